@@ -1,0 +1,191 @@
+"""Images for training and scoring: idx files and folders of images, as NumPy. Knows neither torch nor the network."""
+
+import gzip
+import hashlib
+import io
+import math
+import os
+import struct
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.files import replacing
+
+__all__ = ["Dataset", "fashion_mnist", "image_folder", "open_dataset", "read_idx"]
+
+# Xiao et al. 2017. The digests are of the unpacked files: mirrors pack them anew.
+FASHION_MNIST_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+FASHION_MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+MAX_IDX_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images as uint8 (N, H, W, C), labels int64 (N,) where the source has any, and where they came from."""
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    license: str | None
+
+
+def read_idx(path: str | Path) -> NDArray[np.uint8]:
+    """Read one idx file of unsigned bytes, gzipped or plain (LeCun's MNIST format): uint8, shape as in the file.
+
+    Raises BadFileError for anything else, including a size that disagrees with the header.
+    """
+    try:
+        packed = Path(path).read_bytes()
+    except OSError as exc:
+        raise BadFileError(
+            f"{path}: cannot be read. got {exc.strerror}, expected an idx file. Do check the path."
+        ) from exc
+    raw = _unpacked(packed, str(path))
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
+        raise BadFileError(
+            f"{path}: not an idx file of bytes. got {raw[:4]!r} at its start, expected 00 00 08 and the number of "
+            "dimensions. Do check that this is the data set's file."
+        )
+    shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
+    wanted = math.prod(shape)  # Python integers: a hostile header cannot overflow
+    if len(raw) - 4 - 4 * raw[3] != wanted:
+        raise BadFileError(
+            f"{path}: wrong length. got {len(raw) - 4 - 4 * raw[3]} bytes of data, expected {wanted} for shape "
+            f"{shape}. Do download it again."
+        )
+    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+
+
+def _unpacked(packed: bytes, where: str) -> bytes:
+    if packed[:2] != b"\x1f\x8b":
+        return packed
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            return file.read(MAX_IDX_BYTES)  # bounded: a small file can unpack to fill the memory
+    except (OSError, EOFError, zlib.error) as exc:
+        raise BadFileError(f"{where}: cannot be unpacked. got {exc}, expected gzip. Do download it again.") from exc
+
+
+def fashion_mnist(
+    folder: str | Path | None = None, *, train: bool = True, home: str = FASHION_MNIST_HOME, timeout_s: float = 60.0
+) -> Dataset:
+    """Read Fashion-MNIST (Xiao et al. 2017): 60,000 or 10,000 images (N, 28, 28, 1) uint8 and labels 0-9.
+
+    The files come from `folder` (gzipped or plain), else from Debian's dataset-fashion-mnist, else from the user's
+    cache, into which they are downloaded from `home` once, each checked against its SHA-256.
+    """
+    part = "train" if train else "t10k"
+    names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
+    if folder is not None:
+        paths = [_gzipped_or_plain(Path(folder), name) for name in names]
+    elif all((DEBIAN_FOLDER / name).exists() for name in names):
+        paths = [DEBIAN_FOLDER / name for name in names]
+    else:
+        paths = [_downloaded(name, home, timeout_s) for name in names]
+    images, labels = read_idx(paths[0]), read_idx(paths[1])
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise BadFileError(
+            f"{paths[0]}: not Fashion-MNIST. got images {images.shape} and labels {labels.shape}, expected (N, 28, 28) "
+            "and (N,). Do check the folder."
+        )
+    return Dataset("fashion-mnist", images[..., None], labels.astype(np.int64), "MIT")
+
+
+def _gzipped_or_plain(folder: Path, name: str) -> Path:
+    plain = folder / name.removesuffix(".gz")
+    return plain if plain.exists() else folder / name
+
+
+def _downloaded(name: str, home: str, timeout_s: float) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export" / "fashion-mnist"
+    path = cache / name
+    if path.exists():  # written whole or not at all, and only after its digest was checked
+        return path
+    url = f"{home}/{name}"
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            raw = response.read(2**26)
+    except (OSError, urllib.error.URLError, ValueError) as exc:
+        raise EnvironmentProblem(
+            f"{url}: cannot be downloaded. got {exc}, expected the data set's file. Do pass a folder that holds the "
+            "four files, or install Debian's dataset-fashion-mnist."
+        ) from exc
+    digest = hashlib.sha256(_unpacked(raw, url)).hexdigest()
+    if digest != FASHION_MNIST_SHA256[name]:
+        raise BadFileError(
+            f"{url}: not the published file. got SHA-256 {digest}, expected {FASHION_MNIST_SHA256[name]}. Do get the "
+            "file from another place and pass its folder."
+        )
+    with replacing(path) as beside:
+        beside.write_bytes(raw)
+    return path
+
+
+def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
+    """Read every image below a folder, in sorted order, as uint8 (N, H, W, C) of `image_shape` (C, H, W).
+
+    Grey or colour follows C; an image of another size is refused by name, since resizing is a choice of the user's.
+    """
+    from ddpm_export.images import read_image
+
+    folder = Path(folder)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise BadFileError(
+            f"{folder}: no images. got a folder without {', '.join(sorted(IMAGE_SUFFIXES))}, expected at least one. "
+            "Do check the path."
+        )
+    channels, height, width = image_shape
+    images = np.empty((len(paths), height, width, channels), dtype=np.uint8)
+    for index, path in enumerate(paths):
+        image = read_image(path, channels)
+        if image.shape != images.shape[1:]:
+            raise BadFileError(
+                f"{path}: wrong size. got {image.shape[1]}x{image.shape[0]}, expected {width}x{height}. Do resize the "
+                "images, or set network.image_shape to theirs."
+            )
+        images[index] = image
+    return Dataset(folder.name, images, None, None)
+
+
+READERS: dict[str, Callable[..., Dataset]] = {"fashion-mnist": fashion_mnist}
+
+
+def open_dataset(
+    name: str, folder: str | Path | None = None, *, image_shape: tuple[int, int, int], train: bool = True
+) -> Dataset:
+    """Read a data set by name (`READERS`), or any folder of images under the name "folder".
+
+    Raises BadFileError for an unknown name or images that do not have `image_shape` (C, H, W).
+    """
+    if name == "folder":
+        if folder is None:
+            raise BadFileError("data: no folder. got dataset 'folder' alone, expected a path. Do pass --data DIR.")
+        return image_folder(folder, image_shape)
+    if name not in READERS:
+        raise BadFileError(
+            f"data: unknown data set. got {name!r}, expected folder or one of {', '.join(READERS)}. Do pick one."
+        )
+    dataset = READERS[name](folder, train=train)
+    channels, height, width = image_shape
+    if dataset.images.shape[1:] != (height, width, channels):
+        raise BadFileError(
+            f"data: {name} has other images than the network takes. got (H, W, C) {dataset.images.shape[1:]}, expected "
+            f"{(height, width, channels)}. Do set network.image_shape to fit."
+        )
+    return dataset

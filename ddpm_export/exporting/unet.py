@@ -1,0 +1,200 @@
+"""The UNet of Ho et al. 2020, as the study trained it. Knows nothing of schedules, data or files."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_export.errors import ConfigError
+
+__all__ = ["UNet", "UNetConfig"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Describe the network: everything that decides the shapes of its weights, and nothing else.
+
+    Level 0 works at full resolution and each further level at half the one above. `attention_levels`
+    counts from 0; `groups` must divide every level's channel count.
+    """
+
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    base_channels: int = 32
+    channel_multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks_per_level: int = 2
+    attention_levels: tuple[int, ...] = (2,)
+    head_channels: int = 64
+    groups: int = 8
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        factor = 2 ** (len(self.channel_multipliers) - 1)
+        _, height, width = self.image_shape
+        for name, size in (("height", height), ("width", width)):
+            if size < factor or size % factor:
+                near = max(1, round(size / factor)) * factor
+                raise ConfigError(
+                    f"network: image {name} does not halve {len(self.channel_multipliers) - 1} times. got {size}, "
+                    f"expected a multiple of {factor}. Do use {near}, or fewer channel_multipliers."
+                )
+        for level, multiplier in enumerate(self.channel_multipliers):
+            if self.base_channels * multiplier % self.groups:
+                raise ConfigError(
+                    f"network: level {level} cannot be normalised in groups. got {self.base_channels * multiplier} "
+                    f"channels, expected a multiple of groups={self.groups}. Do change base_channels or groups."
+                )
+        for level in self.attention_levels:
+            if not 0 <= level < len(self.channel_multipliers):
+                raise ConfigError(
+                    f"network: no such attention level. got {level}, expected 0 to "
+                    f"{len(self.channel_multipliers) - 1}. Do name levels that exist."
+                )
+
+
+def time_embedding(t: Tensor, channels: int) -> Tensor:
+    """Embed integer times as sinusoids (Vaswani et al. 2017, section 3.5): (B,) int64 -> (B, channels) float32."""
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000.0) / half))
+    angles = t.to(torch.float32)[:, None] * frequencies  # (B, half)
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with the time added between them (Ho et al. 2020, appendix B)."""
+
+    def __init__(self, channels_in: int, channels_out: int, time_channels: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(groups, channels_in)
+        self.conv_1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.time = nn.Linear(time_channels, channels_out)
+        self.norm_2 = nn.GroupNorm(groups, channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        nn.init.zeros_(self.conv_2.weight)
+        nn.init.zeros_(self.conv_2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Map (B, channels_in, H, W) and the activated time (B, time_channels) to (B, channels_out, H, W)."""
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        out: Tensor = self.shortcut(x) + h
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels, GroupNorm before it; channels stay first, so that no transpose is exported."""
+
+    def __init__(self, channels: int, head_channels: int, groups: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_channels)
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        channels, height, width = x.shape[1:]
+        head_channels = channels // self.heads
+        qkv = self.qkv(self.norm(x)).reshape(-1, 3 * self.heads, head_channels, height * width)
+        q, k, v = qkv.split(self.heads, dim=1)  # (B, heads, d, HW) each
+        scores = q.transpose(2, 3) @ k * head_channels**-0.5  # (B, heads, HW, HW): query, key
+        mixed = v @ F.softmax(scores, dim=-1).transpose(2, 3)  # (B, heads, d, HW)
+        return x + self.out(mixed.reshape(-1, channels, height, width))
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H/2, W/2)."""
+        out: Tensor = self.conv(x)
+        return out
+
+
+class Upsample(nn.Module):
+    """Double height and width by nearest neighbours and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, 2H, 2W)."""
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Stage(nn.Module):
+    """One residual block, and attention behind it where the level has any."""
+
+    def __init__(self, channels_in: int, channels_out: int, config: UNetConfig, attend: bool) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(
+            channels_in, channels_out, 4 * config.base_channels, config.groups, config.dropout
+        )
+        self.attention = Attention(channels_out, config.head_channels, config.groups) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Map (B, channels_in, H, W) and the activated time to (B, channels_out, H, W)."""
+        out: Tensor = self.attention(self.residual(x, time))
+        return out
+
+
+class UNet(nn.Module):
+    """Predict eps, x_0 or v from a noisy image and its time (Ho et al. 2020, appendix B)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        base, image_channels = config.base_channels, config.image_shape[0]
+        widths = [base * m for m in config.channel_multipliers]
+        self.time = nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base), nn.SiLU())
+        self.stem = nn.Conv2d(image_channels, base, 3, padding=1)
+
+        channels, skips = base, [base]
+        self.down = nn.ModuleList()
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks_per_level):
+                self.down.append(Stage(channels, width, config, level in config.attention_levels))
+                channels = width
+                skips.append(channels)
+            if level < len(widths) - 1:
+                self.down.append(Downsample(channels))
+                skips.append(channels)
+        self.middle = nn.ModuleList([Stage(channels, channels, config, True), Stage(channels, channels, config, False)])
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks_per_level + 1):
+                self.up.append(Stage(channels + skips.pop(), width, config, level in config.attention_levels))
+                channels = width
+            if level > 0:
+                self.up.append(Upsample(channels))
+        self.norm = nn.GroupNorm(config.groups, channels)
+        self.head = nn.Conv2d(channels, image_channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Predict: x_t (B, C, H, W) float32 and t (B,) int64, 0-based -> the shape of x_t."""
+        time = self.time(time_embedding(t, self.config.base_channels))
+        x = self.stem(x_t)
+        skips = [x]
+        for stage in self.down:
+            x = stage(x, time) if isinstance(stage, Stage) else stage(x)
+            skips.append(x)
+        for stage in self.middle:
+            x = stage(x, time)
+        for stage in self.up:
+            x = stage(torch.cat([x, skips.pop()], dim=1), time) if isinstance(stage, Stage) else stage(x)
+        out: Tensor = self.head(F.silu(self.norm(x)))
+        return out

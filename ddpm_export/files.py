@@ -1,0 +1,59 @@
+"""Files replaced whole or not at all. The one home of write beside, fsync, replace."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_export.errors import EnvironmentProblem
+
+__all__ = ["replacing", "sha256_of"]
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it is synced and takes the name, on any error it is removed.
+
+    Raises EnvironmentProblem where the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    beside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the suffix stays last: Pillow and others choose a format by it
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent)
+        os.close(handle)
+        beside = Path(name)
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)
+        beside.replace(path)
+        beside = None
+        with contextlib.suppress(OSError):  # some file systems refuse to sync a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"{path}: cannot be written. got {exc.strerror or exc}, expected a writable place with room. Do free "
+            "space or choose another path."
+        ) from exc
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""Open a model file for evaluation: one file a runtime, chosen by the file's ending."""
+
+from pathlib import Path
+
+from ddpm_export.diffusion import Model
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["PROVIDERS", "open_model"]
+
+PROVIDERS = ("cpu", "cuda")
+
+
+def open_model(
+    path: str | Path, provider: str = "cpu", *, threads: int | None = None, trust: bool = False
+) -> tuple[Model, ModelSpec]:
+    """Open an exported file: (model, spec), where model(x_t (B, C, H, W) float32, t (B,) int64) gives outputs by name.
+
+    provider: cpu or cuda; never another in its place. threads: of one evaluation, None for one a core. trust: allow
+    TorchScript (.ts) and torch.export (.pt2) files, which can run code. An output may alias a buffer of the runtime.
+    Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour,
+    EnvironmentProblem where the runtime or the provider is missing.
+    """
+    path = Path(path)
+    if provider not in PROVIDERS:
+        raise UsageError(f"provider: unknown. got {provider!r}, expected one of {', '.join(PROVIDERS)}. Do pick one.")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: too few. got {threads}, expected at least 1. Do raise it.")
+    if not path.is_file():
+        raise BadFileError(f"{path}: no such file. got nothing, expected a model. Do check the path.")
+    if path.suffix == ".onnx":
+        from ddpm_export.runtimes.onnx import open_onnx
+
+        return open_onnx(path, provider, threads)
+    if path.suffix in (".ts", ".pt2"):
+        if not trust:
+            raise BadFileError(
+                f"{path}: can run code when it is opened. got a torch file, expected .onnx. Do pass --trust if you "
+                "know who made it, or export it as onnx."
+            )
+        if path.suffix == ".ts":
+            from ddpm_export.runtimes.torchscript import open_torchscript
+
+            return open_torchscript(path, provider, threads)
+        from ddpm_export.runtimes.pt2 import open_pt2
+
+        return open_pt2(path, provider, threads)
+    raise BadFileError(
+        f"{path}: unknown ending. got {path.suffix!r}, expected .onnx, .ts or .pt2. Do export a checkpoint first: "
+        "ddpm-export CHECKPOINT --format onnx."
+    )

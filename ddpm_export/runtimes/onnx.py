@@ -1,0 +1,124 @@
+"""ONNX Runtime: the only file that names onnxruntime."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_export.diffusion import Array, Model
+from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
+
+__all__ = ["open_onnx"]
+
+
+def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
+    """Open `*.onnx` on the CPU or CUDA provider of ONNX Runtime, exactly the one named."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what matters is raised and translated below
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.use_deterministic_compute = True
+    session = _session(ort, path, options, provider)
+    metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY not in metadata:
+        raise BadFileError(
+            f"{path}: not a file of ddpm-export. got an ONNX model without metadata {METADATA_KEY!r}, expected one. Do "
+            "export the checkpoint with ddpm-export."
+        )
+    spec = spec_from_json(metadata[METADATA_KEY])
+    _check_signature(path, session, spec)
+    names = [output.name for output in session.get_outputs()]
+    if provider == "cuda":
+        return _bound_model(ort, session, names, spec), spec
+
+    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        return dict(zip(names, session.run(names, {"x_t": x_t, "t": t, **inputs}), strict=True))
+
+    return model, spec
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise EnvironmentProblem(
+            "onnxruntime: not installed. got no module of that name, expected one. Do pip install 'ddpm-export[cpu]', "
+            "or 'ddpm-export[cuda]' on a machine with an NVIDIA GPU."
+        ) from exc
+    return onnxruntime
+
+
+def _session(ort: Any, path: Path, options: Any, provider: str) -> Any:
+    wanted: Any = "CPUExecutionProvider"
+    if provider == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise EnvironmentProblem(
+                f"provider cuda: this onnxruntime has none. got {', '.join(ort.get_available_providers())}, expected "
+                "CUDAExecutionProvider. Do pip uninstall onnxruntime, then pip install 'ddpm-export[cuda]'."
+            )
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        # TF32 keeps 10 bits of mantissa: parity needs it off
+        wanted = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"})
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as exc:  # ONNX Runtime's own exceptions share no base class of their own
+        if provider == "cuda" and "cuda" in str(exc).lower():
+            raise EnvironmentProblem(_cuda_does_not_start(exc)) from exc
+        raise BadFileError(
+            f"{path}: ONNX Runtime cannot load it. got {_first_line(exc)}, expected a sound ONNX file. Do export or copy it again."
+        ) from exc
+    if provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise EnvironmentProblem(_cuda_does_not_start("no working device, CUDA 13 or cuDNN 9"))
+    return session
+
+
+def _cuda_does_not_start(reason: object) -> str:
+    return (
+        f"provider cuda: does not start. got {_first_line(reason)}, expected an NVIDIA GPU with its driver, CUDA 13 and "
+        "cuDNN 9. Do pip install 'ddpm-export[cuda]', or run with --provider cpu."
+    )
+
+
+def _first_line(reason: object) -> str:
+    lines = str(reason).splitlines() or [type(reason).__name__]
+    return repr(lines[0][:200])
+
+
+def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
+    inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
+    outputs = [value.name for value in session.get_outputs()]
+    expected = {"x_t": ("tensor(float)", list(spec.image_shape)), "t": ("tensor(int64)", [])}
+    if inputs != expected or outputs[:1] != [spec.prediction]:
+        raise BadFileError(
+            f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {outputs!r}, expected {expected!r} and "
+            f"{spec.prediction!r}. Do export the model again."
+        )
+
+
+def _bound_model(ort: Any, session: Any, names: list[str], spec: ModelSpec) -> Model:
+    """Keep inputs and outputs on the device, allocated once for a batch size."""
+    buffers: dict[int, tuple[Any, Any, Any, Any]] = {}
+
+    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        batch = len(x_t)
+        if batch not in buffers:
+            buffers.clear()
+            x = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x_t), "cuda", 0)
+            times = ort.OrtValue.ortvalue_from_numpy(t, "cuda", 0)
+            shape = [batch, *spec.image_shape]
+            out = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+            binding = session.io_binding()
+            binding.bind_ortvalue_input("x_t", x)
+            binding.bind_ortvalue_input("t", times)
+            binding.bind_ortvalue_output(names[0], out)
+            buffers[batch] = (binding, x, times, out)
+        binding, x, times, out = buffers[batch]
+        x.update_inplace(np.ascontiguousarray(x_t))
+        times.update_inplace(t)
+        session.run_with_iobinding(binding)
+        return {names[0]: out.numpy()}
+
+    return model

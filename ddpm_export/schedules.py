@@ -1,0 +1,100 @@
+"""Noise schedules by name and the numbers that follow from them. NumPy alone; knows no model and no file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.errors import UsageError
+
+__all__ = ["SCHEDULES", "alphas_cumprod_from_betas", "betas_from_name", "log_snr", "spacing"]
+
+Float64 = NDArray[np.float64]
+
+
+def linear(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Float64:
+    """Return betas that grow linearly (Ho et al. 2020, section 4)."""
+    return np.linspace(beta_start, beta_end, num_train_timesteps)
+
+
+def quadratic(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Float64:
+    """Return betas whose square roots grow linearly (Song et al. 2020, the DDIM paper's code and the 2022 study)."""
+    return np.square(np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), num_train_timesteps))
+
+
+def sigmoid(
+    num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02, logit_range: float = 6.0
+) -> Float64:
+    """Return betas along a logistic curve from -logit_range to logit_range (the 2022 study)."""
+    logits = np.linspace(-logit_range, logit_range, num_train_timesteps)
+    return beta_start + (beta_end - beta_start) / (1.0 + np.exp(-logits))
+
+
+def cosine(num_train_timesteps: int, offset: float = 0.008, beta_max: float = 0.999) -> Float64:
+    """Return betas of a squared-cosine alphas_cumprod (Nichol and Dhariwal 2021, eq. 17)."""
+    u = np.arange(num_train_timesteps + 1) / num_train_timesteps
+    a = np.square(np.cos((u + offset) / (1.0 + offset) * (np.pi / 2.0)))
+    return np.minimum(1.0 - a[1:] / a[:-1], beta_max)
+
+
+SCHEDULES: dict[str, Callable[..., Float64]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "quadratic": quadratic,
+    "sigmoid": sigmoid,
+}
+
+
+def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> Float64:
+    """Return the betas of a named schedule, (T,) float64, each in (0, 1).
+
+    Raises UsageError for an unknown name or parameter, for T < 1, and where a beta leaves (0, 1).
+    """
+    if name not in SCHEDULES:
+        raise UsageError(f"schedule: unknown name. got {name!r}, expected one of {', '.join(SCHEDULES)}. Do pick one.")
+    if num_train_timesteps < 1:
+        raise UsageError(
+            f"schedule: no steps. got num_train_timesteps={num_train_timesteps!r}, expected at least 1. Do raise it."
+        )
+    try:
+        betas = SCHEDULES[name](num_train_timesteps, **parameters)
+    except TypeError as exc:
+        raise UsageError(
+            f"schedule: unknown parameter for {name}. got {sorted(parameters)!r}, expected a number each for "
+            "parameters of that schedule. Do see ddpm_export.schedules."
+        ) from exc
+    if not ((betas > 0) & (betas < 1)).all():
+        worst = betas[~((betas > 0) & (betas < 1))][0]
+        raise UsageError(
+            f"schedule: a beta of {name} leaves (0, 1). got {float(worst)!r}, expected 0 < beta < 1. Do change its "
+            "parameters."
+        )
+    return betas
+
+
+def alphas_cumprod_from_betas(betas: Float64) -> Float64:
+    """Return the product of (1 - beta) up to each t (Ho et al. 2020, eq. 4), (T,) float64."""
+    return np.cumprod(1.0 - np.asarray(betas, dtype=np.float64))
+
+
+def log_snr(alphas_cumprod: Float64) -> Float64:
+    """Return log(a / (1 - a)), the log signal-to-noise ratio (Kingma et al. 2021, eq. 3), (T,) float64."""
+    a = np.asarray(alphas_cumprod, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        return np.log(a) - np.log1p(-a)
+
+
+def spacing(num_train_timesteps: int, num_steps: int) -> NDArray[np.int64]:
+    """Return the times of a trajectory, `T (n - i) // n - 1`: (n,) int64, strictly falling from T - 1.
+
+    Integer arithmetic gives exactly num_steps distinct times for every 1 <= num_steps <= T.
+    Raises UsageError outside that range.
+    """
+    if not 1 <= num_steps <= num_train_timesteps:
+        raise UsageError(
+            f"steps: out of range. got {num_steps!r}, expected 1 to {num_train_timesteps} (the model's own number of "
+            "time steps). Do pick one in that range."
+        )
+    i = np.arange(num_steps, dtype=np.int64)
+    return num_train_timesteps * (num_steps - i) // num_steps - 1

@@ -1,0 +1,156 @@
+"""Training configurations: small JSON files beside this one, every field of which `--set` can change."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ddpm_export.errors import BadFileError, ConfigError
+from ddpm_export.exporting.unet import UNetConfig
+from ddpm_export.schedules import betas_from_name
+
+__all__ = ["CONFIG_FOLDER", "TrainConfig", "config_from_dict", "load_config"]
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+CHOICES = {
+    "loss": ("l1", "l2", "huber"),
+    "prediction": ("eps", "x_0", "v"),
+    "variance": ("fixed_small", "fixed_large"),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Hold everything a training follows from, besides the data.
+
+    Lengths are in optimiser steps, `ema_halflife_images` in images. The learning rate rises over `warmup_steps`, stays
+    until `constant_steps` and then falls as 1/sqrt(step) (Karras et al. 2024, eq. 67), so that no end need be known.
+    """
+
+    name: str = "unnamed"
+    dataset: str = "fashion-mnist"
+    network: UNetConfig = field(default_factory=UNetConfig)
+    schedule: str = "linear"
+    schedule_parameters: dict[str, float] = field(default_factory=dict)
+    num_train_timesteps: int = 1000
+    prediction: str = "eps"
+    loss: str = "l2"
+    variance: str = "fixed_small"
+    horizontal_flips: bool = False
+    batch_size: int = 128
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    constant_steps: int = 10_000
+    gradient_norm_max: float = 1.0
+    ema_halflife_images: float = 100_000.0
+    ema_rampup_ratio: float = 0.1
+    bf16: bool = True
+    channels_last: bool = True
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 500
+    picture_every: int = 1000
+
+    # What may differ when a training goes on: how long and how fast, never what the weights mean.
+    RESUMABLE = (
+        "steps", "learning_rate", "warmup_steps", "constant_steps", "gradient_norm_max", "ema_halflife_images",
+        "ema_rampup_ratio", "bf16", "channels_last", "compile", "log_every", "checkpoint_every", "picture_every",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"config {self.name}: unknown {name}. got {getattr(self, name)!r}, expected one of "
+                    f"{', '.join(choices)}. Do pick one."
+                )
+        for name in ("batch_size", "log_every", "checkpoint_every", "picture_every", "constant_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"config {self.name}: {name} too small. got {getattr(self, name)}, expected at least 1. Do raise it."
+                )
+        for name in ("learning_rate", "gradient_norm_max", "ema_halflife_images", "ema_rampup_ratio"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    f"config {self.name}: {name} out of range. got {getattr(self, name)}, expected a positive number. "
+                    "Do change it."
+                )
+        betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
+
+
+def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig:
+    """Read `configs/<name>.json`, or a file by its path, and apply `--set` changes: dotted field -> value as text.
+
+    Raises BadFileError for a file that is none, ConfigError for unknown fields and values that do not fit.
+    """
+    path = CONFIG_FOLDER / f"{name}.json"
+    if not path.exists():
+        path = Path(name)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        known = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.json")))
+        raise BadFileError(
+            f"{name}: not a training configuration. got {exc}, expected one of {known}, or a JSON file. Do pick one."
+        ) from exc
+    for key, text in (changes or {}).items():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text  # a bare word is a string
+        *parents, leaf = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {key}: no such field. got {parent!r}, expected a group. Do see the config.")
+        place[leaf] = value
+    return config_from_dict({"name": path.stem, **values})
+
+
+def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+    """Build a configuration from plain JSON values; missing fields take their defaults, unknown ones are refused."""
+    made: TrainConfig = _dataclass_from_dict(TrainConfig, values, "")
+    return made
+
+
+def _dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    if not isinstance(values, dict):
+        raise ConfigError(f"config: {prefix or 'it'} is no group. got {values!r}, expected fields. Do see the config.")
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"config: unknown field. got {', '.join(prefix + u for u in unknown)}, expected some of "
+            f"{', '.join(names)}. Do correct the name."
+        )
+    converted = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            converted[name] = _dataclass_from_dict(hint, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            converted[name] = _converted(value, hint, prefix + name)
+    return cls(**converted)
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    origin = getattr(hint, "__origin__", hint)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
+        fixed = None if Ellipsis in hint.__args__ else len(hint.__args__)
+        if fixed in (None, len(value)):
+            return tuple(value)
+    elif origin is dict and isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()):
+        return dict(value)
+    elif origin is float and number:
+        return float(value)
+    elif origin is int and number and value == int(value):
+        return int(value)
+    elif origin in (bool, str) and type(value) is origin:
+        return value
+    raise ConfigError(f"config: {where} does not fit. got {value!r}, expected {hint}. Do correct the value.")
