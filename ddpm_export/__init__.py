@@ -1,0 +1,68 @@
+"""Take a diffusion model out of PyTorch: export once, then sample with NumPy and ONNX Runtime alone.
+
+Names are loaded when they are first used: `import ddpm_export` brings in neither torch nor onnx nor onnxruntime.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_checkpoint": "exporting",
+    "export": "exporting",
+    "open_model": "runtimes",
+    "denoiser": "diffusion",
+    "trajectory": "diffusion",
+    "Step": "diffusion",
+    "noise_stream": "noise",
+    "ddim": "samplers",
+    "ddpm": "samplers",
+    "SAMPLERS": "samplers",
+    "State": "samplers",
+    "ModelSpec": "spec",
+    "generate": "generate",
+    "save_images": "images",
+    "to_uint8": "images",
+    "DdpmExportError": "errors",
+}
+
+__all__ = [
+    "DdpmExportError",
+    "ModelSpec",
+    "SAMPLERS",
+    "State",
+    "Step",
+    "__version__",
+    "ddim",
+    "ddpm",
+    "denoiser",
+    "export",
+    "generate",
+    "load_checkpoint",
+    "noise_stream",
+    "open_model",
+    "save_images",
+    "to_uint8",
+    "trajectory",
+]
+
+if TYPE_CHECKING:
+    from ddpm_export.diffusion import Step, denoiser, trajectory
+    from ddpm_export.errors import DdpmExportError
+    from ddpm_export.exporting import export, load_checkpoint
+    from ddpm_export.generate import generate
+    from ddpm_export.images import save_images, to_uint8
+    from ddpm_export.noise import noise_stream
+    from ddpm_export.runtimes import open_model
+    from ddpm_export.samplers import SAMPLERS, State, ddim, ddpm
+    from ddpm_export.spec import ModelSpec
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    value = getattr(module, name)
+    globals()[name] = value  # also over a submodule of the same name, which the import has just bound
+    return value

@@ -2,11 +2,11 @@
 
 import gzip
 import hashlib
+import http.client
 import io
 import math
 import os
 import struct
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -62,6 +62,11 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
             "dimensions. Do check that this is the data set's file."
         )
     shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
+    if not 1 <= len(shape) <= 4 or 0 in shape:
+        raise BadFileError(
+            f"{path}: not usable. got {len(shape)} dimensions, {shape[:4]!r} at their start, expected 1 to 4, none of "
+            "them 0. Do check that this is the data set's file."
+        )
     wanted = math.prod(shape)  # Python integers: a hostile header cannot overflow
     if len(raw) - 4 - 4 * raw[3] != wanted:
         raise BadFileError(
@@ -76,9 +81,14 @@ def _unpacked(packed: bytes, where: str) -> bytes:
         return packed
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
-            return file.read(MAX_IDX_BYTES)  # bounded: a small file can unpack to fill the memory
+            raw = file.read(MAX_IDX_BYTES + 1)  # bounded: a small file can unpack to fill the memory
     except (OSError, EOFError, zlib.error) as exc:
         raise BadFileError(f"{where}: cannot be unpacked. got {exc}, expected gzip. Do download it again.") from exc
+    if len(raw) > MAX_IDX_BYTES:
+        raise BadFileError(
+            f"{where}: unpacks to too much. got over {MAX_IDX_BYTES} bytes, expected a data set. Do download it again."
+        )
+    return raw
 
 
 def fashion_mnist(
@@ -120,7 +130,7 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:
             raw = response.read(2**26)
-    except (OSError, urllib.error.URLError, ValueError) as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:
         raise EnvironmentProblem(
             f"{url}: cannot be downloaded. got {exc}, expected the data set's file. Do pass a folder that holds the "
             "four files, or install Debian's dataset-fashion-mnist."

@@ -5,6 +5,7 @@ Coefficients are Python floats, computed in float64 and rounded once when they m
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def trajectory(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable
         grid = spacing(T, spec.defaults.num_steps if num_steps is None else num_steps).tolist()
     else:
         grid = [int(t) for t in times]
-        falls = all(later < earlier for earlier, later in zip(grid, grid[1:], strict=False))
+        falls = all(later < earlier for earlier, later in pairwise(grid))
         if not grid or not falls or grid[0] >= T or grid[-1] < 0 or num_steps not in (None, len(grid)):
             raise UsageError(
                 f"times: not a trajectory. got {grid[:5]!r} ({len(grid)} of them), expected strictly falling times "
@@ -88,12 +89,13 @@ def denoiser(model: Model, spec: ModelSpec, **inputs: Array) -> Denoiser:
 
 def _denoised(predicted: Array, x_t: Array, a: float, spec: ModelSpec) -> Denoised:
     signal, noise = math.sqrt(a), math.sqrt(1.0 - a)
+    # copies: `predicted` may be a buffer that the next evaluation overwrites, and what is yielded must stay
     if spec.prediction == "eps":
-        x_0, eps = (x_t - noise * predicted) * (1.0 / signal), predicted
+        x_0, eps = (x_t - noise * predicted) * (1.0 / signal), predicted.copy()
     elif spec.prediction == "v":
         x_0, eps = signal * x_t - noise * predicted, noise * x_t + signal * predicted
     else:
-        x_0, eps = predicted, (x_t - signal * predicted) * (1.0 / noise)
+        x_0, eps = predicted.copy(), (x_t - signal * predicted) * (1.0 / noise)
     if spec.clip_x_0 is not None:
         x_0 = np.clip(x_0, -spec.clip_x_0, spec.clip_x_0)
         eps = (x_t - signal * x_0) * (1.0 / noise)
@@ -104,5 +106,3 @@ def noise_std(step: Step, eta: float) -> float:
     """Return DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7."""
     a, a_prev = step.a, step.a_prev
     return eta * math.sqrt((1.0 - a_prev) / (1.0 - a)) * math.sqrt(1.0 - a / a_prev)
-
-

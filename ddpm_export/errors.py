@@ -12,7 +12,7 @@ __all__ = [
 
 
 class DdpmExportError(Exception):
-    """Something that stops the work and can be told in one line: `where: what. got ..., expected ... . Do ... .`"""
+    """Something that stops the work and is told in one line: where, what, got, expected, what to do."""
 
     exit_code = 1
 

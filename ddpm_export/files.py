@@ -1,6 +1,7 @@
 """Files replaced whole or not at all. The one home of write beside, fsync, replace."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -22,6 +23,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     beside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced, too
+            raise FileExistsError(errno.EEXIST, "something that is not a file")
         # the suffix stays last: Pillow and others choose a format by it
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent)
         os.close(handle)

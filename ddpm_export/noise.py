@@ -72,7 +72,7 @@ def normals_from_words(words: Words) -> NDArray[np.float32]:
     upper = table[cell].astype(np.int64)
     z = upper - (((upper - table[cell + 1]) * (f & 0x3FFFFF)) >> 22)  # both factors are >= 0: the shift floors
     z = np.where(words >> np.uint32(31), -z, z)
-    return z.astype(np.float32) * np.float32(2.0**-20)
+    return np.asarray(z * 2.0**-20, dtype=np.float32)  # exact: |z| < 2^23
 
 
 def noise_stream(seed: int, images: Iterable[int], shape: tuple[int, int, int], *, domain: int = SAMPLING) -> Noise:
@@ -92,13 +92,20 @@ def noise_stream(seed: int, images: Iterable[int], shape: tuple[int, int, int], 
         )
     channels, height, width = shape
     size = channels * height * width
+    if min(channels, height, width) < 1:
+        raise UsageError(f"shape: no pixels. got {tuple(shape)!r}, expected positive (C, H, W). Do pick another shape.")
+    if not 0 <= domain < 2**32:
+        raise UsageError(f"domain: out of range. got {domain}, expected 0 to 2^32 - 1. Do pick one in that range.")
     key = (seed & 0xFFFFFFFF, seed >> 32)
     block = np.arange((size + 3) // 4, dtype=np.uint32)[None, :]
     image = np.array(numbers, dtype=np.uint32)[:, None]
 
     def noise(draw: int) -> NDArray[np.float32]:
+        if not 0 <= draw < 2**32:
+            raise UsageError(f"draw: out of range. got {draw}, expected 0 to 2^32 - 1. Do pick one in that range.")
         counter = (block, np.array(draw, dtype=np.uint32), image, np.array(domain, dtype=np.uint32))
         words = np.stack(philox4x32_10(counter, key), axis=-1)  # (images, blocks, 4)
-        return normals_from_words(words.reshape(len(numbers), -1)[:, :size]).reshape(-1, channels, height, width)
+        words = words.reshape(len(numbers), 4 * block.size)[:, :size]
+        return normals_from_words(words).reshape(-1, channels, height, width)
 
     return noise

@@ -31,7 +31,9 @@ def ddim(
     Raises UsageError for eta outside 0..1.
     """
     if not 0.0 <= eta <= 1.0:
-        raise UsageError(f"eta: out of range. got {eta!r}, expected 0 (no noise) to 1 (ddpm). Do pick one in that range.")
+        raise UsageError(
+            f"eta: out of range. got {eta!r}, expected 0 (no noise) to 1 (ddpm). Do pick one in that range."
+        )
     eta = float(np.float32(eta))  # the one-call graph takes float32: the same eta everywhere
     return _walk(denoise, noise, steps, x, lambda step: (noise_std(step, eta), noise_std(step, eta)))
 

@@ -20,14 +20,15 @@ def linear(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float =
 
 def quadratic(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Float64:
     """Return betas whose square roots grow linearly (Song et al. 2020, the DDIM paper's code and the 2022 study)."""
-    return np.square(np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), num_train_timesteps))
+    roots: Float64 = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), num_train_timesteps)
+    return roots * roots
 
 
 def sigmoid(
     num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02, logit_range: float = 6.0
 ) -> Float64:
     """Return betas along a logistic curve from -logit_range to logit_range (the 2022 study)."""
-    logits = np.linspace(-logit_range, logit_range, num_train_timesteps)
+    logits: Float64 = np.linspace(-logit_range, logit_range, num_train_timesteps)
     return beta_start + (beta_end - beta_start) / (1.0 + np.exp(-logits))
 
 
@@ -58,7 +59,8 @@ def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> F
             f"schedule: no steps. got num_train_timesteps={num_train_timesteps!r}, expected at least 1. Do raise it."
         )
     try:
-        betas = SCHEDULES[name](num_train_timesteps, **parameters)
+        with np.errstate(all="ignore"):  # what goes wrong shows in the betas, and is refused below
+            betas = SCHEDULES[name](num_train_timesteps, **parameters)
     except TypeError as exc:
         raise UsageError(
             f"schedule: unknown parameter for {name}. got {sorted(parameters)!r}, expected a number each for "
@@ -81,8 +83,9 @@ def alphas_cumprod_from_betas(betas: Float64) -> Float64:
 def log_snr(alphas_cumprod: Float64) -> Float64:
     """Return log(a / (1 - a)), the log signal-to-noise ratio (Kingma et al. 2021, eq. 3), (T,) float64."""
     a = np.asarray(alphas_cumprod, dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        return np.log(a) - np.log1p(-a)
+    with np.errstate(divide="ignore"):  # a may end in 0: minus infinity is the answer
+        result: Float64 = np.log(a) - np.log1p(-a)
+    return result
 
 
 def spacing(num_train_timesteps: int, num_steps: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ddpm_export.errors import BadFileError, ModelRefusedError
@@ -20,6 +21,7 @@ PREDICTIONS = ("eps", "x_0", "v")
 VARIANCES = ("fixed_small", "fixed_large")
 UNDERSTOOD: frozenset[str] = frozenset()  # the entries of `requires` that this reader can honour
 MAX_JSON_BYTES = 256 * 1024
+MAX_NESTING = 32
 MAX_PIXELS = 2**26  # numbers in one image: a header alone must not fill the memory
 
 
@@ -61,6 +63,8 @@ class ModelSpec:
         return len(self.alphas_cumprod)
 
     def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.requires):
+            raise _bad("requires", self.requires, "a list of names")
         unknown = sorted(set(self.requires) - UNDERSTOOD)
         if unknown:
             raise ModelRefusedError(
@@ -75,7 +79,8 @@ class ModelSpec:
             raise _bad("variance", self.variance, f"one of {', '.join(VARIANCES)}")
         if self.noise != NOISE_TAG:
             raise ModelRefusedError(
-                f"spec: unknown noise. got {str(self.noise)[:80]!r}, expected {NOISE_TAG!r}. Do install a newer ddpm-export."
+                f"spec: unknown noise. got {str(self.noise)[:80]!r}, expected {NOISE_TAG!r}. Do install a newer "
+                "ddpm-export."
             )
         shape = self.image_shape
         if (
@@ -84,8 +89,10 @@ class ModelSpec:
             or not all(type(size) is int and size > 0 for size in shape)
             or math.prod(shape) > MAX_PIXELS
         ):
-            raise _bad("image_shape", shape, f"three positive integers [C, H, W] with a product of at most {MAX_PIXELS}")
-        if self.value_range != (-1.0, 1.0):
+            raise _bad(
+                "image_shape", shape, f"three positive integers [C, H, W] with a product of at most {MAX_PIXELS}"
+            )
+        if self.value_range != (-1.0, 1.0) or not all(_is_number(v) for v in self.value_range):
             raise _bad("value_range", self.value_range, "[-1, 1]")
         if self.clip_x_0 is not None and not (_is_number(self.clip_x_0) and self.clip_x_0 > 0):
             raise _bad("clip_x_0", self.clip_x_0, "a positive number or null")
@@ -103,7 +110,7 @@ class ModelSpec:
         alphas = self.alphas_cumprod
         if not alphas or not all(_is_number(a) for a in alphas):
             raise _bad("alphas_cumprod", alphas, "at least one number")
-        if alphas[0] >= 1 or any(b >= a for a, b in zip(alphas, alphas[1:], strict=False)):
+        if alphas[0] >= 1 or any(b >= a for a, b in pairwise(alphas)):
             raise _bad("alphas_cumprod", alphas, "numbers that strictly fall within (0, 1)")
         last_may_be_zero = self.prediction != "eps"
         if alphas[-1] < 0 or (alphas[-1] == 0 and not last_may_be_zero):
@@ -111,7 +118,22 @@ class ModelSpec:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]}")
+    return value
+
+
+def _is_nested_within(value: Any, levels: int) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_nested_within(child, levels - 1) for child in children)
 
 
 def _bad(where: str, got: Any, expected: str) -> BadFileError:
@@ -133,17 +155,22 @@ def spec_from_json(text: str) -> ModelSpec:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_JSON_BYTES:
         raise _bad("size", len(text), f"at most {MAX_JSON_BYTES} bytes")
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as exc:
         raise BadFileError(f"spec: not JSON. got {exc}, expected one object. Do export the model again.") from exc
+    if not _is_nested_within(values, MAX_NESTING):
+        raise _bad("nesting", "a deeper one", f"at most {MAX_NESTING} levels")
     if not isinstance(values, dict):
         raise _bad("it", values, "an object")
     version = values.get("format")
     if not isinstance(version, str) or not version.startswith("ddpm-export/"):
         raise _bad("format", version, f"{FORMAT!r}")
     if version.split("/")[1].split(".")[0] != FORMAT.split("/")[1]:
-        raise ModelRefusedError(f"spec: unknown format. got {version[:80]!r}, expected {FORMAT!r}. Do install a newer ddpm-export.")
-    required = ("name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range", "defaults", "noise", "requires")  # fmt: skip
+        raise ModelRefusedError(
+            f"spec: unknown format. got {version[:80]!r}, expected {FORMAT!r}. Do install a newer ddpm-export."
+        )
+    optional = {"golden", "source"}
+    required = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in optional]
     missing = [key for key in required if key not in values]
     if missing:
         raise _bad("a key", f"none of {missing}", "all of them")

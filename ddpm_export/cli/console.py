@@ -1,16 +1,25 @@
 """What every command shares: errors in one line, exit codes, progress on stderr, results on stdout."""
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from ddpm_export.errors import DdpmExportError
 
-__all__ = ["entry_point", "print_json", "printable", "progress"]
+__all__ = ["Debug", "Json", "Provider", "Threads", "Trust", "entry_point", "print_json", "printable", "progress"]
+
+# Options that several commands have.
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Provider = Annotated[str, typer.Option(help="cpu or cuda; never another in its place.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one a core]")]
+Trust = Annotated[bool, typer.Option("--trust", help="Open a .ts or .pt2 file, which can run code.")]
 
 
 def entry_point(command: Callable[..., None]) -> Callable[[], None]:
@@ -20,6 +29,7 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
 
     def main() -> None:
         debug = "--debug" in sys.argv
+        signal.signal(signal.SIGTERM, _interrupt)  # asked to stop: leave nothing half-written, as on Ctrl-C
         try:
             code = app(standalone_mode=False)
         except DdpmExportError as exc:
@@ -41,6 +51,10 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
     return main
 
 
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def printable(text: str) -> str:
     """Escape what a terminal would act on: text from files may carry escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -52,15 +66,25 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(total: int, what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show a bar with rate and time left on stderr; yields a function that moves it one on and sets its note."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda note: None
+def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
+    """Show rate and time left on stderr, a bar on a terminal and else a line every 10 s.
+
+    Yields a function that moves it one on and sets its note.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(total, what)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, rate="", note="")
 
@@ -69,3 +93,20 @@ def progress(total: int, what: str, *, quiet: bool = False) -> Iterator[Callable
             bar.update(task, advance=1, note=note, rate=f"{speed:.1f}/s" if speed else "")
 
         yield advance
+
+
+def _lines(total: int, what: str) -> Callable[[str], None]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(note: str) -> None:
+        nonlocal last, done
+        done += 1
+        now = time.monotonic()
+        if now - last >= 10.0:
+            rate = done / (now - start)
+            left = (total - done) / rate
+            print(f"{what}: {done} of {total}, {rate:.1f}/s, {left:.0f} s left, {note}", file=sys.stderr, flush=True)
+            last = now
+
+    return advance

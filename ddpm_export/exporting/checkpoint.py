@@ -30,7 +30,9 @@ def load_torch_file(path: str | Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 broken = archive.testzip()
             if broken is not None:
-                raise BadFileError(f"{path}: damaged. got a wrong checksum in {broken!r}, expected the bytes as written. Do copy the file again.")
+                raise BadFileError(
+                    f"{path}: damaged. got a wrong checksum in {broken!r}, expected the bytes as written. Do copy the file again."
+                )
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise BadFileError(f"{path}: no such file. got nothing, expected a checkpoint. Do check the path.") from exc

@@ -68,7 +68,8 @@ def _session(ort: Any, path: Path, options: Any, provider: str) -> Any:
         if provider == "cuda" and "cuda" in str(exc).lower():
             raise EnvironmentProblem(_cuda_does_not_start(exc)) from exc
         raise BadFileError(
-            f"{path}: ONNX Runtime cannot load it. got {_first_line(exc)}, expected a sound ONNX file. Do export or copy it again."
+            f"{path}: ONNX Runtime cannot load it. got {_first_line(exc)}, expected a sound ONNX file. Do export "
+            "or copy it again."
         ) from exc
     if provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise EnvironmentProblem(_cuda_does_not_start("no working device, CUDA 13 or cuDNN 9"))
@@ -77,8 +78,8 @@ def _session(ort: Any, path: Path, options: Any, provider: str) -> Any:
 
 def _cuda_does_not_start(reason: object) -> str:
     return (
-        f"provider cuda: does not start. got {_first_line(reason)}, expected an NVIDIA GPU with its driver, CUDA 13 and "
-        "cuDNN 9. Do pip install 'ddpm-export[cuda]', or run with --provider cpu."
+        f"provider cuda: does not start. got {_first_line(reason)}, expected an NVIDIA GPU with its driver, CUDA 13 "
+        "and cuDNN 9. Do pip install 'ddpm-export[cuda]', or run with --provider cpu."
     )
 
 
@@ -93,8 +94,8 @@ def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
     expected = {"x_t": ("tensor(float)", list(spec.image_shape)), "t": ("tensor(int64)", [])}
     if inputs != expected or outputs[:1] != [spec.prediction]:
         raise BadFileError(
-            f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {outputs!r}, expected {expected!r} and "
-            f"{spec.prediction!r}. Do export the model again."
+            f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {outputs!r}, expected {expected!r} "
+            f"and {spec.prediction!r}. Do export the model again."
         )
 
 

@@ -1,0 +1,66 @@
+"""`ddpm-run`: sample images from an exported model."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, progress
+
+__all__ = ["main"]
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
+    n: Annotated[int, typer.Option(help="How many images.")] = 16,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim or ddpm. [default: the model's]")] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")] = None,
+    variance: Annotated[str | None, typer.Option(help="Of ddpm: fixed_small, or fixed_large for many steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same images. [default: a fresh one, printed]")] = None,
+    first: Annotated[int, typer.Option(help="Number of the first image; image 7 is the same in any run.")] = 0,
+    batch: Annotated[int, typer.Option(help="Images at a time: memory and speed, never the images.")] = 16,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option(help="x.png (grid), x.gif, x.webp (the denoising), x.npy, or a folder.")] = Path(
+        "samples.png"
+    ),
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sample images from an exported diffusion model, without torch.
+
+    Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
+    """
+    from ddpm_export.files import sha256_of
+    from ddpm_export.generate import sample, settings_for
+    from ddpm_export.images import open_output, to_uint8
+    from ddpm_export.runtimes import open_model
+
+    network, spec = open_model(model, provider, threads=threads, trust=trust)
+    settings = settings_for(
+        spec, n=n, num_steps=steps, sampler=sampler, eta=eta, variance=variance, seed=seed, first=first, batch=batch
+    )
+    text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
+    since = time.perf_counter()
+    with (
+        open_output(out, settings.numbers, spec.image_shape, settings.num_steps, text) as output,
+        progress(settings.evaluations, "sampling") as advance,
+    ):
+        for numbers, state in sample(network, spec, settings):
+            if output.wants(state.step.i):
+                output.add(numbers, state.step.i, to_uint8(state.x))
+            advance(f"images {numbers[0]}-{numbers[-1]}, t = {state.step.t}")
+    seconds = time.perf_counter() - since
+    if as_json:
+        print_json(
+            {**text, "out": str(out), "n": n, "first": first, "provider": provider, "seconds": round(seconds, 3)}
+        )
+    else:
+        how = f"{settings.sampler}, {settings.num_steps} steps, seed {settings.seed}"
+        typer.echo(f"{out}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
+
+
+main = entry_point(run)

@@ -1,0 +1,143 @@
+"""The second half of the straight line, in batches: from an opened model to states, or to pictures in one call."""
+
+import inspect
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.diffusion import Model, denoiser, trajectory
+from ddpm_export.errors import NonFiniteError, UsageError
+from ddpm_export.images import to_uint8
+from ddpm_export.noise import noise_stream
+from ddpm_export.runtimes import open_model
+from ddpm_export.samplers import SAMPLERS, State
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["Settings", "generate", "sample", "settings_for"]
+
+MAX_FRESH_SEED = 2**32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold everything, besides the model, that decides the images; `batch` decides only how many at a time.
+
+    eta is None for samplers that have none, and so is variance.
+    """
+
+    sampler: str
+    num_steps: int
+    seed: int
+    first: int
+    n: int
+    batch: int
+    eta: float | None
+    variance: str | None
+
+    @property
+    def numbers(self) -> range:
+        """Return the numbers of the images."""
+        return range(self.first, self.first + self.n)
+
+    @property
+    def evaluations(self) -> int:
+        """Return how many states `sample` yields: steps times batches."""
+        return self.num_steps * -(-self.n // self.batch)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what an image follows from, for PNG text and reports."""
+        values = asdict(self)
+        for name in ("batch", "n", "first"):
+            del values[name]
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def settings_for(
+    spec: ModelSpec,
+    *,
+    n: int = 16,
+    num_steps: int | None = None,
+    sampler: str | None = None,
+    eta: float | None = None,
+    variance: str | None = None,
+    seed: int | None = None,
+    first: int = 0,
+    batch: int = 16,
+) -> Settings:
+    """Fill in from the spec what is None, and a fresh seed; raises UsageError for what no image can be made from."""
+    sampler = spec.defaults.sampler if sampler is None else sampler
+    if sampler not in SAMPLERS:
+        raise UsageError(f"sampler: unknown. got {sampler!r}, expected one of {', '.join(SAMPLERS)}. Do pick one.")
+    for name, count in (("n", n), ("batch", batch)):
+        if count < 1:
+            raise UsageError(f"{name}: too few. got {count}, expected at least 1. Do raise it.")
+    num_steps = spec.defaults.num_steps if num_steps is None else num_steps
+    trajectory(spec, num_steps)
+    given = {"eta": eta, "variance": variance}
+    usual = {"eta": spec.defaults.eta, "variance": spec.variance}
+    knobs = inspect.signature(SAMPLERS[sampler]).parameters
+    for name, value in given.items():
+        if value is not None and name not in knobs:
+            raise UsageError(
+                f"{name}: has no meaning for {sampler}. got {value!r}, expected none. Do leave it out, or "
+                "choose another sampler."
+            )
+    chosen: dict[str, Any] = {
+        name: (usual[name] if value is None else value) if name in knobs else None for name, value in given.items()
+    }
+    settings = Settings(
+        sampler=sampler,
+        num_steps=num_steps,
+        seed=secrets.randbelow(MAX_FRESH_SEED) if seed is None else seed,
+        first=first,
+        n=n,
+        batch=min(batch, n),
+        **chosen,
+    )
+    noise_stream(settings.seed, (first, first + n - 1), spec.image_shape)
+    _sampler(settings, None, None, [])
+    return settings
+
+
+def _sampler(settings: Settings, denoise: Any, noise: Any, steps: Any) -> Iterator[State]:
+    knobs = {name: value for name in ("eta", "variance") if (value := getattr(settings, name)) is not None}
+    return SAMPLERS[settings.sampler](denoise, noise, steps, **knobs)
+
+
+def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[range, State]]:
+    """Yield (image numbers, state) after every step of every batch; one network evaluation each.
+
+    Raises NonFiniteError at the step where a number is no longer finite.
+    """
+    denoise = denoiser(model, spec)
+    steps = trajectory(spec, settings.num_steps)
+    for start in range(0, settings.n, settings.batch):
+        numbers = settings.numbers[start : start + settings.batch]
+        noise = noise_stream(settings.seed, numbers, spec.image_shape)
+        for state in _sampler(settings, denoise, noise, steps):
+            if not np.isfinite(state.x).all():
+                image = numbers[int(np.argmin(np.isfinite(state.x).all(axis=(1, 2, 3))))]
+                raise NonFiniteError(
+                    f"step {state.step.i} (t = {state.step.t}), image {image}: a number is not finite. got NaN or "
+                    "infinity, expected finite values. Do run ddpm-check on the model."
+                )
+            yield numbers, state
+
+
+def generate(
+    model: str | Path | tuple[Model, ModelSpec], *, provider: str = "cpu", threads: int | None = None, **settings: Any
+) -> NDArray[np.uint8]:
+    """Return n images as uint8 (n, H, W, C) from a model file, or from what `open_model` gave.
+
+    settings: n, num_steps, sampler, eta, variance, seed, first, batch, as in `settings_for`. Costs num_steps network
+    evaluations a batch. Raises what `open_model`, `settings_for` and `sample` raise.
+    """
+    network, spec = open_model(model, provider, threads=threads) if isinstance(model, (str, Path)) else model
+    chosen = settings_for(spec, **settings)
+    done = [to_uint8(state.x) for _, state in sample(network, spec, chosen) if state.step.i == chosen.num_steps]
+    return np.concatenate(done)

@@ -1,0 +1,190 @@
+"""Images as uint8, grids and files. The only file that names Pillow; knows no model and no sampler."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
+from ddpm_export.files import replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Output", "grid", "open_output", "read_image", "save_images", "to_uint8"]
+
+Pixels = NDArray[np.uint8]
+ANIMATIONS = (".gif", ".webp")
+MAX_FRAMES = 60
+FRAME_MS, LAST_FRAME_MS = 50, 1500
+TEXT_KEY = "ddpm_export"
+
+
+def to_uint8(x_0: NDArray[Any]) -> Pixels:
+    """Return pixels (N, H, W, C) of images (N, C, H, W) in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up."""
+    levels = np.clip(np.float32(127.5) * x_0 + np.float32(127.5), 0.0, 255.0)
+    pixels: Pixels = np.floor(levels + np.float32(0.5)).astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def grid(images: Pixels) -> Pixels:
+    """Lay images (N, H, W, C) out row by row, as near to a square as they allow: (H', W', C)."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    page = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+    page[:count] = images
+    return (
+        page.reshape(rows, columns, height, width, channels)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(rows * height, columns * width, channels)
+    )
+
+
+def save_images(path: str | Path, images: Pixels, text: dict[str, Any] | None = None) -> None:
+    """Write images (N, H, W, C), C 1 or 3, as one PNG: a grid, with `text` as JSON in its `ddpm_export` chunk."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if text:
+        info.add_text(TEXT_KEY, json.dumps(text, sort_keys=True))
+    image = _image(grid(images))
+    with replacing(path) as beside:
+        image.save(beside, format="PNG", pnginfo=info)
+
+
+def read_image(path: str | Path, channels: int) -> Pixels:
+    """Read an image file as (H, W, channels), channels 1 (grey) or 3 (RGB).
+
+    Raises BadFileError for what Pillow cannot read, or what claims more pixels than it takes to be safe.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise BadFileError(
+            f"{path}: not an image. got {exc}, expected a picture file. Do remove or replace it."
+        ) from exc
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _image(pixels: Pixels) -> "Image":
+    from PIL import Image
+
+    channels = pixels.shape[2]
+    if channels not in (1, 3):
+        raise UsageError(f"images: cannot be shown. got {channels} channels, expected 1 or 3. Do write .npy instead.")
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+class Output:
+    """A place that pictures go to while they are made: `wants` says after which steps, `add` takes them."""
+
+    def __init__(self, wanted: set[int], add: Callable[[range, int, Pixels], None]) -> None:
+        self.wanted = wanted
+        self.add = add
+
+    def wants(self, step: int) -> bool:
+        """Say whether the pictures after this step (1 to num_steps) are to be added."""
+        return step in self.wanted
+
+
+@contextmanager
+def open_output(
+    path: str | Path, numbers: range, image_shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
+) -> Iterator[Output]:
+    """Yield the output that a path stands for: .png (grid), .gif or .webp (the denoising), .npy, or a folder.
+
+    A folder (no ending) and .npy are written batch by batch; the others are kept until the end. A file takes its name
+    when all went well; in a folder each picture does. Raises UsageError for another ending, EnvironmentProblem where
+    nothing can be written, before anything is sampled.
+    """
+    path = Path(path)
+    makers = {
+        ".png": _grid_output,
+        ".npy": _npy_output,
+        "": _folder_output,
+        **dict.fromkeys(ANIMATIONS, _animation_output),
+    }
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix not in makers:
+        raise UsageError(
+            f"{path}: unknown ending. got {path.suffix!r}, expected .png, .gif, .webp, .npy, or none for a folder. Do "
+            "change --out."
+        )
+    if suffix != ".npy" and image_shape[0] not in (1, 3):
+        raise UsageError(
+            f"{path}: cannot show {image_shape[0]} channels. got {suffix or 'a folder'}, expected .npy. Do change "
+            "--out."
+        )
+    _check_writable(path if suffix == "" else path.parent)
+    with makers[suffix](path, numbers, image_shape, num_steps, text) as output:
+        yield output
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"{folder}: cannot be written. got {exc.strerror or exc}, expected a writable folder. Do choose "
+            "another --out."
+        ) from exc
+
+
+@contextmanager
+def _grid_output(
+    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
+) -> Iterator[Output]:
+    batches: list[Pixels] = []
+    yield Output({num_steps}, lambda _numbers, _step, pixels: batches.append(pixels))
+    save_images(path, np.concatenate(batches), {"first": numbers.start, "n": len(numbers), **text})
+
+
+@contextmanager
+def _folder_output(
+    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
+) -> Iterator[Output]:
+    def add(batch: range, _step: int, pixels: Pixels) -> None:
+        for number, image in zip(batch, pixels, strict=True):
+            save_images(path / f"{number:06d}.png", image[None], {"image": number, **text})
+
+    yield Output({num_steps}, add)
+
+
+@contextmanager
+def _npy_output(
+    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
+) -> Iterator[Output]:
+    channels, height, width = shape
+    with replacing(path) as beside, beside.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(numbers), height, width, channels)}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield Output({num_steps}, lambda _numbers, _step, pixels: _write_all(file, pixels))
+
+
+def _write_all(file: Any, pixels: Pixels) -> None:
+    file.write(np.ascontiguousarray(pixels).tobytes())
+
+
+@contextmanager
+def _animation_output(
+    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
+) -> Iterator[Output]:
+    frames: dict[int, list[Pixels]] = {}
+    shown = {round(1 + k * (num_steps - 1) / (MAX_FRAMES - 1)) for k in range(MAX_FRAMES)}
+    yield Output(shown, lambda _numbers, step, pixels: frames.setdefault(step, []).append(pixels))
+    pages = [_image(grid(np.concatenate(frames[step]))) for step in sorted(frames)]
+    durations = [FRAME_MS] * (len(pages) - 1) + [LAST_FRAME_MS]
+    with replacing(path) as beside:
+        pages[0].save(beside, save_all=True, append_images=pages[1:], duration=durations, loop=0, lossless=True)
