@@ -7,6 +7,7 @@ import io
 import math
 import os
 import struct
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -131,9 +132,11 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:
             raw = response.read(2**26)
     except (OSError, http.client.HTTPException, ValueError) as exc:
+        if isinstance(exc, urllib.error.HTTPError):
+            exc.close()  # it holds the connection
         raise EnvironmentProblem(
-            f"{url}: cannot be downloaded. got {exc}, expected the data set's file. Do pass a folder that holds the "
-            "four files, or install Debian's dataset-fashion-mnist."
+            f"{url}: cannot be downloaded. got {str(exc)!r}, expected the data set's file. Do pass a "
+            "folder that holds the four files, or install Debian's dataset-fashion-mnist."
         ) from exc
     digest = hashlib.sha256(_unpacked(raw, url)).hexdigest()
     if digest != FASHION_MNIST_SHA256[name]:

@@ -77,7 +77,7 @@ def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> F
 
 def alphas_cumprod_from_betas(betas: Float64) -> Float64:
     """Return the product of (1 - beta) up to each t (Ho et al. 2020, eq. 4), (T,) float64."""
-    return np.cumprod(1.0 - np.asarray(betas, dtype=np.float64))
+    return np.cumprod(1.0 - np.asarray(betas), dtype=np.float64)
 
 
 def log_snr(alphas_cumprod: Float64) -> Float64:

@@ -1,0 +1,235 @@
+"""Write the golden files: `PYTHONPATH=. python tests/golden/make.py`. README.md says what is in them.
+
+They change only with a new noise tag or a new major of the format; tests/test_golden.py proves that they are current.
+"""
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from gaussian import gaussian_model, gaussian_spec  # noqa: E402
+
+from ddpm_export.diffusion import denoiser, noise_std, trajectory  # noqa: E402
+from ddpm_export.images import to_uint8  # noqa: E402
+from ddpm_export.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
+from ddpm_export.samplers import SAMPLERS  # noqa: E402
+from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, spacing  # noqa: E402
+
+MEAN, STD = 0.3, 0.5
+TOLERANCE = 1e-5
+
+
+def bits(values):
+    """The bits of float32 numbers, as unsigned integers: what a language can compare without parsing a float."""
+    return np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint32).tolist()
+
+
+def floats(values):
+    """Float32 numbers as the decimals of the double they are: reading and rounding to float32 gives the same bits."""
+    return np.asarray(values, dtype=np.float32).astype(np.float64).reshape(-1).tolist()
+
+
+def philox():
+    inputs = [
+        ([0, 0, 0, 0], [0, 0]),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2),
+        ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0]),
+        ([195, 0, 7, 0], [1, 0]),
+        ([0, 1000, 2**32 - 1, 0], [0xFFFFFFFF, 0x7FFFFFFF]),
+        ([1, 2, 3, 1], [4, 5]),
+    ]
+    cases = []
+    for counter, key in inputs:
+        words = philox4x32_10(tuple(np.array(word, dtype=np.uint32) for word in counter), tuple(key))
+        cases.append({"counter": counter, "key": key, "words": [int(word) for word in words]})
+    return {"cases": cases}
+
+
+def normals():
+    magnitudes = {0, 2**31 - 1}
+    for octave in range(31):  # every octave's ends and one word within
+        magnitudes |= {2**octave, 2 ** (octave + 1) - 1, 2**octave + 2**octave // 3}
+    for j in (1, 2, 127, 128, 254, 255):  # cell borders of the first octave and of one far out
+        magnitudes |= {2**30 + j * 2**22 - 1, 2**30 + j * 2**22, 2**20 + j * 2**12 - 1, 2**20 + j * 2**12}
+    words = [m | sign for m in sorted(magnitudes) for sign in (0, 2**31)]
+    words += [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    values = normals_from_words(np.array(words, dtype=np.uint32))
+    z = np.rint(values.astype(np.float64) * 2**20).astype(np.int64).tolist()
+    table = normal_table()
+    return {
+        "noise": NOISE_TAG,
+        "table_shape": [32, 257],
+        "table_sha256": hashlib.sha256(table.astype("<i4").tobytes()).hexdigest(),
+        "table_first_column": table[:, 0].tolist(),
+        "table_first_row": table[0].tolist(),
+        "cases": [
+            dict(zip(("word", "z", "bits"), case, strict=True)) for case in zip(words, z, bits(values), strict=True)
+        ],
+    }
+
+
+def noise():
+    inputs = [
+        (0, 0, 0, 0, (1, 28, 28)),
+        (1, 7, 0, 0, (1, 28, 28)),
+        (1, 7, 1, 0, (3, 7, 7)),
+        (2**32 + 5, 3, 1000, 0, (3, 32, 32)),
+        (2**63 - 1, 2**32 - 1, 2**32 - 1, 1, (1, 1, 3)),
+    ]
+    cases = []
+    for seed, image, draw, domain, shape in inputs:
+        values = noise_stream(seed, [image], shape, domain=domain)(draw)
+        cases.append(
+            {
+                "seed": str(seed),
+                "key": [seed & 0xFFFFFFFF, seed >> 32],
+                "image": image,
+                "draw": draw,
+                "domain": domain,
+                "shape": list(shape),
+                "first_bits": bits(values)[:8],
+                "last_bits": bits(values)[-3:],
+                "first": floats(values)[:8],
+                "sha256": hashlib.sha256(values.astype("<f4").tobytes()).hexdigest(),
+            }
+        )
+    return {"noise": NOISE_TAG, "cases": cases}
+
+
+def time_grids():
+    inputs = [
+        (1, 1),
+        (2, 1),
+        (2, 2),
+        (10, 3),
+        (10, 10),
+        (100, 99),
+        (1000, 1),
+        (1000, 7),
+        (1000, 50),
+        (1000, 300),
+        (4000, 6),
+    ]
+    return {"cases": [{"num_train_timesteps": T, "num_steps": n, "t": spacing(T, n).tolist()} for T, n in inputs]}
+
+
+def coefficients():
+    spec = gaussian_spec(alphas_cumprod_from_betas(betas_from_name("linear", 1000)))
+    cases = []
+    for num_steps, at in ((1000, (1, 2, 500, 999, 1000)), (50, (1, 25, 49, 50)), (1, (1,))):
+        for i in at:
+            step = trajectory(spec, num_steps)[i - 1]
+            for eta, variance in (
+                (0.0, "fixed_small"),
+                (0.5, "fixed_small"),
+                (1.0, "fixed_small"),
+                (1.0, "fixed_large"),
+            ):
+                room = noise_std(step, eta)
+                large = math.sqrt(1.0 - step.a / step.a_prev) if step.a_prev < 1.0 else 0.0
+                numbers = {
+                    "sqrt_a": math.sqrt(step.a),
+                    "sqrt_1_minus_a": math.sqrt(1.0 - step.a),
+                    "sqrt_a_prev": math.sqrt(step.a_prev),
+                    "c_eps": math.sqrt(max(0.0, 1.0 - step.a_prev - room**2)),
+                    "c_noise": room if variance == "fixed_small" else large,
+                }
+                cases.append(
+                    {
+                        "num_steps": num_steps,
+                        "i": step.i,
+                        "t": step.t,
+                        "a": step.a,
+                        "a_prev": step.a_prev,
+                        "eta": eta,
+                        "variance": variance,
+                        **numbers,
+                        "bits": {name: bits(number)[0] for name, number in numbers.items()},
+                    }
+                )
+    return {"num_train_timesteps": 1000, "cases": cases}
+
+
+def trajectories():
+    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
+    shape, seed, images, num_steps = (1, 2, 3), 1, [0, 7], 6
+    runs = [
+        ("ddim", {"eta": 0.0}, "eps", None),
+        ("ddim", {"eta": 0.5}, "eps", None),
+        ("ddim", {"eta": 1.0}, "eps", None),
+        ("ddpm", {"variance": "fixed_large"}, "eps", None),
+        ("ddim", {"eta": 0.5}, "v", None),
+        ("ddim", {"eta": 0.5}, "x_0", None),
+        ("ddim", {"eta": 0.5}, "eps", 0.5),
+        ("ddpm", {"variance": "fixed_large"}, "v", 0.5),
+    ]
+    cases = []
+    for sampler, knobs, prediction, clip_x_0 in runs:
+        spec = gaussian_spec(alphas_cumprod, prediction, clip_x_0, shape)
+        denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, prediction), spec)
+        noise = noise_stream(seed, images, shape)
+        states = [
+            {**state.step._asdict(), "x": floats(state.x), "x_0": floats(state.x_0), "eps": floats(state.eps)}
+            for state in SAMPLERS[sampler](denoise, noise, trajectory(spec, num_steps), **knobs)
+        ]
+        cases.append({"sampler": sampler, **knobs, "prediction": prediction, "clip_x_0": clip_x_0, "states": states})
+    return {
+        "noise": NOISE_TAG,
+        "seed": str(seed),
+        "images": images,
+        "shape": list(shape),
+        "num_steps": num_steps,
+        "mean": MEAN,
+        "std": STD,
+        "tolerance": TOLERANCE,
+        "alphas_cumprod": alphas_cumprod.tolist(),
+        "x_T": floats(noise(0)),
+        "cases": cases,
+    }
+
+
+def pixels():
+    x = [-2.0, -1.0, -0.99609375, -0.5, -1e-8, 0.0, 1e-8, 0.00390625, 0.25, 0.5, 0.99609375, 1.0, 2.0]
+    x += [(level - 127.0) / 127.5 for level in (0, 1, 63, 127, 128, 200, 254)]  # halfway between two levels
+    values = np.array(x, dtype=np.float32)
+    levels = to_uint8(values.reshape(1, 1, 1, -1)).reshape(-1).tolist()
+    return {
+        "cases": [
+            dict(zip(("x", "bits", "level"), case, strict=True))
+            for case in zip(floats(values), bits(values), levels, strict=True)
+        ]
+    }
+
+
+FILES = {
+    "philox.json": philox,
+    "normals.json": normals,
+    "noise.json": noise,
+    "time_grids.json": time_grids,
+    "coefficients.json": coefficients,
+    "trajectories.json": trajectories,
+    "pixels.json": pixels,
+}
+
+
+def text_of(contents):
+    """JSON with one key a line, and one case a line."""
+    lines = []
+    for key, value in contents.items():
+        cases = key == "cases"
+        text = "[\n" + ",\n".join(json.dumps(case) for case in value) + "\n]" if cases else json.dumps(value)
+        lines.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+if __name__ == "__main__":
+    for name, contents in FILES.items():
+        (HERE / name).write_text(text_of(contents()), encoding="ascii")
+        print(HERE / name)

@@ -1,0 +1,193 @@
+import math
+
+import numpy as np
+import pytest
+from gaussian import gaussian_model, gaussian_spec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddpm_export.diffusion import Step, denoiser, noise_std, noised, trajectory
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+
+ALPHAS_CUMPROD = alphas_cumprod_from_betas(betas_from_name("linear", 1000))
+ZERO_AT_THE_END = (0.9, 0.5, 0.1, 0.0)
+PREDICTIONS = ["eps", "x_0", "v"]
+STEPS = trajectory(gaussian_spec(ALPHAS_CUMPROD), 9)
+
+
+def oracle(x_0, eps, prediction, alphas_cumprod=ALPHAS_CUMPROD):
+    """A model that knows the truth, and says it in the asked parametrisation."""
+
+    def model(x_t, t):
+        a = float(alphas_cumprod[t[0]])
+        v = math.sqrt(a) * eps - math.sqrt(1.0 - a) * x_0
+        return {prediction: {"eps": eps, "x_0": x_0, "v": v}[prediction]}
+
+    return model
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"t={step.t}")
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_one_truth_in_three_parametrisations(prediction, step, rng):
+    x_0, eps = rng.uniform(-1, 1, (2, 1, 4, 4)), rng.standard_normal((2, 1, 4, 4))
+    denoise = denoiser(oracle(x_0, eps, prediction), gaussian_spec(ALPHAS_CUMPROD, prediction))
+    got = denoise(noised(x_0, eps, step.a), step)
+    np.testing.assert_allclose(got.x_0, x_0, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(got.eps, eps, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_one_truth_in_float32(prediction, rng):
+    step = STEPS[4]
+    x_0 = rng.uniform(-1, 1, (2, 1, 4, 4)).astype(np.float32)
+    eps = rng.standard_normal((2, 1, 4, 4)).astype(np.float32)
+    denoise = denoiser(oracle(x_0, eps, prediction), gaussian_spec(ALPHAS_CUMPROD, prediction))
+    got = denoise(noised(x_0, eps, step.a), step)
+    gain = max(math.sqrt(step.a / (1 - step.a)), math.sqrt((1 - step.a) / step.a))  # how an error of x_t comes out
+    np.testing.assert_allclose(got.x_0, x_0, rtol=0, atol=1e-6 * gain)
+    np.testing.assert_allclose(got.eps, eps, rtol=0, atol=1e-6 * gain)
+
+
+@pytest.mark.parametrize("clip_x_0", [None, 0.3])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_x_0_and_eps_always_lead_back_to_x_t(prediction, clip_x_0, rng):
+    x_t = 2.0 * rng.standard_normal((3, 1, 4, 4))
+    spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0)
+    model = gaussian_model(ALPHAS_CUMPROD, 0.3, 0.5, prediction)
+    for step in STEPS:
+        x_0, eps = denoiser(model, spec)(x_t, step)
+        np.testing.assert_allclose(noised(x_0, eps, step.a), x_t, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_clipping_binds_and_eps_follows(prediction, rng):
+    step, bound = STEPS[4], 0.3
+    x_t = 3.0 * rng.standard_normal((3, 1, 4, 4))
+    model = gaussian_model(ALPHAS_CUMPROD, 0.3, 0.5, prediction)
+    free = denoiser(model, gaussian_spec(ALPHAS_CUMPROD, prediction))(x_t, step)
+    clipped = denoiser(model, gaussian_spec(ALPHAS_CUMPROD, prediction, bound))(x_t, step)
+    outside = np.abs(free.x_0) > bound
+    assert outside.any()
+    assert not outside.all()
+    np.testing.assert_array_equal(clipped.x_0, np.clip(free.x_0, -bound, bound))
+    np.testing.assert_allclose(clipped.eps[~outside], free.eps[~outside], rtol=0, atol=1e-12)
+    assert (np.abs(clipped.eps - free.eps)[outside] > 0).all()
+
+
+@pytest.mark.parametrize("clip_x_0", [None, 1.0])
+@pytest.mark.parametrize("prediction", ["x_0", "v"])
+def test_pure_noise_at_the_end(prediction, clip_x_0, rng):
+    # a = 0: x_t is eps itself, and says nothing of x_0
+    x_0, x_t = rng.uniform(-1, 1, (2, 1, 4, 4)), rng.standard_normal((2, 1, 4, 4))
+    spec = gaussian_spec(ZERO_AT_THE_END, prediction, clip_x_0)
+    step = trajectory(spec, 4)[0]
+    assert step.a == 0.0
+    got = denoiser(oracle(x_0, x_t, prediction, ZERO_AT_THE_END), spec)(x_t, step)
+    np.testing.assert_allclose(got.x_0, x_0, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(got.eps, x_t, rtol=0, atol=1e-15)
+    assert noise_std(step, 1.0) == math.sqrt(1.0 - step.a_prev)  # nothing of x_t is kept
+
+
+@pytest.mark.parametrize("clip_x_0", [None, 1.0])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_float32_stays_float32(prediction, clip_x_0, rng):
+    x_t = rng.standard_normal((2, 1, 2, 3)).astype(np.float32)
+    spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0)
+    got = denoiser(gaussian_model(ALPHAS_CUMPROD, 0.3, 0.5, prediction), spec)(x_t, STEPS[2])
+    assert [array.dtype for array in got] == [np.float32] * 2
+    assert noised(x_t, x_t, STEPS[2].a).dtype == np.float32
+
+
+@pytest.mark.parametrize("clip_x_0", [None, 1.0])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_models_buffer_may_be_used_again(prediction, clip_x_0, rng):
+    buffer = np.zeros((2, 1, 2, 3))
+
+    def model(x_t, t):
+        buffer[...] = 0.1 * t[0]
+        return {prediction: buffer}
+
+    x_t = rng.standard_normal(buffer.shape)
+    denoise = denoiser(model, gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0))
+    kept = denoise(x_t, STEPS[0])
+    expected = [array.copy() for array in kept]
+    denoise(x_t, STEPS[1])
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_what_a_model_is_given():
+    seen = {}
+
+    def model(x_t, t, **inputs):
+        seen.update(t=t, **inputs)
+        return {"eps": x_t}
+
+    y = np.array([1, 2, 3])
+    denoiser(model, gaussian_spec(ALPHAS_CUMPROD), y=y)(np.zeros((3, 1, 2, 3)), STEPS[1])
+    np.testing.assert_array_equal(seen["t"], np.full(3, STEPS[1].t, dtype=np.int64), strict=True)
+    assert seen["y"] is y
+
+
+def test_a_model_without_the_promised_output():
+    denoise = denoiser(lambda x_t, _: {"noise": x_t}, gaussian_spec(ALPHAS_CUMPROD))
+    with pytest.raises(BadFileError, match=r"got \['noise'\], expected 'eps'"):
+        denoise(np.zeros((1, 1, 2, 3)), STEPS[0])
+
+
+@given(st.floats(0.0, 1.0), st.floats(-1, 1), st.floats(-6, 6))
+def test_noised_is_the_paper(a, x_0, eps):
+    expected = a**0.5 * x_0 + (1 - a) ** 0.5 * eps
+    np.testing.assert_allclose(noised(np.array([x_0]), np.array([eps]), a), [expected], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 50, 300, 999, 1000])
+def test_trajectory_follows_the_spec(num_steps):
+    steps = trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps)
+    assert [s.i for s in steps] == list(range(1, num_steps + 1))
+    assert [s.t for s in steps] == [1000 * (num_steps - i) // num_steps - 1 for i in range(num_steps)]
+    assert [s.a for s in steps] == [ALPHAS_CUMPROD[s.t] for s in steps]
+    assert [s.a_prev for s in steps] == [s.a for s in steps[1:]] + [1.0]
+    assert all(type(s.a) is type(s.a_prev) is float for s in steps)  # an np.float64 would make float32 arrays float64
+
+
+def test_trajectory_with_times():
+    spec = gaussian_spec(ALPHAS_CUMPROD)
+    assert trajectory(spec, times=range(999, -1, -1)) == trajectory(spec, 1000)
+    assert trajectory(spec, 3, times=np.array([700, 30, 2])) == [
+        Step(1, 700, ALPHAS_CUMPROD[700], ALPHAS_CUMPROD[30]),
+        Step(2, 30, ALPHAS_CUMPROD[30], ALPHAS_CUMPROD[2]),
+        Step(3, 2, ALPHAS_CUMPROD[2], 1.0),
+    ]
+
+
+def test_trajectory_without_a_number_takes_the_specs():
+    spec = gaussian_spec(ALPHAS_CUMPROD)
+    assert trajectory(spec) == trajectory(spec, spec.defaults.num_steps)
+    assert len(trajectory(spec)) == 50
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, 1001])
+def test_a_number_of_steps_out_of_range(num_steps):
+    with pytest.raises(UsageError, match=f"got {num_steps}"):
+        trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "times"), [(None, []), (None, [1, 2]), (None, [5, 5]), (None, [1000]), (None, [3, -1]), (3, [2, 1])]
+)
+def test_times_that_are_no_trajectory(num_steps, times):
+    with pytest.raises(UsageError, match="not a trajectory"):
+        trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps, times=times)
+
+
+@pytest.mark.parametrize("num_steps", [1, 10, 1000])
+def test_noise_std(num_steps):
+    *steps, last = trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps)
+    assert noise_std(last, 1.0) == 0.0
+    for step in steps:
+        beta = 1.0 - step.a / step.a_prev
+        posterior = (1.0 - step.a_prev) / (1.0 - step.a) * beta  # Ho et al. 2020, eq. 7
+        np.testing.assert_allclose(noise_std(step, 1.0) ** 2, posterior, rtol=1e-12)
+        np.testing.assert_allclose(noise_std(step, 0.3), 0.3 * noise_std(step, 1.0), rtol=1e-12)
+        assert noise_std(step, 0.0) == 0.0

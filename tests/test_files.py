@@ -1,0 +1,194 @@
+import hashlib
+import io
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from ddpm_export.errors import EnvironmentProblem
+from ddpm_export.files import replacing, sha256_of
+
+OLD, NEW = b"old" * 1000, b"new" * 70_000
+
+
+@pytest.fixture(params=["there", "missing"])
+def path(request, tmp_path):
+    path = tmp_path / "folder" / "model.onnx"
+    path.parent.mkdir()
+    if request.param == "there":
+        path.write_bytes(OLD)
+    return path
+
+
+def contents(path):
+    return path.read_bytes() if path.exists() else None
+
+
+def beside(path):
+    return sorted(p.name for p in path.parent.iterdir() if p != path)
+
+
+def test_success_replaces(path):
+    before = contents(path)
+    with replacing(path) as part:
+        assert part.parent == path.parent, "another file system could not be renamed from"
+        assert part.suffix == path.suffix, "Pillow chooses the format by it"
+        part.write_bytes(NEW)
+        assert contents(path) == before, "nothing is seen before the end"
+    assert path.read_bytes() == NEW
+    assert beside(path) == []
+
+
+def test_folders_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    with replacing(str(path)) as part:
+        part.write_text("x")
+    assert path.read_text() == "x"
+
+
+def test_the_mode_follows_the_umask(path):
+    old = os.umask(0o027)
+    try:
+        with replacing(path) as part:
+            part.write_bytes(NEW)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, ValueError, EnvironmentProblem])
+def test_an_exception_keeps_the_old(path, error):
+    before = contents(path)
+
+    def write():
+        with replacing(path) as part:
+            part.write_bytes(NEW[:1000])
+            raise error("stop")
+
+    with pytest.raises(error):
+        write()
+    assert contents(path) == before
+    assert beside(path) == []
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp", "pathlib.Path.mkdir"])
+def test_a_full_disk_at_each_step(path, step, monkeypatch):
+    before = contents(path)
+
+    def full(*args, **kwargs):
+        raise OSError(28, os.strerror(28))
+
+    def write():
+        with replacing(path) as part:
+            part.write_bytes(NEW)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, full)
+        with pytest.raises(EnvironmentProblem, match="No space left on device") as caught:
+            write()
+    assert caught.value.exit_code == 5
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert contents(path) == before
+    assert beside(path) == []
+
+
+def run_child(body, path, **kwargs):
+    program = f"import os, resource, signal, sys, time\nfrom ddpm_export.files import replacing\n{body}"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def test_a_file_that_cannot_grow(path):
+    before = contents(path)
+    child = run_child(
+        """
+from ddpm_export.errors import EnvironmentProblem
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    with replacing(sys.argv[1]) as part:
+        part.write_bytes(b"new" * 70_000)
+except EnvironmentProblem as exc:
+    print(exc)
+    sys.exit(exc.exit_code)
+""",
+        path,
+    )
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (5, "")
+    assert str(path) in out
+    assert out.count("\n") == 1
+    assert contents(path) == before
+    assert beside(path) == []
+
+
+@pytest.mark.parametrize("moment", ["open", "half", "written"])
+def test_killed_while_writing(path, moment):
+    before = contents(path)
+    child = run_child(
+        f"""
+def stop(moment):
+    if moment == {moment!r}:
+        print("now", flush=True)
+        time.sleep(60)
+with replacing(sys.argv[1]) as part, part.open("wb") as file:
+    stop("open")
+    file.write(b"new" * 35_000); file.flush()
+    stop("half")
+    file.write(b"new" * 35_000); file.flush()
+    stop("written")
+""",
+        path,
+    )
+    assert child.stdout.readline() == "now\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate(timeout=30)
+    assert child.returncode == -signal.SIGKILL
+    assert contents(path) == before
+    with replacing(path) as part:  # and what was left over is in nobody's way
+        part.write_bytes(NEW)
+    assert path.read_bytes() == NEW
+
+
+def test_a_file_where_a_folder_must_be(tmp_path):
+    (tmp_path / "file").write_bytes(OLD)
+    with pytest.raises(EnvironmentProblem), replacing(tmp_path / "file" / "x.png"):
+        pytest.fail("there is nowhere to write to")
+    assert (tmp_path / "file").read_bytes() == OLD
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(path):
+    before = contents(path)
+    path.parent.chmod(0o555)
+    try:
+        with pytest.raises(EnvironmentProblem, match="Permission denied"), replacing(path):
+            pytest.fail("there is nowhere to write to")
+    finally:
+        path.parent.chmod(0o755)
+    assert contents(path) == before
+
+
+def test_a_folder_of_that_name_is_not_replaced(tmp_path):
+    (tmp_path / "samples.png").mkdir()
+    with pytest.raises(EnvironmentProblem, match="not a file"), replacing(tmp_path / "samples.png"):
+        pytest.fail("asked before the work is done, not after")
+    assert [p.name for p in tmp_path.iterdir()] == ["samples.png"]
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EnvironmentProblem, match="not a file"), replacing(tmp_path / "pipe"):
+        pytest.fail("a pipe or /dev/null would have become a file")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
+def test_sha256_of(tmp_path, size):
+    data = io.BytesIO(os.urandom(size)).getvalue()
+    (tmp_path / "x").write_bytes(data)
+    assert sha256_of(tmp_path / "x") == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,165 @@
+"""The golden files are what their program writes now, and what arithmetic says that shares no code with the package."""
+
+import hashlib
+import importlib.util
+import json
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_noise import philox_slowly, z_slowly
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def load_make():
+    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make = load_make()
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="ascii"))
+
+
+def cases(name):
+    return golden(name)["cases"]
+
+
+def float_from_bits(bits):
+    return struct.unpack("<f", struct.pack("<I", bits))[0]
+
+
+def float32(value):
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+@pytest.mark.parametrize("name", make.FILES)
+def test_files_are_current(name):
+    assert (GOLDEN / name).read_text(encoding="ascii") == make.text_of(make.FILES[name]()), (
+        "run tests/golden/make.py, if the change is meant"
+    )
+
+
+def test_every_file_is_made_and_described():
+    assert {p.name for p in GOLDEN.glob("*.json")} >= set(make.FILES)
+    for path in GOLDEN.glob("*.json"):
+        assert f"`{path.name}`" in (GOLDEN / "README.md").read_text(encoding="utf-8")
+
+
+def test_philox():
+    for case in cases("philox"):
+        assert philox_slowly(case["counter"], case["key"]) == tuple(case["words"])
+
+
+def test_normals():
+    for case in cases("normals"):
+        assert z_slowly(case["word"]) == case["z"]
+        assert float_from_bits(case["bits"]) == case["z"] / 2**20
+
+
+@pytest.mark.parametrize("case", cases("noise"), ids=lambda case: f"seed {case['seed']}")
+def test_noise(case):
+    seed, size = int(case["seed"]), math.prod(case["shape"])
+    assert case["key"] == [seed % 2**32, seed // 2**32]
+    words = [
+        word
+        for block in range(-(-size // 4))
+        for word in philox_slowly((block, case["draw"], case["image"], case["domain"]), case["key"])
+    ]
+    raw = b"".join(struct.pack("<f", z_slowly(word) / 2**20) for word in words[:size])
+    assert hashlib.sha256(raw).hexdigest() == case["sha256"]
+    bits = list(struct.unpack(f"<{size}I", raw))
+    assert case["first_bits"] == bits[:8]
+    assert case["last_bits"] == bits[-3:]
+    assert case["first"] == [float_from_bits(b) for b in bits[:8]]
+
+
+def test_time_grids():
+    for case in cases("time_grids"):
+        T, n = case["num_train_timesteps"], case["num_steps"]
+        assert case["t"] == [math.floor(T * (n - i) / n + 1e-9) - 1 for i in range(n)]
+
+
+def test_coefficients():
+    for case in cases("coefficients"):
+        a, a_prev, eta = case["a"], case["a_prev"], case["eta"]
+        posterior = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
+        expected = {
+            "sqrt_a": a**0.5,
+            "sqrt_1_minus_a": (1 - a) ** 0.5,
+            "sqrt_a_prev": a_prev**0.5,
+            "c_eps": (1 - a_prev - eta**2 * posterior) ** 0.5,
+            "c_noise": (eta**2 * posterior if case["variance"] == "fixed_small" else 1 - a / a_prev) ** 0.5,
+        }
+        if a_prev == 1:
+            expected["c_noise"] = 0.0
+        assert set(case["bits"]) == set(expected)
+        for name, value in expected.items():
+            assert math.isclose(case[name], value, rel_tol=1e-13), (case, name)
+            assert float_from_bits(case["bits"][name]) == float32(case[name])
+
+
+@pytest.mark.parametrize("number", range(len(cases("trajectories"))))
+def test_trajectories(number):
+    """In plain Python floats, pixel by pixel: what an implementer in another language would write."""
+    data = golden("trajectories")
+    case, n = data["cases"][number], data["num_steps"]
+    alphas, mean, std, size = data["alphas_cumprod"], data["mean"], data["std"], math.prod(data["shape"])
+
+    def z(draw):
+        result = []
+        for image in data["images"]:
+            words = [
+                w for b in range(-(-size // 4)) for w in philox_slowly((b, draw, image, 0), (int(data["seed"]), 0))
+            ]
+            result += [z_slowly(word) / 2**20 for word in words[:size]]
+        return result
+
+    x = z(0)
+    assert data["x_T"] == x
+    times = [len(alphas) * (n - i) // n - 1 for i in range(n)]
+    assert [state["t"] for state in case["states"]] == times
+    for i, state in enumerate(case["states"], start=1):
+        a, a_prev = alphas[times[i - 1]], alphas[times[i]] if i < n else 1.0
+        assert (state["i"], state["a"], state["a_prev"]) == (i, a, a_prev)
+        small = math.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+        room = case.get("eta", 1.0) * small
+        added = room if "eta" in case else math.sqrt(1 - a / a_prev) * (a_prev < 1)
+        after, clean, noise = [], [], []
+        for x_t, z_i in zip(x, z(i), strict=True):
+            s, d = a * std**2 + 1 - a, x_t - math.sqrt(a) * mean
+            # the three predictions are one truth: whatever the case predicts, these are its x_0 and eps
+            x_0 = math.sqrt(a) * std**2 / s * d + mean
+            if case["clip_x_0"] is not None:
+                x_0 = min(max(x_0, -case["clip_x_0"]), case["clip_x_0"])
+            eps = (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a)
+            clean.append(x_0)
+            noise.append(eps)
+            after.append(math.sqrt(a_prev) * x_0 + math.sqrt(max(0.0, 1 - a_prev - room**2)) * eps + added * z_i)
+        np.testing.assert_allclose(state["x_0"], clean, rtol=0, atol=data["tolerance"])
+        np.testing.assert_allclose(state["eps"], noise, rtol=0, atol=data["tolerance"])
+        np.testing.assert_allclose(state["x"], after, rtol=0, atol=data["tolerance"])
+        x = after
+
+
+def test_clipping_is_seen_in_the_trajectories():
+    clipped = [c for c in cases("trajectories") if c["clip_x_0"] is not None]
+    assert clipped
+    for case in clipped:
+        x_0 = np.abs([state["x_0"] for state in case["states"]])
+        assert x_0.max() == case["clip_x_0"]
+        assert x_0.min() < case["clip_x_0"]
+
+
+def test_pixels():
+    for case in cases("pixels"):
+        assert float_from_bits(case["bits"]) == case["x"]
+        scaled = float32(float32(127.5 * case["x"]) + 127.5)
+        assert case["level"] == math.floor(float32(min(max(scaled, 0.0), 255.0) + 0.5))

@@ -1,0 +1,167 @@
+"""diffusers as an oracle: the same alphas_cumprod, model, times and noise, and every step compared.
+
+diffusers holds alphas_cumprod in float32; its schedulers get ours in float64, so that only the equations differ.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytestmark = pytest.mark.torch
+
+from diffusers import DDIMScheduler, DDPMScheduler  # noqa: E402
+from diffusers.schedulers import scheduling_ddpm  # noqa: E402
+from gaussian import gaussian_spec  # noqa: E402
+
+from ddpm_export.diffusion import denoiser, trajectory  # noqa: E402
+from ddpm_export.noise import noise_stream  # noqa: E402
+from ddpm_export.samplers import ddim, ddpm  # noqa: E402
+from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name  # noqa: E402
+
+T = 1000
+ALPHAS_CUMPROD = alphas_cumprod_from_betas(betas_from_name("linear", T))
+THEIR_SCHEDULE = {
+    "linear": "linear",
+    "cosine": "squaredcos_cap_v2",
+    "quadratic": "scaled_linear",
+    "sigmoid": "sigmoid",
+}
+THEIR_PREDICTION = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+# of one step from the same x, relative to the largest number in it: a few roundings
+TOLERANCE = {np.float64: 4e-15, np.float32: 2e-6}
+SHAPE = (1, 4, 4)
+
+precisions = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float64", "float32"])
+predictions = pytest.mark.parametrize("prediction", THEIR_PREDICTION)
+clips = pytest.mark.parametrize("clip_x_0", [None, 1.0, 0.4])
+
+
+def network(prediction):
+    """A smooth function that is no denoiser at all, so that clipping has work to do and no error cancels."""
+
+    def model(x_t, t):
+        return {prediction: np.sin(2 * x_t + 0.01 * t.astype(x_t.dtype).reshape(-1, 1, 1, 1))}
+
+    return model
+
+
+def configured(scheduler, prediction, clip_x_0, **others):
+    ready = scheduler(
+        num_train_timesteps=T,
+        beta_schedule="linear",
+        prediction_type=THEIR_PREDICTION[prediction],
+        clip_sample=clip_x_0 is not None,
+        clip_sample_range=clip_x_0 or 1.0,
+        **others,
+    )
+    np.testing.assert_allclose(ready.alphas_cumprod.numpy(), ALPHAS_CUMPROD, rtol=2e-5)
+    ready.alphas_cumprod = torch.tensor(ALPHAS_CUMPROD)
+    return ready
+
+
+def compare(states, their_step, noise, model, prediction, dtype):
+    """Walk both; they get our x after each step, so that the error of one step is seen alone."""
+    x = torch.tensor(noise(0))
+    worst = 0.0
+    for state in states:
+        step = state.step
+        predicted = model(x.numpy(), np.full(len(x), step.t))[prediction]
+        theirs = their_step(torch.tensor(predicted), step, x)
+        assert state.x.dtype == dtype
+        # without clipping this network's x_0 grows to 1e4: an error is a share of the largest number that went in
+        size = max(1.0, float(x.abs().max()), float(np.abs(state.x_0).max()))
+        worst = max(worst, float(np.abs(state.x - theirs.prev_sample.numpy()).max()) / size)
+        worst = max(worst, float(np.abs(state.x_0 - theirs.pred_original_sample.numpy()).max()) / size)
+        x = torch.tensor(state.x)
+    assert worst <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("num_train_timesteps", [50, 1000])
+def test_betas(name, num_train_timesteps):
+    if name not in THEIR_SCHEDULE:
+        pytest.skip("diffusers has no such schedule")
+    theirs = DDPMScheduler(num_train_timesteps=num_train_timesteps, beta_schedule=THEIR_SCHEDULE[name])
+    betas = betas_from_name(name, num_train_timesteps)
+    np.testing.assert_allclose(betas, theirs.betas.numpy(), rtol=2e-6)  # float32 there
+    np.testing.assert_allclose(1.0 - betas, theirs.alphas.numpy(), rtol=2e-7, atol=1e-7)
+    np.testing.assert_allclose(alphas_cumprod_from_betas(betas), theirs.alphas_cumprod.numpy(), rtol=1e-4)
+
+
+@precisions
+@predictions
+@clips
+@pytest.mark.parametrize("num_steps", [100, 37])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_ddpm(variance, num_steps, clip_x_0, prediction, dtype, monkeypatch):
+    spec, model = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, SHAPE), network(prediction)
+    steps = trajectory(spec, num_steps)
+    stream = noise_stream(4, range(2), SHAPE)
+
+    def noise(draw):
+        return stream(draw).astype(dtype)
+
+    scheduler = configured(DDPMScheduler, prediction, clip_x_0, variance_type=variance)
+    scheduler.set_timesteps(timesteps=[step.t for step in steps])
+
+    def their_step(predicted, step, x):
+        # By design: we add no noise where a_prev = 1. diffusers asks for t > 0 instead, and adds sqrt(beta) z
+        # (fixed_large) or sqrt(1e-20) z (fixed_small, clamped) after a last t above 0. It gets z = 0 there.
+        z = torch.tensor(noise(step.i)) * (step.a_prev < 1.0)
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: z)
+        return scheduler.step(predicted, step.t, x)
+
+    states = ddpm(denoiser(model, spec), noise, steps, variance=variance)
+    compare(states, their_step, noise, model, prediction, dtype)
+
+
+@precisions
+@predictions
+@clips
+@pytest.mark.parametrize("num_steps", [50, 8])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim(eta, num_steps, clip_x_0, prediction, dtype):
+    spec, model = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, SHAPE), network(prediction)
+    stream = noise_stream(4, range(2), SHAPE)
+
+    def noise(draw):
+        return stream(draw).astype(dtype)
+
+    steps = trajectory(spec, num_steps)
+    # set_alpha_to_one: alphas_cumprod is 1 after the last step. num_steps divides T: diffusers steps by T // num_steps.
+    scheduler = configured(DDIMScheduler, prediction, clip_x_0, set_alpha_to_one=True, timestep_spacing="trailing")
+    scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+    scheduler.set_timesteps(num_steps)
+    assert scheduler.timesteps.tolist() == [step.t for step in steps]  # its "trailing" spacing is ours
+
+    def their_step(predicted, step, x):
+        return scheduler.step(
+            predicted, step.t, x, eta=eta, use_clipped_model_output=True, variance_noise=torch.tensor(noise(step.i))
+        )
+
+    states = ddim(denoiser(model, spec), noise, steps, eta=eta)
+    compare(states, their_step, noise, model, prediction, dtype)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_a_whole_ddpm_trajectory(variance, monkeypatch):
+    """The same without restarting: 1000 steps end at the same image."""
+    spec, model = gaussian_spec(ALPHAS_CUMPROD, "eps", 1.0, SHAPE), network("eps")
+    stream = noise_stream(4, range(2), SHAPE)
+
+    def noise(draw):
+        return stream(draw).astype(np.float64)
+
+    steps = trajectory(spec, T)
+    scheduler = configured(DDPMScheduler, "eps", 1.0, variance_type=variance)
+    scheduler.set_timesteps(timesteps=[step.t for step in steps])
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: torch.tensor(noise(draw)))
+    x = torch.tensor(noise(0))
+    for state in ddpm(denoiser(model, spec), noise, steps, variance=variance):
+        draw = state.step.i
+        x = scheduler.step(torch.tensor(model(x.numpy(), np.full(2, state.step.t))["eps"]), state.step.t, x).prev_sample
+    assert math.isfinite(float(x.abs().max()))
+    np.testing.assert_allclose(state.x, x.numpy(), rtol=0, atol=1e-9)

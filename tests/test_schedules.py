@@ -1,0 +1,135 @@
+import math
+
+import numpy as np
+import pytest
+
+from ddpm_export.errors import UsageError
+from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name, log_snr, spacing
+
+T = 1000
+
+
+# Each paper's formula for one beta, in plain floats, t from 0.
+def _linear(t, T, start=1e-4, end=0.02):
+    return start + (end - start) * t / (T - 1)
+
+
+def _quadratic(t, T, start=1e-4, end=0.02):
+    return _linear(t, T, start**0.5, end**0.5) ** 2
+
+
+def _sigmoid(t, T, start=1e-4, end=0.02, logit_range=6.0):
+    return start + (end - start) / (1.0 + math.exp(logit_range - 2.0 * logit_range * t / (T - 1)))
+
+
+def _cosine(t, T, offset=0.008, beta_max=0.999):
+    def a(t):
+        return math.cos((t / T + offset) / (1.0 + offset) * math.pi / 2.0) ** 2
+
+    return min(1.0 - a(t + 1) / a(t), beta_max)
+
+
+FORMULAS = {"linear": _linear, "quadratic": _quadratic, "sigmoid": _sigmoid, "cosine": _cosine}
+PARAMETERS = {
+    "linear": {"start": 1e-3, "end": 0.3},
+    "quadratic": {"start": 1e-3, "end": 0.3},
+    "sigmoid": {"start": 1e-3, "end": 0.3, "logit_range": 3.0},
+    "cosine": {"offset": 0.02, "beta_max": 0.5},
+}
+OURS = {"start": "beta_start", "end": "beta_end"}
+
+
+@pytest.mark.parametrize("num_train_timesteps", [2, 7, 1000, 4000])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_betas_are_the_formula(name, num_train_timesteps):
+    expected = [FORMULAS[name](t, num_train_timesteps) for t in range(num_train_timesteps)]
+    np.testing.assert_allclose(betas_from_name(name, num_train_timesteps), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_parameters_reach_the_formula(name):
+    theirs = PARAMETERS[name]
+    betas = betas_from_name(name, 50, **{OURS.get(key, key): value for key, value in theirs.items()})
+    np.testing.assert_allclose(betas, [FORMULAS[name](t, 50, **theirs) for t in range(50)], rtol=1e-11)
+    assert not np.allclose(betas, betas_from_name(name, 50), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_keeps_the_contract(name):
+    betas = betas_from_name(name, T)
+    a = alphas_cumprod_from_betas(betas)
+    assert betas.shape == a.shape == (T,)
+    assert betas.dtype == a.dtype == np.float64
+    assert 0 < betas.min() <= betas.max() < 1
+    assert 0 < a[-1] < a[0] < 1
+    assert (np.diff(a) < 0).all(), "alphas_cumprod must strictly fall"
+    assert a[-1] < 2e-2, "the last x_t must be close to pure noise"
+    np.testing.assert_allclose(a[1:] / a[:-1], 1.0 - betas[1:], rtol=1e-12)
+    assert a[0] == 1.0 - betas[0]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_log_snr_inverts(name):
+    a = alphas_cumprod_from_betas(betas_from_name(name, T))
+    np.testing.assert_allclose(1.0 / (1.0 + np.exp(-log_snr(a))), a, rtol=1e-12)
+    assert (np.diff(log_snr(a)) < 0).all()
+
+
+def test_log_snr_at_half_and_at_zero():
+    np.testing.assert_array_equal(log_snr(np.array([0.5, 0.0])), [0.0, -np.inf])
+
+
+def test_cosine_before_its_cap_is_nichols_alphas_cumprod():
+    def squared_cosine(t):
+        return math.cos((t / T + 0.008) / 1.008 * math.pi / 2.0) ** 2
+
+    a = alphas_cumprod_from_betas(betas_from_name("cosine", T))
+    expected = [squared_cosine(t + 1) / squared_cosine(0) for t in range(T - 1)]  # eq. 17; the cap acts on the last
+    np.testing.assert_allclose(a[:-1], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("num_train_timesteps", [1, 2, 3, 97, 1000])
+def test_spacing_for_every_number_of_steps(num_train_timesteps):
+    for num_steps in range(1, num_train_timesteps + 1):
+        t = spacing(num_train_timesteps, num_steps)
+        assert t.dtype == np.int64
+        assert t.shape == (num_steps,)
+        assert t[0] == num_train_timesteps - 1
+        assert t[-1] >= 0
+        gaps = -np.diff(t)
+        assert (gaps > 0).all(), num_steps
+        # even: no two gaps differ by more than one, and what is left below the last is one of them
+        gaps = np.append(gaps, t[-1] + 1)
+        assert gaps.max() - gaps.min() <= 1, num_steps
+
+
+def test_spacing_at_full_length_leaves_nothing_out():
+    np.testing.assert_array_equal(spacing(T, T), np.arange(T)[::-1])
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, T + 1])
+def test_spacing_out_of_range(num_steps):
+    with pytest.raises(UsageError, match=f"got {num_steps}, expected 1 to {T}"):
+        spacing(T, num_steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_train_timesteps", "parameters", "says"),
+    [
+        ("exponential", T, {}, "'exponential', expected one of linear"),
+        ("linear", 0, {}, "num_train_timesteps=0"),
+        ("linear", -1, {}, "num_train_timesteps=-1"),
+        ("linear", T, {"beta_begin": 0.1}, "beta_begin"),
+        ("cosine", T, {"beta_start": 0.1}, "beta_start"),
+        ("linear", T, {"beta_start": "small"}, "beta_start"),
+        ("linear", T, {"beta_end": 1.0}, "got 1.0"),
+        ("linear", T, {"beta_start": 0.0}, "got 0.0"),
+        ("linear", T, {"beta_start": float("nan")}, "got nan"),
+        ("quadratic", T, {"beta_start": -0.1}, "got nan"),
+        ("cosine", T, {"beta_max": 1.0}, "got 1.0"),
+        ("cosine", T, {"offset": -1.0}, "beta of cosine"),
+    ],
+)
+def test_what_a_schedule_refuses(name, num_train_timesteps, parameters, says):
+    with pytest.raises(UsageError, match=says):
+        betas_from_name(name, num_train_timesteps, **parameters)

@@ -1,0 +1,74 @@
+"""The model that ships: whole, the same network in every format, and over 1000 steps the same pictures as eager torch."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm_export import generate, noise_stream, open_model, to_uint8
+from ddpm_export.golden import replay_golden
+
+EXPORTED = Path(__file__).parent.parent / "exported"
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = ("unet.onnx", pytest.param("unet.ts", marks=pytest.mark.torch), pytest.param("unet.pt2", marks=pytest.mark.torch))
+
+
+def test_digests() -> None:
+    lines = (EXPORTED / "SHA256SUMS").read_text().splitlines()
+    assert len(lines) >= 6
+    for line in lines:
+        digest, name = line.split()
+        assert hashlib.sha256((EXPORTED / name).read_bytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_golden_vectors_hold_in_every_format(name: str) -> None:
+    model, spec = open_model(EXPORTED / name, trust=True)
+    results = replay_golden(model, spec)
+    assert len(results) >= 3
+    assert all(result.passed for result in results), results
+
+
+def test_the_full_image_of_the_golden_folder() -> None:
+    expected = np.load(GOLDEN / "full_image.npy")  # made by make.py: seed 7, image 3, 50 DDIM steps
+    images = generate(EXPORTED / "unet.onnx", n=1, first=3, num_steps=50, sampler="ddim", eta=0.0, seed=7)
+    assert np.abs(images.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_background_is_clean() -> None:
+    images = generate(EXPORTED / "unet.onnx", n=16, num_steps=50, seed=0)
+    share = (images == 0).mean()  # of the training images 50 % are; grey noise behind the clothes leaves under 15 %
+    assert 0.3 < share < 0.7
+    assert images.max() > 150
+
+
+@pytest.mark.torch
+def test_1000_ancestral_steps_equal_eager_torch() -> None:
+    """Ho et al. 2020, algorithm 2, written out in torch with eq. 7's posterior mean, on the same noise."""
+    import torch
+
+    from ddpm_export import load_checkpoint
+
+    checkpoint = load_checkpoint(EXPORTED / "checkpoint.pt")
+    network, spec = checkpoint.network, checkpoint.spec
+    alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float64)
+    noise = noise_stream(3, range(2), spec.image_shape)
+    x = torch.from_numpy(noise(0))
+    T = spec.num_train_timesteps
+    with torch.inference_mode():
+        for t in reversed(range(T)):
+            a, a_prev = float(alphas[t]), float(alphas[t - 1]) if t else 1.0
+            beta = 1.0 - a / a_prev
+            v = network(x, torch.full((len(x),), t))
+            x_0 = (math.sqrt(a) * x - math.sqrt(1 - a) * v).clamp(-1, 1)
+            mean = math.sqrt(a_prev) * beta / (1 - a) * x_0 + math.sqrt(1 - beta) * (1 - a_prev) / (1 - a) * x
+            std = math.sqrt((1 - a_prev) / (1 - a) * beta)
+            x = mean + std * torch.from_numpy(noise(T - t)) if t else mean
+    assert spec.prediction == "v"
+    expected = to_uint8(x.numpy())
+    images = generate(EXPORTED / "unet.onnx", n=2, num_steps=T, sampler="ddpm", variance="fixed_small", seed=3)
+    difference = np.abs(images.astype(int) - expected.astype(int))
+    assert (difference == 0).mean() >= 0.995
+    assert difference.max() <= 1

@@ -1,0 +1,134 @@
+"""`python -m train.ship RUN`: make the folder that ships from a finished training, with its card and digests."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ddpm_export.cli.console import Debug, entry_point, progress
+from ddpm_export.datasets import open_dataset
+from ddpm_export.exporting import export, load_checkpoint
+from ddpm_export.exporting.checkpoint import load_torch_file
+from ddpm_export.files import replacing, sha256_of
+from ddpm_export.generate import sample, settings_for
+from ddpm_export.images import save_images, to_uint8
+from ddpm_export.runtimes import open_model
+
+__all__ = ["main"]
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
+GRIDS: dict[str, dict[str, Any]] = {
+    "ddim-50": {"sampler": "ddim", "num_steps": 50, "eta": 0.0},
+    "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
+}
+
+
+def ship(
+    run: Annotated[Path, typer.Argument(help="The folder that `python -m train --out` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder that ships.")] = Path("exported"),
+    seed: Annotated[int, typer.Option(help="Of the two grids of 64 samples.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Export a training in every format, sample two grids, and write a model card and SHA-256 digests."""
+    contents = load_torch_file(run / "checkpoint.pt")
+    checkpoint = load_checkpoint(run / "checkpoint.pt")
+    with replacing(out / "checkpoint.pt") as beside:
+        shutil.copyfile(run / "checkpoint.pt", beside)
+    reports = {}
+    for format_name, suffix in SUFFIXES.items():
+        print(f"exporting {format_name}", file=sys.stderr)
+        reports[format_name] = export(checkpoint, out / f"unet{suffix}", format=format_name)
+
+    model, spec = open_model(out / "unet.onnx")
+    zeros = {"training set": _share_at_zero(_training_images(contents["config"]))}
+    for name, how in GRIDS.items():
+        settings = settings_for(spec, n=64, seed=seed, **how)
+        done = []
+        with progress(settings.evaluations, name) as advance:
+            for _, state in sample(model, spec, settings):
+                if state.step.i == settings.num_steps:
+                    done.append(to_uint8(state.x))
+                advance(f"t = {state.step.t}")
+        images = np.concatenate(done)
+        zeros[name] = _share_at_zero(images)
+        text = {"model_sha256": sha256_of(out / "unet.onnx"), "n": 64, "first": 0, **settings.describe()}
+        save_images(out / f"samples-{name}.png", images, text)
+    for name in ("loss.png", "log.jsonl"):
+        with replacing(out / name) as beside:
+            shutil.copyfile(run / name, beside)
+    _write(out / "README.md", _card(contents, checkpoint, reports, zeros, seed))
+    shipped = sorted(p for p in out.iterdir() if p.suffix in {".onnx", ".ts", ".pt2", ".pt", ".png", ".jsonl"})
+    _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
+    print(f"{out}: ready")
+
+
+def _training_images(config: dict[str, Any]) -> Any:
+    return open_dataset(config["dataset"], image_shape=tuple(config["network"]["image_shape"])).images
+
+
+def _share_at_zero(images: Any) -> float:
+    return float((images == 0).mean())
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def _card(
+    contents: dict[str, Any], checkpoint: Any, reports: dict[str, Any], zeros: dict[str, float], seed: int
+) -> str:
+    config, step = contents["config"], int(contents["step"])
+    parameters = sum(p.numel() for p in checkpoint.network.parameters())
+    images = step * config["batch_size"]
+    rows = "\n".join(f"| `unet{SUFFIXES[name]}` | {name} | {_worst(report):.1e} |" for name, report in reports.items())
+    return f"""# Model card: {config["name"]}
+
+Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images of clothes, {parameters:,} parameters.
+
+- **Data**: Fashion-MNIST, 60,000 training images (Xiao et al. 2017), MIT licence. No labels used.
+- **Licence** of the weights: MIT, as the project.
+- **Training**: {step:,} steps of {config["batch_size"]} ({images:,} images, {images / 60000:.1f} epochs) on two CPU cores;
+  schedule {config["schedule"]}, T = {config["num_train_timesteps"]}, prediction {config["prediction"]}, loss
+  {config["loss"]}, seed {config["seed"]}; EMA weights (half-life {config["ema_halflife_images"]:,.0f} images) are exported.
+- **Not for** anything but trying out sampling: a small network after a short training.
+
+```json
+{json.dumps(config, indent=2, sort_keys=True)}
+```
+
+| file | format | largest relative error against eager PyTorch |
+|---|---|---|
+{rows}
+| `checkpoint.pt` | network, EMA, optimiser, step, config: goes on with `python -m train` | |
+
+## Samples
+
+64 samples each, seed {seed}: 50 steps of DDIM, then 1000 steps of ancestral sampling (ddpm, fixed_small).
+
+![50 DDIM steps](samples-ddim-50.png) ![1000 ancestral steps](samples-ddpm-1000.png)
+
+Share of pixels at exactly 0 (the background): training set {zeros["training set"]:.1%}, DDIM 50 {zeros["ddim-50"]:.1%},
+ancestral 1000 {zeros["ddpm-1000"]:.1%}.
+
+## Loss
+
+![loss](loss.png)
+
+Made by `python -m train --config {config["name"]} --out RUN`, then `python -m train.ship RUN`. Digests: `SHA256SUMS`.
+"""
+
+
+def _worst(report: Any) -> float:
+    return float(dataclasses.asdict(report)["relative_error"])
+
+
+main = entry_point(ship)
+
+if __name__ == "__main__":
+    main()
