@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format clean
+.PHONY: run test check bench format clean
 
 run: $(VENV)/.light  ## sample 16 pictures from the shipped model, without torch
 	$(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --out samples.png
@@ -15,6 +15,9 @@ check: $(VENV)/.dev  ## format, lint, strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## measure again what docs/performance.md says
+	$(BIN)/python -m benchmarks --write docs/performance.md
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -1,0 +1,99 @@
+"""From nothing to one image of one step, in fresh processes: wall time, processor time and peak memory."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Report, Table, parser, run
+from benchmarks.timing import PAUSE_S, machine, spread
+from ddpm_export.errors import EnvironmentProblem
+
+__all__ = ["measure"]
+
+HERE = Path(__file__).parent
+OURS, EAGER, PIPELINE = "ddpm-run", "eager PyTorch", "diffusers DDPMPipeline"
+MB = 1e6
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Start each program in turn, as often as `rounds` says after one that is not counted (it fills the disk cache)."""
+    conditions = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        programs = {
+            OURS: [
+                _console_script("ddpm-run"),
+                arguments.model,
+                "--n",
+                "1",
+                "--steps",
+                "1",
+                "--out",
+                f"{folder}/a.npy",
+            ],
+            EAGER: [sys.executable, str(HERE / "first_image/eager.py"), arguments.checkpoint, f"{folder}/b.npy"],
+        }
+        notes = []
+        builder = [sys.executable, str(HERE / "first_image/diffusers_pipeline.py")]
+        built = subprocess.run([*builder, "build", f"{folder}/pipeline"], capture_output=True, text=True, check=False)
+        if built.returncode == 0:
+            programs[PIPELINE] = [*builder, "run", f"{folder}/pipeline", f"{folder}/c.npy"]
+            notes.append(f"diffusers: a random UNet2DModel of {int(built.stdout):,} parameters, saved beforehand.")
+        else:
+            reason = (built.stderr.splitlines() or ["no reason"])[-1]
+            notes.append(f"diffusers does not run here: {reason[:120]}")
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
+        for number in range(arguments.rounds + 1):
+            for name, command in programs.items():
+                time.sleep(PAUSE_S)
+                result = _launch(name, command)
+                if number > 0:
+                    runs[name].append(result)
+    rows = [[name, *_cells(runs[name], runs[OURS])] for name in programs]
+    columns = ["one image, one step", "seconds", "processor seconds", "times ddpm-run's wall time", "peak MB"]
+    notes.append(
+        f"Fresh processes in turn, {arguments.rounds} rounds, files in the disk cache; medians, quartiles in "
+        "parentheses. Peak MB is the largest resident set of the process, in 10^6 bytes."
+    )
+    return Report("python -m benchmarks.cold_start", conditions, [Table("Cold start", columns, rows)], notes, runs)
+
+
+def _cells(results: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[str]:
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(results, ours, strict=True)]
+    return [
+        spread([result["seconds"] for result in results]),
+        f"{statistics.median(result['cpu_seconds'] for result in results):.2f}",
+        spread(ratios, 1),
+        f"{statistics.median(result['peak_bytes'] for result in results) / MB:.0f}",
+    ]
+
+
+def _launch(name: str, command: list[str]) -> dict[str, Any]:
+    launcher = [sys.executable, "-I", "-S", str(HERE / "launcher.py"), *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    if result["exit_code"] != 0:
+        raise EnvironmentProblem(
+            f"{name}: failed. got {(done.stderr.splitlines() or ['no reason'])[-1]!r}, expected an image. Do run it by "
+            "hand."
+        )
+    return result
+
+
+def _console_script(name: str) -> str:
+    path = Path(sysconfig.get_path("scripts")) / name
+    if not path.exists():
+        raise EnvironmentProblem(
+            f"{name}: not installed. got no such script, expected one. Do pip install -e '.[cpu]'."
+        )
+    return str(path)
+
+
+if __name__ == "__main__":
+    run(measure, parser("From nothing to one image of one step.", rounds=7, checkpoint=True))

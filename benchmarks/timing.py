@@ -1,0 +1,162 @@
+"""The one home of measuring: what is compared is interleaved, rested and warm. Knows nothing of networks.
+
+Timings drift by 2x from minute to minute, and thread pools spin for a while after a run and slow whoever comes next in
+the same process. So contenders take turns in a fresh order every round, a pause comes before each turn, and what is
+reported is the ratio within a round.
+"""
+
+import gc
+import importlib.metadata
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Timings", "cores", "interleaved", "machine", "others_busy_share", "spread", "warm_up"]
+
+PAUSE_S = 0.15
+TURN_S = 0.12  # one turn repeats its call for about this long
+WARM_UP_CALLS = 8  # torch.jit.freeze profiles its first calls and compiles in the next ones
+WARM_UP_S = 1.5
+PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers")
+BUSY_LOOK_S = 1.0
+FEATURES = ("avx2", "avx512f", "amx_tile", "asimd", "sve")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Hold seconds by contender, one number a round; the same position is the same round."""
+
+    seconds: Mapping[str, list[float]]
+
+    def median_ms(self, name: str) -> float:
+        """Return the median of a contender in milliseconds."""
+        return 1e3 * statistics.median(self.seconds[name])
+
+    def speed_against(self, name: str, other: str) -> list[float]:
+        """Return, round by round, how many times as fast as `other` a contender was: above 1 is faster."""
+        return [theirs / ours for ours, theirs in zip(self.seconds[name], self.seconds[other], strict=True)]
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Return the median with its quartiles as text: `1.32 (1.29-1.36)`."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def warm_up(call: Callable[[], Any]) -> None:
+    """Call until what is compiled or cached in the first calls is: at least 8 calls, and at least 1.5 s."""
+    until = time.perf_counter() + WARM_UP_S
+    calls = 0
+    while calls < WARM_UP_CALLS or time.perf_counter() < until:
+        call()
+        calls += 1
+
+
+def interleaved(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> Timings:
+    """Time calls that take turns, in a fresh order every round; each must be warm already.
+
+    A turn is a pause, one call that is not counted (it wakes the threads that the pause put to sleep), and then calls
+    for about 0.12 s, of which the median counts.
+    """
+    order = list(contenders)
+    shuffle = random.Random(0).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            shuffle(order)
+            for name in order:
+                time.sleep(PAUSE_S)
+                seconds[name].append(_turn(contenders[name]))
+    finally:
+        gc.enable()
+    return Timings(seconds)
+
+
+def _turn(call: Callable[[], Any]) -> float:
+    call()
+    taken: list[float] = []
+    until = time.perf_counter() + TURN_S
+    while not taken or time.perf_counter() < until:
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on: processor, cores, memory, versions, and how busy others keep it.
+
+    Neither names nor paths of the machine.
+    """
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "features": _features(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "others_busy_share": others_busy_share(),
+    }
+
+
+def others_busy_share() -> float | None:
+    """Return the share of all cores that other processes used in one second of our sleep, None where unknown."""
+    before = _busy_and_all()
+    time.sleep(BUSY_LOOK_S)
+    after = _busy_and_all()
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return round((after[0] - before[0]) / (after[1] - before[1]), 2)
+
+
+def _busy_and_all() -> tuple[int, int] | None:
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(fields) - fields[3] - fields[4], sum(fields)  # all but idle and iowait
+
+
+def _proc_cpuinfo(key: str) -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), None)
+
+
+def _cpu_model() -> str:
+    return _proc_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _features() -> list[str]:
+    flags = (_proc_cpuinfo("flags") or _proc_cpuinfo("Features") or "").split()
+    return [name for name in FEATURES if name in flags]
+
+
+def _memory_gib() -> int | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
