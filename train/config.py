@@ -67,16 +67,23 @@ class TrainConfig:
                     f"config {self.name}: unknown {name}. got {getattr(self, name)!r}, expected one of "
                     f"{', '.join(choices)}. Do pick one."
                 )
-        for name in ("batch_size", "log_every", "checkpoint_every", "picture_every", "constant_steps"):
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "picture_every", "constant_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(
-                    f"config {self.name}: {name} too small. got {getattr(self, name)}, expected at least 1. Do raise it."
+                    f"config {self.name}: {name} too small. got {getattr(self, name)}, expected at least 1. "
+                    "Do raise it."
+                )
+        for name in ("seed", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"config {self.name}: {name} is negative. got {getattr(self, name)}, expected at least 0. "
+                    "Do raise it."
                 )
         for name in ("learning_rate", "gradient_norm_max", "ema_halflife_images", "ema_rampup_ratio"):
-            if not 0 < getattr(self, name) < float("inf"):
+            if not 0 < getattr(self, name) <= 1e37:  # beyond it a step of Adam leaves float32
                 raise ConfigError(
-                    f"config {self.name}: {name} out of range. got {getattr(self, name)}, expected a positive number. "
-                    "Do change it."
+                    f"config {self.name}: {name} out of range. got {getattr(self, name)}, expected a positive "
+                    "number up to 1e37. Do change it."
                 )
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 
@@ -91,6 +98,8 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
         path = Path(name)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"a JSON {type(values).__name__}")
     except (OSError, ValueError) as exc:
         known = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.json")))
         raise BadFileError(
@@ -140,17 +149,16 @@ def _dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
     origin = getattr(hint, "__origin__", hint)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if origin is tuple and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
         fixed = None if Ellipsis in hint.__args__ else len(hint.__args__)
         if fixed in (None, len(value)):
             return tuple(value)
     elif origin is dict and isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()):
         return dict(value)
-    elif origin is float and number:
+    elif origin is float and type(value) in (int, float):
         return float(value)
-    elif origin is int and number and value == int(value):
-        return int(value)
+    elif origin is int and (type(value) is int or (type(value) is float and value.is_integer())):
+        return int(value)  # 1e5 is how people write it
     elif origin in (bool, str) and type(value) is origin:
         return value
     raise ConfigError(f"config: {where} does not fit. got {value!r}, expected {hint}. Do correct the value.")

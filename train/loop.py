@@ -15,26 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_export.datasets import Dataset
-from ddpm_export.errors import BadFileError, ConfigError, NonFiniteError
+from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError
 from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT, load_torch_file, save_checkpoint
 from ddpm_export.exporting.unet import UNet
 from ddpm_export.files import replacing
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import ModelSpec, json_from_spec
+from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
 from train.config import TrainConfig, config_from_dict
 from train.losses import LOSSES, noised, target
 
-__all__ = ["Progress", "spec_from_config", "train"]
+__all__ = ["Progress", "spec_from_config", "steps_per_epoch", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Tell how far a training is; loss is the mean since the last report."""
+    """Tell how far a training is; loss is the mean since the last report, None in the first, before any step."""
 
     step: int
     steps: int
-    loss: float
-    images_per_s: float
+    loss: float | None = None
+    images_per_s: float = 0.0
 
 
 def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
@@ -46,6 +46,7 @@ def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
         image_shape=config.network.image_shape,
         alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
         variance=config.variance,
+        defaults=Defaults(num_steps=min(Defaults.num_steps, config.num_train_timesteps)),
         source={
             "dataset": dataset.name,
             "license": dataset.license,
@@ -54,19 +55,33 @@ def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     )
 
 
+def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
+    """Return the number of whole batches in a data set; raises ConfigError where there is none."""
+    if len(dataset.images) < config.batch_size:
+        raise ConfigError(
+            f"data: fewer images than a batch. got {len(dataset.images)}, expected at least batch_size="
+            f"{config.batch_size}. Do set batch_size lower."
+        )
+    return len(dataset.images) // config.batch_size
+
+
 def train(
-    config: TrainConfig, dataset: Dataset, out: Path, device: str, report: Callable[[Progress], None]
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    device: str,
+    report: Callable[[Progress], None],
+    draw: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> Path:
     """Train until `config.steps`, going on from `out/checkpoint.pt` where there is one; return that path.
 
-    Raises NonFiniteError when loss or gradient is no number (the last checkpoint stays), ConfigError when the
-    checkpoint was made for other weights, KeyboardInterrupt on SIGINT or SIGTERM after writing a checkpoint.
+    report is called before the first step and with each line of the log; draw, with the EMA weights and the step, every
+    `config.picture_every` steps and at the end. Raises NonFiniteError when loss, gradient or weights are no number (the
+    last checkpoint stays), ConfigError when the checkpoint was made for other weights, KeyboardInterrupt on SIGINT or
+    SIGTERM after writing a checkpoint.
     """
     path = out / "checkpoint.pt"
-    if len(dataset.images) < config.batch_size:
-        raise ConfigError(
-            f"data: fewer images than a batch. got {len(dataset.images)}, expected at least batch_size={config.batch_size}. Do set batch_size lower."
-        )
+    order = _Order(config.seed, len(dataset.images), config.batch_size, steps_per_epoch(config, dataset))
     torch.manual_seed(config.seed)
     network = UNet(config.network).to(device)
     ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -76,11 +91,15 @@ def train(
     if path.exists():
         step = _resume(path, config, network, ema, optimizer)
         _keep_log_until(out / "log.jsonl", step)
+    for left_over in out.glob(".*.part*"):  # of a run that was killed while it wrote
+        left_over.unlink(missing_ok=True)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     spec = spec_from_config(config, dataset)
 
     def save() -> None:
+        if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+            raise _non_finite(step, "a weight that is inf or nan")
         save_checkpoint(
             path,
             network=network.state_dict(),
@@ -95,18 +114,19 @@ def train(
     # (N, C, H, W) uint8 on the CPU; a batch at a time becomes float
     images = torch.from_numpy(dataset.images.transpose(0, 3, 1, 2).copy())
     alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float32, device=device)
-    order = _Order(config.seed, len(images), config.batch_size)
     losses: list[Tensor] = []
     since = time.perf_counter()
     if step == 0:
         save()
+    report(Progress(step, config.steps))
     with _stop_requests() as stop_asked:
         while step < config.steps:
             torch.manual_seed(_mixed(config.seed, step))
             x_0 = images[order.batch(step)].to(device).float() / 127.5 - 1.0
             if config.horizontal_flips:
                 x_0 = torch.where((torch.rand(len(x_0), 1, 1, 1) < 0.5).to(device), x_0.flip(3), x_0)
-            loss = _update(config, forward, network, optimizer, x_0, alphas, step)
+            with _torch_problems():
+                loss = _update(config, forward, network, optimizer, x_0, alphas, step)
             step += 1
             _update_ema(ema, network, config, step)
             losses.append(loss)
@@ -119,7 +139,9 @@ def train(
             if step % config.checkpoint_every == 0 or step == config.steps or stop_asked():
                 save()
             if stop_asked():
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"{path}: written at step {step}")
+            if draw is not None and (step % config.picture_every == 0 or step == config.steps):
+                draw(ema, step)
     return path
 
 
@@ -146,16 +168,20 @@ def _update(
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm_max)
     if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-        raise NonFiniteError(
-            f"training step {step}: the loss is no number. got loss {loss.item()}, gradient norm {norm.item()}, "
-            "expected finite. Do lower learning_rate and go on from the last checkpoint."
-        )
+        raise _non_finite(step, f"loss {loss.item()}, gradient norm {norm.item()}")
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     fall = max(1.0, step / config.constant_steps) ** -0.5
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * rise * fall
     optimizer.step()
     return loss.detach()
+
+
+def _non_finite(step: int, got: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"training step {step}: the numbers went bad. got {got}, expected finite ones. Do lower learning_rate and go "
+        "on from the last checkpoint."
+    )
 
 
 def _update_ema(ema: dict[str, Tensor], network: nn.Module, config: TrainConfig, step: int) -> None:
@@ -171,37 +197,60 @@ def _resume(
     contents: Any = load_torch_file(path)
     if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
         raise BadFileError(
-            f"{path}: not a checkpoint of this trainer. got another layout, expected {CHECKPOINT_FORMAT}. Do choose another --out."
+            f"{path}: not a checkpoint of this trainer. got another layout, expected "
+            f"{CHECKPOINT_FORMAT}. Do choose another --out."
         )
     try:
         before = config_from_dict(contents["config"])
-        fixed = [f.name for f in dataclasses.fields(config) if f.name not in config.RESUMABLE]
-        differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]
-        if differing:
-            raise ConfigError(
-                f"{path}: was made by another configuration. got other {', '.join(differing)}, expected the same. Do choose another --out, or drop the --set."
-            )
+    except (KeyError, UsageError) as exc:
+        raise _unfit(path, exc) from exc
+    differing = _differences(before, config)
+    if differing:
+        raise ConfigError(
+            f"{path}: was made by another configuration. got {', '.join(differing)}, expected the same. Do choose "
+            "another --out, or change that back."
+        )
+    try:
+        network.load_state_dict(contents["ema"])  # names and shapes are checked here
+        for name, value in network.state_dict().items():
+            ema[name].copy_(value)
         network.load_state_dict(contents["network"])
-        for name, value in ema.items():
-            value.copy_(contents["ema"][name])
         optimizer.load_state_dict(contents["optimizer"])
         return int(contents["step"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as exc:
-        reason = str(exc).splitlines()[0][:200]
-        raise BadFileError(
-            f"{path}: does not fit this trainer. got {reason}, expected its own contents. Do choose another --out."
-        ) from exc
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as exc:
+        raise _unfit(path, exc) from exc
+
+
+def _differences(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """Say which fields that weights depend on differ, as `field now (before)`."""
+    found = []
+    for field in dataclasses.fields(now):
+        pairs = [(field.name, getattr(now, field.name), getattr(before, field.name))]
+        if dataclasses.is_dataclass(pairs[0][1]):
+            inner, former = pairs[0][1:]
+            names = [f.name for f in dataclasses.fields(inner)]
+            pairs = [(f"{field.name}.{name}", getattr(inner, name), getattr(former, name)) for name in names]
+        if field.name not in now.RESUMABLE:
+            found += [f"{name} {value!r} (before: {old!r})" for name, value, old in pairs if value != old]
+    return found
+
+
+def _unfit(path: Path, exc: Exception) -> BadFileError:
+    reason = " ".join(str(exc).split())[:200]
+    return BadFileError(
+        f"{path}: does not fit this trainer. got {reason}, expected its own contents. Do choose another --out."
+    )
 
 
 class _Order:
     """The images of a step: one permutation an epoch, from (seed, epoch); the last short batch is left out."""
 
-    def __init__(self, seed: int, count: int, batch_size: int) -> None:
-        self.seed, self.count, self.batch_size = seed, count, batch_size
+    def __init__(self, seed: int, count: int, batch_size: int, batches: int) -> None:
+        self.seed, self.count, self.batch_size, self.batches = seed, count, batch_size, batches
         self.epoch, self.permutation = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int) -> Tensor:
-        epoch, place = divmod(step, self.count // self.batch_size)
+        epoch, place = divmod(step, self.batches)
         if epoch != self.epoch:
             self.epoch, self.permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return torch.from_numpy(self.permutation[place * self.batch_size : (place + 1) * self.batch_size])
@@ -210,6 +259,25 @@ class _Order:
 def _mixed(seed: int, step: int) -> int:
     digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextmanager
+def _torch_problems() -> Iterator[None]:
+    """Translate what torch raises for want of memory or of a compiler."""
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise EnvironmentProblem(
+            "device: out of memory. got a batch that does not fit, expected room. Do set batch_size or "
+            "network.base_channels lower."
+        ) from exc
+    except RuntimeError as exc:
+        if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise EnvironmentProblem(
+            f"torch.compile: failed. got {' '.join(str(exc).split())[:200]}, expected a working compiler. Do install "
+            "one (g++ on a CPU), or --set compile=false."
+        ) from exc
 
 
 @contextmanager
@@ -225,8 +293,13 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def _log(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"{path}: cannot be written. got {exc.strerror}, expected a writable place with room. Do free space."
+        ) from exc
 
 
 def _keep_log_until(path: Path, step: int) -> None:
@@ -234,12 +307,12 @@ def _keep_log_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:  # the line during which it was killed
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):  # the line during which it was killed
             break
-        if entry["step"] <= step:
-            kept.append(line + "\n")
+        kept.append(line + "\n")
     with replacing(path) as beside:
         beside.write_text("".join(kept), encoding="utf-8")

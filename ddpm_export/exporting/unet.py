@@ -30,6 +30,25 @@ class UNetConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in (
+            "image_shape",
+            "base_channels",
+            "channel_multipliers",
+            "blocks_per_level",
+            "head_channels",
+            "groups",
+        ):
+            value = getattr(self, name)
+            if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+                raise ConfigError(f"network: {name} too small. got {value!r}, expected at least 1. Do raise it.")
+        if self.base_channels % 2:  # half of the time embedding are sines, half cosines
+            raise ConfigError(
+                f"network: base_channels is odd. got {self.base_channels}, expected an even number. Do add one."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(
+                f"network: dropout out of range. got {self.dropout}, expected 0 to below 1. Do pick one in that range."
+            )
         factor = 2 ** (len(self.channel_multipliers) - 1)
         _, height, width = self.image_shape
         for name, size in (("height", height), ("width", width)):
@@ -50,6 +69,13 @@ class UNetConfig:
                 raise ConfigError(
                     f"network: no such attention level. got {level}, expected 0 to "
                     f"{len(self.channel_multipliers) - 1}. Do name levels that exist."
+                )
+        for level in {*self.attention_levels, len(self.channel_multipliers) - 1}:  # the middle attends too
+            channels = self.base_channels * self.channel_multipliers[level]
+            if channels % max(1, channels // self.head_channels):
+                raise ConfigError(
+                    f"network: level {level} cannot be split into heads. got {channels} channels and head_channels="
+                    f"{self.head_channels}, expected a divisor. Do use head_channels={channels}."
                 )
 
 

@@ -1,0 +1,152 @@
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+import train.loop as train_loop
+from ddpm_export.errors import NonFiniteError
+from ddpm_export.exporting.checkpoint import load_torch_file
+from ddpm_export.files import sha256_of
+from train.loop import Progress, train
+
+pytestmark = pytest.mark.torch
+STEPS = 60
+
+
+def silent(_progress):
+    pass
+
+
+def logged_steps(out):
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy_config, toy_dataset, tmp_path_factory):
+    """The digest of a run that nobody disturbed, and that drew no pictures."""
+    torch.set_num_threads(1)
+    config = toy_config(steps=STEPS, checkpoint_every=7)
+    return sha256_of(train(config, toy_dataset, tmp_path_factory.mktemp("whole"), "cpu", silent))
+
+
+def started(start, out):
+    return start("--steps", STEPS, "--set", "checkpoint_every=7", out=out)
+
+
+def wait_for_line(process, log, count):
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= count):
+        time.sleep(0.002)
+
+
+def test_killed_at_three_random_moments_it_ends_with_the_same_bytes(
+    start, tmp_path, toy_config, toy_dataset, uninterrupted
+):
+    for moment in (random.randint(1, 15), random.randint(22, 35), random.randint(43, 52)):
+        process = started(start, tmp_path)
+        wait_for_line(process, tmp_path / "log.jsonl", moment)
+        time.sleep(random.uniform(0.0, 0.02))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    reports = []
+    train(toy_config(steps=STEPS, checkpoint_every=7), toy_dataset, tmp_path, "cpu", reports.append)
+    assert reports[0].step >= 35  # a multiple of 7: the third moment is at 43 or later
+    assert sha256_of(tmp_path / "checkpoint.pt") == uninterrupted
+    assert logged_steps(tmp_path) == list(range(1, STEPS + 1))
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+
+
+def test_asked_to_stop_it_leaves_130_and_a_checkpoint(start, tmp_path, toy_config, toy_dataset, uninterrupted):
+    process = started(start, tmp_path)
+    wait_for_line(process, tmp_path / "log.jsonl", 9)
+    process.send_signal(signal.SIGTERM)
+    out, told = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    step = load_torch_file(tmp_path / "checkpoint.pt")["step"]
+    assert 9 <= step < STEPS
+    assert f"written at step {step}" in told
+    assert "Traceback" not in told
+    assert logged_steps(tmp_path)[-1] == step
+    train(toy_config(steps=STEPS, checkpoint_every=7), toy_dataset, tmp_path, "cpu", silent)
+    assert sha256_of(tmp_path / "checkpoint.pt") == uninterrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_not_more(number, toy_config, toy_dataset, tmp_path):
+    before = signal.getsignal(number)
+
+    def interrupt(progress):
+        if progress.step == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt, match="step 3"):
+        train(toy_config(checkpoint_every=100), toy_dataset, tmp_path, "cpu", interrupt)
+    assert load_torch_file(tmp_path / "checkpoint.pt")["step"] == 3
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bf16": "false"},
+        {"channels_last": "false"},
+        {"horizontal_flips": "true", "prediction": "v", "loss": "huber", "schedule": "quadratic"},
+        {"network__channel_multipliers": "[1]", "network__attention_levels": "[]", "network__head_channels": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", [1, 4])
+def test_in_two_parts_or_in_one_the_bytes_are_the_same(first, changes, toy_config, toy_dataset, tmp_path):
+    whole = train(toy_config(**changes), toy_dataset, tmp_path / "whole", "cpu", silent)
+    train(toy_config(**changes, steps=first), toy_dataset, tmp_path / "parts", "cpu", silent)
+    reports = []
+    parts = train(toy_config(**changes), toy_dataset, tmp_path / "parts", "cpu", reports.append)
+    assert reports[0] == Progress(first, 6)
+    assert sha256_of(parts) == sha256_of(whole)
+
+
+def test_another_seed_is_another_training(toy_config, toy_dataset, tmp_path):
+    digests = {sha256_of(train(toy_config(seed=s), toy_dataset, tmp_path / str(s), "cpu", silent)) for s in (0, 1)}
+    assert len(digests) == 2
+
+
+def test_weights_that_went_bad_are_not_saved(toy_config, toy_dataset, tmp_path, monkeypatch):
+    def spoiling(config, forward, network, optimizer, x_0, alphas, step):
+        loss = update(config, forward, network, optimizer, x_0, alphas, step)
+        if step == 4:  # as an optimiser step that overflows does: the loss was still a number
+            network.stem.bias.data.fill_(torch.inf)
+        return loss
+
+    update = train_loop._update
+    monkeypatch.setattr(train_loop, "_update", spoiling)
+    with pytest.raises(NonFiniteError, match=r"training step 5: .* weight"):
+        train(toy_config(checkpoint_every=1), toy_dataset, tmp_path, "cpu", silent)
+    assert load_torch_file(tmp_path / "checkpoint.pt")["step"] == 4
+
+
+def test_a_checkpoint_holds_plain_contents_and_a_spec(toy_config, toy_dataset, tmp_path):
+    contents = load_torch_file(train(toy_config(), toy_dataset, tmp_path, "cpu", silent))
+    assert set(contents) == {"format", "network", "ema", "optimizer", "step", "config", "spec"}
+    assert contents["step"] == 6
+    assert contents["network"].keys() == contents["ema"].keys()
+    assert any(not torch.equal(contents["network"][name], value) for name, value in contents["ema"].items())
+    assert json.loads(contents["spec"])["image_shape"] == [1, 8, 8]
+
+
+def test_a_log_cut_within_a_line_is_mended(toy_config, toy_dataset, tmp_path):
+    train(toy_config(steps=4), toy_dataset, tmp_path, "cpu", silent)
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b'{"step": 5, "loss": 0.5}\n{"step": 6, "lo\xff')
+    train(toy_config(), toy_dataset, tmp_path, "cpu", silent)
+    assert logged_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_killed_writer_left_is_cleared(toy_config, toy_dataset, tmp_path):
+    (tmp_path / ".checkpoint.abc.part.pt").write_bytes(b"half")
+    train(toy_config(steps=1), toy_dataset, tmp_path, "cpu", silent)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}

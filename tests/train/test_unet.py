@@ -1,0 +1,96 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ddpm_export.errors import ConfigError
+from ddpm_export.exporting.unet import Attention, UNet, UNetConfig, time_embedding
+from train.config import load_config
+
+pytestmark = pytest.mark.torch
+SMALL = {"base_channels": 8, "blocks_per_level": 1, "groups": 4, "head_channels": 8}
+
+
+def awake(network):
+    """Give the layers that start at zero something to do."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "multipliers"),
+    [
+        ((1, 28, 28), (1, 2, 2)),
+        ((3, 20, 12), (1, 2, 2)),
+        ((1, 7, 5), (1,)),
+        ((3, 64, 32), (1, 1, 2, 2)),
+        ((2, 6, 10), (2, 1)),
+    ],
+)
+def test_the_output_has_the_shape_of_the_input(image_shape, multipliers):
+    network = awake(UNet(UNetConfig(image_shape, channel_multipliers=multipliers, attention_levels=(0,), **SMALL)))
+    x_t = torch.randn(2, *image_shape)
+    out = network(x_t, torch.tensor([0, 999]))
+    assert out.shape == x_t.shape
+    for i, t in enumerate((0, 999)):  # an image does not see its batch
+        torch.testing.assert_close(network(x_t[i : i + 1], torch.tensor([t]))[0], out[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [27, 30, 1, 2, 3, 333])
+def test_a_size_that_does_not_halve_is_refused_with_one_that_does(size):
+    with pytest.raises(ConfigError, match=f"got {size}, expected a multiple of 4") as refused:
+        UNetConfig((1, 28, size))
+    named = int(re.search(r"Do use (\d+)", str(refused.value)).group(1))
+    assert UNetConfig((1, 28, named)).image_shape[2] == named
+    assert abs(named - size) < 4
+
+
+def test_an_untrained_network_says_zero():
+    network = UNet(UNetConfig((1, 8, 8), channel_multipliers=(1, 2), attention_levels=(1,), **SMALL))
+    assert not network(torch.randn(2, 1, 8, 8), torch.tensor([1, 2])).any()
+
+
+def test_every_parameter_has_a_part_in_the_output():
+    network = awake(UNet(UNetConfig((1, 8, 8), channel_multipliers=(1, 2), attention_levels=(1,), **SMALL)))
+    network(torch.randn(2, 1, 8, 8), torch.tensor([1, 2])).square().sum().backward()
+    # a constant added to the keys changes no softmax, so that part of the bias alone may have none
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-9]
+    assert idle == []
+
+
+@pytest.mark.parametrize(("channels", "head_channels"), [(16, 8), (16, 16), (8, 64)])
+def test_attention_is_torchs_on_the_same_weights(channels, head_channels):
+    attention = awake(Attention(channels, head_channels, groups=4))
+    x = torch.randn(3, channels, 4, 6)
+    heads = max(1, channels // head_channels)
+    normed = attention.norm(x).flatten(2)  # (B, C, HW)
+    qkv = F.conv1d(normed, attention.qkv.weight[..., 0], attention.qkv.bias)
+    q, k, v = (part.unflatten(1, (heads, -1)).transpose(2, 3) for part in qkv.chunk(3, dim=1))  # (B, heads, HW, d)
+    mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)  # (B, C, HW)
+    expected = x + F.conv1d(mixed, attention.out.weight[..., 0], attention.out.bias).view_as(x)
+    assert not torch.allclose(expected, x, atol=1e-3)
+    torch.testing.assert_close(attention(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [2, 8, 64])
+def test_time_embedding_is_the_formula(channels):
+    times = [0, 1, 17, 999]
+    half = channels // 2
+    angles = [[t * 10000.0 ** (-i / half) for i in range(half)] for t in times]
+    expected = [[math.sin(a) for a in row] + [math.cos(a) for a in row] for row in angles]
+    # float32 angles up to 999 are exact to 3e-5
+    np.testing.assert_allclose(time_embedding(torch.tensor(times), channels).numpy(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("fashion-mnist-small", 1.5e6, 1.7e6), ("fashion-mnist", 3e6, 5e6)]
+)
+def test_parameter_counts(name, least, most):
+    with torch.device("meta"):
+        network = UNet(load_config(name).network)
+    assert least <= sum(p.numel() for p in network.parameters()) <= most

@@ -1,0 +1,159 @@
+"""`python -m train`: parse, call, print. Imports torch only when a training is about to start."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ddpm_export.cli.console import Debug, Json, entry_point, print_json
+from ddpm_export.datasets import open_dataset
+from ddpm_export.errors import EnvironmentProblem, UsageError
+from ddpm_export.files import sha256_of
+
+if TYPE_CHECKING:
+    from train.loop import Progress
+
+__all__ = ["main"]
+
+
+def command(
+    config: Annotated[str, typer.Option(metavar="NAME", help="A file of train/configs, or the path of another.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all; else the config's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="The same in passes over the data.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; else runs/NAME.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="The data set's files, or your images.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any config field; repeatable.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where there is any.")
+    ] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a diffusion model; where DIR holds a checkpoint, go on from it."""
+    changes = _changes_from_options(set_ or [], steps, epochs)
+    for package in ("torch", "matplotlib"):
+        _require(package)
+    # whatever loads torch comes after this line
+    from train.config import load_config
+    from train.loop import spec_from_config, steps_per_epoch, train
+    from train.pictures import draw_loss, draw_samples
+
+    chosen = load_config(config, changes)
+    place = _usable_device(device)
+    dataset = open_dataset(chosen.dataset, data, image_shape=chosen.network.image_shape)
+    if epochs is not None:
+        chosen = dataclasses.replace(chosen, steps=epochs * steps_per_epoch(chosen, dataset))
+    out = Path("runs") / chosen.name if out is None else out
+    spec = spec_from_config(chosen, dataset)
+    print(f"device: {place}", file=sys.stderr)
+
+    def draw(ema: dict, step: int) -> None:  # type: ignore[type-arg]
+        draw_samples(out / "samples.png", chosen.network, ema, spec, place, step)
+        draw_loss(out / "loss.png", out / "log.jsonl")
+
+    reports: list[Progress] = []
+    try:
+        with _reporter(chosen.batch_size) as show:
+
+            def report(progress: "Progress") -> None:
+                reports.append(progress)
+                show(progress)
+
+            path = train(chosen, dataset, out, place, report, draw)
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        raise
+    result = {
+        "checkpoint": str(path),
+        "device": place,
+        "first_step": reports[0].step,
+        "step": reports[-1].step,
+        "sha256": sha256_of(path),
+    }
+    if json:
+        print_json(result)
+    else:
+        print(*(f"{name:10} {result[name]}" for name in ("checkpoint", "step", "sha256")), sep="\n")
+
+
+main = entry_point(command)
+
+
+def _changes_from_options(settings: list[str], steps: int | None, epochs: int | None) -> dict[str, str]:
+    changes = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set: no assignment. got {setting!r}, expected KEY=VALUE. Do name a config field.")
+        changes[key] = value
+    if steps is not None and epochs is not None:
+        raise UsageError(f"--epochs: says what --steps says. got {epochs} and {steps}, expected one. Do leave one out.")
+    if steps is not None:
+        changes["steps"] = str(steps)
+    return changes
+
+
+def _require(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError as exc:
+        raise EnvironmentProblem(
+            f"{package}: cannot be imported. got {exc}, expected what training needs. Do "
+            "pip install 'ddpm-export[train]'."
+        ) from exc
+
+
+def _usable_device(device: str) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise EnvironmentProblem(
+            f"--device cuda: there is none that torch {torch.__version__} can use. got no CUDA device, expected one. "
+            "Do use --device cpu, or install a torch with CUDA and its driver."
+        )
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+@contextmanager
+def _reporter(batch_size: int) -> Iterator[Callable[["Progress"], None]]:
+    """Yield what shows each report on stderr: a bar on a terminal, a line elsewhere."""
+    from rich import progress as parts
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    columns = (parts.BarColumn(), parts.MofNCompleteColumn(), parts.TextColumn("{task.description}"))
+    with parts.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def show(progress: "Progress") -> None:
+            if progress.loss is None:
+                console.print(_opening(progress), soft_wrap=True)
+                note = ""
+            else:
+                left_s = (progress.steps - progress.step) * batch_size / progress.images_per_s
+                note = f"loss {progress.loss:.4f}, {progress.images_per_s:.0f} images/s, {_clock(left_s)} left"
+                if bar.disable:
+                    print(f"step {progress.step}/{progress.steps}, {note}", file=sys.stderr, flush=True)
+            bar.update(task, total=progress.steps, completed=progress.step, description=note)
+
+        yield show
+
+
+def _opening(progress: "Progress") -> str:
+    if progress.step >= progress.steps:
+        return f"already at step {progress.step} of {progress.steps}: nothing to do, more with a larger --steps"
+    return f"going on from step {progress.step}" if progress.step else "starting at step 0"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
