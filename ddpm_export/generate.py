@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Model, denoiser, trajectory
+from ddpm_export.diffusion import Array, Model, Step, denoiser, trajectory
 from ddpm_export.errors import NonFiniteError, UsageError
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
@@ -114,19 +114,41 @@ def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[
 
     Raises NonFiniteError at the step where a number is no longer finite.
     """
-    denoise = denoiser(model, spec)
     steps = trajectory(spec, settings.num_steps)
     for start in range(0, settings.n, settings.batch):
         numbers = settings.numbers[start : start + settings.batch]
         noise = noise_stream(settings.seed, numbers, spec.image_shape)
-        for state in _sampler(settings, denoise, noise, steps):
-            if not np.isfinite(state.x).all():
-                image = numbers[int(np.argmin(np.isfinite(state.x).all(axis=(1, 2, 3))))]
-                raise NonFiniteError(
-                    f"step {state.step.i} (t = {state.step.t}), image {image}: a number is not finite. got NaN or "
-                    "infinity, expected finite values. Do run ddpm-check on the model."
-                )
+        states = _sampler(settings, denoiser(_watched(model, spec, steps, numbers), spec), noise, steps)
+        while True:
+            with np.errstate(all="ignore"):  # what overflows is told below, as an error
+                state = next(states, None)
+            if state is None:
+                break
+            _refuse_non_finite(state.x, state.step, numbers)
             yield numbers, state
+
+
+def _watched(model: Model, spec: ModelSpec, steps: list[Step], numbers: range) -> Model:
+    """Return the model, stopped where it predicts what is not finite: clipping would hide an infinity."""
+    step_at = {step.t: step for step in steps}
+
+    def watched(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        outputs = model(x_t, t, **inputs)
+        if spec.prediction in outputs:
+            _refuse_non_finite(outputs[spec.prediction], step_at[int(t[0])], numbers)
+        return outputs
+
+    return watched
+
+
+def _refuse_non_finite(values: Array, step: Step, numbers: range) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        image = numbers[int(np.argmin(finite.reshape(len(numbers), -1).all(axis=1)))]
+        raise NonFiniteError(
+            f"step {step.i} (t = {step.t}), image {image}: a number is not finite. got NaN or infinity, expected "
+            "finite values. Do run ddpm-check on the model."
+        )
 
 
 def generate(

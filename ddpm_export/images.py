@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,15 @@ __all__ = ["Output", "grid", "open_output", "read_image", "save_images", "to_uin
 
 Pixels = NDArray[np.uint8]
 ANIMATIONS = (".gif", ".webp")
+READABLE = (
+    "BMP",
+    "GIF",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # Pillow's other readers run programs or are seldom tried
 MAX_FRAMES = 60
 FRAME_MS, LAST_FRAME_MS = 50, 1500
 TEXT_KEY = "ddpm_export"
@@ -67,9 +77,12 @@ def read_image(path: str | Path, channels: int) -> Pixels:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+            with Image.open(path, formats=READABLE) as image:
+                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+    except Exception as exc:  # a decoder given a broken file raises nearly anything
         raise BadFileError(
             f"{path}: not an image. got {exc}, expected a picture file. Do remove or replace it."
         ) from exc

@@ -1,11 +1,8 @@
 """Small hand-made denoisers, as files of our format: written with onnx.helper, so that no test needs torch."""
 
-import math
-
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save_model
+from onnx import TensorProto, helper, numpy_helper
 
-from ddpm_export.schedules import SCHEDULES
 from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec
 
 GREY, COLOUR = (1, 6, 5), (3, 4, 4)
@@ -23,3 +20,98 @@ def tiny_spec(image_shape=GREY, **changes):
         "defaults": Defaults(sampler="ddim", num_steps=4, eta=0.0),
     }
     return ModelSpec(**{**fields, **changes})
+
+
+def node(op, inputs, output, **attributes):
+    return helper.make_node(op, inputs, [output], name=output, **attributes)
+
+
+def constant(name, values, dtype=np.float32):
+    return numpy_helper.from_array(np.asarray(values, dtype=dtype), name)
+
+
+def onnx_file(nodes, initializers=(), spec=None, *, inputs=None, outputs=None, metadata=None):
+    """Return the bytes of a file of our format. `inputs` and `outputs`, {name: (type, shape)}, replace the usual ones;
+    `metadata` the JSON that belongs to the spec, "" for none.
+    """
+    spec = spec or tiny_spec()
+    shape = ["batch", *spec.image_shape]
+    inputs = inputs or {"x_t": (TensorProto.FLOAT, shape), "t": (TensorProto.INT64, ["batch"])}
+    outputs = outputs or {spec.prediction: (TensorProto.FLOAT, shape)}
+    graph = helper.make_graph(
+        list(nodes),
+        "denoiser",
+        [helper.make_tensor_value_info(name, *what) for name, what in inputs.items()],
+        [helper.make_tensor_value_info(name, *what) for name, what in outputs.items()],
+        list(initializers),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    text = json_from_spec(spec) if metadata is None else metadata
+    if text:
+        model.metadata_props.add(key=METADATA_KEY, value=text)
+    return model.SerializeToString()
+
+
+def weights_of(spec):
+    """Return the numbers of `mix_model`'s convolution, one channel to another: (C, C, 3, 3), of gain about 1."""
+    channels = spec.image_shape[0]
+    return np.linspace(-0.3, 0.5, channels * channels * 9, dtype=np.float32).reshape(channels, channels, 3, 3)
+
+
+def mix_model(spec=None):
+    """Return a file whose eps is tanh of a 3x3 convolution of x_t, plus t / 100: neither linear nor blind to t."""
+    spec = spec or tiny_spec()
+    nodes = [
+        node("Conv", ["x_t", "w"], "mixed", pads=[1, 1, 1, 1]),
+        node("Tanh", ["mixed"], "bent"),
+        node("Cast", ["t"], "t_float", to=TensorProto.FLOAT),
+        node("Mul", ["t_float", "hundredth"], "scaled"),
+        node("Reshape", ["scaled", "column"], "shift"),
+        node("Add", ["bent", "shift"], spec.prediction),
+    ]
+    values = [constant("w", weights_of(spec)), constant("hundredth", 0.01), constant("column", [-1, 1, 1, 1], np.int64)]
+    return onnx_file(nodes, values, spec)
+
+
+def scale_model(spec=None, weight=None, **changes):
+    """Return a file with eps = x_t * w; `weight` replaces the initializer w, `changes` go to `onnx_file`."""
+    spec = spec or tiny_spec()
+    weight = constant("w", 0.5) if weight is None else weight
+    return onnx_file([node("Mul", ["x_t", "w"], spec.prediction)], [weight], spec, **changes)
+
+
+def sick_model(bad_t, threshold=-1e9, spec=None, sick=np.nan):
+    """Return a file with eps = x_t, but `sick` at t = bad_t in each image whose first pixel is above `threshold`."""
+    spec = spec or tiny_spec()
+    nodes = [
+        node("Equal", ["t", "bad_t"], "is_bad_t"),
+        node("Slice", ["x_t", "zeros", "ones", "axes"], "corner"),
+        node("Greater", ["corner", "threshold"], "is_above"),
+        node("Reshape", ["is_bad_t", "column"], "is_bad_t_column"),
+        node("And", ["is_above", "is_bad_t_column"], "is_sick"),
+        node("Where", ["is_sick", "sick", "x_t"], spec.prediction),
+    ]
+    integers = {"bad_t": [bad_t], "zeros": [0, 0, 0], "ones": [1, 1, 1], "axes": [1, 2, 3], "column": [-1, 1, 1, 1]}
+    values = [constant(name, numbers, np.int64) for name, numbers in integers.items()]
+    return onnx_file(nodes, [*values, constant("threshold", threshold), constant("sick", sick)], spec)
+
+
+def gaussian_file(spec, mean, std):
+    """Return the best eps there is for pixels that are each N(mean, std^2), as a file: tables over t, then Gather."""
+    a = np.asarray(spec.alphas_cumprod)
+    nodes = [
+        node("Gather", ["slopes", "t"], "slope"),
+        node("Gather", ["shifts", "t"], "shift"),
+        node("Sub", ["x_t", "shift"], "centred"),
+        node("Mul", ["centred", "slope"], spec.prediction),
+    ]
+    tables = {"slopes": np.sqrt(1.0 - a) / (a * std**2 + 1.0 - a), "shifts": np.sqrt(a) * mean}
+    return onnx_file(nodes, [constant(name, table.reshape(-1, 1, 1, 1)) for name, table in tables.items()], spec)
+
+
+def external(location, length=120, offset=0):
+    """Return an initializer w, float32 (1, 1, 6, 5), whose numbers lie in another file."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1, *GREY], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, "offset": offset, "length": length}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

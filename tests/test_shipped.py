@@ -1,4 +1,4 @@
-"""The model that ships: whole, the same network in every format, and over 1000 steps the same pictures as eager torch."""
+"""The model that ships: whole, one network in every format, over 1000 steps the same pictures as eager torch."""
 
 import hashlib
 import math
@@ -12,7 +12,11 @@ from ddpm_export.golden import replay_golden
 
 EXPORTED = Path(__file__).parent.parent / "exported"
 GOLDEN = Path(__file__).parent / "golden"
-FORMATS = ("unet.onnx", pytest.param("unet.ts", marks=pytest.mark.torch), pytest.param("unet.pt2", marks=pytest.mark.torch))
+FORMATS = (
+    "unet.onnx",
+    pytest.param("unet.ts", marks=pytest.mark.torch),
+    pytest.param("unet.pt2", marks=pytest.mark.torch),
+)
 
 
 def test_digests() -> None:

@@ -93,9 +93,10 @@ Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images of c
 
 - **Data**: Fashion-MNIST, 60,000 training images (Xiao et al. 2017), MIT licence. No labels used.
 - **Licence** of the weights: MIT, as the project.
-- **Training**: {step:,} steps of {config["batch_size"]} ({images:,} images, {images / 60000:.1f} epochs) on two CPU cores;
-  schedule {config["schedule"]}, T = {config["num_train_timesteps"]}, prediction {config["prediction"]}, loss
-  {config["loss"]}, seed {config["seed"]}; EMA weights (half-life {config["ema_halflife_images"]:,.0f} images) are exported.
+- **Training**: {step:,} steps of {config["batch_size"]} ({images:,} images, {images / 60000:.1f} epochs) on two CPU
+  cores; schedule {config["schedule"]}, T = {config["num_train_timesteps"]}, prediction {config["prediction"]}, loss
+  {config["loss"]}, seed {config["seed"]}. The EMA weights are exported (half-life
+  {config["ema_halflife_images"]:,.0f} images).
 - **Not for** anything but trying out sampling: a small network after a short training.
 
 ```json

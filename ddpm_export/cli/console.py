@@ -32,6 +32,8 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
         signal.signal(signal.SIGTERM, _interrupt)  # asked to stop: leave nothing half-written, as on Ctrl-C
         try:
             code = app(standalone_mode=False)
+            if code == 130:  # typer's answer to an interrupt
+                raise KeyboardInterrupt
         except DdpmExportError as exc:
             if debug:
                 raise
@@ -42,10 +44,20 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
             code = 130
         except Exception as exc:
             tell = getattr(exc, "format_message", None)  # typer's usage errors
-            if debug or tell is None:
+            if debug:
                 raise
-            print(f"error: {printable(tell())} Do see --help.", file=sys.stderr)
-            code = 2
+            if tell is not None:
+                print(f"error: {printable(tell().rstrip('.'))}. Do see --help.", file=sys.stderr)
+                code = 2
+            elif isinstance(exc, MemoryError):
+                print("error: memory: not enough. got none left, expected more. Do lower --batch.", file=sys.stderr)
+                code = 5
+            else:
+                told = printable(f"{type(exc).__name__} {str(exc)[:200]!r}")
+                print(
+                    f"error: unexpected. got {told}, expected none. Do run with --debug and report it.", file=sys.stderr
+                )
+                code = 1
         sys.exit(code if isinstance(code, int) else 0)
 
     return main

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, progress
+from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable, progress
 
 __all__ = ["main"]
 
@@ -60,7 +60,7 @@ def run(
         )
     else:
         how = f"{settings.sampler}, {settings.num_steps} steps, seed {settings.seed}"
-        typer.echo(f"{out}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
+        typer.echo(f"{printable(str(out))}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
 
 
 main = entry_point(run)

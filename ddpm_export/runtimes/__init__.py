@@ -9,6 +9,7 @@ from ddpm_export.spec import ModelSpec
 __all__ = ["PROVIDERS", "open_model"]
 
 PROVIDERS = ("cpu", "cuda")
+MAX_THREADS = 1024  # a million keep ONNX Runtime busy for minutes before it dies
 
 
 def open_model(
@@ -24,8 +25,10 @@ def open_model(
     path = Path(path)
     if provider not in PROVIDERS:
         raise UsageError(f"provider: unknown. got {provider!r}, expected one of {', '.join(PROVIDERS)}. Do pick one.")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: too few. got {threads}, expected at least 1. Do raise it.")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(
+            f"threads: out of range. got {threads}, expected 1 to {MAX_THREADS}. Do pick one in that range."
+        )
     if not path.is_file():
         raise BadFileError(f"{path}: no such file. got nothing, expected a model. Do check the path.")
     if path.suffix == ".onnx":

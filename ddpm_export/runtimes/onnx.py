@@ -1,5 +1,7 @@
 """ONNX Runtime: the only file that names onnxruntime."""
 
+import contextlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what matters is raised and translated below
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    # the cores this process may use, not those of the machine; 0 leaves it to ONNX Runtime
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = threads or cores
     options.use_deterministic_compute = True
     session = _session(ort, path, options, provider)
-    metadata = session.get_modelmeta().custom_metadata_map
+    metadata = _metadata(path, session)
     if METADATA_KEY not in metadata:
         raise BadFileError(
             f"{path}: not a file of ddpm-export. got an ONNX model without metadata {METADATA_KEY!r}, expected one. Do "
@@ -34,7 +38,19 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
         return _bound_model(ort, session, names, spec), spec
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, {"x_t": x_t, "t": t, **inputs}), strict=True))
+        try:
+            values = session.run(names, {"x_t": x_t, "t": t, **inputs})
+        except Exception as exc:  # a graph may load and yet not run
+            raise BadFileError(
+                f"{path}: the graph does not run. got {_first_line(exc)}, expected values of shape {x_t.shape!r}. Do "
+                "export the model again."
+            ) from exc
+        if values[0].shape != x_t.shape:
+            raise BadFileError(
+                f"{path}: {names[0]} has another shape than x_t. got {values[0].shape!r}, expected {x_t.shape!r}. Do "
+                "export the model again."
+            )
+        return dict(zip(names, values, strict=True))
 
     return model, spec
 
@@ -59,11 +75,13 @@ def _session(ort: Any, path: Path, options: Any, provider: str) -> Any:
                 "CUDAExecutionProvider. Do pip uninstall onnxruntime, then pip install 'ddpm-export[cuda]'."
             )
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+                ort.preload_dlls()
         # TF32 keeps 10 bits of mantissa: parity needs it off
         wanted = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"})
     try:
-        session = ort.InferenceSession(str(path), options, providers=[wanted])
+        # without fallback: it would print on stdout and go on with the CPU
+        session = ort.InferenceSession(str(path), options, providers=[wanted], enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's own exceptions share no base class of their own
         if provider == "cuda" and "cuda" in str(exc).lower():
             raise EnvironmentProblem(_cuda_does_not_start(exc)) from exc
@@ -88,11 +106,28 @@ def _first_line(reason: object) -> str:
     return repr(lines[0][:200])
 
 
+def _metadata(path: Path, session: Any) -> dict[str, str]:
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as exc:
+        raise _not_text(path, exc) from exc
+
+
+def _not_text(path: Path, exc: UnicodeDecodeError) -> BadFileError:
+    return BadFileError(
+        f"{path}: damaged. got names or metadata that are not UTF-8 ({exc.reason}), expected text. Do copy the file "
+        "again."
+    )
+
+
 def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
-    inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
-    outputs = [value.name for value in session.get_outputs()]
+    try:
+        inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
+        outputs = [(value.name, value.type) for value in session.get_outputs()]
+    except UnicodeDecodeError as exc:
+        raise _not_text(path, exc) from exc
     expected = {"x_t": ("tensor(float)", list(spec.image_shape)), "t": ("tensor(int64)", [])}
-    if inputs != expected or outputs[:1] != [spec.prediction]:
+    if inputs != expected or outputs[:1] != [(spec.prediction, "tensor(float)")]:
         raise BadFileError(
             f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {outputs!r}, expected {expected!r} "
             f"and {spec.prediction!r}. Do export the model again."

@@ -1,0 +1,148 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.golden import golden_from_model, replay_golden
+from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
+
+
+def rewritten(model, path, change):
+    """Write the model with another spec."""
+    onnx = pytest.importorskip("onnx")
+    proto = onnx.load(model)
+    values = json.loads(proto.metadata_props[0].value)
+    change(values)
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(values)})
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.torch
+def test_a_sound_file_shows_what_it_says_and_reproduces_its_golden_vectors(trained, command):
+    code, out, err = command("check", trained[1])
+    assert (code, err) == (0, "")
+    for text in ("alphas_cumprod.first", "philox4x32-10", "3 of 3 reproduced", "source.importer", "defaults.num_steps"):
+        assert text in out
+    assert "\x1b" not in out
+    assert "\\x1b[31m[red]" in out  # as written: neither the terminal nor rich has taken it for markup
+
+
+@pytest.mark.torch
+def test_json_holds_the_same(trained, command):
+    code, out, _ = command("check", trained[1], "--json", "--threads", "1")
+    values = json.loads(out)
+    assert code == 0
+    assert values["bytes"] == trained[1].stat().st_size
+    assert [case["passed"] for case in values["golden"]] == [True] * 3
+    assert values["proof"] is None
+
+
+@pytest.mark.torch
+def test_against_repeats_the_proof(trained, command, tmp_path):
+    code, out, _ = command("check", trained[1], "--against", trained[0])
+    assert (code, "largest error" in out) == (0, True)
+
+    def claim_raw(values):
+        values["source"]["weights"] = "raw"
+
+    other = rewritten(trained[1], tmp_path / "raw.onnx", claim_raw)
+    code, _, err = command("check", other, "--against", trained[0])
+    assert (code, err.count("\n")) == (4, 1)
+    assert "does not reproduce its network" in err
+
+
+@pytest.mark.torch
+def test_a_failing_golden_vector_is_exit_4_in_one_line(trained, command, tmp_path):
+    def change(values):
+        values["golden"]["cases"][1]["values"][3] += values["golden"]["cases"][1]["max_abs"] * 2e-4
+        values["golden"]["cases"][1]["max_abs"] *= 1.00005
+
+    code, out, err = command("check", rewritten(trained[1], tmp_path / "m.onnx", change))
+    assert (code, err.count("\n")) == (4, 1)
+    assert "does not compute what it promises" in err
+    assert "2 of 3 reproduced" in out
+
+
+@pytest.mark.torch
+def test_a_file_without_golden_vectors_says_so(trained, command, tmp_path):
+    path = rewritten(trained[1], tmp_path / "m.onnx", lambda values: values.update(golden=None))
+    code, out, _ = command("check", path)
+    assert (code, "carries none" in out) == (0, True)
+
+
+@pytest.mark.torch
+def test_torch_files_need_trust(trained, command, tmp_path):
+    from ddpm_export.exporting import export, load_checkpoint
+
+    export(load_checkpoint(trained[0]), tmp_path / "unet.ts", format="torchscript")
+    code, _, err = command("check", tmp_path / "unet.ts")
+    assert (code, "--trust" in err, err.count("\n")) == (3, True, 1)
+    code, out, err = command("check", tmp_path / "unet.ts", "--trust")
+    assert (code, err, "3 of 3 reproduced" in out) == (0, "", True)
+
+
+def test_a_missing_file_is_exit_3(command, tmp_path):
+    code, out, err = command("check", tmp_path / "none.onnx")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+
+
+@pytest.mark.torch
+def test_checking_loads_neither_torch_nor_onnx(trained):
+    code = "import sys; sys.argv = ['ddpm-check', sys.argv[1]]; from ddpm_export.cli.check import main\ntry: main()\nfinally: assert not {'torch', 'onnx'} & set(sys.modules)"  # fmt: skip  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code, str(trained[1])], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 of 3 reproduced" in done.stdout
+
+
+SPEC = ModelSpec("s", "eps", (1, 2, 3), (0.9, 0.5, 0.1), defaults=dataclasses.replace(ModelSpec.__dataclass_fields__["defaults"].default_factory(), num_steps=3))  # fmt: skip  # noqa: E501
+
+
+def model(x_t, t):
+    return {"eps": (np.sin(x_t) + t.reshape(-1, 1, 1, 1)).astype(np.float32)}
+
+
+def golden_spec():
+    return dataclasses.replace(SPEC, golden=golden_from_model(model, SPEC))
+
+
+def test_golden_vectors_survive_json_and_find_another_model():
+    spec = spec_from_json(json_from_spec(golden_spec()))
+    assert [(r.image, r.t, r.error, r.passed) for r in replay_golden(model, spec)] == [
+        (0, 0, 0.0, True),
+        (1, 1, 0.0, True),
+        (2, 2, 0.0, True),
+    ]
+    off = replay_golden(lambda x_t, t: {"eps": model(x_t, t)["eps"] * np.float32(1.001)}, spec)
+    assert not any(result.passed for result in off)
+    assert all(r.passed for r in replay_golden(lambda x, t: {"eps": model(x, t)["eps"] * np.float32(1.001)}, spec, precision="float16"))  # fmt: skip  # noqa: E501
+    nothing = replay_golden(lambda x_t, t: {"eps": np.full_like(x_t, np.nan * t[0])}, spec)
+    assert not any(result.passed for result in nothing)
+    with pytest.raises(UsageError, match="float32"):
+        replay_golden(model, spec, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1), ("seed", 2**63), ("image", 2**32), ("t", 3), ("t", True), ("t", None), ("positions", [6]),
+        ("positions", [10**30]), ("positions", [0.5]), ("positions", []), ("positions", [0] * 10**5), ("values", None),
+        ("values", [float("nan")] * 6), ("values", ["1"] * 6), ("values", [10**400] * 6), ("mean", "x"), ("norm", None),
+        ("max_abs", 1e9), ("max_abs", -1.0),
+    ],
+)  # fmt: skip
+def test_hostile_golden_vectors_are_refused(key, value):
+    spec = golden_spec()
+    spec.golden["cases"][0][key] = value
+    with pytest.raises(BadFileError, match="golden"):
+        replay_golden(model, spec)
+
+
+@pytest.mark.parametrize("golden", [{}, {"cases": [], "tolerance": {"float32": 1e-4}}, {"cases": [7], "tolerance": {"float32": 1e-4}}, {"cases": 7, "tolerance": []}, {"cases": [{}], "tolerance": {"float32": 1e9}}])  # fmt: skip  # noqa: E501
+def test_hostile_golden_objects_are_refused(golden):
+    with pytest.raises(BadFileError, match="golden"):
+        replay_golden(model, dataclasses.replace(SPEC, golden=golden))

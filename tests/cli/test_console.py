@@ -1,0 +1,131 @@
+import io
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+import typer
+from commands import assert_refused, run_here
+
+from ddpm_export import errors
+from ddpm_export.cli.console import Debug, entry_point, print_json, printable, progress
+
+
+def command_that(action):
+    def command(debug: Debug = False) -> None:
+        action()
+
+    return entry_point(command)
+
+
+def raising(exc):
+    def action():
+        raise exc
+
+    return command_that(action)
+
+
+CODES = {
+    errors.UsageError: 2,
+    errors.ConfigError: 2,
+    errors.BadFileError: 3,
+    errors.ModelRefusedError: 4,
+    errors.EnvironmentProblem: 5,
+    errors.NonFiniteError: 6,
+}
+
+
+def test_every_error_has_its_code():
+    kinds = {getattr(errors, name) for name in errors.__all__} - {errors.DdpmExportError}
+    assert kinds == set(CODES)
+
+
+@pytest.mark.parametrize(("kind", "code"), CODES.items())
+def test_an_error_is_one_line_and_its_code(kind, code):
+    assert_refused(run_here(raising(kind("here: wrong. got 1, expected 2."))), code, "here: wrong. got 1, expected 2.")
+
+
+@pytest.mark.parametrize("exc", [errors.BadFileError("a\x1b[2Jb\nc\u202ed\udc80"), RuntimeError("a\x1b[2Jb\nc\u202ed")])
+def test_what_a_terminal_would_act_on_is_escaped(exc):
+    ending = run_here(raising(exc))
+    assert_refused(ending, getattr(exc, "exit_code", 1), "[2Jb")
+    assert "\x1b" not in ending.err
+
+
+def test_printable_leaves_text_as_it_is():
+    assert printable("ε größer\t→ 画") == "ε größer\\t→ 画"
+
+
+def test_an_unexpected_error_is_one_line_too():
+    assert_refused(run_here(raising(ZeroDivisionError("by zero"))), 1, "ZeroDivisionError", "--debug")
+    assert_refused(run_here(raising(MemoryError())), 5, "--batch")
+
+
+@pytest.mark.parametrize("exc", [errors.BadFileError("x"), ZeroDivisionError("y"), MemoryError()])
+def test_debug_shows_where_it_happened(exc):
+    with pytest.raises(type(exc)):
+        run_here(raising(exc), "--debug")
+
+
+@pytest.mark.parametrize("arguments", [["--nope"], ["extra"], ["--debug=3"]])
+def test_what_typer_refuses_is_one_line_and_2(arguments):
+    assert_refused(run_here(raising(AssertionError()), *arguments), 2, "--help")
+
+
+@pytest.mark.parametrize("exc", [KeyboardInterrupt(), typer.Abort()])
+def test_interrupted_is_130(exc):
+    assert run_here(raising(exc)) == (130, "", "stopped.\n")
+
+
+def test_asked_to_terminate_is_130():
+    assert run_here(command_that(lambda: os.kill(os.getpid(), signal.SIGTERM))) == (130, "", "stopped.\n")
+
+
+def test_a_command_that_returns_is_0():
+    assert run_here(command_that(lambda: print("done"))) == (0, "done\n", "")
+
+
+def test_json_is_one_line_that_any_terminal_can_show(capsys):
+    values = {"name": "\x1b[2J", "ä": [1, None]}
+    print_json(values)
+    out = capsys.readouterr().out
+    assert json.loads(out) == values
+    assert out.endswith("\n")
+    assert out.rstrip("\n").isprintable()
+
+
+def test_progress_away_from_a_terminal_is_a_line_every_10_s(monkeypatch, capsys):
+    clock = iter([0.0, *(4.0 * step for step in range(1, 8))])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress(8, "sampling") as advance:
+        for step in range(7):
+            advance(f"t = {7 - step}")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "sampling: 3 of 8, 0.2/s, 20 s left, t = 5",
+        "sampling: 6 of 8, 0.2/s, 8 s left, t = 2",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_is_a_bar_on_stderr(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(3, "sampling") as advance:
+        for step in range(3):
+            advance(f"images 0-3, t = {2 - step}")
+    shown = terminal.getvalue()
+    assert "sampling" in shown
+    assert "3/3" in shown
+    assert "images 0-3, t = 0" in shown
+    assert "/s" in shown
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+
+def test_all_formats_go_beside_the_checkpoint_or_into_a_folder(trained, command, tmp_path):
+    code, out, err = command(
+        "export",
+        trained[0],
+        "--format",
+        "onnx",
+        "--format",
+        "torchscript",
+        "--format",
+        "pt2",
+        "--out",
+        tmp_path / "o",
+        "--json",
+    )
+    assert (code, err) == (0, "")
+    files = json.loads(out)["files"]
+    assert [file["path"].rsplit("/", 1)[1] for file in files] == ["unet.onnx", "unet.ts", "unet.pt2"]
+    assert all(file["proof"]["error"] <= 1e-5 for file in files)
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["unet.onnx", "unet.pt2", "unet.ts"]
+
+
+def test_the_report_is_a_table(trained, command, tmp_path):
+    code, out, err = command(
+        "export", trained[0], "--format", "pt2", "--out", tmp_path / "mine.pt2", "--weights", "raw"
+    )
+    assert (code, err) == (0, "")
+    assert "largest error" in out
+    assert "100.00%" in out
+    assert (tmp_path / "mine.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--format", "tflite"], "onnx, torchscript, pt2"),
+        (["--out", "x.ts"], "one file of another format"),
+        (["--format", "onnx", "--format", "pt2", "--out", "x.onnx"], "Do name a folder"),
+        (["--weights", "best"], "ema, raw"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_contradicting_arguments_are_usage_errors(trained, command, arguments, expected):
+    code, out, err = command("export", trained[0], *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
+
+
+def test_a_file_that_is_no_checkpoint_is_exit_3(command, tmp_path):
+    for content in (None, b"", b"PK\x03\x04 no", b"\x80\x02cos\nsystem\n(S'true'\ntR."):
+        if content is not None:
+            (tmp_path / "c.pt").write_bytes(content)
+        code, out, err = command("export", tmp_path / "c.pt")
+        assert (code, out, err.count("\n")) == (3, "", 1), err
+
+
+def test_without_torch_one_line_says_what_to_install(trained):
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['ddpm-export', sys.argv[1]]; from ddpm_export.cli.export import main; main()"  # fmt: skip  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code, str(trained[0])], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'ddpm-export[export]'" in done.stderr
+
+
+def test_help_needs_no_torch():
+    code = "import sys; sys.argv = ['ddpm-export', '--help']; from ddpm_export.cli.export import main\ntry: main()\nfinally: assert not {'torch', 'onnx'} & set(sys.modules)"  # fmt: skip  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--weights" in done.stdout

@@ -1,0 +1,220 @@
+import hashlib
+import json
+import re
+
+import numpy as np
+import onnxruntime
+import pytest
+from commands import assert_refused, run_apart, run_here
+from models import COLOUR, GREY, T, mix_model, sick_model, tiny_spec
+from PIL import Image
+
+from ddpm_export import generate
+from ddpm_export.cli.run import main
+from ddpm_export.images import grid
+from ddpm_export.samplers import SAMPLERS
+
+
+@pytest.fixture
+def model(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(COLOUR)))
+    return tmp_path / "m.onnx"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out" / "a.npy"
+
+
+CASES = {
+    "nothing": ([], {}),
+    "n": (["--n", 3], {"n": 3}),
+    "steps": (["--n", 2, "--steps", 7], {"n": 2, "num_steps": 7}),
+    "one step": (["--steps", 1], {"num_steps": 1}),
+    "all steps": (["--n", 1, "--steps", T], {"n": 1, "num_steps": T}),
+    "first": (["--n", 2, "--first", 5], {"n": 2, "first": 5}),
+    "batch": (["--n", 5, "--batch", 2], {"n": 5}),
+    "threads": (["--threads", 2, "--provider", "cpu"], {}),
+    "eta": (["--eta", 0.5], {"eta": 0.5}),
+    "large": (["--sampler", "ddpm", "--variance", "fixed_large"], {"sampler": "ddpm", "variance": "fixed_large"}),
+    **{name: (["--sampler", name], {"sampler": name}) for name in SAMPLERS},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_option_does_what_the_library_does(model, out, case):
+    arguments, settings = CASES[case]
+    ending = run_here(main, model, "--seed", 3, "--out", out, *arguments)
+    assert ending.code == 0, ending
+    np.testing.assert_array_equal(np.load(out), generate(model, seed=3, **settings))
+    assert ending.err == ""
+    assert re.fullmatch(rf"{re.escape(str(out))}: \d+ images? \(\w+, \d+ steps, seed 3\) in [\d.]+ s\n", ending.out), (
+        ending.out
+    )
+
+
+def test_options_change_the_images(model):
+    settings = [{}, {"seed": 4}, {"num_steps": 7}, {"first": 1}, {"eta": 0.5}, {"sampler": "ddpm"}]
+    settings.append({"sampler": "ddpm", "variance": "fixed_large"})
+    assert len({generate(model, **{"seed": 3, "n": 2, **changes}).tobytes() for changes in settings}) == len(settings)
+
+
+def test_json_says_everything_the_images_follow_from(model, out):
+    arguments = ["--n", 2, "--first", 4, "--steps", 3, "--seed", 9, "--eta", 0.25, "--json"]
+    ending = run_here(main, model, "--out", out, *arguments)
+    assert (ending.code, ending.err) == (0, "")
+    assert ending.out.count("\n") == 1
+    values = json.loads(ending.out)
+    assert values.pop("seconds") >= 0
+    assert values == {
+        "model": "tiny",
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "sampler": "ddim",
+        "num_steps": 3,
+        "eta": 0.25,
+        "seed": 9,
+        "first": 4,
+        "n": 2,
+        "out": str(out),
+        "provider": "cpu",
+    }
+    ddpm = json.loads(run_here(main, model, "--out", out, "--n", 1, "--sampler", "ddpm", "--json").out)
+    assert ddpm["variance"] == "fixed_small"
+    assert "eta" not in ddpm
+
+
+def test_a_fresh_seed_is_printed_and_gives_the_images_again(model, tmp_path):
+    first = run_here(main, model, "--n", 2, "--out", tmp_path / "a.npy")
+    seed = re.search(r"seed (\d+)\)", first.out)[1]
+    again = run_here(main, model, "--n", 2, "--out", tmp_path / "b.npy", "--seed", seed)
+    assert (first.code, again.code) == (0, 0)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    other = run_here(main, model, "--n", 2, "--out", tmp_path / "c.npy")
+    assert seed not in other.out
+
+
+def test_a_part_of_a_run_is_that_part(model, tmp_path):
+    run_here(main, model, "--n", 16, "--seed", 1, "--out", tmp_path / "a.npy")
+    run_here(main, model, "--n", 4, "--first", 5, "--batch", 3, "--seed", 1, "--out", tmp_path / "b.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[5:9], np.load(tmp_path / "b.npy"))
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+def test_every_ending_shows_the_same_images(tmp_path, shape):
+    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(shape)))
+    images = generate(tmp_path / "m.onnx", n=5, seed=2)
+    for name in ("a.npy", "a.png", "a.webp", "a.gif", "folder"):
+        ending = run_here(main, tmp_path / "m.onnx", "--n", 5, "--batch", 2, "--seed", 2, "--out", tmp_path / name)
+        assert ending.code == 0, ending
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), images)
+    mode = "L" if shape == GREY else "RGB"
+    for name in ("a.png", "a.webp"):
+        with Image.open(tmp_path / name) as image:
+            image.seek(getattr(image, "n_frames", 1) - 1)
+            np.testing.assert_array_equal(np.asarray(image.convert(mode)), grid(images).squeeze())
+    with Image.open(tmp_path / "a.png") as image:
+        text = json.loads(image.text["ddpm_export"])
+    digest = hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()
+    assert text == {
+        **{"model": "tiny", "model_sha256": digest, "sampler": "ddim", "num_steps": 4, "eta": 0.0},
+        **{"seed": 2, "first": 0, "n": 5},
+    }
+    for number, pixels in enumerate(images):
+        with Image.open(tmp_path / "folder" / f"{number:06d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), pixels.squeeze())
+            assert json.loads(image.text["ddpm_export"])["image"] == number
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 4
+
+
+REFUSED = [
+    (["--n", 0], "n: too few. got 0"),
+    (["--n", -3], "n: too few. got -3"),
+    (["--n", "many"], "--n"),
+    (["--steps", 0], f"got 0, expected 1 to {T}"),
+    (["--steps", 2000], f"got 2000, expected 1 to {T}"),
+    (["--eta", 2], "eta: out of range. got 2.0"),
+    (["--eta", "nan"], "eta: out of range. got nan"),
+    (["--seed", -1], "seed: out of range. got -1"),
+    (["--seed", 2**63], "seed: out of range"),
+    (["--batch", 0], "batch: too few. got 0"),
+    (["--threads", 0], "threads: out of range. got 0"),
+    (["--threads", 10**6], "threads: out of range"),
+    (["--first", -1], "got -1"),
+    (["--first", 2**32], "out of range"),
+    (["--provider", "tpu"], "expected one of cpu, cuda"),
+    (["--sampler", "heun"], "expected one of ddpm, ddim"),
+    (["--sampler", "ddpm", "--eta", 0], "eta: has no meaning for ddpm"),
+    (["--variance", "fixed_small"], "variance: has no meaning for ddim"),
+    (["--sampler", "ddpm", "--variance", "tiny"], "variance: unknown"),
+    (["--out", "a.jpg"], "unknown ending"),
+    (["--nope"], "--nope"),
+    (["more"], "more"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), REFUSED)
+def test_what_makes_no_sense_is_one_line_and_2(model, out, arguments, named):
+    ending = run_here(main, model, *([] if "--out" in arguments else ["--out", out]), *arguments)
+    assert_refused(ending, 2, named)
+    assert not out.parent.exists()
+
+
+def test_without_a_model_it_says_so():
+    assert_refused(run_here(main), 2, "model")
+
+
+def test_help_names_every_option_and_code():
+    ending = run_here(main, "--help")
+    assert ending.code == 0
+    options = "--n --steps --sampler --eta --variance --seed --first --batch --provider --threads --out --trust --json"
+    for word in [*options.split(), "--debug", "130"]:
+        assert word in ending.out
+
+
+def test_numbers_that_go_bad_end_with_6_and_no_file(tmp_path, out):
+    (tmp_path / "m.onnx").write_bytes(sick_model(bad_t=19, sick=np.inf))
+    ending = run_here(main, tmp_path / "m.onnx", "--n", 3, "--first", 2, "--out", out, "--steps", 4)
+    assert_refused(ending, 6, "step 3 (t = 19), image 2")
+    assert list(out.parent.iterdir()) == []
+
+
+def test_cuda_on_a_machine_without_is_5_and_no_picture(model, out):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    assert_refused(run_apart(model, "--provider", "cuda", "--out", out), 5, "cuda", "ddpm-export[cuda]")
+    assert not out.parent.exists()
+
+
+def test_cuda_half_installed_is_5_and_no_picture(model, out, monkeypatch):
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas.so"), raising=False)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, **_: real(path, options, providers=["CPUExecutionProvider"]),
+    )
+    assert_refused(run_here(main, model, "--provider", "cuda", "--out", out), 5, "CUDA 13", "cuDNN 9")
+    assert not out.parent.exists()
+
+
+def test_without_onnxruntime_it_is_5_and_names_both_extras(model, out):
+    code = "import sys; sys.modules['onnxruntime'] = None\nfrom ddpm_export.cli.run import main; main()"
+    ending = run_apart(model, "--out", out, code=code)
+    assert_refused(ending, 5, "ddpm-export[cpu]", "ddpm-export[cuda]")
+
+
+def test_a_real_process_keeps_stdout_for_the_result(model, out):
+    ending = run_apart(model, "--n", 3, "--seed", 1, "--json", "--out", out)
+    assert (ending.code, ending.err) == (0, "")
+    assert json.loads(ending.out)["seed"] == 1
+    np.testing.assert_array_equal(np.load(out), generate(model, n=3, seed=1))
+
+
+def test_debug_shows_the_traceback(model):
+    ending = run_apart(model, "--n", 0, "--debug")
+    assert ending.code == 1
+    assert "Traceback" in ending.err
+    assert "UsageError: n: too few" in ending.err
+    assert_refused(run_apart(model, "--n", 0), 2)

@@ -1,0 +1,212 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gaussian import flow, gaussian_model, gaussian_spec
+from models import COLOUR, GREY, T, gaussian_file, mix_model, sick_model, tiny_spec
+
+from ddpm_export import ddim, denoiser, generate, noise_stream, open_model, to_uint8, trajectory
+from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
+from ddpm_export.generate import Settings, sample, settings_for
+from ddpm_export.samplers import SAMPLERS
+from ddpm_export.spec import Defaults
+
+SEED = 5
+
+
+@pytest.fixture(params=[GREY, COLOUR], ids=["grey", "colour"])
+def path(tmp_path, request):
+    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(request.param)))
+    return tmp_path / "m.onnx"
+
+
+def images_of(model, spec, **settings):
+    """Return the last x of every image, float32 (n, C, H, W)."""
+    chosen = settings_for(spec, **settings)
+    return np.concatenate([state.x for _, state in sample(model, spec, chosen) if state.step.i == chosen.num_steps])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batch_first_and_threads_never_change_a_byte(path, sampler, threads):
+    model, spec = open_model(path, threads=threads)
+    settings = {"sampler": sampler, "seed": SEED, "num_steps": 7}
+    whole = images_of(*open_model(path, threads=1), **settings, n=16, batch=16)
+    assert whole.dtype == np.float32
+    assert len({image.tobytes() for image in whole}) == 16
+    for batch in (1, 2, 3, 5, 16):
+        for first, n in ((0, 16), (0, 1), (5, 4), (15, 1), (3, 11)):
+            part = images_of(model, spec, **settings, n=n, first=first, batch=batch)
+            np.testing.assert_array_equal(part, whole[first : first + n], strict=True)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_another_seed_or_number_is_another_image(path, sampler):
+    settings = {"sampler": sampler, "n": 1}
+    seen = {generate(path, **settings, seed=seed, first=first).tobytes() for seed in (0, 1, 2**40) for first in (0, 1)}
+    assert len(seen) == 6
+
+
+def test_generate_is_the_straight_line(path):
+    model, spec = open_model(path)
+    noise = noise_stream(seed=SEED, images=range(3), shape=spec.image_shape)
+    *_, last = ddim(denoiser(model, spec), noise, trajectory(spec, num_steps=9), eta=0.5)
+    wanted = to_uint8(last.x_0)
+    settings = {"n": 3, "sampler": "ddim", "num_steps": 9, "eta": 0.5, "seed": SEED}
+    np.testing.assert_array_equal(generate(path, **settings), wanted)
+    np.testing.assert_array_equal(generate(str(path), **settings, batch=2), wanted)
+    np.testing.assert_array_equal(generate((model, spec), **settings, provider="cpu"), wanted)
+    assert wanted.shape == (3, *spec.image_shape[1:], spec.image_shape[0])
+
+
+def test_a_gaussian_file_lands_where_the_exact_flow_does(tmp_path):
+    """Exact: the probability-flow ODE of Gaussian data; DDIM's error is first order in 1 / num_steps."""
+    spec = gaussian_spec(np.linspace(0.9999, 0.001, 1000), image_shape=GREY)
+    (tmp_path / "m.onnx").write_bytes(gaussian_file(spec, mean=0.3, std=0.2))
+    x_T = noise_stream(SEED, range(4), GREY)(0)
+    exact = flow(x_T, spec.alphas_cumprod[-1], 0.3, 0.2)
+    errors = [
+        np.abs(images_of(*open_model(tmp_path / "m.onnx"), seed=SEED, n=4, num_steps=num_steps) - exact).max()
+        for num_steps in (100, 200, 1000)
+    ]
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[2] < 0.02
+    in_memory = images_of(gaussian_model(spec.alphas_cumprod, 0.3, 0.2), spec, seed=SEED, n=4, num_steps=100)
+    from_file = images_of(*open_model(tmp_path / "m.onnx"), seed=SEED, n=4, num_steps=100)
+    np.testing.assert_allclose(from_file, in_memory, rtol=0, atol=1e-5)
+
+
+def test_what_is_not_said_comes_from_the_spec():
+    spec = tiny_spec(defaults=Defaults("ddim", 11, 0.25), variance="fixed_large")
+    assert settings_for(spec, seed=1) == Settings("ddim", 11, 1, 0, 16, 16, 0.25, None)
+    assert settings_for(spec, seed=1, sampler="ddpm") == Settings("ddpm", 11, 1, 0, 16, 16, None, "fixed_large")
+    given = {"n": 3, "num_steps": 5, "eta": 1.0, "seed": 2, "first": 9, "batch": 2}
+    chosen = settings_for(spec, **given)
+    assert chosen == Settings("ddim", 5, 2, 9, 3, 2, 1.0, None)
+    assert chosen.numbers == range(9, 12)
+    assert chosen.evaluations == 10
+    assert chosen.describe() == {"sampler": "ddim", "num_steps": 5, "seed": 2, "eta": 1.0}
+    assert settings_for(spec, seed=1, sampler="ddpm", variance="fixed_small").variance == "fixed_small"
+
+
+def test_without_a_seed_a_fresh_one_is_drawn():
+    seeds = {settings_for(tiny_spec()).seed for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"n": 0}, "n: too few"),
+        ({"n": -1}, "n: too few"),
+        ({"batch": 0}, "batch: too few"),
+        ({"num_steps": 0}, f"expected 1 to {T}"),
+        ({"num_steps": T + 1}, f"expected 1 to {T}"),
+        ({"seed": -1}, "seed: out of range"),
+        ({"seed": 2**63}, "seed: out of range"),
+        ({"first": -1}, "out of range"),
+        ({"first": 2**32 - 1, "n": 2}, "out of range"),
+        ({"sampler": "heun"}, "expected one of ddpm, ddim"),
+        ({"eta": 2.0}, "eta: out of range"),
+        ({"eta": -0.1}, "eta: out of range"),
+        ({"eta": float("nan")}, "eta: out of range"),
+        ({"sampler": "ddpm", "eta": 0.0}, "eta: has no meaning for ddpm"),
+        ({"sampler": "ddim", "variance": "fixed_small"}, "variance: has no meaning for ddim"),
+        ({"sampler": "ddpm", "variance": "learned"}, "variance: unknown"),
+    ],
+)
+def test_what_no_image_can_be_made_from_is_a_usage_error(settings, named):
+    with pytest.raises(UsageError, match=named):
+        settings_for(tiny_spec(), **settings)
+
+
+def test_the_largest_seed_and_number_are_fine():
+    assert settings_for(tiny_spec(), seed=2**63 - 1, first=2**32 - 1, n=1).numbers == range(2**32 - 1, 2**32)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sick", [np.nan, np.inf, -np.inf])
+def test_numbers_that_go_bad_stop_at_their_step_and_image(tmp_path, sampler, sick):
+    spec = tiny_spec()
+    settings = {"n": 6, "seed": SEED, "num_steps": 8, "sampler": sampler, "batch": 4}
+    before, step = trajectory(spec, 8)[1:3]
+    states = sample(lambda x_t, _t: {"eps": x_t}, spec, settings_for(spec, **settings))
+    x = np.concatenate([state.x for _, state in states if state.step == before])
+    order = np.argsort(x[:, 0, 0, 0])
+    threshold = float(x[order[-2:], 0, 0, 0].mean())  # only the image of the largest first pixel is above
+    (tmp_path / "m.onnx").write_bytes(sick_model(step.t, threshold, spec, sick))
+    with pytest.raises(NonFiniteError, match=rf"step {step.i} \(t = {step.t}\), image {order[-1]}:"):
+        generate(tmp_path / "m.onnx", **settings)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_model_in_memory_that_overflows_is_told_by_step_and_image(sampler):
+    def model(x_t, t):
+        eps = x_t.copy()
+        if t[0] <= 35 and len(x_t) > 1:
+            eps[1] = 3e38
+        return {"eps": eps}
+
+    spec = tiny_spec(clip_x_0=None)
+    step = next(step for step in trajectory(spec, 10) if step.t <= 35)
+    with pytest.raises(NonFiniteError, match=rf"step {step.i} \(t = {step.t}\), image 8:"):
+        list(sample(model, spec, settings_for(spec, n=3, first=7, num_steps=10, seed=1, sampler=sampler)))
+
+
+def test_a_model_without_the_output_that_its_spec_names_is_told():
+    with pytest.raises(BadFileError, match=r"got \['x_0'\], expected 'eps'"):
+        generate((lambda x_t, _t: {"x_0": x_t}, tiny_spec()), n=1)
+
+
+def test_states_come_batch_by_batch_and_nothing_is_run_ahead():
+    times = []
+
+    def model(x_t, t):
+        times.append((len(x_t), int(t[0])))
+        return {"eps": x_t}
+
+    spec = tiny_spec()
+    states = sample(model, spec, settings_for(spec, n=5, batch=2, num_steps=3, first=4, seed=0))
+    seen = []
+    for numbers, state in states:
+        seen.append((numbers, state.step.i))
+        assert len(times) == len(seen)
+    assert seen == [(range(a, b), i) for a, b in ((4, 6), (6, 8), (8, 9)) for i in (1, 2, 3)]
+
+
+MEMORY = """
+import sys, tracemalloc
+from pathlib import Path
+from ddpm_export.generate import sample, settings_for
+from ddpm_export.images import open_output, to_uint8
+from ddpm_export.spec import spec_from_json
+
+spec = spec_from_json(Path(sys.argv[1]).read_text())
+def peak(n, out):
+    tracemalloc.reset_peak()
+    chosen = settings_for(spec, n=n, batch=100, num_steps=1, seed=0)
+    with open_output(out, chosen.numbers, spec.image_shape, 1, {}) as output:
+        for numbers, state in sample(lambda x_t, _t: {"eps": x_t}, spec, chosen):
+            output.add(numbers, state.step.i, to_uint8(state.x))
+    return tracemalloc.get_traced_memory()[1]
+peak(1, sys.argv[2])  # imports and caches
+tracemalloc.start()
+print(peak(200, sys.argv[2]), peak(10_000, sys.argv[2]))
+"""
+
+
+def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
+    from ddpm_export.spec import json_from_spec
+
+    spec = tiny_spec((3, 16, 16))  # 10,000 are 31 MB as float32 and 7.7 MB as pixels; a batch of 100 is 0.3 MB
+    (tmp_path / "spec.json").write_text(json_from_spec(spec))
+    command = [sys.executable, "-c", MEMORY, tmp_path / "spec.json", tmp_path / "a.npy"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    two_batches, all_of_them = map(int, printed.split())
+    found = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert found.shape == (10_000, 16, 16, 3)
+    assert found[-1].any()
+    assert all_of_them < 1.1 * two_batches
+    assert two_batches > 100 * 3 * 16 * 16 * 4  # else NumPy's memory is not seen
