@@ -1,5 +1,7 @@
 """Our own checkpoint: one atomic `weights_only` file with network, EMA, optimiser, step, config and spec."""
 
+import io
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,23 @@ CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
 
 
 def save_checkpoint(path: str | Path, **contents: Any) -> None:
-    """Write plain tensors and values; the previous file is replaced only once the new one is on the disk."""
+    """Write plain tensors and values, the same bytes for the same contents.
+
+    The previous file is replaced only once the new one is on the disk.
+    """
+    archive = io.BytesIO()  # given a path, torch would write that file's random name into the archive
+    torch.save(_fresh({"format": CHECKPOINT_FORMAT, **contents}), archive)
     with replacing(path) as beside:
-        torch.save({"format": CHECKPOINT_FORMAT, **contents}, beside)
+        beside.write_bytes(archive.getbuffer())
+
+
+def _fresh(value: Any) -> Any:
+    """Copy containers and share equal strings: pickle writes an object that it met before as a reference."""
+    if isinstance(value, dict):
+        return {_fresh(key): _fresh(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_fresh, value))
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def load_torch_file(path: str | Path) -> Any:

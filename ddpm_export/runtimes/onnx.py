@@ -10,6 +10,7 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.runtimes.external_data import check_external_data
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 
 __all__ = ["open_onnx"]
@@ -24,6 +25,7 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     options.intra_op_num_threads = threads or cores
     options.use_deterministic_compute = True
+    check_external_data(path)
     session = _session(ort, path, options, provider)
     metadata = _metadata(path, session)
     if METADATA_KEY not in metadata:

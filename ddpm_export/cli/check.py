@@ -1,0 +1,145 @@
+"""`ddpm-check`: what a model file says, and whether it still computes what it promises."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable
+from ddpm_export.errors import ModelRefusedError
+
+if TYPE_CHECKING:
+    from ddpm_export.golden import GoldenResult
+    from ddpm_export.spec import ModelSpec
+
+__all__ = ["main"]
+
+
+def check(
+    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    against: Annotated[
+        Path | None, typer.Option(help="The checkpoint it was made from: repeats the export's proof. Needs torch.")
+    ] = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a model file says and replay its golden vectors on a provider, without torch.
+
+    Exit codes: 0 sound, 2 usage, 3 bad file, 4 its numbers are not those it promises, 5 environment, 130 interrupted.
+    """
+    from ddpm_export.files import sha256_of
+    from ddpm_export.golden import replay_golden
+    from ddpm_export.runtimes import open_model
+
+    network, spec = open_model(model, provider, threads=threads, trust=trust)
+    facts: dict[str, Any] = {
+        "file": str(model),
+        "bytes": model.stat().st_size,
+        "sha256": sha256_of(model),
+        "provider": provider,
+        **_facts(spec),
+    }
+    results = replay_golden(network, spec)
+    proof = None
+    if against is not None:
+        from ddpm_export import exporting
+
+        # the file says which of the checkpoint's weights it holds; without that, the usual ones
+        weights = spec.source.get("weights")
+        checkpoint = exporting.load_checkpoint(against, weights="raw" if weights == "raw" else "ema")
+        _refuse_other_spec(model, spec, against, checkpoint.spec)
+        proof = exporting.prove(network, exporting.eager_model(checkpoint), spec, where=str(model))
+    if as_json:
+        golden = [{**vars(result), "passed": result.passed} for result in results]
+        print_json({**facts, "golden": golden, "proof": proof.to_json() if proof else None})
+    else:
+        shown = {**facts, "golden": _golden_line(results)}
+        if proof is not None:
+            kind = "relative" if proof.relative else "absolute (zeros expected)"
+            shown["against"] = (
+                f"{against}: largest error {proof.error:.1e} {kind} at t={proof.t}, batch {proof.batch}; "
+                f"{proof.equal_share:.2%} equal pixels after {proof.num_steps} steps, others within "
+                f"{proof.max_level_difference}"
+            )
+        _print_table(shown)
+    failed = [result for result in results if not result.passed]
+    if failed:
+        worst = max(failed, key=lambda result: result.error)
+        raise ModelRefusedError(
+            f"{model}: does not compute what it promises. got error {worst.error:.3g} at t={worst.t}, image "
+            f"{worst.image}, seed {worst.seed} ({len(failed)} of {len(results)} golden cases), expected at most "
+            f"{worst.tolerance:g}. Do export or copy it again."
+        )
+
+
+def _facts(spec: "ModelSpec") -> dict[str, Any]:
+    """Return what the spec says, by name; `source` is whatever the file's maker wrote there."""
+    a = spec.alphas_cumprod
+    return {
+        "name": spec.name,
+        "prediction": spec.prediction,
+        "image_shape": list(spec.image_shape),
+        "num_train_timesteps": spec.num_train_timesteps,
+        "alphas_cumprod": {"first": a[0], "last": a[-1]},
+        "clip_x_0": spec.clip_x_0,
+        "variance": spec.variance,
+        "defaults": vars(spec.defaults),
+        "noise": spec.noise,
+        "requires": list(spec.requires),
+        "source": spec.source,
+    }
+
+
+def _refuse_other_spec(model: Path, spec: "ModelSpec", against: Path, other: "ModelSpec") -> None:
+    for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", "variance"):
+        if getattr(spec, name) != getattr(other, name):
+            raise ModelRefusedError(
+                f"{model}: is not from {against}. got another {name} than the checkpoint's, expected the same. Do name "
+                "the checkpoint it was exported from."
+            )
+
+
+def _golden_line(results: "list[GoldenResult]") -> str:
+    if not results:
+        return "the file carries none: it can only be verified with --against"
+    passed = sum(result.passed for result in results)
+    worst = max(results, key=lambda result: result.error)
+    return f"{passed} of {len(results)} reproduced, largest error {worst.error:.1e} (at most {worst.tolerance:g})"
+
+
+def _print_table(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        # text from the file: neither the terminal nor rich may act on it
+        for label, text in _lines(name, value):
+            table.add_row(escape(printable(label)), escape(printable(text)))
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
+
+
+def _lines(name: str, value: Any) -> list[tuple[str, str]]:
+    """Return a fact as rows: an object has one for each of its entries."""
+    if isinstance(value, dict):
+        return [(f"{name}.{key}", _text(item)) for key, item in sorted(value.items())] or [(name, "none")]
+    return [(name, _text(value))]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 400 else f"{text[:400]}... ({len(text)} characters)"
+
+
+main = entry_point(check)

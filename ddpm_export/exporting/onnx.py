@@ -1,0 +1,277 @@
+"""ONNX files: torch's graph, rewritten into the form of docs/format.md section 1. Knows neither samplers nor runtimes.
+
+What torch gives is made portable (opset 18, IR 8, static shapes but for the batch), readable (nodes named by module
+path, initializers as in the state dict) and clean (none of the exporter's notes, which hold this machine's paths).
+"""
+
+import ast
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxscript  # noqa: F401  (torch.onnx needs it once it is called: its absence shall be told before any work)
+import torch
+from onnx import numpy_helper
+
+from ddpm_export.diffusion import Array
+from ddpm_export.errors import ModelRefusedError
+from ddpm_export.files import replacing
+from ddpm_export.spec import METADATA_KEY, json_from_spec
+
+if TYPE_CHECKING:
+    from ddpm_export.exporting import Checkpoint
+
+__all__ = ["model_from_checkpoint", "writing"]
+
+OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
+IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
+MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
+SCOPES = "pkg.torch.onnx.name_scopes"
+# operators with an input of a few numbers, and which: those are named by what they are and say
+SHORT_INPUTS = {"Reshape": (1, "shape"), "Unsqueeze": (1, "axes"), "Split": (1, "sizes"), "Resize": (2, "scales")}
+
+
+@contextmanager
+def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
+    """Write the network beside `path` and give it that name if no error follows.
+
+    Weights of 2 GB or more go into a sibling `<name>.onnx.data`, replaced just before the model that needs it.
+    """
+    model = model_from_checkpoint(checkpoint)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < MAX_INLINE_BYTES:
+        with replacing(path) as beside:
+            beside.write_bytes(model.SerializeToString(deterministic=True))
+            onnx.checker.check_model(str(beside), full_check=True)
+            yield beside
+        return
+    with replacing(path) as beside, replacing(path.with_name(f"{path.name}.data")) as data:
+        _move_weights(model, data)
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(beside), full_check=True)
+        yield beside
+        _point_weights_to(model, f"{path.name}.data")
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
+    """Return the network as an ONNX model: inputs x_t and t, output named for the prediction, the spec as metadata.
+
+    Raises ModelRefusedError where torch cannot express the network in ONNX.
+    """
+    model = _torch_export(checkpoint)
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    scopes = _scopes(graph)
+    _make_shapes_static(graph, constants)
+    _drop_unused(graph, scopes)
+    names = _constant_names(graph, constants, scopes, frozenset(checkpoint.network.state_dict()))
+    _name_nodes(graph, scopes)
+
+    used = dict.fromkeys(name for node in graph.node for name in node.input if name in names)
+    state = {name: k for k, name in enumerate(checkpoint.network.state_dict())}
+    order = sorted(used, key=lambda name: state.get(name, len(state)))  # stable: the others by first use
+    del graph.initializer[:]
+    graph.initializer.extend(numpy_helper.from_array(names[name].copy(order="C"), name) for name in order)
+
+    for carrier in (model, graph, *graph.node, *graph.input, *graph.output):
+        carrier.doc_string = ""
+        del carrier.metadata_props[:]
+    del graph.value_info[:]  # under the old names; whoever needs shapes infers them
+    graph.name = "denoiser"
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "ddpm-export", ""
+    onnx.helper.set_model_props(model, {METADATA_KEY: json_from_spec(checkpoint.spec)})
+    return model
+
+
+def _torch_export(checkpoint: "Checkpoint") -> onnx.ModelProto:
+    batch = torch.export.Dim("batch")
+    # 2 images: with 1, torch takes the batch for a constant
+    example = (torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1]))
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    with warnings.catch_warnings():
+        # torch's own use of its own deprecated names, and its note that x_t and t share one batch, which is meant
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        warnings.filterwarnings("ignore", r"# The axis name: batch", UserWarning)
+        log.setLevel(logging.ERROR)  # it regrets that torchvision is not there
+        try:
+            program = torch.onnx.export(
+                checkpoint.network,
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                dynamic_shapes=({0: batch}, {0: batch}),
+                input_names=["x_t", "t"],
+                output_names=[checkpoint.spec.prediction],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as exc:
+            reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+            raise ModelRefusedError(
+                f"network: torch cannot write it as ONNX. got {reason!r}, expected operators of opset {OPSET}. Do try "
+                "--format pt2."
+            ) from exc
+        finally:
+            log.setLevel(level)
+    assert program is not None  # dynamo=True gives a program
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _scopes(graph: onnx.GraphProto) -> list[str]:
+    """Return the path of the module that each node comes from, by the exporter's notes; "" is the network itself."""
+    by_output: dict[str, str] = {}
+    scopes = []
+    for node in graph.node:
+        notes = {note.key: note.value for note in node.metadata_props}
+        if SCOPES in notes:
+            path = ast.literal_eval(notes[SCOPES])  # ['', 'down.0', 'down.0.attention', 'view']
+            scope = path[-2] if len(path) > 1 else ""
+        else:  # put there by an optimisation: it belongs to where its input comes from
+            scope = by_output.get(node.input[0], "")
+        by_output.update((name, scope) for name in node.output)
+        scopes.append(scope)
+    return scopes
+
+
+def _make_shapes_static(graph: onnx.GraphProto, constants: dict[str, Array]) -> None:
+    """Give every Reshape a constant shape that begins with 0, which copies the batch, wherever all else is known.
+
+    That leaves torch's group norm, which asks for a shape at run time, as Reshape, InstanceNormalization, Reshape, Mul,
+    Add, and lets any reader infer shapes, which a -1 for the batch would end.
+    """
+    values = (*graph.value_info, *graph.input, *graph.output)
+    dims = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}  # 0: not known
+    asked = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Shape"}
+    for node in graph.node:
+        if node.op_type != "Reshape":
+            continue
+        before, after = dims.get(node.input[0], []), dims.get(node.output[0], [])
+        if node.input[1] in asked:
+            after = dims.get(asked[node.input[1]], [])
+        if before and after and before[0] == after[0] == 0 and all(after[1:]):
+            if all(before[1:]) and math.prod(before[1:]) != math.prod(after[1:]):
+                continue  # the first dimension is not the batch, or not alone
+            shape = [0, *after[1:]]
+            node.input[1] = "shape " + " ".join(map(str, shape))
+            del node.attribute[:]  # allowzero, by which 0 would mean an empty dimension
+            constants[node.input[1]] = np.array(shape, dtype=np.int64)
+
+
+def _drop_unused(graph: onnx.GraphProto, scopes: list[str]) -> None:
+    """Remove the nodes, and their scopes, that nothing reads any more."""
+    wanted = {value.name for value in graph.output}
+    keep = []
+    for k in reversed(range(len(graph.node))):
+        if wanted.intersection(graph.node[k].output):
+            wanted.update(graph.node[k].input)
+            keep.append(k)
+    nodes = [graph.node[k] for k in reversed(keep)]
+    scopes[:] = [scopes[k] for k in reversed(keep)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _constant_names(
+    graph: onnx.GraphProto, constants: dict[str, Array], scopes: list[str], state: frozenset[str]
+) -> dict[str, Array]:
+    """Rename the constants in every node's inputs and return them by their new names.
+
+    A weight is named as in the state dict, once for each module: torch merges equal ones, and folds those of group
+    norms into (C, 1, 1). Shapes and axes are named by what they say, all else by the node that reads it first.
+    """
+    named: dict[str, Array] = {}
+    other: dict[str, str] = {}  # torch's name -> ours
+    after_norm: dict[str, str] = {}  # values on their way from an InstanceNormalization -> what the next constant is
+    for node, scope in zip(graph.node, scopes, strict=True):
+        prefix = f"{scope}." if scope else ""
+        norm = _next_of_norm(node, after_norm)
+        for k, name in enumerate(node.input):
+            if name not in constants:
+                continue
+            value = constants[name]
+            own = prefix + (norm or name.rsplit(".", 1)[-1])
+            if own in state and (norm or name in state):
+                new = own
+            elif name in state:
+                new = name
+            elif SHORT_INPUTS.get(node.op_type, (0, ""))[0] == k > 0:
+                new = "_".join([SHORT_INPUTS[node.op_type][1], *(f"{v:g}" for v in value.reshape(-1).tolist())])
+            elif node.op_type == "InstanceNormalization":
+                new = f"{'ones' if k == 1 else 'zeros'}_{value.size}"
+            else:
+                new = other.setdefault(
+                    name, f"{scope}/{node.op_type}.constant" if scope else f"{node.op_type}.constant"
+                )
+                while new in named and not np.array_equal(named[new], value):  # another one of that place
+                    new = other[name] = f"{new}_"
+            node.input[k] = new
+            named[new] = value
+    return named
+
+
+def _constant_name(node: onnx.NodeProto, scope: str) -> str:
+    return f"{scope}/{node.op_type}.constant" if scope else f"{node.op_type}.constant"
+
+
+def _next_of_norm(node: onnx.NodeProto, after_norm: dict[str, str]) -> str | None:
+    """Return "weight" or "bias" where a node applies that of a group norm, followed from InstanceNormalization on."""
+    if node.op_type == "InstanceNormalization":
+        after_norm[node.output[0]] = "Reshape"
+        return None
+    at = next((after_norm[name] for name in node.input if name in after_norm), None)
+    if at == "Reshape" and node.op_type == "Reshape":
+        after_norm[node.output[0]] = "Mul"
+    elif at == "Mul" and node.op_type == "Mul":
+        after_norm[node.output[0]] = "Add"
+        return "weight"
+    elif at == "Add" and node.op_type == "Add":
+        return "bias"
+    return None
+
+
+def _name_nodes(graph: onnx.GraphProto, scopes: list[str]) -> None:
+    """Name each node `module.path/Operator`, numbered from the second on, and each value after its node."""
+    outputs = {value.name for value in graph.output}
+    counts: dict[str, int] = {}
+    renamed: dict[str, str] = {}
+    for node, scope in zip(graph.node, scopes, strict=True):
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        number = counts[base] = counts.get(base, -1) + 1
+        node.name = f"{base}_{number}" if number else base
+        for k, name in enumerate(node.input):
+            node.input[k] = renamed.get(name, name)
+        for k, name in enumerate(node.output):
+            if name and name not in outputs:
+                renamed[name] = f"{node.name}.{k}" if len(node.output) > 1 else node.name
+                node.output[k] = renamed[name]
+
+
+def _move_weights(model: onnx.ModelProto, data: Path) -> None:
+    """Move every weight's bytes into a file, each at a page's start, so that a runtime can map it."""
+    with data.open("wb") as file:
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) < 1024:  # shapes: a reader wants them with the graph
+                continue
+            file.write(b"\0" * (-file.tell() % 4096))
+            place = {"location": data.name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+            file.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=value)
+
+
+def _point_weights_to(model: onnx.ModelProto, name: str) -> None:
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name

@@ -1,0 +1,165 @@
+"""Golden vectors: outputs of the network that travel in its file, and their replay. NumPy alone; knows no runtime.
+
+docs/format.md section 5 is the contract: whoever holds the file can verify it where it lands, without torch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ddpm_export.diffusion import Array, Model
+from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
+from ddpm_export.noise import noise_stream
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["TOLERANCES", "GoldenResult", "golden_from_model", "replay_golden"]
+
+# Promised relative errors. float32: other kernels sum in another order and stay below 1e-5 on the exporting machine
+# (the proof sees to that), so ten times as much is left to other devices; a wrong weight or time shows as 1e-2 or more.
+# float16 and bfloat16: 1.3e-3 and 1.0e-2 measured on the default UNet under autocast, and some five times that allowed.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+SEED = 0
+NUM_POSITIONS = 16
+MAX_CASES = 64  # a file must not keep its reader busy for hours
+MAX_POSITIONS = 4096
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """Tell how one case came out; error is relative to the largest value promised, absolute where that is 0."""
+
+    seed: int
+    image: int
+    t: int
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the error keeps the promise; no number never does."""
+        return self.error <= self.tolerance
+
+
+def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
+    """Return the golden vectors of a model as JSON values, to be put into `spec.golden`.
+
+    Three cases, at the first, middle and last time, each for an image of its own; 16 values of each output, evenly
+    spread. One network evaluation a case. Raises NonFiniteError where the model gives no numbers.
+    """
+    size = math.prod(spec.image_shape)
+    positions = np.unique(np.linspace(0, size - 1, min(size, NUM_POSITIONS)).round().astype(np.int64))
+    T = spec.num_train_timesteps
+    cases = []
+    for image, t in enumerate(sorted({0, T // 2, T - 1})):
+        out = _evaluate(model, spec, SEED, image, t)
+        if not np.isfinite(out).all():
+            raise NonFiniteError(
+                f"network: gives no numbers. got NaN or infinity at t={t}, expected finite values. Do export an "
+                "earlier checkpoint."
+            )
+        cases.append(
+            {
+                "seed": SEED,
+                "image": image,
+                "t": t,
+                "positions": positions.tolist(),
+                "values": out[positions].tolist(),
+                "mean": float(out.mean()),
+                "norm": float(np.sqrt(np.sum(out * out))),
+                "max_abs": float(np.abs(out).max()),
+            }
+        )
+    return {"cases": cases, "tolerance": dict(TOLERANCES)}
+
+
+def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") -> list[GoldenResult]:
+    """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
+
+    precision: what the model computes in, float32, float16 or bfloat16. One network evaluation a case.
+    Raises BadFileError for golden vectors that cannot be meant, UsageError for an unknown precision.
+    """
+    if precision not in TOLERANCES:
+        raise UsageError(
+            f"precision: unknown. got {precision!r}, expected one of {', '.join(TOLERANCES)}. Do pick one."
+        )
+    if spec.golden is None:
+        return []
+    tolerance = _tolerance(spec.golden, precision)
+    results = []
+    for case in _checked_cases(spec):
+        out = _evaluate(model, spec, case["seed"], case["image"], case["t"])
+        difference = max(
+            float(np.abs(out[case["positions"]] - np.array(case["values"], dtype=np.float64)).max()),
+            abs(float(out.mean()) - case["mean"]),
+            abs(float(np.abs(out).max()) - case["max_abs"]),
+            # a norm sums over the whole output: per root of its size it is on the scale of one value
+            abs(float(np.sqrt(np.sum(out * out))) - case["norm"]) / math.sqrt(out.size),
+        )
+        error = difference / (case["max_abs"] or 1.0) if np.isfinite(out).all() else math.inf
+        results.append(GoldenResult(case["seed"], case["image"], case["t"], error, tolerance))
+    return results
+
+
+def _evaluate(model: Model, spec: ModelSpec, seed: int, image: int, t: int) -> Array:
+    """Return the flat float64 output at x_t = sqrt(1 - alphas_cumprod[t]) * draw 0: noise at its level, no image."""
+    x_t = noise_stream(seed, [image], spec.image_shape)(0) * math.sqrt(1.0 - spec.alphas_cumprod[t])
+    outputs = model(x_t, np.array([t], dtype=np.int64))
+    if spec.prediction not in outputs or outputs[spec.prediction].shape != x_t.shape:
+        raise BadFileError(
+            f"model: does not give what its spec says. got outputs {sorted(outputs)!r}, expected {spec.prediction!r} "
+            f"of shape {x_t.shape}. Do export the model again."
+        )
+    return np.asarray(outputs[spec.prediction], dtype=np.float64).reshape(-1)
+
+
+def _tolerance(golden: dict[str, Any], precision: str) -> float:
+    promised = golden.get("tolerance")
+    value: Any = promised.get(precision) if isinstance(promised, dict) else None
+    # a file may promise more than this version does, never less: or a broken file could vouch for itself
+    if not _is_finite(value) or not 0 < value <= TOLERANCES[precision]:
+        raise _bad(f"tolerance.{precision}", value, f"a number above 0, at most {TOLERANCES[precision]}")
+    return float(value)
+
+
+def _checked_cases(spec: ModelSpec) -> list[dict[str, Any]]:
+    """Return the cases once nothing in them can surprise: they come from a file."""
+    cases = (spec.golden or {}).get("cases")
+    if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
+        raise _bad("cases", cases, f"a list of 1 to {MAX_CASES} objects")
+    size = math.prod(spec.image_shape)
+    for case in cases:
+        if not isinstance(case, dict):
+            raise _bad("cases", case, "objects")
+        for name, limit in (("seed", 2**63), ("image", 2**32), ("t", spec.num_train_timesteps)):
+            if type(case.get(name)) is not int or not 0 <= case[name] < limit:
+                raise _bad(name, case.get(name), f"an integer from 0 to {limit - 1}")
+        positions, values = case.get("positions"), case.get("values")
+        if not isinstance(positions, list) or not 1 <= len(positions) <= MAX_POSITIONS:
+            raise _bad("positions", positions, f"1 to {MAX_POSITIONS} integers")
+        if not all(type(position) is int and 0 <= position < size for position in positions):
+            raise _bad("positions", positions, f"integers from 0 to {size - 1}")
+        if not isinstance(values, list) or len(values) != len(positions) or not all(map(_is_finite, values)):
+            raise _bad("values", values, f"{len(positions)} finite numbers, one a position")
+        for name in ("mean", "norm", "max_abs"):
+            if not _is_finite(case.get(name)):
+                raise _bad(name, case.get(name), "a finite number")
+        # errors are measured against max_abs: one that fits no value would make every error look small
+        largest = max(abs(value) for value in values)
+        if not largest <= case["max_abs"] or not case["max_abs"] <= case["norm"] * (1.0 + 1e-6):
+            raise _bad(
+                "max_abs", case["max_abs"], f"a number from {largest!r} (its values) to {case['norm']!r} (its norm)"
+            )
+    return cases
+
+
+def _is_finite(value: Any) -> bool:
+    # an integer beyond float64 is no number here: math.isfinite would raise
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _bad(where: str, got: Any, expected: str) -> BadFileError:
+    text = repr(got)
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return BadFileError(f"golden: {where} is not usable. got {shown}, expected {expected}. Do export the model again.")

@@ -1,0 +1,91 @@
+"""Where an ONNX file keeps its weights: read from the protobuf itself, before any runtime opens the file.
+
+ONNX Runtime below 1.24 follows a location out of the model's folder, so a hostile file could read any other.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_export.errors import BadFileError
+
+__all__ = ["check_external_data"]
+
+# onnx.proto: the fields of a message that lead to tensors, by number, and what message each is
+LEADS = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "Sparse", 23: "Sparse"},
+    "Sparse": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "Entry"},
+}
+MAX_DEPTH = 64
+
+
+def check_external_data(path: Path) -> None:
+    """Raise BadFileError if weights lie outside the model's folder, or if the file is no protobuf."""
+    folder = path.parent.resolve()
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            locations = set(_locations(raw, 0, len(raw), "Model", 0))
+    except (ValueError, IndexError) as exc:  # an empty file cannot be mapped
+        raise BadFileError(
+            f"{path}: not an ONNX file. got {str(exc)!r}, expected a protobuf. Do export or copy it again."
+        ) from exc
+    for location in sorted(locations):
+        inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder)
+        if not inside:
+            raise BadFileError(
+                f"{path}: weights lie outside the model's folder. got {location[:200]!r}, expected a file beside the "
+                "model. Do not use this file unless you made it."
+            )
+
+
+def _locations(raw: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        raise ValueError("graphs nested too deep")
+    for field, begin, stop in _fields(raw, start, end):
+        lead = LEADS[message].get(field)
+        if lead == "Entry":
+            entry = {number: raw[a:b] for number, a, b in _fields(raw, begin, stop)}
+            if entry.get(1) == b"location":
+                yield entry.get(2, b"").decode("utf-8")
+        elif lead is not None:
+            yield from _locations(raw, begin, stop, lead, depth + 1)
+
+
+def _fields(raw: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (number, begin, end) of the length-delimited fields of a message; the others lead nowhere."""
+    while at < end:
+        tag, at = _varint(raw, at)
+        wire = tag & 7
+        if tag < 8:
+            raise ValueError("a field of number 0")
+        if wire == 0:
+            _, at = _varint(raw, at)
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        elif wire == 2:
+            size, at = _varint(raw, at)
+            if at + size > end:
+                raise ValueError("a field ends beyond its message")
+            yield tag >> 3, at, at + size
+            at += size
+        else:
+            raise ValueError(f"wire type {wire}")
+    if at != end:
+        raise ValueError("a field ends beyond its message")
+
+
+def _varint(raw: mmap.mmap, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number of more than 10 bytes")
