@@ -1,6 +1,5 @@
 """`python -m train.ship RUN`: make the folder that ships from a finished training, with its card and digests."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -126,7 +125,7 @@ Made by `python -m train --config {config["name"]} --out RUN`, then `python -m t
 
 
 def _worst(report: Any) -> float:
-    return float(dataclasses.asdict(report)["relative_error"])
+    return float(report.proof.error)
 
 
 main = entry_point(ship)

