@@ -208,6 +208,23 @@ def pixels():
     }
 
 
+def full_image():
+    """One image of the shipped model: not to the byte, since a network's sums differ from machine to machine."""
+    from ddpm_export import generate
+    from ddpm_export.files import sha256_of
+
+    model = HERE.parent.parent / "exported" / "unet.onnx"
+    settings = {"seed": 7, "first": 3, "num_steps": 50, "sampler": "ddim", "eta": 0.0}
+    pixels = generate(model, n=1, **settings)[0]
+    return {
+        "model_sha256": sha256_of(model),
+        **settings,
+        "shape": list(pixels.shape),
+        "pixels": pixels.ravel().tolist(),
+    }
+
+
+FULL_IMAGE = "full_image.json"
 FILES = {
     "philox.json": philox,
     "normals.json": normals,
@@ -230,6 +247,6 @@ def text_of(contents):
 
 
 if __name__ == "__main__":
-    for name, contents in FILES.items():
+    for name, contents in {**FILES, FULL_IMAGE: full_image}.items():
         (HERE / name).write_text(text_of(contents()), encoding="ascii")
         print(HERE / name)
