@@ -47,9 +47,9 @@ def test_the_full_image_of_the_golden_folder() -> None:
 
 def test_the_background_is_clean() -> None:
     images = generate(EXPORTED / "unet.onnx", n=16, num_steps=50, seed=0)
-    share = (images == 0).mean()  # of the training images 50 % are; grey noise behind the clothes leaves under 15 %
-    assert 0.3 < share < 0.7
-    assert images.max() > 150
+    # 53 % of the training images' pixels are at most 3; grey noise behind the clothes would leave far fewer
+    assert 0.4 < (images <= 3).mean() < 0.65
+    assert images.max() > 200
 
 
 @pytest.mark.torch
