@@ -1,6 +1,6 @@
 """Golden vectors: outputs of the network that travel in its file, and their replay. NumPy alone; knows no runtime.
 
-docs/format.md section 5 is the contract: whoever holds the file can verify it where it lands, without torch.
+docs/format.md section 4 is the contract: whoever holds the file can verify it where it lands, without torch.
 """
 
 import math

@@ -13,7 +13,7 @@ from typing import Any
 from ddpm_export.errors import BadFileError, ModelRefusedError
 from ddpm_export.noise import NOISE_TAG
 
-__all__ = ["METADATA_KEY", "Defaults", "ModelSpec", "json_from_spec", "spec_from_json"]
+__all__ = ["MAX_JSON_BYTES", "METADATA_KEY", "Defaults", "ModelSpec", "json_from_spec", "spec_from_json"]
 
 METADATA_KEY = "ddpm_export"
 FORMAT = "ddpm-export/1"

@@ -5,29 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddpm_export.diffusion import Array, Model, denoiser, trajectory
+from ddpm_export.diffusion import denoiser, trajectory
 from ddpm_export.exporting.unet import UNet, UNetConfig
 from ddpm_export.files import replacing
 from ddpm_export.noise import noise_stream
+from ddpm_export.runtimes.torch_archive import model_from_module
 from ddpm_export.samplers import ddim
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["draw_loss", "draw_samples", "model_from_network"]
+__all__ = ["draw_loss", "draw_samples"]
 
 SEED, NUM_IMAGES = 0, 16
-
-
-def model_from_network(network: nn.Module, prediction: str, device: str) -> Model:
-    """Return a network as the Model that samplers take: NumPy in, NumPy out, its output named `prediction`."""
-
-    def model(x_t: Array, t: Array) -> dict[str, Array]:
-        with torch.inference_mode():
-            predicted = network(torch.from_numpy(x_t).to(device), torch.from_numpy(t).to(device))
-        return {prediction: predicted.cpu().numpy()}
-
-    return model
 
 
 def draw_samples(
@@ -39,7 +29,7 @@ def draw_samples(
     with torch.device("meta"):  # no memory, and no random initialisation
         network = UNet(config)
     network.load_state_dict(weights, assign=True)
-    denoise = denoiser(model_from_network(network.eval(), spec.prediction, device), spec)
+    denoise = denoiser(model_from_module(network.eval(), spec, device), spec)
     noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
     *_, last = ddim(denoise, noise, trajectory(spec))
     save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})

@@ -11,7 +11,7 @@ import typer
 
 from ddpm_export.cli.console import Debug, entry_point, progress
 from ddpm_export.datasets import open_dataset
-from ddpm_export.exporting import export, load_checkpoint
+from ddpm_export.exporting import FORMATS, export, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
 from ddpm_export.generate import sample, settings_for
@@ -20,7 +20,6 @@ from ddpm_export.runtimes import open_model
 
 __all__ = ["main"]
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
 GRIDS: dict[str, dict[str, Any]] = {
     "ddim-50": {"sampler": "ddim", "num_steps": 50, "eta": 0.0},
     "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
@@ -40,7 +39,7 @@ def ship(
     with replacing(out / "checkpoint.pt") as beside:
         shutil.copyfile(run / "checkpoint.pt", beside)
     reports = {}
-    for format_name, suffix in SUFFIXES.items():
+    for format_name, suffix in FORMATS.items():
         print(f"exporting {format_name}", file=sys.stderr)
         reports[format_name] = export(checkpoint, out / f"unet{suffix}", format=format_name)
 
@@ -91,7 +90,7 @@ def _card(
     config, step = contents["config"], int(contents["step"])
     parameters = sum(p.numel() for p in checkpoint.network.parameters())
     images = step * config["batch_size"]
-    rows = "\n".join(f"| `unet{SUFFIXES[name]}` | {name} | {_worst(report):.1e} |" for name, report in reports.items())
+    rows = "\n".join(f"| `unet{FORMATS[name]}` | {name} | {_worst(report):.1e} |" for name, report in reports.items())
     shares = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in black.items())
     return f"""# Model card: {config["name"]}
 

@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm_export.diffusion import Array, Model
+from ddpm_export.diffusion import Model
 from ddpm_export.errors import EnvironmentProblem, UsageError
 from ddpm_export.exporting.proof import Proof, prove
 from ddpm_export.files import sha256_of
 from ddpm_export.golden import golden_from_model
 from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes.torch_archive import model_from_module
 from ddpm_export.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -69,14 +70,7 @@ def load_checkpoint(path: str | Path, *, weights: str = "ema") -> Checkpoint:
 
 def eager_model(checkpoint: Checkpoint) -> Model:
     """Return the network itself, in eager PyTorch, as a Model: NumPy in and out, float32."""
-    torch = importlib.import_module("torch")
-
-    def model(x_t: Array, t: Array) -> dict[str, Array]:
-        with torch.inference_mode():
-            out: Array = checkpoint.network(torch.from_numpy(x_t), torch.from_numpy(t)).numpy()
-        return {checkpoint.spec.prediction: out}
-
-    return model
+    return model_from_module(checkpoint.network, checkpoint.spec, "cpu")
 
 
 def export(checkpoint: Checkpoint, path: str | Path, *, format: str = "onnx") -> Report:  # noqa: A002

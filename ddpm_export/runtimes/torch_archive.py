@@ -8,12 +8,11 @@ from typing import Any
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem
-from ddpm_export.spec import ModelSpec, spec_from_json
+from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
 
 __all__ = ["SPEC_NAME", "broken_file", "import_torch", "model_from_module", "spec_from_archive", "torch_device"]
 
 SPEC_NAME = "ddpm_export.json"
-MAX_SPEC_BYTES = 256 * 1024
 
 
 def spec_from_archive(path: Path) -> ModelSpec:
@@ -24,10 +23,10 @@ def spec_from_archive(path: Path) -> ModelSpec:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith(f"/extra/{SPEC_NAME}")]
-            if len(entries) != 1 or entries[0].file_size > MAX_SPEC_BYTES:
+            if len(entries) != 1 or entries[0].file_size > MAX_JSON_BYTES:
                 raise BadFileError(
                     f"{path}: not a file of ddpm-export. got {len(entries)} entries extra/{SPEC_NAME}, expected one "
-                    f"of at most {MAX_SPEC_BYTES} bytes. Do export the checkpoint with ddpm-export."
+                    f"of at most {MAX_JSON_BYTES} bytes. Do export the checkpoint with ddpm-export."
                 )
             broken = archive.testzip()
             if broken is not None:
@@ -82,7 +81,7 @@ def torch_device(provider: str, threads: int | None) -> str:
 
 
 def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str) -> Model:
-    """Return a loaded module as a Model: NumPy in and out."""
+    """Return a torch module on a device as a Model: NumPy in and out, the output named for the prediction."""
     torch = import_torch()
 
     def model(x_t: Array, t: Array) -> dict[str, Array]:

@@ -8,8 +8,9 @@ from PIL import Image
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.exporting.unet import UNet
 from ddpm_export.files import sha256_of
+from ddpm_export.runtimes.torch_archive import model_from_module
 from train.loop import spec_from_config, train
-from train.pictures import draw_loss, draw_samples, model_from_network
+from train.pictures import draw_loss, draw_samples
 
 pytestmark = pytest.mark.torch
 
@@ -58,11 +59,12 @@ def test_samples_are_a_grid_of_sixteen_and_leave_no_trace(toy_config, toy_datase
     assert len(np.unique(tiles, axis=0)) == 16
 
 
-def test_a_network_is_a_model(toy_config, weights, rng):
+def test_a_network_is_a_model(toy_config, toy_dataset, weights, rng):
+    spec = spec_from_config(toy_config(prediction="v"), toy_dataset)
     network = UNet(toy_config().network).eval()
     network.load_state_dict(weights)
     x_t, t = rng.normal(size=(3, 1, 8, 8)).astype(np.float32), np.array([0, 5, 19])
-    (name, predicted), *rest = model_from_network(network, "v", "cpu")(x_t, t).items()
+    (name, predicted), *rest = model_from_module(network, spec, "cpu")(x_t, t).items()
     assert (name, predicted.dtype, rest) == ("v", np.float32, [])
     expected = network(torch.from_numpy(x_t), torch.from_numpy(t)).detach()
     np.testing.assert_array_equal(predicted, expected.numpy())
