@@ -13,13 +13,22 @@ from typing import Any
 from ddpm_export.errors import BadFileError, ModelRefusedError
 from ddpm_export.noise import NOISE_TAG
 
-__all__ = ["MAX_JSON_BYTES", "METADATA_KEY", "Defaults", "ModelSpec", "json_from_spec", "spec_from_json"]
+__all__ = [
+    "MAX_JSON_BYTES",
+    "METADATA_KEY",
+    "VARIANCE_FRACTION",
+    "Defaults",
+    "ModelSpec",
+    "json_from_spec",
+    "spec_from_json",
+]
 
 METADATA_KEY = "ddpm_export"
 FORMAT = "ddpm-export/1"
 PREDICTIONS = ("eps", "x_0", "v")
-VARIANCES = ("fixed_small", "fixed_large")
-UNDERSTOOD: frozenset[str] = frozenset()  # the entries of `requires` that this reader can honour
+VARIANCES = ("fixed_small", "fixed_large", "learned")
+VARIANCE_FRACTION = "variance_fraction"  # the second output of a network that learned its variances
+UNDERSTOOD = frozenset({VARIANCE_FRACTION})  # the entries of `requires` that this reader can honour
 MAX_JSON_BYTES = 256 * 1024
 MAX_NESTING = 32
 MAX_PIXELS = 2**26  # numbers in one image: a header alone must not fill the memory
@@ -39,7 +48,8 @@ class ModelSpec:
     """Hold all that sampling needs to know of a network.
 
     prediction: eps, x_0 or v. image_shape: (C, H, W). alphas_cumprod: T floats, strictly falling within (0, 1); the
-    last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler.
+    last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
+    learned needs a network with a second output, and then requires has variance_fraction.
     golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
     Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
     """
@@ -62,6 +72,11 @@ class ModelSpec:
         """Return T."""
         return len(self.alphas_cumprod)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of the network's outputs, in order."""
+        return (self.prediction, *(name for name in (VARIANCE_FRACTION,) if name in self.requires))
+
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.requires):
             raise _bad("requires", self.requires, "a list of names")
@@ -77,6 +92,8 @@ class ModelSpec:
             raise _bad("prediction", self.prediction, f"one of {', '.join(PREDICTIONS)}")
         if self.variance not in VARIANCES:
             raise _bad("variance", self.variance, f"one of {', '.join(VARIANCES)}")
+        if self.variance == "learned" and VARIANCE_FRACTION not in self.requires:
+            raise _bad("variance", self.variance, f"{VARIANCE_FRACTION!r} among requires")
         if self.noise != NOISE_TAG:
             raise ModelRefusedError(
                 f"spec: unknown noise. got {str(self.noise)[:80]!r}, expected {NOISE_TAG!r}. Do install a newer "

@@ -6,7 +6,7 @@ name only after it has reproduced the network.
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,15 @@ WEIGHTS = ("ema", "raw")
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Hold a network in evaluation mode, float32 on the CPU, and its spec."""
+    """Hold a network in evaluation mode, float32 on the CPU, and its spec.
+
+    The network maps (x_t (B, C, H, W), t (B,) int64) to what the spec's `prediction` names, or to that and
+    variance_fraction where the spec requires it. notes: what to tell whoever exports it.
+    """
 
     network: "nn.Module"
     spec: ModelSpec
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +58,23 @@ class Report:
         return {**dataclasses.asdict(self), "path": str(self.path), "proof": self.proof.to_json()}
 
 
-def load_checkpoint(path: str | Path, *, weights: str = "ema") -> Checkpoint:
-    """Read a checkpoint of any known layout; weights: the averaged ones ("ema") or those of the last step ("raw").
+def load_checkpoint(path: str | Path, *, weights: str = "ema", options: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Read a checkpoint of any known layout: a file, a folder, or the name of a model on the hub.
 
-    The spec's source tells importer, digest of the file, step and weights. No code in the file can run.
-    Raises BadFileError for a file that is broken, foreign or hostile, EnvironmentProblem without torch.
+    weights: the averaged ones ("ema") or those of the last step ("raw"). options: what the checkpoint does not say, by
+    the names of its own project (docs/importing.md). The spec's source tells importer, digest of the file and weights.
+    No code in the file can run.
+    Raises BadFileError for a file that is broken, foreign or hostile, UsageError for options that do not fit,
+    EnvironmentProblem without torch or the package that the layout needs.
     """
     if weights not in WEIGHTS:
         raise UsageError(f"weights: unknown. got {weights!r}, expected one of {', '.join(WEIGHTS)}. Do pick one.")
-    checkpoint, importers = _torch_side("checkpoint"), _torch_side("importers")
-    imported = importers.import_network(path, checkpoint.load_torch_file(path), weights)
-    source = {**imported.spec.source, **imported.source, "checkpoint_sha256": sha256_of(path)}
+    sources, importers = _torch_side("sources"), _torch_side("importers")
+    found, source = sources.read_source(path)
+    imported = importers.import_network(path, found, weights, options or {})
+    source = {**imported.spec.source, **imported.source, **source}
     network = imported.network.eval().requires_grad_(False)
-    return Checkpoint(network, dataclasses.replace(imported.spec, source=source))
+    return Checkpoint(network, dataclasses.replace(imported.spec, source=source), imported.notes)
 
 
 def eager_model(checkpoint: Checkpoint) -> Model:

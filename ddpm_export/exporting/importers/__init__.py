@@ -1,57 +1,55 @@
-"""Foreign and own checkpoint layouts, one module each, with `matches` and `load`; exactly one must match."""
+"""Foreign and own checkpoint layouts, one module each, with `signs` and `load`; exactly one must match."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
-
 from ddpm_export.errors import BadFileError
 from ddpm_export.exporting.importers import native
-from ddpm_export.spec import ModelSpec
+from ddpm_export.exporting.importers.layout import Found, Imported
 
 __all__ = ["IMPORTERS", "import_network"]
 
 # each module has
-#   matches(keys: frozenset[str], config: Mapping[str, Any]) -> bool
-#       keys: all names at the top of the file; config: those of its values that are no tensors and hold none
-#   load(contents: Mapping[str, Any], weights: str) -> (network, ModelSpec, what it adds to spec.source)
+#   signs(found: Found) -> dict[str, bool]
+#       what the layout is known by, in words or key names, and whether it is there; it matches where all of it is
+#   load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported
+#       weights: "ema" or "raw". options: what the user says, by --config and --set; an unknown one is a UsageError.
 #       Raises BadFileError, without the path, for contents that do not fit.
 IMPORTERS: dict[str, ModuleType] = {"native": native}
 
 
-@dataclass(frozen=True)
-class Imported:
-    """Hold a network with its weights, its spec, and what its importer adds to the spec's source."""
+def import_network(path: str | Path, found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
+    """Build the network of a checkpoint by the one importer that knows its layout.
 
-    network: nn.Module
-    spec: ModelSpec
-    source: dict[str, Any]
-
-
-def import_network(path: str | Path, contents: Any, weights: str) -> Imported:
-    """Build the network that a read checkpoint holds, by the one importer that knows its layout.
-
-    Raises BadFileError where none or several do, or where the contents do not fit the layout.
+    Raises BadFileError where none or several do, or where the contents do not fit the layout; UsageError for options.
     """
-    top: Mapping[str, Any] = contents if isinstance(contents, dict) else {}
-    keys = frozenset(key for key in top if isinstance(key, str))
-    config = {key: value for key, value in top.items() if isinstance(key, str) and not _holds_tensors(value)}
-    matching = [name for name, importer in IMPORTERS.items() if importer.matches(keys, config)]
+    signs = {name: importer.signs(found) for name, importer in IMPORTERS.items()}
+    matching = [name for name, seen in signs.items() if all(seen.values())]
     if len(matching) != 1:
-        found = f"keys {sorted(keys)[:5]!r} ({len(keys)} of them)" if keys else f"a {type(contents).__name__}"
+        names = sorted(found.keys) or sorted(map(str, found.contents))
+        got = f"keys {names[:4]!r} ({len(names)} of them)" if names else "no tensors"
         raise BadFileError(
-            f"{path}: {'an ambiguous' if matching else 'an unknown'} checkpoint layout. got {found}, expected "
-            f"exactly one of {', '.join(IMPORTERS)}. Do pass a checkpoint written by python -m train."
+            f"{path}: {'an ambiguous' if matching else 'an unknown'} checkpoint layout. got {got}, expected exactly "
+            f"one of {', '.join(IMPORTERS)}; {_verdict(signs, matching)}. Do see docs/importing.md, or name your own "
+            "class with --network."
         )
+    name = matching[0]
     try:
-        network, spec, source = IMPORTERS[matching[0]].load(top, weights)
+        imported: Imported = IMPORTERS[name].load(found, weights, options)
     except BadFileError as exc:
         raise BadFileError(f"{path}: {exc}") from exc
-    return Imported(network, spec, {"importer": matching[0], **source})
+    return dataclasses.replace(imported, source={"importer": name, **imported.source})
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values()))
+def _verdict(signs: dict[str, dict[str, bool]], matching: list[str]) -> str:
+    """Say which layouts match, or which came nearest and what it lacks."""
+    if matching:
+        return f"it has all signs of {' and '.join(matching)}"
+    nearest = max(signs, key=lambda name: sum(signs[name].values()) / len(signs[name]))
+    if not any(signs[nearest].values()):
+        return "no sign of any was found"
+    lacking = [sign for sign, is_there in signs[nearest].items() if not is_there]
+    return f"the nearest is {nearest}, which lacks {', '.join(lacking[:3])}"

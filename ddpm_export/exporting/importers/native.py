@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ddpm_export.errors import BadFileError, ConfigError
 from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT
+from ddpm_export.exporting.importers.layout import Found, Imported, assign_weights, misfit, read_options
 from ddpm_export.exporting.unet import UNet, UNetConfig
-from ddpm_export.spec import ModelSpec, spec_from_json
+from ddpm_export.spec import spec_from_json
 
-__all__ = ["load", "matches"]
+__all__ = ["load", "signs"]
 
 STATE_DICTS = {"ema": "ema", "raw": "network"}
 # bounds that no sensible network meets: every block is an object to build before a weight can be compared
@@ -21,37 +21,40 @@ MAX_LEVELS = 16
 MAX_CHANNELS = 2**16
 
 
-def matches(keys: frozenset[str], config: Mapping[str, Any]) -> bool:
-    """Tell whether this is our layout: the format says so, and the weights are there."""
-    return config.get("format") == CHECKPOINT_FORMAT and {"network", "ema", "config", "spec"} <= keys
+def signs(found: Found) -> dict[str, bool]:
+    """Return what our layout is known by, and whether it is there."""
+    names = {name: name in found.contents for name in ("network", "ema", "config", "spec")}
+    return {f"format {CHECKPOINT_FORMAT}": found.contents.get("format") == CHECKPOINT_FORMAT, **names}
 
 
-def load(contents: Mapping[str, Any], weights: str) -> tuple[UNet, ModelSpec, dict[str, Any]]:
+def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """Return the network with its averaged ("ema") or last ("raw") weights, its spec, and the step they are from.
 
     Raises BadFileError for a configuration, weights or a spec that do not fit one another.
     """
+    read_options(options, {})  # the file says everything
+    contents = found.contents
     config, spec, step = contents["config"], contents["spec"], contents.get("step")
     if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
-        raise _bad("config.network", type(config).__name__, "an object of UNetConfig's fields")
+        raise misfit("config.network", type(config).__name__, "an object of UNetConfig's fields")
     if not isinstance(spec, str):
-        raise _bad("spec", type(spec).__name__, "JSON text")
+        raise misfit("spec", type(spec).__name__, "JSON text")
     if type(step) is not int or step < 0:
-        raise _bad("step", step, "a count of training steps")
+        raise misfit("step", step, "a count of training steps")
     network_config, model_spec = _network_config(config["network"]), spec_from_json(spec)
     if network_config.image_shape != model_spec.image_shape:
-        raise _bad("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
+        raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
     with torch.device("meta"):  # shapes alone: nothing is allocated before they are seen to fit
         network = UNet(network_config)
-    _assign(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
-    return network, model_spec, {"step": step, "weights": weights}
+    assign_weights(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
+    return Imported(network, model_spec, {"step": step, "weights": weights})
 
 
 def _network_config(values: dict[str, Any]) -> UNetConfig:
     fields = {f.name: f.default for f in dataclasses.fields(UNetConfig)}
     unknown = sorted(str(name) for name in values if name not in fields)
     if unknown:
-        raise _bad("config.network", f"unknown {unknown[:5]!r}", f"some of {', '.join(fields)}")
+        raise misfit("config.network", f"unknown {unknown[:5]!r}", f"some of {', '.join(fields)}")
     known: dict[str, Any] = {}
     for name, value in values.items():
         default = fields[name]
@@ -67,40 +70,8 @@ def _network_config(values: dict[str, Any]) -> UNetConfig:
             fits = type(value) is int and 1 <= value <= (MAX_BLOCKS if name == "blocks_per_level" else MAX_CHANNELS)
             known[name] = value
         if not fits:
-            raise _bad(f"config.network.{name}", value, f"a value like {default!r}")
+            raise misfit(f"config.network.{name}", value, f"a value like {default!r}")
     try:
         return UNetConfig(**known)
     except ConfigError as exc:  # in a file it is the file that is wrong, not what the user typed
         raise BadFileError(str(exc)) from exc
-
-
-def _assign(network: UNet, state: Any, name: str) -> None:
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _bad(name, type(state).__name__, "a state dict of tensors")
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    got = {key: tuple(value.shape) for key, value in state.items()}
-    wrong = sorted(str(key) for key in expected.keys() | got.keys() if expected.get(key) != got.get(key))
-    if wrong:
-        shapes = f"{wrong[0]} {got.get(wrong[0], 'missing')}"
-        raise _bad(
-            name, f"{shapes} ({len(wrong)} such)", f"{expected.get(wrong[0], 'nothing of that name')} by its config"
-        )
-    for key, value in state.items():
-        # a few bytes can claim any shape by strides of 0
-        if value.untyped_storage().nbytes() < value.numel() * value.element_size() or not value.is_floating_point():
-            raise _bad(
-                f"{name}.{key}",
-                f"{value.dtype} of {value.untyped_storage().nbytes()} bytes",
-                "as many float values as its shape says",
-            )
-    # contiguous: training may have left them channels_last, and the same weights shall give the same files
-    plain = {key: value.detach().to(torch.float32).contiguous() for key, value in state.items()}
-    network.load_state_dict(plain, assign=True)
-
-
-def _bad(where: str, got: Any, expected: str) -> BadFileError:
-    text = got if isinstance(got, str) else repr(got)
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return BadFileError(
-        f"checkpoint: {where} does not fit. got {shown}, expected {expected}. Do save it again with python -m train."
-    )

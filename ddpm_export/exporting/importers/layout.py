@@ -1,0 +1,139 @@
+"""What every importer shares: what was found, what is made of it, options, weights that must fit. Knows no layout."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["Found", "Imported", "ask_for", "assign_weights", "misfit", "read_options", "without_prefix"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Hold what lies at a path, read without running any of it.
+
+    name: of the file or folder, for people. contents: tensors and plain values as they were saved, in nested dicts.
+    config: the JSON objects beside the weights in a folder, {} for a file.
+    """
+
+    name: str
+    contents: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Return the dotted name of every tensor, such as `ema.shadow.in_conv.weight`."""
+        return frozenset(_tensor_names(self.contents, ""))
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Hold a network with its weights and its spec.
+
+    network: an nn.Module from (x_t (B, C, H, W) float32, t (B,) int64) to the prediction that the spec names, or to
+    (prediction, variance_fraction) where the spec requires the latter. source: what the importer adds to the spec's.
+    notes: sentences that the user should read, such as what of the original's sampling is not in the file.
+    """
+
+    network: nn.Module
+    spec: ModelSpec
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _tensor_names(value: Any, prefix: str) -> list[str]:
+    if isinstance(value, Tensor):
+        return [prefix]
+    if not isinstance(value, Mapping):
+        return []
+    return [
+        name
+        for key, item in value.items()
+        if isinstance(key, str)
+        for name in _tensor_names(item, f"{prefix}.{key}" if prefix else key)
+    ]
+
+
+def read_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the known options, by their defaults where the user gave none.
+
+    The type of a default says what fits: a bool, an int, a number, text, a tuple for a list of ints; None for anything.
+    Raises UsageError for an option that is not known here and for a value of another type.
+    """
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(
+            f"--set: unknown for this checkpoint. got {', '.join(unknown[:5])}, expected some of "
+            f"{', '.join(known) or 'none at all'}. Do correct the name."
+        )
+    chosen = dict(known)
+    for name, value in options.items():
+        default = known[name]
+        if isinstance(default, tuple):
+            fits = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+            value = tuple(value) if fits else value
+        elif type(default) is float:
+            fits = type(value) in (int, float)
+        else:
+            fits = default is None or type(value) is type(default)
+        if not fits:
+            raise UsageError(
+                f"--set {name}: does not fit. got {value!r}, expected a value like {default!r}. Do change it."
+            )
+        chosen[name] = value
+    return chosen
+
+
+def ask_for(examples: Mapping[str, Any]) -> UsageError:
+    """Return the error that asks for what a checkpoint does not say: option name -> an example of its value."""
+    wanted = " ".join(f"--set {name}={value}" for name, value in examples.items())
+    return UsageError(
+        f"checkpoint: does not say everything. got no {', '.join(examples)}, expected them as options. Do add them, "
+        f"such as {wanted}"
+    )
+
+
+def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries whose names begin with a prefix, by the rest of their names."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def assign_weights(network: nn.Module, state: Any, where: str) -> None:
+    """Give a network, which may be on the meta device, exactly these weights, float32 and contiguous.
+
+    Raises BadFileError, naming the first, for names or shapes that are missing, left over or other than the network's,
+    and for tensors that are no floats or claim more than their file holds.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise misfit(where, type(state).__name__, "a state dict of tensors")
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    got = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(str(key) for key in expected.keys() | got.keys() if expected.get(key) != got.get(key))
+    if wrong:
+        shapes = f"{wrong[0]} {got.get(wrong[0], 'missing')}"
+        raise misfit(
+            where, f"{shapes} ({len(wrong)} such)", f"{expected.get(wrong[0], 'nothing of that name')} by its config"
+        )
+    for key, value in state.items():
+        # a few bytes can claim any shape by strides of 0
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size() or not value.is_floating_point():
+            raise misfit(
+                f"{where}.{key}",
+                f"{value.dtype} of {value.untyped_storage().nbytes()} bytes",
+                "as many float values as its shape says",
+            )
+    # contiguous: training may have left them channels_last, and the same weights shall give the same files
+    plain = {key: value.detach().float().contiguous() for key, value in state.items()}
+    network.load_state_dict(plain, assign=True)
+
+
+def misfit(where: str, got: Any, expected: str) -> BadFileError:
+    """Return the error for something in a checkpoint that does not fit."""
+    text = got if isinstance(got, str) else repr(got)
+    shown = text if len(text) <= 120 else text[:117] + "..."
+    return BadFileError(f"checkpoint: {where} does not fit. got {shown}, expected {expected}. Do save it again.")
