@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.schedules import spacing
-from ddpm_export.spec import ModelSpec
+from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
 __all__ = ["Array", "Denoised", "Denoiser", "Model", "Step", "denoiser", "noise_std", "noised", "trajectory"]
 
@@ -31,10 +31,15 @@ class Step(NamedTuple):
 
 
 class Denoised(NamedTuple):
-    """What a network's output says of a noisy image, each (B, C, H, W): the clean image and the noise in it."""
+    """What a network's output says of a noisy image, each (B, C, H, W): the clean image and the noise in it.
+
+    variance_fraction, where the network learned it, says where between the logarithms of the step's small and large
+    variance its own lies (Nichol and Dhariwal 2021, eq. 15): 0 small, 1 large, and beyond where the network says so.
+    """
 
     x_0: Array
     eps: Array
+    variance_fraction: Array | None = None
 
 
 Denoiser = Callable[[Array, Step], Denoised]
@@ -67,7 +72,7 @@ def trajectory(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable
 
 
 def denoiser(model: Model, spec: ModelSpec, **inputs: Array) -> Denoiser:
-    """Bind a model, what it predicts, its clipping and its named inputs: (x_t, step) -> (x_0, eps).
+    """Bind a model, what it predicts, its clipping and its named inputs: (x_t, step) -> (x_0, eps, variance_fraction).
 
     One network evaluation a call. x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or
     itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads from it to x_t.
@@ -75,19 +80,20 @@ def denoiser(model: Model, spec: ModelSpec, **inputs: Array) -> Denoiser:
 
     def denoise(x_t: Array, step: Step) -> Denoised:
         outputs = model(x_t, np.full(len(x_t), step.t, dtype=np.int64), **inputs)
-        try:
-            predicted = outputs[spec.prediction]
-        except KeyError as exc:
+        missing = [name for name in spec.outputs if name not in outputs]
+        if missing:
             raise BadFileError(
-                f"model: no output of the spec's name. got {sorted(outputs)!r}, expected {spec.prediction!r}. Do "
+                f"model: no output of the spec's name. got {sorted(outputs)!r}, expected {missing[0]!r}. Do "
                 "export the model again."
-            ) from exc
-        return _denoised(predicted, x_t, step.a, spec)
+            )
+        x_0, eps = _denoised(outputs[spec.prediction], x_t, step.a, spec)
+        fraction = outputs[VARIANCE_FRACTION].copy() if VARIANCE_FRACTION in spec.outputs else None
+        return Denoised(x_0, eps, fraction)
 
     return denoise
 
 
-def _denoised(predicted: Array, x_t: Array, a: float, spec: ModelSpec) -> Denoised:
+def _denoised(predicted: Array, x_t: Array, a: float, spec: ModelSpec) -> tuple[Array, Array]:
     signal, noise = math.sqrt(a), math.sqrt(1.0 - a)
     # copies: `predicted` may be a buffer that the next evaluation overwrites, and what is yielded must stay
     if spec.prediction == "eps":
@@ -99,7 +105,7 @@ def _denoised(predicted: Array, x_t: Array, a: float, spec: ModelSpec) -> Denois
     if spec.clip_x_0 is not None:
         x_0 = np.clip(x_0, -spec.clip_x_0, spec.clip_x_0)
         eps = (x_t - signal * x_0) * (1.0 / noise)
-    return Denoised(x_0, eps)
+    return x_0, eps
 
 
 def noise_std(step: Step, eta: float) -> float:

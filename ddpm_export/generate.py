@@ -2,7 +2,7 @@
 
 import inspect
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
 from ddpm_export.samplers import SAMPLERS, State
-from ddpm_export.spec import ModelSpec
+from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
 __all__ = ["Settings", "generate", "sample", "settings_for"]
 
@@ -27,7 +27,7 @@ MAX_FRESH_SEED = 2**32
 class Settings:
     """Hold everything, besides the model, that decides the images; `batch` decides only how many at a time.
 
-    eta is None for samplers that have none, and so is variance.
+    eta is None for samplers that have none, and so is variance; times is None for the evenly spaced ones.
     """
 
     sampler: str
@@ -38,6 +38,7 @@ class Settings:
     batch: int
     eta: float | None
     variance: str | None
+    times: tuple[int, ...] | None = None
 
     @property
     def numbers(self) -> range:
@@ -62,6 +63,7 @@ def settings_for(
     *,
     n: int = 16,
     num_steps: int | None = None,
+    times: Sequence[int] | None = None,
     sampler: str | None = None,
     eta: float | None = None,
     variance: str | None = None,
@@ -69,15 +71,17 @@ def settings_for(
     first: int = 0,
     batch: int = 16,
 ) -> Settings:
-    """Fill in from the spec what is None, and a fresh seed; raises UsageError for what no image can be made from."""
+    """Fill in from the spec what is None, and a fresh seed; raises UsageError for what no image can be made from.
+
+    times: the falling times of the steps themselves, in place of num_steps evenly spaced ones.
+    """
     sampler = spec.defaults.sampler if sampler is None else sampler
     if sampler not in SAMPLERS:
         raise UsageError(f"sampler: unknown. got {sampler!r}, expected one of {', '.join(SAMPLERS)}. Do pick one.")
     for name, count in (("n", n), ("batch", batch)):
         if count < 1:
             raise UsageError(f"{name}: too few. got {count}, expected at least 1. Do raise it.")
-    num_steps = spec.defaults.num_steps if num_steps is None else num_steps
-    trajectory(spec, num_steps)
+    num_steps = len(trajectory(spec, num_steps, times=times))
     given = {"eta": eta, "variance": variance}
     usual = {"eta": spec.defaults.eta, "variance": spec.variance}
     knobs = inspect.signature(SAMPLERS[sampler]).parameters
@@ -90,6 +94,10 @@ def settings_for(
     chosen: dict[str, Any] = {
         name: (usual[name] if value is None else value) if name in knobs else None for name, value in given.items()
     }
+    if chosen["variance"] == "learned" and VARIANCE_FRACTION not in spec.outputs:
+        raise UsageError(
+            "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
+        )
     settings = Settings(
         sampler=sampler,
         num_steps=num_steps,
@@ -97,6 +105,7 @@ def settings_for(
         first=first,
         n=n,
         batch=min(batch, n),
+        times=None if times is None else tuple(times),
         **chosen,
     )
     noise_stream(settings.seed, (first, first + n - 1), spec.image_shape)
@@ -114,7 +123,7 @@ def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[
 
     Raises NonFiniteError at the step where a number is no longer finite.
     """
-    steps = trajectory(spec, settings.num_steps)
+    steps = trajectory(spec, settings.num_steps, times=settings.times)
     for start in range(0, settings.n, settings.batch):
         numbers = settings.numbers[start : start + settings.batch]
         noise = noise_stream(settings.seed, numbers, spec.image_shape)
@@ -134,8 +143,8 @@ def _watched(model: Model, spec: ModelSpec, steps: list[Step], numbers: range) -
 
     def watched(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         outputs = model(x_t, t, **inputs)
-        if spec.prediction in outputs:
-            _refuse_non_finite(outputs[spec.prediction], step_at[int(t[0])], numbers)
+        for name in set(spec.outputs).intersection(outputs):
+            _refuse_non_finite(outputs[name], step_at[int(t[0])], numbers)
         return outputs
 
     return watched
@@ -156,8 +165,8 @@ def generate(
 ) -> NDArray[np.uint8]:
     """Return n images as uint8 (n, H, W, C) from a model file, or from what `open_model` gave.
 
-    settings: n, num_steps, sampler, eta, variance, seed, first, batch, as in `settings_for`. Costs num_steps network
-    evaluations a batch. Raises what `open_model`, `settings_for` and `sample` raise.
+    settings: n, num_steps, times, sampler, eta, variance, seed, first, batch, as in `settings_for`. Costs num_steps
+    network evaluations a batch. Raises what `open_model`, `settings_for` and `sample` raise.
     """
     network, spec = open_model(model, provider, threads=threads) if isinstance(model, (str, Path)) else model
     chosen = settings_for(spec, **settings)

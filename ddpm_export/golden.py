@@ -48,7 +48,7 @@ def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
     Three cases, at the first, middle and last time, each for an image of its own; 16 values of each output, evenly
     spread. One network evaluation a case. Raises NonFiniteError where the model gives no numbers.
     """
-    size = math.prod(spec.image_shape)
+    size = math.prod(spec.image_shape) * len(spec.outputs)
     positions = np.unique(np.linspace(0, size - 1, min(size, NUM_POSITIONS)).round().astype(np.int64))
     T = spec.num_train_timesteps
     cases = []
@@ -103,15 +103,19 @@ def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") 
 
 
 def _evaluate(model: Model, spec: ModelSpec, seed: int, image: int, t: int) -> Array:
-    """Return the flat float64 output at x_t = sqrt(1 - alphas_cumprod[t]) * draw 0: noise at its level, no image."""
+    """Return the flat float64 outputs at x_t = sqrt(1 - alphas_cumprod[t]) * draw 0: noise at its level, no image.
+
+    Several outputs follow one another in the spec's order.
+    """
     x_t = noise_stream(seed, [image], spec.image_shape)(0) * math.sqrt(1.0 - spec.alphas_cumprod[t])
     outputs = model(x_t, np.array([t], dtype=np.int64))
-    if spec.prediction not in outputs or outputs[spec.prediction].shape != x_t.shape:
-        raise BadFileError(
-            f"model: does not give what its spec says. got outputs {sorted(outputs)!r}, expected {spec.prediction!r} "
-            f"of shape {x_t.shape}. Do export the model again."
-        )
-    return np.asarray(outputs[spec.prediction], dtype=np.float64).reshape(-1)
+    for name in spec.outputs:
+        if name not in outputs or outputs[name].shape != x_t.shape:
+            raise BadFileError(
+                f"model: does not give what its spec says. got outputs {sorted(outputs)!r}, expected {name!r} "
+                f"of shape {x_t.shape}. Do export the model again."
+            )
+    return np.concatenate([np.asarray(outputs[name], dtype=np.float64).reshape(-1) for name in spec.outputs])
 
 
 def _tolerance(golden: dict[str, Any], precision: str) -> float:
@@ -128,7 +132,7 @@ def _checked_cases(spec: ModelSpec) -> list[dict[str, Any]]:
     cases = (spec.golden or {}).get("cases")
     if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
         raise _bad("cases", cases, f"a list of 1 to {MAX_CASES} objects")
-    size = math.prod(spec.image_shape)
+    size = math.prod(spec.image_shape) * len(spec.outputs)
     for case in cases:
         if not isinstance(case, dict):
             raise _bad("cases", case, "objects")

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Denoiser, Step, noise_std
+from ddpm_export.diffusion import Array, Denoised, Denoiser, Step, noise_std
 from ddpm_export.errors import UsageError
 from ddpm_export.noise import Noise
+from ddpm_export.spec import VARIANCES
 
 __all__ = ["SAMPLERS", "State", "ddim", "ddpm"]
 
@@ -35,7 +36,7 @@ def ddim(
             f"eta: out of range. got {eta!r}, expected 0 (no noise) to 1 (ddpm). Do pick one in that range."
         )
     eta = float(np.float32(eta))  # the one-call graph takes float32: the same eta everywhere
-    return _walk(denoise, noise, steps, x, lambda step: (noise_std(step, eta), noise_std(step, eta)))
+    return _walk(denoise, noise, steps, x, lambda step, _: (noise_std(step, eta), noise_std(step, eta)))
 
 
 def ddpm(
@@ -43,14 +44,18 @@ def ddpm(
 ) -> Iterator[State]:
     """Yield the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where steps leave times out.
 
-    variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's, sigma_t^2 = beta_t (section 3.2). Starts at
-    noise draw 0, or goes on from `x`. One network evaluation a step. Raises UsageError for another variance.
+    variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's, sigma_t^2 = beta_t (section 3.2), learned
+    lies where the network says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15). Starts at noise
+    draw 0, or goes on from `x`. One network evaluation a step. Raises UsageError for another variance, and for a
+    learned one where the network has learned none.
     """
     if variance == "fixed_small":
         return ddim(denoise, noise, steps, x=x, eta=1.0)
     if variance == "fixed_large":
-        return _walk(denoise, noise, steps, x, lambda step: (noise_std(step, 1.0), _large_std(step)))
-    raise UsageError(f"variance: unknown. got {variance!r}, expected fixed_small or fixed_large. Do pick one.")
+        return _walk(denoise, noise, steps, x, lambda step, _: (noise_std(step, 1.0), _large_std(step)))
+    if variance == "learned":
+        return _walk(denoise, noise, steps, x, lambda step, found: (noise_std(step, 1.0), _learned_std(step, found)))
+    raise UsageError(f"variance: unknown. got {variance!r}, expected one of {', '.join(VARIANCES)}. Do pick one.")
 
 
 SAMPLERS: dict[str, Callable[..., Iterator[State]]] = {"ddpm": ddpm, "ddim": ddim}
@@ -60,19 +65,28 @@ def _large_std(step: Step) -> float:
     return math.sqrt(1.0 - step.a / step.a_prev) if step.a_prev < 1.0 else 0.0
 
 
+def _learned_std(step: Step, found: Denoised) -> Array | float:
+    if found.variance_fraction is None:
+        raise UsageError(
+            "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
+        )
+    small, large = noise_std(step, 1.0), _large_std(step)
+    return small * (large / small) ** found.variance_fraction if small > 0.0 else 0.0  # 0 at the end of the grid
+
+
 def _walk(
     denoise: Denoiser,
     noise: Noise,
     steps: Iterable[Step],
     x: Array | None,
-    stds: Callable[[Step], tuple[float, float]],
+    stds: Callable[[Step, Denoised], tuple[float, Array | float]],
 ) -> Iterator[State]:
     """Walk down the steps; `stds` gives the noise that the mean makes room for and the noise that is added."""
     x = noise(0) if x is None else x
     for step in steps:
-        room, added = stds(step)
-        x_0, eps = denoise(x, step)
-        x = math.sqrt(step.a_prev) * x_0 + math.sqrt(max(0.0, 1.0 - step.a_prev - room**2)) * eps
-        if added > 0.0:
+        found = denoise(x, step)
+        room, added = stds(step, found)
+        x = math.sqrt(step.a_prev) * found.x_0 + math.sqrt(max(0.0, 1.0 - step.a_prev - room**2)) * found.eps
+        if not isinstance(added, float) or added > 0.0:
             x += added * noise(step.i)
-        yield State(step, x, x_0, eps)
+        yield State(step, x, found.x_0, found.eps)

@@ -16,6 +16,7 @@ from ddpm_export.noise import NOISE_TAG
 __all__ = [
     "MAX_JSON_BYTES",
     "METADATA_KEY",
+    "VARIANCES",
     "VARIANCE_FRACTION",
     "Defaults",
     "ModelSpec",

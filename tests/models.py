@@ -73,6 +73,19 @@ def mix_model(spec=None):
     return onnx_file(nodes, values, spec)
 
 
+def learned_model(spec=None):
+    """Return a file with eps = tanh(x_t) / 2 and variance_fraction = the logistic function of x_t."""
+    spec = spec or tiny_spec(variance="learned", requires=("variance_fraction",))
+    nodes = [
+        node("Tanh", ["x_t"], "bent"),
+        node("Mul", ["bent", "half"], spec.prediction),
+        node("Sigmoid", ["x_t"], "variance_fraction"),
+    ]
+    shape = ["batch", *spec.image_shape]
+    outputs = dict.fromkeys((spec.prediction, "variance_fraction"), (TensorProto.FLOAT, shape))
+    return onnx_file(nodes, [constant("half", 0.5)], spec, outputs=outputs)
+
+
 def scale_model(spec=None, weight=None, **changes):
     """Return a file with eps = x_t * w; `weight` replaces the initializer w, `changes` go to `onnx_file`."""
     spec = spec or tiny_spec()

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_x_0_and_eps_always_lead_back_to_x_t(prediction, clip_x_0, rng):
     spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0)
     model = gaussian_model(ALPHAS_CUMPROD, 0.3, 0.5, prediction)
     for step in STEPS:
-        x_0, eps = denoiser(model, spec)(x_t, step)
+        x_0, eps, _ = denoiser(model, spec)(x_t, step)
         np.testing.assert_allclose(noised(x_0, eps, step.a), x_t, rtol=0, atol=1e-12)
 
 
@@ -95,7 +96,8 @@ def test_float32_stays_float32(prediction, clip_x_0, rng):
     x_t = rng.standard_normal((2, 1, 2, 3)).astype(np.float32)
     spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0)
     got = denoiser(gaussian_model(ALPHAS_CUMPROD, 0.3, 0.5, prediction), spec)(x_t, STEPS[2])
-    assert [array.dtype for array in got] == [np.float32] * 2
+    assert [array.dtype for array in got[:2]] == [np.float32] * 2
+    assert got.variance_fraction is None
     assert noised(x_t, x_t, STEPS[2].a).dtype == np.float32
 
 
@@ -106,10 +108,11 @@ def test_a_models_buffer_may_be_used_again(prediction, clip_x_0, rng):
 
     def model(x_t, t):
         buffer[...] = 0.1 * t[0]
-        return {prediction: buffer}
+        return {prediction: buffer, "variance_fraction": buffer}
 
     x_t = rng.standard_normal(buffer.shape)
-    denoise = denoiser(model, gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0))
+    plain = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0)
+    denoise = denoiser(model, dataclasses.replace(plain, requires=("variance_fraction",)))
     kept = denoise(x_t, STEPS[0])
     expected = [array.copy() for array in kept]
     denoise(x_t, STEPS[1])
@@ -127,6 +130,19 @@ def test_what_a_model_is_given():
     denoiser(model, gaussian_spec(ALPHAS_CUMPROD), y=y)(np.zeros((3, 1, 2, 3)), STEPS[1])
     np.testing.assert_array_equal(seen["t"], np.full(3, STEPS[1].t, dtype=np.int64), strict=True)
     assert seen["y"] is y
+
+
+def test_a_learned_variance_comes_as_the_network_says_it(rng):
+    fraction = rng.uniform(-0.2, 1.2, (1, 1, 2, 3))  # beyond 0 and 1 as well
+    spec = gaussian_spec(ALPHAS_CUMPROD, clip_x_0=0.1)
+    learned = dataclasses.replace(spec, requires=("variance_fraction",))
+    outputs = {"eps": fraction + 1.0, "variance_fraction": fraction}
+    got = denoiser(lambda *_: outputs, learned)(fraction, STEPS[0])
+    np.testing.assert_array_equal(got.variance_fraction, fraction)
+    assert denoiser(lambda *_: outputs, spec)(fraction, STEPS[0]).variance_fraction is None
+    del outputs["variance_fraction"]
+    with pytest.raises(BadFileError, match="expected 'variance_fraction'"):
+        denoiser(lambda *_: outputs, learned)(fraction, STEPS[0])
 
 
 def test_a_model_without_the_promised_output():

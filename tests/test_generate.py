@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 from gaussian import flow, gaussian_model, gaussian_spec
-from models import COLOUR, GREY, T, gaussian_file, mix_model, sick_model, tiny_spec
+from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sick_model, tiny_spec
 
-from ddpm_export import ddim, denoiser, generate, noise_stream, open_model, to_uint8, trajectory
+from ddpm_export import ddim, ddpm, denoiser, generate, noise_stream, open_model, to_uint8, trajectory
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.generate import Settings, sample, settings_for
 from ddpm_export.samplers import SAMPLERS
@@ -46,6 +46,31 @@ def test_another_seed_or_number_is_another_image(path, sampler):
     settings = {"sampler": sampler, "n": 1}
     seen = {generate(path, **settings, seed=seed, first=first).tobytes() for seed in (0, 1, 2**40) for first in (0, 1)}
     assert len(seen) == 6
+
+
+def test_a_learned_variance_is_used_where_the_spec_says_so(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(learned_model())
+    model, spec = open_model(tmp_path / "m.onnx")
+    chosen = {"n": 3, "sampler": "ddpm", "num_steps": 7, "seed": SEED}
+    noise, steps = noise_stream(SEED, range(3), spec.image_shape), trajectory(spec, 7)
+    *_, last = ddpm(denoiser(model, spec), noise, steps, variance="learned")
+    np.testing.assert_array_equal(generate((model, spec), **chosen), to_uint8(last.x))
+    assert (generate((model, spec), **chosen, variance="fixed_small") != to_uint8(last.x)).any()
+    x = noise(0)
+    for found in (denoiser(model, spec)(x, steps[0]), denoiser(model, spec)(x + 1, steps[0])):
+        assert found.variance_fraction.shape == x.shape
+    np.testing.assert_allclose(denoiser(model, spec)(x, steps[0]).variance_fraction, 1 / (1 + np.exp(-x)), atol=1e-6)
+
+
+def test_the_steps_may_have_times_of_their_own(path):
+    times = [37, 20, 3, 0]
+    model, spec = open_model(path)
+    noise = noise_stream(SEED, range(2), spec.image_shape)
+    *_, last = ddim(denoiser(model, spec), noise, trajectory(spec, times=times))
+    np.testing.assert_array_equal(generate(path, n=2, times=times, seed=SEED), to_uint8(last.x))
+    chosen = settings_for(spec, times=times, seed=SEED)
+    assert (chosen.num_steps, chosen.describe()["times"]) == (4, (37, 20, 3, 0))
+    assert "times" not in settings_for(spec, num_steps=4, seed=SEED).describe()
 
 
 def test_generate_is_the_straight_line(path):
@@ -114,7 +139,10 @@ def test_without_a_seed_a_fresh_one_is_drawn():
         ({"eta": float("nan")}, "eta: out of range"),
         ({"sampler": "ddpm", "eta": 0.0}, "eta: has no meaning for ddpm"),
         ({"sampler": "ddim", "variance": "fixed_small"}, "variance: has no meaning for ddim"),
-        ({"sampler": "ddpm", "variance": "learned"}, "variance: unknown"),
+        ({"sampler": "ddpm", "variance": "middling"}, "variance: unknown"),
+        ({"sampler": "ddpm", "variance": "learned"}, "variance: the network has learned none"),
+        ({"times": [5, 7]}, "times: not a trajectory"),
+        ({"times": [5, 3], "num_steps": 3}, "times: not a trajectory"),
     ],
 )
 def test_what_no_image_can_be_made_from_is_a_usage_error(settings, named):

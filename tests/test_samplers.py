@@ -19,13 +19,18 @@ ALPHAS_CUMPROD = alphas_cumprod_from_betas(BETAS)
 SPEC = gaussian_spec(ALPHAS_CUMPROD)
 SHAPE = SPEC.image_shape
 # A new entry of SAMPLERS is tested as it stands; its knobs, once they are listed here.
-KNOBS = {"ddim": [{}, {"eta": 0.5}, {"eta": 1.0}], "ddpm": [{}, {"variance": "fixed_large"}]}
+KNOBS = {
+    "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
+    "ddpm": [{}, {"variance": "fixed_large"}, {"variance": "learned"}],
+}
 CASES = [pytest.param(name, knobs, id=f"{name}-{knobs}") for name in SAMPLERS for knobs in KNOBS.get(name, [{}])]
 every_sampler = pytest.mark.parametrize(("name", "knobs"), CASES)
 
 
-def gaussian_denoiser(spec=SPEC):
-    return denoiser(gaussian_model(spec.alphas_cumprod, MEAN, STD, spec.prediction), spec)
+def gaussian_denoiser(spec=SPEC, fraction=0.3, model=None):
+    """The best denoiser for Gaussian data, which has learned a variance besides."""
+    denoise = denoiser(model or gaussian_model(spec.alphas_cumprod, MEAN, STD, spec.prediction), spec)
+    return lambda x_t, step: denoise(x_t, step)._replace(variance_fraction=np.full_like(x_t, fraction))
 
 
 def noise64(images, seed=1, shape=SHAPE):
@@ -155,6 +160,50 @@ def test_fixed_larges_mean_and_noise(num_steps):
         np.testing.assert_allclose(loud.x - quiet.x, math.sqrt(beta) if step.a_prev < 1 else 0.0, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_steps", [10, T])
+def test_a_learned_variance_lies_between_the_fixed_ones_of_the_steps_taken(num_steps):
+    steps, noise = trajectory(SPEC, num_steps), noise64(2)
+
+    def states(variance, fraction):
+        return ddpm(gaussian_denoiser(fraction=fraction), noise, steps, variance=variance)
+
+    for fraction, fixed in ((0.0, "fixed_small"), (1.0, "fixed_large")):
+        for a, b in zip(states("learned", fraction), states(fixed, None), strict=True):
+            np.testing.assert_allclose(a.x, b.x, rtol=0, atol=1e-12)
+    x = noise(0)
+    for step in steps:
+        beta = 1.0 - step.a / step.a_prev
+        logs = [math.log(v) if v else -math.inf for v in (beta * (1.0 - step.a_prev) / (1.0 - step.a), beta)]
+        for f in (0.3, -0.1, 1.2):  # an original does not clip, so nor do we
+            ones, zeros = (lambda _: np.ones_like(x)), (lambda _: np.zeros_like(x))
+            (loud,) = ddpm(gaussian_denoiser(fraction=f), ones, [step], x=x, variance="learned")
+            (quiet,) = ddpm(gaussian_denoiser(fraction=f), zeros, [step], x=x, variance="learned")
+            std = math.exp(0.5 * ((1.0 - f) * logs[0] + f * logs[1])) if step.a_prev < 1 else 0.0  # eq. 15
+            np.testing.assert_allclose(loud.x - quiet.x, std, rtol=0, atol=1e-12)
+
+
+def test_each_pixel_has_its_own_learned_variance():
+    noise, step = noise64(2), trajectory(SPEC, 10)[3]
+    fraction = np.linspace(0.0, 1.0, noise(0).size).reshape(noise(0).shape)
+    (state,) = ddpm(gaussian_denoiser(fraction=fraction), noise, [step], variance="learned")
+    for k in np.ndindex(fraction.shape):
+        (alone,) = ddpm(gaussian_denoiser(fraction=fraction[k]), noise, [step], variance="learned")
+        assert state.x[k] == pytest.approx(alone.x[k], abs=1e-12)
+
+
+def test_a_learned_variance_stays_float32():
+    noise = noise_stream(1, range(2), SHAPE)
+    for state in ddpm(gaussian_denoiser(), noise, trajectory(SPEC, 5), variance="learned"):
+        assert state.x.dtype == np.float32
+
+
+def test_a_network_without_learned_variance_has_none_to_sample_with():
+    denoise = gaussian_denoiser()
+    without = lambda x_t, step: denoise(x_t, step)._replace(variance_fraction=None)  # noqa: E731
+    with pytest.raises(UsageError, match="the network has learned none"):
+        last(ddpm(without, noise64(1), trajectory(SPEC, 5), variance="learned"))
+
+
 @every_sampler
 def test_no_noise_where_a_prev_is_1(name, knobs):
     drawn = []
@@ -195,7 +244,7 @@ def test_cut_anywhere_and_resumed(name, knobs):
 def test_samplers_are_lazy_and_keep_nothing(name, knobs):
     evaluations = []
     model = gaussian_model(ALPHAS_CUMPROD, MEAN, STD)
-    denoise = denoiser(lambda x_t, t: (evaluations.append(int(t[0])), model(x_t, t))[1], SPEC)
+    denoise = gaussian_denoiser(model=lambda x_t, t: (evaluations.append(int(t[0])), model(x_t, t))[1])
     noise, steps = noise_stream(1, range(2), SHAPE), trajectory(SPEC, 8)
     states = SAMPLERS[name](denoise, noise, iter(steps), **knobs)
     assert inspect.isgenerator(states)
@@ -258,7 +307,7 @@ def test_eta_is_rounded_to_float32():
     np.testing.assert_array_equal(a.x, b.x)
 
 
-@pytest.mark.parametrize("variance", ["small", "", "learned", None])
+@pytest.mark.parametrize("variance", ["small", "", "Learned", None])
 def test_unknown_variance(variance):
     with pytest.raises(UsageError, match="variance: unknown"):
         ddpm(gaussian_denoiser(), noise64(1), trajectory(SPEC, 2), variance=variance)

@@ -102,7 +102,7 @@ def test_people_only_keys_may_be_missing():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"requires": ["variance_fraction"]},
+        {"requires": ["variance_fraction", "x_0_prev"]},
         {"requires": ["y", "x_0_prev"]},
         {"requires": ["\x1b[31m"]},
         {"requires": [""]},
@@ -291,3 +291,13 @@ def test_a_spec_cannot_be_changed():
 def test_the_last_alpha_may_be_zero_unless_eps():
     assert read(alphas_cumprod=[0.9, 0.5, 0.2, 0]).alphas_cumprod[-1] == 0
     assert read(alphas_cumprod=[0.9, 0.5, 0.2, 0], prediction="x_0").prediction == "x_0"
+
+
+def test_a_learned_variance_needs_a_second_output_and_says_so():
+    spec = ModelSpec("m", "eps", (1, 2, 2), (0.9, 0.5), defaults=Defaults(num_steps=1))
+    assert spec.outputs == ("eps",)
+    learned = dataclasses.replace(spec, variance="learned", requires=("variance_fraction",))
+    assert learned.outputs == ("eps", "variance_fraction")
+    assert spec_from_json(json_from_spec(learned)) == learned
+    # one may have the output and another variance by default
+    assert dataclasses.replace(learned, variance="fixed_small").outputs == learned.outputs

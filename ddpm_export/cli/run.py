@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable, progress
+from ddpm_export.errors import UsageError
 
 __all__ = ["main"]
 
@@ -15,9 +16,14 @@ def run(
     model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
     n: Annotated[int, typer.Option(help="How many images.")] = 16,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
+    times: Annotated[
+        str | None, typer.Option(help="The steps' own times, falling, such as 980,960,0; in place of --steps.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim or ddpm. [default: the model's]")] = None,
     eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")] = None,
-    variance: Annotated[str | None, typer.Option(help="Of ddpm: fixed_small, or fixed_large for many steps.")] = None,
+    variance: Annotated[
+        str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large for many steps, or learned.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same images. [default: a fresh one, printed]")] = None,
     first: Annotated[int, typer.Option(help="Number of the first image; image 7 is the same in any run.")] = 0,
     batch: Annotated[int, typer.Option(help="Images at a time: memory and speed, never the images.")] = 16,
@@ -41,7 +47,16 @@ def run(
 
     network, spec = open_model(model, provider, threads=threads, trust=trust)
     settings = settings_for(
-        spec, n=n, num_steps=steps, sampler=sampler, eta=eta, variance=variance, seed=seed, first=first, batch=batch
+        spec,
+        n=n,
+        num_steps=steps,
+        times=None if times is None else _times(times),
+        sampler=sampler,
+        eta=eta,
+        variance=variance,
+        seed=seed,
+        first=first,
+        batch=batch,
     )
     text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
     since = time.perf_counter()
@@ -61,6 +76,16 @@ def run(
     else:
         how = f"{settings.sampler}, {settings.num_steps} steps, seed {settings.seed}"
         typer.echo(f"{printable(str(out))}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
+
+
+def _times(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError as exc:
+        raise UsageError(
+            f"--times: not a list of times. got {text[:80]!r}, expected integers with commas between them, such as "
+            "980,960,0. Do correct it."
+        ) from exc
 
 
 main = entry_point(run)

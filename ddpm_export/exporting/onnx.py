@@ -110,7 +110,7 @@ def _torch_export(checkpoint: "Checkpoint") -> onnx.ModelProto:
                 external_data=False,
                 dynamic_shapes=({0: batch}, {0: batch}),
                 input_names=["x_t", "t"],
-                output_names=[checkpoint.spec.prediction],
+                output_names=list(checkpoint.spec.outputs),
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as exc:

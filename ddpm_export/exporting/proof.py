@@ -12,7 +12,7 @@ from ddpm_export.diffusion import Array, Model, denoiser, noised, trajectory
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import ddim
+from ddpm_export.samplers import ddim, ddpm
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["Proof", "prove"]
@@ -35,7 +35,8 @@ class Proof:
     error is max |a - b| / max |b| of one image's output, the worst of all; where the reference gives only zeros (an
     untrained network does: its last layer starts at 0) it is max |a - b|, and relative is False. t, batch and value are
     where it was worst: value is that of the candidate, expected that of the reference. equal_share and
-    max_level_difference compare uint8 images of a short DDIM trajectory on the same noise.
+    max_level_difference compare uint8 images of a short trajectory on the same noise: ddim, or ddpm where the variance
+    is learned, so that every output has its part in it.
     """
 
     error: float
@@ -74,7 +75,8 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
         # one model after the other: taking turns, their thread pools would wait for each other
         expected_outputs = [_reference_output(reference, spec, x_t, t) for x_t, t in inputs]
         for (x_t, t), b in zip(inputs, expected_outputs, strict=True):
-            places.append(_worst_of(candidate(x_t, t)[spec.prediction], b, t, where))
+            outputs = candidate(x_t, t)
+            places += [_worst_of(outputs[name], b[name], t, where) for name in spec.outputs]
     worst = max(places, key=lambda place: place[0])
     error, relative, at, batch, value, expected = worst
     if not error <= MAX_RELATIVE_ERROR:
@@ -102,9 +104,10 @@ def _input(spec: ModelSpec, times: list[int]) -> tuple[Array, Array]:
     return x_t, np.array(times, dtype=np.int64)
 
 
-def _reference_output(reference: Model, spec: ModelSpec, x_t: Array, t: Array) -> Array:
-    b = np.array(reference(x_t, t)[spec.prediction])  # a copy: an output may alias a buffer
-    if not np.isfinite(b).all():
+def _reference_output(reference: Model, spec: ModelSpec, x_t: Array, t: Array) -> dict[str, Array]:
+    outputs = reference(x_t, t)
+    b = {name: np.array(outputs[name]) for name in spec.outputs}  # copies: an output may alias a buffer
+    if not all(np.isfinite(values).all() for values in b.values()):
         raise NonFiniteError(
             f"network: gives no numbers. got NaN or infinity at t in {t.tolist()}, expected finite values. Do export "
             "an earlier checkpoint."
@@ -139,7 +142,9 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps
     noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
     images = []
     for model in (candidate, reference):
-        states = ddim(denoiser(model, spec), noise, trajectory(spec, num_steps))
+        denoise, steps = denoiser(model, spec), trajectory(spec, num_steps)
+        is_learned = spec.variance == "learned"
+        states = ddpm(denoise, noise, steps, variance="learned") if is_learned else ddim(denoise, noise, steps)
         last = deque(states, maxlen=1).pop()
         images.append(to_uint8(last.x).astype(np.int64))
     difference = np.abs(images[0] - images[1])

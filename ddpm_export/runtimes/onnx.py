@@ -37,7 +37,7 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
     _check_signature(path, session, spec)
     names = [output.name for output in session.get_outputs()]
     if provider == "cuda":
-        return _bound_model(ort, session, names, spec), spec
+        return _bound_model(ort, session, spec), spec
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         try:
@@ -47,12 +47,14 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
                 f"{path}: the graph does not run. got {_first_line(exc)}, expected values of shape {x_t.shape!r}. Do "
                 "export the model again."
             ) from exc
-        if values[0].shape != x_t.shape:
-            raise BadFileError(
-                f"{path}: {names[0]} has another shape than x_t. got {values[0].shape!r}, expected {x_t.shape!r}. Do "
-                "export the model again."
-            )
-        return dict(zip(names, values, strict=True))
+        outputs = dict(zip(names, values, strict=True))
+        for name in spec.outputs:
+            if outputs[name].shape != x_t.shape:
+                raise BadFileError(
+                    f"{path}: {name} has another shape than x_t. got {outputs[name].shape!r}, expected {x_t.shape!r}. "
+                    "Do export the model again."
+                )
+        return outputs
 
     return model, spec
 
@@ -129,16 +131,17 @@ def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
     except UnicodeDecodeError as exc:
         raise _not_text(path, exc) from exc
     expected = {"x_t": ("tensor(float)", list(spec.image_shape)), "t": ("tensor(int64)", [])}
-    if inputs != expected or outputs[:1] != [(spec.prediction, "tensor(float)")]:
+    wanted = [(name, "tensor(float)") for name in spec.outputs]
+    if inputs != expected or outputs[: len(wanted)] != wanted:
         raise BadFileError(
             f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {outputs!r}, expected {expected!r} "
-            f"and {spec.prediction!r}. Do export the model again."
+            f"and {', '.join(spec.outputs)}. Do export the model again."
         )
 
 
-def _bound_model(ort: Any, session: Any, names: list[str], spec: ModelSpec) -> Model:
+def _bound_model(ort: Any, session: Any, spec: ModelSpec) -> Model:
     """Keep inputs and outputs on the device, allocated once for a batch size."""
-    buffers: dict[int, tuple[Any, Any, Any, Any]] = {}
+    buffers: dict[int, tuple[Any, Any, Any, dict[str, Any]]] = {}
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         batch = len(x_t)
@@ -147,16 +150,19 @@ def _bound_model(ort: Any, session: Any, names: list[str], spec: ModelSpec) -> M
             x = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x_t), "cuda", 0)
             times = ort.OrtValue.ortvalue_from_numpy(t, "cuda", 0)
             shape = [batch, *spec.image_shape]
-            out = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+            out = {
+                name: ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0) for name in spec.outputs
+            }
             binding = session.io_binding()
             binding.bind_ortvalue_input("x_t", x)
             binding.bind_ortvalue_input("t", times)
-            binding.bind_ortvalue_output(names[0], out)
+            for name, value in out.items():
+                binding.bind_ortvalue_output(name, value)
             buffers[batch] = (binding, x, times, out)
         binding, x, times, out = buffers[batch]
         x.update_inplace(np.ascontiguousarray(x_t))
         times.update_inplace(t)
         session.run_with_iobinding(binding)
-        return {names[0]: out.numpy()}
+        return {name: value.numpy() for name, value in out.items()}
 
     return model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
 from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
 
 __all__ = ["SPEC_NAME", "broken_file", "import_torch", "model_from_module", "spec_from_archive", "torch_device"]
@@ -81,13 +81,19 @@ def torch_device(provider: str, threads: int | None) -> str:
 
 
 def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str) -> Model:
-    """Return a torch module on a device as a Model: NumPy in and out, the output named for the prediction."""
+    """Return a torch module on a device as a Model: NumPy in and out, the outputs named as the spec names them."""
     torch = import_torch()
 
     def model(x_t: Array, t: Array) -> dict[str, Array]:
         with torch.no_grad():
             out = module(torch.from_numpy(x_t).to(device), torch.from_numpy(t).to(device))
-        array: Array = out.cpu().numpy()
-        return {spec.prediction: array}
+        outputs = out if isinstance(out, (tuple, list)) else (out,)
+        if len(outputs) != len(spec.outputs) or not all(isinstance(output, torch.Tensor) for output in outputs):
+            got = ", ".join(type(output).__name__ for output in outputs)
+            raise ModelRefusedError(
+                f"network: gives other outputs than its spec says. got {got}, expected a tensor for each of "
+                f"{', '.join(spec.outputs)}. Do return just those."
+            )
+        return {name: output.cpu().numpy() for name, output in zip(spec.outputs, outputs, strict=True)}
 
     return model

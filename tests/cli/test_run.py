@@ -31,6 +31,7 @@ CASES = {
     "n": (["--n", 3], {"n": 3}),
     "steps": (["--n", 2, "--steps", 7], {"n": 2, "num_steps": 7}),
     "one step": (["--steps", 1], {"num_steps": 1}),
+    "times": (["--times", "30,12,5"], {"times": [30, 12, 5]}),
     "all steps": (["--n", 1, "--steps", T], {"n": 1, "num_steps": T}),
     "first": (["--n", 2, "--first", 5], {"n": 2, "first": 5}),
     "batch": (["--n", 5, "--batch", 2], {"n": 5}),
@@ -147,6 +148,8 @@ REFUSED = [
     (["--sampler", "ddpm", "--eta", 0], "eta: has no meaning for ddpm"),
     (["--variance", "fixed_small"], "variance: has no meaning for ddim"),
     (["--sampler", "ddpm", "--variance", "tiny"], "variance: unknown"),
+    (["--times", "30,b"], "--times: not a list of times"),
+    (["--times", "3,30"], "times: not a trajectory"),
     (["--out", "a.jpg"], "unknown ending"),
     (["--nope"], "--nope"),
     (["more"], "more"),
@@ -167,8 +170,8 @@ def test_without_a_model_it_says_so():
 def test_help_names_every_option_and_code():
     ending = run_here(main, "--help")
     assert ending.code == 0
-    options = "--n --steps --sampler --eta --variance --seed --first --batch --provider --threads --out --trust --json"
-    for word in [*options.split(), "--debug", "130"]:
+    options = "--n --steps --times --sampler --eta --variance --seed --first --batch --provider --threads --out --trust"
+    for word in [*options.split(), "--json", "--debug", "130"]:
         assert word in ending.out
 
 

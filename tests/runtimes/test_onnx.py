@@ -4,7 +4,19 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-from models import COLOUR, GREY, constant, gaussian_file, mix_model, node, onnx_file, scale_model, tiny_spec, weights_of
+from models import (
+    COLOUR,
+    GREY,
+    constant,
+    gaussian_file,
+    learned_model,
+    mix_model,
+    node,
+    onnx_file,
+    scale_model,
+    tiny_spec,
+    weights_of,
+)
 from onnx import TensorProto
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
@@ -40,6 +52,16 @@ def test_a_model_computes_what_its_graph_says(tmp_path, rng, shape, batch):
     assert list(outputs) == ["eps"]
     assert outputs["eps"].dtype == np.float32
     np.testing.assert_allclose(outputs["eps"], mix_slowly(x_t, t, weights_of(spec)), rtol=0, atol=1e-5)
+
+
+def test_a_file_that_requires_variance_fraction_has_it(tmp_path, rng):
+    model, spec = opened(tmp_path, learned_model())
+    x_t = rng.standard_normal((3, *GREY), dtype=np.float32)
+    outputs = model(x_t, np.zeros(3, dtype=np.int64))
+    assert tuple(outputs) == spec.outputs == ("eps", "variance_fraction")
+    np.testing.assert_allclose(outputs["variance_fraction"], 1 / (1 + np.exp(-x_t)), rtol=0, atol=1e-6)
+    with pytest.raises(BadFileError, match="graph and spec disagree"):
+        opened(tmp_path, mix_model(tiny_spec(variance="learned", requires=("variance_fraction",))))
 
 
 def test_the_gaussian_file_knows_its_times(tmp_path, rng):

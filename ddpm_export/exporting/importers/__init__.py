@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ddpm_export.errors import BadFileError
-from ddpm_export.exporting.importers import native
+from ddpm_export.exporting.importers import native, openai
 from ddpm_export.exporting.importers.layout import Found, Imported
 
 __all__ = ["IMPORTERS", "import_network"]
@@ -18,7 +18,7 @@ __all__ = ["IMPORTERS", "import_network"]
 #   load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported
 #       weights: "ema" or "raw". options: what the user says, by --config and --set; an unknown one is a UsageError.
 #       Raises BadFileError, without the path, for contents that do not fit.
-IMPORTERS: dict[str, ModuleType] = {"native": native}
+IMPORTERS: dict[str, ModuleType] = {"native": native, "openai": openai}
 
 
 def import_network(path: str | Path, found: Found, weights: str, options: Mapping[str, Any]) -> Imported:

@@ -1,0 +1,104 @@
+"""Foreign checkpoints beside their own projects: one evaluation, and an ancestral and a DDIM chain on the same noise."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.diffusion import denoiser, trajectory
+from ddpm_export.exporting import eager_model, export, load_checkpoint
+from ddpm_export.images import to_uint8
+from ddpm_export.runtimes import open_model
+from ddpm_export.samplers import State, ddim, ddpm
+
+__all__ = ["Case", "Original", "Row", "compare"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Original:
+    """Hold what a project's own code gave.
+
+    x_t (B, C, H, W), t (B,) and out: one evaluation; out has 2C channels where the variance is learned, raw as the
+    project's network gives it. noise (steps + 1, B, C, H, W): item 0 is where both trajectories start, item i is what
+    ancestral step i drew. Times fall; a final is x after the last step, None where the project has no such sampler.
+    """
+
+    x_t: Array
+    t: Array
+    out: Array
+    noise: Array
+    ddpm_times: tuple[int, ...]
+    ddpm_final: Array | None
+    ddim_times: tuple[int, ...]
+    ddim_final: Array | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a project: how its checkpoint is written, and what its own code gives.
+
+    write: folder -> (path for load_checkpoint, options for it). original: what is to be reproduced.
+    """
+
+    project: str
+    name: str
+    write: Callable[[Path], tuple[Path, dict[str, Any]]]
+    original: Callable[[], Original]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tell how well a case is reproduced: relative error of one evaluation; share of equal pixels, largest difference.
+
+    The trajectories' figures are None where the project has no such sampler.
+    """
+
+    project: str
+    name: str
+    error: float
+    ddpm_equal: float | None
+    ddpm_levels: int | None
+    ddim_equal: float | None
+    ddim_levels: int | None
+
+
+def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
+    """Import a case, export it (or take the network in eager torch) and compare it with the original."""
+    path, options = case.write(folder)
+    checkpoint, original = load_checkpoint(path, options=options), case.original()
+    if exported:
+        model, spec = open_model(export(checkpoint, folder / "unet.onnx").path)
+    else:
+        model, spec = eager_model(checkpoint), checkpoint.spec
+    outputs = model(original.x_t, original.t)
+    channels = spec.image_shape[0]
+    expected = dict(zip(spec.outputs, (original.out[:, :channels], (original.out[:, channels:] + 1.0) / 2.0)))  # noqa: B905
+    error = max(float(np.abs(outputs[name] - b).max() / np.abs(b).max()) for name, b in expected.items())
+    denoise = denoiser(model, spec)
+
+    def noise(draw: int) -> Array:
+        return original.noise[draw]
+
+    ddpm_states = ddpm(denoise, noise, trajectory(spec, times=original.ddpm_times), variance=spec.variance)
+    ddim_states = ddim(denoise, noise, trajectory(spec, times=original.ddim_times), eta=0.0)
+    return Row(
+        case.project,
+        case.name,
+        error,
+        *_pixels(ddpm_states, original.ddpm_final),
+        *_pixels(ddim_states, original.ddim_final),
+    )
+
+
+def _pixels(states: Iterable[State], final: Array | None) -> tuple[float | None, int | None]:
+    if final is None:
+        return None, None
+    x = deque(states, maxlen=1).pop().x
+    difference = np.abs(to_uint8(x).astype(np.int64) - to_uint8(final).astype(np.int64))
+    return float((difference == 0).mean()), int(difference.max())

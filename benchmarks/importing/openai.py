@@ -1,0 +1,41 @@
+"""OpenAI's guided- and improved-diffusion: recorded outputs of their own code (tests/oracles), nothing to install."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.importing import Case, Original
+
+__all__ = ["cases"]
+
+ORACLES = Path(__file__).parents[2] / "tests" / "oracles"
+
+
+def cases() -> list[Case]:
+    """Return the recorded cases of both projects."""
+    folders = sorted([*ORACLES.glob("guided-*"), *ORACLES.glob("improved-*")])
+    return [_case(folder) for folder in folders]
+
+
+def _case(recorded: Path) -> Case:
+    project = recorded.name.split("-")[0] + "-diffusion"
+
+    def write(folder: Path) -> tuple[Path, dict[str, Any]]:
+        return recorded / "model.pt", json.loads((recorded / "config.json").read_text())
+
+    def original() -> Original:
+        with np.load(recorded / "expected.npz") as values:
+            return Original(
+                values["x_t"],
+                values["t"],
+                values["out"],
+                values["ddpm_noise"],
+                tuple(values["ddpm_timesteps"][::-1].tolist()),
+                values["ddpm_final"],
+                tuple(values["ddim_timesteps"][::-1].tolist()),
+                values["ddim_final"],
+            )
+
+    return Case(project, recorded.name, write, original)
