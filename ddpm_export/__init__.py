@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Checkpoint": "exporting",
     "load_checkpoint": "exporting",
+    "load_network": "exporting",
     "export": "exporting",
     "open_model": "runtimes",
     "denoiser": "diffusion",
@@ -28,6 +30,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Checkpoint",
     "DdpmExportError",
     "ModelSpec",
     "SAMPLERS",
@@ -40,6 +43,7 @@ __all__ = [
     "export",
     "generate",
     "load_checkpoint",
+    "load_network",
     "noise_stream",
     "open_model",
     "save_images",
@@ -50,7 +54,7 @@ __all__ = [
 if TYPE_CHECKING:
     from ddpm_export.diffusion import Step, denoiser, trajectory
     from ddpm_export.errors import DdpmExportError
-    from ddpm_export.exporting import export, load_checkpoint
+    from ddpm_export.exporting import Checkpoint, export, load_checkpoint, load_network
     from ddpm_export.generate import generate
     from ddpm_export.images import save_images, to_uint8
     from ddpm_export.noise import noise_stream

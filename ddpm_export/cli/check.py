@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable
+from ddpm_export.cli.console import (
+    Config,
+    Debug,
+    Json,
+    Network,
+    Provider,
+    Settings,
+    Threads,
+    Trust,
+    entry_point,
+    options_from_settings,
+    print_json,
+    printable,
+)
 from ddpm_export.errors import ModelRefusedError
 
 if TYPE_CHECKING:
@@ -21,8 +34,11 @@ def check(
     provider: Provider = "cpu",
     threads: Threads = None,
     against: Annotated[
-        Path | None, typer.Option(help="The checkpoint it was made from: repeats the export's proof. Needs torch.")
+        str | None, typer.Option(help="The checkpoint it was made from: repeats the export's proof. Needs torch.")
     ] = None,
+    config: Config = None,
+    settings: Settings = None,
+    network: Network = None,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -35,7 +51,7 @@ def check(
     from ddpm_export.golden import replay_golden
     from ddpm_export.runtimes import open_model
 
-    network, spec = open_model(model, provider, threads=threads, trust=trust)
+    opened, spec = open_model(model, provider, threads=threads, trust=trust)
     facts: dict[str, Any] = {
         "file": str(model),
         "bytes": model.stat().st_size,
@@ -43,16 +59,21 @@ def check(
         "provider": provider,
         **_facts(spec),
     }
-    results = replay_golden(network, spec)
+    results = replay_golden(opened, spec)
     proof = None
     if against is not None:
         from ddpm_export import exporting
 
         # the file says which of the checkpoint's weights it holds; without that, the usual ones
         weights = spec.source.get("weights")
-        checkpoint = exporting.load_checkpoint(against, weights="raw" if weights == "raw" else "ema")
-        _refuse_other_spec(model, spec, against, checkpoint.spec)
-        proof = exporting.prove(network, exporting.eager_model(checkpoint), spec, where=str(model))
+        weights = "raw" if weights == "raw" else "ema"
+        options = options_from_settings(config, settings or [])
+        if network is None:
+            checkpoint = exporting.load_checkpoint(against, weights=weights, options=options)
+            _refuse_other_spec(model, spec, against, checkpoint.spec)
+        else:  # a class does not say what the spec says: the file's own is taken
+            checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
+        proof = exporting.prove(opened, exporting.eager_model(checkpoint), spec, where=str(model))
     if as_json:
         golden = [{**vars(result), "passed": result.passed} for result in results]
         print_json({**facts, "golden": golden, "proof": proof.to_json() if proof else None})
@@ -94,7 +115,7 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
     }
 
 
-def _refuse_other_spec(model: Path, spec: "ModelSpec", against: Path, other: "ModelSpec") -> None:
+def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:
     for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", "variance"):
         if getattr(spec, name) != getattr(other, name):
             raise ModelRefusedError(

@@ -4,21 +4,44 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ddpm_export.errors import DdpmExportError
+from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 
-__all__ = ["Debug", "Json", "Provider", "Threads", "Trust", "entry_point", "print_json", "printable", "progress"]
+__all__ = [
+    "Config",
+    "Debug",
+    "Json",
+    "Network",
+    "Provider",
+    "Settings",
+    "Threads",
+    "Trust",
+    "entry_point",
+    "options_from_settings",
+    "print_json",
+    "printable",
+    "progress",
+]
 
 # Options that several commands have.
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Provider = Annotated[str, typer.Option(help="cpu or cuda; never another in its place.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one a core]")]
+Config = Annotated[Path | None, typer.Option(help="What the checkpoint does not say, as a JSON file of its project.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same, one value at a time; repeatable.")
+]
+Network = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:CLASS", help="Your own class, for weights of no known layout. Runs its code."),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a .ts or .pt2 file, which can run code.")]
 
 
@@ -65,6 +88,36 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
 
 def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[str, Any]:
+    """Return the object of a JSON file, changed by KEY=VALUE settings; a dot in a key goes one level down.
+
+    A value is JSON where it can be, else text. Raises BadFileError for a file that holds no object, UsageError for a
+    setting that is none.
+    """
+    options: Any = {}
+    if config is not None:
+        try:
+            options = json.loads(config.read_text(encoding="utf-8"))
+            if not isinstance(options, dict):
+                raise ValueError(f"a JSON {type(options).__name__}")
+        except (OSError, ValueError, RecursionError) as exc:
+            raise BadFileError(f"{config}: not usable. got {exc}, expected a JSON object. Do check the file.") from exc
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        *parents, leaf = key.split(".")
+        place = options
+        for parent in parents:
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+        if not equals or not leaf or not isinstance(place, dict):
+            raise UsageError(f"--set: no assignment. got {setting!r}, expected KEY=VALUE. Do correct it.")
+        try:
+            place[leaf] = json.loads(text)
+        except (ValueError, RecursionError):
+            place[leaf] = text  # a bare word
+    found: dict[str, Any] = options
+    return found
 
 
 def printable(text: str) -> str:

@@ -6,24 +6,50 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, entry_point, print_json, printable, progress
-from ddpm_export.errors import UsageError
+from ddpm_export.cli.console import (
+    Config,
+    Debug,
+    Json,
+    Network,
+    Settings,
+    entry_point,
+    options_from_settings,
+    print_json,
+    printable,
+    progress,
+)
+from ddpm_export.errors import BadFileError, UsageError
 
 if TYPE_CHECKING:
     from ddpm_export.exporting import Report
+    from ddpm_export.spec import ModelSpec
 
 __all__ = ["main"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, such as runs/fashion-mnist/checkpoint.pt.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub.")
+    ],
     formats: Annotated[list[str], typer.Option("--format", help="onnx, torchscript or pt2; repeatable.")] = ["onnx"],  # noqa: B006
     weights: Annotated[str, typer.Option(help="ema (averaged) or raw (of the last step).")] = "ema",
+    config: Config = None,
+    settings: Settings = None,
+    network: Network = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="With --network: its betas, such as linear or linear,beta_end=0.01.")
+    ] = None,
+    image_shape: Annotated[str | None, typer.Option(help="With --network: C,H,W, such as 1,28,28.")] = None,
+    timesteps: Annotated[int | None, typer.Option(help="With --network: T. [default: 1000]")] = None,
+    prediction: Annotated[str | None, typer.Option(help="With --network: eps, x_0 or v. [default: eps]")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="With --network: the bound on x_0, or none. [default: 1, the range of images]")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="A file x.onnx, x.ts or x.pt2, or a folder, for unet.onnx, unet.ts and unet.pt2. [default: the "
-            "checkpoint's folder]"
+            "checkpoint's folder; the current one for a name on the hub]"
         ),
     ] = None,
     as_json: Json = False,
@@ -31,20 +57,54 @@ def export(
 ) -> None:
     """Export a checkpoint; a file takes its name only once it has reproduced the network within 1e-5.
 
+    Checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
+    ddpm-torch are known (docs/importing.md); --network takes your own class.
+
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 numbers went
     bad, 130 interrupted.
     """
     from ddpm_export import exporting
 
-    paths = _paths(list(dict.fromkeys(formats)), out or checkpoint.parent, exporting.FORMATS)
-    loaded = exporting.load_checkpoint(checkpoint, weights=weights)
+    options = options_from_settings(config, settings or [])
+    paths = _paths(list(dict.fromkeys(formats)), out or _folder_of(checkpoint), exporting.FORMATS)
+    asked = {
+        "--schedule": schedule,
+        "--image-shape": image_shape,
+        "--timesteps": timesteps,
+        "--prediction": prediction,
+        "--clip": clip,
+    }
+    if network is None:
+        given = [f"{name} {value}" for name, value in asked.items() if value is not None]
+        if given:
+            raise UsageError(
+                f"{given[0].split()[0]}: has no meaning without --network. got {', '.join(given)}, expected none. Do "
+                "use --set and the names of the checkpoint's own project (docs/importing.md)."
+            )
+        loaded = exporting.load_checkpoint(checkpoint, weights=weights, options=options)
+    else:
+        # what is given is what is meant, 0 too
+        T = 1000 if timesteps is None else timesteps
+        spec = _spec(Path(checkpoint).stem, schedule, image_shape, T, prediction or "eps", clip or "1")
+        print(f"note: running the code of {printable(network)}", file=sys.stderr)
+        loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights)
+    for note in loaded.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     reports = []
     with progress(len(paths), "exporting") as advance:
         for format, path in paths.items():  # noqa: A001
             reports.append(exporting.export(loaded, path, format=format))
             advance(str(path))
     if as_json:
-        print_json({"checkpoint": str(checkpoint), "weights": weights, "files": [r.to_json() for r in reports]})
+        print_json(
+            {
+                "checkpoint": checkpoint,
+                "weights": weights,
+                "importer": loaded.spec.source.get("importer"),
+                "notes": list(loaded.notes),
+                "files": [r.to_json() for r in reports],
+            }
+        )
         return
     _print_table(reports)
     if any(not report.proof.relative for report in reports):
@@ -52,6 +112,51 @@ def export(
             "note: the network gives only zeros somewhere, as an untrained one does; errors there are absolute.",
             file=sys.stderr,
         )
+
+
+def _folder_of(checkpoint: str) -> Path:
+    path = Path(checkpoint)
+    if path.is_dir():
+        return path
+    return path.parent if path.exists() else Path()
+
+
+def _spec(
+    name: str, schedule: str | None, image_shape: str | None, timesteps: int, prediction: str, clip: str
+) -> "ModelSpec":
+    """Return the spec of a network of one's own, by what the options say of it."""
+    from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+    from ddpm_export.spec import Defaults, ModelSpec
+
+    for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
+        if value is None:
+            raise UsageError(
+                f"{option}: missing. got none, expected it with --network, whose class cannot say it. Do add "
+                f"{option} {example}."
+            )
+    schedule_name, *settings = str(schedule).split(",")
+    parameters = options_from_settings(None, settings)
+    try:
+        shape = tuple(int(size) for size in str(image_shape).split(","))
+        bound = None if clip == "none" else float(clip)
+    except ValueError as exc:
+        raise UsageError(
+            f"--image-shape or --clip: no number. got {image_shape!r} and {clip!r}, expected such as 1,28,28 and 1. Do "
+            "correct it."
+        ) from exc
+    betas = betas_from_name(schedule_name, timesteps, **parameters)
+    try:
+        return ModelSpec(
+            name=name,
+            prediction=prediction,
+            image_shape=shape,  # type: ignore[arg-type]  # checked there
+            alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
+            clip_x_0=bound,
+            defaults=Defaults(num_steps=min(Defaults.num_steps, timesteps)),
+            source={"schedule": {"name": schedule_name, **parameters}},
+        )
+    except BadFileError as exc:  # here it is what was typed that is wrong
+        raise UsageError(str(exc).replace("Do export the model again.", "Do correct the options.")) from exc
 
 
 def _paths(formats: list[str], out: Path, suffixes: dict[str, str]) -> dict[str, Path]:

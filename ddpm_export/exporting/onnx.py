@@ -5,7 +5,6 @@ path, initializers as in the state dict) and clean (none of the exporter's notes
 """
 
 import ast
-import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from onnx import numpy_helper
 
 from ddpm_export.diffusion import Array
 from ddpm_export.errors import ModelRefusedError
+from ddpm_export.exporting.program import program_from_checkpoint, quiet_torch
 from ddpm_export.files import replacing
 from ddpm_export.spec import METADATA_KEY, json_from_spec
 
@@ -82,6 +82,8 @@ def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
     for carrier in (model, graph, *graph.node, *graph.input, *graph.output):
         carrier.doc_string = ""
         del carrier.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # torch calls it by a number
     del graph.value_info[:]  # under the old names; whoever needs shapes infers them
     graph.name = "denoiser"
     model.ir_version = IR_VERSION
@@ -91,24 +93,15 @@ def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
 
 
 def _torch_export(checkpoint: "Checkpoint") -> onnx.ModelProto:
-    batch = torch.export.Dim("batch")
-    # 2 images: with 1, torch takes the batch for a constant
-    example = (torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1]))
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    with warnings.catch_warnings():
-        # torch's own use of its own deprecated names, and its note that x_t and t share one batch, which is meant
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-        warnings.filterwarnings("ignore", r"# The axis name: batch", UserWarning)
-        log.setLevel(logging.ERROR)  # it regrets that torchvision is not there
+    traced = program_from_checkpoint(checkpoint)
+    with quiet_torch():
+        warnings.filterwarnings("ignore", r"# The axis name: batch", UserWarning)  # x_t and t share one: that is meant
         try:
             program = torch.onnx.export(
-                checkpoint.network,
-                example,
+                traced,
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                dynamic_shapes=({0: batch}, {0: batch}),
                 input_names=["x_t", "t"],
                 output_names=list(checkpoint.spec.outputs),
                 verbose=False,
@@ -119,8 +112,6 @@ def _torch_export(checkpoint: "Checkpoint") -> onnx.ModelProto:
                 f"network: torch cannot write it as ONNX. got {reason!r}, expected operators of opset {OPSET}. Do try "
                 "--format pt2."
             ) from exc
-        finally:
-            log.setLevel(level)
     assert program is not None  # dynamo=True gives a program
     model: onnx.ModelProto = program.model_proto
     return model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ddpm_export.exporting.program import program_from_checkpoint
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
 from ddpm_export.spec import json_from_spec
@@ -21,9 +22,7 @@ __all__ = ["writing"]
 @contextmanager
 def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
     """Export the network with a dynamic batch, write it beside `path` and give it that name if no error follows."""
-    example = (torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1]))
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(checkpoint.network, example, dynamic_shapes=({0: batch}, {0: batch}))
+    program = program_from_checkpoint(checkpoint)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # absolute paths of this machine
     buffer = io.BytesIO()  # a path would write its own, temporary, name into the archive

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.jit._trace import TracerWarning
 
+from ddpm_export.exporting.program import example_inputs, program_from_checkpoint
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
 from ddpm_export.spec import json_from_spec
@@ -27,6 +28,7 @@ MANGLE = "___torch_mangle_"  # and a number: how torch keeps classes of one name
 @contextmanager
 def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
     """Trace the network with a dynamic batch, write it beside `path` and give it that name if no error follows."""
+    program_from_checkpoint(checkpoint)  # refuses what a trace would fix without a word: branches on values, the batch
     archive = _archive(checkpoint)
     if any(name.endswith(".py") and MANGLE not in name for name in zipfile.ZipFile(archive).namelist()):
         # torch numbers a class unless it is the first of its name in this process: the second trace has numbers alone
@@ -37,14 +39,13 @@ def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
 
 
 def _archive(checkpoint: "Checkpoint") -> io.BytesIO:
-    example = (torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1]))
     buffer = io.BytesIO()  # a path would write its own, temporary, name into the archive
     with warnings.catch_warnings():
         # torch deprecates TorchScript: known, and said above; a user who asked for it need not read it at each export
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         # the checks of shapes inside torch's own functions; what the trace computes is proven at other batches
         warnings.filterwarnings("ignore", category=TracerWarning)
-        traced = torch.jit.trace(checkpoint.network, example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(checkpoint.network, example_inputs(checkpoint), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, buffer, _extra_files={SPEC_NAME: json_from_spec(checkpoint.spec)})
     return buffer
 
