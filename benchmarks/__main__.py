@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import CHECKPOINT, MODEL, markdown_from_reports
-from ddpm_export.files import replacing
+from benchmarks.report import CHECKPOINT, MODEL, markdown_from_reports, write_between_marks
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NEED_CHECKPOINT = ("step", "cold_start")
 
 
@@ -37,16 +35,7 @@ def main() -> None:
     markdown = markdown_from_reports(reports)
     print(json.dumps(reports, sort_keys=True) if arguments.json else markdown)
     if arguments.write:
-        _write_between_marks(arguments.write, markdown)
-
-
-def _write_between_marks(page: Path, markdown: str) -> None:
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        sys.exit(f"error: {page}: no marks. got none, expected {BEGIN!r} and {END!r}. Do add them.")
-    with replacing(page) as beside:
-        beside.write_text(f"{before}{BEGIN}\n\n{markdown}\n\n{END}{after}", encoding="utf-8")
+        write_between_marks(arguments.write, markdown)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,29 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ddpm_export.errors import DdpmExportError
+from ddpm_export.files import replacing
 
-__all__ = ["CHECKPOINT", "MODEL", "Report", "Table", "markdown_from_reports", "parser", "run"]
+__all__ = [
+    "BEGIN",
+    "CHECKPOINT",
+    "END",
+    "MODEL",
+    "Report",
+    "Table",
+    "markdown_from_reports",
+    "markdown_from_table",
+    "parser",
+    "run",
+    "write_between_marks",
+]
 
 MODEL, CHECKPOINT = "exported/unet.onnx", "exported/checkpoint.pt"
 IDLE_BELOW = 0.1
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ def markdown_from_reports(reports: list[dict[str, Any]]) -> str:
     parts = [_machine_line(reports[0]["machine"])] if reports else []
     for report in reports:
         parts.append(f"`{report['command']}`; {_load(report['machine']['others_busy_share'])}.")
-        parts.extend(_markdown_from_table(**table) for table in report["tables"])
+        parts.extend(markdown_from_table(**table) for table in report["tables"])
         if report["notes"]:
             parts.append("\n".join(f"- {note}" for note in report["notes"]))
     return "\n\n".join(parts)
@@ -88,7 +103,18 @@ def _load(busy: float | None) -> str:
     return f"**not idle**: other processes used {busy:.0%} of the cores, so these numbers are preliminary"
 
 
-def _markdown_from_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
+def write_between_marks(page: Path, markdown: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put text in place of what stands between two marks of a page; without them, say so and exit."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        sys.exit(f"error: {page}: no marks. got none, expected {begin!r} and {end!r}. Do add them.")
+    with replacing(page) as beside:
+        beside.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}", encoding="utf-8")
+
+
+def markdown_from_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    """Return a table whose columns but the first are set to the right."""
     widths = [max(3, *(len(line[k]) for line in [columns, *rows])) for k in range(len(columns))]
 
     def line(cells: list[str]) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BEGIN, END, _write_between_marks
-from benchmarks.report import Report, Table, markdown_from_reports
+from benchmarks.report import BEGIN, END, Report, Table, markdown_from_reports, write_between_marks
 from benchmarks.timing import Timings, interleaved, spread
 
 ROOT = Path(__file__).parents[1]
@@ -49,11 +48,11 @@ def test_a_report_says_whether_the_machine_was_idle(busy, words):
 def test_numbers_replace_only_what_stands_between_the_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    _write_between_marks(page, "new")
+    write_between_marks(page, "new")
     assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
     page.write_text("no marks")
     with pytest.raises(SystemExit):
-        _write_between_marks(page, "new")
+        write_between_marks(page, "new")
     assert page.read_text() == "no marks"
 
 

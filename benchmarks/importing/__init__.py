@@ -1,4 +1,4 @@
-"""Foreign checkpoints beside their own projects: one evaluation, and an ancestral and a DDIM chain on the same noise."""
+"""Foreign checkpoints beside their own projects: one evaluation, an ancestral and a DDIM chain on the same noise."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
