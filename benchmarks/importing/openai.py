@@ -21,15 +21,18 @@ def cases() -> list[Case]:
 
 def _case(recorded: Path) -> Case:
     project = recorded.name.split("-")[0] + "-diffusion"
+    flags = json.loads((recorded / "config.json").read_text())
+    # the evaluation was recorded of the network alone, behind the sampler's rescaling: its t counts to 1000
+    factor = flags["diffusion_steps"] // 1000 if flags["rescale_timesteps"] else 1
 
     def write(folder: Path) -> tuple[Path, dict[str, Any]]:
-        return recorded / "model.pt", json.loads((recorded / "config.json").read_text())
+        return recorded / "model.pt", flags
 
     def original() -> Original:
         with np.load(recorded / "expected.npz") as values:
             return Original(
                 values["x_t"],
-                values["t"],
+                values["t"] * factor,
                 values["out"],
                 values["ddpm_noise"],
                 tuple(values["ddpm_timesteps"][::-1].tolist()),

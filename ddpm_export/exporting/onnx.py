@@ -33,6 +33,7 @@ OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no ru
 IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
 MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
 SCOPES = "pkg.torch.onnx.name_scopes"
+NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a place that it has lost
 # operators with an input of a few numbers, and which: those are named by what they are and say
 SHORT_INPUTS = {"Reshape": (1, "shape"), "Unsqueeze": (1, "axes"), "Split": (1, "sizes"), "Resize": (2, "scales")}
 
@@ -125,7 +126,7 @@ def _scopes(graph: onnx.GraphProto) -> list[str]:
         notes = {note.key: note.value for note in node.metadata_props}
         if SCOPES in notes:
             path = ast.literal_eval(notes[SCOPES])  # ['', 'down.0', 'down.0.attention', 'view']
-            scope = path[-2] if len(path) > 1 else ""
+            scope = path[-2] if len(path) > 1 and path[-2] not in NO_SCOPE else ""
         else:  # put there by an optimisation: it belongs to where its input comes from
             scope = by_output.get(node.input[0], "")
         by_output.update((name, scope) for name in node.output)

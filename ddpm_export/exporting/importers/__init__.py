@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ddpm_export.errors import BadFileError
-from ddpm_export.exporting.importers import native, openai
+from ddpm_export.exporting.importers import diffusers, lucidrains, native, openai, tqch
 from ddpm_export.exporting.importers.layout import Found, Imported
 
 __all__ = ["IMPORTERS", "import_network"]
@@ -18,7 +18,13 @@ __all__ = ["IMPORTERS", "import_network"]
 #   load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported
 #       weights: "ema" or "raw". options: what the user says, by --config and --set; an unknown one is a UsageError.
 #       Raises BadFileError, without the path, for contents that do not fit.
-IMPORTERS: dict[str, ModuleType] = {"native": native, "openai": openai}
+IMPORTERS: dict[str, ModuleType] = {
+    "diffusers": diffusers,
+    "lucidrains": lucidrains,
+    "native": native,
+    "openai": openai,
+    "tqch": tqch,
+}
 
 
 def import_network(path: str | Path, found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
@@ -30,7 +36,7 @@ def import_network(path: str | Path, found: Found, weights: str, options: Mappin
     matching = [name for name, seen in signs.items() if all(seen.values())]
     if len(matching) != 1:
         names = sorted(found.keys) or sorted(map(str, found.contents))
-        got = f"keys {names[:4]!r} ({len(names)} of them)" if names else "no tensors"
+        got = f"keys {[name[:60] for name in names[:4]]!r} ({len(names)} of them)" if names else "no tensors"
         raise BadFileError(
             f"{path}: {'an ambiguous' if matching else 'an unknown'} checkpoint layout. got {got}, expected exactly "
             f"one of {', '.join(IMPORTERS)}; {_verdict(signs, matching)}. Do see docs/importing.md, or name your own "

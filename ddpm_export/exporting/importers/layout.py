@@ -93,8 +93,8 @@ def ask_for(examples: Mapping[str, Any]) -> UsageError:
     """Return the error that asks for what a checkpoint does not say: option name -> an example of its value."""
     wanted = " ".join(f"--set {name}={value}" for name, value in examples.items())
     return UsageError(
-        f"checkpoint: does not say everything. got no {', '.join(examples)}, expected them as options. Do add them, "
-        f"such as {wanted}"
+        f"checkpoint: does not say everything. got no {', '.join(examples)}, expected that as an option. Do add, for "
+        f"example, {wanted}"
     )
 
 

@@ -1,0 +1,158 @@
+"""Folders as diffusers writes them: JSON beside weights, whole or in shards. Trusts nothing in them; knows no hub."""
+
+import importlib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.exporting.checkpoint import load_torch_file
+
+__all__ = ["INDEX", "MODEL", "SCHEDULER", "Folder", "load_safetensors", "pick_weights", "read_folder", "read_json"]
+
+MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model"
+ENDINGS = (".safetensors", ".bin")  # the first is preferred
+MAX_JSON_BYTES = 2**24  # an index of shards names every tensor
+
+
+class Folder(NamedTuple):
+    """What is in a folder: its name, the weights by name, the JSON objects by file name, the files of the weights."""
+
+    name: str
+    state: dict[str, Any]
+    config: dict[str, Any]
+    files: list[Path]
+
+
+def read_folder(folder: Path) -> Folder:
+    """Return a pipeline's UNet, or a UNet alone, and its scheduler's configuration where there is one.
+
+    Where a pipeline has no folder `unet`, its parts lie side by side. Raises BadFileError for any other folder, and
+    for files that are missing, broken or hostile.
+    """
+    real = folder.resolve()
+    pipeline = real.parent if real.name == "unet" and (real.parent / INDEX).is_file() else folder
+    config = {INDEX: read_json(pipeline / INDEX)} if (pipeline / INDEX).is_file() else {}
+    inner = folder / "unet"
+    model = inner if config and inner.is_dir() else folder
+    if not (model / MODEL).is_file():
+        raise BadFileError(
+            f"{folder}: not a folder that diffusers wrote. got no {MODEL}{f' in {model.name}' if config else ''}, "
+            f"expected {INDEX} with unet/{MODEL}, or {MODEL} beside its weights. Do name such a folder, or a file."
+        )
+    config[MODEL] = read_json(model / MODEL)
+    for place in (pipeline / "scheduler" / SCHEDULER, pipeline / SCHEDULER):
+        if place.is_file():
+            config[SCHEDULER] = read_json(place)
+            break
+    state, files = _read_weights(model)
+    return Folder(pipeline.resolve().name, state, config, files)
+
+
+def pick_weights(names: Collection[str]) -> str | None:
+    """Return the file of weights, or the index of its shards, to be read of those in a folder; None without any.
+
+    Plain ones before variants such as fp16, safetensors before bin, one file before shards.
+    Raises BadFileError, without the path, where there are several variants and no plain ones.
+    """
+    endings = "|".join(map(re.escape, ENDINGS))
+    pattern = re.compile(rf"{WEIGHTS}(?:\.([\w-]+))?({endings})(\.index(?:\.([\w-]+))?\.json)?")
+    matches = [match for match in map(pattern.fullmatch, names) if match and "-of-" not in match[0]]
+    candidates = [(m[1] or m[4] or "", ENDINGS.index(m[2]), bool(m[3]), m[0]) for m in matches]
+    variants = sorted({variant for variant, *_ in candidates})
+    if len(variants) > 1 and variants[0]:
+        raise BadFileError(
+            f"weights: more than one variant. got {', '.join(variants[:5])}, expected one, or plain "
+            f"{WEIGHTS}{ENDINGS[0]}. Do keep the wanted one alone in the folder."
+        )
+    return min(candidates)[-1] if candidates else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises BadFileError for whatever else is there."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        values = json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+        reason = f"more than {MAX_JSON_BYTES} bytes" if values is None else type(values).__name__
+    except (OSError, ValueError, RecursionError) as exc:
+        values, reason = None, str(getattr(exc, "strerror", None) or exc)[:200]
+    if not isinstance(values, dict):
+        raise BadFileError(f"{path}: not a JSON object. got {reason!r}, expected one. Do save it again.")
+    return values
+
+
+def load_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a .safetensors file, on the CPU.
+
+    Raises BadFileError for a file that is missing or broken, EnvironmentProblem without the package.
+    """
+    try:
+        load_file = importlib.import_module("safetensors.torch").load_file
+    except ModuleNotFoundError as exc:
+        raise EnvironmentProblem(
+            "safetensors: not installed. got no module of that name, expected one to read .safetensors files. Do pip "
+            "install 'ddpm-export[export]'."
+        ) from exc
+    if not path.is_file():
+        raise BadFileError(f"{path}: no such file. got nothing, expected a checkpoint. Do check the path.")
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except Exception as exc:  # SafetensorError, OSError and whatever torch says of a type: one translation for all
+        reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+        raise BadFileError(
+            f"{path}: damaged. got {reason!r}, expected the bytes as safetensors wrote them. Do copy it again."
+        ) from exc
+    return tensors
+
+
+def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Return the tensors of a model's folder by name, and the files they are from."""
+    try:
+        name = pick_weights([path.name for path in model.iterdir()])
+    except BadFileError as exc:
+        raise BadFileError(f"{model}: {exc}") from exc
+    except OSError as exc:
+        raise BadFileError(f"{model}: cannot be read. got {exc.strerror}, expected a folder. Do check it.") from exc
+    if name is None:
+        raise BadFileError(
+            f"{model}: no weights. got no {WEIGHTS}{ENDINGS[0]} or {ENDINGS[1]}, expected one of them, or an index of "
+            "its shards. Do copy the whole folder."
+        )
+    if not name.endswith(".json"):
+        return _load(model / name), [model / name]
+    places = read_json(model / name).get("weight_map")
+    if not isinstance(places, dict) or not all(map(_is_plain_name, places.values())):
+        raise BadFileError(
+            f"{model / name}: not an index of shards. got {str(places)[:80]!r}, expected a weight_map from names of "
+            "tensors to names of files beside it. Do save it again."
+        )
+    state: dict[str, Any] = {}
+    files = [model / shard for shard in sorted(set(places.values()))]
+    for file in files:
+        tensors = _load(file)
+        strays = sorted({str(key) for key in tensors} ^ {key for key, shard in places.items() if shard == file.name})
+        if strays:
+            raise BadFileError(
+                f"{file}: not the shard of its index. got {strays[0]!r} ({len(strays)} such) in only one of them, "
+                "expected the same names in both. Do copy the whole folder."
+            )
+        state.update(tensors)
+    return state, files
+
+
+def _load(file: Path) -> dict[str, Any]:
+    contents = load_safetensors(file) if file.suffix == ENDINGS[0] else load_torch_file(file)
+    if not isinstance(contents, dict):
+        raise BadFileError(
+            f"{file}: not weights. got {type(contents).__name__}, expected tensors by name. Do save it again."
+        )
+    return contents
+
+
+def _is_plain_name(name: Any) -> bool:
+    """Tell whether a name stays in its folder and is a file of weights."""
+    return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) is not None and name.endswith(ENDINGS)

@@ -1,0 +1,107 @@
+"""Models by their name on the hub, into the cache of huggingface_hub, and from there where no network is."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.exporting.folders import INDEX, MODEL, SCHEDULER, pick_weights, read_json
+
+__all__ = ["download", "is_hub_name"]
+
+NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-][\w./-]*)?", re.ASCII)
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json", ".zip", ".onnx", ".ts", ".pt2")
+CONFIGS = tuple(place + name for place in ("", "unet/", "scheduler/") for name in (INDEX, MODEL, SCHEDULER))
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Tell whether a path at which nothing lies reads like `owner/name` or `owner/name@revision`.
+
+    A name that ends as files do, and one in a folder that is there, is a path with a slip in it.
+    """
+    text = path if isinstance(path, str) else path.as_posix()  # ./owner/name is a path, and Path drops its ./
+    if NAME.fullmatch(text) is None:
+        return False
+    return not text.endswith(FILE_SUFFIXES) and not Path(text.split("/")[0]).exists()
+
+
+def download(path: str | Path) -> tuple[Path, str]:
+    """Return the folder of a UNet2DModel or its pipeline in the cache, and the commit it is from.
+
+    Only configurations and the one set of weights that is read are fetched, what is there already not again.
+    Raises BadFileError where the hub has no such model, EnvironmentProblem where neither hub nor cache gives it.
+    """
+    name, _, revision = Path(path).as_posix().partition("@")
+    try:
+        hub, utils = importlib.import_module("huggingface_hub"), importlib.import_module("huggingface_hub.utils")
+    except ModuleNotFoundError as exc:
+        raise EnvironmentProblem(
+            f"{path}: no such file or folder here, and huggingface_hub, which would look on the hub, is not "
+            "installed. got no module of that name, expected one. Do check the path, or pip install "
+            "'ddpm-export[diffusers]'."
+        ) from exc
+    was_quiet = utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()  # nothing below the command prints
+    try:
+        folder = _snapshot(hub, path, name, revision or None)
+    finally:
+        if not was_quiet:
+            utils.enable_progress_bars()
+    return folder, folder.name
+
+
+def _snapshot(hub: Any, path: str | Path, name: str, revision: str | None) -> Path:
+    try:
+        # model_info: to list the tree, huggingface_hub tries five times over before it says that there is no network
+        names = [file.rfilename for file in hub.HfApi().model_info(name, revision=revision).siblings or ()]
+        folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=[n for n in names if n in CONFIGS]))
+        wanted = _wanted(path, folder, names)
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except BadFileError:
+        raise
+    except (hub.utils.RepositoryNotFoundError, hub.utils.RevisionNotFoundError, hub.utils.HFValidationError) as exc:
+        raise BadFileError(
+            f"{path}: no such file or folder here, and no such model on the hub. got {_reason(exc)!r}, expected "
+            "owner/name or owner/name@revision of a public model, or one that your token opens. Do check the name."
+        ) from exc
+    except Exception as exc:  # no network, HF_HUB_OFFLINE, a hub that is down, a full disk: the cache may have it
+        return _cached(hub, path, name, revision, exc)
+
+
+def _cached(hub: Any, path: str | Path, name: str, revision: str | None, problem: Exception) -> Path:
+    try:
+        found = hub.snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(CONFIGS))
+        folder = Path(found)
+        _wanted(path, folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
+    except Exception as exc:  # not in the cache, or not all of it
+        raise EnvironmentProblem(
+            f"{path}: no such file or folder here, and it cannot be had from the hub. got {_reason(problem)!r}, "
+            "expected a network, or the model in the cache of huggingface_hub. Do check the path, or go online once."
+        ) from exc
+    return folder
+
+
+def _wanted(path: str | Path, folder: Path, names: list[str]) -> list[str]:
+    """Return which of a model's files are needed, by its configurations, which are in the folder already."""
+    place = "unet/" if "unet/config.json" in names else ""
+    config = read_json(folder / place / "config.json") if f"{place}config.json" in names else {}
+    if config.get("_class_name") != "UNet2DModel":  # told before gigabytes of another model come
+        raise BadFileError(
+            f"{path}: not a model that can be exported. got {str(config.get('_class_name'))[:80]!r} in "
+            f"{place}config.json, expected 'UNet2DModel'. Do name another."
+        )
+    try:
+        weights = pick_weights([n.removeprefix(place) for n in names if n.startswith(place)])
+    except BadFileError as exc:
+        raise BadFileError(f"{path}: {exc}") from exc
+    if weights is None:
+        raise BadFileError(f"{path}: no weights on the hub. got {names[:5]!r}, expected some. Do name another.")
+    ending = ".safetensors" if ".safetensors" in weights else ".bin"
+    shards = [n for n in names if n.startswith(place) and "-of-" in n and n.endswith(ending)]
+    return [n for n in names if n in CONFIGS] + [place + weights] + (shards if weights.endswith(".json") else [])
+
+
+def _reason(exc: Exception) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return (lines[0] if lines else type(exc).__name__)[:200]

@@ -1,0 +1,392 @@
+"""OpenAI's guided- and improved-diffusion: their recorded outputs, and networks of whatever flags hypothesis draws."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.importing import compare
+from benchmarks.importing.openai import cases
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.exporting import export, load_checkpoint
+from ddpm_export.spec import Defaults
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from ddpm_export.exporting.importers.layout import Found  # noqa: E402
+from ddpm_export.exporting.importers.openai import FLAGS, config_from_state, load, signs  # noqa: E402
+from ddpm_export.exporting.importers.openai_unet import UNet, UNetConfig  # noqa: E402
+
+ORACLES = Path(__file__).parents[1] / "oracles"
+CONFIG = UNetConfig(
+    image_channels=3,
+    num_channels=32,
+    widths=(32, 64),
+    num_res_blocks=1,
+    attention=(False, True),
+    use_scale_shift_norm=True,
+    resblock_updown=False,
+    conv_resample=True,
+    learn_sigma=False,
+    num_heads=2,
+)
+OPTIONS = {"image_size": 8, "num_heads": 2, "noise_schedule": "linear", "diffusion_steps": 1000}
+
+
+def state_of(config=CONFIG, seed=0):
+    torch.manual_seed(seed)
+    return UNet(config).eval().state_dict()
+
+
+def imported(options=OPTIONS, *, name="model", weights="ema", state=None, **more):
+    return load(Found(name, state_of() if state is None else state), weights, {**options, **more})
+
+
+def flags_of(name):
+    return json.loads((ORACLES / name / "config.json").read_text())
+
+
+def outputs_of(network, image_channels, size=8):
+    torch.manual_seed(1)
+    x_t, t = torch.randn(2, image_channels, size, size), torch.tensor([0, 7])
+    with torch.no_grad():
+        outputs = network(x_t, t)
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+# what the projects' own code gave
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_a_recorded_case_is_reproduced(case, tmp_path):
+    row = compare(case, tmp_path, exported=False)
+    assert row.error <= 1e-5
+    assert row.ddpm_equal >= 0.995
+    assert row.ddim_equal >= 0.995
+
+
+def test_a_recorded_case_is_reproduced_by_its_export(tmp_path):  # a learned variance, 4000 steps with rescaled times
+    row = compare(next(case for case in cases() if case.name == "improved-c"), tmp_path)
+    assert row.error <= 1e-5
+    assert row.ddpm_equal >= 0.995
+    assert row.ddim_equal >= 0.995
+
+
+def test_blocks_that_resample_and_the_new_attention_order_are_exported(tmp_path):
+    flags = {**flags_of("guided-a"), "image_size": 16, "attention_resolutions": "8"}  # smaller images, the same network
+    report = export(load_checkpoint(ORACLES / "guided-a" / "model.pt", options=flags), tmp_path / "unet.onnx")
+    assert report.proof.error <= 1e-5
+    assert report.proof.equal_share >= 0.995
+
+
+@pytest.mark.parametrize("name", [case.name for case in cases()])
+def test_the_recorded_schedules_are_met_to_the_last_bit(name):
+    spec = load_checkpoint(ORACLES / name / "model.pt", options=flags_of(name)).spec
+    with np.load(ORACLES / name / "expected.npz") as expected:
+        betas = expected["betas"]
+    a = np.array(spec.alphas_cumprod)
+    np.testing.assert_array_equal(1.0 - a / np.append(1.0, a[:-1]), betas)
+
+
+def test_there_are_eight_recorded_cases():
+    assert len(cases()) == 8
+
+
+# what the shapes tell
+
+
+@st.composite
+def configs(draw):
+    num_levels = draw(st.integers(1, 3))
+    resamples = num_levels > 1  # with one level nothing tells by what it would
+    resblock_updown = resamples and draw(st.booleans())
+    config = UNetConfig(
+        image_channels=draw(st.sampled_from([1, 3, 4])),
+        num_channels=draw(st.sampled_from([16, 32, 64])),
+        widths=tuple(draw(st.sampled_from([32, 64])) for _ in range(num_levels)),
+        num_res_blocks=draw(st.integers(1, 2)),
+        attention=tuple(draw(st.booleans()) for _ in range(num_levels)),
+        use_scale_shift_norm=draw(st.booleans()),
+        resblock_updown=resblock_updown,
+        conv_resample=resamples and not resblock_updown and draw(st.booleans()),
+        learn_sigma=draw(st.booleans()),
+    )
+    hidden = {
+        "num_heads": draw(st.sampled_from([1, 2, 4])),
+        "num_heads_upsample": draw(st.sampled_from([-1, 1, 8])),
+        "num_head_channels": draw(st.sampled_from([-1, -1, 16, 32])),
+        "use_new_attention_order": draw(st.booleans()),
+    }
+    return config, hidden
+
+
+@settings(max_examples=20)
+@given(configs(), st.booleans())
+def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale):
+    config, hidden = drawn
+    network = UNet(dataclasses.replace(config, **hidden, time_scale=4.0 if rescale else 1.0)).eval()
+    assert config_from_state(network.state_dict()) == config
+    options = {"image_size": 8, "noise_schedule": "linear", "diffusion_steps": 250, "rescale_timesteps": rescale}
+    options |= {name: value for name, value in hidden.items() if value != FLAGS[name] or name == "num_heads"}
+    got = imported(options, state=network.state_dict())
+    flags = got.source["flags"]
+    assert [float(m) * config.num_channels for m in flags["channel_mult"].split(",")] == list(config.widths)
+    attended = [str(8 >> level) for level, attends in enumerate(config.attention) if attends]
+    assert flags["attention_resolutions"] == ",".join(attended)
+    for name in ("num_channels", "num_res_blocks", "use_scale_shift_norm", "resblock_updown", "learn_sigma"):
+        assert flags[name] == getattr(config, name)
+    assert got.spec.variance == ("learned" if config.learn_sigma else "fixed_large")
+    # what it says of itself is no contradiction
+    imported({**flags, **options}, state=network.state_dict())
+    a, b = outputs_of(network, config.image_channels), outputs_of(got.network, config.image_channels)
+    assert len(a) == len(b) == len(got.spec.outputs)
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_heads", 1),
+        ("num_heads_upsample", 1),
+        ("num_head_channels", 16),
+        ("use_new_attention_order", True),
+    ],
+)
+def test_a_flag_that_shapes_do_not_tell_changes_the_network(name, value):
+    a, b = (outputs_of(imported(**more).network, 3)[0] for more in ({}, {name: value}))
+    assert (a - b).abs().max() > 1e-4
+
+
+def test_heads_of_the_way_up_are_its_own():
+    network = imported(num_heads=2, num_heads_upsample=4).network
+    assert (network.input_blocks[3][1].heads, network.middle_block[1].heads) == (2, 2)
+    assert network.output_blocks[0][1].heads == 4
+
+
+def test_rescaled_times_count_to_1000():
+    state = state_of()
+    a = imported(state=state).network
+    b = imported(state=state, diffusion_steps=4000, rescale_timesteps=True).network
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(a(x, torch.tensor([10, 250])), b(x, torch.tensor([40, 1000])), rtol=0, atol=0)
+
+
+def test_the_flags_name_the_prediction_the_variance_and_the_clipping():
+    assert imported().spec.variance == "fixed_large"
+    spec = imported(predict_xstart=True, sigma_small="True", clip_denoised=False).spec
+    assert (spec.prediction, spec.variance, spec.clip_x_0) == ("x_0", "fixed_small", None)
+    learned = imported(state=state_of(dataclasses.replace(CONFIG, learn_sigma=True)))
+    assert learned.spec.requires == ("variance_fraction",)
+    with torch.no_grad():  # v in [-1, 1] gives 0 to 1; it is not clipped
+        learned.network.out[2].weight.zero_()
+        learned.network.out[2].bias[3:] = torch.tensor([-1.0, 1.0, 3.0])
+    fraction = outputs_of(learned.network, 3)[1]
+    assert [fraction[:, k].unique().tolist() for k in range(3)] == [[0.0], [1.0], [2.0]]
+
+
+def test_half_precision_weights_are_loaded_as_float32():
+    got = imported(state={key: value.half() for key, value in state_of().items()}, use_fp16=True)
+    assert {value.dtype for value in got.network.state_dict().values()} == {torch.float32}
+    assert any("half precision" in note for note in got.notes)
+
+
+# what is sampled by when nobody says anything
+
+
+@pytest.mark.parametrize(
+    ("flags", "defaults"),
+    [
+        ({}, Defaults("ddpm", 1000)),
+        ({"timestep_respacing": "250"}, Defaults("ddpm", 250)),
+        ({"timestep_respacing": 250}, Defaults("ddpm", 250)),
+        ({"timestep_respacing": "ddim50"}, Defaults("ddim", 50)),
+        ({"timestep_respacing": "ddim50", "use_ddim": False}, Defaults("ddpm", 50)),
+        ({"timestep_respacing": "50", "use_ddim": "true"}, Defaults("ddim", 50)),
+        ({"timestep_respacing": "10,15,20"}, Defaults("ddpm", 45)),
+        ({"timestep_respacing": [10, 15, 20]}, Defaults("ddpm", 45)),
+    ],
+    ids=str,
+)
+def test_respacing_gives_the_defaults(flags, defaults):
+    got = imported(**flags)
+    assert got.spec.defaults == defaults
+    assert any("respacing" in note for note in got.notes) == bool(flags)
+    assert any("sections" in note for note in got.notes) == (defaults.num_steps == 45)
+
+
+def test_what_nobody_said_is_told():
+    assert sum("not said" in note for note in imported().notes) == 3
+    assert imported(use_new_attention_order=False, predict_xstart=False, sigma_small=False).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "told"),
+    [
+        ("model400000", "ema", True),
+        ("ema_0.9999_400000", "raw", True),
+        ("model400000", "raw", False),
+        ("ema_0.9999_400000", "ema", False),
+        ("lsun_bedroom", "ema", False),
+    ],
+)
+def test_a_name_of_other_weights_is_told(name, weights, told):
+    assert any(name in note for note in imported(name=name, weights=weights).notes) == told
+
+
+# flags
+
+
+def test_flags_as_text_are_the_same():
+    typed = flags_of("guided-c")
+    text = {name: str(value) for name, value in typed.items()}
+    a, b = (load_checkpoint(ORACLES / "guided-c" / "model.pt", options=flags) for flags in (typed, text))
+    assert a.spec == b.spec
+    assert a.notes == b.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, ["image_size", "num_heads", "noise_schedule", "diffusion_steps"]),
+        ({"num_head_channels": 32}, ["image_size", "noise_schedule", "diffusion_steps"]),
+        ({**OPTIONS, "diffusion_steps": 4000}, ["rescale_timesteps"]),  # the projects' defaults differ
+        ({"image_size": 8, "num_heads": 2, "diffusion_steps": 1000}, ["noise_schedule"]),
+    ],
+    ids=str,
+)
+def test_what_the_file_does_not_say_is_asked_for(options, asked):
+    with pytest.raises(UsageError) as caught:
+        imported(options)
+    assert f"got no {', '.join(asked)}, expected" in str(caught.value)
+
+
+def test_flags_of_training_are_ignored():
+    more = {"dropout": 0.3, "use_checkpoint": "True", "use_kl": True, "rescale_learned_sigmas": True, "lr": 1e-4}
+    state = state_of()
+    a, b = imported(state=state), imported(state=state, **more)
+    assert (a.spec, a.notes, a.source) == (b.spec, b.notes, b.source)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_channels", 64),
+        ("num_res_blocks", 2),
+        ("channel_mult", "1,1"),
+        ("channel_mult", "1,2,2"),
+        ("channel_mult", "one"),
+        ("attention_resolutions", "8,4"),
+        ("attention_resolutions", "8"),
+        ("attention_resolutions", "0"),
+        ("class_cond", True),
+        ("use_scale_shift_norm", False),
+        ("resblock_updown", True),
+        ("learn_sigma", "True"),
+        ("image_size", 9),
+        ("image_size", 0),
+        ("image_size", 2**13),
+        ("image_size", "large"),
+        ("num_heads", 3),
+        ("num_heads", 0),
+        ("num_heads_upsample", 0),
+        ("num_head_channels", 48),
+        ("num_head_channels", 0),
+        ("noise_schedule", "quadratic"),
+        ("diffusion_steps", 0),
+        ("diffusion_steps", 10**6),
+        ("predict_xstart", "perhaps"),
+        ("timestep_respacing", "2000"),
+        ("timestep_respacing", "0"),
+        ("timestep_respacing", "ddim10,20"),
+        ("timestep_respacing", "ddim"),
+        ("timestep_respacing", "2.5"),
+        ("num_haeds", 4),
+    ],
+)
+def test_a_flag_that_does_not_fit_is_told_by_its_name(name, value):
+    with pytest.raises(UsageError) as caught:
+        imported(rescale_timesteps=False, **{**OPTIONS, name: value}, options={})
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_flags_that_say_the_same_are_welcome():
+    same = {"num_channels": 32, "channel_mult": [1, 2], "attention_resolutions": 4, "resblock_updown": "False"}
+    assert imported(**same).source["flags"]["attention_resolutions"] == "4"
+
+
+# other networks, and files that do not fit
+
+
+def encoder():
+    """A classifier: an encoder with the same names, and nothing that leads back to an image."""
+    return {key: value for key, value in state_of().items() if not key.startswith("output_blocks.")}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (lambda: {**state_of(), "label_emb.weight": torch.zeros(10, 128)}, "class-conditional"),
+        (encoder, "classifier"),
+        (lambda: {**state_of(), "input_blocks.0.0.weight": torch.zeros(32, 6, 3, 3)}, "super-resolution"),
+    ],
+    ids=["classes", "classifier", "super-resolution"],
+)
+def test_other_networks_of_the_projects_are_refused_by_name(tmp_path, state, reason):
+    path = tmp_path / "model.pt"
+    torch.save(state(), path)
+    for options in ({}, OPTIONS):
+        with pytest.raises(BadFileError, match=reason):
+            load_checkpoint(path, options=options)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"out.2.bias": None},
+        {"out.2.weight": None},
+        {"middle_block.1.qkv.weight": None},
+        {"input_blocks.1.0.in_layers.2.weight": None},
+        {"output_blocks.0.0.in_layers.2.weight": None},
+        {"surprise": torch.zeros(3)},
+        {"input_blocks.9.0.op.weight": torch.zeros(64, 64, 3, 3)},
+        {"output_blocks.0.1.transformer_blocks.0.norm1.weight": torch.zeros(64)},
+        {"step": 7},
+        {"out.2.bias": torch.zeros(4)},
+        {"out.2.bias": torch.zeros(3, dtype=torch.int64)},
+        {"out.2.weight": torch.zeros(5, 32, 3, 3)},
+        {"out.2.weight": "text"},
+        {"input_blocks.0.0.weight": torch.zeros(32)},
+        {"input_blocks.0.0.weight": torch.zeros(32, 0, 3, 3)},
+        {"time_embed.0.weight": torch.zeros(128, 31)},
+        {"time_embed.0.weight": torch.zeros(1).expand(2**20, 2**20)},
+        {"input_blocks.1.0.in_layers.2.weight": torch.zeros(48, 32, 3, 3)},
+        {"input_blocks.1.0.in_layers.2.weight": torch.zeros(1).expand(2**40, 32, 3, 3)},
+        {"input_blocks.1.0.in_layers.2.weight": torch.zeros(1).expand(2**16, 32, 3, 3)},
+        {"middle_block.2.in_layers.2.weight": torch.zeros(1).expand(64, 64, 3, 3)},
+    ],
+    ids=lambda changes: str(changes)[:60],
+)
+def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path, changes):
+    path = tmp_path / "model.pt"
+    state = {key: value for key, value in {**state_of(), **changes}.items() if value is not None}
+    torch.save(state, path)
+    with pytest.raises(BadFileError) as caught:
+        load_checkpoint(path, options=OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_every_sign_counts():
+    found = Found("model", state_of())
+    assert all(signs(found).values())
+    for sign in signs(found):
+        assert not all(signs(Found("model", {k: v for k, v in found.contents.items() if k != sign})).values())
