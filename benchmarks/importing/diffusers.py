@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.importing import Case, Original
 
-__all__ = ["case", "cases", "network_of"]
+__all__ = ["case", "cases", "network_of", "walk"]
 
 STEPS = 20
 BATCH = 2
@@ -280,8 +280,8 @@ def _original(network: Any, scheduler: str, options: dict[str, Any], seed: int) 
         t,
         out,
         noise,
-        *_walk(network, ancestral, ancestral.step, noise),
-        *_walk(network, implicit, implicit_step, noise),
+        *walk(network, ancestral, ancestral.step, noise),
+        *walk(network, implicit, implicit_step, noise),
     )
 
 
@@ -301,9 +301,11 @@ def _schedulers(scheduler: str, options: dict[str, Any]) -> tuple[Any, Any]:
     return ancestral, own if is_implicit else package.DDIMScheduler(**entries)
 
 
-def _walk(network: Any, scheduler: Any, step: Callable[..., Any], noise: Any) -> tuple[tuple[int, ...], Any]:
-    """Return the scheduler's own times for 20 steps, and where its steps lead on the given noise."""
-    scheduler.set_timesteps(STEPS)
+def walk(
+    network: Any, scheduler: Any, step: Callable[..., Any], noise: Any, num_steps: int = STEPS
+) -> tuple[tuple[int, ...], Any]:
+    """Return the scheduler's own times, and where its steps lead on the given noise."""
+    scheduler.set_timesteps(num_steps)
     module = importlib.import_module(type(scheduler).__module__)
     x = torch.from_numpy(noise[0])
     for i, t in enumerate(scheduler.timesteps):

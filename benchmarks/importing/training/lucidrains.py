@@ -10,6 +10,12 @@ from PIL import Image
 from ddpm_export.datasets import open_dataset
 
 
+def made() -> GaussianDiffusion:
+    """Return the network that is trained, with random weights, in its diffusion."""
+    network = Unet(dim=24, dim_mults=(1, 2, 2), channels=1, flash_attn=False, attn_dim_head=16, attn_heads=2)
+    return GaussianDiffusion(network, image_size=28, timesteps=1000, sampling_timesteps=50)
+
+
 def main() -> None:
     """Write the data as PNGs once, then let their Trainer do the rest; its checkpoints are `model-N.pt`."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -24,10 +30,8 @@ def main() -> None:
         images = open_dataset("fashion-mnist", None, image_shape=(1, 28, 28)).images
         for number, image in enumerate(images[:20_000]):
             Image.fromarray(image[..., 0]).save(folder / f"{number:05d}.png")
-    network = Unet(dim=24, dim_mults=(1, 2, 2), channels=1, flash_attn=False, attn_dim_head=16, attn_heads=2)
-    diffusion = GaussianDiffusion(network, image_size=28, timesteps=1000, sampling_timesteps=50)
     trainer = Trainer(
-        diffusion,
+        made(),
         str(folder),
         train_batch_size=arguments.batch,
         train_lr=1e-3,

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,10 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     values.update(said)
     for key in ("class_embed_type", "num_class_embeds"):
         if values[key] is not None:
-            raise misfit(key, values[key], "null: networks with a class as input cannot be exported yet")
+            raise misfit(key, values[key], "null", "use a network without classes: these cannot be exported yet")
     if values["time_embedding_type"] == "fourier":
-        raise misfit("time_embedding_type", "fourier", "positional or learned: fourier is for continuous noise levels")
+        do = "use a network that counts steps: fourier is for continuous noise levels"
+        raise misfit("time_embedding_type", "fourier", "positional or learned", do)
     for key, value in values.items():
         items = value if isinstance(value, (list, tuple)) else [value]
         limit = MAX_BLOCKS if key == "layers_per_block" else MAX_SIZE
@@ -181,10 +183,10 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
     """Build the network on no device, try it there on the image's shape, and only then give it its weights."""
     channels, height, width = spec.image_shape
     try:
-        with torch.device("meta"):
+        with warnings.catch_warnings(), torch.no_grad(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # the package's, of its own code: not for the user
             network: nn.Module = package.UNet2DModel(**config).eval()
             x_t, t = torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)
-        with torch.no_grad():
             network(x_t, t, return_dict=False)
     except Exception as exc:  # whatever the package makes of options that are not for one another
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__

@@ -132,8 +132,8 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
     network.load_state_dict(plain, assign=True)
 
 
-def misfit(where: str, got: Any, expected: str) -> BadFileError:
-    """Return the error for something in a checkpoint that does not fit."""
+def misfit(where: str, got: Any, expected: str, do: str = "save it again") -> BadFileError:
+    """Return the error for something in a checkpoint that does not fit, and what to do about it."""
     text = got if isinstance(got, str) else repr(got)
     shown = text if len(text) <= 120 else text[:117] + "..."
-    return BadFileError(f"checkpoint: {where} does not fit. got {shown}, expected {expected}. Do save it again.")
+    return BadFileError(f"checkpoint: {where} does not fit. got {shown}, expected {expected}. Do {do}.")
