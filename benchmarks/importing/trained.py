@@ -51,7 +51,8 @@ def main() -> None:
         if arguments.pictures:
             sides = [grid(images) for images in pictures[0]]
             gap = np.full((sides[0].shape[0], 8, sides[0].shape[2]), 128, dtype=np.uint8)
-            save_images(arguments.pictures / f"{project}.png", np.concatenate([sides[0], gap, sides[1]], axis=1)[None])
+            page = np.concatenate([sides[0], gap, sides[1]], axis=1).repeat(3, axis=0).repeat(3, axis=1)
+            save_images(arguments.pictures / f"{project}.png", page[None])
     text = markdown_from_table(f"{IMAGES} images each", COLUMNS, rows)
     print(text)
     if arguments.write:
