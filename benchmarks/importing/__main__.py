@@ -48,8 +48,8 @@ def main() -> None:
 
 def _cells(row: Row) -> list[str]:
     shares = [(row.ddpm_equal, row.ddpm_levels), (row.ddim_equal, row.ddim_levels)]
-    cells = [cell for share, levels in shares for cell in ("-" if share is None else f"{share:.2%}", str(levels or 0))]
-    return [f"{row.error:.1e}", *cells]
+    pairs = [("-", "-") if share is None else (f"{share:.2%}", f"{levels}") for share, levels in shares]
+    return [f"{row.error:.1e}", *pairs[0], *pairs[1]]
 
 
 def _is_reproduced(row: Row) -> bool:
