@@ -300,7 +300,7 @@ def test_a_bare_unet_asks_for_exactly_what_is_missing(pair, given):
 
 def test_a_diffusion_asks_for_the_image_size_alone(pair):
     for contents in (pair[0].state_dict(), trainer_contents(*pair)):
-        with pytest.raises(UsageError, match=r"got no image_size, expected .* such as --set image_size=64$"):
+        with pytest.raises(UsageError, match=r"got no image_size, expected .* for example, --set image_size=64$"):
             load(contents)
 
 
