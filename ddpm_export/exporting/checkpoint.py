@@ -56,7 +56,7 @@ def load_torch_file(path: str | Path) -> Any:
     except BadFileError:
         raise
     except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it
-        reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+        reason = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
         raise BadFileError(
             f"{path}: not a checkpoint that can be read safely. got {reason!r}, expected tensors and plain values "
             "saved by torch.save. Do save it again as a state dict."
