@@ -86,6 +86,27 @@ def learned_model(spec=None):
     return onnx_file(nodes, [constant("half", 0.5)], spec, outputs=outputs)
 
 
+def extractor_file(image_shape=GREY, classes=3, dimensions=4):
+    """Return a file whose features and logits are two fixed linear maps of the pixels."""
+    size = int(np.prod(image_shape))
+    rng = np.random.default_rng(0)
+    values = [
+        constant("f", rng.standard_normal((size, dimensions)) / size**0.5),
+        constant("l", rng.standard_normal((size, classes))),
+    ]
+    nodes = [
+        node("Flatten", ["images"], "flat", axis=1),
+        node("MatMul", ["flat", "f"], "features"),
+        node("MatMul", ["flat", "l"], "logits"),
+    ]
+    inputs = {"images": (TensorProto.FLOAT, ["batch", *image_shape])}
+    outputs = {
+        "features": (TensorProto.FLOAT, ["batch", dimensions]),
+        "logits": (TensorProto.FLOAT, ["batch", classes]),
+    }
+    return onnx_file(nodes, values, tiny_spec(image_shape), inputs=inputs, outputs=outputs, metadata="")
+
+
 def scale_model(spec=None, weight=None, **changes):
     """Return a file with eps = x_t * w; `weight` replaces the initializer w, `changes` go to `onnx_file`."""
     spec = spec or tiny_spec()

@@ -17,17 +17,18 @@ import onnx
 import onnxscript  # noqa: F401  (torch.onnx needs it once it is called: its absence shall be told before any work)
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 from ddpm_export.diffusion import Array
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting.program import program_from_checkpoint, quiet_torch
+from ddpm_export.exporting.program import example_inputs, program_from_network, quiet_torch
 from ddpm_export.files import replacing
 from ddpm_export.spec import METADATA_KEY, json_from_spec
 
 if TYPE_CHECKING:
     from ddpm_export.exporting import Checkpoint
 
-__all__ = ["model_from_checkpoint", "writing"]
+__all__ = ["model_from_checkpoint", "model_from_network", "writing"]
 
 OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
 IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
@@ -65,20 +66,38 @@ def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
 
     Raises ModelRefusedError where torch cannot express the network in ONNX.
     """
-    model = _torch_export(checkpoint)
+    network, example = checkpoint.network, example_inputs(checkpoint)
+    metadata = {METADATA_KEY: json_from_spec(checkpoint.spec)}
+    return model_from_network(network, example, ["x_t", "t"], list(checkpoint.spec.outputs), "denoiser", metadata)
+
+
+def model_from_network(
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    name: str,
+    metadata: dict[str, str],
+) -> onnx.ModelProto:
+    """Return any network as an ONNX model in the form of this file, with these names and metadata.
+
+    example: inputs of two images, of which only shapes and types count. The first dimension of all is the batch.
+    Raises ModelRefusedError where torch cannot express the network in ONNX.
+    """
+    model = _torch_export(network, example, inputs, outputs)
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     scopes = _scopes(graph)
     _make_shapes_static(graph, constants)
     _drop_unused(graph, scopes)
-    names = _constant_names(graph, constants, scopes, frozenset(checkpoint.network.state_dict()))
+    names = _constant_names(graph, constants, scopes, frozenset(network.state_dict()))
     _name_nodes(graph, scopes)
 
-    used = dict.fromkeys(name for node in graph.node for name in node.input if name in names)
-    state = {name: k for k, name in enumerate(checkpoint.network.state_dict())}
-    order = sorted(used, key=lambda name: state.get(name, len(state)))  # stable: the others by first use
+    used = dict.fromkeys(value for node in graph.node for value in node.input if value in names)
+    state = {key: k for k, key in enumerate(network.state_dict())}
+    order = sorted(used, key=lambda key: state.get(key, len(state)))  # stable: the others by first use
     del graph.initializer[:]
-    graph.initializer.extend(numpy_helper.from_array(names[name].copy(order="C"), name) for name in order)
+    graph.initializer.extend(numpy_helper.from_array(names[key].copy(order="C"), key) for key in order)
 
     for carrier in (model, graph, *graph.node, *graph.input, *graph.output):
         carrier.doc_string = ""
@@ -86,15 +105,17 @@ def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"  # torch calls it by a number
     del graph.value_info[:]  # under the old names; whoever needs shapes infers them
-    graph.name = "denoiser"
+    graph.name = name
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "ddpm-export", ""
-    onnx.helper.set_model_props(model, {METADATA_KEY: json_from_spec(checkpoint.spec)})
+    onnx.helper.set_model_props(model, metadata)
     return model
 
 
-def _torch_export(checkpoint: "Checkpoint") -> onnx.ModelProto:
-    traced = program_from_checkpoint(checkpoint)
+def _torch_export(
+    network: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    traced = program_from_network(network, example)
     with quiet_torch():
         warnings.filterwarnings("ignore", r"# The axis name: batch", UserWarning)  # x_t and t share one: that is meant
         try:
@@ -103,8 +124,8 @@ def _torch_export(checkpoint: "Checkpoint") -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=["x_t", "t"],
-                output_names=list(checkpoint.spec.outputs),
+                input_names=inputs,
+                output_names=outputs,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as exc:

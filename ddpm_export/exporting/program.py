@@ -21,7 +21,7 @@ from ddpm_export.runtimes.torch_archive import model_from_module
 if TYPE_CHECKING:
     from ddpm_export.exporting import Checkpoint
 
-__all__ = ["eager_model", "example_inputs", "program_from_checkpoint", "quiet_torch"]
+__all__ = ["eager_model", "example_inputs", "program_from_network", "quiet_torch"]
 
 TORCH = str(Path(torch.__file__).parent)
 SHAPES_LOG = "torch.fx.experimental.symbolic_shapes"
@@ -55,17 +55,16 @@ def example_inputs(checkpoint: "Checkpoint") -> tuple[Tensor, Tensor]:
     return torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1])
 
 
-def program_from_checkpoint(checkpoint: "Checkpoint") -> torch.export.ExportedProgram:
-    """Return the network as a graph of ATen operators whose batch may be of any size.
+def program_from_network(network: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """Return a network as a graph of ATen operators whose batch may be of any size.
 
     Raises ModelRefusedError where the network does what no graph can express, with the module and the line.
     """
-    network = checkpoint.network
     try:
-        return _traced(checkpoint)
+        return _traced(network, example)
     except Exception as exc:  # torch raises whatever its tracer and the network's own code met
         if "Constraints violated" in str(exc):
-            reason, place = "code that fixes the size of the batch", _place_that_fixes_the_batch(checkpoint)
+            reason, place = "code that fixes the size of the batch", _place_that_fixes_the_batch(network, example)
         else:
             reason, place = _first_line(exc), _place(network, _frames_of(exc))
         raise ModelRefusedError(
@@ -74,12 +73,10 @@ def program_from_checkpoint(checkpoint: "Checkpoint") -> torch.export.ExportedPr
         ) from exc
 
 
-def _traced(checkpoint: "Checkpoint") -> torch.export.ExportedProgram:
+def _traced(network: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     with quiet_torch():
-        return torch.export.export(
-            checkpoint.network, example_inputs(checkpoint), dynamic_shapes=({0: batch}, {0: batch})
-        )
+        return torch.export.export(network, example, dynamic_shapes=({0: batch},) * len(example))
 
 
 @contextmanager
@@ -102,14 +99,14 @@ def _first_line(exc: Exception) -> str:
     return repr(f"{type(exc).__name__}: {line[:160]}")
 
 
-def _place_that_fixes_the_batch(checkpoint: "Checkpoint") -> str:
+def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...]) -> str:
     """Trace once more and look, at the first assumption on a size that torch logs, at who is calling."""
     places: list[str] = []
 
     class Watch(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "[guard added]" in record.getMessage():
-                places.append(_place(checkpoint.network, _frames_of_caller()))
+                places.append(_place(network, _frames_of_caller()))
 
     log, watch = logging.getLogger(SHAPES_LOG), Watch()
     level, propagate, others = log.level, log.propagate, log.handlers[:]
@@ -119,12 +116,12 @@ def _place_that_fixes_the_batch(checkpoint: "Checkpoint") -> str:
     try:
         with contextlib.suppress(Exception):
             batch = torch.export.Dim("batch")
-            torch.export.export(checkpoint.network, example_inputs(checkpoint), dynamic_shapes=({0: batch}, {0: batch}))
+            torch.export.export(network, example, dynamic_shapes=({0: batch},) * len(example))
     finally:
         log.handlers[:], log.propagate = others, propagate
         log.setLevel(level)
         logging.root.manager.disable = disabled
-    return places[0] if places else _place(checkpoint.network, [])
+    return places[0] if places else _place(network, [])
 
 
 def _frames_of(exc: BaseException) -> list[tuple[FrameType, int]]:

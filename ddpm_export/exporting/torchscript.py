@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.jit._trace import TracerWarning
 
-from ddpm_export.exporting.program import example_inputs, program_from_checkpoint
+from ddpm_export.exporting.program import example_inputs, program_from_network
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
 from ddpm_export.spec import json_from_spec
@@ -28,7 +28,9 @@ MANGLE = "___torch_mangle_"  # and a number: how torch keeps classes of one name
 @contextmanager
 def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
     """Trace the network with a dynamic batch, write it beside `path` and give it that name if no error follows."""
-    program_from_checkpoint(checkpoint)  # refuses what a trace would fix without a word: branches on values, the batch
+    program_from_network(
+        checkpoint.network, example_inputs(checkpoint)
+    )  # refuses what a trace would fix without a word: branches on values, the batch
     archive = _archive(checkpoint)
     if any(name.endswith(".py") and MANGLE not in name for name in zipfile.ZipFile(archive).namelist()):
         # torch numbers a class unless it is the first of its name in this process: the second trace has numbers alone

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,16 @@ from ddpm_export.errors import BadFileError, EnvironmentProblem
 from ddpm_export.runtimes.external_data import check_external_data
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 
-__all__ = ["open_onnx"]
+__all__ = ["Extractor", "open_extractor", "open_onnx"]
+
+# images (B, C, H, W) float32 in [-1, 1] -> features (B, D) and logits (B, K), float32
+Extractor = Callable[[Array], tuple[Array, Array]]
 
 
 def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
     """Open `*.onnx` on the CPU or CUDA provider of ONNX Runtime, exactly the one named."""
     ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what matters is raised and translated below
-    # the cores this process may use, not those of the machine; 0 leaves it to ONNX Runtime
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    options.intra_op_num_threads = threads or cores
-    options.use_deterministic_compute = True
-    check_external_data(path)
-    session = _session(ort, path, options, provider)
+    session = _opened(ort, path, provider, threads)
     metadata = _metadata(path, session)
     if METADATA_KEY not in metadata:
         raise BadFileError(
@@ -57,6 +54,56 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
         return outputs
 
     return model, spec
+
+
+def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str, threads: int | None) -> Extractor:
+    """Open an ONNX file that scores images: one input of pictures, outputs `features` and `logits` among its outputs.
+
+    Raises BadFileError for a file that cannot be run so on images (C, H, W), EnvironmentProblem as `open_onnx`.
+    """
+    if not path.is_file():
+        raise BadFileError(f"{path}: no such file. got nothing, expected an extractor. Do see docs/scoring.md.")
+    session = _opened(_onnxruntime(), path, provider, threads)
+    inputs, outputs = session.get_inputs(), {output.name for output in session.get_outputs()}
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not {"features", "logits"} <= outputs:
+        raise BadFileError(
+            f"{path}: not an extractor. got inputs {[value.name for value in inputs]!r} and outputs "
+            f"{sorted(outputs)!r}, expected one float input and outputs features and logits. Do see docs/scoring.md."
+        )
+    sizes = list(inputs[0].shape[1:])
+    if len(sizes) != 3 or any(type(size) is int and size != own for size, own in zip(sizes, image_shape, strict=True)):
+        raise BadFileError(
+            f"{path}: is for other images. got an input of {sizes!r}, expected {list(image_shape)!r}. Do pass an "
+            "extractor that takes or resizes them."
+        )
+
+    def extract(images: Array) -> tuple[Array, Array]:
+        try:
+            features, logits = session.run(["features", "logits"], {inputs[0].name: images})
+        except Exception as exc:  # a graph may load and yet not run
+            raise BadFileError(
+                f"{path}: the graph does not run. got {_first_line(exc)}, expected images of shape {images.shape!r}. "
+                "Do export the extractor again."
+            ) from exc
+        if features.ndim != 2 or logits.ndim != 2 or not len(features) == len(logits) == len(images):
+            raise BadFileError(
+                f"{path}: gives no rows. got features {features.shape!r} and logits {logits.shape!r}, expected "
+                f"({len(images)}, D) and ({len(images)}, K). Do export the extractor again."
+            )
+        return features, logits
+
+    return extract
+
+
+def _opened(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what matters is raised and translated below
+    # the cores this process may use, not those of the machine; 0 leaves it to ONNX Runtime
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = threads or cores
+    options.use_deterministic_compute = True
+    check_external_data(path)
+    return _session(ort, path, options, provider)
 
 
 def _onnxruntime() -> Any:

@@ -1,0 +1,141 @@
+"""Scores of an exported model: its images, their features and a reference set, kept so that nothing is done twice.
+
+Every result names what it compares, with what and how many: without that no score means anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.diffusion import Array, Model
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.files import replacing
+from ddpm_export.generate import Settings, sample
+from ddpm_export.images import to_uint8
+from ddpm_export.metrics import (
+    density_coverage,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    probabilities_from_logits,
+    statistics,
+)
+from ddpm_export.runtimes.onnx import Extractor
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["METRICS", "features_of", "sampled_images", "scores"]
+
+METRICS = ("is", "fid", "kid", "pr")
+CHUNK = 100  # images a file of the spool; also how many an extractor gets at a time
+MAX_NEIGHBOURS_OF = 10_000  # precision and recall compare every image with every other
+
+Pixels = NDArray[np.uint8]
+Report = Callable[[int, int, str], None]
+
+
+def sampled_images(
+    model: Model, spec: ModelSpec, settings: Settings, model_sha256: str, cache: Path, report: Report
+) -> Pixels:
+    """Return the images of the settings, uint8 (n, H, W, C), each hundred of which is kept in the cache once made.
+
+    The same model, seed and sampler find them there again, whatever n. report: images done, of how many, what.
+    """
+    folder = cache / "samples" / _digest({"model": model_sha256, **settings.describe()})
+    done = []
+    for start in range(settings.first, settings.first + settings.n, CHUNK):
+        count = min(CHUNK, settings.first + settings.n - start)
+        path = folder / f"{start:08d}-{count:03d}.npy"
+        images = _kept(path, (count, *spec.image_shape[1:], spec.image_shape[0]), np.uint8)
+        if images is None:
+            part = Settings(**{**asdict(settings), "first": start, "n": count, "batch": min(settings.batch, count)})
+            states = [state.x for _, state in sample(model, spec, part) if state.step.i == part.num_steps]
+            images = to_uint8(np.concatenate(states))
+            _keep(path, images)
+        done.append(images)
+        report(start + count - settings.first, settings.n, "sampling")
+    return np.concatenate(done)
+
+
+def features_of(
+    images: Pixels, extract: Extractor, extractor_sha256: str, cache: Path | None, report: Report
+) -> tuple[Array, Array]:
+    """Return (features (N, D), logits (N, K)) float32 of images uint8 (N, H, W, C), from the cache where they are.
+
+    The cache goes by the content of images and extractor; None keeps nothing.
+    """
+    folder = None
+    if cache is not None:
+        content = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+        folder = cache / "features" / _digest({"images": content, "extractor": extractor_sha256})
+        kept = [_kept(folder / f"{name}.npy", None, np.float32) for name in ("features", "logits")]
+        if kept[0] is not None and kept[1] is not None and len(kept[0]) == len(kept[1]) == len(images):
+            return kept[0], kept[1]
+    rows: list[tuple[Array, Array]] = []
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        rows.append(extract(np.ascontiguousarray(part.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)))
+        report(start + len(part), len(images), "features")
+    features, logits = (np.concatenate(parts).astype(np.float32) for parts in zip(*rows, strict=True))
+    if folder is not None:
+        _keep(folder / "features.npy", features)
+        _keep(folder / "logits.npy", logits)
+    return features, logits
+
+
+def scores(metrics: tuple[str, ...], fake: tuple[Array, Array], real: tuple[Array, Array]) -> dict[str, Any]:
+    """Return the metrics by name as JSON values; fake and real are (features, logits).
+
+    is: Inception Score of the fake images, and of the real ones beside it. fid, kid: distance of the features. pr:
+    precision, recall, density, coverage, of the first 10,000 of each. Raises UsageError for an unknown metric.
+    """
+    unknown = sorted(set(metrics) - set(METRICS))
+    if unknown or not metrics:
+        raise UsageError(
+            f"metrics: unknown. got {', '.join(unknown) or 'none'}, expected some of {', '.join(METRICS)}. Do "
+            "correct it."
+        )
+    result: dict[str, Any] = {}
+    if "is" in metrics:
+        pairs = {"is": fake[1], "is_of_reference": real[1]}
+        for name, logits in pairs.items():
+            result[name] = inception_score(probabilities_from_logits(logits))._asdict()
+    if "fid" in metrics:
+        result["fid"] = frechet_distance(statistics(fake[0]), statistics(real[0]))
+    if "kid" in metrics:
+        result["kid"] = kernel_distance(fake[0], real[0])._asdict()
+    if "pr" in metrics:
+        a, b = real[0][:MAX_NEIGHBOURS_OF], fake[0][:MAX_NEIGHBOURS_OF]
+        result["pr"] = {**precision_recall(a, b)._asdict(), **density_coverage(a, b)._asdict()}
+    return result
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
+    """Return an array of the cache, None where there is none; files in it are whole or not there."""
+    if not path.exists():
+        return None
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as exc:
+        raise BadFileError(f"{path}: damaged. got {exc}, expected an array. Do delete it.") from exc
+    if values.dtype != dtype or (shape is not None and values.shape != shape):
+        raise BadFileError(
+            f"{path}: another array. got {values.dtype} {values.shape}, expected {np.dtype(dtype)} {shape}. Do "
+            "delete it."
+        )
+    return values
+
+
+def _keep(path: Path, values: Array) -> None:
+    with replacing(path) as beside, beside.open("wb") as file:
+        np.save(file, values)

@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+from commands import assert_refused, run_here
+from models import GREY, extractor_file, mix_model
+from PIL import Image
+
+from ddpm_export import generate
+from ddpm_export.cli.eval import main
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a model, an extractor and a reference set of 120 images."""
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    (tmp_path / "e.onnx").write_bytes(extractor_file())
+    (tmp_path / "real").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (120, *GREY[1:]), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "real" / f"{number:03d}.png")
+    return tmp_path
+
+
+def evaluated(place, *arguments):
+    usual = ("--data", place / "real", "--extractor", place / "e.onnx", "--cache", place / "cache")
+    return run_here(main, place / "m.onnx", *usual, *arguments)
+
+
+def test_a_score_names_what_it_is_of(place):
+    ending = evaluated(place, "--n", 150, "--steps", 3, "--seed", 2, "--metrics", "is,fid,kid,pr", "--json")
+    assert ending.code == 0, ending
+    facts = json.loads(ending.out)
+    assert (facts["n"], facts["reference"], facts["extractor"]) == (150, "real, 120 images", "e.onnx")
+    assert (facts["sampler"], facts["num_steps"], facts["seed"]) == ("ddim", 3, 2)
+    assert len(facts["extractor_sha256"]) == len(facts["model_sha256"]) == 64
+    assert facts["fid"] > 0
+    assert {"precision", "coverage"} < facts["pr"].keys()
+    # the same images, from a file
+    np.save(place / "a.npy", generate(place / "m.onnx", n=150, num_steps=3, seed=2))
+    again = json.loads(evaluated(place, "--samples", place / "a.npy", "--metrics", "fid", "--json").out)
+    assert again["fid"] == facts["fid"]
+    assert again["n"] == 150
+    assert "num_steps" not in again
+
+
+def test_bits_with_all_times_and_with_some(place):
+    whole = json.loads(evaluated(place, "--metrics", "bits", "--n", 8, "--curve", place / "c.csv", "--json").out)[
+        "bits"
+    ]
+    assert (whole["images"], whole["times"]) == (8, 40)
+    rows = (place / "c.csv").read_text().splitlines()
+    assert rows[0] == "t,bits_per_dimension"
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(40))
+    total = whole["prior"] + sum(float(row.split(",")[1]) for row in rows[1:])
+    assert total == pytest.approx(whole["mean"], rel=1e-9)
+    some = json.loads(evaluated(place, "--metrics", "bits", "--n", 8, "--t-stride", 5, "--json").out)["bits"]
+    assert some["times"] < 40
+    text = evaluated(place, "--metrics", "bits", "--n", 8)
+    assert "bits.standard_error" in text.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--metrics", "lpips"], 2, "--metrics: unknown"),
+        (["--split", "all"], 2, "--split: unknown"),
+        (["--extractor", "none.onnx"], 3, "none.onnx"),
+        (["--samples", "none.npy"], 3, "none.npy"),
+        (["--data", "nowhere"], 3, "nowhere"),
+        (["--n", "0"], 2, "n: too few"),
+        (["--provider", "cuda"], 5, "cuda"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words):
+    assert_refused(evaluated(place, *arguments), code, words)

@@ -1,0 +1,135 @@
+"""What is scored: images found again where they were made, features by content, and what every result says."""
+
+import numpy as np
+import pytest
+from models import COLOUR, GREY, extractor_file, mix_model, scale_model, tiny_spec
+
+from ddpm_export import generate, open_model
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.generate import settings_for
+from ddpm_export.metrics import frechet_distance, statistics
+from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.scoring import CHUNK, METRICS, features_of, sampled_images, scores
+
+
+def nothing(*_):
+    pass
+
+
+@pytest.fixture
+def extract(tmp_path):
+    (tmp_path / "e.onnx").write_bytes(extractor_file())
+    return open_extractor(tmp_path / "e.onnx", GREY, "cpu", None)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    return open_model(tmp_path / "m.onnx")
+
+
+def images_of(count, seed=0, shape=GREY):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape[1:], shape[0]), dtype=np.uint8)
+
+
+def test_images_are_those_of_generate_and_found_again(opened, tmp_path):
+    chosen = {"num_steps": 3, "seed": 4}
+    n = CHUNK + 7
+    calls = []
+
+    def counted(x_t, t):
+        calls.append(len(x_t))
+        return opened[0](x_t, t)
+
+    def sampled(n, **changes):
+        settings = settings_for(opened[1], n=n, batch=64, **{**chosen, **changes})
+        return sampled_images(counted, opened[1], settings, "digest", tmp_path / "cache", nothing)
+
+    np.testing.assert_array_equal(sampled(n), generate(opened, n=n, batch=16, **chosen))
+    made = len(calls)
+    np.testing.assert_array_equal(sampled(n), generate(opened, n=n, **chosen))
+    assert len(calls) == made  # all of them were there
+    # the first hundred serve any larger number
+    assert len(sampled(2 * CHUNK)) == 2 * CHUNK
+    assert sum(calls[made:]) == CHUNK * chosen["num_steps"]
+    made = len(calls)
+    assert (sampled(n, seed=5) != sampled(n)).any()
+    assert len(calls) > made
+
+
+def test_a_run_that_was_cut_off_goes_on(opened, tmp_path):
+    settings = settings_for(opened[1], n=3 * CHUNK, num_steps=2, seed=1)
+
+    def stop(done, *_):
+        if done == 2 * CHUNK:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampled_images(*opened, settings, "digest", tmp_path, stop)
+    kept = sorted(path.name for path in tmp_path.rglob("*.npy"))
+    assert len(kept) == 2
+    assert not list(tmp_path.rglob("*.part*"))
+    whole = sampled_images(*opened, settings, "digest", tmp_path, nothing)
+    np.testing.assert_array_equal(whole, generate(opened, n=3 * CHUNK, num_steps=2, seed=1))
+
+
+def test_features_follow_from_content_and_are_kept(extract, tmp_path):
+    images = images_of(CHUNK + 3)
+    calls = []
+
+    def counted(x):
+        calls.append(x)
+        return extract(x)
+
+    first = features_of(images, counted, "digest", tmp_path, nothing)
+    x = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
+    np.testing.assert_allclose(first[0], extract(x)[0], rtol=0, atol=1e-6)
+    assert (calls[0].min(), calls[0].max()) == (-1.0, 1.0)
+    made = len(calls)
+    for again, expected in zip(features_of(images.copy(), counted, "digest", tmp_path, nothing), first, strict=True):
+        np.testing.assert_array_equal(again, expected)
+    assert len(calls) == made
+    features_of(images, counted, "another extractor", tmp_path, nothing)
+    features_of(images[::-1], counted, "digest", tmp_path, nothing)
+    assert len(calls) == 3 * made
+    features_of(images, counted, "digest", None, nothing)
+    assert len(calls) == 4 * made
+
+
+def test_a_damaged_cache_is_told(opened, tmp_path):
+    settings = settings_for(opened[1], n=3, num_steps=2, seed=1)
+    sampled_images(*opened, settings, "digest", tmp_path, nothing)
+    (path,) = tmp_path.rglob("*.npy")
+    for content in (b"", b"hello", path.read_bytes()[:-3]):
+        path.write_bytes(content)
+        with pytest.raises(BadFileError, match="Do delete it"):
+            sampled_images(*opened, settings, "digest", tmp_path, nothing)
+    np.save(path, np.zeros((3, 2, 2, 1), dtype=np.uint8))
+    with pytest.raises(BadFileError, match="another array"):
+        sampled_images(*opened, settings, "digest", tmp_path, nothing)
+
+
+def test_scores_are_those_of_the_metrics(extract):
+    real, fake = (features_of(images_of(300, seed), extract, "", None, nothing) for seed in (0, 1))
+    result = scores(METRICS, fake, real)
+    assert set(result) == {"is", "is_of_reference", "fid", "kid", "pr"}
+    assert result["fid"] == frechet_distance(statistics(fake[0]), statistics(real[0]))
+    assert result["pr"].keys() == {"precision", "recall", "density", "coverage"}
+    assert scores(("fid",), real, real)["fid"] == pytest.approx(0.0, abs=1e-9)
+    for metrics in ((), ("fid", "lpips")):
+        with pytest.raises(UsageError, match="metrics: unknown"):
+            scores(metrics, fake, real)
+
+
+@pytest.mark.parametrize(
+    ("content", "shape", "words"),
+    [
+        (extractor_file(), COLOUR, "is for other images"),
+        (scale_model(tiny_spec()), GREY, "not an extractor"),
+        (b"hello", GREY, "not an ONNX file"),
+    ],
+)
+def test_what_is_no_extractor_of_these_images_is_refused(tmp_path, content, shape, words):
+    (tmp_path / "e.onnx").write_bytes(content)
+    with pytest.raises(BadFileError, match=words):
+        open_extractor(tmp_path / "e.onnx", shape, "cpu", None)
