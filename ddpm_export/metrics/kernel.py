@@ -89,11 +89,10 @@ def _pulls(x: Float64, y: Float64) -> tuple[Float64, Float64]:
     The pull of x_i is its mean kernel with the other x less that with the y, and likewise for y: the distance is the
     mean pull of x and that of y.
     """
-    n = len(x)
     between = _kernel(x, y)  # (n, n)
-    return _mean_of_others(_kernel(x, x)) - between.sum(axis=1) / n, _mean_of_others(_kernel(y, y)) - between.sum(
-        axis=0
-    ) / n
+    pulls_x = _mean_of_others(_kernel(x, x)) - between.mean(axis=1)
+    pulls_y = _mean_of_others(_kernel(y, y)) - between.mean(axis=0)
+    return pulls_x, pulls_y
 
 
 def _mean_of_others(kernel: Float64) -> Float64:

@@ -37,7 +37,7 @@ def precision_recall(real: NDArray[Any], fake: NDArray[Any], k: int = 3, *, bloc
     """Return improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2).
 
     real (N, D) and fake (M, D), N and M above k. A point on the edge of a ball is within. `block` rows at a time: at
-    most about 20 * block * max(N, M) bytes of distances (0.2 GB for 10,000 and 1,024) beside two float64 copies of the
+    most about 25 * block * max(N, M) bytes of distances (0.26 GB for 10,000 and 1,024) beside float64 copies of the
     sets; it does not change the result. Cost: four products of (N, D) by (D, M) or alike.
     Raises UsageError for different dimensions, k outside 1..min(N, M) - 1 and block < 1; NonFiniteError.
     """

@@ -55,7 +55,7 @@ def test_the_neighbours_are_k_others():
 
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_a_set_against_itself(rng, k):
-    x = rng.normal(size=(60, 5)) + 100
+    x = rng.normal(size=(60, 5)) + 1e6  # all far from 0
     assert precision_recall(x, x, k) == (1.0, 1.0)
     # a ball holds its centre and k others, the last of them on its edge
     assert density_coverage(x, x, k) == (pytest.approx(1 + 1 / k, rel=1e-12), 1.0)
@@ -107,6 +107,18 @@ def test_on_a_grid_full_of_ties_and_doubles_as_exact_loops_find(real, fake, k, b
     a, b = np.array(real) + shift, np.array(fake) + shift
     found = *precision_recall(a, b, k, block=block), *density_coverage(a, b, k, block=block)
     assert found == pytest.approx(by_loops(real, fake, k), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_on_larger_sets_as_exact_loops_find(rng, k):
+    real, fake = rng.integers(-50, 50, size=(80, 3)), rng.integers(-40, 60, size=(70, 3))
+    found = *precision_recall(real, fake, k, block=32), *density_coverage(real, fake, k, block=32)
+    assert found == pytest.approx(by_loops(real.tolist(), fake.tolist(), k), rel=1e-12)
+
+
+def test_a_row_of_2000(rng):
+    # inside the row the 20 nearest others are the 10 on either side: 500 lies in the balls of 490 to 510
+    assert density_coverage(column(*rng.permutation(2000)), column(500), 20) == (21 / 20, 21 / 2000)
 
 
 @BOTH
