@@ -117,8 +117,10 @@ def test_on_larger_sets_as_exact_loops_find(rng, k):
 
 
 def test_a_row_of_2000(rng):
-    # inside the row the 20 nearest others are the 10 on either side: 500 lies in the balls of 490 to 510
-    assert density_coverage(column(*rng.permutation(2000)), column(500), 20) == (21 / 20, 21 / 2000)
+    # inside the row the k nearest others are k / 2 on either side: 1000 lies in its own ball and in theirs
+    for k in (20, 600):
+        found = density_coverage(column(*rng.permutation(2000)), column(1000), k)
+        assert found == ((k + 1) / k, (k + 1) / 2000)
 
 
 @BOTH
