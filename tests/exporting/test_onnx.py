@@ -129,8 +129,9 @@ def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, 
     _, inline = exported("grey", "onnx")  # before the limit falls
     monkeypatch.setattr(writer, "MAX_INLINE_BYTES", 10_000)
     checkpoint = load_checkpoint(checkpoint_path)
-    traced = writer._torch_export(checkpoint)
-    monkeypatch.setattr(writer, "_torch_export", lambda _: onnx.ModelProto.FromString(traced.SerializeToString()))
+    inputs = writer.example_inputs(checkpoint)
+    traced = writer._torch_export(checkpoint.network, inputs, ["x_t", "t"], ["eps"])
+    monkeypatch.setattr(writer, "_torch_export", lambda *_: onnx.ModelProto.FromString(traced.SerializeToString()))
     report = export(checkpoint, tmp_path / "unet.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["unet.onnx", "unet.onnx.data"]
     assert report.num_bytes < (tmp_path / "unet.onnx.data").stat().st_size
