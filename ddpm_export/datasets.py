@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import io
 import math
-import os
 import struct
 import urllib.error
 import urllib.request
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem
-from ddpm_export.files import replacing
+from ddpm_export.files import cache_folder, replacing
 
 __all__ = ["Dataset", "fashion_mnist", "image_folder", "open_dataset", "read_idx"]
 
@@ -123,8 +122,7 @@ def _gzipped_or_plain(folder: Path, name: str) -> Path:
 
 
 def _downloaded(name: str, home: str, timeout_s: float) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export" / "fashion-mnist"
-    path = cache / name
+    path = cache_folder() / "fashion-mnist" / name
     if path.exists():  # written whole or not at all, and only after its digest was checked
         return path
     url = f"{home}/{name}"

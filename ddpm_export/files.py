@@ -10,7 +10,12 @@ from pathlib import Path
 
 from ddpm_export.errors import EnvironmentProblem
 
-__all__ = ["replacing", "sha256_of"]
+__all__ = ["cache_folder", "replacing", "sha256_of"]
+
+
+def cache_folder() -> Path:
+    """Return where this user keeps what can be made or fetched again; it may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
 
 
 @contextlib.contextmanager

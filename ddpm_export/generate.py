@@ -15,7 +15,7 @@ from ddpm_export.errors import NonFiniteError, UsageError
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import SAMPLERS, State
+from ddpm_export.samplers import SAMPLERS, State, no_learned_variance
 from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
 __all__ = ["Settings", "generate", "sample", "settings_for"]
@@ -95,9 +95,7 @@ def settings_for(
         name: (usual[name] if value is None else value) if name in knobs else None for name, value in given.items()
     }
     if chosen["variance"] == "learned" and VARIANCE_FRACTION not in spec.outputs:
-        raise UsageError(
-            "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
-        )
+        raise no_learned_variance()
     settings = Settings(
         sampler=sampler,
         num_steps=num_steps,

@@ -11,7 +11,7 @@ from ddpm_export.errors import UsageError
 from ddpm_export.noise import Noise
 from ddpm_export.spec import VARIANCES
 
-__all__ = ["SAMPLERS", "State", "ddim", "ddpm"]
+__all__ = ["SAMPLERS", "State", "ddim", "ddpm", "no_learned_variance"]
 
 
 class State(NamedTuple):
@@ -65,11 +65,16 @@ def _large_std(step: Step) -> float:
     return math.sqrt(1.0 - step.a / step.a_prev) if step.a_prev < 1.0 else 0.0
 
 
+def no_learned_variance() -> UsageError:
+    """Return the error for a learned variance of a network that has learned none."""
+    return UsageError(
+        "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
+    )
+
+
 def _learned_std(step: Step, found: Denoised) -> Array | float:
     if found.variance_fraction is None:
-        raise UsageError(
-            "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
-        )
+        raise no_learned_variance()
     small, large = noise_std(step, 1.0), _large_std(step)
     return small * (large / small) ** found.variance_fraction if small > 0.0 else 0.0  # 0 at the end of the grid
 

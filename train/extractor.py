@@ -92,7 +92,9 @@ def train(network: Classifier, data: Dataset, path: Path, epochs: int, *, test: 
     labels = torch.from_numpy(np.asarray(data.labels).copy())
     per_epoch = len(images) // BATCH
     total = per_epoch * epochs
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=PEAK_LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     first = 0
     if path.exists():
         contents = load_torch_file(path)

@@ -1,6 +1,5 @@
 """`ddpm-eval`: how good the images of an exported model are, by an extractor and a reference set that are named."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -55,7 +54,7 @@ def evaluate(
     """
     from ddpm_export import scoring
     from ddpm_export.datasets import open_dataset
-    from ddpm_export.files import sha256_of
+    from ddpm_export.files import cache_folder, sha256_of
     from ddpm_export.generate import settings_for
     from ddpm_export.runtimes import open_model
     from ddpm_export.runtimes.onnx import open_extractor
@@ -70,8 +69,7 @@ def evaluate(
     if split not in ("train", "test"):
         raise UsageError(f"--split: unknown. got {split!r}, expected train or test. Do pick one.")
     opened, spec = open_model(model, provider, threads=threads, trust=trust)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
-    cache = home if cache is None else cache
+    cache = cache_folder() if cache is None else cache
     named = data == "fashion-mnist"
     reference = open_dataset(
         data if named else "folder", None if named else data, image_shape=spec.image_shape, train=split == "train"

@@ -231,10 +231,6 @@ def _constant_names(
     return named
 
 
-def _constant_name(node: onnx.NodeProto, scope: str) -> str:
-    return f"{scope}/{node.op_type}.constant" if scope else f"{node.op_type}.constant"
-
-
 def _next_of_norm(node: onnx.NodeProto, after_norm: dict[str, str]) -> str | None:
     """Return "weight" or "bias" where a node applies that of a group norm, followed from InstanceNormalization on."""
     if node.op_type == "InstanceNormalization":

@@ -61,7 +61,8 @@ def program_from_network(network: nn.Module, example: tuple[Tensor, ...]) -> tor
     Raises ModelRefusedError where the network does what no graph can express, with the module and the line.
     """
     try:
-        return _traced(network, example)
+        with quiet_torch():
+            return _traced(network, example)
     except Exception as exc:  # torch raises whatever its tracer and the network's own code met
         if "Constraints violated" in str(exc):
             reason, place = "code that fixes the size of the batch", _place_that_fixes_the_batch(network, example)
@@ -75,8 +76,7 @@ def program_from_network(network: nn.Module, example: tuple[Tensor, ...]) -> tor
 
 def _traced(network: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
-    with quiet_torch():
-        return torch.export.export(network, example, dynamic_shapes=({0: batch},) * len(example))
+    return torch.export.export(network, example, dynamic_shapes=({0: batch},) * len(example))
 
 
 @contextmanager
@@ -115,8 +115,7 @@ def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...])
     disabled, logging.root.manager.disable = logging.root.manager.disable, logging.NOTSET
     try:
         with contextlib.suppress(Exception):
-            batch = torch.export.Dim("batch")
-            torch.export.export(network, example, dynamic_shapes=({0: batch},) * len(example))
+            _traced(network, example)
     finally:
         log.handlers[:], log.propagate = others, propagate
         log.setLevel(level)
