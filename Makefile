@@ -2,13 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench format clean
+.PHONY: run test check bench examples format clean
 
 run: $(VENV)/.light  ## sample 16 pictures from the shipped model, without torch
 	$(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --out samples.png
 	@echo "The grid lies in $(CURDIR)/samples.png"
 
-test: $(VENV)/.dev  ## all tests
+test: $(VENV)/.dev examples/web/node_modules  ## all tests; those of languages whose tools are missing are skipped, by name
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev  ## format, lint, strict types
@@ -18,6 +18,19 @@ check: $(VENV)/.dev  ## format, lint, strict types
 
 bench: $(VENV)/.dev  ## measure again what docs/performance.md says
 	$(BIN)/python -m benchmarks --write docs/performance.md
+
+examples: $(VENV)/.dev examples/web/node_modules  ## build and run the sampler in every language there is a toolchain for
+	$(BIN)/python -m examples
+
+examples/web/node_modules: examples/web/package.json  ## what the web example needs of npm, none of its scripts run
+	@if command -v npm > /dev/null; then \
+	  npm install --prefix examples/web --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error \
+	  && touch $@ || echo "npm could not install: the web example is left out"; \
+	else echo "no npm: the web example is left out (apt install npm)"; fi
+
+.venv-oldest:  ## the oldest ONNX Runtime that files are promised to run on
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet 'onnxruntime==1.16.3' 'numpy<2'
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -34,4 +47,4 @@ $(VENV)/.dev: pyproject.toml
 	touch $@ $(VENV)/.light
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-oldest examples/web/node_modules examples/cpp/build examples/ios/.build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "exported" / "README.md"]
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/README.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "exported" / "README.md", *EXAMPLES]
 NOT_RUN = ("make ", "pip ", "git ", "cd ")  # installing is what CI's clean clone does
 
 
@@ -26,7 +27,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 def clone(tmp_path: Path) -> Path:
     """Return a folder that looks like a clone, to run blocks in without touching the real one."""
     for name in ("exported", "examples"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+        built = shutil.ignore_patterns("node_modules", "build", ".build")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=built)
     for name in ("train", "ddpm_export", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
