@@ -1,0 +1,125 @@
+package ddpm.sample
+
+import android.app.Activity
+import android.graphics.Bitmap
+import android.graphics.drawable.BitmapDrawable
+import android.os.Bundle
+import android.widget.Button
+import android.widget.EditText
+import android.widget.ImageView
+import android.widget.ProgressBar
+import android.widget.TextView
+import ddpm.Ddpm
+import ddpm.DdpmException
+import ddpm.OrtNetwork
+import ddpm.Progress
+import java.util.concurrent.CancellationException
+import java.util.concurrent.Executors
+
+/** One screen: a seed, a number of steps, and the picture as it denoises. */
+class MainActivity : Activity() {
+    private val worker = Executors.newSingleThreadExecutor()
+
+    /** Opened at the first run, and from then on used, on the worker's thread alone. */
+    private var network: OrtNetwork? = null
+
+    @Volatile
+    private var cancelled = false
+
+    private val seed by lazy { findViewById<EditText>(R.id.seed) }
+    private val steps by lazy { findViewById<EditText>(R.id.steps) }
+    private val generate by lazy { findViewById<Button>(R.id.generate) }
+    private val cancel by lazy { findViewById<Button>(R.id.cancel) }
+    private val progress by lazy { findViewById<ProgressBar>(R.id.progress) }
+    private val status by lazy { findViewById<TextView>(R.id.status) }
+    private val picture by lazy { findViewById<ImageView>(R.id.picture) }
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        setContentView(R.layout.activity_main)
+        generate.setOnClickListener { start() }
+        cancel.setOnClickListener { cancelled = true }
+    }
+
+    override fun onDestroy() {
+        cancelled = true
+        worker.execute { network?.close() } // after the run, which ends at its next step
+        worker.shutdown()
+        super.onDestroy()
+    }
+
+    private fun start() {
+        val wantedSeed = seed.text.toString().toLongOrNull()
+        val wantedSteps = steps.text.toString().toIntOrNull()
+        if (wantedSeed == null || wantedSteps == null) {
+            status.text = getString(if (wantedSeed == null) R.string.no_seed else R.string.no_steps)
+            return
+        }
+        cancelled = false
+        generate.isEnabled = false
+        cancel.isEnabled = true
+        status.text = getString(R.string.running)
+        picture.contentDescription = getString(R.string.preview)
+        worker.execute {
+            val outcome = sample(wantedSeed, wantedSteps)
+            runOnUiThread {
+                generate.isEnabled = true
+                cancel.isEnabled = false
+                status.text = outcome
+            }
+        }
+    }
+
+    /** Makes one picture, on the worker's thread, and returns how it ended. */
+    private fun sample(seed: Long, steps: Int): String {
+        val started = System.nanoTime()
+        try {
+            val model = opened()
+            val shape = model.spec().imageShape()
+            val report = Progress { step, numSteps, _, x_0 ->
+                show(step, numSteps, bitmap(x_0, shape))
+                !cancelled
+            }
+            val x = Ddpm.sample(model, model.spec(), seed, 0L, 1, steps, "ddim", 0.0, report)
+            val finished = bitmap(x, shape)
+            runOnUiThread {
+                show(finished)
+                picture.contentDescription = getString(R.string.picture, seed)
+            }
+            return getString(R.string.done, (System.nanoTime() - started) * 1e-9)
+        } catch (_: CancellationException) {
+            return getString(R.string.cancelled)
+        } catch (refusal: DdpmException) {
+            return refusal.message.orEmpty()
+        }
+    }
+
+    private fun opened(): OrtNetwork {
+        val opened = network ?: OrtNetwork.open(assets.open("unet.onnx").use { it.readBytes() }, 0)
+        network = opened
+        return opened
+    }
+
+    private fun show(step: Int, numSteps: Int, preview: Bitmap) = runOnUiThread {
+        progress.max = numSteps
+        progress.progress = step
+        progress.contentDescription = getString(R.string.step_of, step, numSteps)
+        show(preview)
+    }
+
+    private fun show(bitmap: Bitmap) {
+        // a pixel of the model is many of the screen's: squares, not a blur
+        picture.setImageDrawable(BitmapDrawable(resources, bitmap).apply { isFilterBitmap = false })
+    }
+
+    /** Returns the first image of a batch, (C, H, W) with C 1 or 3, as a bitmap of its own. */
+    private fun bitmap(images: FloatArray, shape: IntArray): Bitmap {
+        val (channels, height, width) = shape
+        val pixels = Ddpm.toUint8(images, shape)
+        val colours = IntArray(height * width) { k ->
+            val level = { channel: Int -> pixels[k * channels + channel % channels].toInt() and 0xFF }
+            (0xFF shl 24) or (level(0) shl 16) or (level(1) shl 8) or level(2)
+        }
+        return Bitmap.createBitmap(colours, width, height, Bitmap.Config.ARGB_8888)
+    }
+}

@@ -1,0 +1,44 @@
+package ddpm;
+
+import ai.onnxruntime.OnnxJavaType;
+import ai.onnxruntime.OnnxTensor;
+import ai.onnxruntime.OrtEnvironment;
+import ai.onnxruntime.OrtException;
+import ai.onnxruntime.OrtSession;
+import java.io.File;
+import java.nio.ByteBuffer;
+import java.nio.FloatBuffer;
+import java.nio.LongBuffer;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.Map;
+
+/** Pictures by one call, `unet.sampler.onnx 16 50 7 grid.png` (n, steps, seed): the sampler is in the file. */
+public final class OneCall {
+    private OneCall() {}
+
+    public static void main(String[] arguments) throws OrtException {
+        int n = Integer.parseInt(arguments[1]);
+        OrtEnvironment environment = OrtEnvironment.getEnvironment();
+        OrtSession session = environment.createSession(arguments[0], new OrtSession.SessionOptions());
+        int[] shape = Ddpm.specFromJson(session.getMetadata().getCustomMetadata().get(ModelSpec.METADATA_KEY))
+                .imageShape(); // (C, H, W)
+
+        Map<String, OnnxTensor> inputs = new HashMap<>();
+        long[] scalar = {};
+        long[] integers = {Long.parseLong(arguments[3]), 0, n, Long.parseLong(arguments[2])};
+        String[] names = {"seed", "first", "n", "steps"};
+        for (int k = 0; k < names.length; k++) {
+            inputs.put(names[k], OnnxTensor.createTensor(environment, LongBuffer.wrap(integers, k, 1).slice(), scalar));
+        }
+        inputs.put("eta", OnnxTensor.createTensor(environment, FloatBuffer.wrap(new float[] {0f}), scalar));
+        ByteBuffer images = ByteBuffer.allocateDirect(n * shape[0] * shape[1] * shape[2]);
+        long[] imagesShape = {n, shape[1], shape[2], shape[0]};
+        OnnxTensor output = OnnxTensor.createTensor(environment, images, imagesShape, OnnxJavaType.UINT8);
+        session.run(inputs, Collections.emptySet(), Collections.singletonMap("images", output)).close();
+
+        byte[] pixels = new byte[images.capacity()];
+        images.get(pixels);
+        Sample.write(Sample.grid(pixels, n, shape), new File(arguments[4]));
+    }
+}
