@@ -1,6 +1,303 @@
+// ddpm.hpp - sample images from a model that ddpm-export wrote, in C++17 with the standard library alone.
+//
+// WHAT IT IS
+//
+//   The sampler between a network and a picture: the file's numbers, the noise, the steps. It knows no runtime: the
+//   network is a function that you pass, over ONNX Runtime or anything else. Images of a seed are those of Python,
+//   JavaScript, Java and Swift: the noise to the bit, pixels within one level. docs/format.md is the contract;
+//   "section" below means its sections. A C interface to all of this is ddpm.h with ddpm.cpp.
+//
+// HOW TO USE IT (tests/examples/test_cpp.py compiles and runs this block)
+//
+//   #include <cstdio>
+//   #include "ddpm.hpp"
+//
+//   // json: the model file's metadata under "ddpm_export". network: writes what it predicts, see Evaluation below.
+//   std::vector<std::uint8_t> make_images(const std::string& json, const ddpm::Model& network) {
+//       const ddpm::ModelSpec spec = ddpm::spec_from_json(json);
+//       const ddpm::Denoiser denoise = ddpm::denoiser(network, spec);                // (x_t, step) -> x_0, eps
+//       const std::vector<ddpm::Step> steps = ddpm::trajectory(spec, 50);            // the time grid, as data
+//       const ddpm::Noise noise = ddpm::noise_stream(7, {0, 1, 2, 3}, spec.image_shape);  // seed 7, images 0 to 3
+//       ddpm::States states = ddpm::ddim(denoise, noise, steps);
+//       while (states.next()) {                                                      // a step; break to cancel
+//           const ddpm::State& state = states.now();                                 // step, x, x_0, eps: a preview
+//           std::printf("t = %d, x_0 from %+.2f\n", int(state.step.t), state.x_0[0]);
+//       }
+//       return ddpm::to_uint8(states.now().x, spec.image_shape);                     // [4, H, W, C]
+//   }
+//
+//   or, the same in one call with checks and a callback after each step: ddpm::sample(network, spec, settings, ...).
+//
+// WHAT TO KNOW
+//
+//   Memory   `ddim` and `ddpm` allocate what they need when called: five arrays of the batch's size, six for learned
+//            variances. `next` allocates nothing. `denoiser` and the samplers keep copies of what they are given;
+//            what your function captures by reference must outlive them.
+//   Resume   State.x is all there is. Pass it as `x` with the steps that are left, in another process if you like.
+//   Threads  No global state: distinct objects may be used from distinct threads.
+//   Errors   ddpm::Error, one line: `where: what. got ..., expected ... . Do ... .` Its code is an exit code.
+//   Numbers  Coefficients are computed in double and rounded once; the rest is float. -ffast-math is refused: what is
+//            not finite must be seen, and sums must keep their order. Contraction to fused multiply-adds is allowed.
+//   Locale   Numbers are read and written alike under any.
+//
+// LICENSE
+//
+//   MIT, as the repository: see LICENSE.
 #pragma once
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)
+#error "ddpm.hpp: compiled with -ffast-math or a part of it. Do leave it out: NaN must be seen, sums keep their order."
+#endif
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <limits>
+#include <locale>
+#include <numeric>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
 namespace ddpm {
+
+// ---------------------------------------------------------------------------------------------------------- errors
+
+// What a program ends with for each kind of error, as the commands of ddpm-export do.
+enum class Code { usage = 2, bad_file = 3, refused = 4, environment = 5, not_finite = 6, cancelled = 130 };
+
+class Error : public std::runtime_error {
+public:
+    Error(Code kind, const std::string& line) : std::runtime_error(line), code(kind) {}
+    Code code;
+};
+
+// --------------------------------------------------------------------------------------------------- noise, section 3
+
+using Shape = std::array<std::int64_t, 3>;  // C, H, W
+
+constexpr std::string_view noise_tag = "philox4x32-10/icdf-q20/1";
+
+// Return the four output words of Philox4x32-10 (Salmon et al. 2011, section 3.3).
+std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
+
+// Write a standard normal for each of `count` words, by table and linear interpolation in integers.
+void normals_from_words(const std::uint32_t* words, std::size_t count, float* normals);
+
+// The noise of some images: a pure function of the draw.
+class Noise {
+public:
+    // Write the noise of one draw, (images, C, H, W); draw 0 is x_T, draw i belongs to step i.
+    void operator()(std::uint32_t draw, float* z) const;
+    std::size_t images() const { return images_.size(); }
+    std::size_t image_size() const { return image_size_; }
+
+private:
+    friend Noise noise_stream(std::int64_t, const std::vector<std::int64_t>&, const Shape&, std::uint32_t);
+    std::array<std::uint32_t, 2> key_{};
+    std::vector<std::uint32_t> images_;
+    std::size_t image_size_ = 0;
+    std::uint32_t domain_ = 0;
+};
+
+// Return the noise of the images with these numbers. seed 0 to 2^63 - 1; numbers 0 to 2^32 - 1, in any order; domain 0
+// is sampling. Image 7 has the same noise alone or among others. Throws Error (usage) outside these ranges.
+Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& images, const Shape& shape,
+                   std::uint32_t domain = 0);
+
+// Throw Error (usage) for n < 1, and where first to first + n - 1 leave 0 to 2^32 - 1.
+void check_image_numbers(std::int64_t first, std::int64_t n);
+
+// --------------------------------------------------------------------------------------- the file's numbers, section 1
+
+enum class Prediction { eps, x_0, v };
+enum class Variance { fixed_small, fixed_large, learned };
+
+struct Defaults {
+    std::string sampler = "ddim";
+    std::int64_t num_steps = 50;
+    double eta = 0.0;
+};
+
+// All that sampling needs to know of a network. What `spec_from_json` returns is valid; one made by hand is unchecked.
+struct ModelSpec {
+    std::string name;  // UTF-8, for people
+    Prediction prediction = Prediction::eps;
+    Shape image_shape{};
+    std::vector<double> alphas_cumprod;  // (T,), strictly falling within (0, 1); the last may be 0 unless eps
+    std::optional<double> clip_x_0;      // bound on |x_0|
+    Variance variance = Variance::fixed_small;  // of the ddpm sampler
+    Defaults defaults;
+    bool has_variance_fraction = false;  // the network has a second output of that name
+
+    std::int64_t num_train_timesteps() const { return static_cast<std::int64_t>(alphas_cumprod.size()); }
+    std::size_t image_size() const {
+        return static_cast<std::size_t>(image_shape[0] * image_shape[1] * image_shape[2]);
+    }
+};
+
+// Read and check a spec. Unknown keys are ignored. Throws Error: bad_file for what is missing, out of range, longer
+// than 256 KiB, nested deeper than 32 levels or no JSON at all; refused for a later format, noise or requirement.
+ModelSpec spec_from_json(std::string_view text);
+
+// ------------------------------------------------------------------------------------------------- one step, section 2
+
+// i: its noise draw, from 1; a = alphas_cumprod[t]; a_prev: the next step's a, 1 after the last.
+struct Step {
+    std::uint32_t i = 0;
+    std::int64_t t = 0;
+    double a = 0.0, a_prev = 1.0;
+};
+
+// Return the times of a trajectory, T (n - i) / n - 1 in integers: n strictly falling ones from T - 1.
+// Throws Error (usage) for num_steps outside 1 to T.
+std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::int64_t num_steps);
+
+// Return the steps from noise to image: num_steps evenly spaced ones, or those at the given times.
+// Throws Error (usage) for num_steps outside 1 to T, and for times that do not strictly fall within T - 1 to 0.
+std::vector<Step> trajectory(const ModelSpec& spec, std::int64_t num_steps);
+std::vector<Step> trajectory(const ModelSpec& spec, const std::vector<std::int64_t>& times);
+
+// What the network is asked, and where its answer goes; each array is (batch, C, H, W).
+struct Evaluation {
+    std::size_t batch;
+    const float* x_t;
+    std::int64_t t;            // of every image
+    float* prediction;         // eps, x_0 or v, as the spec says
+    float* variance_fraction;  // null unless the sampler uses it: ddpm with a learned variance
+};
+
+using Model = std::function<void(const Evaluation&)>;
+
+// What a step leaves: the step, the images after it, and what the denoiser found before it, each (batch, C, H, W).
+struct State {
+    Step step;
+    std::vector<float> x, x_0, eps;
+    std::vector<float> variance_fraction;  // where the noise lies between fixed_small (0) and fixed_large (1); or empty
+    std::size_t batch = 0;
+};
+
+// A model with what it predicts and its clipping: state.x and state.step in, x_0, eps and variance_fraction out.
+struct Denoiser {
+    void operator()(State& state) const;
+    Model model;
+    Prediction prediction;
+    std::optional<double> clip_x_0;
+    bool has_variance_fraction;
+};
+
+// Return the denoiser of a network: x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4)
+// or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads from it to x_t. One evaluation a call.
+Denoiser denoiser(Model model, const ModelSpec& spec);
+
+// Return DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7.
+double noise_std(const Step& step, double eta);
+
+// x_t = sqrt_a x_0 + sqrt_1_minus_a eps and x_prev = sqrt_a_prev x_0 + c_eps eps + c_noise z.
+struct Coefficients {
+    double sqrt_a, sqrt_1_minus_a, sqrt_a_prev, c_eps, c_noise;
+};
+
+// Return a step's coefficients. learned: c_noise is that of fixed_small, which the network's fraction scales.
+Coefficients coefficients(const Step& step, double eta, Variance variance);
+
+// The states of a trajectory, one network evaluation each.
+class States {
+public:
+    // Do the next step; false where none is left. Allocates nothing. If the model throws, x is as before the step.
+    bool next();
+    const State& now() const { return state_; }  // valid until the next call; before the first one, x alone is
+
+private:
+    friend States ddim(Denoiser, Noise, std::vector<Step>, double, std::vector<float>);
+    friend States ddpm(Denoiser, Noise, std::vector<Step>, Variance, std::vector<float>);
+    States(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta, Variance variance, std::vector<float> x);
+    Denoiser denoise_;
+    Noise noise_;
+    std::vector<Step> steps_;
+    double eta_;
+    Variance variance_;
+    State state_;
+    std::vector<float> z_;
+    std::size_t done_ = 0;
+};
+
+// Return the states of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small. Starts at
+// noise draw 0, or goes on from x, the state before the first of `steps`.
+// Throws Error (usage) for eta outside 0 to 1 and for x of another size than the noise.
+States ddim(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta = 0.0, std::vector<float> x = {});
+
+// Return the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where steps leave times out.
+// fixed_small is the posterior's variance (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
+// says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15).
+// Throws Error (usage) for a learned variance of a network that learned none, and for x of another size than the noise.
+States ddpm(Denoiser denoise, Noise noise, std::vector<Step> steps, Variance variance = Variance::fixed_small,
+            std::vector<float> x = {});
+
+// ------------------------------------------------------------------------------------------------------------ pictures
+
+// Write pixels (n, H, W, C) of images (n, C, H, W) in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up; NaN is 0.
+void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uint8_t* pixels);
+std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Shape& shape);
+
+// All that decides the images besides the model; what is not set is the file's default.
+struct Settings {
+    std::int64_t seed = 0, first = 0, n = 16;  // images first to first + n - 1, in one batch
+    std::optional<std::int64_t> num_steps;
+    std::optional<std::string> sampler;  // "ddim" or "ddpm", the latter with the file's variance
+    std::optional<double> eta;           // of ddim alone
+};
+
+// Called after each step (1 to num_steps) with the images and the current guess at the clean ones; false cancels.
+using Progress = std::function<bool(std::size_t step, std::size_t num_steps, const float* x, const float* x_0)>;
+
+// Return the images of a batch, (n, C, H, W). Throws Error: usage for settings out of range, not_finite at the step
+// where a number is no longer finite, cancelled where `progress` says false.
+std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
+                          const Progress& progress = {});
+
+// ---------------------------------------------------------------------------------------------------------------- JSON
+
+// As much of JSON (RFC 8259) as reading a spec takes. Numbers round to the nearest double whatever the locale.
+namespace json {
+
+struct Value;
+struct Member;
+struct Number {
+    double value;
+    bool is_integer;  // written without fraction and exponent
+};
+using Array = std::vector<Value>;
+using Object = std::vector<Member>;  // as written; of equal keys the last counts
+
+struct Value {
+    std::variant<std::nullptr_t, bool, Number, std::string, Array, Object> held;
+    template <class T>
+    const T* as() const { return std::get_if<T>(&held); }  // null where it is something else
+    const Value* find(std::string_view key) const;         // a member of an object, or null
+};
+
+struct Member {
+    std::string key;
+    Value value;
+};
+
+// Return the value a text holds. Throws Error (bad_file) for anything else, for text that is not UTF-8, and for more
+// than 32 levels of nesting.
+Value parse(std::string_view text);
+
+}  // namespace json
+
+// ================================================================================================ the table of normals
+
 // normal table: begin
 // Generated by examples/normal_table.py; do not edit. 32 rows of 257 int32, SHA-256
 // e157d396404b6b6de5e3c65e6be07e1b4c74aa86ba523e2ed8e2fdd8e16ca9d5 as little-endian bytes.
@@ -704,4 +1001,836 @@ inline constexpr std::int32_t normal_table[32 * 257] = {
     6645830, 6645830, 6645830, 6645830, 6645830, 6645830, 6645830, 6645830, 6645830, 6645830, 6645830, 6645830,
     6645830, 6645830, 6645830, 6645830, 6645830};
 // normal table: end
+
+// ====================================================================================================== implementation
+
+namespace detail {
+
+constexpr std::int64_t image_limit = std::int64_t{1} << 32;  // numbers of images stay below
+
+inline std::string text_of(double value) {
+    std::ostringstream stream;
+    stream.imbue(std::locale::classic());
+    stream << value;
+    return stream.str();
 }
+
+// Return text from a file in quotes, fit for one line of a terminal.
+inline std::string in_quotes(std::string_view text) {
+    static constexpr char hex[] = "0123456789abcdef";
+    std::string result = "'";
+    for (const char c : text.substr(0, 80)) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte < 0x20 || byte > 0x7e) {
+            result += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
+        } else {
+            result += c;
+        }
+    }
+    return result + (text.size() > 80 ? "...'" : "'");
+}
+
+inline Error bad_spec(const std::string& where, const std::string& got, const std::string& expected) {
+    return Error(Code::bad_file, "spec: " + where + " is not usable. got " + got + ", expected " + expected +
+                                     ". Do export the model again.");
+}
+
+}  // namespace detail
+
+// --------------------------------------------------------------------------------------------------------------- noise
+
+inline std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
+                                                  std::array<std::uint32_t, 2> key) {
+    for (int round = 0; round < 10; ++round) {
+        const std::uint64_t product_0 = std::uint64_t{0xD2511F53} * counter[0];
+        const std::uint64_t product_1 = std::uint64_t{0xCD9E8D57} * counter[2];
+        counter = {static_cast<std::uint32_t>(product_1 >> 32) ^ counter[1] ^ key[0],
+                   static_cast<std::uint32_t>(product_1),
+                   static_cast<std::uint32_t>(product_0 >> 32) ^ counter[3] ^ key[1],
+                   static_cast<std::uint32_t>(product_0)};
+        key[0] += 0x9E3779B9;
+        key[1] += 0xBB67AE85;
+    }
+    return counter;
+}
+
+namespace detail {
+
+inline std::uint32_t bit_length(std::uint32_t m) {
+    std::uint32_t length = 0;
+    for (std::uint32_t half = 16; half != 0; half /= 2) {
+        if (m >> half) {
+            m >>= half;
+            length += half;
+        }
+    }
+    return length + m;  // m is 1 by now, or 0 if it was
+}
+
+}  // namespace detail
+
+inline void normals_from_words(const std::uint32_t* words, std::size_t count, float* normals) {
+    for (std::size_t k = 0; k < count; ++k) {
+        const std::uint32_t m = words[k] & 0x7FFFFFFF, leading_zeros = 31 - detail::bit_length(m);
+        const std::uint32_t f = m << leading_zeros;  // the leading one now at bit 30, save for m = 0
+        const std::int32_t* cell = normal_table + leading_zeros * 257 + ((f >> 22) & 0xFF);
+        const std::int64_t fall = cell[0] - cell[1];  // >= 0, as the fraction: the shift floors
+        const auto z = static_cast<std::int32_t>(cell[0] - ((fall * (f & 0x3FFFFF)) >> 22));
+        normals[k] = static_cast<float>(words[k] >> 31 ? -z : z) * 0x1p-20f;  // exact: |z| < 2^23
+    }
+}
+
+inline void Noise::operator()(std::uint32_t draw, float* z) const {
+    for (const std::uint32_t image : images_) {
+        for (std::size_t at = 0; at < image_size_; at += 4) {
+            const auto words = philox4x32_10({static_cast<std::uint32_t>(at / 4), draw, image, domain_}, key_);
+            normals_from_words(words.data(), std::min<std::size_t>(4, image_size_ - at), z + at);
+        }
+        z += image_size_;
+    }
+}
+
+inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& images, const Shape& shape,
+                          std::uint32_t domain) {
+    if (seed < 0) {
+        throw Error(Code::usage, "seed: out of range. got " + std::to_string(seed) +
+                                     ", expected 0 to 2^63 - 1. Do pick one in that range.");
+    }
+    for (const std::int64_t image : images) {
+        if (image < 0 || image >= detail::image_limit) {
+            throw Error(Code::usage, "images: a number is out of range. got " + std::to_string(image) +
+                                         ", expected 0 to 2^32 - 1. Do pick a smaller first.");
+        }
+    }
+    double size = 1.0;
+    for (const std::int64_t extent : shape) {
+        size *= extent < 1 ? 0.0 : static_cast<double>(extent);
+    }
+    if (size < 1.0 || size > 0x1p34) {  // the counter's first word numbers blocks of four
+        throw Error(Code::usage, "shape: not that of an image. got [" + std::to_string(shape[0]) + ", " +
+                                     std::to_string(shape[1]) + ", " + std::to_string(shape[2]) +
+                                     "], expected positive C, H, W. Do pick another shape.");
+    }
+    Noise noise;
+    noise.key_ = {static_cast<std::uint32_t>(seed & 0xFFFFFFFF), static_cast<std::uint32_t>(seed >> 32)};
+    noise.images_.assign(images.begin(), images.end());
+    noise.image_size_ = static_cast<std::size_t>(shape[0] * shape[1] * shape[2]);
+    noise.domain_ = domain;
+    return noise;
+}
+
+inline void check_image_numbers(std::int64_t first, std::int64_t n) {
+    if (n < 1) {
+        throw Error(Code::usage, "n: too few. got " + std::to_string(n) + ", expected at least 1. Do raise it.");
+    }
+    if (first < 0 || first >= detail::image_limit || n > detail::image_limit - first) {
+        throw Error(Code::usage, "images: a number is out of range. got " + std::to_string(n) + " from " +
+                                     std::to_string(first) + ", expected 0 to 2^32 - 1. Do pick a smaller first.");
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ one step
+
+inline std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::int64_t num_steps) {
+    if (num_steps < 1 || num_steps > num_train_timesteps) {
+        throw Error(Code::usage, "steps: out of range. got " + std::to_string(num_steps) + ", expected 1 to " +
+                                     std::to_string(num_train_timesteps) +
+                                     " (the model's own number of time steps). Do pick one in that range.");
+    }
+    std::vector<std::int64_t> times;
+    times.reserve(static_cast<std::size_t>(num_steps));
+    for (std::int64_t i = 0; i < num_steps; ++i) {
+        times.push_back(num_train_timesteps * (num_steps - i) / num_steps - 1);
+    }
+    return times;
+}
+
+inline std::vector<Step> trajectory(const ModelSpec& spec, std::int64_t num_steps) {
+    return trajectory(spec, spacing(spec.num_train_timesteps(), num_steps));
+}
+
+inline std::vector<Step> trajectory(const ModelSpec& spec, const std::vector<std::int64_t>& times) {
+    const std::int64_t T = spec.num_train_timesteps();
+    const bool falls = std::adjacent_find(times.begin(), times.end(), std::less_equal<>()) == times.end();
+    if (times.empty() || !falls || times.front() >= T || times.back() < 0) {
+        throw Error(Code::usage, "times: not a trajectory. got " + std::to_string(times.size()) +
+                                     " of them, expected strictly falling times from " + std::to_string(T - 1) +
+                                     " to 0. Do sort them.");
+    }
+    std::vector<Step> steps(times.size());
+    for (std::size_t k = 0; k < steps.size(); ++k) {
+        const auto a_at = [&](std::size_t at) { return spec.alphas_cumprod[static_cast<std::size_t>(times[at])]; };
+        steps[k] = {static_cast<std::uint32_t>(k + 1), times[k], a_at(k), k + 1 < steps.size() ? a_at(k + 1) : 1.0};
+    }
+    return steps;
+}
+
+inline Denoiser denoiser(Model model, const ModelSpec& spec) {
+    return {std::move(model), spec.prediction, spec.clip_x_0, spec.has_variance_fraction};
+}
+
+inline void Denoiser::operator()(State& state) const {
+    // the prediction lands where it is needed: x_0 in x_0, eps in eps, and v in eps, to be turned into both in place
+    float* predicted = prediction == Prediction::x_0 ? state.x_0.data() : state.eps.data();
+    float* fraction = state.variance_fraction.empty() ? nullptr : state.variance_fraction.data();
+    model({state.batch, state.x.data(), state.step.t, predicted, fraction});
+    const Coefficients c = coefficients(state.step, 0.0, Variance::fixed_small);
+    const auto signal = static_cast<float>(c.sqrt_a), noise = static_cast<float>(c.sqrt_1_minus_a);
+    const auto per_signal = static_cast<float>(1.0 / c.sqrt_a), per_noise = static_cast<float>(1.0 / c.sqrt_1_minus_a);
+    const float* x = state.x.data();
+    float *x_0 = state.x_0.data(), *eps = state.eps.data();
+    const std::size_t size = state.x.size();
+    if (prediction == Prediction::eps) {
+        for (std::size_t k = 0; k < size; ++k) {
+            x_0[k] = (x[k] - noise * eps[k]) * per_signal;
+        }
+    } else if (prediction == Prediction::v) {
+        for (std::size_t k = 0; k < size; ++k) {
+            const float v = eps[k];
+            x_0[k] = signal * x[k] - noise * v;
+            eps[k] = noise * x[k] + signal * v;
+        }
+    }
+    const float bound = clip_x_0 ? static_cast<float>(*clip_x_0) : std::numeric_limits<float>::infinity();
+    if (clip_x_0 || prediction == Prediction::x_0) {
+        for (std::size_t k = 0; k < size; ++k) {
+            x_0[k] = std::clamp(x_0[k], -bound, bound);  // NaN stays
+            eps[k] = (x[k] - signal * x_0[k]) * per_noise;
+        }
+    }
+}
+
+inline double noise_std(const Step& step, double eta) {
+    return eta * std::sqrt((1.0 - step.a_prev) / (1.0 - step.a)) * std::sqrt(1.0 - step.a / step.a_prev);
+}
+
+namespace detail {
+
+inline double large_std(const Step& step) {
+    return step.a_prev < 1.0 ? std::sqrt(1.0 - step.a / step.a_prev) : 0.0;
+}
+
+}  // namespace detail
+
+inline Coefficients coefficients(const Step& step, double eta, Variance variance) {
+    const double room = noise_std(step, eta);  // that the mean makes for the noise
+    return {std::sqrt(step.a), std::sqrt(1.0 - step.a), std::sqrt(step.a_prev),
+            std::sqrt(std::max(0.0, 1.0 - step.a_prev - room * room)),
+            variance == Variance::fixed_large ? detail::large_std(step) : room};
+}
+
+// ------------------------------------------------------------------------------------------------------------ samplers
+
+inline States::States(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta, Variance variance,
+                      std::vector<float> x)
+    : denoise_(std::move(denoise)), noise_(std::move(noise)), steps_(std::move(steps)), eta_(eta), variance_(variance) {
+    const std::size_t size = noise_.images() * noise_.image_size();
+    if (x.empty()) {
+        x.resize(size);
+        noise_(0, x.data());
+    } else if (x.size() != size) {
+        throw Error(Code::usage, "x: another size than the noise. got " + std::to_string(x.size()) +
+                                     " numbers, expected " + std::to_string(size) +
+                                     ". Do pass a state of these images.");
+    }
+    state_.batch = noise_.images();
+    state_.x = std::move(x);
+    state_.x_0.resize(size);
+    state_.eps.resize(size);
+    state_.variance_fraction.resize(variance == Variance::learned ? size : 0);
+    z_.resize(size);
+}
+
+inline bool States::next() {
+    if (done_ == steps_.size()) {
+        return false;
+    }
+    const Step& step = state_.step = steps_[done_];
+    denoise_(state_);
+    const Coefficients c = coefficients(step, eta_, variance_);
+    const auto sqrt_a_prev = static_cast<float>(c.sqrt_a_prev), c_eps = static_cast<float>(c.c_eps);
+    const auto c_noise = static_cast<float>(c.c_noise);
+    const float *x_0 = state_.x_0.data(), *eps = state_.eps.data(), *z = z_.data();
+    float* x = state_.x.data();
+    const std::size_t size = state_.x.size();
+    for (std::size_t k = 0; k < size; ++k) {
+        x[k] = sqrt_a_prev * x_0[k] + c_eps * eps[k];
+    }
+    if (c.c_noise > 0.0) {
+        noise_(step.i, z_.data());
+        if (variance_ == Variance::learned) {
+            const auto ratio = static_cast<float>(detail::large_std(step) / c.c_noise);
+            for (std::size_t k = 0; k < size; ++k) {
+                x[k] += c_noise * std::pow(ratio, state_.variance_fraction[k]) * z[k];
+            }
+        } else {
+            for (std::size_t k = 0; k < size; ++k) {
+                x[k] += c_noise * z[k];
+            }
+        }
+    }
+    ++done_;
+    return true;
+}
+
+inline States ddim(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta, std::vector<float> x) {
+    if (!(eta >= 0.0 && eta <= 1.0)) {
+        throw Error(Code::usage, "eta: out of range. got " + detail::text_of(eta) +
+                                     ", expected 0 (no noise) to 1 (ddpm). Do pick one in that range.");
+    }
+    return States(std::move(denoise), std::move(noise), std::move(steps),
+                  static_cast<double>(static_cast<float>(eta)),  // a graph takes a float: the same eta everywhere
+                  Variance::fixed_small, std::move(x));
+}
+
+inline States ddpm(Denoiser denoise, Noise noise, std::vector<Step> steps, Variance variance, std::vector<float> x) {
+    if (variance == Variance::learned && !denoise.has_variance_fraction) {
+        throw Error(Code::usage, "variance: the network has learned none. got 'learned', expected fixed_small or "
+                                 "fixed_large. Do pick one.");
+    }
+    return States(std::move(denoise), std::move(noise), std::move(steps), 1.0, variance, std::move(x));
+}
+
+// ------------------------------------------------------------------------------------------------------------ pictures
+
+inline void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uint8_t* pixels) {
+    const auto channels = static_cast<std::size_t>(shape[0]), area = static_cast<std::size_t>(shape[1] * shape[2]);
+    for (std::size_t image = 0; image < n; ++image) {
+        for (std::size_t channel = 0; channel < channels; ++channel) {
+            for (std::size_t at = 0; at < area; ++at) {
+                // volatile keeps the two operations apart: fused, what lies halfway between levels would go elsewhere
+                const volatile float product = 127.5f * *x++;
+                const float level = product + 127.5f;
+                const float clipped = level > 0.0f ? std::min(level, 255.0f) : 0.0f;
+                pixels[(image * area + at) * channels + channel] = static_cast<std::uint8_t>(clipped + 0.5f);
+            }
+        }
+    }
+}
+
+inline std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Shape& shape) {
+    std::vector<std::uint8_t> pixels(x.size());
+    to_uint8(x.data(), x.size() / static_cast<std::size_t>(shape[0] * shape[1] * shape[2]), shape, pixels.data());
+    return pixels;
+}
+
+// -------------------------------------------------------------------------------------------------------------- sample
+
+namespace detail {
+
+inline void refuse_non_finite(const float* values, std::size_t batch, std::size_t image_size, const Step& step,
+                              std::int64_t first) {
+    for (std::size_t k = 0; k < batch * image_size; ++k) {
+        if (!std::isfinite(values[k])) {
+            throw Error(Code::not_finite,
+                        "step " + std::to_string(step.i) + " (t = " + std::to_string(step.t) + "), image " +
+                            std::to_string(first + static_cast<std::int64_t>(k / image_size)) +
+                            ": a number is not finite. got NaN or infinity, expected finite values. Do run ddpm-check "
+                            "on the model.");
+        }
+    }
+}
+
+}  // namespace detail
+
+inline std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
+                                 const Progress& progress) {
+    const std::string sampler = settings.sampler.value_or(spec.defaults.sampler);
+    if (sampler != "ddim" && sampler != "ddpm") {
+        throw Error(Code::usage, "sampler: unknown. got " + detail::in_quotes(sampler) +
+                                     ", expected one of ddpm, ddim. Do pick one.");
+    }
+    if (sampler == "ddpm" && settings.eta) {
+        throw Error(Code::usage, "eta: has no meaning for ddpm. got " + detail::text_of(*settings.eta) +
+                                     ", expected none. Do leave it out, or choose another sampler.");
+    }
+    const std::vector<Step> steps = trajectory(spec, settings.num_steps.value_or(spec.defaults.num_steps));
+    check_image_numbers(settings.first, settings.n);
+    std::vector<std::int64_t> numbers(static_cast<std::size_t>(settings.n));
+    std::iota(numbers.begin(), numbers.end(), settings.first);
+    const Noise noise = noise_stream(settings.seed, numbers, spec.image_shape);
+    const std::size_t size = spec.image_size();
+    // what the model says is looked at before it is used: clipping would hide an infinity
+    const Model watched = [&](const Evaluation& asked) {
+        model(asked);
+        const auto at = std::find_if(steps.begin(), steps.end(), [&](const Step& step) { return step.t == asked.t; });
+        for (const float* answer : {asked.prediction, asked.variance_fraction}) {
+            if (answer != nullptr) {
+                detail::refuse_non_finite(answer, asked.batch, size, *at, settings.first);
+            }
+        }
+    };
+    const Denoiser denoise = denoiser(watched, spec);
+    States states = sampler == "ddim" ? ddim(denoise, noise, steps, settings.eta.value_or(spec.defaults.eta))
+                                      : ddpm(denoise, noise, steps, spec.variance);
+    while (states.next()) {
+        const State& state = states.now();
+        detail::refuse_non_finite(state.x.data(), state.batch, size, state.step, settings.first);
+        if (progress && !progress(state.step.i, steps.size(), state.x.data(), state.x_0.data())) {
+            throw Error(Code::cancelled, "sample: cancelled. got a stop after step " + std::to_string(state.step.i) +
+                                             " of " + std::to_string(steps.size()) +
+                                             ", expected to go on. Do start again for the images.");
+        }
+    }
+    return states.now().x;
+}
+
+// ---------------------------------------------------------------------------------------------------------------- JSON
+
+namespace json {
+
+inline const Value* Value::find(std::string_view key) const {
+    const Object* object = as<Object>();
+    if (object == nullptr) {
+        return nullptr;
+    }
+    const auto at = std::find_if(object->rbegin(), object->rend(), [&](const Member& m) { return m.key == key; });
+    return at == object->rend() ? nullptr : &at->value;
+}
+
+class Parser {
+public:
+    explicit Parser(std::string_view text) : text_(text) { decimal_.imbue(std::locale::classic()); }
+
+    Value whole() {
+        Value result = value(1);
+        space();
+        if (at_ != text_.size()) {
+            fail("the end");
+        }
+        return result;
+    }
+
+private:
+    static constexpr int max_nesting = 32;
+
+    [[noreturn]] void fail(const std::string& expected) const {
+        const std::string got = at_ < text_.size() ? detail::in_quotes(text_.substr(at_, 1)) : std::string("its end");
+        throw Error(Code::bad_file, "spec: not JSON. got " + got + " at byte " + std::to_string(at_) + ", expected " +
+                                        expected + ". Do export the model again.");
+    }
+
+    char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }  // a NUL within the text is refused anyway
+
+    bool take(char c) {
+        const bool found = at_ < text_.size() && text_[at_] == c;
+        at_ += found;
+        return found;
+    }
+
+    void expect(char c) {
+        if (!take(c)) {
+            fail(detail::in_quotes({&c, 1}));
+        }
+    }
+
+    void space() {
+        while (take(' ') || take('\n') || take('\r') || take('\t')) {
+        }
+    }
+
+    bool digits() {
+        const std::size_t start = at_;
+        while (peek() >= '0' && peek() <= '9') {
+            ++at_;
+        }
+        return at_ > start;
+    }
+
+    Value value(int level) {
+        if (level > max_nesting) {
+            throw detail::bad_spec("nesting", "a deeper one", "at most " + std::to_string(max_nesting) + " levels");
+        }
+        space();
+        switch (peek()) {
+            case '{': return {object(level)};
+            case '[': return {array(level)};
+            case '"': return {string()};
+            case 't': return word("true", {true});
+            case 'f': return word("false", {false});
+            case 'n': return word("null", {nullptr});
+            default: return {number()};
+        }
+    }
+
+    Value word(std::string_view expected, Value result) {
+        if (text_.substr(at_, expected.size()) != expected) {
+            fail("a value");
+        }
+        at_ += expected.size();
+        return result;
+    }
+
+    Object object(int level) {
+        Object members;
+        expect('{');
+        space();
+        if (take('}')) {
+            return members;
+        }
+        do {
+            space();
+            std::string key = string();
+            space();
+            expect(':');
+            members.push_back({std::move(key), value(level + 1)});
+            space();
+        } while (take(','));
+        expect('}');
+        return members;
+    }
+
+    Array array(int level) {
+        Array values;
+        expect('[');
+        space();
+        if (take(']')) {
+            return values;
+        }
+        do {
+            values.push_back(value(level + 1));
+            space();
+        } while (take(','));
+        expect(']');
+        return values;
+    }
+
+    Number number() {
+        const std::size_t start = at_;
+        take('-');
+        if (!take('0') && !digits()) {
+            fail("a value");
+        }
+        bool is_integer = true;
+        if (take('.')) {
+            is_integer = false;
+            if (!digits()) {
+                fail("a digit");
+            }
+        }
+        if (take('e') || take('E')) {
+            is_integer = false;
+            if (!take('+')) {
+                take('-');
+            }
+            if (!digits()) {
+                fail("a digit");
+            }
+        }
+        // a stream in the classic locale: strtod follows the user's, and some libraries lack from_chars for double
+        double result = 0.0;
+        decimal_.clear();
+        decimal_.str(std::string(text_.substr(start, at_ - start)));
+        decimal_ >> result;
+        // libraries also report numbers too small for a normal double, and those are fine
+        if (!std::isfinite(result) || (decimal_.fail() && std::abs(result) >= 1.0)) {
+            if (!is_integer) {
+                fail("a number that a double holds");
+            }
+            result = std::numeric_limits<double>::infinity();  // refused where it matters
+        }
+        return {result, is_integer};
+    }
+
+    std::string string() {
+        std::string result;
+        expect('"');
+        while (!take('"')) {
+            const auto byte = static_cast<unsigned char>(peek());
+            if (byte < 0x20) {
+                fail("a character or '\"'");
+            } else if (take('\\')) {
+                escape(result);
+            } else if (byte < 0x80) {
+                result += text_[at_++];
+            } else {
+                utf8(result);
+            }
+        }
+        return result;
+    }
+
+    void escape(std::string& result) {
+        static constexpr std::string_view names = "\"\\/bfnrt", values = "\"\\/\b\f\n\r\t";
+        if (take('u')) {
+            std::uint32_t point = hex4();
+            if (point >= 0xD800 && point < 0xDC00 && text_.substr(at_, 2) == "\\u") {
+                const std::size_t before = at_;
+                at_ += 2;
+                const std::uint32_t low = hex4();
+                if (low >= 0xDC00 && low < 0xE000) {
+                    point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00);
+                } else {
+                    at_ = before;
+                }
+            }
+            append(result, point);
+            return;
+        }
+        const std::size_t which = at_ < text_.size() ? names.find(text_[at_]) : std::string_view::npos;
+        if (which == std::string_view::npos) {
+            fail("an escape");
+        }
+        result += values[which];
+        ++at_;
+    }
+
+    std::uint32_t hex4() {
+        std::uint32_t result = 0;
+        for (int k = 0; k < 4; ++k) {
+            const std::size_t digit = std::string_view("0123456789abcdef").find(static_cast<char>(peek() | 0x20));
+            const bool is_letter = digit >= 10;
+            if (digit == std::string_view::npos || (!is_letter && (peek() < '0' || peek() > '9'))) {
+                fail("four hexadecimal digits");
+            }
+            result = result << 4 | static_cast<std::uint32_t>(digit);
+            ++at_;
+        }
+        return result;
+    }
+
+    static void append(std::string& result, std::uint32_t point) {
+        const auto tail = [&](int shift) { result += static_cast<char>(0x80 | ((point >> shift) & 0x3F)); };
+        if (point < 0x80) {
+            result += static_cast<char>(point);
+        } else if (point < 0x800) {
+            result += static_cast<char>(0xC0 | point >> 6);
+            tail(0);
+        } else if (point < 0x10000) {
+            result += static_cast<char>(0xE0 | point >> 12);
+            tail(6);
+            tail(0);
+        } else {
+            result += static_cast<char>(0xF0 | point >> 18);
+            tail(12);
+            tail(6);
+            tail(0);
+        }
+    }
+
+    // Take one character of several bytes: its shortest form, no surrogate, at most 10ffff.
+    void utf8(std::string& result) {
+        const auto lead = static_cast<unsigned char>(peek());
+        const std::size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+        std::uint32_t point = lead & (0xFFu >> (length + 1));
+        bool sound = lead >= 0xC2 && lead <= 0xF4 && text_.size() - at_ >= length;
+        for (std::size_t k = 1; sound && k < length; ++k) {
+            const auto byte = static_cast<unsigned char>(text_[at_ + k]);
+            sound = (byte & 0xC0) == 0x80;
+            point = point << 6 | (byte & 0x3F);
+        }
+        static constexpr std::uint32_t least[] = {0x80, 0x800, 0x10000};
+        if (!sound || point < least[length - 2] || point > 0x10FFFF || (point >= 0xD800 && point < 0xE000)) {
+            fail("UTF-8");
+        }
+        result += text_.substr(at_, length);
+        at_ += length;
+    }
+
+    std::string_view text_;
+    std::size_t at_ = 0;
+    std::istringstream decimal_;
+};
+
+inline Value parse(std::string_view text) { return Parser(text).whole(); }
+
+}  // namespace json
+
+// ------------------------------------------------------------------------------------------------------------ the spec
+
+namespace detail {
+
+inline std::string shown(const json::Value& value) {
+    if (const auto* text = value.as<std::string>()) {
+        return in_quotes(*text);
+    }
+    if (const auto* number = value.as<json::Number>()) {
+        return text_of(number->value);
+    }
+    if (const auto* flag = value.as<bool>()) {
+        return *flag ? "true" : "false";
+    }
+    if (const auto* array = value.as<json::Array>()) {
+        return "a list of " + std::to_string(array->size());
+    }
+    return value.as<json::Object>() ? "an object" : "null";
+}
+
+// Return the value as a finite number, or nothing.
+inline std::optional<double> finite_number(const json::Value& value) {
+    const auto* number = value.as<json::Number>();
+    return number && std::isfinite(number->value) ? std::optional(number->value) : std::nullopt;
+}
+
+// Return which of the names a value is; throw where it is none.
+template <std::size_t N>
+std::size_t one_of(const char* where, const json::Value& value, const std::array<std::string_view, N>& names) {
+    const auto* text = value.as<std::string>();
+    const auto at = text ? std::find(names.begin(), names.end(), *text) : names.end();
+    if (at == names.end()) {
+        std::string expected = "one of";
+        for (const std::string_view name : names) {
+            expected += (name == names[0] ? " " : ", ") + std::string(name);
+        }
+        throw bad_spec(where, shown(value), expected);
+    }
+    return static_cast<std::size_t>(at - names.begin());
+}
+
+inline const json::Value& member(const json::Value& value, const char* key) {
+    const json::Value* found = value.find(key);
+    if (found == nullptr) {
+        throw bad_spec("a key", std::string("none of ['") + key + "']", "all of them");
+    }
+    return *found;
+}
+
+inline void check_format(const json::Value& root) {
+    constexpr std::string_view family = "ddpm-export/";
+    const json::Value* value = root.find("format");
+    const auto* format = value ? value->as<std::string>() : nullptr;
+    if (format == nullptr || format->compare(0, family.size(), family) != 0) {
+        throw bad_spec("format", value ? shown(*value) : "none", "'ddpm-export/1'");
+    }
+    const std::string rest = format->substr(family.size());
+    if (rest.substr(0, rest.find_first_of("./")) != "1") {
+        throw Error(Code::refused, "spec: unknown format. got " + in_quotes(*format) +
+                                       ", expected 'ddpm-export/1'. Do install a newer ddpm-export.");
+    }
+}
+
+inline bool check_requires(const json::Value& value) {
+    const auto* names = value.as<json::Array>();
+    if (names == nullptr || std::any_of(names->begin(), names->end(),
+                                        [](const json::Value& name) { return name.as<std::string>() == nullptr; })) {
+        throw bad_spec("requires", shown(value), "a list of names");
+    }
+    for (const json::Value& name : *names) {
+        if (*name.as<std::string>() != "variance_fraction") {
+            throw Error(Code::refused, "spec: asks for what this version cannot do. got requires [" + shown(name) +
+                                           "], expected some of ['variance_fraction']. Do install a newer "
+                                           "ddpm-export.");
+        }
+    }
+    return !names->empty();
+}
+
+inline Shape image_shape(const json::Value& value) {
+    constexpr double max_pixels = 0x1p26;  // a header alone must not fill the memory
+    const auto* extents = value.as<json::Array>();
+    Shape shape{};
+    double size = extents != nullptr && extents->size() == shape.size() ? 1.0 : 0.0;
+    for (std::size_t k = 0; size > 0.0 && k < shape.size(); ++k) {
+        const auto* extent = (*extents)[k].as<json::Number>();
+        size = extent && extent->is_integer && extent->value >= 1.0 ? size * extent->value : 0.0;
+        if (size > 0.0 && size <= max_pixels) {
+            shape[k] = static_cast<std::int64_t>(extent->value);
+        }
+    }
+    if (!(size > 0.0 && size <= max_pixels)) {
+        throw bad_spec("image_shape", shown(value),
+                       "three positive integers [C, H, W] with a product of at most 67108864");
+    }
+    return shape;
+}
+
+inline std::vector<double> alphas_cumprod(const json::Value& value, Prediction prediction) {
+    const auto* numbers = value.as<json::Array>();
+    std::vector<double> alphas;
+    for (const json::Value& number : numbers ? *numbers : json::Array()) {
+        const std::optional<double> a = finite_number(number);
+        if (!a) {
+            throw bad_spec("alphas_cumprod", shown(number), "numbers");
+        }
+        alphas.push_back(*a);
+    }
+    if (alphas.empty()) {
+        throw bad_spec("alphas_cumprod", shown(value), "a list of at least one number");
+    }
+    const bool falls = std::adjacent_find(alphas.begin(), alphas.end(), std::less_equal<>()) == alphas.end();
+    if (alphas.front() >= 1.0 || !falls) {
+        throw bad_spec("alphas_cumprod", shown(value), "numbers that strictly fall within (0, 1)");
+    }
+    if (alphas.back() < 0.0 || (alphas.back() == 0.0 && prediction == Prediction::eps)) {
+        throw bad_spec("alphas_cumprod", text_of(alphas.back()), "a last value above 0 (0 itself only with x_0 or v)");
+    }
+    return alphas;
+}
+
+}  // namespace detail
+
+inline ModelSpec spec_from_json(std::string_view text) {
+    using namespace detail;
+    constexpr std::size_t max_bytes = 256 * 1024;
+    if (text.size() > max_bytes) {
+        throw bad_spec("size", std::to_string(text.size()), "at most " + std::to_string(max_bytes) + " bytes");
+    }
+    const json::Value root = json::parse(text);
+    if (root.as<json::Object>() == nullptr) {
+        throw bad_spec("it", shown(root), "an object");
+    }
+    check_format(root);
+    // every key is looked for first: what is missing is told before what is unknown
+    const json::Value &name = member(root, "name"), &prediction = member(root, "prediction"),
+                      &shape = member(root, "image_shape"), &alphas = member(root, "alphas_cumprod"),
+                      &clip = member(root, "clip_x_0"), &variance = member(root, "variance"),
+                      &range = member(root, "value_range"), &defaults = member(root, "defaults"),
+                      &noise = member(root, "noise"), &needs = member(root, "requires");
+    const json::Value &sampler = member(defaults, "sampler"), &num_steps = member(defaults, "num_steps"),
+                      &eta = member(defaults, "eta");
+    ModelSpec spec;
+    spec.has_variance_fraction = check_requires(needs);
+    const auto* noise_name = noise.as<std::string>();
+    if (noise_name == nullptr || *noise_name != noise_tag) {
+        throw Error(Code::refused, "spec: unknown noise. got " + shown(noise) + ", expected " + in_quotes(noise_tag) +
+                                       ". Do install a newer ddpm-export.");
+    }
+    const auto* name_text = name.as<std::string>();
+    if (name_text == nullptr || std::count_if(name_text->begin(), name_text->end(),
+                                              [](char c) { return (c & 0xC0) != 0x80; }) > 200) {
+        throw bad_spec("name", shown(name), "a short string");
+    }
+    spec.name = *name_text;
+    spec.prediction = static_cast<Prediction>(
+        one_of("prediction", prediction, std::array<std::string_view, 3>{"eps", "x_0", "v"}));
+    spec.variance = static_cast<Variance>(
+        one_of("variance", variance, std::array<std::string_view, 3>{"fixed_small", "fixed_large", "learned"}));
+    if (spec.variance == Variance::learned && !spec.has_variance_fraction) {
+        throw bad_spec("variance", shown(variance), "'variance_fraction' among requires");
+    }
+    spec.image_shape = image_shape(shape);
+    const auto* ends = range.as<json::Array>();
+    if (ends == nullptr || ends->size() != 2 || finite_number((*ends)[0]) != -1.0 || finite_number((*ends)[1]) != 1.0) {
+        throw bad_spec("value_range", shown(range), "[-1, 1]");
+    }
+    if (clip.as<std::nullptr_t>() == nullptr) {
+        spec.clip_x_0 = finite_number(clip);
+        if (!spec.clip_x_0 || *spec.clip_x_0 <= 0.0) {
+            throw bad_spec("clip_x_0", shown(clip), "a positive number or null");
+        }
+    }
+    spec.alphas_cumprod = alphas_cumprod(alphas, spec.prediction);
+    if (sampler.as<std::string>() == nullptr) {
+        throw bad_spec("defaults.sampler", shown(sampler), "a sampler's name");
+    }
+    spec.defaults.sampler = *sampler.as<std::string>();
+    const auto* count = num_steps.as<json::Number>();
+    if (count == nullptr || !count->is_integer || count->value < 1.0 ||
+        count->value > static_cast<double>(spec.num_train_timesteps())) {
+        throw bad_spec("defaults.num_steps", shown(num_steps), "1 to " + std::to_string(spec.num_train_timesteps()));
+    }
+    spec.defaults.num_steps = static_cast<std::int64_t>(count->value);
+    const std::optional<double> given_eta = finite_number(eta);
+    if (!given_eta || *given_eta < 0.0 || *given_eta > 1.0) {
+        throw bad_spec("defaults.eta", shown(eta), "a number from 0 to 1");
+    }
+    spec.defaults.eta = *given_eta;
+    const json::Value *golden = root.find("golden"), *source = root.find("source");
+    if ((golden && !golden->as<json::Object>() && !golden->as<std::nullptr_t>()) ||
+        (source && !source->as<json::Object>())) {
+        throw bad_spec("source or golden", "something else", "objects");
+    }
+    return spec;
+}
+
+}  // namespace ddpm

@@ -1,0 +1,172 @@
+// ddpm_sample - images from a denoiser file, as a grid: ddpm_sample unet.onnx --n 16 --steps 50 --seed 7 --out grid.png
+//
+// Prints one line of JSON: how many images, the seconds that opening the file took, and those until the images exist.
+// Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#ifdef _WIN32
+#include <io.h>
+#define isatty _isatty
+#define fileno _fileno
+#else
+#include <unistd.h>
+#endif
+
+#include "grid_png.hpp"
+#include "onnx_model.hpp"
+
+namespace {
+
+constexpr char usage[] =
+    "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N] [--sampler ddim|ddpm] [--eta 0..1] [--seed 0] [--first 0]\n"
+    "                   [--out grid.png]\n"
+    "Steps, sampler and eta are the file's own where they are left out. Same seed, same images, on every machine.\n";
+constexpr std::int64_t batch_limit = 16;  // images at a time: memory, never the images
+
+volatile std::sig_atomic_t interrupted = 0;
+
+struct Options {
+    std::string model, out = "grid.png";
+    ddpm::Settings settings;
+};
+
+template <class T>
+T number_from(const std::string& option, const std::string& text) {
+    std::istringstream stream(text);
+    stream.imbue(std::locale::classic());
+    T value{};
+    if (!(stream >> value) || !stream.eof()) {
+        throw ddpm::Error(ddpm::Code::usage, option + ": not a number. got " + ddpm::detail::in_quotes(text) +
+                                                 ", expected one within 64 bits. Do correct it.");
+    }
+    return value;
+}
+
+Options options_from(const std::vector<std::string>& arguments) {
+    Options options;
+    ddpm::Settings& settings = options.settings;
+    for (std::size_t k = 0; k < arguments.size(); ++k) {
+        const std::string& option = arguments[k];
+        if (option.compare(0, 2, "--") != 0) {
+            if (!options.model.empty()) {
+                throw ddpm::Error(ddpm::Code::usage, "MODEL: given twice. got " + ddpm::detail::in_quotes(option) +
+                                                         ", expected one file. Do name one.");
+            }
+            options.model = option;
+            continue;
+        }
+        const std::string value = k + 1 < arguments.size() ? arguments[++k] : "";
+        if (option == "--n") {
+            settings.n = number_from<std::int64_t>(option, value);
+        } else if (option == "--steps") {
+            settings.num_steps = number_from<std::int64_t>(option, value);
+        } else if (option == "--sampler") {
+            settings.sampler = value;
+        } else if (option == "--eta") {
+            settings.eta = number_from<double>(option, value);
+        } else if (option == "--seed") {
+            settings.seed = number_from<std::int64_t>(option, value);
+        } else if (option == "--first") {
+            settings.first = number_from<std::int64_t>(option, value);
+        } else if (option == "--out") {
+            options.out = value;
+        } else {
+            throw ddpm::Error(ddpm::Code::usage, "option: unknown. got " + ddpm::detail::in_quotes(option) +
+                                                     ", expected --n, --steps, --sampler, --eta, --seed, --first or "
+                                                     "--out. Do see --help.");
+        }
+    }
+    if (options.model.empty()) {
+        throw ddpm::Error(ddpm::Code::usage, "MODEL: missing. got none, expected a file. Do see --help.");
+    }
+    return options;
+}
+
+// Find out before the work whether its result can be kept.
+void check_writable(const std::string& out) {
+    const std::string beside = out + ".part";
+    const bool is_writable = !std::filesystem::is_directory(out) && std::ofstream(beside).good();
+    std::error_code problem;
+    std::filesystem::remove(beside, problem);
+    if (!is_writable) {
+        throw ddpm::Error(ddpm::Code::environment,
+                          out + ": cannot be written. got a folder that is missing or closed, expected a writable "
+                                "place. Do choose another --out.");
+    }
+}
+
+double seconds_since(std::chrono::steady_clock::time_point then) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
+}
+
+void run(const Options& options, std::chrono::steady_clock::time_point start) {
+    check_writable(options.out);
+    const auto before_load = std::chrono::steady_clock::now();
+    OnnxModel model(options.model);
+    const double seconds_load = seconds_since(before_load);
+    const ddpm::ModelSpec& spec = model.spec();
+    const auto channels = static_cast<std::size_t>(spec.image_shape[0]);
+    if (channels != 1 && channels != 3) {
+        throw ddpm::Error(ddpm::Code::usage, options.out + ": cannot show " + std::to_string(channels) +
+                                                 " channels. got a picture, expected 1 or 3. Do use ddpm-run with "
+                                                 ".npy.");
+    }
+    const ddpm::Settings& all = options.settings;
+    ddpm::check_image_numbers(all.first, all.n);  // before the first batch
+    const bool is_watched = isatty(fileno(stderr)) != 0;
+    std::vector<std::uint8_t> pixels;
+    for (std::int64_t done = 0; done < all.n; done += batch_limit) {
+        ddpm::Settings part = all;
+        part.first = all.first + done;
+        part.n = std::min(batch_limit, all.n - done);
+        const auto progress = [&](std::size_t step, std::size_t num_steps, const float*, const float*) {
+            if (is_watched) {
+                const char* const end = step == num_steps && done + part.n == all.n ? "\n" : "";
+                std::fprintf(stderr, "\rimages %lld-%lld, step %zu of %zu%s", static_cast<long long>(part.first),
+                             static_cast<long long>(part.first + part.n - 1), step, num_steps, end);
+            }
+            return interrupted == 0;
+        };
+        const std::vector<float> x = ddpm::sample(std::ref(model), spec, part, progress);
+        const std::vector<std::uint8_t> images = ddpm::to_uint8(x, spec.image_shape);
+        pixels.insert(pixels.end(), images.begin(), images.end());
+    }
+    const double seconds = seconds_since(start);
+    write_grid_png(options.out, pixels.data(), static_cast<std::size_t>(all.n),
+                   static_cast<std::size_t>(spec.image_shape[1]), static_cast<std::size_t>(spec.image_shape[2]),
+                   channels);
+    std::printf("{\"images\": %lld, \"seconds_load\": %.6f, \"seconds\": %.6f}\n", static_cast<long long>(all.n),
+                seconds_load, seconds);
+}
+
+int failed(ddpm::Code code, const char* line) {
+    std::fprintf(stderr, "error: %s\n", line);
+    return static_cast<int>(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<std::string> arguments(argv + 1, argv + argc);
+    if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {
+        std::fputs(usage, stdout);
+        return 0;
+    }
+    std::signal(SIGINT, [](int) { interrupted = 1; });
+    try {
+        run(options_from(arguments), start);
+        return 0;
+    } catch (const ddpm::Error& problem) {
+        return failed(problem.code, problem.what());
+    } catch (const std::bad_alloc&) {
+        return failed(ddpm::Code::environment,
+                      "memory: not enough. got none, expected room for the images. Do lower --n.");
+    } catch (const std::exception& problem) {  // of the PNG, or of ONNX Runtime's start
+        return failed(ddpm::Code::environment, problem.what());
+    }
+}

@@ -1,0 +1,37 @@
+// one_call - the whole sampler is in the file: one_call unet.sampler.onnx N STEPS SEED grid.png
+#include <onnxruntime_cxx_api.h>
+
+#include <cstdio>
+
+#include "grid_png.hpp"
+
+int main(int argc, char** argv) {
+    const auto failed = [](int code, std::string reason) {
+        std::fprintf(stderr, "error: one_call: no images. got %s, expected a *.sampler.onnx and numbers it takes. Do "
+                             "see line 1 of one_call.cpp.\n", reason.substr(0, reason.find('\n')).c_str());
+        return code;
+    };
+    if (argc != 6) {
+        return failed(2, std::to_string(argc - 1) + " arguments");
+    }
+    try {
+        std::int64_t n = std::stoll(argv[2]), steps = std::stoll(argv[3]), seed = std::stoll(argv[4]), first = 0;
+        float eta = 0.0f;
+        Ort::Env env(ORT_LOGGING_LEVEL_FATAL);
+        Ort::Session session(env, std::filesystem::path(argv[1]).c_str(), Ort::SessionOptions());
+        const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
+        const auto scalar = [&](auto& value) { return Ort::Value::CreateTensor(memory, &value, 1, nullptr, 0); };
+        const char *inputs[] = {"seed", "first", "n", "steps", "eta"}, *outputs[] = {"images"};
+        Ort::Value values[] = {scalar(seed), scalar(first), scalar(n), scalar(steps), scalar(eta)};
+        const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, 5, outputs, 1)[0]);
+        const auto shape = images.GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
+        write_grid_png(argv[5], images.GetTensorData<std::uint8_t>(), shape[0], shape[1], shape[2], shape[3]);
+        return 0;
+    } catch (const Ort::Exception& problem) {
+        return failed(3, problem.what());
+    } catch (const std::logic_error& problem) {  // std::stoll
+        return failed(2, "no number for " + std::string(problem.what()));
+    } catch (const std::exception& problem) {
+        return failed(5, problem.what());
+    }
+}
