@@ -1,11 +1,13 @@
-"""Sample 16 images with onnxruntime and nothing of this project: the sampler is in the file."""
+"""Sample with onnxruntime and nothing of this project: one_call.py unet.sampler.onnx 16 50 7 images.npy."""
 
 import sys
 
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession(sys.argv[1])  # ddpm-export exported/unet.onnx --format sampler
-settings = {"seed": np.int64(7), "first": np.int64(0), "n": np.int64(16), "steps": np.int64(50), "eta": np.float32(0)}
-images = session.run(["images"], settings)[0]  # uint8 (16, 28, 28, 1)
-np.save(sys.argv[2], images)
+model, n, steps, seed, out = sys.argv[1:]
+session = onnxruntime.InferenceSession(model)  # ddpm-export exported/unet.onnx --format sampler
+integers = {"seed": seed, "first": 0, "n": n, "steps": steps}
+settings = {name: np.array(value, dtype=np.int64) for name, value in integers.items()}
+images = session.run(["images"], {**settings, "eta": np.array(0, dtype=np.float32)})[0]
+np.save(out, images)  # uint8 (n, H, W, C)

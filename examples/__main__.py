@@ -1,0 +1,167 @@
+"""`python -m examples`: build and run the sampler of every language here, and compare its images with Python's.
+
+One line each: what ran, the largest difference from Python in levels, the share of equal values, and the time from the
+start of the program to its first image. A language whose tools are missing is named and left out; exit code 1 where
+one fails or is off by more than a level.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export import generate
+from ddpm_export.images import grid, read_image
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES, BUILD = ROOT / "examples", ROOT / "build" / "examples"
+UNET = ROOT / "exported" / "unet.onnx"
+ONE_CALL = BUILD / "unet.sampler.onnx"
+N, STEPS, SEED = 16, 50, 7
+MAX_DIFFERENCE = 1  # levels, docs/format.md section 2
+WEB = EXAMPLES / "web"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What runs in one language: its name, the commands or files it needs, how it is built, and its command line.
+
+    needs: (a command or a path, how to get it). run: (n, where to write) -> command. first: the command that prints
+    the milliseconds to the first image, where the program's own time is not that.
+    """
+
+    name: str
+    needs: tuple[tuple[str, str], ...]
+    build: tuple[list[str], ...]
+    run: Callable[[int, Path], list[str]]
+    ending: str = ".png"
+    first: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """Return what is not here, as a person would install it."""
+        return [f"no {tool}: {how}" for tool, how in self.needs if not (shutil.which(tool) or Path(tool).exists())]
+
+
+def sampling(*program: str) -> Callable[[int, Path], list[str]]:
+    """Return the command of a `sample` program, which takes the same arguments in every language."""
+    settings = ("--steps", str(STEPS), "--sampler", "ddim", "--eta", "0", "--seed", str(SEED), "--first", "0")
+    return lambda n, out: [*program, str(UNET), "--n", str(n), *settings, "--out", str(out)]
+
+
+def one_call(*program: str) -> Callable[[int, Path], list[str]]:
+    """Return the command of a program over the one-call file: MODEL N STEPS SEED OUT."""
+    return lambda n, out: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out)]
+
+
+def in_a_page(n: int, _: Path) -> list[str]:
+    """Return the command that drives the page and prints the pixels that it showed."""
+    settings = {"n": n, "steps": STEPS, "seed": str(SEED)}
+    return ["node", str(WEB / "test" / "page.js"), "batch", json.dumps(settings)]
+
+
+EXPORT = [str(Path(sys.executable).parent / "ddpm-export"), str(UNET), "--format", "sampler", "--out", str(ONE_CALL)]
+CMAKE = (["cmake", "-S", str(EXAMPLES / "cpp"), "-B", str(BUILD / "cpp")], ["cmake", "--build", str(BUILD / "cpp")])
+SWIFT = ["swift", "build", "-c", "release", "--package-path", str(EXAMPLES / "ios"), "--scratch-path"]
+ONNXRUNTIME = ("/usr/include/onnxruntime", "apt install libonnxruntime-dev")
+CXX = ("c++", "apt install g++")
+CPP = (CXX, ("cmake", "apt install cmake"), ("/usr/include/png.h", "apt install libpng-dev"), ONNXRUNTIME)
+NODE = (("node", "apt install nodejs"), (str(WEB / "node_modules"), "make examples/web/node_modules (needs npm)"))
+
+PROGRAMS = (
+    Program(
+        "Python, one call", (), (), one_call(sys.executable, str(EXAMPLES / "python" / "one_call.py")), ending=".npy"
+    ),
+    Program("C++", CPP, CMAKE, sampling(str(BUILD / "cpp" / "ddpm_sample"))),
+    Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call"))),
+    Program("JavaScript, node", NODE, (), sampling("node", str(WEB / "sample.js"))),
+    Program(
+        "JavaScript, Chromium",
+        (*NODE, ("chromium", "apt install chromium")),
+        (),
+        in_a_page,
+        ending=".json",
+        first=("node", str(WEB / "test" / "page.js"), "first"),
+    ),
+    Program(
+        "Java, JVM",
+        (("javac", "apt install default-jdk-headless"), CXX, ONNXRUNTIME),
+        (["sh", str(EXAMPLES / "android" / "jvm" / "build.sh"), str(BUILD / "java")],),
+        sampling(str(BUILD / "java" / "sample")),
+    ),
+    Program(
+        "Swift, Linux",
+        (("swift", "apt install swiftlang"), ONNXRUNTIME),
+        ([*SWIFT, str(BUILD / "swift"), "--product", "sample"],),
+        sampling(str(BUILD / "swift" / "release" / "sample")),
+    ),
+)
+
+
+def main() -> None:
+    """Build, run and compare what can be built here; end with 1 where something went wrong."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    ran(EXPORT)
+    expected = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED)).astype(int)
+    print(f"{N} images, {STEPS} steps of DDIM, seed {SEED}: difference from Python, and one image from a cold start")
+    failures = 0
+    for program in PROGRAMS:
+        missing = program.missing()
+        if missing:
+            told = f"left out: {'; '.join(missing)}"
+        else:
+            try:
+                told, is_same = compared(program, expected)
+                failures += not is_same
+            except subprocess.CalledProcessError as exc:
+                lines = (exc.stderr or "").strip().splitlines()
+                told, failures = f"failed: {lines[-1] if lines else exc}", failures + 1
+        print(f"{program.name:22} {told}", flush=True)
+    sys.exit(1 if failures else 0)
+
+
+def ran(command: list[str]) -> str:
+    """Return what a command prints; raises CalledProcessError where it fails."""
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def compared(program: Program, expected: NDArray[np.int_]) -> tuple[str, bool]:
+    """Return what to print of a program, and whether its images are Python's."""
+    for command in program.build:
+        ran(command)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / f"grid{program.ending}"
+        pixels = read(ran(program.run(N, out)), out).astype(int)
+        if program.first:
+            seconds = json.loads(ran(list(program.first)))["ms"] / 1000
+        else:
+            start = time.perf_counter()
+            ran(program.run(1, out))
+            seconds = time.perf_counter() - start
+    if pixels.shape != expected.shape:
+        return f"failed: a grid of {pixels.shape}, expected {expected.shape}", False
+    difference = np.abs(pixels - expected)
+    largest, equal = int(difference.max()), float((difference == 0).mean())
+    return f"max difference {largest}, {equal:8.3%} equal, first image {seconds:.2f} s", largest <= MAX_DIFFERENCE
+
+
+def read(printed: str, out: Path) -> NDArray[np.uint8]:
+    """Return the grid (H, W, 1) that a program wrote, or printed, as its ending says."""
+    if out.suffix == ".npy":
+        return grid(np.load(out))
+    if out.suffix == ".json":
+        seen = json.loads(printed)
+        return np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)[..., :1]
+    return read_image(out, channels=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+/** Pictures laid out for a screen or a file. Knows no model. */
+
+import { UsageError } from "./ddpm.js";
+
+/**
+ * Return a page { width, height, channels, data } of images [n, H, W, C] uint8, row by row, as near to a square as they
+ * allow; cells left over are black. shape is [C, H, W]; throws UsageError where C is neither 1 (grey) nor 3 (RGB).
+ */
+export function grid(images, [channels, height, width]) {
+  if (channels !== 1 && channels !== 3) {
+    throw new UsageError(
+      `images: cannot be shown. got ${channels} channels, expected 1 or 3. Do choose another model.`,
+    );
+  }
+  const row = width * channels;
+  const count = images.length / (height * row);
+  const columns = Math.ceil(Math.sqrt(count));
+  const rows = Math.ceil(count / columns);
+  const data = new Uint8Array(rows * columns * height * row);
+  for (let image = 0; image < count; image++) {
+    const corner = (Math.floor(image / columns) * height * columns + (image % columns)) * row;
+    for (let y = 0; y < height; y++) {
+      const from = (image * height + y) * row;
+      data.set(images.subarray(from, from + row), corner + y * columns * row);
+    }
+  }
+  return { width: columns * width, height: rows * height, channels, data };
+}
+
+/** Return the page's pixels for a canvas, [H, W, 4] opaque. */
+export function rgba({ width, height, channels, data }) {
+  const pixels = new Uint8ClampedArray(4 * width * height).fill(255);
+  for (let k = 0; k < width * height; k++) {
+    for (let c = 0; c < 3; c++) pixels[4 * k + c] = data[channels * k + (c % channels)];
+  }
+  return pixels;
+}

@@ -1,0 +1,335 @@
+/** The page: reads the form, asks the worker, shows what comes. All computing is in worker.js. */
+
+import { noiseStream, toUint8 } from "./ddpm.js";
+import { grid, rgba } from "./images.js";
+
+const MODEL_URL = "unet.onnx";
+const MAX_GALLERY = 48;
+const MAX_SEED = 2n ** 63n - 1n;
+const PROOF = { image: 2, among: 4, numSteps: 20 };
+const $ = (id) => document.getElementById(id);
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+// --- the worker: one promise a question ---
+
+const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+const questions = new Map();
+worker.onmessage = ({ data: { id, result, error, ...news } }) => {
+  const { resolve, reject, onNews } = questions.get(id);
+  if ("step" in news) return onNews(news);
+  questions.delete(id);
+  if (error === undefined) resolve(result);
+  else reject(new Error(error));
+};
+worker.onerror = (event) =>
+  tellProblem(new Error(`worker: stopped. got ${event.message}, expected none. Do load the page again.`));
+
+function ask(task, details, onNews = () => {}, transfer = []) {
+  const id = crypto.getRandomValues(new Uint32Array(2)).join();
+  return new Promise((resolve, reject) => {
+    questions.set(id, { resolve, reject, onNews });
+    worker.postMessage({ id, task, ...details }, transfer);
+  });
+}
+
+// --- the model ---
+
+let spec = null;
+let ready = null; // a promise that rejects where there is no model
+
+/** Open a model and say whether it is open; if not, the one before it, if any, stays. */
+function open(source, provider = "wasm") {
+  tell("Loading the network …");
+  const opening = ask("open", { ...source, provider }).then((opened) => {
+    spec = opened.spec;
+    $("steps").max = spec.alphas_cumprod.length;
+    $("steps").defaultValue = spec.defaults.num_steps; // shows as long as nobody has typed another
+    const [channels, height, width] = spec.image_shape;
+    const by =
+      opened.provider === "webgpu"
+        ? "the graphics card"
+        : `the processor, ${opened.threads === 1 ? "one thread" : `${opened.threads} threads`}`;
+    $("facts").textContent =
+      `Model: ${spec.name}, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, ` +
+      `${(opened.bytes / 1e6).toFixed(1)} MB, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
+    if (opened.warning) {
+      document.querySelector("[name=provider][value=wasm]").checked = true;
+      tellProblem(new Error(`The graphics card is not used: ${opened.warning}. The processor computes instead.`));
+    }
+    shown = null;
+    showNoise();
+    tell("Ready.");
+  });
+  const before = spec === null ? null : ready;
+  ready = opening.catch((error) => {
+    tellProblem(error);
+    return before ?? Promise.reject(error);
+  });
+  ready.catch(() => {}); // told above; told again when pictures are wanted
+  return opening.then(
+    () => true,
+    () => false,
+  );
+}
+
+let source = () => ({ url: new URL(MODEL_URL, location.href).href });
+
+$("file").addEventListener("change", async ({ target }) => {
+  const [file] = target.files;
+  if (!file) return;
+  const before = source;
+  source = async () => ({ bytes: await file.arrayBuffer() });
+  if (await reopen()) return;
+  source = before;
+  target.value = "";
+});
+
+async function reopen() {
+  $("problem").hidden = true;
+  return open(await source(), new FormData($("form")).get("provider") ?? "wasm");
+}
+
+for (const choice of document.getElementsByName("provider")) choice.addEventListener("change", reopen);
+
+// --- making pictures ---
+
+let shown = null; // { page, name }: the finished pictures in sight, which Save as PNG saves
+
+function settingsFromForm() {
+  const form = new FormData($("form"));
+  const sampler = form.get("sampler");
+  return {
+    seed: BigInt(form.get("seed").match(/^\d+$/)?.[0] ?? 0), // what is no number is caught by the form's own check
+    first: Number(form.get("first")),
+    n: Number(form.get("n")),
+    numSteps: Number(form.get("steps")),
+    sampler,
+    ...(sampler === "ddim" ? { eta: Number(form.get("eta")) } : {}),
+  };
+}
+
+/** Show what the pictures will begin with, as long as there is nothing better to see. */
+function showNoise() {
+  const { seed, first, n } = settingsFromForm();
+  if (spec === null || shown !== null || !$("cancel").hidden || !$("form").checkValidity()) return;
+  const noise = noiseStream(
+    seed,
+    Array.from({ length: n }, (_, k) => first + k),
+    spec.image_shape,
+  );
+  draw(
+    $("preview"),
+    grid(
+      toUint8(
+        noise(0).map((z) => z / 3),
+        spec.image_shape,
+      ),
+      spec.image_shape,
+    ),
+  );
+}
+
+$("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const settings = settingsFromForm();
+  await busy(async () => {
+    const done = await make(settings);
+    if (done === null) return;
+    const { images, seconds } = done;
+    await addToGallery(images, settings);
+    tell(`Done: ${countOf(settings.n)} in ${seconds.toFixed(1)} s.`);
+    document.documentElement.dataset.done = performance.now();
+  });
+});
+
+/** Sample a batch with its preview; null where it was stopped. */
+async function make(settings) {
+  let quarter = 0;
+  tell(`Making ${countOf(settings.n)} …`);
+  shown = null;
+  $("download").hidden = true;
+  $("preview").setAttribute("aria-label", "The picture as it emerges");
+  $("preview").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+  const done = await ask("sample", { settings }, ({ step, numSteps, pixels }) => {
+    const quarterNow = Math.floor((4 * step) / numSteps);
+    $("progress").value = step / numSteps;
+    $("count").textContent = `Step ${step} of ${numSteps}`;
+    // a screen reader hears the quarters; who wants little motion sees only them
+    if (quarterNow > quarter && quarterNow < 4) tell(`${quarterNow * 25} % done`);
+    if (!calm.matches || quarterNow > quarter) draw($("preview"), grid(pixels, spec.image_shape));
+    quarter = quarterNow;
+  });
+  if (done === null) {
+    tell("Stopped.");
+    return null;
+  }
+  const { seed, first, n, numSteps, sampler } = settings;
+  shown = {
+    page: grid(done.images, spec.image_shape),
+    name: `seed-${seed}-picture-${first}${n > 1 ? `-to-${first + n - 1}` : ""}-${sampler}-${numSteps}.png`,
+  };
+  draw($("preview"), shown.page);
+  $("preview").setAttribute("aria-label", `Finished: ${countOf(n)} of seed ${seed}`);
+  $("download").hidden = false;
+  return done;
+}
+
+const countOf = (n) => (n === 1 ? "1 picture" : `${n} pictures`);
+
+/** Run a task with Stop in the place of Make pictures, keeping the keyboard's focus on the button that is there. */
+async function busy(task) {
+  if ($("start").hidden || !$("form").reportValidity()) return;
+  const from = document.activeElement;
+  $("problem").hidden = true;
+  $("start").hidden = true;
+  $("cancel").hidden = false;
+  $("prove").disabled = true;
+  for (const field of [...document.getElementsByName("provider"), $("file")]) field.disabled = true;
+  if (from === $("start") || from === $("prove")) $("cancel").focus();
+  try {
+    await ready;
+    await task();
+  } catch (error) {
+    tellProblem(error);
+  }
+  const hadFocus = document.activeElement === $("cancel");
+  $("start").hidden = false;
+  $("cancel").hidden = true;
+  $("prove").disabled = false;
+  for (const field of [...document.getElementsByName("provider"), $("file")]) field.disabled = false;
+  $("progress").value = 0;
+  $("count").textContent = "\u00a0";
+  if (hadFocus) (from === $("prove") ? from : $("start")).focus();
+}
+
+const cancel = () => worker.postMessage({ task: "cancel" });
+$("cancel").addEventListener("click", cancel);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !$("cancel").hidden) cancel();
+});
+
+$("fresh").addEventListener("click", () => {
+  $("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
+  $("seed").dispatchEvent(new Event("input", { bubbles: true }));
+  tell(`Seed ${$("seed").value}`);
+});
+
+$("form").addEventListener("input", () => {
+  const { seed, sampler } = settingsFromForm();
+  $("seed").setCustomValidity(seed <= MAX_SEED ? "" : `The largest seed is ${MAX_SEED}.`);
+  $("eta").disabled = sampler !== "ddim";
+  $("eta-value").textContent = sampler === "ddim" ? $("eta").value : "not used";
+  showNoise();
+});
+
+$("download").addEventListener("click", async () => {
+  const canvas = draw(document.createElement("canvas"), shown.page);
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: shown.name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+});
+
+// --- the same seed, the same picture ---
+
+$("prove").addEventListener("click", () =>
+  busy(async () => {
+    $("proof").replaceChildren();
+    $("verdict").textContent = "";
+    const { seed } = settingsFromForm();
+    const numSteps = Math.min(PROOF.numSteps, spec.alphas_cumprod.length);
+    const common = { seed, numSteps, sampler: "ddim", eta: 0 };
+    const alone = await make({ ...common, first: PROOF.image, n: 1 });
+    const among = alone && (await make({ ...common, first: 0, n: PROOF.among }));
+    if (!among) return;
+    const size = alone.images.length;
+    const pictures = [alone.images, among.images.slice(PROOF.image * size, (PROOF.image + 1) * size)];
+    for (const [k, pixels] of pictures.entries()) {
+      $("proof").append(await figure(pixels, k === 0 ? "Made alone" : `Made as one of ${PROOF.among}`));
+    }
+    const difference = pictures[0].reduce((most, level, k) => Math.max(most, Math.abs(level - pictures[1][k])), 0);
+    tell("Done.");
+    $("verdict").textContent =
+      difference === 0
+        ? `The same picture: all ${size} numbers are equal.`
+        : `They differ by up to ${difference} of 255 levels of brightness.`;
+  }),
+);
+
+const made = new Map(); // what a picture follows from -> its pixels' digest
+
+async function addToGallery(images, settings) {
+  $("gallery-section").hidden = false;
+  const size = images.length / settings.n;
+  for (let k = 0; k < settings.n; k++) {
+    const pixels = images.slice(k * size, (k + 1) * size);
+    const number = settings.first + k;
+    const item = await figure(pixels, `Seed ${settings.seed}, picture ${number}, ${settings.numSteps} steps`);
+    const { n, first, ...decisive } = settings;
+    const key = [spec.name, number, ...Object.values(decisive)].join();
+    const before = made.get(key);
+    made.set(key, item.dataset.digest);
+    if (before !== undefined) {
+      const mark = document.createElement("span");
+      const same = before === item.dataset.digest;
+      mark.className = same ? "tick" : "";
+      mark.textContent = same ? " ✓ the same as before" : " not the same as before";
+      item.querySelector("figcaption").append(mark);
+    }
+    $("gallery").prepend(item);
+  }
+  while ($("gallery").children.length > MAX_GALLERY) $("gallery").lastChild.remove();
+}
+
+/** Return a list item: one picture, what it is, and the first digits of the SHA-256 of its pixels. */
+async function figure(pixels, caption) {
+  const item = document.createElement("li");
+  const canvas = draw(document.createElement("canvas"), grid(pixels, spec.image_shape));
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", caption);
+  const text = document.createElement("figcaption");
+  const code = document.createElement("code");
+  item.dataset.digest = await digest(pixels);
+  code.textContent = item.dataset.digest.slice(0, 12);
+  text.append(`${caption}. `, code);
+  const frame = document.createElement("figure");
+  frame.append(canvas, text);
+  item.append(frame);
+  return item;
+}
+
+async function digest(pixels) {
+  if (!crypto.subtle) return "no fingerprint without https";
+  const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", pixels));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// --- showing ---
+
+function draw(canvas, page) {
+  canvas.width = page.width;
+  canvas.height = page.height;
+  canvas.getContext("2d").putImageData(new ImageData(rgba(page), page.width, page.height), 0, 0);
+  return canvas;
+}
+
+function tell(text) {
+  $("status").textContent = text;
+}
+
+function tellProblem(error) {
+  tell("");
+  $("problem").textContent = error.message;
+  $("problem").hidden = false;
+}
+
+// --- begin ---
+
+$("form").reset(); // some browsers keep what was chosen before a reload
+open(source());
+if (await navigator.gpu?.requestAdapter()) $("engine").hidden = false;
+if ("serviceWorker" in navigator) {
+  navigator.serviceWorker.register(new URL("sw.js", import.meta.url)).catch(() => {}); // only offline use is lost
+  await navigator.serviceWorker.ready;
+  document.documentElement.dataset.offline = "ready";
+}

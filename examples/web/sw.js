@@ -1,0 +1,47 @@
+/** Service worker: keeps the page's files for when there is no network; where there is one, it comes first. */
+
+const CACHE = "ddpm-export";
+const RUNTIME = "node_modules/onnxruntime-web/dist/";
+const FILES = [
+  "./",
+  "style.css",
+  "page.js",
+  "images.js",
+  "worker.js",
+  "model.js",
+  "ddpm.js",
+  "normal_table.js",
+  "unet.onnx",
+  `${RUNTIME}ort.wasm.bundle.min.mjs`,
+  `${RUNTIME}ort-wasm-simd-threaded.wasm`,
+];
+
+self.addEventListener("install", (event) => {
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(FILES))
+      .then(() => self.skipWaiting()),
+  );
+});
+
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method !== "GET" || new URL(request.url).origin !== self.location.origin) return;
+  event.respondWith(answer(request));
+});
+
+async function answer(request) {
+  const cache = await caches.open(CACHE);
+  try {
+    const response = await fetch(request);
+    if (response.status === 200) await cache.put(request, response.clone());
+    return response;
+  } catch (error) {
+    const kept = await cache.match(request);
+    if (kept) return kept;
+    throw error;
+  }
+}

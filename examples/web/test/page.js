@@ -1,0 +1,402 @@
+/**
+ * Drive the page in a headless Chromium: `node test/page.js SCENARIO ['{"n": 4}']` prints what was seen as JSON.
+ * tests/examples/test_web.py compares it with what Python gives. CHROMIUM names the browser, SCREENSHOTS a folder for
+ * pictures of what it showed.
+ */
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { decode } from "fast-png";
+import { chromium } from "playwright-core";
+
+import { server } from "../serve.js";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const MODEL = join(ROOT, "..", "..", "exported", "unet.onnx");
+const TIMEOUT_MS = 240_000;
+
+/** Open a site and a page on it, hand them to `use`, and close all. */
+async function visit({ isolate = false, extra = {}, gpu = false, path = "", ...context }, use) {
+  extra = { "/unet.onnx": MODEL, ...extra };
+  const site = server(ROOT, { extra, isolate });
+  await new Promise((resolve) => site.listen(0, "127.0.0.1", resolve));
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", ...(gpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : [])],
+  });
+  try {
+    const page = await browser.newPage({ viewport: { width: 1200, height: 900 }, ...context });
+    page.setDefaultTimeout(TIMEOUT_MS);
+    const origin = `http://localhost:${site.address().port}/`;
+    const trouble = [];
+    const requests = [];
+    page.on("pageerror", (error) => trouble.push(String(error)));
+    page.on("console", (message) => message.type() === "error" && trouble.push(message.text()));
+    page.context().on("request", (request) => requests.push(request.url()));
+    const begin = Date.now();
+    const seen = await use({ page, origin, begin, go: () => page.goto(origin + path), shut: () => close(site) });
+    const foreign = requests.filter((url) => !url.startsWith(origin) && !/^(data|blob):/.test(url));
+    return { ...seen, trouble, foreign, requests: requests.length };
+  } finally {
+    await browser.close();
+    await close(site);
+  }
+}
+
+function close(site) {
+  site.closeAllConnections();
+  return new Promise((resolve) => site.close(resolve));
+}
+
+const until = (page, what, argument) => page.waitForFunction(what, argument, { timeout: TIMEOUT_MS });
+const settled = (page) =>
+  until(page, () => {
+    const [status, problem] = ["status", "problem"].map((id) => document.getElementById(id).textContent);
+    return problem !== "" || /^(Done|Stopped|Ready)/.test(status);
+  });
+const ready = (page) => until(page, () => document.getElementById("status").textContent === "Ready.");
+const text = (page, id) => page.textContent(`#${id}`);
+const captions = (page, id) => page.$$eval(`#${id} figcaption`, (all) => all.map((each) => each.textContent));
+const focused = (page) => page.evaluate(() => document.activeElement.id || document.activeElement.tagName);
+const wish = async (page, { seed = 7, n = 1, steps = 50, first = 0, sampler = "ddim", eta = 0 }) => {
+  await page.fill("#seed", String(seed));
+  await page.selectOption("#n", String(n));
+  await page.fill("#steps", String(steps));
+  await page.evaluate(() => (document.querySelector("details").open = true));
+  await page.fill("#first", String(first));
+  await page.check(`[value=${sampler}]`);
+  if (sampler === "ddim") await page.fill("#eta", String(eta));
+};
+const make = async (page, settings) => {
+  await wish(page, settings);
+  await page.click("#start");
+  await page.waitForSelector("#start", { state: "visible" });
+};
+const shoot = async (page, name) => {
+  if (process.env.SCREENSHOTS)
+    await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
+};
+/** What a canvas shows: RGBA, row by row. It runs in the page. */
+function pixelsOf(canvas) {
+  const { width, height } = canvas;
+  return { width, height, rgba: [...canvas.getContext("2d").getImageData(0, 0, width, height).data] };
+}
+
+const scenarios = {
+  /** From an empty cache to the first picture: how long, in ms. */
+  first: () =>
+    visit({}, async ({ page, begin, go }) => {
+      await go();
+      await page.click("#start");
+      await settled(page);
+      await until(page, () => document.getElementById("status").textContent.startsWith("Done"));
+      return { ms: Date.now() - begin, status: await text(page, "status"), facts: await text(page, "facts") };
+    }),
+
+  /** A batch, saved by the button, as the numbers in the PNG. */
+  batch: (settings) =>
+    visit({ isolate: settings.isolate }, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      if (settings.file) {
+        await page.setInputFiles("#file", settings.file);
+        await until(page, () => document.getElementById("status").textContent !== "Ready.");
+        await settled(page);
+      }
+      const problem = await text(page, "problem");
+      const facts = await text(page, "facts");
+      await make(page, settings); // where the file is refused: with the model before it
+      const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
+      const { width, height, channels, data } = decode(await readFile(await download.path()));
+      return { width, height, channels, data: [...data], name: download.suggestedFilename(), facts, problem };
+    }),
+
+  /** The gallery and the proof, and how the page looks in both sizes and both colour schemes. */
+  gallery: (settings) =>
+    visit({}, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await shoot(page, "before");
+      await make(page, settings);
+      await make(page, { ...settings, first: 1, n: 1 });
+      await make(page, { ...settings, seed: 8, n: 1 });
+      await page.click("#prove");
+      await until(page, () => document.getElementById("verdict").textContent !== "");
+      for (const [name, width, height] of [
+        ["desktop", 1200, 900],
+        ["phone", 390, 844],
+      ]) {
+        for (const colorScheme of ["light", "dark"]) {
+          await page.setViewportSize({ width, height });
+          await page.emulateMedia({ colorScheme });
+          await shoot(page, `${name}-${colorScheme}`);
+        }
+      }
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+      return {
+        gallery: await captions(page, "gallery"),
+        proof: await captions(page, "proof"),
+        verdict: await text(page, "verdict"),
+        wide,
+      };
+    }),
+
+  /** Without a mouse: where Tab goes, Enter starts, Escape stops, and where the focus is then. */
+  keyboard: () =>
+    visit({}, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      const order = [];
+      for (let k = 0; k < 7; k++) {
+        await page.keyboard.press("Tab");
+        order.push(await focused(page));
+      }
+      await page.focus("#seed");
+      await page.keyboard.press("Control+A");
+      await page.keyboard.type("12");
+      await page.focus("#steps");
+      await page.keyboard.press("Control+A");
+      await page.keyboard.type("1000");
+      await page.keyboard.press("Tab"); // More settings
+      await page.keyboard.press("Enter");
+      await page.keyboard.press("Tab");
+      await page.keyboard.press("ArrowDown"); // DDPM
+      const sampler = await page.$eval("[name=sampler]:checked", (radio) => radio.value);
+      await page.focus("#start");
+      await page.keyboard.press("Enter");
+      await until(page, () => document.getElementById("progress").value > 0);
+      const whileRunning = await focused(page);
+      await page.keyboard.press("Escape");
+      await settled(page);
+      await page.waitForSelector("#start", { state: "visible" });
+      const after = await focused(page);
+      await page.focus("#steps");
+      await page.keyboard.press("Control+A");
+      await page.keyboard.type("3");
+      await page.keyboard.press("Enter"); // in a field: the form is sent
+      await until(page, () => document.getElementById("status").textContent.startsWith("Done"));
+      return { order, sampler, whileRunning, after, gallery: await captions(page, "gallery") };
+    }),
+
+  /** Stop by the button in the middle; what follows is as if nothing had been. */
+  cancel: (settings) =>
+    visit({}, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await wish(page, { ...settings, steps: 1000 });
+      await page.click("#start");
+      await until(page, () => document.getElementById("progress").value > 0);
+      await page.click("#cancel");
+      await page.waitForSelector("#start", { state: "visible" });
+      const stopped = { status: await text(page, "status"), gallery: await captions(page, "gallery") };
+      await make(page, settings);
+      return { stopped, status: await text(page, "status"), shown: await page.$eval("#preview", pixelsOf) };
+    }),
+
+  /** Once it was open, the page opens and works without its server. */
+  offline: (settings) =>
+    visit({}, async ({ page, go, shut }) => {
+      await go();
+      await ready(page);
+      await until(page, () => document.documentElement.dataset.offline === "ready");
+      await shut();
+      await page.reload();
+      await ready(page);
+      await make(page, settings);
+      return { status: await text(page, "status"), shown: await page.$eval("#preview", pixelsOf) };
+    }),
+
+  /** How often the preview is drawn while `steps` steps run, and what a screen reader is told. */
+  motion: ({ reducedMotion, ...settings }) =>
+    visit({ reducedMotion }, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await page.evaluate(() => {
+        const put = CanvasRenderingContext2D.prototype.putImageData;
+        window.draws = 0;
+        CanvasRenderingContext2D.prototype.putImageData = function (...all) {
+          if (this.canvas.id === "preview") window.draws++;
+          return put.apply(this, all);
+        };
+        window.said = [];
+        new MutationObserver(() => window.said.push(document.getElementById("status").textContent)).observe(
+          document.getElementById("status"),
+          { childList: true },
+        );
+      });
+      await wish(page, settings);
+      await page.evaluate(() => (window.draws = 0));
+      await page.click("#start");
+      await page.waitForSelector("#start", { state: "visible" });
+      const said = await page.evaluate(() => window.said);
+      return { draws: await page.evaluate(() => window.draws), said, workers: page.workers().length };
+    }),
+
+  /** Names of all controls, and the lowest contrast of a text with its ground, in both colour schemes. */
+  access: () =>
+    visit({}, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await make(page, { steps: 1 });
+      await page.evaluate(() => {
+        for (const hidden of document.querySelectorAll("[hidden]")) hidden.hidden = false;
+        document.getElementById("problem").textContent = "A problem";
+      });
+      const contrast = {};
+      for (const colorScheme of ["light", "dark"]) {
+        await page.emulateMedia({ colorScheme });
+        contrast[colorScheme] = await page.evaluate(lowestContrast);
+      }
+      const nameless = await page.$$eval("input, select, button, progress, canvas", (all) =>
+        all
+          .filter((each) => {
+            const label = [...(each.labels ?? [])].map((one) => one.textContent).join("");
+            return !(label || each.getAttribute("aria-label") || each.textContent).trim();
+          })
+          .map((each) => each.outerHTML),
+      );
+      return { contrast, nameless, lang: await page.getAttribute("html", "lang") };
+    }),
+
+  /** The graphics card is offered where there is one, and used only if it says what the processor says. */
+  gpu: ({ fake, ...settings }) =>
+    visit(
+      { gpu: fake === undefined, ...(fake === undefined ? {} : { serviceWorkers: "block" }) },
+      async ({ page, go }) => {
+        if (fake !== undefined) {
+          // a GPU of our own: the processor's kernels, whose numbers are then multiplied
+          await page.addInitScript(() =>
+            Object.defineProperty(navigator, "gpu", { value: { requestAdapter: async () => ({}) } }),
+          );
+          await page.route("**/ort.webgpu.bundle.min.mjs", (route) =>
+            route.fulfill({ contentType: "text/javascript", body: fakeRuntime(fake) }),
+          );
+        }
+        await go();
+        await ready(page);
+        await page.waitForSelector("#engine", { state: "attached" });
+        await page.evaluate(() => (document.querySelector("details").open = true));
+        await page.waitForSelector("#engine", { state: "visible" });
+        await page.check("[value=webgpu]");
+        await until(page, () => !document.getElementById("status").textContent.startsWith("Loading"));
+        const warning = await text(page, "problem");
+        const visible = await page.isVisible("#problem");
+        await page.click("#prove", { trial: true });
+        await wish(page, settings);
+        await page.click("#start");
+        await page.waitForSelector("#start", { state: "visible" });
+        return {
+          warning: visible ? warning : "",
+          facts: await text(page, "facts"),
+          shown: await page.$eval("#preview", pixelsOf),
+          chosen: await page.$eval("[name=provider]:checked", (radio) => radio.value),
+        };
+      },
+    ),
+
+  /** Whether the choice of a graphics card is to be seen in a browser without one. */
+  plain: () =>
+    visit({}, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await page.evaluate(() => (document.querySelector("details").open = true));
+      return { offered: await page.isVisible("#engine") };
+    }),
+
+  /** README.md's page: as it stands there. */
+  embed: ({ html }) =>
+    // a page without an icon of its own asks for /favicon.ico: any answer will do
+    visit({ extra: { "/embed.html": html, "/favicon.ico": html }, path: "embed.html" }, async ({ page, go }) => {
+      await go();
+      await until(page, () => document.title === "done");
+      return { shown: await page.$eval("canvas", pixelsOf) };
+    }),
+
+  /** one_call.html: the sampler inside the file; stopped once, then left to finish. */
+  oneCall: ({ slice, seed }) =>
+    visit({ extra: { "/unet.slice.onnx": slice }, path: "one_call.html" }, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await page.fill("#seed", String(seed));
+      await page.keyboard.press("Enter");
+      await page.click("#stop");
+      await until(page, () => document.getElementById("status").textContent === "Stopped.");
+      await page.click("button.primary");
+      await until(page, () => !/^(Making|Stopped)/.test(document.getElementById("status").textContent));
+      await shoot(page, "one-call");
+      return { status: await text(page, "status"), shown: await page.$eval("#picture", pixelsOf) };
+    }),
+};
+
+function fakeRuntime(factor) {
+  return `
+    import * as ort from "./ort.wasm.bundle.min.mjs";
+    export * from "./ort.wasm.bundle.min.mjs";
+    export const InferenceSession = {
+      async create(bytes, options) {
+        const isGpu = options.executionProviders[0] === "webgpu";
+        const session = await ort.InferenceSession.create(bytes, { ...options, executionProviders: ["wasm"] });
+        return {
+          inputNames: session.inputNames,
+          outputNames: session.outputNames,
+          release: () => session.release(),
+          async run(feeds) {
+            const outputs = await session.run(feeds);
+            const factor = isGpu ? ${factor} : 1;
+            return Object.fromEntries(
+            Object.entries(outputs).map(([name, { dims, data }]) => {
+                return [name, { dims, data: data.map((x) => x * factor) }];
+              }),
+            );
+          },
+        };
+      },
+    };`;
+}
+
+function lowestContrast() {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = (color) =>
+    // WCAG 2, relative luminance
+    color
+      .slice(0, 3)
+      .map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const groundOf = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = rgb(getComputedStyle(at).backgroundColor);
+      if (color[3] === 255) return color;
+    }
+    throw new Error("no ground");
+  };
+  let lowest = { ratio: Infinity };
+  for (const element of document.querySelectorAll("body *:not(option)")) {
+    const hasText =
+      [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()) ||
+      element.matches("input:not([type=radio], [type=range], [type=file])");
+    if (!hasText) continue;
+    const [light, dark] = [luminance(rgb(getComputedStyle(element).color)), luminance(groundOf(element))].sort(
+      (a, b) => b - a,
+    );
+    const ratio = (light + 0.05) / (dark + 0.05);
+    if (ratio < lowest.ratio) lowest = { ratio, text: element.textContent.trim().slice(0, 40) };
+  }
+  return lowest;
+}
+
+const [name, settings = "{}"] = process.argv.slice(2);
+if (!Object.hasOwn(scenarios, name)) {
+  console.error(
+    `error: scenario: unknown. got ${name}, expected one of ${Object.keys(scenarios).join(", ")}. Do pick one.`,
+  );
+  process.exit(2);
+}
+console.log(JSON.stringify(await scenarios[name](JSON.parse(settings))));

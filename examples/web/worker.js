@@ -1,0 +1,114 @@
+/**
+ * Opens the model and samples, away from the page, so that the page stays awake. A message { id, task, ... } is
+ * answered by { id, result } or { id, error }, while it samples also by { id, step, numSteps, pixels };
+ * { task: "cancel" } has no answer.
+ */
+
+import { denoiser, noiseStream, sample, toUint8, trajectory } from "./ddpm.js";
+import { oneLine, openModel } from "./model.js";
+
+const RUNTIMES = {
+  wasm: "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
+  webgpu: "./node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs",
+};
+const MAX_THREADS = 4;
+const QUIET = { logSeverityLevel: 3 }; // errors alone: that some nodes stay off the GPU is meant
+const MAX_GPU_ERROR = 1e-3; // relative, of one network evaluation; float32 in another order of sums stays below 1e-5
+
+let opened = null; // { model, spec, release }
+let cancelled = false;
+
+const tasks = {
+  /** Open a model, of bytes or from a URL; `warning` says why another provider than the wanted one is used. */
+  async open({ bytes, url, provider }) {
+    const begin = performance.now();
+    const runtime = import(RUNTIMES[provider]); // loads while the model does
+    const file = bytes ? new Uint8Array(bytes) : await download(url);
+    const ort = await runtime;
+    // threads need shared memory, which a browser gives only to a page that is isolated by COOP and COEP headers
+    ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
+    const next = await openModel(ort, file, { ...QUIET, executionProviders: ["wasm"] });
+    await opened?.release();
+    opened = next;
+    const warning = provider === "webgpu" ? await moveToGpu(ort, file) : null;
+    return {
+      spec: opened.spec,
+      bytes: file.length,
+      threads: ort.env.wasm.numThreads,
+      provider: provider === "webgpu" && warning === null ? "webgpu" : "wasm",
+      warning,
+      seconds: (performance.now() - begin) / 1000,
+    };
+  },
+
+  /** Sample a batch; null where it was cancelled. */
+  async sample({ settings }, tell) {
+    if (opened === null)
+      throw new Error("model: none is open. got a wish for pictures, expected a model first. Do choose one.");
+    cancelled = false;
+    const begin = performance.now();
+    const shape = opened.spec.image_shape;
+    const batch = await sample(opened.model, opened.spec, settings, async (step, numSteps, _, x_0) => {
+      tell({ step, numSteps, pixels: toUint8(x_0, shape) });
+      await breathe();
+      return !cancelled;
+    });
+    return batch && { images: batch.images, seconds: (performance.now() - begin) / 1000 };
+  },
+
+  cancel() {
+    cancelled = true;
+  },
+};
+
+async function download(url) {
+  const response = await fetch(url).catch((error) => ({ ok: false, status: oneLine(error) }));
+  if (!response.ok) {
+    throw new Error(
+      `${url}: cannot be fetched. got ${response.status}, expected the model. Do choose a file below More settings.`,
+    );
+  }
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** Put the model on the GPU if it says there what it says here, at the first and the middle time; or return why not. */
+async function moveToGpu(ort, file) {
+  const { model, spec } = opened;
+  let gpu = null;
+  try {
+    gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] });
+    const x = noiseStream(0, [0], spec.image_shape)(0);
+    for (const step of trajectory(spec, Math.min(2, spec.alphas_cumprod.length))) {
+      const [here, there] = await Promise.all([model, gpu.model].map((each) => denoiser(each, spec)(x, step)));
+      const largest = here.x_0.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      const error = here.x_0.reduce((most, value, k) => Math.max(most, Math.abs(value - there.x_0[k])), 0) / largest;
+      if (!(error <= MAX_GPU_ERROR)) {
+        await gpu.release();
+        return `it gave other numbers than the processor (relative error ${error.toPrecision(2)})`;
+      }
+    }
+  } catch (error) {
+    return oneLine(error);
+  }
+  await opened.release();
+  opened = gpu;
+  return null;
+}
+
+// A turn of the event loop, in which a cancel can arrive; setTimeout would wait 4 ms each time.
+const { port1, port2 } = new MessageChannel();
+function breathe() {
+  return new Promise((resolve) => {
+    port1.onmessage = resolve;
+    port2.postMessage(null);
+  });
+}
+
+onmessage = async ({ data: { id, task, ...details } }) => {
+  try {
+    const result = await tasks[task](details, (news) => postMessage({ id, ...news }));
+    if (task !== "cancel") postMessage({ id, result });
+  } catch (error) {
+    postMessage({ id, error: oneLine(error) });
+  }
+};
