@@ -1,0 +1,304 @@
+// The numbers that travel inside a model file, and how they are read. Opens no file; knows no runtime.
+// A reader never guesses: what is missing, unknown or out of range is refused.
+
+import Foundation
+
+/// The size of one image: C, H, W.
+public struct ImageShape: Equatable, Sendable {
+    public let channels: Int
+    public let height: Int
+    public let width: Int
+
+    /// Throws `badFile` for sizes that are not positive, or numbers too many for one image.
+    public init(_ sizes: [Int]) throws {
+        let largest = 1 << 26  // numbers in one image: a header alone must not fill the memory
+        guard sizes.count == 3, sizes.allSatisfy({ (1...largest).contains($0) }),
+            sizes[0] * sizes[1] <= largest, sizes[0] * sizes[1] * sizes[2] <= largest
+        else {
+            throw unusable(
+                "image_shape", sizes, "three positive integers [C, H, W] with a product of at most \(largest)")
+        }
+        (channels, height, width) = (sizes[0], sizes[1], sizes[2])
+    }
+
+    /// C x H x W.
+    public var count: Int { channels * height * width }
+}
+
+/// What a network predicts of a noisy image; its first output bears that name.
+public enum Prediction: String, CaseIterable, Sendable {
+    case eps, x_0, v
+}
+
+/// The variance of the ddpm sampler's noise.
+public enum Variance: String, CaseIterable, Sendable {
+    /// The posterior's (Ho et al. 2020, eq. 7).
+    case fixedSmall = "fixed_small"
+    /// Beta's, sigma_t^2 = beta_t (Ho et al. 2020, section 3.2).
+    case fixedLarge = "fixed_large"
+    /// Where the network says between those two (Nichol and Dhariwal 2021, eq. 15).
+    case learned
+}
+
+/// All that sampling needs to know of a network; `specFromJson` and `specFromOnnx` give a valid one.
+public struct ModelSpec: Equatable, Sendable {
+    /// The sampler a model is used with when the user says nothing.
+    public struct Defaults: Equatable, Sendable {
+        public let sampler: String
+        public let numSteps: Int
+        public let eta: Double
+    }
+
+    public let name: String
+    public let prediction: Prediction
+    public let imageShape: ImageShape
+    /// T numbers, strictly falling within (0, 1); the last may be 0 unless the prediction is eps.
+    public let alphasCumprod: [Double]
+    /// The bound on |x_0|, or nil.
+    public let clip_x_0: Double?
+    public let variance: Variance
+    public let defaults: Defaults
+    public let requires: Set<String>
+    /// nil for a denoiser, else which graph around one the file holds: sampler or slice, which need no sampler here.
+    public let graph: String?
+
+    /// T.
+    public var numTrainTimesteps: Int { alphasCumprod.count }
+
+    /// The names of the network's outputs, in order.
+    public var outputs: [String] { [prediction.rawValue] + (hasVarianceFraction ? [varianceFractionName] : []) }
+
+    /// Whether the network learned its variances, and says so in a second output.
+    public var hasVarianceFraction: Bool { requires.contains(varianceFractionName) }
+}
+
+private let format = "ddpm-export/1"
+private let metadataKey = "ddpm_export"
+private let varianceFractionName = "variance_fraction"
+private let understood: Set = [varianceFractionName]  // the entries of `requires` that this reader can honour
+private let keys = [
+    "name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range", "defaults", "noise",
+    "requires",
+]
+private let graphs = ["sampler", "slice"]
+private let maxJsonBytes = 256 * 1024
+
+/// Read and validate a spec, the JSON of section 1 of the format; unknown keys are ignored.
+///
+/// Throws `badFile` where the text is no valid spec, `refused` where a newer reader is needed.
+public func specFromJson(_ text: Data) throws -> ModelSpec {
+    guard text.count <= maxJsonBytes else { throw unusable("size", text.count, "at most \(maxJsonBytes) bytes") }
+    return try spec(Values("", Json(text)))
+}
+
+/// Read the spec out of the bytes of an `.onnx` file, for runtimes that do not show a model's metadata.
+///
+/// Walks the top-level fields of the protobuf: field 14, `metadata_props`, holds entries of a key (1) and a value (2);
+/// all else, the graph among it, is stepped over. Map the file (`.mappedIfSafe`) and little of it is read.
+/// Throws `badFile` for what is no such file, and what `specFromJson` throws.
+public func specFromOnnx(_ model: Data) throws -> ModelSpec {
+    let found = try model.withUnsafeBytes { bytes in
+        var values: [Data] = []
+        for entry in try fields(of: Bytes(base: bytes, bounds: bytes.indices)) where entry.number == 14 {
+            let parts = try fields(of: entry.bytes)
+            guard let key = parts.last(where: { $0.number == 1 }), key.bytes.elementsEqual(metadataKey.utf8) else {
+                continue
+            }
+            values.append(parts.last { $0.number == 2 }.map { Data($0.bytes) } ?? Data())
+        }
+        return values
+    }
+    guard found.count == 1 else {
+        throw DDPMError(
+            .badFile, "model: not a file of ddpm-export. got an ONNX model with \(found.count) entries "
+                + "\(shown(metadataKey)) in its metadata, expected one. Do export the checkpoint with ddpm-export.")
+    }
+    return try specFromJson(found[0])
+}
+
+// MARK: - JSON
+
+/// The values of a JSON object, each as the type it must have.
+private struct Values {
+    let place: String
+    let values: [String: Json]
+
+    init(_ place: String, _ json: Json) throws {
+        guard case .object(let values) = json else {
+            throw unusable(place.isEmpty ? "it" : place, json, "an object")
+        }
+        (self.place, self.values) = (place, values)
+    }
+
+    func path(_ key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
+
+    func value(_ key: String) throws -> Json {
+        guard let value = values[key] else { throw unusable("a key", "no \(path(key))", "all of them") }
+        return value
+    }
+
+    func object(_ key: String) throws -> Values { try Values(path(key), try value(key)) }
+
+    func string(_ key: String) throws -> String {
+        guard case .string(let string) = try value(key) else { throw unusable(path(key), try value(key), "a string") }
+        return string
+    }
+
+    func integer(_ key: String) throws -> Int {
+        guard case .integer(let integer) = try value(key) else {
+            throw unusable(path(key), try value(key), "a whole number")
+        }
+        return integer
+    }
+
+    func number(_ key: String) throws -> Double {
+        guard let number = try value(key).double else { throw unusable(path(key), try value(key), "a number") }
+        return number
+    }
+
+    func optionalNumber(_ key: String) throws -> Double? { try value(key) == .null ? nil : number(key) }
+
+    func list<Element>(_ key: String, _ what: String, _ element: (Json) -> Element?) throws -> [Element] {
+        guard case .array(let list) = try value(key), case let elements = list.compactMap(element),
+            elements.count == list.count
+        else { throw unusable(path(key), try value(key), "a list of \(what)") }
+        return elements
+    }
+}
+
+private func spec(_ json: Values) throws -> ModelSpec {
+    let version = try json.string("format")
+    let parts = version.split(separator: "/", omittingEmptySubsequences: false)
+    guard parts.count >= 2, parts[0] == "ddpm-export" else { throw unusable("format", version, shown(format)) }
+    guard parts[1].prefix(while: { $0 != "." }) == "1" else {
+        throw DDPMError(
+            .refused, "spec: unknown format. got \(shown(version)), expected \(shown(format)). "
+                + "Do install a newer ddpm-export.")
+    }
+    for key in keys { _ = try json.value(key) }
+    let defaults = try json.object("defaults")
+    for key in ["sampler", "num_steps", "eta"] { _ = try defaults.value(key) }
+    let requires = Set(try json.list("requires", "names") {
+        if case .string(let name) = $0 { return name } else { return nil }
+    })
+    let unknown = requires.subtracting(understood).sorted()
+    guard unknown.isEmpty else {
+        throw DDPMError(
+            .refused, "spec: asks for what this version cannot do. got requires \(shown(Array(unknown.prefix(5)))), "
+                + "expected some of \(understood.sorted()). Do install a newer ddpm-export.")
+    }
+    let graph: String?
+    switch json.values["graph", default: .null] {
+    case .null: graph = nil
+    case .string(let name) where graphs.contains(name): graph = name
+    case let other:
+        throw DDPMError(
+            .refused, "spec: unknown graph. got \(shown(other)), expected a denoiser or one of "
+                + "\(graphs.joined(separator: ", ")). Do install a newer ddpm-export.")
+    }
+    let name = try json.string("name")
+    guard name.unicodeScalars.count <= 200 else { throw unusable("name", name, "a short string") }
+    guard let prediction = Prediction(rawValue: try json.string("prediction")) else {
+        throw unusable("prediction", try json.string("prediction"), "one of \(names(Prediction.self))")
+    }
+    guard let variance = Variance(rawValue: try json.string("variance")) else {
+        throw unusable("variance", try json.string("variance"), "one of \(names(Variance.self))")
+    }
+    guard variance != .learned || requires.contains(varianceFractionName) else {
+        throw unusable("variance", variance.rawValue, "\(shown(varianceFractionName)) among requires")
+    }
+    guard case .string(noiseTag) = try json.value("noise") else {
+        throw DDPMError(
+            .refused, "spec: unknown noise. got \(shown(try json.value("noise"))), expected \(shown(noiseTag)). "
+                + "Do install a newer ddpm-export.")
+    }
+    let shape = try ImageShape(json.list("image_shape", "whole numbers") {
+        if case .integer(let size) = $0 { return size } else { return nil }
+    })
+    let range = try json.list("value_range", "numbers", \.double)
+    guard range == [-1, 1] else { throw unusable("value_range", range, "[-1, 1]") }
+    let clip_x_0 = try json.optionalNumber("clip_x_0")
+    if let clip_x_0, clip_x_0 <= 0 { throw unusable("clip_x_0", clip_x_0, "a positive number or null") }
+
+    let a = try json.list("alphas_cumprod", "numbers", \.double)
+    guard let first = a.first, let last = a.last, first < 1, zip(a, a.dropFirst()).allSatisfy({ $0 > $1 }) else {
+        throw unusable("alphas_cumprod", a, "numbers that strictly fall within (0, 1)")
+    }
+    guard last > 0 || (last == 0 && prediction != .eps) else {
+        throw unusable("alphas_cumprod", last, "a last value above 0 (0 itself only with x_0 or v)")
+    }
+
+    // for tools and for people: not kept here, but a file that has them wrong is wrong
+    if json.values["golden", default: .null] != .null { _ = try json.object("golden") }
+    if json.values["source"] != nil { _ = try json.object("source") }
+
+    let numSteps = try defaults.integer("num_steps")
+    guard (1...a.count).contains(numSteps) else {
+        throw unusable("defaults.num_steps", numSteps, "1 to \(a.count)")
+    }
+    let eta = try defaults.number("eta")
+    guard (0...1).contains(eta) else { throw unusable("defaults.eta", eta, "a number from 0 to 1") }
+    return ModelSpec(
+        name: name, prediction: prediction, imageShape: shape, alphasCumprod: a, clip_x_0: clip_x_0, variance: variance,
+        defaults: .init(sampler: try defaults.string("sampler"), numSteps: numSteps, eta: eta), requires: requires,
+        graph: graph)
+}
+
+/// Return the raw values of an enumeration, for an error's "expected one of".
+func names<Names: CaseIterable & RawRepresentable<String>>(_: Names.Type) -> String {
+    Names.allCases.map(\.rawValue).joined(separator: ", ")
+}
+
+private func unusable(_ place: String, _ got: some Any, _ expected: String) -> DDPMError {
+    DDPMError(
+        .badFile, "spec: \(place) is not usable. got \(shown(got)), expected \(expected). "
+            + "Do export the model again.")
+}
+
+// MARK: - Protobuf
+
+private typealias Bytes = Slice<UnsafeRawBufferPointer>
+
+/// One field of a message: its number, and its bytes where it is length-delimited (none otherwise).
+private struct Field {
+    let number: UInt64
+    let bytes: Bytes
+}
+
+private func fields(of message: Bytes) throws -> [Field] {
+    var rest = message
+    var found: [Field] = []
+    while !rest.isEmpty {
+        let tag = try varint(&rest)
+        switch tag & 7 {
+        case 0:
+            _ = try varint(&rest)
+            found.append(Field(number: tag >> 3, bytes: rest.prefix(0)))
+        case 1: found.append(Field(number: tag >> 3, bytes: try take(8, &rest).prefix(0)))
+        case 2: found.append(Field(number: tag >> 3, bytes: try take(try varint(&rest), &rest)))
+        case 5: found.append(Field(number: tag >> 3, bytes: try take(4, &rest).prefix(0)))
+        case let wireType: throw notOnnx("a field of wire type \(wireType)")
+        }
+    }
+    return found
+}
+
+private func varint(_ rest: inout Bytes) throws -> UInt64 {
+    var value: UInt64 = 0
+    for shift in stride(from: UInt64(0), to: 64, by: 7) {
+        guard let byte = rest.popFirst() else { throw notOnnx("its end within a number") }
+        value |= UInt64(byte & 0x7F) << shift
+        if byte < 0x80 { return value }
+    }
+    throw notOnnx("a number of more than 64 bits")
+}
+
+private func take(_ count: UInt64, _ rest: inout Bytes) throws -> Bytes {
+    guard count <= rest.count else { throw notOnnx("its end within a field") }
+    defer { rest = rest.dropFirst(Int(count)) }
+    return rest.prefix(Int(count))
+}
+
+private func notOnnx(_ got: String) -> DDPMError {
+    DDPMError(.badFile, "model: not an ONNX file. got \(got), expected a protobuf message. Do copy the file again.")
+}

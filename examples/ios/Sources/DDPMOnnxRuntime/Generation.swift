@@ -1,0 +1,61 @@
+import DDPM
+import Foundation
+import Observation
+
+/// One generation at a time, for a screen to watch: the picture so far, how far it is, and what went wrong.
+///
+/// The work runs off the main actor; the model is opened there, too, at the first start.
+@MainActor @Observable
+public final class Generation {
+    /// The clean images that the network sees so far, as a grid; after the last step, the result.
+    public private(set) var picture: Picture?
+    public private(set) var step = 0
+    public private(set) var numSteps = 0
+    /// What stopped the last generation, for people.
+    public private(set) var message: String?
+
+    public var isRunning: Bool { work != nil }
+
+    private let path: String
+    private var network: OnnxNetwork?
+    private var work: Task<Void, Never>?
+
+    /// `path`: the `.onnx` file.
+    public init(path: String) { self.path = path }
+
+    /// Start on images 0 to n - 1 of `seed`; does nothing while one is running.
+    public func start(seed: Int64, n: Int = 1, numSteps: Int) {
+        guard work == nil else { return }
+        (step, self.numSteps, message) = (0, numSteps, nil)
+        work = Task {
+            do {
+                try await run(seed, n, numSteps)
+            } catch is CancellationError {
+                message = "Cancelled after step \(step) of \(numSteps)."
+            } catch {
+                message = error.localizedDescription
+            }
+            work = nil
+        }
+    }
+
+    /// Stop after the step in progress; the picture so far stays.
+    public func cancel() { work?.cancel() }
+
+    private func run(_ seed: Int64, _ n: Int, _ numSteps: Int) async throws {
+        let network = try await opened()
+        let shape = network.spec.imageShape
+        for try await progress in sampleStream(network, network.spec, seed: seed, n: n, numSteps: numSteps) {
+            picture = grid(try toUint8(progress.x_0, shape), shape)
+            step = progress.step
+        }
+        try Task.checkCancellation()  // a stream whose reader is cancelled just ends
+    }
+
+    private func opened() async throws -> OnnxNetwork {
+        if let network { return network }
+        let fresh = try await Task.detached { [path] in try OnnxNetwork(path: path) }.value
+        network = fresh
+        return fresh
+    }
+}

@@ -1,0 +1,110 @@
+import DDPM
+import DDPMOnnxRuntime
+import XCTest
+
+private let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../../..")
+
+private func shipped() throws -> String {
+    let model = root.appendingPathComponent("exported/unet.onnx").standardized.path
+    guard FileManager.default.fileExists(atPath: model) else { throw XCTSkip("no \(model): run in the repository") }
+    return model
+}
+
+final class OnnxNetworkTests: XCTestCase {
+    func testTheGoldenImage() throws {
+        struct FullImage: Decodable {
+            let seed: Int64, first: Int, num_steps: Int, sampler: String, eta: Double, shape: [Int], pixels: [UInt8]
+        }
+        let network = try OnnxNetwork(path: try shipped(), threads: 2)
+        let golden = try JSONDecoder().decode(
+            FullImage.self, from: Data(contentsOf: root.appendingPathComponent("tests/golden/full_image.json")))
+        let spec = network.spec
+        XCTAssertEqual(golden.shape, [spec.imageShape.height, spec.imageShape.width, spec.imageShape.channels])
+        let x = try sample(
+            network, spec, seed: golden.seed, first: golden.first, numSteps: golden.num_steps,
+            sampler: try Sampler(golden.sampler, eta: golden.eta, of: spec))
+        let pixels = try toUint8(x, spec.imageShape)
+        XCTAssertEqual(pixels.count, golden.pixels.count)
+        XCTAssertLessThanOrEqual(zip(pixels, golden.pixels).map { abs(Int($0) - Int($1)) }.max()!, 1)
+    }
+
+    func testAnImageIsTheSameInAnyBatch() throws {
+        let network = try OnnxNetwork(path: try shipped(), threads: 2)
+        let spec = network.spec
+        let two = try sample(network, spec, seed: 1, first: 4, n: 2, numSteps: 2)
+        let one = try sample(network, spec, seed: 1, first: 5, n: 1, numSteps: 2)
+        for (a, b) in zip(two.suffix(one.count), one) { XCTAssertEqual(a, b, accuracy: 1e-4) }
+        XCTAssertNotEqual(Array(two.prefix(one.count)), one)
+    }
+
+    func testWhatIsNoModel() throws {
+        func message(_ path: String) -> String {
+            var message = ""
+            XCTAssertThrowsError(try OnnxNetwork(path: path)) { error in
+                XCTAssertEqual((error as? DDPMError)?.kind, .badFile)
+                message = error.localizedDescription
+            }
+            return message
+        }
+        XCTAssertTrue(message("/nowhere/unet.onnx").contains("cannot be read"))
+        XCTAssertTrue(message(#filePath).contains("not an ONNX file"))
+
+        // sound metadata behind a graph that is none
+        let model = try Data(contentsOf: URL(fileURLWithPath: try shipped()))
+        XCTAssertEqual(model[0], 0x08, "ir_version comes first")
+        let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID().uuidString).onnx")
+        defer { try? FileManager.default.removeItem(at: file) }
+        var noGraph = Data([0x08, 0x08])
+        let metadata = try XCTUnwrap(model.range(of: Data("ddpm_export".utf8), options: .backwards))
+        // the entry is tag, length (two or three bytes), tag, length, key: step back to its tag
+        let start = try XCTUnwrap(model[..<metadata.lowerBound].dropLast(2).lastIndex(of: 0x72))
+        noGraph.append(model[start...])
+        try noGraph.write(to: file)
+        XCTAssertTrue(message(file.path).contains("cannot load it"))
+    }
+}
+
+@MainActor
+final class GenerationTests: XCTestCase {
+    private func finished(_ generation: Generation, after seconds: Double = 60) async throws {
+        for _ in 0..<Int(seconds / 0.01) where generation.isRunning { try await Task.sleep(nanoseconds: 10_000_000) }
+        XCTAssertFalse(generation.isRunning)
+    }
+
+    func testAPictureAndItsProgress() async throws {
+        let model = try shipped()
+        let generation = Generation(path: model)
+        generation.start(seed: 7, n: 2, numSteps: 3)
+        XCTAssertTrue(generation.isRunning)
+        generation.start(seed: 8, n: 1, numSteps: 1)  // changes nothing
+        try await finished(generation)
+        XCTAssertNil(generation.message)
+        XCTAssertEqual([generation.step, generation.numSteps], [3, 3])
+        let network = try OnnxNetwork(path: model)
+        let x = try sample(network, network.spec, seed: 7, n: 2, numSteps: 3)
+        let shape = network.spec.imageShape
+        XCTAssertEqual(generation.picture, grid(try toUint8(x, shape), shape))
+    }
+
+    func testCancelAndStartAgain() async throws {
+        let generation = Generation(path: try shipped())
+        generation.start(seed: 7, numSteps: 1000)
+        while generation.step < 2, generation.isRunning { try await Task.sleep(nanoseconds: 1_000_000) }
+        generation.cancel()
+        try await finished(generation)
+        XCTAssertLessThan(generation.step, 1000)
+        XCTAssertEqual(generation.message, "Cancelled after step \(generation.step) of 1000.")
+        XCTAssertNotNil(generation.picture)
+        generation.start(seed: 7, numSteps: 1)
+        try await finished(generation)
+        XCTAssertNil(generation.message)
+        XCTAssertEqual(generation.step, 1)
+    }
+
+    func testWhatGoesWrongIsSaid() async throws {
+        let generation = Generation(path: "/nowhere/unet.onnx")
+        generation.start(seed: 7, numSteps: 1)
+        try await finished(generation)
+        XCTAssertTrue(try XCTUnwrap(generation.message).hasPrefix("/nowhere/unet.onnx: cannot be read."))
+    }
+}
