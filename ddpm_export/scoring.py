@@ -5,6 +5,7 @@ Every result names what it compares, with what and how many: without that no sco
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,10 +28,11 @@ from ddpm_export.metrics import (
     probabilities_from_logits,
     statistics,
 )
+from ddpm_export.metrics.bits import Bits
 from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["METRICS", "features_of", "sampled_images", "scores"]
+__all__ = ["CHUNK", "METRICS", "bits_as_json", "features_of", "sampled_images", "scores"]
 
 METRICS = ("is", "fid", "kid", "pr")
 CHUNK = 100  # images a file of the spool; also how many an extractor gets at a time
@@ -114,6 +116,21 @@ def scores(metrics: tuple[str, ...], fake: tuple[Array, Array], real: tuple[Arra
         a, b = real[0][:MAX_NEIGHBOURS_OF], fake[0][:MAX_NEIGHBOURS_OF]
         result["pr"] = {**precision_recall(a, b)._asdict(), **density_coverage(a, b)._asdict()}
     return result
+
+
+def bits_as_json(bits: Bits) -> dict[str, Any]:
+    """Return what a result says of bits per dimension: the mean, how sure it is, and of how many images and times.
+
+    A standard error of one image, which has none, is None.
+    """
+    return {
+        "mean": bits.mean,
+        "standard_error": bits.standard_error if math.isfinite(bits.standard_error) else None,
+        "strata_error": bits.strata_error,
+        "prior": bits.prior,
+        "images": bits.num_images,
+        "times": bits.num_times,
+    }
 
 
 def _digest(values: dict[str, Any]) -> str:

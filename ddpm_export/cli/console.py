@@ -5,15 +5,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 
 __all__ = [
+    "Advance",
     "Config",
     "Debug",
     "Json",
@@ -24,6 +25,7 @@ __all__ = [
     "Trust",
     "entry_point",
     "options_from_settings",
+    "phases",
     "print_json",
     "printable",
     "progress",
@@ -130,11 +132,18 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, sort_keys=True))
 
 
+class Advance(Protocol):
+    """What moves a progress."""
+
+    def __call__(self, note: str = "", done: int | None = None) -> None:
+        """Set the note, and how many are done: one more than before unless given."""
+
+
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
+def progress(total: int, what: str) -> Iterator[Advance]:
     """Show rate and time left on stderr, a bar on a terminal and else a line every 10 s.
 
-    Yields a function that moves it one on and sets its note.
+    Yields a function that moves it one on, or to a number done, and sets its note.
     """
     if not sys.stderr.isatty():
         yield _lines(total, what)
@@ -153,25 +162,42 @@ def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, rate="", note="")
 
-        def advance(note: str) -> None:
+        def advance(note: str = "", done: int | None = None) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, advance=1, note=note, rate=f"{speed:.1f}/s" if speed else "")
+            now = bar.tasks[0].completed + 1 if done is None else done
+            bar.update(task, completed=now, note=note, rate=f"{speed:.1f}/s" if speed else "")
 
         yield advance
 
 
-def _lines(total: int, what: str) -> Callable[[str], None]:
-    start = last = time.monotonic()
-    done = 0
+@contextmanager
+def phases() -> Iterator[Callable[[int, int, str], None]]:
+    """Show one progress after another; yields report(done, total, what): another total or `what` begins the next."""
+    with ExitStack() as stack:
+        running: dict[tuple[int, str], Advance] = {}
 
-    def advance(note: str) -> None:
-        nonlocal last, done
-        done += 1
+        def report(done: int, total: int, what: str) -> None:
+            if (total, what) not in running:
+                stack.close()
+                running.clear()
+                running[total, what] = stack.enter_context(progress(total, what))
+            running[total, what](done=done)
+
+        yield report
+
+
+def _lines(total: int, what: str) -> Advance:
+    last, told, so_far = time.monotonic(), 0, 0
+
+    def advance(note: str = "", done: int | None = None) -> None:
+        nonlocal last, told, so_far
+        so_far = so_far + 1 if done is None else done
         now = time.monotonic()
         if now - last >= 10.0:
-            rate = done / (now - start)
-            left = (total - done) / rate
-            print(f"{what}: {done} of {total}, {rate:.1f}/s, {left:.0f} s left, {note}", file=sys.stderr, flush=True)
-            last = now
+            rate = (so_far - told) / (now - last)  # since the last line: what was found in a cache came at once
+            left = f", {(total - so_far) / rate:.0f} s left" if rate > 0 else ""
+            told_note = f", {note}" if note else ""
+            print(f"{what}: {so_far} of {total}, {rate:.1f}/s{left}{told_note}", file=sys.stderr, flush=True)
+            last, told = now, so_far
 
     return advance

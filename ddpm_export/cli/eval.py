@@ -1,18 +1,19 @@
 """`ddpm-eval`: how good the images of an exported model are, by an extractor and a reference set that are named."""
 
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable
+from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, phases, print_json, printable
 from ddpm_export.errors import UsageError
 
 __all__ = ["main"]
 
 EXTRACTOR = Path("exported/extractor.onnx")
+SPLITS = ("train", "test")
+IMAGES = 1000
 
 
 def evaluate(
@@ -24,15 +25,23 @@ def evaluate(
     ] = EXTRACTOR,
     metrics: Annotated[str, typer.Option(help="Some of is,fid,kid,pr,bits.")] = "is,fid,kid",
     n: Annotated[
-        int, typer.Option(help="How many images to sample; of bits: how many of the reference to code.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            help="How many images to sample; of bits, how many of the reference to code. [default: 1000, or all of "
+            "--samples]"
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim or ddpm. [default: the model's]")] = None,
     eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")] = None,
     variance: Annotated[str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large or learned.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     samples: Annotated[
-        Path | None, typer.Option(help="Score these instead: an .npy of uint8 (N,H,W,C) or a folder of images.")
+        str | None,
+        typer.Option(
+            help="Score these instead: an .npy of uint8 (N,H,W,C), a folder of images, or fashion-mnist:test (or "
+            ":train), which shows how near real images come."
+        ),
     ] = None,
     t_stride: Annotated[int, typer.Option(help="Of bits: one time in so many, 1 for all T.")] = 1,
     curve: Annotated[Path | None, typer.Option(help="Of bits: write the terms over t to this .csv file.")] = None,
@@ -52,6 +61,8 @@ def evaluate(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
     """
+    import numpy as np
+
     from ddpm_export import scoring
     from ddpm_export.datasets import open_dataset
     from ddpm_export.files import cache_folder, sha256_of
@@ -66,39 +77,48 @@ def evaluate(
             f"--metrics: unknown. got {', '.join(unknown)}, expected some of {', '.join(scoring.METRICS)}, bits. Do "
             "correct it."
         )
-    if split not in ("train", "test"):
+    if split not in SPLITS:
         raise UsageError(f"--split: unknown. got {split!r}, expected train or test. Do pick one.")
+    if curve is not None and curve.suffix != ".csv":
+        raise UsageError(f"--curve: not a table. got {str(curve)!r}, expected a name that ends in .csv. Do rename it.")
     opened, spec = open_model(model, provider, threads=threads, trust=trust)
     cache = cache_folder() if cache is None else cache
     named = data == "fashion-mnist"
     reference = open_dataset(
         data if named else "folder", None if named else data, image_shape=spec.image_shape, train=split == "train"
     )
-    facts: dict[str, Any] = {
-        "model": spec.name,
-        "model_sha256": sha256_of(model),
-        "reference": f"{reference.name}{f' {split}' if named else ''}, {len(reference.images)} images",
-    }
-    report = _lines()
+    real_images = np.asarray(reference.images)
+    facts: dict[str, Any] = {"reference": f"{reference.name}{f' {split}' if named else ''}, {len(real_images)} images"}
+    digest = sha256_of(model)
+    if samples is None or "bits" in wanted:
+        facts |= {"model": spec.name, "model_sha256": digest}
     featured = tuple(name for name in wanted if name != "bits")
-    if featured:
-        extract = open_extractor(extractor, spec.image_shape, provider, threads)
-        digest = sha256_of(extractor)
-        if samples is not None:
-            images = _images(samples, spec.image_shape)
-            facts |= {"samples": str(samples)}
-        else:
-            settings = settings_for(
-                spec, n=n, num_steps=steps, sampler=sampler, eta=eta, variance=variance, seed=seed, batch=batch
-            )
-            images = scoring.sampled_images(opened, spec, settings, facts["model_sha256"], cache, report)
-            facts |= settings.describe()
-        facts |= {"n": len(images), "extractor": extractor.name, "extractor_sha256": digest}
-        fake = scoring.features_of(images, extract, digest, None, report)
-        real = scoring.features_of(reference.images, extract, digest, cache, report)
-        facts |= scoring.scores(featured, fake, real)
-    if "bits" in wanted:
-        facts["bits"] = _bits(opened, spec, reference.images[:n], variance, seed, t_stride, batch, curve)
+    with phases() as report:
+        if featured:
+            extract, its_digest = open_extractor(extractor, spec.image_shape, provider, threads), sha256_of(extractor)
+            if samples is not None:
+                images = _first(_images(samples, spec.image_shape), n)
+                facts |= {"samples": samples}
+            else:
+                settings = settings_for(
+                    spec,
+                    n=IMAGES if n is None else n,
+                    num_steps=steps,
+                    sampler=sampler,
+                    eta=eta,
+                    variance=variance,
+                    seed=seed,
+                    batch=batch,
+                )
+                images = scoring.sampled_images(opened, spec, settings, digest, cache, report)
+                facts |= settings.describe()
+            facts |= {"n": len(images), "extractor": extractor.name, "extractor_sha256": its_digest}
+            fake = scoring.features_of(images, extract, its_digest, None, report)
+            real = scoring.features_of(real_images, extract, its_digest, cache, report)
+            facts |= scoring.scores(featured, fake, real)
+        if "bits" in wanted:
+            coded = real_images[: IMAGES if n is None else n]
+            facts["bits"] = _bits(opened, spec, coded, variance, seed, t_stride, batch, curve, report)
     if as_json:
         print_json(facts)
     else:
@@ -107,12 +127,20 @@ def evaluate(
 
 
 def _bits(
-    model: Any, spec: Any, images: Any, variance: str | None, seed: int, stride: int, batch: int, curve: Path | None
+    model: Any,
+    spec: Any,
+    images: Any,
+    variance: str | None,
+    seed: int,
+    stride: int,
+    batch: int,
+    curve: Path | None,
+    report: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
     from ddpm_export.files import replacing
     from ddpm_export.metrics.bits import bits_per_dimension, strided_times
+    from ddpm_export.scoring import bits_as_json
 
-    report = _lines()
     times = None if stride == 1 else strided_times(spec.num_train_timesteps, stride, seed=seed)
     bits = bits_per_dimension(
         model,
@@ -128,23 +156,28 @@ def _bits(
         with replacing(curve) as beside:
             rows = zip(bits.times.tolist(), bits.terms_mean.tolist(), strict=True)
             beside.write_text("t,bits_per_dimension\n" + "".join(f"{t},{term!r}\n" for t, term in rows))
-    return {
-        "mean": bits.mean,
-        "standard_error": bits.standard_error,
-        "prior": bits.prior,
-        "images": bits.num_images,
-        "times": bits.num_times,
-    }
+    return bits_as_json(bits)
 
 
-def _images(path: Path, image_shape: tuple[int, int, int]) -> Any:
+def _first(images: Any, n: int | None) -> Any:
+    if n is not None and not 1 <= n <= len(images):
+        raise UsageError(
+            f"--n: out of range. got {n}, expected 1 to {len(images)}, as many as --samples has. Do change it."
+        )
+    return images[:n]
+
+
+def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
     import numpy as np
 
-    from ddpm_export.datasets import image_folder
+    from ddpm_export.datasets import open_dataset
     from ddpm_export.errors import BadFileError
 
+    if samples in (f"fashion-mnist:{part}" for part in SPLITS):
+        return open_dataset("fashion-mnist", image_shape=image_shape, train=samples.endswith(":train")).images
+    path = Path(samples)
     if path.is_dir():
-        return image_folder(path, image_shape).images
+        return np.asarray(open_dataset("folder", path, image_shape=image_shape).images)
     channels, height, width = image_shape
     try:
         images = np.load(path, allow_pickle=False)
@@ -156,25 +189,6 @@ def _images(path: Path, image_shape: tuple[int, int, int]) -> Any:
             f"{channels}). Do sample them with ddpm-run --out x.npy."
         )
     return images
-
-
-def _lines() -> Any:
-    """Return a report of images done: a line on stderr every 10 s, with rate and time left."""
-    doing, since, first, last = "", 0.0, 0, time.monotonic()
-
-    def report(done: int, total: int, what: str) -> None:
-        nonlocal doing, since, first, last
-        now = time.monotonic()
-        if what != doing:
-            doing, since, first = what, now, done
-        if now - last < 10.0 or now == since:
-            return
-        rate = (done - first) / (now - since)
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        print(f"{what}: {done} of {total}, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
-        last = now
-
-    return report
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -53,10 +53,10 @@ class Bits:
 def strided_times(num_train_timesteps: int, stride: int, seed: int = 0) -> tuple[int, ...]:
     """Return a stratified subset of the times 0..T-1, rising: 0, and one drawn evenly from each stratum of the rest.
 
-    A stratum is at most `stride` consecutive times; 1..T-1 is cut into as few as that allows, their sizes as equal as
-    whole numbers can be, so that T and the number of times say where the cuts are. t = 0 is a stratum of its own: its
-    term is large, and no neighbour stands for it. The terms after it fall steeply, so that a wide stride's error is
-    large: it comes from the first strata. The same arguments give the same times on every machine.
+    One time in `stride`, on average: 1..T-1 is cut into as few strata as have at most that mean width. They widen with
+    the square of their place, in whole numbers, so that T and the number of times say where the cuts are: the first
+    few hold one time each, for there the terms are large and fall steeply; the last are up to about three times as
+    wide as the mean. The same arguments give the same times on every machine.
     Raises UsageError for T or stride below 1.
     """
     for name, value in (("num_train_timesteps", num_train_timesteps), ("stride", stride)):
@@ -221,8 +221,12 @@ def _per_image(nats: Float64) -> Float64:
 
 
 def _edges(T: int, count: int) -> list[int]:
-    """Return where the strata of `count` times begin, 0 alone in the first, and T's end: count + 1 numbers."""
-    return [0, *(1 + (T - 1) * k // (count - 1) for k in range(count))] if count > 1 else [0, 1]
+    """Return where the strata of `count` times begin, 0 alone in the first, and T's end: count + 1 numbers.
+
+    Each has at least one time; what is left of T is spread along a cubic.
+    """
+    strata, left = count - 1, T - count
+    return [0, *(1 + k + left * k**3 // strata**3 for k in range(count))] if count > 1 else [0, 1]
 
 
 def _strata_error(terms: Float64, times: NDArray[Any], edges: list[int], process: _Process) -> float:
@@ -284,5 +288,5 @@ def _check_times(times: Sequence[int], edges: list[int], T: int) -> None:
     if not fits or not all(low <= t < high for t, (low, high) in zip(times, pairwise(edges), strict=True)):
         raise UsageError(
             f"times: not a stratified subset. got {list(times[:5])!r} ({len(times)} of them), expected 0 and one of "
-            f"each equal part of 1 to {T - 1}, rising. Do take them from strided_times."
+            f"each stratum of 1 to {T - 1}, rising. Do take them from strided_times."
         )

@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import typer
 from commands import assert_refused, run_here
 
 from ddpm_export import errors
-from ddpm_export.cli.console import Debug, entry_point, print_json, printable, progress
+from ddpm_export.cli.console import Debug, entry_point, phases, print_json, printable, progress
 
 
 def command_that(action):
@@ -110,6 +111,35 @@ def test_progress_away_from_a_terminal_is_a_line_every_10_s(monkeypatch, capsys)
     ]
 
 
+def test_the_rate_is_that_since_the_last_line(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress(4000, "sampling") as advance:
+        for done in (1900, 2000, 2000):  # the first 1900 were in a cache
+            advance(done=done)
+    assert capsys.readouterr().err.splitlines() == [
+        "sampling: 1900 of 4000, 190.0/s, 11 s left",
+        "sampling: 2000 of 4000, 10.0/s, 200 s left",
+        "sampling: 2000 of 4000, 0.0/s",
+    ]
+
+
+def test_phases_are_one_progress_after_another(monkeypatch, capsys):
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with phases() as report:
+        report(100, 200, "sampling")
+        report(200, 200, "sampling")
+        report(50, 100, "features")
+        report(300, 600, "features")  # another set's
+    assert capsys.readouterr().err.splitlines() == [
+        "sampling: 100 of 200, 10.0/s, 10 s left",
+        "sampling: 200 of 200, 10.0/s, 0 s left",
+        "features: 50 of 100, 5.0/s, 10 s left",
+        "features: 300 of 600, 30.0/s, 10 s left",
+    ]
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -128,4 +158,7 @@ def test_progress_on_a_terminal_is_a_bar_on_stderr(monkeypatch, capsys):
     assert "3/3" in shown
     assert "images 0-3, t = 0" in shown
     assert "/s" in shown
+    with phases() as report:
+        report(7, 9, "features")
+    assert "7/9" in terminal.getvalue()
     assert capsys.readouterr().out == ""

@@ -6,8 +6,13 @@ from commands import assert_refused, run_here
 from models import GREY, extractor_file, mix_model
 from PIL import Image
 
-from ddpm_export import generate
+from ddpm_export import datasets
 from ddpm_export.cli.eval import main
+from ddpm_export.generate import generate
+
+
+def images_of(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *GREY[1:], 1), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -16,9 +21,8 @@ def place(tmp_path):
     (tmp_path / "m.onnx").write_bytes(mix_model())
     (tmp_path / "e.onnx").write_bytes(extractor_file())
     (tmp_path / "real").mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (120, *GREY[1:]), dtype=np.uint8)
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(tmp_path / "real" / f"{number:03d}.png")
+    for number, image in enumerate(images_of(120)):
+        Image.fromarray(image[..., 0]).save(tmp_path / "real" / f"{number:03d}.png")
     return tmp_path
 
 
@@ -42,20 +46,50 @@ def test_a_score_names_what_it_is_of(place):
     assert again["fid"] == facts["fid"]
     assert again["n"] == 150
     assert "num_steps" not in again
+    assert "model" not in again  # nothing of it was scored
+    first = json.loads(evaluated(place, "--samples", place / "a.npy", "--n", 120, "--metrics", "fid", "--json").out)
+    assert first["n"] == 120
+    # a folder, here the reference itself
+    same = json.loads(evaluated(place, "--samples", place / "real", "--metrics", "fid", "--json").out)
+    assert same["fid"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_real_images_beside_others_are_the_floor(place, monkeypatch):
+    parts = {True: images_of(50, 1), False: images_of(30, 2)}
+    inner = datasets.open_dataset
+
+    def opened(name, *more, train, **changes):
+        if name == "folder":
+            return inner(name, *more, train=train, **changes)
+        return datasets.Dataset("f", parts[train], None, None)
+
+    monkeypatch.setattr(datasets, "open_dataset", opened)
+    floor = json.loads(evaluated(place, "--samples", "fashion-mnist:test", "--metrics", "kid", "--json").out)
+    assert (floor["samples"], floor["n"]) == ("fashion-mnist:test", 30)
+    np.save(place / "test.npy", parts[False])
+    again = json.loads(evaluated(place, "--samples", place / "test.npy", "--metrics", "kid", "--json").out)
+    assert floor["kid"] == again["kid"]
+    usual = ("--extractor", place / "e.onnx", "--cache", place / "cache", "--metrics", "fid", "--json")
+    own = json.loads(run_here(main, place / "m.onnx", *usual, "--samples", "fashion-mnist:train").out)
+    assert own["reference"] == "f train, 50 images"
+    assert own["fid"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_bits_with_all_times_and_with_some(place):
     whole = json.loads(evaluated(place, "--metrics", "bits", "--n", 8, "--curve", place / "c.csv", "--json").out)[
         "bits"
     ]
-    assert (whole["images"], whole["times"]) == (8, 40)
+    assert (whole["images"], whole["times"], whole["strata_error"]) == (8, 40, 0.0)
     rows = (place / "c.csv").read_text().splitlines()
     assert rows[0] == "t,bits_per_dimension"
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(40))
     total = whole["prior"] + sum(float(row.split(",")[1]) for row in rows[1:])
     assert total == pytest.approx(whole["mean"], rel=1e-9)
     some = json.loads(evaluated(place, "--metrics", "bits", "--n", 8, "--t-stride", 5, "--json").out)["bits"]
-    assert some["times"] < 40
+    assert some["times"] == 9
+    assert 0.0 < some["strata_error"] < some["standard_error"]
+    one = json.loads(evaluated(place, "--metrics", "bits", "--n", 1, "--json").out)["bits"]
+    assert one["standard_error"] is None
     text = evaluated(place, "--metrics", "bits", "--n", 8)
     assert "bits.standard_error" in text.out
 
@@ -67,10 +101,14 @@ def test_bits_with_all_times_and_with_some(place):
         (["--split", "all"], 2, "--split: unknown"),
         (["--extractor", "none.onnx"], 3, "none.onnx"),
         (["--samples", "none.npy"], 3, "none.npy"),
+        (["--samples", "fashion-mnist:test"], 3, "other images than the network takes"),
+        (["--samples", "real", "--n", "121"], 2, "expected 1 to 120"),
+        (["--metrics", "bits", "--curve", "c.png"], 2, "--curve: not a table"),
         (["--data", "nowhere"], 3, "nowhere"),
         (["--n", "0"], 2, "n: too few"),
         (["--provider", "cuda"], 5, "cuda"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words):
+def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words, monkeypatch):
+    monkeypatch.chdir(place)
     assert_refused(evaluated(place, *arguments), code, words)

@@ -1,7 +1,9 @@
 """Bits per dimension against the paper's formulas in loops, against torch, and against an entropy known exactly."""
 
 import dataclasses
+import itertools
 import math
+from fractions import Fraction
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -413,30 +415,53 @@ def test_the_zero_at_the_end_of_alphas_cumprod():
 # --- some of the times ------------------------------------------------------------------------------------------------
 
 
+def strata_of(T, stride):
+    """The strata's edges by the rule itself: the k-th begins k times and a share (k / strata)^3 of the rest after 1."""
+    strata = -(-(T - 1) // stride)
+    rest = T - 1 - strata
+    return [0, *(1 + k + math.floor(Fraction(rest) * Fraction(k, strata) ** 3) for k in range(strata)), T]
+
+
 @pytest.mark.parametrize("T", [1, 2, 3, 11, 100, 999, 1000])
 @pytest.mark.parametrize("stride", [1, 2, 7, 10, 100, 5000])
 def test_strided_times_are_one_of_each_stratum(T, stride):
     for seed in range(3):
         times = strided_times(T, stride, seed)
         assert times == strided_times(T, stride, seed)
-        assert times[0] == 0
-        strata = -(-(T - 1) // stride)
-        assert len(times) == 1 + strata
-        edges = [1 + (T - 1) * k // strata for k in range(strata + 1)] if strata else []
-        assert all(low <= t < high for t, (low, high) in zip(times[1:], pairwise(edges), strict=True))
-        assert all(high - low <= stride for low, high in pairwise(edges))
+        assert len(times) == 1 - (1 - T) // stride
+        edges = strata_of(T, stride)
+        assert edges[-1] == T
+        assert all(low <= t < high for t, (low, high) in zip(times, pairwise(edges), strict=True))
     if stride == 1:
         assert times == tuple(range(T))
 
 
+def test_where_terms_are_steep_every_time_is_there():
+    sizes = np.diff(strata_of(1000, 10))
+    assert sizes[:11].tolist() == [1] * 11
+    assert (np.diff(sizes) >= -1).all()  # they widen, to within a whole number
+    assert sizes.max() == 28
+
+
 def test_the_draws_are_even_and_the_same_everywhere():
-    counts = np.zeros(1000)
+    counts, edges = np.zeros(1000), strata_of(1000, 10)
     for seed in range(500):
         counts[list(strided_times(1000, 10, seed))] += 1
-    assert counts[0] == 500
-    # binomial, p = 1/10 but for one stratum of 9: 5 deviations of 999 counts
-    assert np.abs(counts[1:] - 50).max() < 5 * math.sqrt(500 * 0.1 * 0.9) + 6
-    assert strided_times(1000, 250, 0) == (0, 189, 355, 564, 877)
+    for low, high in pairwise(edges):
+        p = 1.0 / (high - low)
+        # binomial: 5 deviations of the 999 counts
+        assert np.abs(counts[low:high] - 500 * p).max() <= 5 * math.sqrt(500 * p * (1.0 - p))
+    assert strided_times(1000, 250, 0) == (0, 13, 63, 203, 718)
+
+
+def test_the_estimate_is_unbiased_over_the_draws():
+    # a stratum of n times has each of them with probability 1/n, times a weight of n: the mean over all draws is exact
+    spec, images = gaussian_spec(alphas(12)), any_images(2, (1, 2, 3))
+    whole = bits_per_dimension(curved, spec, images)
+    strata = [range(low, high) for low, high in pairwise(strata_of(12, 4))]
+    means = [bits_per_dimension(curved, spec, images, times=times).mean for times in itertools.product(*strata)]
+    assert len(means) == 1 * 1 * 3 * 7
+    assert np.mean(means) == pytest.approx(whole.mean, rel=1e-12)
 
 
 @every_variance
@@ -464,8 +489,8 @@ def test_a_subset_agrees_with_all_within_4_standard_errors(variance):
 
 def test_each_term_counts_as_often_as_its_stratum_has_times():
     spec, images = gaussian_spec(alphas(30)), any_images(3, (1, 2, 3))
-    found = bits_per_dimension(curved, spec, images, times=(0, 3, 10, 28))  # 1..9, 10..19, 20..29 after 0
-    weights = [1, 9, 10, 10]
+    found = bits_per_dimension(curved, spec, images, times=(0, 1, 7, 28))  # 1, 2..9, 10..29 after 0
+    weights = [1, 1, 8, 20]
     assert found.mean == pytest.approx(found.prior + np.dot(weights, found.terms_mean), rel=1e-13)
 
 
@@ -480,8 +505,9 @@ def test_the_strata_error_is_what_the_draws_do_on_a_curve_that_is_known():
 
     whole = bits_per_dimension(model, spec, images)
     some = bits_per_dimension(model, spec, images, times=strided_times(100, 9))
-    strata = [whole.terms_mean[1:][9 * k : 9 * k + 9] for k in range(11)]
-    assert some.strata_error == pytest.approx(math.sqrt(sum(81 * stratum.var() for stratum in strata)), rel=1e-6)
+    strata = [whole.terms_mean[low:high] for low, high in pairwise(strata_of(100, 9))]
+    expected = math.sqrt(sum(len(stratum) ** 2 * stratum.var() for stratum in strata))
+    assert some.strata_error == pytest.approx(expected, rel=1e-6)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
