@@ -4,7 +4,7 @@ Coefficients are Python floats, computed in float64 and rounded once when they m
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -15,10 +15,24 @@ from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.schedules import spacing
 from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
-__all__ = ["Array", "Denoised", "Denoiser", "Model", "Step", "denoiser", "noise_std", "noised", "trajectory"]
+__all__ = [
+    "Array",
+    "Denoised",
+    "Denoiser",
+    "Model",
+    "OneCall",
+    "Step",
+    "denoiser",
+    "noise_std",
+    "noised",
+    "trajectory",
+]
 
 Array = NDArray[Any]
 Model = Callable[..., dict[str, Array]]
+# what a one-call file does: (seed, image numbers, num_steps, eta) -> where it stops to show it, the number of the step,
+# from 1, the state x after it (B, C, H, W) and its pictures, uint8 (B, H, W, C); the last one is the end
+OneCall = Callable[[int, range, int, float], Iterator[tuple[int, Array, Array]]]
 
 
 class Step(NamedTuple):

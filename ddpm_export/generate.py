@@ -2,23 +2,23 @@
 
 import inspect
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Array, Model, Step, denoiser, trajectory
+from ddpm_export.diffusion import Array, Model, OneCall, Step, denoiser, trajectory
 from ddpm_export.errors import NonFiniteError, UsageError
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes import open_file
 from ddpm_export.samplers import SAMPLERS, State, no_learned_variance
 from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
-__all__ = ["Settings", "generate", "sample", "settings_for"]
+__all__ = ["Settings", "generate", "pictures", "sample", "settings_for"]
 
 MAX_FRESH_SEED = 2**32
 
@@ -46,9 +46,14 @@ class Settings:
         return range(self.first, self.first + self.n)
 
     @property
+    def batches(self) -> list[range]:
+        """Return the numbers of the images of each batch."""
+        return [self.numbers[start : start + self.batch] for start in range(0, self.n, self.batch)]
+
+    @property
     def evaluations(self) -> int:
         """Return how many states `sample` yields: steps times batches."""
-        return self.num_steps * -(-self.n // self.batch)
+        return self.num_steps * len(self.batches)
 
     def describe(self) -> dict[str, Any]:
         """Return what an image follows from, for PNG text and reports."""
@@ -73,8 +78,11 @@ def settings_for(
 ) -> Settings:
     """Fill in from the spec what is None, and a fresh seed; raises UsageError for what no image can be made from.
 
-    times: the falling times of the steps themselves, in place of num_steps evenly spaced ones.
+    times: the falling times of the steps themselves, in place of num_steps evenly spaced ones. A one-call file makes
+    its time grid and noise itself, so that times and another variance than fixed_small have no place there.
     """
+    if spec.graph is not None:
+        _refuse_what_a_graph_cannot(spec.graph, times, variance)
     sampler = spec.defaults.sampler if sampler is None else sampler
     if sampler not in SAMPLERS:
         raise UsageError(f"sampler: unknown. got {sampler!r}, expected one of {', '.join(SAMPLERS)}. Do pick one.")
@@ -111,6 +119,15 @@ def settings_for(
     return settings
 
 
+def _refuse_what_a_graph_cannot(graph: str, times: Sequence[int] | None, variance: str | None) -> None:
+    for name, value, expected in (("times", times, "none"), ("variance", variance, "fixed_small")):
+        if value is not None and value != expected:
+            raise UsageError(
+                f"{name}: has no place in a one-call {graph}. got {value!r}, expected {expected}. Do leave it out, or "
+                "run the .onnx that the file was made from."
+            )
+
+
 def _sampler(settings: Settings, denoise: Any, noise: Any, steps: Any) -> Iterator[State]:
     knobs = {name: value for name in ("eta", "variance") if (value := getattr(settings, name)) is not None}
     return SAMPLERS[settings.sampler](denoise, noise, steps, **knobs)
@@ -122,8 +139,7 @@ def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[
     Raises NonFiniteError at the step where a number is no longer finite.
     """
     steps = trajectory(spec, settings.num_steps, times=settings.times)
-    for start in range(0, settings.n, settings.batch):
-        numbers = settings.numbers[start : start + settings.batch]
+    for numbers in settings.batches:
         noise = noise_stream(settings.seed, numbers, spec.image_shape)
         states = _sampler(settings, denoiser(_watched(model, spec, steps, numbers), spec), noise, steps)
         while True:
@@ -133,6 +149,26 @@ def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[
                 break
             _refuse_non_finite(state.x, state.step, numbers)
             yield numbers, state
+
+
+def pictures(
+    opened: Model | OneCall, spec: ModelSpec, settings: Settings, wants: Callable[[int], bool]
+) -> Iterator[tuple[range, Step, NDArray[np.uint8] | None]]:
+    """Yield (image numbers, step, pictures after it) of whatever file was opened; None where `wants` says no of i.
+
+    A denoiser and a slice yield after every step of every batch, a one-call sampler after every batch.
+    """
+    if spec.graph is None:
+        for numbers, state in sample(cast(Model, opened), spec, settings):
+            yield numbers, state.step, to_uint8(state.x) if wants(state.step.i) else None
+        return
+    steps = trajectory(spec, settings.num_steps)
+    eta = 1.0 if settings.eta is None else settings.eta  # ddpm, whose variance is fixed_small here
+    for numbers in settings.batches:
+        for i, x, images in cast(OneCall, opened)(settings.seed, numbers, settings.num_steps, eta):
+            # on the way the state, as of a denoiser; at its end it is x_0, whose pictures the graph itself gives
+            shown = images if i == settings.num_steps else to_uint8(x)
+            yield numbers, steps[i - 1], shown if wants(i) else None
 
 
 def _watched(model: Model, spec: ModelSpec, steps: list[Step], numbers: range) -> Model:
@@ -159,14 +195,18 @@ def _refuse_non_finite(values: Array, step: Step, numbers: range) -> None:
 
 
 def generate(
-    model: str | Path | tuple[Model, ModelSpec], *, provider: str = "cpu", threads: int | None = None, **settings: Any
+    model: str | Path | tuple[Model | OneCall, ModelSpec],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    **settings: Any,
 ) -> NDArray[np.uint8]:
-    """Return n images as uint8 (n, H, W, C) from a model file, or from what `open_model` gave.
+    """Return n images as uint8 (n, H, W, C) from a file, be it a denoiser or a one-call one, or from what was opened.
 
     settings: n, num_steps, times, sampler, eta, variance, seed, first, batch, as in `settings_for`. Costs num_steps
-    network evaluations a batch. Raises what `open_model`, `settings_for` and `sample` raise.
+    network evaluations a batch. Raises what `open_file`, `settings_for` and `sample` raise.
     """
-    network, spec = open_model(model, provider, threads=threads) if isinstance(model, (str, Path)) else model
+    opened, spec = open_file(model, provider, threads=threads) if isinstance(model, (str, Path)) else model
     chosen = settings_for(spec, **settings)
-    done = [to_uint8(state.x) for _, state in sample(network, spec, chosen) if state.step.i == chosen.num_steps]
-    return np.concatenate(done)
+    done = pictures(opened, spec, chosen, lambda step: step == chosen.num_steps)
+    return np.concatenate([images for _, _, images in done if images is not None])

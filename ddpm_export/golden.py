@@ -14,7 +14,7 @@ from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.noise import noise_stream
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["TOLERANCES", "GoldenResult", "golden_from_model", "replay_golden"]
+__all__ = ["MAX_CASES", "MAX_POSITIONS", "TOLERANCES", "GoldenResult", "golden_from_model", "replay_golden"]
 
 # Promised relative errors. float32: other kernels sum in another order and stay below 1e-5 on the exporting machine
 # (the proof sees to that), so ten times as much is left to other devices; a wrong weight or time shows as 1e-2 or more.
@@ -40,6 +40,11 @@ class GoldenResult:
     def passed(self) -> bool:
         """Return whether the error keeps the promise; no number never does."""
         return self.error <= self.tolerance
+
+    @property
+    def place(self) -> str:
+        """Return which case it was."""
+        return f"t={self.t}, image {self.image}, seed {self.seed}"
 
 
 def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:

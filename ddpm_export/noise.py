@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
 
-__all__ = ["NOISE_TAG", "SAMPLING", "Noise", "noise_stream", "normal_table", "normals_from_words", "philox4x32_10"]
+__all__ = [
+    "KEY_INCREMENTS",
+    "MULTIPLIERS",
+    "NOISE_TAG",
+    "SAMPLING",
+    "Noise",
+    "noise_stream",
+    "normal_table",
+    "normals_from_words",
+    "philox4x32_10",
+]
 
 Words = NDArray[np.uint32]
 Noise = Callable[[int], NDArray[np.float32]]

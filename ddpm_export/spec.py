@@ -14,6 +14,7 @@ from ddpm_export.errors import BadFileError, ModelRefusedError
 from ddpm_export.noise import NOISE_TAG
 
 __all__ = [
+    "GRAPHS",
     "MAX_JSON_BYTES",
     "METADATA_KEY",
     "VARIANCES",
@@ -28,6 +29,7 @@ METADATA_KEY = "ddpm_export"
 FORMAT = "ddpm-export/1"
 PREDICTIONS = ("eps", "x_0", "v")
 VARIANCES = ("fixed_small", "fixed_large", "learned")
+GRAPHS = ("sampler", "slice")  # what a file holds that is no denoiser, docs/format.md section 5
 VARIANCE_FRACTION = "variance_fraction"  # the second output of a network that learned its variances
 UNDERSTOOD = frozenset({VARIANCE_FRACTION})  # the entries of `requires` that this reader can honour
 MAX_JSON_BYTES = 256 * 1024
@@ -52,6 +54,7 @@ class ModelSpec:
     last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
     learned needs a network with a second output, and then requires has variance_fraction.
     golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
+    graph: None for a denoiser, else which graph around one the file holds: sampler or slice.
     Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
     """
 
@@ -67,6 +70,7 @@ class ModelSpec:
     golden: dict[str, Any] | None = None
     source: dict[str, Any] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    graph: str | None = None
 
     @property
     def num_train_timesteps(self) -> int:
@@ -86,6 +90,11 @@ class ModelSpec:
             raise ModelRefusedError(
                 f"spec: asks for what this version cannot do. got requires {unknown[:5]!r}, expected some of "
                 f"{sorted(UNDERSTOOD)!r}. Do install a newer ddpm-export."
+            )
+        if self.graph is not None and self.graph not in GRAPHS:
+            raise ModelRefusedError(
+                f"spec: unknown graph. got {str(self.graph)[:80]!r}, expected a denoiser or one of "
+                f"{', '.join(GRAPHS)}. Do install a newer ddpm-export."
             )
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise _bad("name", self.name, "a short string")
@@ -162,7 +171,10 @@ def _bad(where: str, got: Any, expected: str) -> BadFileError:
 
 def json_from_spec(spec: ModelSpec) -> str:
     """Return the spec as JSON: sorted keys, no time stamps, the same text for the same spec."""
-    return json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, sort_keys=True, allow_nan=False)
+    values = dataclasses.asdict(spec)
+    if spec.graph is None:  # a denoiser, as in files of before there was another graph
+        del values["graph"]
+    return json.dumps({"format": FORMAT, **values}, sort_keys=True, allow_nan=False)
 
 
 def spec_from_json(text: str) -> ModelSpec:
@@ -187,7 +199,7 @@ def spec_from_json(text: str) -> ModelSpec:
         raise ModelRefusedError(
             f"spec: unknown format. got {version[:80]!r}, expected {FORMAT!r}. Do install a newer ddpm-export."
         )
-    optional = {"golden", "source"}
+    optional = {"golden", "source", "graph"}
     required = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in optional]
     missing = [key for key in required if key not in values]
     if missing:

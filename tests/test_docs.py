@@ -57,6 +57,16 @@ def test_shell_blocks_run(code: str, clone: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_code_in_other_languages_is_that_of_a_tested_file() -> None:
+    """docs/embedding.md shows parts of the examples, which tests/examples compiles and runs; nothing of its own."""
+    page = ROOT / "docs" / "embedding.md"
+    parts = re.split(r"^```(py|cpp|js|kotlin|swift)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    assert len(parts) > 20
+    for before, code in zip(parts[:-1:3], parts[2::3], strict=True):
+        source = re.findall(r"\]\(([^)\s]+)\)", before)[-1]  # the last file named before the block
+        assert code in (page.parent / source).read_text(encoding="utf-8"), f"{source}: not in it: {code[:80]}"
+
+
 def test_the_example_runs(clone: Path) -> None:
     done = subprocess.run(
         [sys.executable, "examples/python/straight_line.py"], cwd=clone, capture_output=True, text=True, check=False
@@ -67,7 +77,8 @@ def test_the_example_runs(clone: Path) -> None:
 
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)  # code is no prose
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 

@@ -1,8 +1,10 @@
 """`ddpm-check`: what a model file says, and whether it still computes what it promises."""
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,7 +25,10 @@ from ddpm_export.cli.console import (
 from ddpm_export.errors import ModelRefusedError
 
 if TYPE_CHECKING:
+    from ddpm_export.diffusion import Model, OneCall
+    from ddpm_export.exporting import PictureProof, Proof
     from ddpm_export.golden import GoldenResult
+    from ddpm_export.golden_pictures import PictureResult
     from ddpm_export.spec import ModelSpec
 
 __all__ = ["main"]
@@ -49,9 +54,10 @@ def check(
     """
     from ddpm_export.files import sha256_of
     from ddpm_export.golden import replay_golden
-    from ddpm_export.runtimes import open_model
+    from ddpm_export.golden_pictures import replay_golden_pictures
+    from ddpm_export.runtimes import open_file
 
-    opened, spec = open_model(model, provider, threads=threads, trust=trust)
+    opened, spec = open_file(model, provider, threads=threads, trust=trust)
     facts: dict[str, Any] = {
         "file": str(model),
         "bytes": model.stat().st_size,
@@ -59,8 +65,12 @@ def check(
         "provider": provider,
         **_facts(spec),
     }
-    results = replay_golden(opened, spec)
-    proof = None
+    results: Sequence[GoldenResult | PictureResult]
+    if spec.graph is None:
+        results = replay_golden(cast("Model", opened), spec)
+    else:
+        results = replay_golden_pictures(cast("OneCall", opened), spec)
+    proof: Proof | PictureProof | None = None
     if against is not None:
         from ddpm_export import exporting
 
@@ -73,27 +83,28 @@ def check(
             _refuse_other_spec(model, spec, against, checkpoint.spec)
         else:  # a class does not say what the spec says: the file's own is taken
             checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
-        proof = exporting.prove(opened, exporting.eager_model(checkpoint), spec, where=str(model))
+        if spec.source.get("storage") == "float16":
+            checkpoint = exporting.rounded(checkpoint)
+        reference = exporting.eager_model(checkpoint)
+        if spec.graph is None:
+            proof = exporting.prove(cast("Model", opened), reference, spec, where=str(model))
+        else:
+            proof = exporting.prove_pictures(cast("OneCall", opened), reference, checkpoint.spec, where=str(model))
     if as_json:
-        golden = [{**vars(result), "passed": result.passed} for result in results]
+        golden = [{**dataclasses.asdict(result), "passed": result.passed} for result in results]
         print_json({**facts, "golden": golden, "proof": proof.to_json() if proof else None})
     else:
         shown = {**facts, "golden": _golden_line(results)}
         if proof is not None:
-            kind = "relative" if proof.relative else "absolute (zeros expected)"
-            shown["against"] = (
-                f"{against}: largest error {proof.error:.1e} {kind} at t={proof.t}, batch {proof.batch}; "
-                f"{proof.equal_share:.2%} equal pixels after {proof.num_steps} steps, others within "
-                f"{proof.max_level_difference}"
-            )
+            shown["against"] = f"{against}: {_proof_line(proof)}"
         _print_table(shown)
     failed = [result for result in results if not result.passed]
     if failed:
         worst = max(failed, key=lambda result: result.error)
         raise ModelRefusedError(
-            f"{model}: does not compute what it promises. got error {worst.error:.3g} at t={worst.t}, image "
-            f"{worst.image}, seed {worst.seed} ({len(failed)} of {len(results)} golden cases), expected at most "
-            f"{worst.tolerance:g}. Do export or copy it again."
+            f"{model}: does not compute what it promises. got error {worst.error:.3g} at {worst.place} "
+            f"({len(failed)} of {len(results)} golden cases), expected at most {worst.tolerance:g}. Do export or copy "
+            "it again."
         )
 
 
@@ -102,6 +113,7 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
     a = spec.alphas_cumprod
     return {
         "name": spec.name,
+        "graph": spec.graph or "denoiser",
         "prediction": spec.prediction,
         "image_shape": list(spec.image_shape),
         "num_train_timesteps": spec.num_train_timesteps,
@@ -116,7 +128,8 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
 
 
 def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:
-    for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", "variance"):
+    variance = () if spec.graph is not None else ("variance",)  # a one-call file has no variance of the checkpoint's
+    for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", *variance):
         if getattr(spec, name) != getattr(other, name):
             raise ModelRefusedError(
                 f"{model}: is not from {against}. got another {name} than the checkpoint's, expected the same. Do name "
@@ -124,7 +137,21 @@ def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "Mod
             )
 
 
-def _golden_line(results: "list[GoldenResult]") -> str:
+def _proof_line(proof: "Proof | PictureProof") -> str:
+    from ddpm_export.exporting import PictureProof
+
+    pixels = f"{proof.equal_share:.2%} equal pixels"
+    others = f"others within {proof.max_level_difference}"
+    if isinstance(proof, PictureProof):
+        return f"largest error of x_0 {proof.error:.1e} at {proof.at}; {pixels} in {len(proof.draws)} draws, {others}"
+    kind = "relative" if proof.relative else "absolute (zeros expected)"
+    return (
+        f"largest error {proof.error:.1e} {kind} at t={proof.t}, batch {proof.batch}; {pixels} after {proof.num_steps} "
+        f"steps, {others}"
+    )
+
+
+def _golden_line(results: "Sequence[GoldenResult | PictureResult]") -> str:
     if not results:
         return "the file carries none: it can only be verified with --against"
     passed = sum(result.passed for result in results)

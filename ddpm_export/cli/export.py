@@ -21,7 +21,7 @@ from ddpm_export.cli.console import (
 from ddpm_export.errors import BadFileError, UsageError
 
 if TYPE_CHECKING:
-    from ddpm_export.exporting import Report
+    from ddpm_export.exporting import Checkpoint, Report
     from ddpm_export.spec import ModelSpec
 
 __all__ = ["main"]
@@ -29,10 +29,26 @@ __all__ = ["main"]
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub.")
+        str,
+        typer.Argument(
+            help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub. For sampler, slice and "
+            "--storage float16 also an exported .onnx, which needs no torch."
+        ),
     ],
-    formats: Annotated[list[str], typer.Option("--format", help="onnx, torchscript or pt2; repeatable.")] = ["onnx"],  # noqa: B006
-    weights: Annotated[str, typer.Option(help="ema (averaged) or raw (of the last step).")] = "ema",
+    formats: Annotated[
+        list[str],
+        typer.Option(
+            "--format",
+            help="onnx, torchscript or pt2; sampler (a whole trajectory in one call) or slice (steps of one, for "
+            "progress); repeatable.",
+        ),
+    ] = ["onnx"],  # noqa: B006
+    storage: Annotated[
+        str, typer.Option(help="float32, or float16: half the size, weights rounded, all computed in float32.")
+    ] = "float32",
+    weights: Annotated[
+        str | None, typer.Option(help="ema (averaged) or raw (of the last step). [default: ema]")
+    ] = None,
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
@@ -48,14 +64,16 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A file x.onnx, x.ts or x.pt2, or a folder, for unet.onnx, unet.ts and unet.pt2. [default: the "
-            "checkpoint's folder; the current one for a name on the hub]"
+            help="A file x.onnx, x.ts or x.pt2, or a folder, for unet.onnx, unet.ts, unet.pt2, unet.sampler.onnx and "
+            "unet.slice.onnx. [default: the checkpoint's folder; the current one for a name on the hub]"
         ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Export a checkpoint; a file takes its name only once it has reproduced the network within 1e-5.
+
+    One-call files (sampler, slice) reproduce the pictures of ddpm-run within one level (docs/format.md, section 5).
 
     Checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
     ddpm-torch are known (docs/importing.md); --network takes your own class.
@@ -65,49 +83,69 @@ def export(
     """
     from ddpm_export import exporting
 
+    is_exported = Path(checkpoint).suffix == ".onnx"
+    paths = _paths(
+        list(dict.fromkeys(formats)),
+        out or _folder_of(checkpoint),
+        exporting.FORMATS,
+        exporting.ONE_CALL_FORMATS,
+        (Path(checkpoint).stem if is_exported else "unet") + (".float16" if storage == "float16" else ""),
+    )
     options = options_from_settings(config, settings or [])
-    paths = _paths(list(dict.fromkeys(formats)), out or _folder_of(checkpoint), exporting.FORMATS)
-    asked = {
+    asked: dict[str, object] = {
         "--schedule": schedule,
         "--image-shape": image_shape,
         "--timesteps": timesteps,
         "--prediction": prediction,
         "--clip": clip,
     }
-    if network is None:
+    loaded: Checkpoint | Path
+    if is_exported:
+        asked |= {"--weights": weights, "--config": config, "--set": settings, "--network": network}
+        given = [name for name, value in asked.items() if value]
+        if given:
+            raise UsageError(
+                f"{given[0]}: has no meaning for an exported file. got {checkpoint}, expected a checkpoint. Do leave "
+                f"{given[0]} out."
+            )
+        loaded = Path(checkpoint)
+    elif network is None:
         given = [f"{name} {value}" for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(
                 f"{given[0].split()[0]}: has no meaning without --network. got {', '.join(given)}, expected none. Do "
                 "use --set and the names of the checkpoint's own project (docs/importing.md)."
             )
-        loaded = exporting.load_checkpoint(checkpoint, weights=weights, options=options)
+        loaded = exporting.load_checkpoint(checkpoint, weights=weights or "ema", options=options)
     else:
         # what is given is what is meant, 0 too
         T = 1000 if timesteps is None else timesteps
         spec = _spec(Path(checkpoint).stem, schedule, image_shape, T, prediction or "eps", clip or "1")
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
-        loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights)
-    for note in loaded.notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
-    reports = []
+        loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
+    notes: list[str] = []
+    if not isinstance(loaded, Path):
+        notes += loaded.notes
+    _print_notes(notes)
+    reports: list[Report] = []
     with progress(len(paths), "exporting") as advance:
         for format, path in paths.items():  # noqa: A001
-            reports.append(exporting.export(loaded, path, format=format))
+            reports.append(exporting.export(loaded, path, format=format, storage=storage))
             advance(str(path))
+    _print_notes(new := list(dict.fromkeys(note for report in reports for note in report.notes)))
     if as_json:
         print_json(
             {
                 "checkpoint": checkpoint,
-                "weights": weights,
-                "importer": loaded.spec.source.get("importer"),
-                "notes": list(loaded.notes),
+                "weights": None if isinstance(loaded, Path) else weights or "ema",
+                "importer": None if isinstance(loaded, Path) else loaded.spec.source.get("importer"),
+                "notes": notes + new,
                 "files": [r.to_json() for r in reports],
             }
         )
         return
     _print_table(reports)
-    if any(not report.proof.relative for report in reports):
+    if any(not getattr(report.proof, "relative", True) for report in reports):
         print(
             "note: the network gives only zeros somewhere, as an untrained one does; errors there are absolute.",
             file=sys.stderr,
@@ -159,15 +197,25 @@ def _spec(
         raise UsageError(str(exc).replace("Do export the model again.", "Do correct the options.")) from exc
 
 
-def _paths(formats: list[str], out: Path, suffixes: dict[str, str]) -> dict[str, Path]:
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+
+
+def _paths(
+    formats: list[str], out: Path, suffixes: dict[str, str], one_call: dict[str, str], name: str
+) -> dict[str, Path]:
     """Return where each format goes; raises UsageError for an unknown one and for one file that should be several."""
+    suffixes = {**suffixes, **one_call}
     for format in formats:  # noqa: A001
         if format not in suffixes:
             raise UsageError(
                 f"--format: unknown. got {format!r}, expected one of {', '.join(suffixes)}. Do pick some of them."
             )
     if out.suffix not in suffixes.values() or out.is_dir():
-        return {format: out / f"unet{suffixes[format]}" for format in formats}  # noqa: A001
+        return {format: out / f"{name}{suffixes[format]}" for format in formats}  # noqa: A001
+    if len(formats) == 1 and formats[0] in one_call and out.suffix == ".onnx":
+        return {formats[0]: out}  # called as its owner likes
     if [suffixes[format] for format in formats] != [out.suffix]:  # noqa: A001
         raise UsageError(
             f"--out: {out} is one file of another format. got --format {' '.join(formats)}, expected the one of its "
@@ -181,18 +229,30 @@ def _print_table(reports: "list[Report]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from ddpm_export.exporting import Proof
+
     table = Table(box=None, pad_edge=False)
     for title in ("file", "size", "largest error", "at", "equal pixels", "SHA-256"):
         table.add_column(title, overflow="fold")
+    if any(report.rounding for report in reports):
+        table.add_column("cost of float16", overflow="fold")
     for report in reports:
-        proof = report.proof
+        proof, cost = report.proof, report.rounding
+        relative = ""
+        if isinstance(proof, Proof):
+            relative = "" if proof.relative else " (absolute)"
+            at, runs = f"t={proof.t}, batch {proof.batch}", f"after {proof.num_steps} steps"
+        else:
+            at, runs = proof.at, f"in {len(proof.draws)} draws"
+        rounding = f"{cost.equal_share:.2%} equal pixels after {cost.num_steps} steps, others within " if cost else ""
         table.add_row(
             escape(printable(str(report.path))),
             f"{report.num_bytes / 1e6:.1f} MB",
-            f"{proof.error:.1e}{'' if proof.relative else ' (absolute)'}",
-            f"t={proof.t}, batch {proof.batch}",
-            f"{proof.equal_share:.2%} after {proof.num_steps} steps, others within {proof.max_level_difference}",
+            f"{proof.error:.1e}{relative}",
+            at,
+            f"{proof.equal_share:.2%} {runs}, others within {proof.max_level_difference}",
             report.sha256[:16],
+            *([f"{rounding}{cost.max_level_difference}"] if cost else []),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 

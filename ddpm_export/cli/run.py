@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
+    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call file.")],
     n: Annotated[int, typer.Option(help="How many images.")] = 16,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
     times: Annotated[
@@ -41,11 +41,11 @@ def run(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
     """
     from ddpm_export.files import sha256_of
-    from ddpm_export.generate import sample, settings_for
-    from ddpm_export.images import open_output, to_uint8
-    from ddpm_export.runtimes import open_model
+    from ddpm_export.generate import pictures, settings_for
+    from ddpm_export.images import open_output
+    from ddpm_export.runtimes import open_file
 
-    network, spec = open_model(model, provider, threads=threads, trust=trust)
+    opened, spec = open_file(model, provider, threads=threads, trust=trust)
     settings = settings_for(
         spec,
         n=n,
@@ -58,16 +58,22 @@ def run(
         first=first,
         batch=batch,
     )
+    at_once = spec.graph == "sampler"
+    if at_once and out.suffix.lower() in (".gif", ".webp"):
+        raise UsageError(
+            f"--out: a one-call sampler shows no steps. got {printable(str(out))}, expected .png, .npy or a folder. Do "
+            "run the slice, or the .onnx that the file was made from."
+        )
     text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
     since = time.perf_counter()
     with (
         open_output(out, settings.numbers, spec.image_shape, settings.num_steps, text) as output,
-        progress(settings.evaluations, "sampling") as advance,
+        progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
     ):
-        for numbers, state in sample(network, spec, settings):
-            if output.wants(state.step.i):
-                output.add(numbers, state.step.i, to_uint8(state.x))
-            advance(f"images {numbers[0]}-{numbers[-1]}, t = {state.step.t}")
+        for numbers, step, images in pictures(opened, spec, settings, output.wants):
+            if images is not None:
+                output.add(numbers, step.i, images)
+            advance(f"images {numbers[0]}-{numbers[-1]}, t = {step.t}")
     seconds = time.perf_counter() - since
     if as_json:
         print_json(

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ddpm_export.diffusion import Array
 from ddpm_export.errors import ModelRefusedError
+from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, writing_model
 from ddpm_export.exporting.program import example_inputs, program_from_network, quiet_torch
-from ddpm_export.files import replacing
 from ddpm_export.spec import METADATA_KEY, json_from_spec
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["model_from_checkpoint", "model_from_network", "writing"]
 
-OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
-IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
-MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
 SCOPES = "pkg.torch.onnx.name_scopes"
 NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a place that it has lost
 # operators with an input of a few numbers, and which: those are named by what they are and say
@@ -41,24 +38,9 @@ SHORT_INPUTS = {"Reshape": (1, "shape"), "Unsqueeze": (1, "axes"), "Split": (1, 
 
 @contextmanager
 def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
-    """Write the network beside `path` and give it that name if no error follows.
-
-    Weights of 2 GB or more go into a sibling `<name>.onnx.data`, replaced just before the model that needs it.
-    """
-    model = model_from_checkpoint(checkpoint)
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < MAX_INLINE_BYTES:
-        with replacing(path) as beside:
-            beside.write_bytes(model.SerializeToString(deterministic=True))
-            onnx.checker.check_model(str(beside), full_check=True)
-            yield beside
-        return
-    with replacing(path) as beside, replacing(path.with_name(f"{path.name}.data")) as data:
-        _move_weights(model, data)
-        beside.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(beside), full_check=True)
+    """Write the network beside `path` and give it that name if no error follows."""
+    with writing_model(model_from_checkpoint(checkpoint), path) as beside:
         yield beside
-        _point_weights_to(model, f"{path.name}.data")
-        beside.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
@@ -262,25 +244,3 @@ def _name_nodes(graph: onnx.GraphProto, scopes: list[str]) -> None:
             if name and name not in outputs:
                 renamed[name] = f"{node.name}.{k}" if len(node.output) > 1 else node.name
                 node.output[k] = renamed[name]
-
-
-def _move_weights(model: onnx.ModelProto, data: Path) -> None:
-    """Move every weight's bytes into a file, each at a page's start, so that a runtime can map it."""
-    with data.open("wb") as file:
-        for tensor in model.graph.initializer:
-            if len(tensor.raw_data) < 1024:  # shapes: a reader wants them with the graph
-                continue
-            file.write(b"\0" * (-file.tell() % 4096))
-            place = {"location": data.name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
-            file.write(tensor.raw_data)
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in place.items():
-                tensor.external_data.add(key=key, value=value)
-
-
-def _point_weights_to(model: onnx.ModelProto, name: str) -> None:
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = name

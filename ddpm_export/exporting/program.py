@@ -1,6 +1,7 @@
 """The graph of a network: traced by torch.export with a dynamic batch, and every format is made from what can be so."""
 
 import contextlib
+import copy
 import io
 import logging
 import sys
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import DdpmExportError, ModelRefusedError
+from ddpm_export.exporting.storage import MIN_ROUNDED, float16_values
 from ddpm_export.runtimes.torch_archive import model_from_module
 
 if TYPE_CHECKING:
     from ddpm_export.exporting import Checkpoint
 
-__all__ = ["eager_model", "example_inputs", "program_from_network", "quiet_torch"]
+__all__ = ["eager_model", "example_inputs", "program_from_network", "quiet_torch", "with_rounded_weights"]
 
 TORCH = str(Path(torch.__file__).parent)
 SHAPES_LOG = "torch.fx.experimental.symbolic_shapes"
@@ -53,6 +55,19 @@ def eager_model(checkpoint: "Checkpoint") -> Model:
 def example_inputs(checkpoint: "Checkpoint") -> tuple[Tensor, Tensor]:
     """Return x_t and t of two images: with one, torch takes the batch for a constant."""
     return torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1])
+
+
+def with_rounded_weights(network: nn.Module) -> nn.Module:
+    """Return a copy whose large weights are rounded to what float16 can hold, in float32 still.
+
+    Raises ModelRefusedError for a weight beyond float16's range.
+    """
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if weight.numel() >= MIN_ROUNDED:
+                weight.copy_(torch.from_numpy(float16_values(name, weight.numpy())))
+    return network
 
 
 def program_from_network(network: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

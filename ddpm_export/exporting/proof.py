@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model, denoiser, noised, trajectory
+from ddpm_export.diffusion import Array, Model, OneCall, denoiser, noised, trajectory
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
+from ddpm_export.golden_pictures import Draw
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import ddim, ddpm
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["Proof", "prove"]
+__all__ = ["PictureProof", "Proof", "Rounding", "pictures_of", "prove", "prove_pictures", "rounding"]
 
 BATCHES = (1, 2, 3, 5)
 NUM_TIMES = 12
@@ -25,6 +26,15 @@ MAX_RELATIVE_ERROR = 1e-5
 NUM_STEPS = 10
 NUM_IMAGES = 4
 MIN_EQUAL_SHARE = 0.995
+MAX_LEVELS = 1
+# a one-call file shows no network, only where a trajectory ends: few steps and many, without noise, with some and with
+# all of it, several images, and the ends of seeds and numbers. Cut to T steps where T is less.
+DRAWS = (
+    Draw(0, 0, 4, 10, 0.0),
+    Draw(1, 5, 3, 7, 1.0),
+    Draw(2**63 - 1, 2**32 - 1, 1, 1, 0.5),
+    Draw(2**32 + 7, 0, 2, 20, 0.3),
+)
 SEED = 0
 
 
@@ -54,6 +64,33 @@ class Proof:
     def to_json(self) -> dict[str, Any]:
         """Return the proof as JSON values."""
         return {**dataclasses.asdict(self), "batches": list(self.batches), "times": list(self.times)}
+
+
+@dataclass(frozen=True)
+class PictureProof:
+    """Tell how well a one-call file reproduces the Python sampler over its network, the worst of several draws.
+
+    error is the largest difference in x_0, at is where; equal_share and max_level_difference compare uint8 images.
+    """
+
+    error: float
+    at: str
+    draws: tuple[str, ...]
+    equal_share: float
+    max_level_difference: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the proof as JSON values."""
+        return {**dataclasses.asdict(self), "draws": list(self.draws)}
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Tell what rounded weights cost: uint8 images of a short trajectory against those of the unrounded network."""
+
+    equal_share: float
+    max_level_difference: int
+    num_steps: int
 
 
 def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "model") -> Proof:
@@ -94,6 +131,63 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
             f"{MIN_EQUAL_SHARE:.1%}. Do export it again."
         )
     return Proof(error, relative, at, batch, value, expected, BATCHES, tuple(times), num_steps, equal_share, difference)
+
+
+def prove_pictures(one_call: OneCall, reference: Model, spec: ModelSpec, *, where: str = "model") -> PictureProof:
+    """Compare the pictures of a one-call file with those of the Python sampler over the network it was made from.
+
+    spec: the network's. Evaluates each on 4 draws of 1 to 4 images, 38 steps in all. where: what an error is about.
+    Raises ModelRefusedError where a pixel differs by more than one level or fewer than 99.5 % are equal.
+    """
+    error, at, equal_share, difference = 0.0, "", 1.0, 0
+    draws = [dataclasses.replace(draw, num_steps=min(draw.num_steps, spec.num_train_timesteps)) for draw in DRAWS]
+    for draw in draws:
+        expected_x, expected = pictures_of(reference, spec, draw)
+        _, x, images = deque(one_call(draw.seed, draw.numbers, draw.num_steps, draw.eta), maxlen=1).pop()
+        if images.shape != expected.shape or x.shape != expected_x.shape:
+            raise ModelRefusedError(
+                f"{where}: gives another shape. got {images.shape} and {x.shape}, expected {expected.shape} and "
+                f"{expected_x.shape}. Do export it again."
+            )
+        share, levels = _difference(images, expected)
+        if not share >= MIN_EQUAL_SHARE or levels > MAX_LEVELS:
+            raise ModelRefusedError(
+                f"{where}: images differ from those of its network. got {share:.3%} equal values, the largest "
+                f"difference {levels} levels, at {draw}, expected at least {MIN_EQUAL_SHARE:.1%} and at most "
+                f"{MAX_LEVELS}. Do export it again."
+            )
+        off = float(np.abs(x.astype(np.float64) - expected_x).max())
+        if off >= error:
+            error, at = off, str(draw)
+        equal_share, difference = min(equal_share, share), max(difference, levels)
+    return PictureProof(error, at, tuple(map(str, draws)), equal_share, difference)
+
+
+def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:
+    """Return what a draw of the Python sampler gives over a network: x_0 (n, C, H, W) and its pictures, uint8.
+
+    Raises NonFiniteError where the network gives no numbers.
+    """
+    noise = noise_stream(draw.seed, draw.numbers, spec.image_shape)
+    states = ddim(denoiser(model, spec), noise, trajectory(spec, draw.num_steps), eta=draw.eta)
+    x = deque(states, maxlen=1).pop().x
+    if not np.isfinite(x).all():
+        raise NonFiniteError(
+            f"network: gives no numbers. got NaN or infinity at {draw}, expected finite values. Do export an earlier "
+            "checkpoint."
+        )
+    return x, to_uint8(x)
+
+
+def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
+    """Return what the rounding of a network's weights does to the pictures of the proof's trajectory."""
+    num_steps = min(NUM_STEPS, spec.num_train_timesteps)
+    return Rounding(*_trajectories(rounded, exact, spec, num_steps), num_steps)
+
+
+def _difference(images: Array, expected: Array) -> tuple[float, int]:
+    difference = np.abs(images.astype(np.int64) - expected.astype(np.int64))
+    return float((difference == 0).mean()), int(difference.max())
 
 
 def _input(spec: ModelSpec, times: list[int]) -> tuple[Array, Array]:
@@ -146,6 +240,5 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps
         is_learned = spec.variance == "learned"
         states = ddpm(denoise, noise, steps, variance="learned") if is_learned else ddim(denoise, noise, steps)
         last = deque(states, maxlen=1).pop()
-        images.append(to_uint8(last.x).astype(np.int64))
-    difference = np.abs(images[0] - images[1])
-    return float((difference == 0).mean()), int(difference.max())
+        images.append(to_uint8(last.x))
+    return _difference(*images)

@@ -1,12 +1,13 @@
 """Open a model file for evaluation: one file a runtime, chosen by the file's ending."""
 
 from pathlib import Path
+from typing import cast
 
-from ddpm_export.diffusion import Model
-from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.diffusion import Model, OneCall
+from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["PROVIDERS", "open_model"]
+__all__ = ["PROVIDERS", "open_file", "open_model"]
 
 PROVIDERS = ("cpu", "cuda")
 MAX_THREADS = 1024  # a million keep ONNX Runtime busy for minutes before it dies
@@ -19,9 +20,22 @@ def open_model(
 
     provider: cpu or cuda; never another in its place. threads: of one evaluation, None for one a core. trust: allow
     TorchScript (.ts) and torch.export (.pt2) files, which can run code. An output may alias a buffer of the runtime.
-    Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour,
-    EnvironmentProblem where the runtime or the provider is missing.
+    Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour and
+    for a one-call file, EnvironmentProblem where the runtime or the provider is missing.
     """
+    opened, spec = open_file(path, provider, threads=threads, trust=trust)
+    if spec.graph is not None:
+        raise ModelRefusedError(
+            f"{path}: a one-call {spec.graph}, which shows no network. got graph {spec.graph!r}, expected a denoiser. "
+            "Do run it with ddpm-run or generate, or open the .onnx that it was made from."
+        )
+    return cast(Model, opened), spec
+
+
+def open_file(
+    path: str | Path, provider: str = "cpu", *, threads: int | None = None, trust: bool = False
+) -> tuple[Model | OneCall, ModelSpec]:
+    """Open any exported file: as `open_model`, and one-call files as well; `spec.graph` tells which it is."""
     path = Path(path)
     if provider not in PROVIDERS:
         raise UsageError(f"provider: unknown. got {provider!r}, expected one of {', '.join(PROVIDERS)}. Do pick one.")
@@ -41,14 +55,24 @@ def open_model(
                 f"{path}: can run code when it is opened. got a torch file, expected .onnx. Do pass --trust if you "
                 "know who made it, or export it as onnx."
             )
-        if path.suffix == ".ts":
-            from ddpm_export.runtimes.torchscript import open_torchscript
-
-            return open_torchscript(path, provider, threads)
-        from ddpm_export.runtimes.pt2 import open_pt2
-
-        return open_pt2(path, provider, threads)
+        opened, spec = _open_torch_file(path, provider, threads)
+        if spec.graph is not None:
+            raise BadFileError(
+                f"{path}: graph and spec disagree. got a network said to be a {spec.graph}, expected a denoiser. Do "
+                "export the model again."
+            )
+        return opened, spec
     raise BadFileError(
         f"{path}: unknown ending. got {path.suffix!r}, expected .onnx, .ts or .pt2. Do export a checkpoint first: "
         "ddpm-export CHECKPOINT --format onnx."
     )
+
+
+def _open_torch_file(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
+    if path.suffix == ".ts":
+        from ddpm_export.runtimes.torchscript import open_torchscript
+
+        return open_torchscript(path, provider, threads)
+    from ddpm_export.runtimes.pt2 import open_pt2
+
+    return open_pt2(path, provider, threads)

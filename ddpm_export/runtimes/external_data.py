@@ -1,4 +1,4 @@
-"""Where an ONNX file keeps its weights: read from the protobuf itself, before any runtime opens the file.
+"""Where an ONNX file keeps its weights, and its metadata: read from the protobuf, before any runtime opens the file.
 
 ONNX Runtime below 1.24 follows a location out of the model's folder, so a hostile file could read any other.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddpm_export.errors import BadFileError
 
-__all__ = ["check_external_data"]
+__all__ = ["check_external_data", "metadata_of"]
 
 # onnx.proto: the fields of a message that lead to tensors, by number, and what message each is
 LEADS = {
@@ -23,6 +23,7 @@ LEADS = {
     "Tensor": {13: "Entry"},
 }
 MAX_DEPTH = 64
+METADATA_PROPS = 14  # of Model
 
 
 def check_external_data(path: Path) -> None:
@@ -32,9 +33,7 @@ def check_external_data(path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             locations = set(_locations(raw, 0, len(raw), "Model", 0))
     except (ValueError, IndexError) as exc:  # an empty file cannot be mapped
-        raise BadFileError(
-            f"{path}: not an ONNX file. got {str(exc)!r}, expected a protobuf. Do export or copy it again."
-        ) from exc
+        raise _no_protobuf(path, exc) from exc
     for location in sorted(locations):
         inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder)
         if not inside:
@@ -42,6 +41,21 @@ def check_external_data(path: Path) -> None:
                 f"{path}: weights lie outside the model's folder. got {location[:200]!r}, expected a file beside the "
                 "model. Do not use this file unless you made it."
             )
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return the metadata of an ONNX file; raises BadFileError if it is no protobuf, or its metadata no text."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            entries = [(a, b) for number, a, b in _fields(raw, 0, len(raw)) if number == METADATA_PROPS]
+            pairs = [{number: raw[a:b].decode() for number, a, b in _fields(raw, *entry)} for entry in entries]
+    except (ValueError, IndexError) as exc:
+        raise _no_protobuf(path, exc) from exc
+    return {pair.get(1, ""): pair.get(2, "") for pair in pairs}
+
+
+def _no_protobuf(path: Path, exc: Exception) -> BadFileError:
+    return BadFileError(f"{path}: not an ONNX file. got {str(exc)!r}, expected a protobuf. Do export or copy it again.")
 
 
 def _locations(raw: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import BadFileError, EnvironmentProblem
-from ddpm_export.runtimes.external_data import check_external_data
+from ddpm_export.diffusion import Array, Model, OneCall
+from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
+from ddpm_export.runtimes.external_data import check_external_data, metadata_of
+from ddpm_export.runtimes.one_call import one_call_from_session
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 
 __all__ = ["Extractor", "open_extractor", "open_onnx"]
@@ -20,8 +21,10 @@ __all__ = ["Extractor", "open_extractor", "open_onnx"]
 Extractor = Callable[[Array], tuple[Array, Array]]
 
 
-def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
-    """Open `*.onnx` on the CPU or CUDA provider of ONNX Runtime, exactly the one named."""
+def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model | OneCall, ModelSpec]:
+    """Open `*.onnx` on the CPU or CUDA provider of ONNX Runtime, exactly the one named; one-call files on the CPU."""
+    if provider == "cuda":
+        _refuse_one_call(path)
     ort = _onnxruntime()
     session = _opened(ort, path, provider, threads)
     metadata = _metadata(path, session)
@@ -31,6 +34,8 @@ def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model, Mo
             "export the checkpoint with ddpm-export."
         )
     spec = spec_from_json(metadata[METADATA_KEY])
+    if spec.graph is not None:
+        return one_call_from_session(path, session, spec), spec
     _check_signature(path, session, spec)
     names = [output.name for output in session.get_outputs()]
     if provider == "cuda":
@@ -104,6 +109,16 @@ def _opened(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
     options.use_deterministic_compute = True
     check_external_data(path)
     return _session(ort, path, options, provider)
+
+
+def _refuse_one_call(path: Path) -> None:
+    """Raise ModelRefusedError for a one-call file, before CUDA is asked for: it would do a part of it, unseen."""
+    text = metadata_of(path).get(METADATA_KEY)
+    if text is not None and (graph := spec_from_json(text).graph) is not None:
+        raise ModelRefusedError(
+            f"{path}: a one-call {graph} runs on the CPU. got provider cuda, which has no BitwiseXor for its noise, "
+            "expected cpu. Do export --format onnx for a GPU."
+        )
 
 
 def _onnxruntime() -> Any:

@@ -125,9 +125,10 @@ def test_onnx_runtime_fuses_the_attention_transposes_away(exported, tmp_path):
 
 def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, monkeypatch, tmp_path):
     import ddpm_export.exporting.onnx as writer
+    import ddpm_export.exporting.onnx_file as file
 
     _, inline = exported("grey", "onnx")  # before the limit falls
-    monkeypatch.setattr(writer, "MAX_INLINE_BYTES", 10_000)
+    monkeypatch.setattr(file, "MAX_INLINE_BYTES", 10_000)
     checkpoint = load_checkpoint(checkpoint_path)
     inputs = writer.example_inputs(checkpoint)
     traced = writer._torch_export(checkpoint.network, inputs, ["x_t", "t"], ["eps"])
@@ -139,12 +140,12 @@ def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, 
     outputs = [open_model(path)[0](x_t, t)["eps"] for path in (report.path, inline.path)]
     np.testing.assert_array_equal(*outputs)
 
-    def move_wrongly(model, data, move=writer._move_weights):
+    def move_wrongly(model, data, move=file._move_weights):
         model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
         move(model, data)
 
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(writer, "_move_weights", move_wrongly)
+    monkeypatch.setattr(file, "_move_weights", move_wrongly)
     with pytest.raises(Exception, match="does not reproduce"):
         export(checkpoint, report.path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,0 +1,130 @@
+"""An ONNX model as a file: which versions, where the weights go, how they are stored. Knows no torch and no runtime."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
+
+from ddpm_export.diffusion import Array
+from ddpm_export.exporting.storage import MIN_ROUNDED, float16_values
+from ddpm_export.files import replacing
+
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "graphs_within",
+    "read_weights",
+    "round_weights",
+    "store_as_float16",
+    "writing_model",
+]
+
+OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
+IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
+MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
+
+
+@contextmanager
+def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None = None) -> Iterator[Path]:
+    """Write a model beside `path` and give it that name if no error follows.
+
+    Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling `<name>.onnx.data`, replaced
+    just before the model that needs it.
+    """
+    most = MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes
+    if sum(len(tensor.raw_data) for tensor in _tensors(model.graph)) <= most:
+        with replacing(path) as beside:
+            beside.write_bytes(model.SerializeToString(deterministic=True))
+            onnx.checker.check_model(str(beside), full_check=True)
+            yield beside
+        return
+    with replacing(path) as beside, replacing(path.with_name(f"{path.name}.data")) as data:
+        _move_weights(model, data)
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(beside), full_check=True)
+        yield beside
+        _point_weights_to(model, f"{path.name}.data")
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def graphs_within(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs that a node runs, such as a loop's body."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for inner in graphs_within(node):
+            yield from _tensors(inner)
+
+
+def read_weights(model: ModelProto, folder: Path) -> None:
+    """Read the weights of a model, and of the graphs within it, that lie in files of a folder."""
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+
+
+def round_weights(model: ModelProto) -> None:
+    """Round the large float32 weights of a model to what float16 can hold; they stay float32."""
+    for tensor in _tensors(model.graph):
+        values = numpy_helper.to_array(tensor)
+        if _is_large(values):
+            tensor.CopyFrom(numpy_helper.from_array(float16_values(tensor.name, values), tensor.name))
+
+
+def store_as_float16(graph: GraphProto) -> None:
+    """Store as float16 every large weight of a graph that loses nothing by it, with one Cast to float32 each.
+
+    So are those of the graphs within it. A runtime casts once, as it loads the file: nothing is computed in float16.
+    """
+    for inner in [inner for node in graph.node for inner in graphs_within(node)]:
+        store_as_float16(inner)
+    casts = []
+    for tensor in graph.initializer:
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        if not _is_large(values):
+            continue
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if np.array_equal(halves.astype(np.float32), values):
+            tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.float16"))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}/Cast", to=TensorProto.FLOAT))
+    for cast in reversed(casts):
+        graph.node.insert(0, cast)
+
+
+def _is_large(values: Array) -> bool:
+    return values.dtype == np.float32 and values.size >= MIN_ROUNDED
+
+
+def _move_weights(model: ModelProto, data: Path) -> None:
+    """Move every weight's bytes into a file, each at a page's start, so that a runtime can map it."""
+    with data.open("wb") as file:
+        for tensor in _tensors(model.graph):
+            if len(tensor.raw_data) < 1024:  # shapes: a reader wants them with the graph
+                continue
+            file.write(b"\0" * (-file.tell() % 4096))
+            place = {"location": data.name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+            file.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=value)
+
+
+def _point_weights_to(model: ModelProto, name: str) -> None:
+    for tensor in _tensors(model.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name

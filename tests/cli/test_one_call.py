@@ -1,0 +1,193 @@
+"""One-call files in the commands: made, run and checked, without torch."""
+
+import json
+
+import numpy as np
+import pytest
+from models import COLOUR, learned_model, mix_model, tiny_spec
+from PIL import Image
+
+from ddpm_export import generate
+
+onnx = pytest.importorskip("onnx")
+
+GRAPHS = ("sampler", "slice")
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(COLOUR)))
+    return tmp_path / "m.onnx"
+
+
+@pytest.fixture
+def made(source, command):
+    """{graph: its file}, each as the command writes it by default."""
+    code, _, err = command("export", source, "--format", "sampler", "--format", "slice")
+    assert code == 0, err
+    return {graph: source.with_name(f"m.{graph}.onnx") for graph in GRAPHS}
+
+
+def test_the_report_says_what_was_proven(source, command):
+    code, out, err = command("export", source, "--format", "sampler", "--out", source.with_name("s.onnx"), "--json")
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    assert (values["checkpoint"], values["weights"], values["importer"]) == (str(source), None, None)
+    (file,) = values["files"]
+    assert (file["path"], file["format"], file["storage"]) == (str(source.with_name("s.onnx")), "sampler", "float32")
+    assert file["rounding"] is None
+    assert file["proof"]["max_level_difference"] <= 1
+    assert file["proof"]["equal_share"] >= 0.995
+    assert len(file["proof"]["draws"]) == 4
+
+
+def test_the_table_tells_the_cost_of_float16(source, command):
+    source.write_bytes(mix_model(tiny_spec((16, 4, 4))))
+    code, out, err = command("export", source, "--format", "onnx", "--format", "slice", "--storage", "float16")
+    assert (code, err) == (0, "")
+    assert "cost of float16" in out
+    assert source.with_name("m.float16.onnx").exists()
+    assert source.with_name("m.float16.slice.onnx").exists()
+    assert source.read_bytes() == mix_model(tiny_spec((16, 4, 4)))
+
+
+def test_what_is_not_in_the_file_is_noted(tmp_path, command):
+    (tmp_path / "l.onnx").write_bytes(learned_model())
+    code, _, err = command("export", tmp_path / "l.onnx", "--format", "sampler")
+    assert code == 0
+    assert err == "note: ddpm with variance learned has no place in a one-call file: eta 1 is ddpm with fixed_small.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "cannot be exported so"),
+        (["--format", "pt2"], "cannot be exported so"),
+        (["--format", "sampler", "--weights", "ema"], "--weights: has no meaning for an exported file"),
+        (["--format", "sampler", "--set", "a=1"], "--set: has no meaning for an exported file"),
+        (["--format", "sampler", "--network", "a:B"], "--network: has no meaning for an exported file"),
+        (["--format", "sampler", "--clip", "none"], "--clip: has no meaning for an exported file"),
+        (["--format", "sampler", "--storage", "int4"], "storage: unknown"),
+        (["--format", "sampler", "--format", "slice", "--out", "x.onnx"], "Do name a folder"),
+        (["--format", "onnx", "--storage", "float16", "--out", "SOURCE"], "is the source itself"),
+    ],
+)
+def test_what_has_no_meaning_for_an_exported_file_is_a_usage_error(source, command, arguments, named):
+    arguments = [str(source) if argument == "SOURCE" else argument for argument in arguments]
+    code, out, err = command("export", source, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert named in err
+    assert [path.name for path in source.parent.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("arguments", [[], ["--eta", 0.5], ["--sampler", "ddpm"], ["--batch", 2, "--steps", 7]])
+def test_run_gives_the_pictures_of_the_denoiser(source, made, command, tmp_path, graph, arguments):
+    outs = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    for path, out in zip((source, made[graph]), outs, strict=True):
+        code, _, err = command("run", path, "--n", 5, "--seed", 3, "--first", 4, "--out", out, *arguments)
+        assert (code, err) == (0, "")
+    a, b = (np.load(out).astype(int) for out in outs)
+    assert np.abs(a - b).max() <= 1
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_png_says_what_the_picture_follows_from(made, command, tmp_path, graph):
+    code, out, _ = command(
+        "run", made[graph], "--n", 2, "--seed", 3, "--steps", 5, "--out", tmp_path / "a.png", "--json"
+    )
+    assert code == 0
+    with Image.open(tmp_path / "a.png") as image:
+        text = json.loads(image.text["ddpm_export"])
+    values = json.loads(out)
+    assert text == {name: values[name] for name in text}
+    assert {"model_sha256", "seed", "num_steps", "eta", "sampler", "first", "n"} <= set(text)
+
+
+def test_a_slice_shows_the_denoising_as_the_denoiser_does_and_a_sampler_says_that_it_cannot(
+    source, made, command, tmp_path
+):
+    frames = []
+    for path in (source, made["slice"]):
+        out = tmp_path / f"{path.stem}.webp"
+        assert command("run", path, "--n", 2, "--seed", 3, "--steps", 5, "--out", out)[0] == 0
+        with Image.open(out) as image:
+            assert image.n_frames == 5
+            image.seek(2)
+            frames.append(np.asarray(image.convert("RGB")).astype(int))
+    assert np.abs(frames[0] - frames[1]).max() <= 1
+    code, out, err = command("run", made["sampler"], "--n", 2, "--out", tmp_path / "no.gif")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "a one-call sampler shows no steps" in err
+    assert not (tmp_path / "no.gif").exists()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["--times", "9,3"], 2, "times: has no place"),
+        (["--sampler", "ddpm", "--variance", "fixed_large"], 2, "variance: has no place"),
+        (["--steps", "41"], 2, "steps: out of range"),
+        (["--provider", "cuda"], 4, "runs on the CPU"),
+    ],
+)
+def test_run_refuses_by_name_what_has_no_place(made, command, tmp_path, graph, arguments, code, named):
+    ended, out, err = command("run", made[graph], "--out", tmp_path / "a.png", *arguments)
+    assert (ended, out, err.count("\n")) == (code, "", 1)
+    assert named in err
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_check_replays_what_the_file_promises(made, command, graph):
+    code, out, err = command("check", made[graph])
+    assert (code, err) == (0, "")
+    assert "3 of 3 reproduced" in out
+    code, out, _ = command("check", made[graph], "--json")
+    values = json.loads(out)
+    assert (code, values["graph"], values["variance"]) == (0, graph, "fixed_small")
+    assert [case["passed"] for case in values["golden"]] == [True] * 3
+
+
+def loop_body(model):
+    return next(node for node in model.graph.node if node.op_type == "Loop").attribute[0].g
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("k", range(9))
+def test_check_finds_a_wrong_weight(made, command, graph, k):
+    model = onnx.load(made[graph])
+    tensor = next(tensor for tensor in loop_body(model).initializer if tensor.name == "network/w")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[k % 3, k // 3] *= 1.2
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, made[graph])
+    code, _, err = command("check", made[graph])
+    assert (code, err.count("\n")) == (4, 1)
+    assert "does not compute what it promises" in err
+
+
+def test_a_network_that_goes_bad_ends_with_6(made, command, tmp_path):
+    model = onnx.load(made["sampler"])
+    tensor = next(tensor for tensor in loop_body(model).initializer if tensor.name == "network/hundredth")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(np.inf, np.float32), tensor.name))
+    onnx.save(model, made["sampler"])
+    code, out, err = command("run", made["sampler"], "--n", 2, "--out", tmp_path / "a.png")
+    assert (code, out, err.count("\n")) == (6, "", 1)
+    assert "images 0 to 1" in err
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_a_checkpoint_becomes_a_sampler_and_is_checked_against(trained, command, tmp_path, storage):
+    checkpoint, denoiser = trained
+    out = tmp_path / "s.onnx"
+    code, _, err = command("export", checkpoint, "--format", "sampler", "--storage", storage, "--out", out)
+    assert code == 0, err
+    code, shown, err = command("check", out, "--against", checkpoint)
+    assert code == 0, err
+    assert "largest error of x_0" in shown
+    if storage == "float32":
+        settings = {"n": 3, "num_steps": 10, "seed": 5, "eta": 0.4}
+        assert np.abs(generate(out, **settings).astype(int) - generate(denoiser, **settings)).max() <= 1
