@@ -22,7 +22,7 @@ from ddpm_export.datasets import open_dataset
 from ddpm_export.diffusion import Model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generate import Settings, sample, settings_for
+from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.spec import ModelSpec

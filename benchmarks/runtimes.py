@@ -13,7 +13,7 @@ from benchmarks.report import Report, Table, parser, run
 from benchmarks.timing import machine
 from ddpm_export.diffusion import Array
 from ddpm_export.exporting import export
-from ddpm_export.generate import generate
+from ddpm_export.generation import generate
 
 __all__ = ["measure"]
 

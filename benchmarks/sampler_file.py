@@ -18,7 +18,7 @@ from benchmarks.timing import PAUSE_S, interleaved, machine, spread
 from ddpm_export.errors import EnvironmentProblem
 from ddpm_export.exporting import export
 from ddpm_export.exporting.onnx_file import writing_model
-from ddpm_export.generate import generate
+from ddpm_export.generation import generate
 from ddpm_export.runtimes import open_file
 
 __all__ = ["measure"]

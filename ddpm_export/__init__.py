@@ -23,7 +23,7 @@ _HOME = {
     "SAMPLERS": "samplers",
     "State": "samplers",
     "ModelSpec": "spec",
-    "generate": "generate",
+    "generate": "generation",
     "save_images": "images",
     "to_uint8": "images",
     "DdpmExportError": "errors",
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ddpm_export.diffusion import Step, denoiser, trajectory
     from ddpm_export.errors import DdpmExportError
     from ddpm_export.exporting import Checkpoint, export, load_checkpoint, load_network
-    from ddpm_export.generate import generate
+    from ddpm_export.generation import generate
     from ddpm_export.images import save_images, to_uint8
     from ddpm_export.noise import noise_stream
     from ddpm_export.runtimes import open_model
@@ -68,5 +68,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_HOME[name]}")
     value = getattr(module, name)
-    globals()[name] = value  # also over a submodule of the same name, which the import has just bound
+    globals()[name] = value
     return value

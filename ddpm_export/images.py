@@ -1,8 +1,10 @@
 """Images as uint8, grids and files. The only file that names Pillow; knows no model and no sampler."""
 
+import io
 import json
 import math
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ READABLE = (
 MAX_FRAMES = 60
 FRAME_MS, LAST_FRAME_MS = 50, 1500
 TEXT_KEY = "ddpm_export"
+OPENING = threading.Lock()  # what warnings do is set for the process, and images are read in threads
 
 
 def to_uint8(x_0: NDArray[Any]) -> Pixels:
@@ -69,24 +72,46 @@ def save_images(path: str | Path, images: Pixels, text: dict[str, Any] | None = 
         image.save(beside, format="PNG", pnginfo=info)
 
 
-def read_image(path: str | Path, channels: int) -> Pixels:
-    """Read an image file as (H, W, channels), channels 1 (grey) or 3 (RGB).
+def read_image(
+    source: str | Path | bytes, channels: int, *, size: tuple[int, int] | None = None, where: str | None = None
+) -> Pixels:
+    """Read an image as (H, W, channels), channels 1 (grey) or 3 (RGB); `size` (H, W) crops and resizes it to that.
+
+    source is a path, or the bytes of an encoded image, which `where` names in errors. The picture is turned as its EXIF
+    says, transparency is laid over white, 16 bits become the upper 8. With `size`, the largest part in the middle of
+    that shape is resampled with Lanczos' filter, widened when it shrinks: without that, shrinking aliases (Parmar et
+    al. 2022).
 
     Raises BadFileError for what Pillow cannot read, or what claims more pixels than it takes to be safe.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings():
+        with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
-            with Image.open(path, formats=READABLE) as image:
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READABLE)
+        with opened:
+            image = _opaque(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+        if size is not None and image.size != size[::-1]:
+            image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
+        pixels = np.asarray(image, dtype=np.uint8)
     except Exception as exc:  # a decoder given a broken file raises nearly anything
+        name = source if where is None and not isinstance(source, bytes) else where
         raise BadFileError(
-            f"{path}: not an image. got {exc}, expected a picture file. Do remove or replace it."
+            f"{name}: not an image. got {exc}, expected a picture file. Do remove or replace it."
         ) from exc
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _opaque(image: "Image", mode: str) -> "Image":
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
+        image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
 
 
 def _image(pixels: Pixels) -> "Image":

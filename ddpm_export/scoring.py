@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.files import replacing
-from ddpm_export.generate import Settings, sample
+from ddpm_export.generation import Settings, sample
 from ddpm_export.images import to_uint8
 from ddpm_export.metrics import (
     density_coverage,

@@ -1,17 +1,32 @@
+import contextlib
 import functools
 import gzip
 import hashlib
 import http.server
+import io
+import os
+import pickle
 import socket
 import struct
+import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ddpm_export import datasets
-from ddpm_export.datasets import fashion_mnist, image_folder, open_dataset, read_idx
+from ddpm_export.datasets import (
+    READERS,
+    LazyImages,
+    fashion_mnist,
+    image_folder,
+    open_dataset,
+    picture_folder,
+    read_idx,
+)
+from ddpm_export.datasets import dataset as dataset_module
+from ddpm_export.datasets import idx as idx_files
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 
 
@@ -117,8 +132,8 @@ def test_foreign_and_hostile(file, raw):
 
 def test_a_gzip_bomb_is_bounded(file, monkeypatch):
     limit = 2**20
-    monkeypatch.setattr(datasets, "MAX_IDX_BYTES", limit)
-    assert datasets.MAX_IDX_BYTES < 2**26
+    monkeypatch.setattr(idx_files, "MAX_IDX_BYTES", limit)
+    assert idx_files.MAX_IDX_BYTES < 2**26
     file.write_bytes(gzip.compress(idx(np.zeros(2**26, dtype=np.uint8))))
     tracemalloc.start()
     try:
@@ -177,7 +192,7 @@ def test_a_folder_without_the_files(tmp_path):
 
 @pytest.fixture
 def no_debian(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path / "no-debian")
+    monkeypatch.setattr(idx_files, "DEBIAN_FOLDER", tmp_path / "no-debian")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -190,7 +205,7 @@ def home(tmp_path, no_debian, monkeypatch):
     folder = tmp_path / "home"
     write_fashion_mnist(folder)
     digests = {p.name: hashlib.sha256(gzip.decompress(p.read_bytes())).hexdigest() for p in folder.iterdir()}
-    monkeypatch.setattr(datasets, "FASHION_MNIST_SHA256", digests)
+    monkeypatch.setattr(idx_files, "FASHION_MNIST_SHA256", digests)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -224,7 +239,7 @@ def test_another_packing_of_the_same_file_is_the_same(home):
 @pytest.mark.parametrize("pack", [gzip.compress, bytes])
 def test_a_wrong_file_is_refused_and_not_kept(home, no_debian, wrong, pack):
     (home.folder / "train-images-idx3-ubyte.gz").write_bytes(pack(wrong))
-    assert "expected " + datasets.FASHION_MNIST_SHA256["train-images-idx3-ubyte.gz"] in refused(
+    assert "expected " + idx_files.FASHION_MNIST_SHA256["train-images-idx3-ubyte.gz"] in refused(
         fashion_mnist, home=home.url
     )
     assert not no_debian.exists() or list(no_debian.iterdir()) == []
@@ -281,23 +296,23 @@ def test_a_home_that_is_no_address():
 
 
 def test_debians_package_comes_first(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(idx_files, "DEBIAN_FOLDER", tmp_path / "debian")
     write_fashion_mnist(tmp_path / "debian", labels=LABELS[::-1])
     np.testing.assert_array_equal(fashion_mnist(home=home.url).labels, LABELS[::-1])
     assert home.asked == []
 
 
-@pytest.mark.skipif(not datasets.DEBIAN_FOLDER.exists(), reason="needs Debian's dataset-fashion-mnist")
+@pytest.mark.skipif(not idx_files.DEBIAN_FOLDER.exists(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_pinned_digests_are_the_published_files():
-    for name, digest in datasets.FASHION_MNIST_SHA256.items():
-        assert hashlib.sha256(gzip.decompress((datasets.DEBIAN_FOLDER / name).read_bytes())).hexdigest() == digest
+    for name, digest in idx_files.FASHION_MNIST_SHA256.items():
+        assert hashlib.sha256(gzip.decompress((idx_files.DEBIAN_FOLDER / name).read_bytes())).hexdigest() == digest
 
 
-def write_image(path, array):
+def write_image(path, array, **options):
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
+    Image.fromarray(array).save(path, **options)
 
 
 def test_image_folder_is_sorted_and_deep(tmp_path):
@@ -305,17 +320,20 @@ def test_image_folder_is_sorted_and_deep(tmp_path):
     for name, value in pictures.items():
         write_image(tmp_path / name, np.full((4, 6), value, dtype=np.uint8))
     (tmp_path / "notes.txt").write_text("not an image")
-    data = image_folder(tmp_path, (1, 4, 6))
-    assert data.images.shape == (3, 4, 6, 1)
-    assert data.images.dtype == np.uint8
-    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3]
-    assert data.labels is None
+    for read in (image_folder, picture_folder):
+        data = read(tmp_path, (1, 4, 6))
+        assert data.images.shape == (3, 4, 6, 1)
+        assert data.images.dtype == np.uint8
+        assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+        assert data.labels is None
+        assert data.name == tmp_path.name
 
 
-def test_image_folder_keeps_colours_and_layout(tmp_path):
+@pytest.mark.parametrize("read", [image_folder, picture_folder])
+def test_images_of_the_right_size_are_left_as_they_are(tmp_path, read):
     pixels = bytes_of_shape(4, 6, 3)
     write_image(tmp_path / "a.png", pixels)
-    np.testing.assert_array_equal(image_folder(tmp_path, (3, 4, 6)).images, pixels[None], strict=True)
+    np.testing.assert_array_equal(read(tmp_path, (3, 4, 6)).images, pixels[None], strict=True)
 
 
 def test_image_folder_refuses(tmp_path):
@@ -329,6 +347,312 @@ def test_image_folder_refuses(tmp_path):
     assert "a.png" in refused(image_folder, tmp_path, (1, 4, 6))
 
 
+def test_picture_folder_takes_any_size_and_names_the_broken_ones(tmp_path):
+    write_image(tmp_path / "a.png", np.full((40, 30, 3), 10, dtype=np.uint8))
+    write_image(tmp_path / "b.jpg", np.full((8, 16), 20, dtype=np.uint8))
+    write_image(tmp_path / "d.webp", np.full((3, 3, 4), 255, dtype=np.uint8))
+    (tmp_path / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    data = picture_folder(tmp_path, (3, 8, 8))
+    assert data.images.shape == (3, 8, 8, 3)
+    assert [int(image.mean()) for image in data.images] == [10, 20, 255]
+    assert len(data.broken) == 1
+    assert "c.png: not an image" in data.broken[0]
+
+
+def test_mostly_broken_is_refused_with_a_count_and_the_first_names(tmp_path):
+    write_image(tmp_path / "z.png", bytes_of_shape(4, 6))
+    for name in "abcde":
+        (tmp_path / f"{name}.png").write_bytes(b"no")
+    said = refused(picture_folder, tmp_path, (1, 4, 6))
+    assert "got 5 broken of 6, first " in said
+    assert all(f"{name}.png" in said for name in "abc")
+    assert "d.png" not in said
+    for name in "def":  # three of seven
+        write_image(tmp_path / f"{name}.png", bytes_of_shape(4, 6))
+    assert len(picture_folder(tmp_path, (1, 4, 6)).broken) == 3
+
+
+@pytest.fixture
+def few_bytes(monkeypatch):
+    """Let ten images of 4x6 be more than fit."""
+    monkeypatch.setattr(dataset_module, "MAX_ARRAY_BYTES", 9 * 4 * 6)
+
+
+@pytest.fixture
+def ten(tmp_path):
+    for number in range(10):
+        write_image(tmp_path / f"{number}.png", np.full((4, 6), number, dtype=np.uint8))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("few_bytes")
+def test_lazy_images_have_the_face_of_the_array(ten):
+    lazy = picture_folder(ten, (1, 4, 6)).images
+    array = image_folder(ten, (1, 4, 6)).images
+    assert isinstance(lazy, LazyImages)
+    assert (lazy.shape, len(lazy), lazy.dtype) == (array.shape, len(array), array.dtype)
+    for index in (
+        np.array([7, 0, 7]),
+        slice(2, 9, 3),
+        3,
+        -1,
+        slice(None),
+        np.array([], dtype=np.int64),
+        array[:, 0, 0, 0] > 5,
+    ):
+        np.testing.assert_array_equal(lazy[index], array[index], strict=True)
+    np.testing.assert_array_equal(np.asarray(lazy), array, strict=True)
+    np.testing.assert_array_equal(np.ascontiguousarray(lazy), array, strict=True)
+    with pytest.raises(IndexError):
+        _ = lazy[10]
+
+
+@pytest.mark.usefixtures("few_bytes")
+def test_lazily_the_next_sound_one_stands_for_a_broken_one(ten):
+    for number in (4, 5, 9):
+        (ten / f"{number}.png").write_bytes(b"no")
+    data = picture_folder(ten, (1, 4, 6))
+    assert data.broken == []
+    for _ in range(2):
+        assert data.images[:][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 6, 6, 6, 7, 8, 0]
+    assert sorted(told.partition(":")[0][-5:] for told in data.broken) == ["4.png", "5.png", "9.png"]
+
+
+@pytest.mark.usefixtures("few_bytes")
+def test_lazily_a_broken_set_is_refused_when_it_is_opened_or_read(ten):
+    data = picture_folder(ten, (1, 4, 6))
+    for path in ten.iterdir():
+        path.write_bytes(b"no")
+    assert "got 10 broken of 10" in refused(data.images.__getitem__, 3)
+    assert "got 10 broken of 10" in refused(picture_folder, ten, (1, 4, 6))
+
+
+@pytest.mark.parametrize("inner", ["", "stanford_cars"])
+def test_stanford_cars_takes_the_middle_square(tmp_path, inner):
+    car = np.zeros((32, 64, 3), dtype=np.uint8)
+    car[:, 16:48] = 200  # along the blocks of a JPEG
+    write_image(tmp_path / inner / "cars_train" / "00001.jpg", car, quality=100)
+    write_image(tmp_path / inner / "cars_test" / "00001.jpg", 255 - car, quality=100)
+    for train, level in ((True, 200), (False, 55)):
+        data = open_dataset("stanford-cars", tmp_path, image_shape=(3, 16, 16), train=train)
+        assert data.name == "stanford-cars"
+        np.testing.assert_allclose(data.images[0], level, atol=12)  # the filter sees a little beyond the square
+        np.testing.assert_allclose(data.images[0, 3:-3, 3:-3], level, atol=2)
+    assert "cars_train" in refused(open_dataset, "stanford-cars", tmp_path / "cars_train", image_shape=(3, 16, 16))
+
+
+def test_noto_emoji_leaves_the_packages_sheets_out(tmp_path):
+    write_image(tmp_path / "img" / "google" / "64" / "1f600.png", np.zeros((64, 64, 4), dtype=np.uint8))
+    write_image(tmp_path / "img" / "google" / "sheets" / "64.png", bytes_of_shape(66, 132, 3))
+    for place in (tmp_path, tmp_path / "img" / "google" / "64"):
+        data = open_dataset("noto-emoji", place, image_shape=(3, 32, 32))
+        assert (data.name, data.license, len(data.images)) == ("noto-emoji", "Apache-2.0", 1)
+        assert (data.images == 255).all()  # wholly transparent: white
+
+
+def cifar_arrays(count=4, seed=0):
+    draws = np.random.default_rng(seed)
+    return draws.integers(0, 256, (count, 3072), dtype=np.uint8), draws.integers(0, 10, count)
+
+
+class Python2Pickler(pickle._Pickler):
+    """Pickle as Python 2 did when CIFAR-10 was made: protocol 2, and bytes as its str, which Python 3 never writes."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_str(self, text):
+        raw = text if isinstance(text, bytes) else text.encode()
+        self.write(b"T" + struct.pack("<i", len(raw)) + raw)
+
+    dispatch[bytes] = dispatch[str] = save_str
+
+
+def python_batch(data, labels):
+    file = io.BytesIO()
+    contents = {"batch_label": "one", "labels": labels, "data": data, "filenames": ["a.png"] * len(labels)}
+    Python2Pickler(file, protocol=2).dump(contents)
+    # the module's name of that time
+    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+def binary_batch(data, labels):
+    return np.concatenate([np.array(labels, dtype=np.uint8)[:, None], data], axis=1).tobytes()
+
+
+def write_cifar(folder, kind):
+    folder.mkdir(exist_ok=True)
+    for seed, name in enumerate([f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]):
+        data, labels = cifar_arrays(seed=seed)
+        if kind == "python":
+            (folder / name).write_bytes(python_batch(data, labels.tolist()))
+        else:
+            (folder / f"{name}.bin").write_bytes(binary_batch(data, labels))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner"),
+    [("python", ""), ("python", "cifar-10-batches-py"), ("binary", ""), ("binary", "cifar-10-batches-bin")],
+)
+def test_cifar10(tmp_path, kind, inner):
+    write_cifar(tmp_path / inner, kind)
+    parts = [cifar_arrays(seed=seed) for seed in range(6)]
+    for train, chosen in ((True, parts[:5]), (False, parts[5:])):
+        data = open_dataset("cifar10", tmp_path, image_shape=(3, 32, 32), train=train)
+        planes = np.concatenate([planes for planes, _ in chosen]).reshape(-1, 3, 32, 32)
+        np.testing.assert_array_equal(data.images, planes.transpose(0, 2, 3, 1), strict=True)
+        np.testing.assert_array_equal(data.labels, np.concatenate([labels for _, labels in chosen]), strict=True)
+        assert data.name == "cifar10"
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """The path of the test batch, python version; and a call that reads it."""
+    path = tmp_path / "test_batch"
+    return path, lambda: open_dataset("cifar10", tmp_path, image_shape=(3, 32, 32), train=False)
+
+
+class Deed:
+    """Pickles as a call."""
+
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize("where", ["alone", "in the labels", "in place of the array", "as a key"])
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_a_hostile_pickle_does_nothing(batch, tmp_path, where, protocol):
+    path, read = batch
+    deed = Deed(Path.touch, tmp_path / "done")
+    data, labels = cifar_arrays()
+    contents = {
+        "alone": deed,
+        "in the labels": {b"data": data, b"labels": [deed]},
+        "in place of the array": {b"data": deed, b"labels": labels.tolist()},
+        "as a key": {Deed(tuple, [deed]): 1, b"data": data, b"labels": labels.tolist()},
+    }[where]
+    raw = pickle.dumps(contents, protocol)
+    path.write_bytes(raw)
+    assert "test_batch: not a batch of CIFAR-10" in refused(read)
+    assert not (tmp_path / "done").exists()
+    with contextlib.suppress(AttributeError):  # a Path has no .pixels; the deed is done by then
+        pickle.loads(raw)
+    assert (tmp_path / "done").exists(), "it would have done nothing anyhow"
+
+
+@pytest.mark.parametrize("call", [os.system, eval, print, getattr, np.load, pickle.loads, np.frombuffer])
+def test_no_function_is_found_by_name(batch, call):
+    path, read = batch
+    path.write_bytes(pickle.dumps(Deed(call, "0")))
+    assert f".{call.__name__}" in refused(read)
+
+
+@pytest.mark.parametrize(
+    ("data", "labels"),
+    [
+        (cifar_arrays()[0].astype(np.int8), [1, 2, 3, 4]),
+        (cifar_arrays()[0].astype(np.uint16), [1, 2, 3, 4]),
+        (np.asfortranarray(cifar_arrays()[0]), [1, 2, 3, 4]),
+        (cifar_arrays()[0][:, :-1].copy(), [1, 2, 3, 4]),
+        (cifar_arrays()[0].reshape(4, 3, 32, 32), [1, 2, 3, 4]),
+        (np.array([None] * 4, dtype=object), [1, 2, 3, 4]),
+        ([[0] * 3072] * 4, [1, 2, 3, 4]),
+        (cifar_arrays()[0], [1, 2, 3]),
+        (cifar_arrays()[0], [1, 2, 3, 10]),
+        (cifar_arrays()[0], [1, 2, 3, -1]),
+        (cifar_arrays()[0], [1.0, 2.0, 3.0, 4.0]),
+        (cifar_arrays()[0], [[1], [2], [3], [4]]),
+        (cifar_arrays()[0], "1234"),
+        (cifar_arrays()[0], []),
+        (cifar_arrays(0)[0], []),
+    ],
+)
+def test_a_pickle_of_something_else(batch, data, labels):
+    path, read = batch
+    path.write_bytes(python_batch(data, labels))
+    assert "not a batch of CIFAR-10" in refused(read)
+
+
+def test_cifar_files_cut_or_changed(batch, tmp_path):
+    path, read = batch
+    whole = python_batch(*(part.tolist() if part.ndim == 1 else part for part in cifar_arrays()))
+    path.write_bytes(whole)
+    assert len(read().images) == 4
+    for length in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        refused(read)
+    for content in (b"\x80\x02}q\x00.", b"\x80\x02K\x01.", b"<html>"):
+        path.write_bytes(content)
+        refused(read)
+    path.unlink()
+    assert "not CIFAR-10" in refused(read)
+    whole = binary_batch(*cifar_arrays())
+    for raw in (b"", whole[:-1], whole + b"\x00", b"\x0a" + whole[1:]):
+        (tmp_path / "test_batch.bin").write_bytes(raw)
+        refused(read)
+    (tmp_path / "test_batch.bin").write_bytes(whole)
+    assert len(read().images) == 4
+
+
+def test_a_missing_batch_is_named(tmp_path):
+    write_cifar(tmp_path, "binary")
+    (tmp_path / "data_batch_3.bin").unlink()
+    assert "data_batch_3.bin" in refused(open_dataset, "cifar10", tmp_path, image_shape=(3, 32, 32))
+
+
+def encoded(array, kind="PNG"):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format=kind)
+    return file.getvalue()
+
+
+def write_lmdb(path, values, **options):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(path), map_size=2**24, **options) as database, database.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key, value)
+
+
+@pytest.mark.parametrize("subdir", [True, False])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_lmdb_images_come_in_the_order_of_keys_cropped_and_resized(tmp_path, subdir, lazy, monkeypatch):
+    if lazy:
+        monkeypatch.setattr(dataset_module, "MAX_ARRAY_BYTES", 0)
+    values = {
+        b"b": encoded(np.full((16, 12, 3), 20, dtype=np.uint8), "WEBP"),
+        b"a": encoded(np.full((8, 8), 10, dtype=np.uint8)),
+        b"c\xff\n": b"broken",
+        b"d": encoded(np.full((4, 30, 3), 40, dtype=np.uint8)),
+    }
+    write_lmdb(tmp_path / "set", values, subdir=subdir)
+    data = open_dataset("lmdb", tmp_path / "set", image_shape=(3, 8, 8))
+    assert isinstance(data.images, LazyImages) == lazy
+    # lazily, the next one stands for the broken one; else it is left out
+    assert data.images[:][:, 0, 0, 0].tolist() == ([10, 20, 40, 40] if lazy else [10, 20, 40])
+    assert len(data.broken) == 1
+    assert r"set, key b'c\xff\n': not an image" in data.broken[0]
+    assert data.name == "set"
+
+
+def test_what_is_no_lmdb_or_an_empty_one(tmp_path):
+    pytest.importorskip("lmdb")
+    (tmp_path / "file").write_bytes(b"no database" * 1000)
+    for place in ("file", "missing", "."):
+        assert str(tmp_path) in refused(open_dataset, "lmdb", tmp_path / place, image_shape=(3, 8, 8))
+    write_lmdb(tmp_path / "empty", {})
+    assert "holds no images" in refused(open_dataset, "lmdb", tmp_path / "empty", image_shape=(3, 8, 8))
+
+
+def test_without_the_package_lmdb_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(EnvironmentProblem, match="pip install lmdb"):
+        open_dataset("lmdb", tmp_path, image_shape=(3, 8, 8))
+
+
 def test_open_dataset(tmp_path):
     write_fashion_mnist(tmp_path)
     data = open_dataset("fashion-mnist", tmp_path, image_shape=(1, 28, 28), train=False)
@@ -340,7 +664,13 @@ def test_open_dataset(tmp_path):
     assert open_dataset("folder", tmp_path, image_shape=(1, 4, 6)).images.shape == (1, 4, 6, 1)
 
 
-@pytest.mark.parametrize("name", datasets.READERS)
-def test_every_reader_checks_the_images_size(name, tmp_path):
-    write_fashion_mnist(tmp_path)
-    refused(open_dataset, name, tmp_path, image_shape=(7, 3, 5))
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_says_no_to_what_it_does_not_have(name, tmp_path):
+    assert str(tmp_path) in refused(open_dataset, name, tmp_path, image_shape=(3, 32, 32))
+    assert "got 7 channels" in refused(open_dataset, name, tmp_path, image_shape=(7, 3, 5))
+
+
+@pytest.mark.parametrize(("name", "write"), [("fashion-mnist", write_fashion_mnist), ("cifar10", write_cifar)])
+def test_images_of_one_size_are_not_resized(name, write, tmp_path):
+    write(tmp_path, **({"kind": "binary"} if write is write_cifar else {}))
+    assert "has other images than the network takes" in refused(open_dataset, name, tmp_path, image_shape=(3, 16, 16))

@@ -1,6 +1,10 @@
 import io
 import json
 import math
+import random
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -109,10 +113,95 @@ def test_any_kind_of_picture_is_read_with_the_channels_asked_for(tmp_path, rng, 
     pixels = read_image(path, channels)
     assert pixels.shape == (4, 6, channels)
     assert pixels.dtype == np.uint8
-    if mode in ("RGB", "RGBA") and channels == 3:  # alpha is left out, not blended
+    if mode in ("RGB", "RGBA") and channels == 3:  # that RGBA is opaque
         np.testing.assert_array_equal(pixels, np.asarray(image)[..., :3])
     if mode == "L":
         np.testing.assert_array_equal(pixels, np.repeat(np.asarray(image)[..., None], channels, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (10, 20, 30, 0), [255, 255, 255]),
+        ("RGBA", (10, 20, 30, 51), [206, 208, 210]),  # a fifth of the colour over four fifths of white
+        ("LA", (100, 51), [224, 224, 224]),
+        ("LA", (100, 255), [100, 100, 100]),
+    ],
+)
+def test_transparency_is_laid_over_white(tmp_path, mode, colour, expected):
+    Image.new(mode, (6, 4), colour).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 3)[1, 2], expected)
+
+
+def test_one_colour_of_a_palette_may_be_the_transparent_one(tmp_path, rng):
+    image = Image.fromarray(pictures(rng, 1)[0]).convert("P")
+    image.putpixel((0, 0), 7)
+    image.save(tmp_path / "a.gif", transparency=7)
+    assert read_image(tmp_path / "a.gif", 3)[0, 0].tolist() == [255, 255, 255]
+
+
+def test_sixteen_bits_become_their_upper_eight(tmp_path):
+    values = np.array([[0, 255, 256, 32767, 32768, 65535]], dtype=np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read_image(tmp_path / name, 1)[..., 0].tolist() == [[0, 0, 1, 127, 128, 255]]
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path, rng):
+    pixels = pictures(rng, 1)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of what was seen is at the right
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 3), np.rot90(pixels, -1))
+
+
+def test_bytes_are_read_like_a_file_and_named_as_told(tmp_path, rng):
+    raw = png_bytes(rng)
+    (tmp_path / "a.png").write_bytes(raw)
+    np.testing.assert_array_equal(read_image(raw, 3), read_image(tmp_path / "a.png", 3))
+    with pytest.raises(BadFileError, match=r"^the third: not an image"):
+        read_image(raw[:40], 3, where="the third")
+
+
+@pytest.mark.parametrize("size", [(4, 6), (8, 8), (64, 16), (2, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size_becomes_the_one_asked_for(tmp_path, rng, size, channels):
+    Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", channels, size=size).shape == (*size, channels)
+
+
+def test_the_middle_is_kept_and_proportions_with_it(tmp_path):
+    pixels = np.zeros((20, 60, 3), dtype=np.uint8)
+    pixels[:, 20:40] = 200
+    pixels[5:15, 25:35] = 90  # a square in the middle of the middle
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "high.png")
+    for name in ("wide.png", "high.png"):
+        small = read_image(tmp_path / name, 1, size=(10, 10))[..., 0]
+        assert (np.abs(small[4:6, 4:6].astype(int) - 90) <= 16).all()
+        assert (np.abs(small[[1, 1, 8, 8], [1, 8, 1, 8]].astype(int) - 200) <= 16).all()  # Lanczos overshoots
+
+
+def test_shrinking_averages_instead_of_picking(tmp_path):
+    stripes = np.zeros((64, 64), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    small = read_image(tmp_path / "a.png", 1, size=(16, 16))
+    assert (np.abs(small[2:-2, 2:-2].astype(int) - 127) <= 3).all()  # picked pixels would be 0 or 255
+
+
+def test_threads_leave_the_warnings_of_the_process_as_they_were(tmp_path, rng, monkeypatch):
+    def slow(*arguments, **options):
+        time.sleep(random.uniform(0.0, 0.003))  # lets the others in
+        return opening(*arguments, **options)
+
+    opening = Image.open
+    monkeypatch.setattr(Image, "open", slow)
+    (tmp_path / "a.png").write_bytes(png_bytes(rng))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: read_image(tmp_path / "a.png", 3), range(50)))
+    assert warnings.filters == before
 
 
 def png_bytes(rng):

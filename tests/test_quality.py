@@ -11,7 +11,7 @@ from benchmarks import quality
 from benchmarks.report import BEGIN, END
 from ddpm_export import datasets, open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.generate import generate
+from ddpm_export.generation import generate
 
 
 @pytest.fixture

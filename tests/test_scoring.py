@@ -6,7 +6,7 @@ from models import COLOUR, GREY, extractor_file, mix_model, scale_model, tiny_sp
 
 from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.generate import generate, settings_for
+from ddpm_export.generation import generate, settings_for
 from ddpm_export.metrics import frechet_distance, statistics
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.scoring import CHUNK, METRICS, features_of, sampled_images, scores

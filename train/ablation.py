@@ -28,7 +28,7 @@ from ddpm_export.datasets import Dataset, open_dataset
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.exporting import export, load_checkpoint
 from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generate import Settings, settings_for
+from ddpm_export.generation import Settings, settings_for
 from ddpm_export.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor

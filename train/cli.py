@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from train.loop import Progress
 
 __all__ = ["main"]
+
+SHOWN_BROKEN = 10
 
 
 def command(
@@ -42,6 +45,7 @@ def command(
         _require(package)
     # whatever loads torch comes after this line
     from train.config import load_config
+    from train.distributed import joined_world
     from train.loop import spec_from_config, steps_per_epoch, train
     from train.pictures import draw_loss, draw_samples
 
@@ -52,7 +56,10 @@ def command(
         chosen = dataclasses.replace(chosen, steps=epochs * steps_per_epoch(chosen, dataset))
     out = Path("runs") / chosen.name if out is None else out
     spec = spec_from_config(chosen, dataset)
-    print(f"device: {place}", file=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))  # torchrun's
+    if rank == 0:
+        print(f"device: {place}", file=sys.stderr)
+    told = 0 if rank == 0 else len(dataset.broken)  # what every rank found when it opened the data, rank 0 tells
 
     def draw(ema: dict, step: int) -> None:  # type: ignore[type-arg]
         draw_samples(out / "samples.png", chosen.network, ema, spec, place, step)
@@ -60,17 +67,22 @@ def command(
 
     reports: list[Progress] = []
     try:
-        with _reporter(chosen.batch_size) as show:
+        with _reporter(chosen.batch_size) as show, joined_world(place) as world:
 
             def report(progress: "Progress") -> None:
+                nonlocal told
+                told = _tell_broken(dataset.broken, told)
                 reports.append(progress)
-                show(progress)
+                if world.rank == 0:
+                    show(progress)
 
-            path = train(chosen, dataset, out, place, report, draw)
+            path = train(chosen, dataset, out, place, report, draw, world)
     except KeyboardInterrupt as stop:
-        if stop.args:
+        if stop.args and rank == 0:
             print(f"{stop}; the same command goes on from there", file=sys.stderr)
         raise
+    if rank > 0:
+        return
     result = {
         "checkpoint": str(path),
         "device": place,
@@ -120,7 +132,27 @@ def _usable_device(device: str) -> str:
             f"--device cuda: there is none that torch {torch.__version__} can use. got no CUDA device, expected one. "
             "Do use --device cpu, or install a torch with CUDA and its driver."
         )
-    return "cuda" if available and device != "cpu" else "cpu"
+    if not available or device == "cpu":
+        return "cpu"
+    local = os.environ.get("LOCAL_RANK")  # torchrun's: a GPU for each process
+    if local is None:
+        return "cuda"
+    if int(local) >= torch.cuda.device_count():
+        raise EnvironmentProblem(
+            f"torchrun: too few GPUs. got {torch.cuda.device_count()}, expected one for each process of this machine. "
+            "Do set --nproc-per-node lower."
+        )
+    torch.cuda.set_device(int(local))
+    return f"cuda:{local}"
+
+
+def _tell_broken(broken: list[str], told: int) -> int:
+    """Print the broken images from number `told` on, and return how many there are."""
+    for line in broken[told:][:SHOWN_BROKEN]:
+        print(f"left out: {line}", file=sys.stderr)
+    if len(broken) > told:
+        print(f"broken images so far: {len(broken)}", file=sys.stderr)
+    return len(broken)
 
 
 @contextmanager

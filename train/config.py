@@ -67,13 +67,13 @@ class TrainConfig:
                     f"config {self.name}: unknown {name}. got {getattr(self, name)!r}, expected one of "
                     f"{', '.join(choices)}. Do pick one."
                 )
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "picture_every", "constant_steps"):
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"config {self.name}: {name} too small. got {getattr(self, name)}, expected at least 1. "
                     "Do raise it."
                 )
-        for name in ("seed", "warmup_steps"):
+        for name in ("seed", "warmup_steps", "picture_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"config {self.name}: {name} is negative. got {getattr(self, name)}, expected at least 0. "

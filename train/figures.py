@@ -18,7 +18,7 @@ from ddpm_export.datasets import Dataset, open_dataset
 from ddpm_export.diffusion import Array, Model, Step, denoiser, noised, trajectory
 from ddpm_export.errors import UsageError
 from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generate import settings_for
+from ddpm_export.generation import settings_for
 from ddpm_export.images import to_uint8
 from ddpm_export.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.noise import noise_stream

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddpm_export.datasets import Dataset
@@ -22,6 +23,7 @@ from ddpm_export.files import replacing
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
 from train.config import TrainConfig, config_from_dict
+from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, target
 
 __all__ = ["Progress", "spec_from_config", "steps_per_epoch", "train"]
@@ -72,27 +74,30 @@ def train(
     device: str,
     report: Callable[[Progress], None],
     draw: Callable[[dict[str, Tensor], int], None] | None = None,
+    world: World = ALONE,
 ) -> Path:
     """Train until `config.steps`, going on from `out/checkpoint.pt` where there is one; return that path.
 
     report is called before the first step and with each line of the log; draw, with the EMA weights and the step, every
-    `config.picture_every` steps and at the end. Raises NonFiniteError when loss, gradient or weights are no number (the
-    last checkpoint stays), ConfigError when the checkpoint was made for other weights, KeyboardInterrupt on SIGINT or
-    SIGTERM after writing a checkpoint.
+    `config.picture_every` steps and at the end (never where that is 0), on rank 0. Of a world of several processes each
+    takes its share of the same batches, and rank 0 alone writes; any number of them goes on from what another wrote.
+
+    Raises NonFiniteError when loss, gradient or weights are no number (the last checkpoint stays), ConfigError when the
+    checkpoint was made for other weights or the batch does not split, KeyboardInterrupt on SIGINT or SIGTERM, of
+    whatever rank, after writing a checkpoint.
     """
     path = out / "checkpoint.pt"
+    share = world.share(config.batch_size)
     order = _Order(config.seed, len(dataset.images), config.batch_size, steps_per_epoch(config, dataset))
     torch.manual_seed(config.seed)
     network = UNet(config.network).to(device)
     ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
     # beta2 below 0.999 forgets the large early gradients sooner
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-    step = 0
-    if path.exists():
-        step = _resume(path, config, network, ema, optimizer)
-        _keep_log_until(out / "log.jsonl", step)
-    for left_over in out.glob(".*.part*"):  # of a run that was killed while it wrote
-        left_over.unlink(missing_ok=True)
+    step = _resume(path, config, network, ema, optimizer) if path.exists() else 0
+    world.check_same("step to start from, images", (step, len(dataset.images)))  # before anyone writes
+    if world.rank == 0:
+        _clear_after(out, step)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     spec = spec_from_config(config, dataset)
@@ -100,6 +105,8 @@ def train(
     def save() -> None:
         if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
             raise _non_finite(step, "a weight that is inf or nan")
+        if world.rank > 0:
+            return
         save_checkpoint(
             path,
             network=network.state_dict(),
@@ -110,9 +117,9 @@ def train(
             spec=json_from_spec(spec),
         )
 
-    forward = torch.compile(network) if config.compile else network
-    # (N, C, H, W) uint8 on the CPU; a batch at a time becomes float
-    images = torch.from_numpy(dataset.images.transpose(0, 3, 1, 2).copy())
+    forward = world.wrapped(network)
+    if config.compile:
+        forward = torch.compile(forward)  # type: ignore[assignment]
     alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float32, device=device)
     losses: list[Tensor] = []
     since = time.perf_counter()
@@ -121,28 +128,36 @@ def train(
     report(Progress(step, config.steps))
     with _stop_requests() as stop_asked:
         while step < config.steps:
-            torch.manual_seed(_mixed(config.seed, step))
-            x_0 = images[order.batch(step)].to(device).float() / 127.5 - 1.0
-            if config.horizontal_flips:
-                x_0 = torch.where((torch.rand(len(x_0), 1, 1, 1) < 0.5).to(device), x_0.flip(3), x_0)
+            draws = _Draws(config, step, share, world.rank)
+            pixels = dataset.images[order.batch(step)[share]].transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
+            x_0 = torch.from_numpy(pixels).to(device).float() / 127.5 - 1.0
+            if draws.flips is not None:
+                x_0 = torch.where(draws.flips.to(device), x_0.flip(3), x_0)
             with _torch_problems():
-                loss = _update(config, forward, network, optimizer, x_0, alphas, step)
+                loss = _update(config, forward, network, optimizer, x_0, draws, alphas, step)
             step += 1
             _update_ema(ema, network, config, step)
             losses.append(loss)
             if step % config.log_every == 0 or step == config.steps:
-                mean = float(torch.stack(losses).mean())
+                mean = float(world.mean(torch.stack(losses).mean()))
                 rate = len(losses) * config.batch_size / (time.perf_counter() - since)
-                _log(out / "log.jsonl", {"step": step, "loss": mean, "images_per_s": round(rate, 1)})
+                if world.rank == 0:
+                    _log(out / "log.jsonl", {"step": step, "loss": mean, "images_per_s": round(rate, 1)})
                 report(Progress(step, config.steps, mean, rate))
                 losses, since = [], time.perf_counter()
-            if step % config.checkpoint_every == 0 or step == config.steps or stop_asked():
+            stop = world.any(stop_asked())
+            if step % config.checkpoint_every == 0 or step == config.steps or stop:
                 save()
-            if stop_asked():
+            if stop:
                 raise KeyboardInterrupt(f"{path}: written at step {step}")
-            if draw is not None and (step % config.picture_every == 0 or step == config.steps):
+            if draw is not None and world.rank == 0 and _pictures_due(config, step):
                 draw(ema, step)
     return path
+
+
+def _pictures_due(config: TrainConfig, step: int) -> bool:
+    every = config.picture_every
+    return every > 0 and (step % every == 0 or step == config.steps)
 
 
 def _update(
@@ -151,12 +166,12 @@ def _update(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     x_0: Tensor,
+    draws: "_Draws",
     alphas: Tensor,
     step: int,
 ) -> Tensor:
-    """Take one optimiser step (Ho et al. 2020, algorithm 1) and return its loss."""
-    t = torch.randint(0, config.num_train_timesteps, (len(x_0),)).to(x_0.device)
-    eps = torch.randn(x_0.shape).to(x_0.device)  # drawn on the CPU: the same numbers on every device
+    """Take one optimiser step (Ho et al. 2020, algorithm 1) and return the loss of this process's share."""
+    t, eps = draws.t.to(x_0.device), draws.eps.to(x_0.device)
     a = alphas[t][:, None, None, None]
     x_t = noised(x_0, eps, a)
     if config.channels_last:
@@ -249,15 +264,31 @@ class _Order:
         self.seed, self.count, self.batch_size, self.batches = seed, count, batch_size, batches
         self.epoch, self.permutation = -1, np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step: int) -> NDArray[np.int64]:
         epoch, place = divmod(step, self.batches)
         if epoch != self.epoch:
             self.epoch, self.permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.count)
-        return torch.from_numpy(self.permutation[place * self.batch_size : (place + 1) * self.batch_size])
+        return self.permutation[place * self.batch_size : (place + 1) * self.batch_size]
 
 
-def _mixed(seed: int, step: int) -> int:
-    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+class _Draws:
+    """What is random in a step: flips, t and eps of the whole batch, cut to a share, so that shares do not change it.
+
+    They are drawn on the CPU: the same numbers on every device. Dropout draws on, from another place on each rank.
+    """
+
+    def __init__(self, config: TrainConfig, step: int, share: slice, rank: int) -> None:
+        count = config.batch_size
+        torch.manual_seed(_mixed(config.seed, step))
+        self.flips = (torch.rand(count, 1, 1, 1) < 0.5)[share] if config.horizontal_flips else None
+        self.t = torch.randint(0, config.num_train_timesteps, (count,))[share]
+        self.eps = torch.randn(count, *config.network.image_shape)[share]
+        if rank > 0:
+            torch.manual_seed(_mixed(config.seed, step, rank))
+
+
+def _mixed(*numbers: int) -> int:
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
@@ -302,8 +333,11 @@ def _log(path: Path, line: dict[str, Any]) -> None:
         ) from exc
 
 
-def _keep_log_until(path: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint: they will be written again."""
+def _clear_after(out: Path, step: int) -> None:
+    """Remove what a killed run left: files it was writing, and the log after its last checkpoint."""
+    for left_over in out.glob(".*.part*"):
+        left_over.unlink(missing_ok=True)
+    path = out / "log.jsonl"
     if not path.exists():
         return
     kept = []

@@ -14,7 +14,7 @@ from ddpm_export.datasets import open_dataset
 from ddpm_export.exporting import FORMATS, export, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
-from ddpm_export.generate import sample, settings_for
+from ddpm_export.generation import sample, settings_for
 from ddpm_export.images import save_images, to_uint8
 from ddpm_export.runtimes import open_model
 

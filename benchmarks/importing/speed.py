@@ -11,7 +11,7 @@ from benchmarks.report import Report, Table, run
 from benchmarks.timing import cores, interleaved, machine, spread, warm_up
 from ddpm_export.diffusion import Array
 from ddpm_export.exporting import export, load_checkpoint
-from ddpm_export.generate import generate
+from ddpm_export.generation import generate
 from ddpm_export.runtimes import open_model
 
 __all__ = ["measure"]

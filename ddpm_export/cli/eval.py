@@ -66,7 +66,7 @@ def evaluate(
     from ddpm_export import scoring
     from ddpm_export.datasets import open_dataset
     from ddpm_export.files import cache_folder, sha256_of
-    from ddpm_export.generate import settings_for
+    from ddpm_export.generation import settings_for
     from ddpm_export.runtimes import open_model
     from ddpm_export.runtimes.onnx import open_extractor
 

@@ -41,7 +41,7 @@ def run(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
     """
     from ddpm_export.files import sha256_of
-    from ddpm_export.generate import pictures, settings_for
+    from ddpm_export.generation import pictures, settings_for
     from ddpm_export.images import open_output
     from ddpm_export.runtimes import open_file
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ddpm_export import datasets
 from ddpm_export.cli.eval import main
-from ddpm_export.generate import generate
+from ddpm_export.generation import generate
 
 
 def images_of(count, seed=0):

@@ -21,7 +21,7 @@ from models import COLOUR, learned_model, mix_model, node, onnx_file, scale_mode
 from ddpm_export import generate
 from ddpm_export.diffusion import denoiser, noise_std, trajectory
 from ddpm_export.errors import BadFileError, DdpmExportError
-from ddpm_export.generate import sample, settings_for
+from ddpm_export.generation import sample, settings_for
 from ddpm_export.images import grid, read_image, to_uint8
 from ddpm_export.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.runtimes import open_model

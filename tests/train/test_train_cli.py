@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from ddpm_export.errors import EnvironmentProblem
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import sha256_of
+from train.cli import _usable_device
 from train.loop import _torch_problems
 
 pytestmark = pytest.mark.torch
@@ -53,6 +55,25 @@ def test_a_finished_training_says_so_and_goes_on_with_more_steps(run, tmp_path):
     assert "going on from step 6" in err
 
 
+def test_no_pictures_where_none_are_wanted(run, tmp_path):
+    assert run("--set", "picture_every=0")[0] == 0
+    assert {name.name for name in (tmp_path / "out").iterdir()} == {"checkpoint.pt", "log.jsonl"}
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_broken_images_are_named_and_counted_and_training_goes_on(run, toy_folder, tmp_path, monkeypatch, lazily):
+    if lazily:
+        monkeypatch.setattr("ddpm_export.datasets.dataset.MAX_ARRAY_BYTES", 0)
+    shutil.copytree(toy_folder / "images", tmp_path / "images")
+    for name in ("07.png", "23.png"):
+        (tmp_path / "images" / name).write_bytes(b"no")
+    code, _, err = run("--data", tmp_path / "images", "--epochs", 2)
+    assert code == 0, err
+    for name in ("07.png", "23.png"):
+        assert err.count(f"left out: {tmp_path / 'images' / name}: not an image.") == 1
+    assert "broken images so far: 2" in err
+
+
 def test_epochs_are_counted_in_whole_batches(run):
     assert json.loads(run("--epochs", 2, "--json")[1])["step"] == 10  # 40 images, 8 a batch
 
@@ -93,6 +114,20 @@ def test_cuda_is_never_replaced_in_silence(run):
     code, _, err = run("--device", "cuda")
     assert code == 5
     assert "--device cuda" in told_in_one_line(err)
+
+
+def test_under_torchrun_each_process_has_a_gpu_of_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert (_usable_device("auto"), _usable_device("cpu"), chosen) == ("cuda", "cpu", [])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (_usable_device("auto"), _usable_device("cpu"), chosen) == ("cuda:1", "cpu", [1])
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(EnvironmentProblem, match=r"too few GPUs\. got 2"):
+        _usable_device("cuda")
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 4])

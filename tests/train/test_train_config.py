@@ -52,6 +52,7 @@ def test_set_changes_any_field():
         ("steps", "0"),
         ("seed", "-1"),
         ("warmup_steps", "-1"),
+        ("picture_every", "-1"),
         ("learning_rate", "NaN"),
         ("learning_rate", "0"),
         ("learning_rate", "1e38"),

@@ -9,7 +9,7 @@ from ddpm_export.exporting.unet import UNet
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import ModelSpec
 from train.config import CHOICES
-from train.loop import _Order, _update, _update_ema
+from train.loop import _Draws, _Order, _update, _update_ema
 from train.losses import LOSSES, noised, target
 
 pytestmark = pytest.mark.torch
@@ -74,7 +74,9 @@ def test_learning_rate_rises_stays_and_falls_as_the_root(step, expected, toy_con
     network = UNet(config.network)
     optimizer = torch.optim.Adam(network.parameters(), lr=123.0)
     alphas = torch.linspace(0.99, 0.01, config.num_train_timesteps)
-    _update(config, network, network, optimizer, torch.zeros(8, 1, 8, 8), alphas, step)
+    _update(
+        config, network, network, optimizer, torch.zeros(8, 1, 8, 8), _Draws(config, step, slice(None), 0), alphas, step
+    )
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * expected, rel=1e-12)
 
 
@@ -85,14 +87,14 @@ def test_an_update_clips_the_gradient(toy_config):
     sgd = torch.optim.SGD(network.parameters(), lr=1.0)
     config_lr = toy_config(gradient_norm_max=1e-3, bf16="false", learning_rate=1, warmup_steps=0)
     alphas = torch.linspace(0.99, 0.01, config.num_train_timesteps)
-    _update(config_lr, network, network, sgd, torch.ones(8, 1, 8, 8), alphas, 0)
+    _update(config_lr, network, network, sgd, torch.ones(8, 1, 8, 8), _Draws(config_lr, 0, slice(None), 0), alphas, 0)
     moved = sum(float((value - before[name]).square().sum()) for name, value in network.state_dict().items()) ** 0.5
     assert moved == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_an_epoch_shows_every_image_once_and_epochs_differ():
     order = _Order(seed=3, count=43, batch_size=8, batches=5)
-    epochs = [torch.cat([order.batch(5 * epoch + i) for i in range(5)]).tolist() for epoch in range(2)]
+    epochs = [np.concatenate([order.batch(5 * epoch + i) for i in range(5)]).tolist() for epoch in range(2)]
     assert [len(set(epoch)) for epoch in epochs] == [40, 40]
     assert epochs[0] != epochs[1]
     assert _Order(3, 43, 8, 5).batch(7).tolist() == order.batch(7).tolist()  # from (seed, step) alone

@@ -88,9 +88,32 @@ def test_time_embedding_is_the_formula(channels):
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("fashion-mnist-small", 1.5e6, 1.7e6), ("fashion-mnist", 3e6, 5e6)]
+    ("name", "count"),
+    [
+        ("fashion-mnist-small", 1_623_169),
+        ("fashion-mnist", 4_634_305),
+        ("emoji", 4_437_699),
+        ("stanford-cars", 74_051_331),
+        ("cifar10", 35_746_307),  # Ho et al. 2020, appendix B: 35.7 million
+        ("lsun-256", 113_673_219),  # the same: 114 million
+        ("celeba-hq-256", 113_673_219),
+    ],
 )
-def test_parameter_counts(name, least, most):
-    with torch.device("meta"):
+def test_parameter_counts(name, count):
+    with torch.device("meta"):  # nothing is allocated
         network = UNet(load_config(name).network)
-    assert least <= sum(p.numel() for p in network.parameters()) <= most
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("cifar10", {16, 4}), ("lsun-256", {16, 8}), ("celeba-hq-256", {16, 8})])
+def test_hos_networks_attend_with_one_head_at_16x16_and_in_the_middle(name, sizes):
+    config = load_config(name).network
+    seen = set()
+    with torch.device("meta"):
+        network = UNet(config)
+        for module in network.modules():
+            if isinstance(module, Attention):
+                assert module.heads == 1
+                module.register_forward_hook(lambda _module, _inputs, out: seen.add(out.shape[-1]))
+        network(torch.empty(1, *config.image_shape), torch.zeros(1, dtype=torch.int64))
+    assert seen == sizes

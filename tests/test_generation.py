@@ -8,7 +8,7 @@ from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sic
 
 from ddpm_export import ddim, ddpm, denoiser, generate, noise_stream, open_model, to_uint8, trajectory
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
-from ddpm_export.generate import Settings, sample, settings_for
+from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.samplers import SAMPLERS
 from ddpm_export.spec import Defaults
 
@@ -207,7 +207,7 @@ def test_states_come_batch_by_batch_and_nothing_is_run_ahead():
 MEMORY = """
 import sys, tracemalloc
 from pathlib import Path
-from ddpm_export.generate import sample, settings_for
+from ddpm_export.generation import sample, settings_for
 from ddpm_export.images import open_output, to_uint8
 from ddpm_export.spec import spec_from_json
 

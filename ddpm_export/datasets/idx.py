@@ -1,4 +1,4 @@
-"""Images for training and scoring: idx files and folders of images, as NumPy. Knows neither torch nor the network."""
+"""Fashion-MNIST, and the idx files it comes in. Knows neither torch nor the network."""
 
 import gzip
 import hashlib
@@ -9,17 +9,16 @@ import struct
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_export.datasets.dataset import Dataset
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 from ddpm_export.files import cache_folder, replacing
 
-__all__ = ["Dataset", "fashion_mnist", "image_folder", "open_dataset", "read_idx"]
+__all__ = ["fashion_mnist", "read_idx"]
 
 # Xiao et al. 2017. The digests are of the unpacked files: mirrors pack them anew.
 FASHION_MNIST_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -30,18 +29,7 @@ FASHION_MNIST_SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 MAX_IDX_BYTES = 2**31
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images as uint8 (N, H, W, C), labels int64 (N,) where the source has any, and where they came from."""
-
-    name: str
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    license: str | None
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -145,58 +133,3 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
     with replacing(path) as beside:
         beside.write_bytes(raw)
     return path
-
-
-def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
-    """Read every image below a folder, in sorted order, as uint8 (N, H, W, C) of `image_shape` (C, H, W).
-
-    Grey or colour follows C; an image of another size is refused by name, since resizing is a choice of the user's.
-    """
-    from ddpm_export.images import read_image
-
-    folder = Path(folder)
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise BadFileError(
-            f"{folder}: no images. got a folder without {', '.join(sorted(IMAGE_SUFFIXES))}, expected at least one. "
-            "Do check the path."
-        )
-    channels, height, width = image_shape
-    images = np.empty((len(paths), height, width, channels), dtype=np.uint8)
-    for index, path in enumerate(paths):
-        image = read_image(path, channels)
-        if image.shape != images.shape[1:]:
-            raise BadFileError(
-                f"{path}: wrong size. got {image.shape[1]}x{image.shape[0]}, expected {width}x{height}. Do resize the "
-                "images, or set network.image_shape to theirs."
-            )
-        images[index] = image
-    return Dataset(folder.name, images, None, None)
-
-
-READERS: dict[str, Callable[..., Dataset]] = {"fashion-mnist": fashion_mnist}
-
-
-def open_dataset(
-    name: str, folder: str | Path | None = None, *, image_shape: tuple[int, int, int], train: bool = True
-) -> Dataset:
-    """Read a data set by name (`READERS`), or any folder of images under the name "folder".
-
-    Raises BadFileError for an unknown name or images that do not have `image_shape` (C, H, W).
-    """
-    if name == "folder":
-        if folder is None:
-            raise BadFileError("data: no folder. got dataset 'folder' alone, expected a path. Do pass --data DIR.")
-        return image_folder(folder, image_shape)
-    if name not in READERS:
-        raise BadFileError(
-            f"data: unknown data set. got {name!r}, expected folder or one of {', '.join(READERS)}. Do pick one."
-        )
-    dataset = READERS[name](folder, train=train)
-    channels, height, width = image_shape
-    if dataset.images.shape[1:] != (height, width, channels):
-        raise BadFileError(
-            f"data: {name} has other images than the network takes. got (H, W, C) {dataset.images.shape[1:]}, expected "
-            f"{(height, width, channels)}. Do set network.image_shape to fit."
-        )
-    return dataset

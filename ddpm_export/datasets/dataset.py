@@ -1,0 +1,132 @@
+"""What every reader returns: images as one array, or decoded when asked for where they are too many for that."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.errors import BadFileError
+
+__all__ = ["Dataset", "LazyImages", "encoded_images"]
+
+Pixels = NDArray[np.uint8]
+MAX_ARRAY_BYTES = 2**31  # above it, images stay encoded where they are
+NUM_PROBED = 64
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images as uint8 (N, H, W, C), labels int64 (N,) where the source has any, and where they came from.
+
+    `broken` tells of each image that could not be read, in a line; where images are decoded when asked for, it grows.
+    """
+
+    name: str
+    images: "Pixels | LazyImages"
+    labels: NDArray[np.int64] | None
+    license: str | None
+    broken: list[str] = field(default_factory=list)
+
+
+class LazyImages:
+    """Encoded images with the face of a uint8 array (N, H, W, C): shape, len(), and any index of the first axis.
+
+    In place of a broken image comes the next sound one, so that what stands at a position depends on the files alone.
+    """
+
+    def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable[[int], Pixels], broken: list[str]):
+        channels, height, width = image_shape
+        self.shape = (count, height, width, channels)
+        self.dtype = np.dtype(np.uint8)
+        self._positions = np.arange(count)
+        self._read = read
+        self._broken = broken
+        self._known: set[int] = set()  # positions of broken ones
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Pixels:
+        """Return what an array would, decoded: uint8 (..., H, W, C); raises BadFileError where none is sound."""
+        positions = self._positions[index]
+        images = _in_threads(self._sound, np.ravel(positions).tolist())
+        return np.array(images, dtype=np.uint8).reshape(*np.shape(positions), *self.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def _sound(self, position: int) -> Pixels:
+        for place in range(position, position + len(self)):
+            place %= len(self)
+            if place in self._known:
+                continue
+            try:
+                return self._read(place)
+            except BadFileError as exc:
+                with self._lock:
+                    if place not in self._known:
+                        self._known.add(place)
+                        self._broken.append(str(exc))
+        raise _mostly_broken(self._broken, len(self))
+
+
+def encoded_images(
+    name: str,
+    items: Sequence[Any],
+    read: Callable[[Any], Pixels],
+    image_shape: tuple[int, int, int],
+) -> Dataset:
+    """Return the data set of encoded images: where they fit, decoded at once and without the broken ones, else lazily.
+
+    `items` are what `read` takes, one an image, at least one; `read` returns uint8 (H, W, C) of `image_shape` (C, H, W)
+    or raises BadFileError for a broken one, and runs in threads. Raises BadFileError where more than half are broken:
+    of all, or of 64 spread over those that are decoded lazily.
+    """
+    broken: list[str] = []
+    channels, height, width = image_shape
+    if len(items) * channels * height * width > MAX_ARRAY_BYTES:
+        lazy = LazyImages(len(items), image_shape, lambda position: read(items[position]), broken)
+        probed = np.unique(np.linspace(0, len(items) - 1, NUM_PROBED).astype(np.int64)).tolist()
+        failed = [told for told in _in_threads(lambda place: _try(read, items[place]), probed) if isinstance(told, str)]
+        if 2 * len(failed) > len(probed):
+            raise _mostly_broken(failed, len(probed))
+        return Dataset(name, lazy, None, None, broken)
+    images = np.empty((len(items), height, width, channels), dtype=np.uint8)
+    count = 0
+    for start in range(0, len(items), 1024):  # a part at a time: no second copy of them all
+        for image in _in_threads(lambda item: _try(read, item), items[start : start + 1024]):
+            if isinstance(image, str):
+                broken.append(image)
+            else:
+                images[count] = image
+                count += 1
+    if 2 * len(broken) > len(items):
+        raise _mostly_broken(broken, len(items))
+    return Dataset(name, images[:count], None, None, broken)
+
+
+def _try(read: Callable[[Any], Pixels], item: Any) -> Pixels | str:
+    try:
+        return read(item)
+    except BadFileError as exc:
+        return str(exc)
+
+
+def _in_threads(do: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter's lock
+        return list(pool.map(do, items))
+
+
+def _mostly_broken(broken: list[str], count: int) -> BadFileError:
+    names = ", ".join(told.partition(": not an image.")[0] for told in broken[:SHOWN])
+    return BadFileError(
+        f"data: most images cannot be read. got {len(broken)} broken of {count}, first {names}, expected few. Do check "
+        "that these are images, and whole."
+    )

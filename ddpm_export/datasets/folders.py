@@ -1,0 +1,78 @@
+"""Folders of images of any size and format, Stanford Cars' among them. Knows neither torch nor the network."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_export.datasets.dataset import Dataset, encoded_images
+from ddpm_export.errors import BadFileError
+from ddpm_export.images import read_image
+
+__all__ = ["image_folder", "noto_emoji", "picture_folder", "stanford_cars"]
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
+    """Read every image below a folder, in sorted order, as uint8 (N, H, W, C) of `image_shape` (C, H, W).
+
+    For images that were made to be compared: one of another size, or a broken one, is refused by name.
+    """
+    paths = _paths(Path(folder))
+    channels, height, width = image_shape
+    images = np.empty((len(paths), height, width, channels), dtype=np.uint8)
+    for index, path in enumerate(paths):
+        image = read_image(path, channels)
+        if image.shape != images.shape[1:]:
+            raise BadFileError(
+                f"{path}: wrong size. got {image.shape[1]}x{image.shape[0]}, expected {width}x{height}. Do resize the "
+                "images, or set network.image_shape to theirs."
+            )
+        images[index] = image
+    return Dataset(Path(folder).name, images, None, None)
+
+
+def picture_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
+    """Read every image below a folder, in sorted order, cropped and resized to `image_shape` (C, H, W), C 1 or 3.
+
+    See `read_image` for how. Broken images are left out and told of in `broken`; raises BadFileError where most are, or
+    where there is none.
+    """
+    channels, height, width = image_shape
+    paths = _paths(Path(folder))
+    return encoded_images(
+        Path(folder).resolve().name, paths, lambda path: read_image(path, channels, size=(height, width)), image_shape
+    )
+
+
+def stanford_cars(folder: str | Path, image_shape: tuple[int, int, int], *, train: bool = True) -> Dataset:
+    """Read Stanford Cars (Krause et al. 2013): `cars_train` or `cars_test` in a folder, or in its `stanford_cars`.
+
+    Each photograph's middle square is taken, as `picture_folder` does; labels are not read.
+    """
+    part = "cars_train" if train else "cars_test"
+    for place in (Path(folder) / part, Path(folder) / "stanford_cars" / part):
+        if place.is_dir():
+            return dataclasses.replace(picture_folder(place, image_shape), name="stanford-cars")
+    raise BadFileError(
+        f"{folder}: not Stanford Cars. got a folder without {part}, expected {part} or stanford_cars/{part} with "
+        "photographs. Do check --data."
+    )
+
+
+def noto_emoji(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
+    """Read Google's Noto emoji, 64x64, from the unpacked npm package `emoji-datasource-google` or its image folder."""
+    inner = Path(folder) / "img" / "google" / "64"  # beside sheets, that hold all of them on one page
+    place = inner if inner.is_dir() else folder
+    return dataclasses.replace(picture_folder(place, image_shape), name="noto-emoji", license="Apache-2.0")
+
+
+def _paths(folder: Path) -> list[Path]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise BadFileError(
+            f"{folder}: no images. got a folder without {', '.join(sorted(IMAGE_SUFFIXES))}, expected at least one. "
+            "Do check the path."
+        )
+    return paths
