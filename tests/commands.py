@@ -42,6 +42,11 @@ def command_line(*arguments, code=RUN):
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
+def heeding_interrupts():
+    """Let a process that is about to start heed Ctrl-C: a shell's background jobs, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_apart(*arguments, code=RUN):
     """Return the ending of ddpm-run, or of other code, in a fresh interpreter."""
     done = subprocess.run(command_line(*arguments, code=code), capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from commands import assert_refused, command_line, run_apart, run_here
+from commands import assert_refused, command_line, heeding_interrupts, run_apart, run_here
 from models import constant, external, mix_model, node, onnx_file, scale_model, tiny_spec
 from onnx import TensorProto
 
@@ -264,7 +264,12 @@ def test_stopped_while_sampling_the_file_before_is_whole(tmp_path, number):
     # a million images, one at a time: it is still at it when the first are on the disk
     arguments = [tmp_path / "m.onnx", "--n", 10**6, "--batch", 1, "--steps", 1, "--out", out]
     process = subprocess.Popen(
-        command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command_line(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heeding_interrupts,
     )
     try:
         while process.poll() is None and not any(part.stat().st_size for part in out.parent.glob(".*part*")):

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from ddpm_export.cli.console import Debug, entry_point, progress
-from ddpm_export.datasets import open_dataset
+from ddpm_export.datasets import Dataset, open_dataset
 from ddpm_export.exporting import FORMATS, export, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
@@ -31,6 +31,7 @@ def ship(
     out: Annotated[Path, typer.Option(help="The folder that ships.")] = Path("exported"),
     seed: Annotated[int, typer.Option(help="Of the two grids of 64 samples.")] = 0,
     note: Annotated[str, typer.Option(help="A sentence for the card on how the training went.")] = "",
+    data: Annotated[Path | None, typer.Option(help="The data set's files, where training was told of them.")] = None,
     debug: Debug = False,
 ) -> None:
     """Export a training in every format, sample two grids, and write a model card and SHA-256 digests."""
@@ -44,7 +45,8 @@ def ship(
         reports[format_name] = export(checkpoint, out / f"unet{suffix}", format=format_name)
 
     model, spec = open_model(out / "unet.onnx")
-    black = {"training set": _share_of_black(_training_images(contents["config"]))}
+    dataset = _training_set(contents["config"], data)
+    black = {"training set": _share_of_black(dataset.images)}
     for name, how in GRIDS.items():
         settings = settings_for(spec, n=64, seed=seed, **how)
         done = []
@@ -60,14 +62,14 @@ def ship(
     for name in ("loss.png", "log.jsonl"):
         with replacing(out / name) as beside:
             shutil.copyfile(run / name, beside)
-    _write(out / "README.md", _card(contents, checkpoint, reports, black, seed, note))
+    _write(out / "README.md", _card(contents, checkpoint, dataset, reports, black, seed, note))
     shipped = sorted(p for p in out.iterdir() if p.suffix in {".onnx", ".ts", ".pt2", ".pt", ".png", ".jsonl"})
     _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
     print(f"{out}: ready")
 
 
-def _training_images(config: dict[str, Any]) -> Any:
-    return open_dataset(config["dataset"], image_shape=tuple(config["network"]["image_shape"])).images
+def _training_set(config: dict[str, Any], data: Path | None) -> Dataset:
+    return open_dataset(config["dataset"], data, image_shape=tuple(config["network"]["image_shape"]))
 
 
 def _share_of_black(images: Any) -> tuple[float, float]:
@@ -82,6 +84,7 @@ def _write(path: Path, text: str) -> None:
 def _card(
     contents: dict[str, Any],
     checkpoint: Any,
+    dataset: Dataset,
     reports: dict[str, Any],
     black: dict[str, tuple[float, float]],
     seed: int,
@@ -94,13 +97,13 @@ def _card(
     shares = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in black.items())
     return f"""# Model card: {config["name"]}
 
-Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images of clothes, {parameters:,} parameters.
+Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
 
-- **Data**: Fashion-MNIST, 60,000 training images (Xiao et al. 2017), MIT licence. No labels used.
+- **Data**: {dataset.name}, {len(dataset.images):,} training images, licence {dataset.license}. No labels used.
 - **Licence** of the weights: MIT, as the project.
-- **Training**: {step:,} steps of {config["batch_size"]} ({images:,} images, {images / 60000:.1f} epochs) on two CPU
-  cores; schedule {config["schedule"]}, T = {config["num_train_timesteps"]}, prediction {config["prediction"]}, loss
-  {config["loss"]}, seed {config["seed"]}. The EMA weights are exported (half-life
+- **Training**: {step:,} steps of {config["batch_size"]} ({images:,} images, {images / len(dataset.images):.1f} epochs)
+  on two CPU cores; schedule {config["schedule"]}, T = {config["num_train_timesteps"]}, prediction
+  {config["prediction"]}, loss {config["loss"]}, seed {config["seed"]}. The EMA weights are exported (half-life
   {config["ema_halflife_images"]:,.0f} images). {note}
 - **Not for** anything but trying out sampling: a small network after a short training.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import assert_refused, run_here
+from commands import assert_refused, heeding_interrupts, run_here
 from models import extractor_file
 from PIL import Image
 from scipy.stats import spearmanr
@@ -228,7 +228,11 @@ def test_an_interrupt_stops_every_training_after_its_checkpoint_and_the_next_run
     many = ["--set", "steps=100000", "--set", "checkpoint_every=50000", "--stages", "train", "--jobs", "2"]
     arguments = [str(part) for part in options(place, toy_folder, *many, cells="linear-l2,cosine-l1")]
     runner = subprocess.Popen(
-        [sys.executable, "-m", "train.ablation", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "train.ablation", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeding_interrupts,
     )
     logs = [place / "runs" / cell / "log.jsonl" for cell in ("linear-l2", "cosine-l1")]
     try:
@@ -238,7 +242,9 @@ def test_an_interrupt_stops_every_training_after_its_checkpoint_and_the_next_run
         runner.send_signal(signal.SIGINT)
         _, err = runner.communicate(timeout=60)
     finally:
-        runner.kill()
+        if runner.poll() is None:
+            runner.terminate()  # killed outright, it would leave its trainings behind
+            runner.communicate(timeout=60)
     assert runner.returncode == 130
     assert err.endswith("stopped.\n")
     reached = [load_torch_file(log.parent / "checkpoint.pt")["step"] for log in logs]
