@@ -88,7 +88,8 @@ def evaluate(
         data if named else "folder", None if named else data, image_shape=spec.image_shape, train=split == "train"
     )
     real_images = np.asarray(reference.images)
-    facts: dict[str, Any] = {"reference": f"{reference.name}{f' {split}' if named else ''}, {len(real_images)} images"}
+    told = f"{reference.name}{f' {split}' if named else ''}, {len(real_images)} images"
+    facts: dict[str, Any] = {"reference": f"{told}, {len(reference.broken)} broken" if reference.broken else told}
     digest = sha256_of(model)
     if samples is None or "bits" in wanted:
         facts |= {"model": spec.name, "model_sha256": digest}

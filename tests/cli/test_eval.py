@@ -75,6 +75,12 @@ def test_real_images_beside_others_are_the_floor(place, monkeypatch):
     assert own["fid"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_broken_images_of_the_reference_are_counted(place):
+    (place / "real" / "broken.png").write_bytes(b"no picture")
+    found = json.loads(evaluated(place, "--metrics", "kid", "--json").out)["reference"]
+    assert found == "real, 120 images, 1 broken"
+
+
 def test_bits_with_all_times_and_with_some(place):
     whole = json.loads(evaluated(place, "--metrics", "bits", "--n", 8, "--curve", place / "c.csv", "--json").out)[
         "bits"

@@ -86,8 +86,8 @@ function pixelsOf(canvas) {
 
 const scenarios = {
   /** From an empty cache to the first picture: how long, in ms. */
-  first: () =>
-    visit({}, async ({ page, begin, go }) => {
+  first: (settings) =>
+    visit({ isolate: settings.isolate }, async ({ page, begin, go }) => {
       await go();
       await page.click("#start");
       await settled(page);
