@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from ddpm_export import generate, noise_stream, open_model, to_uint8
+from ddpm_export.datasets import fashion_mnist
 from ddpm_export.golden import replay_golden
+from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.scoring import features_of
 
 EXPORTED = Path(__file__).parent.parent / "exported"
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +29,16 @@ def test_digests() -> None:
     for line in lines:
         digest, name = line.split()
         assert hashlib.sha256((EXPORTED / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_extractor_is_as_right_as_its_card_says() -> None:
+    test = fashion_mnist(train=False)
+    extract = open_extractor(EXPORTED / "extractor.onnx", (1, 28, 28), "cpu", None)
+    _, logits = features_of(test.images, extract, "", None, lambda *_: None)
+    accuracy = float((logits.argmax(axis=1) == test.labels).mean())
+    card = (EXPORTED / "extractor.md").read_text(encoding="utf-8")
+    assert accuracy >= 0.93
+    assert f"names {accuracy:.2%} of" in card
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -34,8 +34,10 @@ CARD = """# The extractor
 
 `extractor.onnx` scores 28x28 grey images in the range [-1, 1]: input `images` (B, 1, 28, 28) float32, outputs
 `features` (B, 128) and `logits` (B, 10). It is a small residual network (He et al. 2016; widths 32, 64, 128) trained on
-the 60,000 training images of Fashion-MNIST (Xiao et al. 2017, MIT) by `python -m train.extractor --epochs {epochs}`,
-and names {accuracy:.2%} of the 10,000 test images rightly. SHA-256 {sha256}.
+the 60,000 training images of Fashion-MNIST (Xiao et al. 2017, MIT) by `python -m train.extractor --epochs {epochs}`, and
+names {accuracy:.2%} of the 10,000 test images rightly.
+
+SHA-256 {sha256}
 
 Its scores compare with those of the same extractor, the same number of images and the same reference set, and with
 nothing else: not with Inception's on ImageNet.
@@ -178,17 +180,16 @@ def ship(network: Classifier, folder: Path, test_accuracy: float, epochs: int) -
 
 
 def command(
-    epochs: Annotated[int, typer.Option(help="Passes over the 60,000 training images.")] = 10,
-    out: Annotated[Path, typer.Option(help="The folder for its checkpoint, and for extractor.onnx.")] = Path(
-        "runs/extractor"
-    ),
+    epochs: Annotated[int, typer.Option(help="Passes over the 60,000 training images.")] = 12,
+    run: Annotated[Path, typer.Option(help="The folder for its checkpoint.")] = Path("runs/extractor"),
+    out: Annotated[Path, typer.Option(help="The folder for extractor.onnx and its card.")] = Path("exported"),
     data: Annotated[Path | None, typer.Option(help="The data set's files.")] = None,
     debug: Debug = False,
 ) -> None:
     """Train the classifier on Fashion-MNIST, export it, and print its accuracy on the 10,000 test images."""
     torch.manual_seed(0)
     network, test = Classifier(), fashion_mnist(data, train=False)
-    train(network, fashion_mnist(data), out / "checkpoint.pt", epochs, test=test)
+    train(network, fashion_mnist(data), run / "checkpoint.pt", epochs, test=test)
     reached = accuracy(network, test)
     path = ship(network, out, reached, epochs)
     print(json.dumps({"extractor": str(path), "sha256": sha256_of(path), "test_accuracy": reached, "epochs": epochs}))
