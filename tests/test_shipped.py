@@ -38,7 +38,7 @@ def test_the_extractor_is_as_right_as_its_card_says() -> None:
     accuracy = float((logits.argmax(axis=1) == test.labels).mean())
     card = (EXPORTED / "extractor.md").read_text(encoding="utf-8")
     assert accuracy >= 0.93
-    assert f"names {accuracy:.2%} of" in card
+    assert f"and names {accuracy:.2%} of" in card
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -34,8 +34,8 @@ CARD = """# The extractor
 
 `extractor.onnx` scores 28x28 grey images in the range [-1, 1]: input `images` (B, 1, 28, 28) float32, outputs
 `features` (B, 128) and `logits` (B, 10). It is a small residual network (He et al. 2016; widths 32, 64, 128) trained on
-the 60,000 training images of Fashion-MNIST (Xiao et al. 2017, MIT) by `python -m train.extractor --epochs {epochs}`, and
-names {accuracy:.2%} of the 10,000 test images rightly.
+the 60,000 training images of Fashion-MNIST (Xiao et al. 2017, MIT) by `python -m train.extractor --epochs {epochs}`
+and names {accuracy:.2%} of the 10,000 test images rightly.
 
 SHA-256 {sha256}
 
