@@ -14,7 +14,15 @@ from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.noise import noise_stream
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["MAX_CASES", "MAX_POSITIONS", "TOLERANCES", "GoldenResult", "golden_from_model", "replay_golden"]
+__all__ = [
+    "MAX_CASES",
+    "TOLERANCES",
+    "GoldenResult",
+    "checked_positions",
+    "golden_from_model",
+    "replay_golden",
+    "unusable",
+]
 
 # Promised relative errors. float32: other kernels sum in another order and stay below 1e-5 on the exporting machine
 # (the proof sees to that), so ten times as much is left to other devices; a wrong weight or time shows as 1e-2 or more.
@@ -128,7 +136,7 @@ def _tolerance(golden: dict[str, Any], precision: str) -> float:
     value: Any = promised.get(precision) if isinstance(promised, dict) else None
     # a file may promise more than this version does, never less: or a broken file could vouch for itself
     if not _is_finite(value) or not 0 < value <= TOLERANCES[precision]:
-        raise _bad(f"tolerance.{precision}", value, f"a number above 0, at most {TOLERANCES[precision]}")
+        raise unusable(f"tolerance.{precision}", value, f"a number above 0, at most {TOLERANCES[precision]}")
     return float(value)
 
 
@@ -136,28 +144,24 @@ def _checked_cases(spec: ModelSpec) -> list[dict[str, Any]]:
     """Return the cases once nothing in them can surprise: they come from a file."""
     cases = (spec.golden or {}).get("cases")
     if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
-        raise _bad("cases", cases, f"a list of 1 to {MAX_CASES} objects")
+        raise unusable("cases", cases, f"a list of 1 to {MAX_CASES} objects")
     size = math.prod(spec.image_shape) * len(spec.outputs)
     for case in cases:
         if not isinstance(case, dict):
-            raise _bad("cases", case, "objects")
+            raise unusable("cases", case, "objects")
         for name, limit in (("seed", 2**63), ("image", 2**32), ("t", spec.num_train_timesteps)):
             if type(case.get(name)) is not int or not 0 <= case[name] < limit:
-                raise _bad(name, case.get(name), f"an integer from 0 to {limit - 1}")
-        positions, values = case.get("positions"), case.get("values")
-        if not isinstance(positions, list) or not 1 <= len(positions) <= MAX_POSITIONS:
-            raise _bad("positions", positions, f"1 to {MAX_POSITIONS} integers")
-        if not all(type(position) is int and 0 <= position < size for position in positions):
-            raise _bad("positions", positions, f"integers from 0 to {size - 1}")
+                raise unusable(name, case.get(name), f"an integer from 0 to {limit - 1}")
+        positions, values = checked_positions(case, size), case.get("values")
         if not isinstance(values, list) or len(values) != len(positions) or not all(map(_is_finite, values)):
-            raise _bad("values", values, f"{len(positions)} finite numbers, one a position")
+            raise unusable("values", values, f"{len(positions)} finite numbers, one a position")
         for name in ("mean", "norm", "max_abs"):
             if not _is_finite(case.get(name)):
-                raise _bad(name, case.get(name), "a finite number")
+                raise unusable(name, case.get(name), "a finite number")
         # errors are measured against max_abs: one that fits no value would make every error look small
         largest = max(abs(value) for value in values)
         if not largest <= case["max_abs"] or not case["max_abs"] <= case["norm"] * (1.0 + 1e-6):
-            raise _bad(
+            raise unusable(
                 "max_abs", case["max_abs"], f"a number from {largest!r} (its values) to {case['norm']!r} (its norm)"
             )
     return cases
@@ -168,7 +172,18 @@ def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e30
 
 
-def _bad(where: str, got: Any, expected: str) -> BadFileError:
+def checked_positions(case: dict[str, Any], size: int) -> list[int]:
+    """Return the positions of a case, once they are known to lie in an output of that size."""
+    positions = case.get("positions")
+    if not isinstance(positions, list) or not 1 <= len(positions) <= MAX_POSITIONS:
+        raise unusable("positions", positions, f"1 to {MAX_POSITIONS} integers")
+    if not all(type(position) is int and 0 <= position < size for position in positions):
+        raise unusable("positions", positions, f"integers from 0 to {size - 1}")
+    return positions
+
+
+def unusable(where: str, got: Any, expected: str) -> BadFileError:
+    """Return the error for a part of golden vectors that cannot be meant."""
     text = repr(got)
     shown = text if len(text) <= 80 else text[:77] + "..."
     return BadFileError(f"golden: {where} is not usable. got {shown}, expected {expected}. Do export the model again.")

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.diffusion import Array, OneCall
-from ddpm_export.errors import BadFileError
-from ddpm_export.golden import MAX_CASES, MAX_POSITIONS
+from ddpm_export.golden import MAX_CASES, checked_positions, unusable
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["Draw", "PictureResult", "golden_from_pictures", "replay_golden_pictures"]
@@ -106,7 +105,7 @@ def _tolerance(golden: dict[str, Any]) -> float:
     value: Any = promised.get("levels") if isinstance(promised, dict) else None
     # a file may promise more than this version does, never less: or a broken file could vouch for itself
     if not _is_number(value) or not 0 <= value <= LEVELS:
-        raise _bad("tolerance.levels", value, f"a number from 0 to {LEVELS:g}")
+        raise unusable("tolerance.levels", value, f"a number from 0 to {LEVELS:g}")
     return float(value)
 
 
@@ -114,30 +113,26 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
     """Return the cases once nothing in them can surprise: they come from a file."""
     cases = (spec.golden or {}).get("cases")
     if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
-        raise _bad("cases", cases, f"a list of 1 to {MAX_CASES} objects")
+        raise unusable("cases", cases, f"a list of 1 to {MAX_CASES} objects")
     checked = []
     for case in cases:
         if not isinstance(case, dict):
-            raise _bad("cases", case, "objects")
+            raise unusable("cases", case, "objects")
         T = spec.num_train_timesteps
         limits = {"seed": (0, 2**63 - 1), "first": (0, 2**32 - MAX_IMAGES), "n": (1, MAX_IMAGES), "num_steps": (1, T)}
         for name, (low, high) in limits.items():
             if type(case.get(name)) is not int or not low <= case[name] <= high:
-                raise _bad(name, case.get(name), f"an integer from {low} to {high}")
+                raise unusable(name, case.get(name), f"an integer from {low} to {high}")
         if not _is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
-            raise _bad("eta", case.get("eta"), "a number from 0 to 1")
+            raise unusable("eta", case.get("eta"), "a number from 0 to 1")
         if case["n"] * case["num_steps"] > MAX_EVALUATIONS:
-            raise _bad("n and num_steps", (case["n"], case["num_steps"]), f"a product of at most {MAX_EVALUATIONS}")
+            raise unusable("n and num_steps", (case["n"], case["num_steps"]), f"a product of at most {MAX_EVALUATIONS}")
         size = case["n"] * math.prod(spec.image_shape)
-        positions, levels = case.get("positions"), case.get("levels")
-        if not isinstance(positions, list) or not 1 <= len(positions) <= MAX_POSITIONS:
-            raise _bad("positions", positions, f"1 to {MAX_POSITIONS} integers")
-        if not all(type(position) is int and 0 <= position < size for position in positions):
-            raise _bad("positions", positions, f"integers from 0 to {size - 1}")
+        positions, levels = checked_positions(case, size), case.get("levels")
         if not isinstance(levels, list) or len(levels) != len(positions) or not all(map(_is_level, levels)):
-            raise _bad("levels", levels, f"{len(positions)} integers from 0 to 255, one a position")
+            raise unusable("levels", levels, f"{len(positions)} integers from 0 to 255, one a position")
         if not _is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
-            raise _bad("mean", case.get("mean"), "a number from 0 to 255")
+            raise unusable("mean", case.get("mean"), "a number from 0 to 255")
         checked.append((Draw(*(case[name] for name in ("seed", "first", "n", "num_steps", "eta"))), case))
     return checked
 
@@ -148,9 +143,3 @@ def _is_level(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
-
-
-def _bad(where: str, got: Any, expected: str) -> BadFileError:
-    text = repr(got)
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    return BadFileError(f"golden: {where} is not usable. got {shown}, expected {expected}. Do export the model again.")
