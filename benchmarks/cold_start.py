@@ -1,7 +1,6 @@
 """From nothing to one image of one step, in fresh processes: wall time, processor time and peak memory."""
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import PAUSE_S, machine, spread
+from benchmarks.timing import PAUSE_S, launched, machine, spread
 from ddpm_export.errors import EnvironmentProblem
 
 __all__ = ["measure"]
@@ -52,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         for number in range(arguments.rounds + 1):
             for name, command in programs.items():
                 time.sleep(PAUSE_S)
-                result = _launch(name, command)
+                result = launched(name, command)[0]
                 if number > 0:
                     runs[name].append(result)
     rows = [[name, *_cells(runs[name], runs[OURS])] for name in programs]
@@ -72,18 +71,6 @@ def _cells(results: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[st
         spread(ratios, 1),
         f"{statistics.median(result['peak_bytes'] for result in results) / MB:.0f}",
     ]
-
-
-def _launch(name: str, command: list[str]) -> dict[str, Any]:
-    launcher = [sys.executable, "-I", "-S", str(HERE / "launcher.py"), *command]
-    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    if result["exit_code"] != 0:
-        raise EnvironmentProblem(
-            f"{name}: failed. got {(done.stderr.splitlines() or ['no reason'])[-1]!r}, expected an image. Do run it by "
-            "hand."
-        )
-    return result
 
 
 def _console_script(name: str) -> str:

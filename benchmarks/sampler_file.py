@@ -1,9 +1,7 @@
 """What a one-call file costs beside the Python loop over its denoiser: time of a run, size, and what loading takes."""
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,8 +12,7 @@ from typing import Any
 import onnx
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import PAUSE_S, interleaved, machine, spread
-from ddpm_export.errors import EnvironmentProblem
+from benchmarks.timing import PAUSE_S, interleaved, launched, machine, spread
 from ddpm_export.exporting import export
 from ddpm_export.exporting.onnx_file import writing_model
 from ddpm_export.generation import generate
@@ -23,7 +20,6 @@ from ddpm_export.runtimes import open_file
 
 __all__ = ["measure"]
 
-HERE = Path(__file__).parent
 LOOP, CALL, HALF, STEPS = "Python loop", "one call", "one call, float16 storage", "slices of one step"
 DENOISER, EXTERNAL = "denoiser", "one call, weights beside it"
 BARE = "onnxruntime alone"
@@ -95,7 +91,7 @@ def _loading(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, Any]
     for _ in range(rounds):
         for name, path in paths.items():
             time.sleep(PAUSE_S)
-            loads[name].append(_launch(name, [sys.executable, "-c", LOAD, *map(str, path)]))
+            loads[name].append(_loaded(name, [sys.executable, "-c", LOAD, *map(str, path)]))
     bare = statistics.median(load["peak_bytes"] for load in loads[BARE])
     rows = []
     for name, path in paths.items():
@@ -109,16 +105,9 @@ def _loading(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, Any]
     return Table("Loading", columns, rows), loads
 
 
-def _launch(name: str, command: list[str]) -> dict[str, float]:
-    launcher = [sys.executable, "-I", "-S", str(HERE / "launcher.py"), *command]
-    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    if result["exit_code"] != 0:
-        raise EnvironmentProblem(
-            f"{name}: does not load. got {(done.stderr.splitlines() or ['no reason'])[-1]!r}, expected a session. Do "
-            "run it by hand."
-        )
-    return {"peak_bytes": result["peak_bytes"], "load_s": float(done.stderr.splitlines()[-1])}
+def _loaded(name: str, command: list[str]) -> dict[str, float]:
+    result, stderr = launched(name, command)
+    return {"peak_bytes": result["peak_bytes"], "load_s": float(stderr.splitlines()[-1])}
 
 
 def _options() -> argparse.ArgumentParser:

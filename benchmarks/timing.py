@@ -7,17 +7,22 @@ reported is the ratio within a round.
 
 import gc
 import importlib.metadata
+import json
 import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Timings", "cores", "interleaved", "machine", "others_busy_share", "spread", "warm_up"]
+from ddpm_export.errors import EnvironmentProblem
+
+__all__ = ["Timings", "cores", "interleaved", "launched", "machine", "others_busy_share", "spread", "warm_up"]
 
 PAUSE_S = 0.15
 TURN_S = 0.12  # one turn repeats its call for about this long
@@ -160,3 +165,19 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def launched(name: str, command: list[str]) -> tuple[dict[str, Any], str]:
+    """Run a command in a fresh process: its seconds, cpu_seconds and peak_bytes, and what it printed.
+
+    Raises EnvironmentProblem, naming the contender, where it fails.
+    """
+    launcher = [sys.executable, "-I", "-S", str(Path(__file__).parent / "launcher.py"), *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    if result["exit_code"] != 0:
+        raise EnvironmentProblem(
+            f"{name}: failed. got {(done.stderr.splitlines() or ['no reason'])[-1]!r}, expected exit code 0. Do run it "
+            "by hand."
+        )
+    return result, done.stderr

@@ -20,7 +20,7 @@ from ddpm_export.files import replacing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Output", "grid", "open_output", "read_image", "save_images", "to_uint8"]
+__all__ = ["Output", "from_uint8", "grid", "open_output", "read_image", "save_images", "to_uint8"]
 
 Pixels = NDArray[np.uint8]
 ANIMATIONS = (".gif", ".webp")
@@ -44,6 +44,11 @@ def to_uint8(x_0: NDArray[Any]) -> Pixels:
     levels = np.clip(np.float32(127.5) * x_0 + np.float32(127.5), 0.0, 255.0)
     pixels: Pixels = np.floor(levels + np.float32(0.5)).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
+
+
+def from_uint8(images: Pixels) -> NDArray[np.float64]:
+    """Return images (N, C, H, W) of pixels (N, H, W, C): pixel k is k / 127.5 - 1 (Ho et al. 2020, section 3.3)."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) / 127.5 - 1.0
 
 
 def grid(images: Pixels) -> Pixels:

@@ -18,7 +18,7 @@ from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.files import replacing
 from ddpm_export.generation import Settings, sample
-from ddpm_export.images import to_uint8
+from ddpm_export.images import from_uint8, to_uint8
 from ddpm_export.metrics import (
     density_coverage,
     frechet_distance,
@@ -82,7 +82,7 @@ def features_of(
     rows: list[tuple[Array, Array]] = []
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]
-        rows.append(extract(np.ascontiguousarray(part.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)))
+        rows.append(extract(from_uint8(part).astype(np.float32)))
         report(start + len(part), len(images), "features")
     features, logits = (np.concatenate(parts).astype(np.float32) for parts in zip(*rows, strict=True))
     if folder is not None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
-from ddpm_export.images import grid, open_output, read_image, save_images, to_uint8
+from ddpm_export.images import from_uint8, grid, open_output, read_image, save_images, to_uint8
 
 TEXT = {"model": "tiny", "model_sha256": "ab" * 32, "sampler": "ddim", "num_steps": 5, "seed": 3, "eta": 0.5}
 LAYOUTS = {1: (1, 1), 2: (1, 2), 3: (2, 2), 5: (2, 3), 16: (4, 4)}  # (rows, columns)
@@ -41,6 +41,16 @@ def test_every_level_comes_back():
     levels = np.arange(256, dtype=np.uint8)
     x = (levels.astype(np.float32) / np.float32(127.5) - np.float32(1)).reshape(1, 1, 16, 16)
     np.testing.assert_array_equal(to_uint8(x).ravel(), levels)
+
+
+def test_pixels_and_back(rng):
+    pixels = rng.permutation(np.arange(256, dtype=np.uint8).repeat(3)).reshape(2, 8, 16, 3)
+    x_0 = from_uint8(pixels)
+    assert x_0.shape == (2, 3, 8, 16)
+    assert x_0.dtype == np.float64
+    assert (x_0.min(), x_0.max()) == (-1.0, 1.0)
+    assert x_0[1, 2, 3, 4] == pixels[1, 3, 4, 2] / 127.5 - 1
+    np.testing.assert_array_equal(to_uint8(x_0), pixels)
 
 
 def test_pixels_are_count_height_width_channels(rng):

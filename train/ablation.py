@@ -240,7 +240,7 @@ class _Judge:
 
     def score(self, config: TrainConfig, folder: Path) -> None:
         """Write a cell's scores.json, unless it is of this model, extractor and these settings already."""
-        model, spec = _opened(folder, config)
+        model, spec = _open_cell(folder, config)
         settings = self._settings(spec, self.n)
         digest = sha256_of(folder / "unet.onnx")
         facts = {"model_sha256": digest, **settings.describe(), **self._facts(), "bits": self._bits_facts()}
@@ -315,7 +315,7 @@ def _num_steps(T: int) -> int:
     return min(NUM_STEPS, T)
 
 
-def _opened(folder: Path, config: TrainConfig) -> tuple[Any, ModelSpec]:
+def _open_cell(folder: Path, config: TrainConfig) -> tuple[Any, ModelSpec]:
     """Open a cell's model; a file that was put into another cell's folder is refused by its schedule."""
     model, spec = open_model(folder / "unet.onnx")
     betas = betas_from_name(config.schedule, config.num_train_timesteps, **config.schedule_parameters)

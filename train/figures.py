@@ -19,7 +19,7 @@ from ddpm_export.diffusion import Array, Model, Step, denoiser, noised, trajecto
 from ddpm_export.errors import UsageError
 from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.generation import settings_for
-from ddpm_export.images import to_uint8
+from ddpm_export.images import from_uint8, to_uint8
 from ddpm_export.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
@@ -99,7 +99,7 @@ def draw_schedules(T: int) -> Figure:
 def draw_forward(data: Dataset, T: int) -> Figure:
     """Show one image on its way to noise under every schedule: the same noise, at eleven times."""
     times = np.linspace(0, T - 1, 11).astype(int)
-    x_0 = data.images[:1].transpose(0, 3, 1, 2) / 127.5 - 1.0  # (1, C, H, W)
+    x_0 = from_uint8(data.images[:1])
     eps = noise_stream(SEED, [0], x_0.shape[1:])(0)
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     rows = []
@@ -237,7 +237,7 @@ def _squared_errors(
     model: Model, spec: ModelSpec, images: Pixels, times: Iterable[int], report: Report
 ) -> dict[str, list[float]]:
     """Return the mean squared error of eps, v and x_0 at each time; the noise at t is draw t + 1, as for bits."""
-    x_0 = images.transpose(0, 3, 1, 2) / 127.5 - 1.0  # (N, C, H, W) float64
+    x_0 = from_uint8(images)
     noise = noise_stream(SEED, range(len(images)), spec.image_shape)
     denoise = denoiser(model, spec)
     errors: dict[str, list[float]] = {"eps": [], "v": [], "x_0": []}

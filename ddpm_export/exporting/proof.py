@@ -25,6 +25,8 @@ NUM_TIMES = 12
 MAX_RELATIVE_ERROR = 1e-5
 NUM_STEPS = 10
 NUM_IMAGES = 4
+# larger images are proven by an eighth of the evaluations: at 256x256 all of them take a core half an hour
+MAX_VALUES_OF_SMALL = 3 * 64 * 64
 MIN_EQUAL_SHARE = 0.995
 MAX_LEVELS = 1
 # a one-call file shows no network, only where a trajectory ends: few steps and many, without noise, with some and with
@@ -97,18 +99,20 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
     """Compare a model with the one it was made from, at every t of a grid in every batch size, and along a trajectory.
 
     Inputs are at the noise level of their time, from our own noise; the images of a batch have different times.
-    Evaluates each model on 48 batches, and on a batch of 4 at each of 10 steps. where: what an error is about.
+    Evaluates each model on 48 batches, and on a batch of 4 at each of 10 steps; where an image has more than 64x64x3
+    values, on one batch of each size, at 8 times in all, and on one image at each step. where: what an error is about.
     Raises ModelRefusedError with the worst place where they differ by more than 1e-5 or fewer than 99.5 % of the
     trajectory's pixels are equal; NonFiniteError where the reference itself gives no numbers.
     """
     T = spec.num_train_timesteps
-    times = sorted({round(t) for t in np.linspace(0, T - 1, min(T, NUM_TIMES)).tolist()})
+    grid = sorted({round(t) for t in np.linspace(0, T - 1, min(T, NUM_TIMES)).tolist()})
     places = []
-    for batch in BATCHES:
+    times: set[int] = set()
+    for place, batch in enumerate(BATCHES):
+        firsts = [place] if _is_large(spec) else range(len(grid))
         # neighbours in the batch get other times, so that a graph that reads t[0] for all is found out
-        inputs = [
-            _input(spec, [times[(first + 5 * k) % len(times)] for k in range(batch)]) for first in range(len(times))
-        ]
+        inputs = [_input(spec, [grid[(first + 5 * k) % len(grid)] for k in range(batch)]) for first in firsts]
+        times.update(*(t.tolist() for _, t in inputs))
         # one model after the other: taking turns, their thread pools would wait for each other
         expected_outputs = [_reference_output(reference, spec, x_t, t) for x_t, t in inputs]
         for (x_t, t), b in zip(inputs, expected_outputs, strict=True):
@@ -130,7 +134,9 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
             f"{num_steps} steps, the largest difference {difference} levels, expected at least "
             f"{MIN_EQUAL_SHARE:.1%}. Do export it again."
         )
-    return Proof(error, relative, at, batch, value, expected, BATCHES, tuple(times), num_steps, equal_share, difference)
+    return Proof(
+        error, relative, at, batch, value, expected, BATCHES, tuple(sorted(times)), num_steps, equal_share, difference
+    )
 
 
 def prove_pictures(one_call: OneCall, reference: Model, spec: ModelSpec, *, where: str = "model") -> PictureProof:
@@ -185,6 +191,10 @@ def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
     return Rounding(*_trajectories(rounded, exact, spec, num_steps), num_steps)
 
 
+def _is_large(spec: ModelSpec) -> bool:
+    return math.prod(spec.image_shape) > MAX_VALUES_OF_SMALL
+
+
 def _difference(images: Array, expected: Array) -> tuple[float, int]:
     difference = np.abs(images.astype(np.int64) - expected.astype(np.int64))
     return float((difference == 0).mean()), int(difference.max())
@@ -233,7 +243,7 @@ def _worst_of(a: Array, b: Array, t: Array, where: str) -> tuple[float, bool, in
 
 
 def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps: int) -> tuple[float, int]:
-    noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
+    noise = noise_stream(SEED, range(1 if _is_large(spec) else NUM_IMAGES), spec.image_shape)
     images = []
     for model in (candidate, reference):
         denoise, steps = denoiser(model, spec), trajectory(spec, num_steps)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.diffusion import Array, Model, Step, denoiser, noised
 from ddpm_export.errors import NonFiniteError, UsageError
+from ddpm_export.images import from_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 
@@ -120,7 +121,7 @@ def bits_per_dimension(
     evaluations, done = len(chosen) * -(-count // batch), 0
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
-        x_0 = np.ascontiguousarray(images[part].transpose(0, 3, 1, 2)) / 127.5 - 1.0  # (B, C, H, W) float64
+        x_0 = from_uint8(images[part])
         noise = noise_stream(seed, range(part.start, part.stop), spec.image_shape)
         prior[part] = _per_image(_prior_nats(x_0, process.a[-1]))
         for k, t in enumerate(chosen):
