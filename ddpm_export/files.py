@@ -8,9 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddpm_export.errors import EnvironmentProblem
+from ddpm_export.errors import EnvironmentProblem, UsageError
 
-__all__ = ["cache_folder", "replacing", "sha256_of"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["cache_folder", "replacing", "sha256_of", "sole_writer"]
 
 
 def cache_folder() -> Path:
@@ -56,6 +61,37 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep a folder, made where it is missing, for this process until the end, however it ends.
+
+    Raises UsageError where another process keeps it, EnvironmentProblem where it cannot be made. Windows, and file
+    systems that lock nothing, let every process in.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"{folder}: cannot be written. got {exc.strerror or exc}, expected a folder. Do choose another."
+        ) from exc
+    if handle is None:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise UsageError(
+                    f"{folder}: another process is writing there. got its lock, expected a folder of one's own. Do "
+                    "wait for it, stop it, or choose another."
+                ) from exc
+        yield
+    finally:
+        os.close(handle)
 
 
 def sha256_of(path: str | Path) -> str:

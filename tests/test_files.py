@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from ddpm_export.errors import EnvironmentProblem
-from ddpm_export.files import replacing, sha256_of
+from ddpm_export.errors import EnvironmentProblem, UsageError
+from ddpm_export.files import replacing, sha256_of, sole_writer
 
 OLD, NEW = b"old" * 1000, b"new" * 70_000
 
@@ -195,3 +195,30 @@ def test_sha256_of(tmp_path, size):
     data = io.BytesIO(os.urandom(size)).getvalue()
     (tmp_path / "x").write_bytes(data)
     assert sha256_of(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_folder_has_one_writer_until_that_is_gone_however_it_went(tmp_path):
+    folder = tmp_path / "a" / "b"
+    code = f"""
+import pathlib, sys
+from ddpm_export.files import sole_writer
+with sole_writer(pathlib.Path({str(folder)!r})):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "in\n"
+    with pytest.raises(UsageError, match="another process is writing there"), sole_writer(folder):
+        pytest.fail("there were two")
+    holder.kill()
+    holder.communicate()
+    for _ in range(2):
+        with sole_writer(folder):
+            assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EnvironmentProblem, match="cannot be written"), sole_writer(tmp_path / "file"):
+        pytest.fail("it is a file")

@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +14,7 @@ import typer
 from ddpm_export.cli.console import Debug, Json, entry_point, print_json
 from ddpm_export.datasets import open_dataset
 from ddpm_export.errors import EnvironmentProblem, UsageError
-from ddpm_export.files import sha256_of
+from ddpm_export.files import sha256_of, sole_writer
 
 if TYPE_CHECKING:
     from train.loop import Progress
@@ -52,8 +52,9 @@ def command(
     chosen = load_config(config, changes)
     place = _usable_device(device)
     dataset = open_dataset(chosen.dataset, data, image_shape=chosen.network.image_shape)
+    batches = steps_per_epoch(chosen, dataset)
     if epochs is not None:
-        chosen = dataclasses.replace(chosen, steps=epochs * steps_per_epoch(chosen, dataset))
+        chosen = dataclasses.replace(chosen, steps=epochs * batches)
     out = Path("runs") / chosen.name if out is None else out
     spec = spec_from_config(chosen, dataset)
     rank = int(os.environ.get("RANK", "0"))  # torchrun's
@@ -67,7 +68,8 @@ def command(
 
     reports: list[Progress] = []
     try:
-        with _reporter(chosen.batch_size) as show, joined_world(place) as world:
+        alone = sole_writer(out) if rank == 0 else nullcontext()
+        with alone, _reporter(chosen.batch_size) as show, joined_world(place) as world:
 
             def report(progress: "Progress") -> None:
                 nonlocal told

@@ -10,7 +10,7 @@ import torch
 
 from ddpm_export.errors import EnvironmentProblem
 from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import sha256_of
+from ddpm_export.files import sha256_of, sole_writer
 from train.cli import _usable_device
 from train.loop import _torch_problems
 
@@ -107,6 +107,15 @@ def test_an_out_that_cannot_be_written(run, tmp_path):
     code, _, err = run(out=tmp_path / "file" / "out")
     assert code == 5
     assert "cannot be written" in told_in_one_line(err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_second_training_does_not_write_where_another_does(run, tmp_path):
+    with sole_writer(tmp_path / "out"):
+        code, _, err = run(out=tmp_path / "out")
+    assert code == 2
+    assert "another process is writing there" in told_in_one_line(err)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
