@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,7 +49,10 @@ Trust = Annotated[bool, typer.Option("--trust", help="Open a .ts or .pt2 file, w
 
 
 def entry_point(command: Callable[..., None]) -> Callable[[], None]:
-    """Return a console script for one command function whose annotations describe its options."""
+    """Return a console script for one command function whose annotations describe its options.
+
+    --debug puts a traceback before the line of the error; line and exit code stay.
+    """
     app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=True)
     app.command()(command)
 
@@ -61,7 +65,7 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
                 raise KeyboardInterrupt
         except DdpmExportError as exc:
             if debug:
-                raise
+                traceback.print_exc()
             print(f"error: {printable(str(exc))}", file=sys.stderr)
             code = exc.exit_code
         except (KeyboardInterrupt, typer.Abort):
@@ -70,7 +74,7 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
         except Exception as exc:
             tell = getattr(exc, "format_message", None)  # typer's usage errors
             if debug:
-                raise
+                traceback.print_exc()
             if tell is not None:
                 print(f"error: {printable(tell().rstrip('.'))}. Do see --help.", file=sys.stderr)
                 code = 2

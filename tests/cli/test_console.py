@@ -65,9 +65,13 @@ def test_an_unexpected_error_is_one_line_too():
 
 
 @pytest.mark.parametrize("exc", [errors.BadFileError("x"), ZeroDivisionError("y"), MemoryError()])
-def test_debug_shows_where_it_happened(exc):
-    with pytest.raises(type(exc)):
-        run_here(raising(exc), "--debug")
+def test_debug_shows_where_it_happened_before_the_same_line_and_code(exc):
+    code, out, err = run_here(raising(exc))
+    ending = run_here(raising(exc), "--debug")
+    assert (ending.code, ending.out) == (code, out)
+    assert ending.err.startswith("Traceback")
+    assert ending.err.endswith(f"\n{err}")
+    assert "in action" in ending.err
 
 
 @pytest.mark.parametrize("arguments", [["--nope"], ["extra"], ["--debug=3"]])

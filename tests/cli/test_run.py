@@ -217,7 +217,7 @@ def test_a_real_process_keeps_stdout_for_the_result(model, out):
 
 def test_debug_shows_the_traceback(model):
     ending = run_apart(model, "--n", 0, "--debug")
-    assert ending.code == 1
+    assert ending.code == 2
     assert "Traceback" in ending.err
     assert "UsageError: n: too few" in ending.err
     assert_refused(run_apart(model, "--n", 0), 2)
