@@ -6,13 +6,15 @@ Images do not depend on the machine's load, times do: those are measured anew wi
 
 import argparse
 import functools
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run, write_between_marks
 from benchmarks.timing import Timings, interleaved, machine, warm_up
@@ -25,7 +27,7 @@ from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
-from ddpm_export.spec import ModelSpec
+from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
 
 __all__ = ["measure"]
 
@@ -116,7 +118,7 @@ class _Judge:
         self.cache = cache_folder() if arguments.cache is None else Path(arguments.cache)
         extractor = Path(arguments.extractor)
         self.extract: Extractor = open_extractor(extractor, spec.image_shape, "cpu", None)
-        self.extractor_sha256, self.model_sha256 = sha256_of(extractor), sha256_of(arguments.model)
+        self.extractor_sha256, self.model_sha256 = sha256_of(extractor), _sha256_of_images(arguments.model, spec)
         self.path = Path(arguments.results)
         self.of = {"model_sha256": self.model_sha256, "extractor_sha256": self.extractor_sha256, "seed": SEED}
         self.rows: Rows = self._kept()
@@ -173,6 +175,17 @@ class _Judge:
             return dict(values["rows"]) if values["of"] == self.of else {}
         except (ValueError, KeyError, TypeError) as exc:
             raise BadFileError(f"{self.path}: damaged. got {exc!r}, expected results. Do delete it.") from exc
+
+
+def _sha256_of_images(path: str, spec: ModelSpec) -> str:
+    """Return the digest of what images follow from: graph, weights and process, but not the file's defaults.
+
+    Rows override those, and which are best is what the rows are for: a file that follows them keeps its rows.
+    """
+    proto = onnx.load(path)
+    del proto.metadata_props[:]
+    process = replace(spec, name="", defaults=Defaults(num_steps=1), golden=None, source={})
+    return hashlib.sha256(proto.SerializeToString(deterministic=True) + json_from_spec(process).encode()).hexdigest()
 
 
 def _seconds_a_step(model: Model, spec: ModelSpec, num_steps: int) -> dict[str, dict[int, float]]:

@@ -3,7 +3,7 @@
 import inspect
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,9 @@ from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_file
 from ddpm_export.samplers import SAMPLERS, State, no_learned_variance
-from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
+from ddpm_export.spec import VARIANCE_FRACTION, Defaults, ModelSpec
 
-__all__ = ["Settings", "generate", "pictures", "sample", "settings_for"]
+__all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults"]
 
 MAX_FRESH_SEED = 2**32
 
@@ -117,6 +117,15 @@ def settings_for(
     noise_stream(settings.seed, (first, first + n - 1), spec.image_shape)
     _sampler(settings, None, None, [])
     return settings
+
+
+def with_defaults(
+    spec: ModelSpec, *, sampler: str | None = None, num_steps: int | None = None, eta: float | None = None
+) -> ModelSpec:
+    """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so."""
+    settings = settings_for(spec, sampler=sampler, num_steps=num_steps, eta=eta, seed=0)
+    eta = spec.defaults.eta if settings.eta is None else settings.eta
+    return replace(spec, defaults=Defaults(settings.sampler, settings.num_steps, eta))
 
 
 def _refuse_what_a_graph_cannot(graph: str, times: Sequence[int] | None, variance: str | None) -> None:

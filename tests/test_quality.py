@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from models import GREY, extractor_file, mix_model
+from models import GREY, extractor_file, mix_model, tiny_spec
 
 import ddpm_export.exporting
 from benchmarks import quality
@@ -12,6 +12,7 @@ from benchmarks.report import BEGIN, END
 from ddpm_export import datasets, open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.generation import generate
+from ddpm_export.spec import Defaults
 
 
 @pytest.fixture
@@ -92,6 +93,16 @@ def test_finished_rows_are_kept_and_others_made(place, monkeypatch):
     more = measured(place, "--steps", "2,3").values["rows"]
     assert sampled == [3, 3, 3]
     assert more.items() > first.items()
+    # a file that only names other defaults makes the same images
+    sampled.clear()
+    (place / "m.onnx").write_bytes(mix_model(tiny_spec(defaults=Defaults("ddpm", 9))))
+    measured(place, "--steps", "2,3")
+    assert sampled == []
+    # one that clips x_0 elsewhere does not
+    (place / "m.onnx").write_bytes(mix_model(tiny_spec(clip_x_0=0.5)))
+    measured(place, "--steps", "2")
+    assert sampled.count(2) == 3
+    (place / "m.onnx").write_bytes(mix_model())
     # of another extractor, nothing is kept
     (place / "e.onnx").write_bytes(extractor_file(dimensions=5))
     assert measured(place, "--steps", "2").values["rows"].keys() < first.keys()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from ddpm_export.datasets import Dataset, open_dataset
 from ddpm_export.exporting import FORMATS, export, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
-from ddpm_export.generation import sample, settings_for
+from ddpm_export.generation import sample, settings_for, with_defaults
 from ddpm_export.images import save_images, to_uint8
 from ddpm_export.runtimes import open_model
 
@@ -30,6 +31,9 @@ def ship(
     run: Annotated[Path, typer.Argument(help="The folder that `python -m train --out` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder that ships.")] = Path("exported"),
     seed: Annotated[int, typer.Option(help="Of the two grids of 64 samples.")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="What the files name as their defaults.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of that sampler.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Of that sampler.")] = None,
     note: Annotated[str, typer.Option(help="A sentence for the card on how the training went.")] = "",
     data: Annotated[Path | None, typer.Option(help="The data set's files, where training was told of them.")] = None,
     debug: Debug = False,
@@ -37,6 +41,8 @@ def ship(
     """Export a training in every format, sample two grids, and write a model card and SHA-256 digests."""
     contents = load_torch_file(run / "checkpoint.pt")
     checkpoint = load_checkpoint(run / "checkpoint.pt")
+    spec = with_defaults(checkpoint.spec, sampler=sampler, num_steps=steps, eta=eta)
+    checkpoint = replace(checkpoint, spec=spec)
     with replacing(out / "checkpoint.pt") as beside:
         shutil.copyfile(run / "checkpoint.pt", beside)
     reports = {}

@@ -49,6 +49,14 @@ def export(
     weights: Annotated[
         str | None, typer.Option(help="ema (averaged) or raw (of the last step). [default: ema]")
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="What the file is sampled with where its user says nothing: ddim or ddpm. [default: ddim]"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of it. [default: 50, or as many as the checkpoint's own project takes]")
+    ] = None,
+    eta: Annotated[float | None, typer.Option(help="Of ddim, 0 to 1. [default: 0]")] = None,
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
@@ -81,7 +89,10 @@ def export(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 numbers went
     bad, 130 interrupted.
     """
+    from dataclasses import replace
+
     from ddpm_export import exporting
+    from ddpm_export.generation import with_defaults
 
     is_exported = Path(checkpoint).suffix == ".onnx"
     paths = _paths(
@@ -101,8 +112,9 @@ def export(
     }
     loaded: Checkpoint | Path
     if is_exported:
-        asked |= {"--weights": weights, "--config": config, "--set": settings, "--network": network}
-        given = [name for name, value in asked.items() if value]
+        asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
+        asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta}
+        given = [name for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(
                 f"{given[0]}: has no meaning for an exported file. got {checkpoint}, expected a checkpoint. Do leave "
@@ -125,6 +137,7 @@ def export(
         loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
     if not isinstance(loaded, Path):
+        loaded = replace(loaded, spec=with_defaults(loaded.spec, sampler=sampler, num_steps=steps, eta=eta))
         notes += loaded.notes
     _print_notes(notes)
     reports: list[Report] = []

@@ -2,7 +2,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from ddpm_export import generate, open_model
 
 pytestmark = pytest.mark.torch
 
@@ -45,9 +48,26 @@ def test_the_report_is_a_table(trained, command, tmp_path):
     assert (tmp_path / "mine.pt2").exists()
 
 
+def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
+    told = {"sampler": "ddim", "num_steps": 7, "eta": 0.5}
+    options = ("--sampler", "ddim", "--steps", 7, "--eta", 0.5)
+    code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
+    assert code == 0, err
+    assert vars(open_model(tmp_path / "a.onnx")[1].defaults) == told
+    # and where its user says nothing, these are what it is sampled with
+    code, _, err = command("run", tmp_path / "a.onnx", "--n", 1, "--seed", 0, "--out", tmp_path / "a.npy")
+    assert code == 0, err
+    expected = generate(tmp_path / "a.onnx", n=1, num_steps=7, sampler="ddim", eta=0.5, seed=0)
+    assert (np.load(tmp_path / "a.npy") == expected).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--steps", "0"], "steps: out of range"),
+        (["--sampler", "euler"], "sampler: unknown"),
+        (["--sampler", "ddpm", "--eta", "0.5"], "eta: has no meaning for ddpm"),
+        (["--eta", "2"], "eta"),
         (["--format", "tflite"], "onnx, torchscript, pt2"),
         (["--out", "x.ts"], "one file of another format"),
         (["--format", "onnx", "--format", "pt2", "--out", "x.onnx"], "Do name a folder"),
