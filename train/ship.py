@@ -41,8 +41,7 @@ def ship(
     """Export a training in every format, sample two grids, and write a model card and SHA-256 digests."""
     contents = load_torch_file(run / "checkpoint.pt")
     checkpoint = load_checkpoint(run / "checkpoint.pt")
-    spec = with_defaults(checkpoint.spec, sampler=sampler, num_steps=steps, eta=eta)
-    checkpoint = replace(checkpoint, spec=spec)
+    checkpoint = replace(checkpoint, spec=with_defaults(checkpoint.spec, sampler=sampler, num_steps=steps, eta=eta))
     with replacing(out / "checkpoint.pt") as beside:
         shutil.copyfile(run / "checkpoint.pt", beside)
     reports = {}

@@ -1,6 +1,7 @@
 """`ddpm-export`: write a checkpoint as files that run without torch, each proven against it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,8 +90,6 @@ def export(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 numbers went
     bad, 130 interrupted.
     """
-    from dataclasses import replace
-
     from ddpm_export import exporting
     from ddpm_export.generation import with_defaults
 

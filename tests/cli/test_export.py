@@ -67,7 +67,7 @@ def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
         (["--steps", "0"], "steps: out of range"),
         (["--sampler", "euler"], "sampler: unknown"),
         (["--sampler", "ddpm", "--eta", "0.5"], "eta: has no meaning for ddpm"),
-        (["--eta", "2"], "eta"),
+        (["--eta", "2"], "eta: out of range"),
         (["--format", "tflite"], "onnx, torchscript, pt2"),
         (["--out", "x.ts"], "one file of another format"),
         (["--format", "onnx", "--format", "pt2", "--out", "x.onnx"], "Do name a folder"),

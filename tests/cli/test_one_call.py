@@ -67,6 +67,7 @@ def test_what_is_not_in_the_file_is_noted(tmp_path, command):
         (["--format", "sampler", "--set", "a=1"], "--set: has no meaning for an exported file"),
         (["--format", "sampler", "--network", "a:B"], "--network: has no meaning for an exported file"),
         (["--format", "sampler", "--clip", "none"], "--clip: has no meaning for an exported file"),
+        (["--format", "sampler", "--steps", "0"], "--steps: has no meaning for an exported file"),
         (["--format", "sampler", "--storage", "int4"], "storage: unknown"),
         (["--format", "sampler", "--format", "slice", "--out", "x.onnx"], "Do name a folder"),
         (["--format", "onnx", "--storage", "float16", "--out", "SOURCE"], "is the source itself"),
