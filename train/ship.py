@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +19,16 @@ from ddpm_export.files import replacing, sha256_of
 from ddpm_export.generation import sample, settings_for, with_defaults
 from ddpm_export.images import save_images, to_uint8
 from ddpm_export.runtimes import open_model
+from train.pictures import draw_loss
 
 __all__ = ["main"]
 
+CARD_WIDTH = 120
+PAPERS = {
+    "fashion-mnist": "Xiao et al. 2017",
+    "cifar10": "Krizhevsky 2009",
+    "stanford-cars": "Krause et al. 2013",
+}
 GRIDS: dict[str, dict[str, Any]] = {
     "ddim-50": {"sampler": "ddim", "num_steps": 50, "eta": 0.0},
     "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
@@ -64,9 +72,9 @@ def ship(
         black[name] = _share_of_black(images)
         text = {"model_sha256": sha256_of(out / "unet.onnx"), "n": 64, "first": 0, **settings.describe()}
         save_images(out / f"samples-{name}.png", images, text)
-    for name in ("loss.png", "log.jsonl"):
-        with replacing(out / name) as beside:
-            shutil.copyfile(run / name, beside)
+    with replacing(out / "log.jsonl") as beside:
+        shutil.copyfile(run / "log.jsonl", beside)
+    draw_loss(out / "loss.png", out / "log.jsonl")
     _write(out / "README.md", _card(contents, checkpoint, dataset, reports, black, seed, note))
     shipped = sorted(p for p in out.iterdir() if p.suffix in {".onnx", ".ts", ".pt2", ".pt", ".png", ".jsonl"})
     _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
@@ -100,16 +108,24 @@ def _card(
     images = step * config["batch_size"]
     rows = "\n".join(f"| `unet{FORMATS[name]}` | {name} | {_worst(report):.1e} |" for name, report in reports.items())
     shares = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in black.items())
+    paper = PAPERS.get(dataset.name)
+    data = dataset.name if paper is None else f"{dataset.name} ({paper})"
+    training = textwrap.fill(
+        f"- **Training**: {step:,} steps of {config['batch_size']} ({images:,} images, "
+        f"{images / len(dataset.images):.1f} epochs); schedule {config['schedule']}, "
+        f"T = {config['num_train_timesteps']}, prediction {config['prediction']}, loss {config['loss']}, "
+        f"seed {config['seed']}. The EMA weights are exported (half-life {config['ema_halflife_images']:,.0f} images). "
+        f"{note}",
+        width=CARD_WIDTH,
+        subsequent_indent="  ",
+    )
     return f"""# Model card: {config["name"]}
 
 Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
 
-- **Data**: {dataset.name}, {len(dataset.images):,} training images, licence {dataset.license}. No labels used.
+- **Data**: {data}, {len(dataset.images):,} training images, licence {dataset.license or "not stated"}. No labels used.
 - **Licence** of the weights: MIT, as the project.
-- **Training**: {step:,} steps of {config["batch_size"]} ({images:,} images, {images / len(dataset.images):.1f} epochs)
-  on two CPU cores; schedule {config["schedule"]}, T = {config["num_train_timesteps"]}, prediction
-  {config["prediction"]}, loss {config["loss"]}, seed {config["seed"]}. The EMA weights are exported (half-life
-  {config["ema_halflife_images"]:,.0f} images). {note}
+{training}
 - **Not for** anything but trying out sampling: a small network after a short training.
 
 ```json
