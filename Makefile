@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: run test check bench examples format clean
 
 run: $(VENV)/.light  ## sample 16 pictures from the shipped model, without torch
-	$(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --out samples.png
+	$(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --sampler ddpm --out samples.png
 	@echo "The grid lies in $(CURDIR)/samples.png"
 
 test: $(VENV)/.dev examples/web/node_modules  ## all tests; those of languages whose tools are missing are skipped, by name
