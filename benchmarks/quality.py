@@ -296,7 +296,7 @@ def _draw_chart(
             axes.errorbar(x, mean, error, fmt=style, color=colour, label=sampler, capsize=2, linewidth=1.5)
     floor = 1e3 * rows[real[max(real)]]["kid"]["mean"]
     low, high = left.dataLim.intervaly  # with the error bars; the scale's own margins would cut a point or add a decade
-    left.set_ylim(min(1.5 * low, floor) - 0.1, 1.5 * high)
+    left.set_ylim(min(low, floor) - 0.3, 1.5 * high)
     for axes in (left, right):
         axes.axhline(floor, color="0.4", linestyle="--", linewidth=1.0, label="real test images")
         axes.set(xscale="log", yscale="symlog")  # linear within 1 of 0: the unbiased KID of real images may be negative
