@@ -197,11 +197,10 @@ def _lines(total: int, what: str) -> Advance:
         nonlocal last, told, so_far
         so_far = so_far + 1 if done is None else done
         now = time.monotonic()
-        if now - last >= 10.0:
+        if now - last >= 10.0 and so_far > told:  # between two lines a count that moves in large steps has moved, too
             rate = (so_far - told) / (now - last)  # since the last line: what was found in a cache came at once
-            left = f", {(total - so_far) / rate:.0f} s left" if rate > 0 else ""
-            told_note = f", {note}" if note else ""
-            print(f"{what}: {so_far} of {total}, {rate:.1f}/s{left}{told_note}", file=sys.stderr, flush=True)
+            more = f", {(total - so_far) / rate:.0f} s left" + (f", {note}" if note else "")
+            print(f"{what}: {so_far} of {total}, {rate:.1f}/s{more}", file=sys.stderr, flush=True)
             last, told = now, so_far
 
     return advance

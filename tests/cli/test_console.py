@@ -116,15 +116,15 @@ def test_progress_away_from_a_terminal_is_a_line_every_10_s(monkeypatch, capsys)
 
 
 def test_the_rate_is_that_since_the_last_line(monkeypatch, capsys):
-    clock = iter([0.0, 10.0, 20.0, 30.0])
+    clock = iter([0.0, 10.0, 20.0, 30.0, 40.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with progress(4000, "sampling") as advance:
-        for done in (1900, 2000, 2000):  # the first 1900 were in a cache
+        for done in (1900, 2000, 2000, 2050):  # the first 1900 were in a cache
             advance(done=done)
     assert capsys.readouterr().err.splitlines() == [
         "sampling: 1900 of 4000, 190.0/s, 11 s left",
         "sampling: 2000 of 4000, 10.0/s, 200 s left",
-        "sampling: 2000 of 4000, 0.0/s",
+        "sampling: 2050 of 4000, 2.5/s, 780 s left",
     ]
 
 
