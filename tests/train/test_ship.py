@@ -23,14 +23,18 @@ def run_folder(toy_config, toy_dataset, tmp_path_factory):
     return out
 
 
-def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
-    grids = {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}, "ddpm-20": {"sampler": "ddpm", "num_steps": 20}}
-    monkeypatch.setattr(train.ship, "GRIDS", grids)
-    options = ["--out", tmp_path, "--data", toy_folder / "images", "--sampler", "ddpm", "--steps", "7", "--note", NOTE]
-    monkeypatch.setattr(sys, "argv", ["ship", str(run_folder), *map(str, options)])
+def shipped(run_folder, out, monkeypatch, capsys, *options):
+    monkeypatch.setattr(sys, "argv", ["ship", str(run_folder), "--out", str(out), *map(str, options)])
     with pytest.raises(SystemExit) as ended:
         train.ship.main()
     assert ended.value.code == 0, capsys.readouterr().err
+
+
+def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
+    grids = {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}, "ddpm-20": {"sampler": "ddpm", "num_steps": 20}}
+    monkeypatch.setattr(train.ship, "GRIDS", grids)
+    options = ["--data", toy_folder / "images", "--sampler", "ddpm", "--steps", "7", "--note", NOTE]
+    shipped(run_folder, tmp_path, monkeypatch, capsys, *options)
 
     digests = dict(line.split()[::-1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
     made = {"unet.onnx", "unet.ts", "unet.pt2", "checkpoint.pt", "samples-ddim-5.png", "samples-ddpm-20.png"}
@@ -49,3 +53,19 @@ def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_pa
     assert (pixels.shape, text["model_sha256"]) == ((64, 64), digests["unet.onnx"])
     share = (pixels == 0).mean()
     assert f"| ddim-5 | {share:.1%} | {(pixels <= 3).mean():.1%} |" in card
+
+
+def test_only_onnx_and_a_white_background(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
+    white = tmp_path / "white"
+    white.mkdir()
+    for place in (toy_folder / "images").iterdir():
+        with Image.open(place) as image:
+            Image.eval(image, lambda value: 255 - value // 2).save(white / place.name)
+    monkeypatch.setattr(train.ship, "GRIDS", {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}})
+    shipped(run_folder, tmp_path / "out", monkeypatch, capsys, "--data", white, "--only-onnx")
+    assert {path.suffix for path in (tmp_path / "out").glob("unet.*")} == {".onnx"}
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "at exactly 255" in card
+    with Image.open(tmp_path / "out" / "samples-ddim-5.png") as image:
+        pixels = np.asarray(image)
+    assert f"| ddim-5 | {(pixels == 255).mean():.1%} | {(pixels >= 252).mean():.1%} |" in card
