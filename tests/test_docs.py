@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/README.md"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "exported" / "README.md", *EXAMPLES]
+CARDS = [ROOT / name / "README.md" for name in ("exported", "emoji", "ablation")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS, *EXAMPLES]
 NOT_RUN = ("make ", "pip ", "git ", "cd ")  # installing is what CI's clean clone does
 
 
@@ -26,7 +27,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """Return a folder that looks like a clone, to run blocks in without touching the real one."""
-    for name in ("exported", "examples"):
+    for name in ("exported", "emoji", "examples"):
         built = shutil.ignore_patterns("node_modules", "build", ".build")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=built)
     for name in ("train", "ddpm_export", "benchmarks"):

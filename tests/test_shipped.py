@@ -15,6 +15,7 @@ from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.scoring import features_of
 
 EXPORTED = Path(__file__).parent.parent / "exported"
+EMOJI = EXPORTED.parent / "emoji"
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = (
     "unet.onnx",
@@ -23,12 +24,13 @@ FORMATS = (
 )
 
 
-def test_digests() -> None:
-    lines = (EXPORTED / "SHA256SUMS").read_text().splitlines()
+@pytest.mark.parametrize("folder", [EXPORTED, EMOJI], ids=lambda folder: folder.name)
+def test_digests(folder: Path) -> None:
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
     assert len(lines) >= 6
     for line in lines:
         digest, name = line.split()
-        assert hashlib.sha256((EXPORTED / name).read_bytes()).hexdigest() == digest, name
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
 
 
 def test_the_extractor_is_as_right_as_its_card_says() -> None:
@@ -39,6 +41,13 @@ def test_the_extractor_is_as_right_as_its_card_says() -> None:
     card = (EXPORTED / "extractor.md").read_text(encoding="utf-8")
     assert accuracy >= 0.93
     assert f"and names {accuracy:.2%} of" in card
+
+
+def test_golden_vectors_of_the_emoji_model_hold() -> None:
+    model, spec = open_model(EMOJI / "unet.onnx")
+    results = replay_golden(model, spec)
+    assert len(results) >= 3
+    assert all(result.passed for result in results), results
 
 
 @pytest.mark.parametrize("name", FORMATS)
