@@ -77,7 +77,10 @@ def ship(
     with replacing(out / "log.jsonl") as beside:
         shutil.copyfile(run / "log.jsonl", beside)
     draw_loss(out / "loss.png", out / "log.jsonl")
-    _write(out / "README.md", _card(contents, checkpoint, dataset, reports, background, shares, seed, note))
+    _write(
+        out / "README.md",
+        _card(contents, checkpoint, dataset, reports, background, shares, seed, note, data is not None),
+    )
     shipped = sorted(p for p in out.iterdir() if p.suffix in {".onnx", ".ts", ".pt2", ".pt", ".png", ".jsonl"})
     _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
     print(f"{out}: ready")
@@ -106,12 +109,14 @@ def _card(
     shares: dict[str, tuple[float, float]],
     seed: int,
     note: str,
+    told_of_data: bool,
 ) -> str:
     config, step = contents["config"], int(contents["step"])
     parameters = sum(p.numel() for p in checkpoint.network.parameters())
     images = step * config["batch_size"]
     rows = "\n".join(f"| `unet{FORMATS[name]}` | {name} | {_worst(report):.1e} |" for name, report in reports.items())
     of_background = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in shares.items())
+    where = " --data DATA" if told_of_data else ""
     paper = PAPERS.get(dataset.name)
     data = dataset.name if paper is None else f"{dataset.name} ({paper})"
     training = textwrap.fill(
@@ -155,8 +160,8 @@ Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {pa
 
 ![loss](loss.png)
 
-Made by `python -m train --config {config["name"]} --out RUN` with the fields above, then `python -m train.ship RUN`.
-Digests: `SHA256SUMS`.
+Made by `python -m train --config {config["name"]}{where} --out RUN` with the fields above, then
+`python -m train.ship RUN{where}`. Digests: `SHA256SUMS`.
 """
 
 

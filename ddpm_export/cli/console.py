@@ -145,7 +145,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Advance]:
-    """Show rate and time left on stderr, a bar on a terminal and else a line every 10 s.
+    """Show rate and time left on stderr, a bar on a terminal and else a line every 10 s or more.
 
     Yields a function that moves it one on, or to a number done, and sets its note.
     """

@@ -66,6 +66,7 @@ def test_only_onnx_and_a_white_background(run_folder, toy_folder, tmp_path, monk
     assert {path.suffix for path in (tmp_path / "out").glob("unet.*")} == {".onnx"}
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "at exactly 255" in card
+    assert "--data DATA --out RUN" in card
     with Image.open(tmp_path / "out" / "samples-ddim-5.png") as image:
         pixels = np.asarray(image)
     assert f"| ddim-5 | {(pixels == 255).mean():.1%} | {(pixels >= 252).mean():.1%} |" in card
