@@ -90,7 +90,7 @@ def _images(model: Model, spec: ModelSpec, first: int, n: int, batch: int) -> Ar
     settings = settings_for(
         spec, n=n, first=first, batch=batch, num_steps=NUM_STEPS, sampler="ddim", eta=1.0, seed=SEED
     )
-    return np.concatenate([state.x for _, state in sample(model, spec, settings) if state.step.i == NUM_STEPS])
+    return np.concatenate([state.x for _, state in sample(model, spec, settings) if state.row.i == NUM_STEPS])
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ _HOME = {
     "export": "exporting",
     "open_model": "runtimes",
     "denoiser": "diffusion",
-    "trajectory": "diffusion",
-    "Step": "diffusion",
+    "decode": "diffusion",
     "noise_stream": "noise",
-    "ddim": "samplers",
-    "ddpm": "samplers",
+    "Input": "inputs",
+    "Plan": "plans",
+    "Row": "plans",
     "SAMPLERS": "samplers",
     "State": "samplers",
+    "plan": "samplers",
+    "walk": "samplers",
     "ModelSpec": "spec",
     "generate": "generation",
     "save_images": "images",
@@ -32,13 +34,14 @@ _HOME = {
 __all__ = [
     "Checkpoint",
     "DdpmExportError",
+    "Input",
     "ModelSpec",
+    "Plan",
+    "Row",
     "SAMPLERS",
     "State",
-    "Step",
     "__version__",
-    "ddim",
-    "ddpm",
+    "decode",
     "denoiser",
     "export",
     "generate",
@@ -46,20 +49,23 @@ __all__ = [
     "load_network",
     "noise_stream",
     "open_model",
+    "plan",
     "save_images",
     "to_uint8",
-    "trajectory",
+    "walk",
 ]
 
 if TYPE_CHECKING:
-    from ddpm_export.diffusion import Step, denoiser, trajectory
+    from ddpm_export.diffusion import decode, denoiser
     from ddpm_export.errors import DdpmExportError
     from ddpm_export.exporting import Checkpoint, export, load_checkpoint, load_network
     from ddpm_export.generation import generate
     from ddpm_export.images import save_images, to_uint8
+    from ddpm_export.inputs import Input
     from ddpm_export.noise import noise_stream
+    from ddpm_export.plans import Plan, Row
     from ddpm_export.runtimes import open_model
-    from ddpm_export.samplers import SAMPLERS, State, ddim, ddpm
+    from ddpm_export.samplers import SAMPLERS, State, plan, walk
     from ddpm_export.spec import ModelSpec
 
 

@@ -1,47 +1,44 @@
 """The equations of one reverse step, in the letters of Ho et al. 2020 and Song et al. 2020. NumPy alone.
 
-Coefficients are Python floats, computed in float64 and rounded once when they meet a float32 array.
+From network to (x_0, eps) in three steps: predict, combine, denoised. Coefficients are Python floats, computed in
+float64 and rounded once when they meet a float32 array; what takes `Any` also takes the values of a graph.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.schedules import spacing
+from ddpm_export.elementwise import clip, sqrt
+from ddpm_export.errors import BadFileError, NonFiniteError
+from ddpm_export.inputs import bound_inputs
+from ddpm_export.plans import Row
 from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
 __all__ = [
     "Array",
     "Denoised",
     "Denoiser",
+    "Level",
     "Model",
     "OneCall",
-    "Step",
+    "clean_and_noise",
+    "combine",
+    "decode",
+    "denoised",
     "denoiser",
-    "noise_std",
     "noised",
-    "trajectory",
+    "predict",
+    "refuse_non_finite",
 ]
 
 Array = NDArray[Any]
-Model = Callable[..., dict[str, Array]]
+Model = Callable[..., dict[str, Array]]  # (x_t (B, C, H, W), t (B,), **inputs of the spec) -> outputs by name
 # what a one-call file does: (seed, image numbers, num_steps, eta) -> where it stops to show it, the number of the step,
 # from 1, the state x after it (B, C, H, W) and its pictures, uint8 (B, H, W, C); the last one is the end
 OneCall = Callable[[int, range, int, float], Iterator[tuple[int, Array, Array]]]
-
-
-class Step(NamedTuple):
-    """One step of a trajectory: i, its noise draw, from 1; t; a = alphas_cumprod[t]; a_prev, 1.0 at the end."""
-
-    i: int
-    t: int
-    a: float
-    a_prev: float
 
 
 class Denoised(NamedTuple):
@@ -56,73 +53,113 @@ class Denoised(NamedTuple):
     variance_fraction: Array | None = None
 
 
-Denoiser = Callable[[Array, Step], Denoised]
+Denoiser = Callable[[Array, Row, Array | None], Denoised]  # (x_t, row, the x_0 found before, None at first)
 
 
-def noised(x_0: Array, eps: Array, a: float) -> Array:
+def noised(x_0: Any, eps: Any, a: Any) -> Any:
     """Return x_t = sqrt(a) x_0 + sqrt(1 - a) eps (Ho et al. 2020, eq. 4), in the shape and dtype of its arguments."""
-    return math.sqrt(a) * x_0 + math.sqrt(1.0 - a) * eps
+    return sqrt(a) * x_0 + sqrt(1.0 - a) * eps
 
 
-def trajectory(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] | None = None) -> list[Step]:
-    """Return the steps from noise to image: num_steps evenly spaced ones, or those at the given falling times.
+def denoiser(model: Model, spec: ModelSpec, **inputs: Any) -> Denoiser:
+    """Bind a model, what it predicts, its clipping and its inputs: (x_t, row, x_0 before) -> Denoised.
 
-    Without either, the spec's default number. Raises UsageError for num_steps outside 1..T and for times that do not
-    strictly fall within 0..T-1.
+    inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name. One
+    network evaluation a call. Raises UsageError for inputs that are unknown, missing or do not fit, here where it can
+    be seen without a batch; its calls raise NonFiniteError where the network gives NaN or infinity.
     """
-    T = spec.num_train_timesteps
-    if times is None:
-        grid = spacing(T, spec.defaults.num_steps if num_steps is None else num_steps).tolist()
-    else:
-        grid = [int(t) for t in times]
-        falls = all(later < earlier for earlier, later in pairwise(grid))
-        if not grid or not falls or grid[0] >= T or grid[-1] < 0 or num_steps not in (None, len(grid)):
-            raise UsageError(
-                f"times: not a trajectory. got {grid[:5]!r} ({len(grid)} of them), expected strictly falling times "
-                f"from {T - 1} to 0. Do sort them."
-            )
-    a = [float(spec.alphas_cumprod[t]) for t in grid]
-    return [Step(i + 1, t, a[i], a[i + 1] if i + 1 < len(a) else 1.0) for i, t in enumerate(grid)]
+    if not any(np.ndim(value) for value in inputs.values()):  # what fits any batch is checked before the first
+        bound_inputs(spec.inputs, inputs, 1)
 
-
-def denoiser(model: Model, spec: ModelSpec, **inputs: Array) -> Denoiser:
-    """Bind a model, what it predicts, its clipping and its named inputs: (x_t, step) -> (x_0, eps, variance_fraction).
-
-    One network evaluation a call. x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or
-    itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads from it to x_t.
-    """
-
-    def denoise(x_t: Array, step: Step) -> Denoised:
-        outputs = model(x_t, np.full(len(x_t), step.t, dtype=np.int64), **inputs)
-        missing = [name for name in spec.outputs if name not in outputs]
-        if missing:
-            raise BadFileError(
-                f"model: no output of the spec's name. got {sorted(outputs)!r}, expected {missing[0]!r}. Do "
-                "export the model again."
-            )
-        x_0, eps = _denoised(outputs[spec.prediction], x_t, step.a, spec)
-        fraction = outputs[VARIANCE_FRACTION].copy() if VARIANCE_FRACTION in spec.outputs else None
-        return Denoised(x_0, eps, fraction)
+    def denoise(x_t: Array, row: Row, x_0_before: Array | None = None) -> Denoised:
+        outputs = predict(model, spec, x_t, row, bound_inputs(spec.inputs, inputs, len(x_t), x_0_before))
+        return denoised(combine([outputs]), spec, x_t, row)
 
     return denoise
 
 
-def _denoised(predicted: Array, x_t: Array, a: float, spec: ModelSpec) -> tuple[Array, Array]:
-    signal, noise = math.sqrt(a), math.sqrt(1.0 - a)
-    # copies: `predicted` may be a buffer that the next evaluation overwrites, and what is yielded must stay
-    if spec.prediction == "eps":
-        x_0, eps = (x_t - noise * predicted) * (1.0 / signal), predicted.copy()
-    elif spec.prediction == "v":
-        x_0, eps = signal * x_t - noise * predicted, noise * x_t + signal * predicted
+def predict(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Return what the network says of x_t in a row, by the names of the spec's outputs, each (B, C, H, W).
+
+    Raises BadFileError where an output is missing, NonFiniteError where one is not finite: clipping would hide it.
+    """
+    outputs = model(x_t, np.full(len(x_t), row.t, dtype=spec.t_dtype), **inputs)
+    missing = [name for name in spec.outputs if name not in outputs]
+    if missing:
+        raise BadFileError(f"The model has no output {missing[0]!r}, which its spec names; it has {sorted(outputs)!r}.")
+    for name in spec.outputs:
+        refuse_non_finite(outputs[name], row)
+    return {name: outputs[name] for name in spec.outputs}
+
+
+def combine(predictions: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself."""
+    (only,) = predictions
+    return only
+
+
+def denoised(outputs: dict[str, Array], spec: ModelSpec, x_t: Array, row: Row) -> Denoised:
+    """Convert a prediction into the clean image and the noise, and clip, once; copies, which no buffer overwrites."""
+    x_0, eps = clean_and_noise(outputs[spec.prediction], x_t, Level(row.a), spec.prediction, spec.clip_x_0)
+    fraction = outputs[VARIANCE_FRACTION].copy() if VARIANCE_FRACTION in spec.outputs else None
+    x_0, eps = (array.copy() if array is outputs[spec.prediction] else array for array in (x_0, eps))
+    return Denoised(x_0, eps, fraction)
+
+
+@dataclass(frozen=True)
+class Level:
+    """Give the coefficients that follow from a = alphas_cumprod; `carry` brings them from float64 to the images."""
+
+    a: Any
+    carry: Callable[[Any], Any] = lambda coefficient: coefficient
+
+    @property
+    def signal(self) -> Any:
+        """Return sqrt(a), the share of the clean image."""
+        return self.carry(sqrt(self.a))
+
+    @property
+    def noise(self) -> Any:
+        """Return sqrt(1 - a), the share of the noise."""
+        return self.carry(sqrt(1.0 - self.a))
+
+    @property
+    def one_over_signal(self) -> Any:
+        """Return 1 / sqrt(a)."""
+        return self.carry(1.0 / sqrt(self.a))
+
+    @property
+    def one_over_noise(self) -> Any:
+        """Return 1 / sqrt(1 - a)."""
+        return self.carry(1.0 / sqrt(1.0 - self.a))
+
+
+def clean_and_noise(predicted: Any, x_t: Any, at: Level, prediction: str, clip_x_0: float | None) -> tuple[Any, Any]:
+    """Return (x_0, eps) of a prediction, each in the shape of x_t.
+
+    x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is a
+    number, x_0 is clipped to it and eps is what then leads from it to x_t.
+    """
+    if prediction == "eps":
+        x_0, eps = (x_t - at.noise * predicted) * at.one_over_signal, predicted
+    elif prediction == "v":
+        x_0, eps = at.signal * x_t - at.noise * predicted, at.noise * x_t + at.signal * predicted
     else:
-        x_0, eps = predicted.copy(), (x_t - signal * predicted) * (1.0 / noise)
-    if spec.clip_x_0 is not None:
-        x_0 = np.clip(x_0, -spec.clip_x_0, spec.clip_x_0)
-        eps = (x_t - signal * x_0) * (1.0 / noise)
+        x_0, eps = predicted, (x_t - at.signal * predicted) * at.one_over_noise
+    if clip_x_0 is not None:
+        x_0 = clip(x_0, clip_x_0)
+        eps = (x_t - at.signal * x_0) * at.one_over_noise
     return x_0, eps
 
 
-def noise_std(step: Step, eta: float) -> float:
-    """Return DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7."""
-    a, a_prev = step.a, step.a_prev
-    return eta * math.sqrt((1.0 - a_prev) / (1.0 - a)) * math.sqrt(1.0 - a / a_prev)
+def decode(x: Array) -> Array:
+    """Return the picture of a state, (B, C, H, W) in [-1, 1]: the state itself, of models that work on pixels."""
+    return x
+
+
+def refuse_non_finite(values: Array, row: Row) -> None:
+    """Raise NonFiniteError, which names the row and the image's place in the batch, unless all values are finite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        index = int(np.argmin(finite.reshape(len(values), -1).all(axis=1)))
+        raise NonFiniteError.at(f"step {row.i} (t = {row.t:g})", index)

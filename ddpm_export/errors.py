@@ -1,5 +1,8 @@
 """The exceptions a user can meet, each with the exit code its command ends with. Knows nothing else."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 __all__ = [
     "BadFileError",
     "ConfigError",
@@ -8,6 +11,7 @@ __all__ = [
     "ModelRefusedError",
     "NonFiniteError",
     "UsageError",
+    "numbered",
 ]
 
 
@@ -46,6 +50,27 @@ class EnvironmentProblem(DdpmExportError):
 
 
 class NonFiniteError(DdpmExportError):
-    """A loss or an image became infinite or NaN."""
+    """A loss or an image became infinite or NaN; where it is an image, `where` and `index`, in its batch, say which."""
 
     exit_code = 6
+    where: str = ""
+    index: int | None = None
+
+    @classmethod
+    def at(cls, where: str, index: int, image: str = "") -> "NonFiniteError":
+        """Return the error for an image of a batch, called `image` where its number is known."""
+        image = image or f"image {index} of its batch"
+        error = cls(f"At {where}, {image} became NaN or infinite. Run ddpm-check on the model.")
+        error.where, error.index = where, index
+        return error
+
+
+@contextmanager
+def numbered(numbers: Sequence[int]) -> Iterator[None]:
+    """Let an error about an image of a batch say its number, numbers[k] of the k-th."""
+    try:
+        yield
+    except NonFiniteError as exc:
+        if exc.index is None:
+            raise
+        raise NonFiniteError.at(exc.where, exc.index, f"image {numbers[exc.index]}") from exc

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ddpm_export.errors import UsageError
 
 __all__ = [
+    "INPUTS",
     "KEY_INCREMENTS",
     "MULTIPLIERS",
     "NOISE_TAG",
@@ -28,7 +29,8 @@ Words = NDArray[np.uint32]
 Noise = Callable[[int], NDArray[np.float32]]
 
 NOISE_TAG = "philox4x32-10/icdf-q20/1"
-SAMPLING = 0  # the counter's domain word; 1 is kept for inpainting
+# the counter's domain word: sampling; 1 is kept for inpainting; what a network is told in golden vectors and proofs
+SAMPLING, INPUTS = 0, 2
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 

@@ -1,97 +1,257 @@
-"""Samplers as generators: one yield a step, nothing kept. NumPy alone; they know a denoiser, a noise and steps."""
+"""Samplers: each a pure function from a time grid to rows of numbers, and the one loop that walks them. NumPy alone.
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+A solver's rows weigh what the denoiser found at this and the last few evaluations; see `plans.Row`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Denoised, Denoiser, Step, noise_std
-from ddpm_export.errors import UsageError
+from ddpm_export.diffusion import Array, Denoised, Denoiser, refuse_non_finite
+from ddpm_export.elementwise import maximum, sqrt
+from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.noise import Noise
-from ddpm_export.spec import VARIANCES
+from ddpm_export.plans import Plan, Row
+from ddpm_export.schedules import spacing
+from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 
-__all__ = ["SAMPLERS", "State", "ddim", "ddpm", "no_learned_variance"]
+__all__ = [
+    "SAMPLERS",
+    "Choice",
+    "Grid",
+    "Solver",
+    "State",
+    "choose",
+    "ddim",
+    "ddim_weights",
+    "ddpm",
+    "grid",
+    "knobs_of",
+    "plan",
+    "walk",
+]
+
+
+class Grid(NamedTuple):
+    """Where a solver evaluates: times, and alphas_cumprod there and, one number more, where the last row ends."""
+
+    t: tuple[float, ...]
+    a: tuple[float, ...]
+
+
+Solver = Callable[..., list[Row]]  # (grid, *, knobs) -> rows
 
 
 class State(NamedTuple):
-    """What a step leaves: the step, the image after it, and the denoiser's (x_0, eps) before it, each (B, C, H, W)."""
+    """What a row leaves: the row, the state x after it, and the denoiser's (x_0, eps) before it, each (B, C, H, W).
 
-    step: Step
+    history: the (x_0, eps) that later rows read, newest first. `walk(..., state=state)` goes on from here exactly.
+    """
+
+    row: Row
     x: Array
     x_0: Array
     eps: Array
+    history: tuple[tuple[Array, Array], ...] = ()
 
 
-def ddim(
-    denoise: Denoiser, noise: Noise, steps: Iterable[Step], *, x: Array | None = None, eta: float = 0.0
-) -> Iterator[State]:
-    """Yield the states of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small.
+# --- solvers ---
 
-    Starts at noise draw 0, or goes on from `x`, the state before the first of `steps`. One network evaluation a step.
-    Raises UsageError for eta outside 0..1.
+
+def ddim_weights(a: Any, a_prev: Any, eta: Any) -> tuple[Any, Any, Any]:
+    """Return a DDIM step's weights of x_0, eps and fresh noise (Song et al. 2020, eq. 12 and 16)."""
+    noise_std = eta * sqrt((1.0 - a_prev) / (1.0 - a)) * sqrt(1.0 - a / a_prev)
+    return sqrt(a_prev), sqrt(maximum(1.0 - a_prev - noise_std * noise_std, 0.0)), noise_std
+
+
+def ddim(grid: Grid, *, eta: float = 0.0) -> list[Row]:
+    """Return the rows of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small.
+
+    eta is rounded to float32. Raises UsageError for eta outside 0..1.
     """
     if not 0.0 <= eta <= 1.0:
-        raise UsageError(
-            f"eta: out of range. got {eta!r}, expected 0 (no noise) to 1 (ddpm). Do pick one in that range."
-        )
+        raise UsageError(f"eta must be between 0 and 1, got {eta!r}.")
     eta = float(np.float32(eta))  # the one-call graph takes float32: the same eta everywhere
-    return _walk(denoise, noise, steps, x, lambda step, _: (noise_std(step, eta), noise_std(step, eta)))
+    rows = []
+    for i, (t, (a, a_prev)) in enumerate(zip(grid.t, pairwise(grid.a), strict=True), start=1):
+        x_0, eps, noise_std = ddim_weights(a, a_prev, eta)
+        rows.append(Row(i, t, a, (x_0,), (eps,), (noise_std,) if noise_std > 0.0 else ()))
+    return rows
 
 
-def ddpm(
-    denoise: Denoiser, noise: Noise, steps: Iterable[Step], *, x: Array | None = None, variance: str = "fixed_small"
-) -> Iterator[State]:
-    """Yield the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where steps leave times out.
+def ddpm(grid: Grid, *, variance: str = "fixed_small") -> list[Row]:
+    """Return the rows of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where the grid leaves times out.
 
     variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's, sigma_t^2 = beta_t (section 3.2), learned
-    lies where the network says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15). Starts at noise
-    draw 0, or goes on from `x`. One network evaluation a step. Raises UsageError for another variance, and for a
-    learned one where the network has learned none.
+    lies where the network says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15). Raises
+    UsageError for another variance.
     """
-    if variance == "fixed_small":
-        return ddim(denoise, noise, steps, x=x, eta=1.0)
-    if variance == "fixed_large":
-        return _walk(denoise, noise, steps, x, lambda step, _: (noise_std(step, 1.0), _large_std(step)))
-    if variance == "learned":
-        return _walk(denoise, noise, steps, x, lambda step, found: (noise_std(step, 1.0), _learned_std(step, found)))
-    raise UsageError(f"variance: unknown. got {variance!r}, expected one of {', '.join(VARIANCES)}. Do pick one.")
+    if variance not in VARIANCES:
+        raise UsageError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}.")
+    rows = []
+    for row, (a, a_prev) in zip(ddim(grid, eta=1.0), pairwise(grid.a), strict=True):
+        small, large = row.noise, (sqrt(1.0 - a / a_prev),)
+        noise = {"fixed_small": small, "fixed_large": large, "learned": small + large}[variance] if small else ()
+        rows.append(row._replace(noise=noise))
+    return rows
 
 
-SAMPLERS: dict[str, Callable[..., Iterator[State]]] = {"ddpm": ddpm, "ddim": ddim}
+SAMPLERS: dict[str, Solver] = {"ddpm": ddpm, "ddim": ddim}
 
 
-def _large_std(step: Step) -> float:
-    return math.sqrt(1.0 - step.a / step.a_prev) if step.a_prev < 1.0 else 0.0
+# --- from a spec to a plan ---
+
+
+def grid(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] | None = None) -> Grid:
+    """Return num_steps evenly spaced times, or the given falling ones; without either, the spec's number of them.
+
+    Raises UsageError for num_steps outside 1..T and for times that do not strictly fall within 0..T-1.
+    """
+    T = spec.num_train_timesteps
+    if times is None:
+        chosen = spacing(T, spec.defaults.num_steps if num_steps is None else num_steps).tolist()
+    else:
+        chosen = [int(t) for t in times]
+        falls = all(later < earlier for earlier, later in pairwise(chosen))
+        if not chosen or not falls or chosen[0] >= T or chosen[-1] < 0:
+            raise UsageError(f"times must strictly fall from at most {T - 1} to at least 0, got {_shown(chosen)}.")
+        if num_steps not in (None, len(chosen)):
+            raise UsageError(f"num_steps must be left out or be the number of times, {len(chosen)}, got {num_steps}.")
+    return Grid(tuple(chosen), (*(float(spec.alphas_cumprod[t]) for t in chosen), 1.0))
+
+
+def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs of a sampler: what was given, where that is None what the spec says, else the sampler's own.
+
+    Raises UsageError for an unknown sampler and for a knob that it does not have.
+    """
+    if sampler not in SAMPLERS:
+        raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
+    known = list(inspect.signature(SAMPLERS[sampler]).parameters)[1:]
+    for name, value in given.items():
+        if value is not None and name not in known:
+            raise UsageError(f"{name} does not apply to {sampler}.")
+    usual = {"eta": spec.defaults.eta, "variance": spec.variance}
+    chosen = {name: usual.get(name) if given.get(name) is None else given[name] for name in known}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+class Choice(NamedTuple):
+    """A plan and what it was made of: name, of a plan in the file; else a sampler, its steps, times and knobs."""
+
+    plan: Plan
+    name: str | None = None
+    sampler: str | None = None
+    num_steps: int | None = None
+    times: tuple[int, ...] | None = None
+    knobs: Mapping[str, Any] = MappingProxyType({})
+
+
+def choose(
+    spec: ModelSpec,
+    *,
+    sampler: str | None = None,
+    num_steps: int | None = None,
+    times: Sequence[int] | None = None,
+    name: str | None = None,
+    **knobs: Any,
+) -> Choice:
+    """Return the rows from noise to picture, and what they are: see `plan`."""
+    given = {"sampler": sampler, "num_steps": num_steps, "times": times, **knobs}
+    said = [key for key, value in given.items() if value is not None]
+    if name is None and not said:
+        name = spec.defaults.plan
+    if name is not None:
+        if name not in spec.plans:
+            names = ", ".join(spec.plans) or "none, for the model carries none"
+            raise UsageError(f"plan must be one of {names}, got {name!r}.")
+        if said:
+            raise UsageError(f"{said[0]} does not apply to plan {name}, which is whole.")
+        return Choice(spec.plans[name], name)
+    if sampler is None and spec.defaults.sampler not in SAMPLERS:
+        raise ModelRefusedError(f"The model's default sampler, {spec.defaults.sampler!r}, is unknown to this version.")
+    sampler = spec.defaults.sampler if sampler is None else sampler
+    if times is None and num_steps is None:
+        times = spec.defaults.times
+    chosen, usual = grid(spec, num_steps, times=times), knobs_of(sampler, spec, knobs)
+    plan = Plan(tuple(SAMPLERS[sampler](chosen, **usual)))
+    if plan.needs_learned_variance and VARIANCE_FRACTION not in spec.outputs:
+        raise no_learned_variance()
+    return Choice(plan, None, sampler, len(chosen.t), None if times is None else tuple(times), usual)
+
+
+def plan(
+    spec: ModelSpec,
+    *,
+    sampler: str | None = None,
+    num_steps: int | None = None,
+    times: Sequence[int] | None = None,
+    name: str | None = None,
+    **knobs: Any,
+) -> Plan:
+    """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries.
+
+    name: of one of spec.plans, in place of all else. What is left out or None is the spec's default. knobs: the
+    sampler's, such as eta or variance. Raises UsageError for what is no plan, ModelRefusedError for a default sampler
+    that this version does not know.
+    """
+    return choose(spec, sampler=sampler, num_steps=num_steps, times=times, name=name, **knobs).plan
 
 
 def no_learned_variance() -> UsageError:
     """Return the error for a learned variance of a network that has learned none."""
-    return UsageError(
-        "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
-    )
+    return UsageError("variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'.")
 
 
-def _learned_std(step: Step, found: Denoised) -> Array | float:
-    if found.variance_fraction is None:
-        raise no_learned_variance()
-    small, large = noise_std(step, 1.0), _large_std(step)
-    return small * (large / small) ** found.variance_fraction if small > 0.0 else 0.0  # 0 at the end of the grid
+def _shown(numbers: Sequence[int]) -> str:
+    return f"{', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''} ({len(numbers)} of them)"
 
 
-def _walk(
-    denoise: Denoiser,
-    noise: Noise,
-    steps: Iterable[Step],
-    x: Array | None,
-    stds: Callable[[Step, Denoised], tuple[float, Array | float]],
+# --- the one loop ---
+
+
+def walk(
+    denoise: Denoiser, noise: Noise, plan: Plan, *, x: Array | None = None, state: State | None = None
 ) -> Iterator[State]:
-    """Walk down the steps; `stds` gives the noise that the mean makes room for and the noise that is added."""
-    x = noise(0) if x is None else x
-    for step in steps:
-        found = denoise(x, step)
-        room, added = stds(step, found)
-        x = math.sqrt(step.a_prev) * found.x_0 + math.sqrt(max(0.0, 1.0 - step.a_prev - room**2)) * found.eps
-        if not isinstance(added, float) or added > 0.0:
-            x += added * noise(step.i)
-        yield State(step, x, found.x_0, found.eps)
+    """Yield the state after every row of a plan; one network evaluation each, and nothing kept that no row reads.
+
+    Starts at noise draw 0, or at `x` (B, C, H, W) in its place; or goes on from `state`, which an earlier walk of the
+    same plan yielded, to the same bits. Raises NonFiniteError at the row whose numbers are no longer finite.
+    """
+    done, x_0_before, history = (0, None, ()) if state is None else (state.row.i, state.x_0, state.history)
+    if state is not None:
+        x = state.x
+    elif x is None:
+        x = noise(0) if plan.start == 1.0 else plan.start * noise(0)
+    for k, row in enumerate(plan.rows):
+        if row.i <= done:
+            continue
+        with np.errstate(all="ignore"):  # what overflows is told below, as an error
+            found = denoise(x, row, x_0_before)
+            history = ((found.x_0, found.eps), *history)
+            x = _after(row, history, found, noise)
+        refuse_non_finite(x, row)
+        history, x_0_before = history[: plan.kept_after(k)], found.x_0
+        yield State(row, x, found.x_0, found.eps, history)
+
+
+def _after(row: Row, history: tuple[tuple[Array, Array], ...], found: Denoised, noise: Noise) -> Array:
+    """Return the state after a row: newest first, clean image before noise, then fresh noise; this order is fixed."""
+    x: Any = None
+    for age in range(row.reach):
+        for weights, array in zip((row.x_0, row.eps), history[age], strict=True):
+            if age < len(weights):
+                term = weights[age] * array
+                x = term if x is None else np.add(x, term, out=x)
+    if row.noise:
+        std: Any = row.noise[0]
+        if len(row.noise) == 2:
+            if found.variance_fraction is None:
+                raise no_learned_variance()
+            std = std * (row.noise[1] / std) ** found.variance_fraction
+        x += std * noise(row.i)
+    return np.asarray(x)

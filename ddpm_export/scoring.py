@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def sampled_images(
         path = folder / f"{start:08d}-{count:03d}.npy"
         images = _kept(path, (count, *spec.image_shape[1:], spec.image_shape[0]), np.uint8)
         if images is None:
-            part = Settings(**{**asdict(settings), "first": start, "n": count, "batch": min(settings.batch, count)})
-            states = [state.x for _, state in sample(model, spec, part) if state.step.i == part.num_steps]
+            part = replace(settings, first=start, n=count, batch=min(settings.batch, count))
+            states = [state.x for _, state in sample(model, spec, part) if state.row.i == part.num_rows]
             images = to_uint8(np.concatenate(states))
             _keep(path, images)
         done.append(images)

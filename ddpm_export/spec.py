@@ -11,12 +11,18 @@ from itertools import pairwise
 from typing import Any
 
 from ddpm_export.errors import BadFileError, ModelRefusedError
+from ddpm_export.inputs import Input, check_input, input_from_json, json_from_input
 from ddpm_export.noise import NOISE_TAG
+from ddpm_export.plans import Plan, json_from_plan, plan_from_json
 
 __all__ = [
+    "FRACTIONAL_T",
     "GRAPHS",
+    "INPUTS",
     "MAX_JSON_BYTES",
     "METADATA_KEY",
+    "PLAN",
+    "TIMES",
     "VARIANCES",
     "VARIANCE_FRACTION",
     "Defaults",
@@ -31,7 +37,9 @@ PREDICTIONS = ("eps", "x_0", "v")
 VARIANCES = ("fixed_small", "fixed_large", "learned")
 GRAPHS = ("sampler", "slice")  # what a file holds that is no denoiser, docs/format.md section 5
 VARIANCE_FRACTION = "variance_fraction"  # the second output of a network that learned its variances
-UNDERSTOOD = frozenset({VARIANCE_FRACTION})  # the entries of `requires` that this reader can honour
+# the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
+FRACTIONAL_T, INPUTS, PLAN, TIMES = "fractional_t", "inputs", "plan", "times"
+UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, INPUTS, PLAN, TIMES})
 MAX_JSON_BYTES = 256 * 1024
 MAX_NESTING = 32
 MAX_PIXELS = 2**26  # numbers in one image: a header alone must not fill the memory
@@ -39,11 +47,17 @@ MAX_PIXELS = 2**26  # numbers in one image: a header alone must not fill the mem
 
 @dataclass(frozen=True)
 class Defaults:
-    """Name the sampler a model is used with when the user says nothing."""
+    """Say how a model is sampled where the user says nothing.
+
+    times: strictly falling ones, in place of num_steps evenly spaced ones. plan: the name of one of the file's plans,
+    in place of all else.
+    """
 
     sampler: str = "ddim"
     num_steps: int = 50
     eta: float = 0.0
+    times: tuple[int, ...] | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,8 @@ class ModelSpec:
     learned needs a network with a second output, and then requires has variance_fraction.
     golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
     graph: None for a denoiser, else which graph around one the file holds: sampler or slice.
+    inputs: what the network is told besides x_t and t; requires then has inputs. plans: solvers' tables by name.
+    requires: what a reader must understand; fractional_t says that the graph's t is float32.
     Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
     """
 
@@ -71,6 +87,23 @@ class ModelSpec:
     source: dict[str, Any] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     graph: str | None = None
+    inputs: tuple[Input, ...] = ()
+    plans: dict[str, Plan] = field(default_factory=dict)
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of what is sampled."""
+        return self.image_shape
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of what `decode` makes of a state; that of the state for pixel models."""
+        return self.image_shape
+
+    @property
+    def t_dtype(self) -> str:
+        """Return the dtype of the graph's t."""
+        return "float32" if FRACTIONAL_T in self.requires else "int64"
 
     @property
     def num_train_timesteps(self) -> int:
@@ -132,6 +165,36 @@ class ModelSpec:
             raise _bad("defaults.eta", self.defaults.eta, "a number from 0 to 1")
         if not isinstance(self.source, dict) or not isinstance(self.golden, (dict, type(None))):
             raise _bad("source or golden", type(self.source).__name__, "objects")
+        self._check_inputs()
+        self._check_plans()
+        for name, needed in ((INPUTS, self.inputs), (TIMES, self.defaults.times), (PLAN, self.defaults.plan)):
+            if needed and name not in self.requires:
+                raise BadFileError(f"The spec's requires must name {name!r}, got {list(self.requires)!r}.")
+
+    def _check_inputs(self) -> None:
+        try:
+            for one in self.inputs:
+                check_input(one, self.state_shape)
+        except ValueError as exc:
+            raise BadFileError(f"The spec's inputs cannot be used: {exc}.") from exc
+        if len({one.name for one in self.inputs}) < len(self.inputs) or bool(self.inputs) != (INPUTS in self.requires):
+            raise BadFileError("The spec's inputs must have different names and be named in its requires.")
+
+    def _check_plans(self) -> None:
+        for name, plan in self.plans.items():
+            if plan.needs_learned_variance and VARIANCE_FRACTION not in self.requires:
+                raise BadFileError(f"Plan {name} needs a learned variance, which the network does not have.")
+            if self.prediction == "eps" and not all(row.a > 0 for row in plan.rows):
+                raise BadFileError(f"Plan {name} must keep a above 0, since the network predicts eps.")
+        times, plan_name = self.defaults.times, self.defaults.plan
+        if plan_name is not None and plan_name not in self.plans:
+            raise BadFileError(f"The spec's default plan {str(plan_name)[:64]!r} is not among its plans.")
+        if times is not None and not (
+            times
+            and all(type(t) is int and 0 <= t < self.num_train_timesteps for t in times)
+            and all(later < earlier for earlier, later in pairwise(times))
+        ):
+            raise _bad("defaults.times", times, f"strictly falling integers from {self.num_train_timesteps - 1} to 0")
 
     def _check_alphas_cumprod(self) -> None:
         alphas = self.alphas_cumprod
@@ -171,9 +234,13 @@ def _bad(where: str, got: Any, expected: str) -> BadFileError:
 
 def json_from_spec(spec: ModelSpec) -> str:
     """Return the spec as JSON: sorted keys, no time stamps, the same text for the same spec."""
-    values = dataclasses.asdict(spec)
-    if spec.graph is None:  # a denoiser, as in files of before there was another graph
-        del values["graph"]
+    values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+    values["inputs"] = [json_from_input(one) for one in spec.inputs]
+    values["plans"] = {name: json_from_plan(plan) for name, plan in spec.plans.items()}
+    values["defaults"] = {name: value for name, value in vars(spec.defaults).items() if value is not None}
+    for name in ("graph", "inputs", "plans"):  # newer than the format's first files: only where they are used
+        if not values[name]:
+            del values[name]
     return json.dumps({"format": FORMAT, **values}, sort_keys=True, allow_nan=False)
 
 
@@ -199,7 +266,7 @@ def spec_from_json(text: str) -> ModelSpec:
         raise ModelRefusedError(
             f"spec: unknown format. got {version[:80]!r}, expected {FORMAT!r}. Do install a newer ddpm-export."
         )
-    optional = {"golden", "source", "graph"}
+    optional = {"golden", "source", "graph", "inputs", "plans"}
     required = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in optional]
     missing = [key for key in required if key not in values]
     if missing:
@@ -211,8 +278,23 @@ def spec_from_json(text: str) -> ModelSpec:
         known[name] = tuple(known[name])
     known["value_range"] = tuple(float(v) if _is_number(v) else v for v in known["value_range"])
     defaults = known["defaults"]
-    wanted = [f.name for f in dataclasses.fields(Defaults)]
+    wanted = ("sampler", "num_steps", "eta")
     if not isinstance(defaults, dict) or not set(wanted) <= set(defaults):
         raise _bad("defaults", defaults, f"an object with {', '.join(wanted)}")
-    known["defaults"] = Defaults(**{name: defaults[name] for name in wanted})
+    times = defaults.get("times")
+    if times is not None and not isinstance(times, list):
+        raise _bad("defaults.times", times, "a list")
+    given = {name: defaults[name] for name in wanted}
+    known["defaults"] = Defaults(**given, times=None if times is None else tuple(times), plan=defaults.get("plan"))
+    fractional = FRACTIONAL_T in known["requires"]
+    for name, kind in (("inputs", list), ("plans", dict)):
+        if name in known and not isinstance(known[name], kind):
+            raise _bad(name, known[name], "a list" if kind is list else "an object")
+    try:
+        known["inputs"] = tuple(input_from_json(one) for one in known.get("inputs", ()))
+        T = len(known["alphas_cumprod"])
+        plans = known.get("plans", {}).items()
+        known["plans"] = {name: plan_from_json(name, plan, T, fractional_t=fractional) for name, plan in plans}
+    except ValueError as exc:
+        raise BadFileError(f"The spec cannot be used: {exc}.") from exc
     return ModelSpec(**known)

@@ -7,14 +7,17 @@ from gaussian import gaussian_model, gaussian_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm_export.diffusion import Step, denoiser, noise_std, noised, trajectory
+from ddpm_export.diffusion import denoiser, noised
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.inputs import Input
+from ddpm_export.plans import Row
+from ddpm_export.samplers import ddim, ddim_weights, grid
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 
 ALPHAS_CUMPROD = alphas_cumprod_from_betas(betas_from_name("linear", 1000))
 ZERO_AT_THE_END = (0.9, 0.5, 0.1, 0.0)
 PREDICTIONS = ["eps", "x_0", "v"]
-STEPS = trajectory(gaussian_spec(ALPHAS_CUMPROD), 9)
+STEPS = ddim(grid(gaussian_spec(ALPHAS_CUMPROD), 9))
 
 
 def oracle(x_0, eps, prediction, alphas_cumprod=ALPHAS_CUMPROD):
@@ -82,12 +85,12 @@ def test_pure_noise_at_the_end(prediction, clip_x_0, rng):
     # a = 0: x_t is eps itself, and says nothing of x_0
     x_0, x_t = rng.uniform(-1, 1, (2, 1, 4, 4)), rng.standard_normal((2, 1, 4, 4))
     spec = gaussian_spec(ZERO_AT_THE_END, prediction, clip_x_0)
-    step = trajectory(spec, 4)[0]
+    step, a_prev = ddim(grid(spec, 4))[0], ZERO_AT_THE_END[2]
     assert step.a == 0.0
     got = denoiser(oracle(x_0, x_t, prediction, ZERO_AT_THE_END), spec)(x_t, step)
     np.testing.assert_allclose(got.x_0, x_0, rtol=0, atol=1e-15)
     np.testing.assert_allclose(got.eps, x_t, rtol=0, atol=1e-15)
-    assert noise_std(step, 1.0) == math.sqrt(1.0 - step.a_prev)  # nothing of x_t is kept
+    assert ddim_weights(step.a, a_prev, 1.0)[2] == math.sqrt(1.0 - a_prev)  # nothing of x_t is kept
 
 
 @pytest.mark.parametrize("clip_x_0", [None, 1.0])
@@ -126,10 +129,57 @@ def test_what_a_model_is_given():
         seen.update(t=t, **inputs)
         return {"eps": x_t}
 
-    y = np.array([1, 2, 3])
-    denoiser(model, gaussian_spec(ALPHAS_CUMPROD), y=y)(np.zeros((3, 1, 2, 3)), STEPS[1])
+    inputs = (
+        Input("y", "label", none=3, classes=("a", "b", "c")),
+        Input("strength", "vector", (2,)),
+        Input("x_0_prev", "previous", (1, 2, 3)),
+    )
+    spec = gaussian_spec(ALPHAS_CUMPROD, inputs=inputs, requires=("inputs",))
+    denoise, x_t = denoiser(model, spec, y=["c", 3, 0], strength=[0.5, -1.0]), np.zeros((3, 1, 2, 3), np.float32)
+    found = denoise(x_t, STEPS[1])
     np.testing.assert_array_equal(seen["t"], np.full(3, STEPS[1].t, dtype=np.int64), strict=True)
-    assert seen["y"] is y
+    np.testing.assert_array_equal(seen["y"], np.array([2, 3, 0]), strict=True)
+    np.testing.assert_array_equal(seen["strength"], np.tile(np.float32([0.5, -1.0]), (3, 1)), strict=True)
+    np.testing.assert_array_equal(seen["x_0_prev"], x_t, strict=True)
+    denoise(x_t, STEPS[2], found.x_0 + 1)
+    np.testing.assert_array_equal(seen["x_0_prev"], found.x_0 + 1)
+
+
+def test_time_is_told_in_the_dtype_of_the_file():
+    seen = {}
+
+    def model(x_t, t):
+        seen.update(t=t)
+        return {"eps": x_t}
+
+    spec = gaussian_spec(ALPHAS_CUMPROD, requires=("fractional_t",))
+    denoiser(model, spec)(np.zeros((2, 1, 2, 3), np.float32), Row(1, 12.25, 0.5))
+    np.testing.assert_array_equal(seen["t"], np.float32([12.25, 12.25]), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"label": 1}, "The model has no input 'label'; it has y, strength"),
+        ({"y": 1}, "Input 'strength' must be given: a vector of shape"),
+        ({"y": "d", "strength": 0.0}, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'"),
+        ({"y": 4, "strength": 0.0}, "Input 'y' must be one of"),
+        ({"y": 1.0, "strength": 0.0}, "Input 'y' must be one of"),
+        ({"strength": 0.0}, r"Input 'strength' must have shape \(2,\) or \(1, 2\), got float64 \(\)"),
+        ({"strength": [0.0, math.nan]}, "Input 'strength' must be finite"),
+        ({"strength": [0.0, 1.0], "y": [0, 1, 2]}, r"Input 'y' must have shape \(\) or \(2,\), got int64 \(3,\)"),
+        ({"strength": [0.0, 1.0], "x_0_prev": 0.0}, "The model has no input 'x_0_prev'"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_by_name(inputs, message):
+    known = (
+        Input("y", "label", none=3, classes=("a", "b", "c")),
+        Input("strength", "vector", (2,)),
+        Input("x_0_prev", "previous", (1, 2, 3)),
+    )
+    spec = gaussian_spec(ALPHAS_CUMPROD, inputs=known, requires=("inputs",))
+    with pytest.raises(UsageError, match=message):
+        denoiser(lambda x_t, t, **_: {"eps": x_t}, spec, **inputs)(np.zeros((2, 1, 2, 3), np.float32), STEPS[1])
 
 
 def test_a_learned_variance_comes_as_the_network_says_it(rng):
@@ -141,13 +191,13 @@ def test_a_learned_variance_comes_as_the_network_says_it(rng):
     np.testing.assert_array_equal(got.variance_fraction, fraction)
     assert denoiser(lambda *_: outputs, spec)(fraction, STEPS[0]).variance_fraction is None
     del outputs["variance_fraction"]
-    with pytest.raises(BadFileError, match="expected 'variance_fraction'"):
+    with pytest.raises(BadFileError, match="no output 'variance_fraction'"):
         denoiser(lambda *_: outputs, learned)(fraction, STEPS[0])
 
 
 def test_a_model_without_the_promised_output():
     denoise = denoiser(lambda x_t, _: {"noise": x_t}, gaussian_spec(ALPHAS_CUMPROD))
-    with pytest.raises(BadFileError, match=r"got \['noise'\], expected 'eps'"):
+    with pytest.raises(BadFileError, match=r"no output 'eps', which its spec names; it has \['noise'\]"):
         denoise(np.zeros((1, 1, 2, 3)), STEPS[0])
 
 
@@ -158,52 +208,26 @@ def test_noised_is_the_paper(a, x_0, eps):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 50, 300, 999, 1000])
-def test_trajectory_follows_the_spec(num_steps):
-    steps = trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps)
-    assert [s.i for s in steps] == list(range(1, num_steps + 1))
-    assert [s.t for s in steps] == [1000 * (num_steps - i) // num_steps - 1 for i in range(num_steps)]
-    assert [s.a for s in steps] == [ALPHAS_CUMPROD[s.t] for s in steps]
-    assert [s.a_prev for s in steps] == [s.a for s in steps[1:]] + [1.0]
-    assert all(type(s.a) is type(s.a_prev) is float for s in steps)  # an np.float64 would make float32 arrays float64
+def test_a_grid_follows_the_spec(num_steps):
+    where = grid(gaussian_spec(ALPHAS_CUMPROD), num_steps)
+    assert list(where.t) == [1000 * (num_steps - i) // num_steps - 1 for i in range(num_steps)]
+    assert list(where.a) == [ALPHAS_CUMPROD[t] for t in where.t] + [1.0]
+    assert all(type(a) is float for a in where.a)  # an np.float64 would make float32 arrays float64
 
 
-def test_trajectory_with_times():
+def test_a_grid_of_times():
     spec = gaussian_spec(ALPHAS_CUMPROD)
-    assert trajectory(spec, times=range(999, -1, -1)) == trajectory(spec, 1000)
-    assert trajectory(spec, 3, times=np.array([700, 30, 2])) == [
-        Step(1, 700, ALPHAS_CUMPROD[700], ALPHAS_CUMPROD[30]),
-        Step(2, 30, ALPHAS_CUMPROD[30], ALPHAS_CUMPROD[2]),
-        Step(3, 2, ALPHAS_CUMPROD[2], 1.0),
-    ]
-
-
-def test_trajectory_without_a_number_takes_the_specs():
-    spec = gaussian_spec(ALPHAS_CUMPROD)
-    assert trajectory(spec) == trajectory(spec, spec.defaults.num_steps)
-    assert len(trajectory(spec)) == 50
-
-
-@pytest.mark.parametrize("num_steps", [0, -1, 1001])
-def test_a_number_of_steps_out_of_range(num_steps):
-    with pytest.raises(UsageError, match=f"got {num_steps}"):
-        trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps)
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "times"), [(None, []), (None, [1, 2]), (None, [5, 5]), (None, [1000]), (None, [3, -1]), (3, [2, 1])]
-)
-def test_times_that_are_no_trajectory(num_steps, times):
-    with pytest.raises(UsageError, match="not a trajectory"):
-        trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps, times=times)
+    assert grid(spec, times=range(999, -1, -1)) == grid(spec, 1000)
+    assert grid(spec, 3, times=np.array([700, 30, 2])).t == (700, 30, 2)
 
 
 @pytest.mark.parametrize("num_steps", [1, 10, 1000])
 def test_noise_std(num_steps):
-    *steps, last = trajectory(gaussian_spec(ALPHAS_CUMPROD), num_steps)
-    assert noise_std(last, 1.0) == 0.0
-    for step in steps:
-        beta = 1.0 - step.a / step.a_prev
-        posterior = (1.0 - step.a_prev) / (1.0 - step.a) * beta  # Ho et al. 2020, eq. 7
-        np.testing.assert_allclose(noise_std(step, 1.0) ** 2, posterior, rtol=1e-12)
-        np.testing.assert_allclose(noise_std(step, 0.3), 0.3 * noise_std(step, 1.0), rtol=1e-12)
-        assert noise_std(step, 0.0) == 0.0
+    where = grid(gaussian_spec(ALPHAS_CUMPROD), num_steps)
+    assert ddim_weights(where.a[-2], 1.0, 1.0)[2] == 0.0
+    for a, a_prev in zip(where.a[:-2], where.a[1:-1], strict=True):
+        posterior = (1.0 - a_prev) / (1.0 - a) * (1.0 - a / a_prev)  # Ho et al. 2020, eq. 7
+        noise_std = ddim_weights(a, a_prev, 1.0)[2]
+        np.testing.assert_allclose(noise_std**2, posterior, rtol=1e-12)
+        np.testing.assert_allclose(ddim_weights(a, a_prev, 0.3)[2], 0.3 * noise_std, rtol=1e-12)
+        assert ddim_weights(a, a_prev, 0.0)[2] == 0.0

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from gaussian import flow, gaussian_model, gaussian_spec
 
-from ddpm_export.diffusion import Step, denoiser, trajectory
-from ddpm_export.errors import UsageError
+from ddpm_export.diffusion import denoiser
+from ddpm_export.errors import ModelRefusedError, NonFiniteError, UsageError
 from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import SAMPLERS, ddim, ddpm
+from ddpm_export.plans import Plan, Row
+from ddpm_export.samplers import SAMPLERS, Grid, choose, ddim, ddpm, grid, plan, walk
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.spec import Defaults
 
 T = 1000
 MEAN, STD = 0.3, 0.5
 BETAS = betas_from_name("linear", T)
 ALPHAS_CUMPROD = alphas_cumprod_from_betas(BETAS)
 SPEC = gaussian_spec(ALPHAS_CUMPROD)
-SHAPE = SPEC.image_shape
+SHAPE = SPEC.state_shape
 # A new entry of SAMPLERS is tested as it stands; its knobs, once they are listed here.
 KNOBS = {
     "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
@@ -30,7 +32,18 @@ every_sampler = pytest.mark.parametrize(("name", "knobs"), CASES)
 def gaussian_denoiser(spec=SPEC, fraction=0.3, model=None):
     """The best denoiser for Gaussian data, which has learned a variance besides."""
     denoise = denoiser(model or gaussian_model(spec.alphas_cumprod, MEAN, STD, spec.prediction), spec)
-    return lambda x_t, step: denoise(x_t, step)._replace(variance_fraction=np.full_like(x_t, fraction))
+    return lambda x_t, row, before=None: denoise(x_t, row, before)._replace(
+        variance_fraction=np.full_like(x_t, fraction)
+    )
+
+
+def rows_of(name, num_steps, knobs=None, spec=SPEC):
+    """A sampler's plan, a learned variance included, whatever the spec has learned."""
+    return Plan(tuple(SAMPLERS[name](grid(spec, num_steps), **(knobs or {}))))
+
+
+def walked(name, num_steps, noise, knobs=None, spec=SPEC, denoise=None, **where):
+    return walk(denoise or gaussian_denoiser(spec), noise, rows_of(name, num_steps, knobs, spec), **where)
 
 
 def noise64(images, seed=1, shape=SHAPE):
@@ -47,12 +60,13 @@ def moments(name, knobs, num_steps, alphas_cumprod=ALPHAS_CUMPROD):
 
     Image k of the batch has draw k = 1 and all others 0, and the last has none at all.
     """
+    spec = gaussian_spec(alphas_cumprod)
+    draws = len(rows_of(name, num_steps, knobs, spec).rows) + 1
 
     def noise(draw):
-        return np.eye(num_steps + 2)[draw].reshape(-1, 1, 1, 1)
+        return np.eye(draws + 1)[draw].reshape(-1, 1, 1, 1)
 
-    spec = gaussian_spec(alphas_cumprod)
-    x = last(SAMPLERS[name](gaussian_denoiser(spec), noise, trajectory(spec, num_steps), **knobs)).x.ravel()
+    x = last(walked(name, num_steps, noise, knobs, spec)).x.ravel()
     return x[-1], math.sqrt(np.square(x[:-1] - x[-1]).sum())
 
 
@@ -72,7 +86,7 @@ def test_sampled_moments(name, knobs):
     images, num_steps = 4096, 25
     n = images * math.prod(SHAPE)
     noise = noise_stream(2, range(images), SHAPE)
-    x = last(SAMPLERS[name](gaussian_denoiser(), noise, trajectory(SPEC, num_steps), **knobs)).x.astype(np.float64)
+    x = last(walked(name, num_steps, noise, knobs)).x.astype(np.float64)
     mean, std = moments(name, knobs, num_steps)
     assert abs(x.mean() - mean) < 5 * std / math.sqrt(n)
     assert abs(x.std() / std - 1) < 5 / math.sqrt(2 * n)
@@ -82,9 +96,9 @@ def test_sampled_moments(name, knobs):
 @pytest.mark.parametrize("num_steps", [1, 7, 50, T])
 def test_ddpm_is_ddim_with_eta_1(num_steps, clip_x_0):
     spec = gaussian_spec(ALPHAS_CUMPROD, clip_x_0=clip_x_0)
-    steps, noise = trajectory(spec, num_steps), noise64(2)
-    ours = ddpm(gaussian_denoiser(spec), noise, steps)
-    for a, b in zip(ours, ddim(gaussian_denoiser(spec), noise, steps, eta=1.0), strict=True):
+    noise = noise64(2)
+    ours = walked("ddpm", num_steps, noise, spec=spec)
+    for a, b in zip(ours, walked("ddim", num_steps, noise, {"eta": 1.0}, spec), strict=True):
         np.testing.assert_allclose(a.x, b.x, rtol=0, atol=1e-12)
 
 
@@ -93,7 +107,7 @@ def test_ddpm_is_ddim_with_eta_1(num_steps, clip_x_0):
 def test_ddpm_is_hos_algorithm_2(variance, clip_x_0):
     spec, noise = gaussian_spec(ALPHAS_CUMPROD, clip_x_0=clip_x_0), noise64(2)
     model = gaussian_model(ALPHAS_CUMPROD, MEAN, STD)
-    states = ddpm(gaussian_denoiser(spec), noise, trajectory(spec, T), variance=variance)
+    states = walked("ddpm", T, noise, {"variance": variance}, spec)
     x = noise(0)
     for t, state in zip(reversed(range(T)), states, strict=True):
         alpha, alpha_bar = 1.0 - BETAS[t], ALPHAS_CUMPROD[t]
@@ -115,7 +129,7 @@ def test_ho_without_clipping_is_algorithm_2s_own_line():
     # x = (x - beta / sqrt(1 - alpha_bar) eps) / sqrt(alpha) + sigma z
     noise, model = noise64(2), gaussian_model(ALPHAS_CUMPROD, MEAN, STD)
     x = noise(0)
-    for t, state in zip(reversed(range(T)), ddpm(gaussian_denoiser(), noise, trajectory(SPEC, T)), strict=True):
+    for t, state in zip(reversed(range(T)), walked("ddpm", T, noise), strict=True):
         eps = model(x, np.full(2, t))["eps"]
         np.testing.assert_allclose(state.eps, eps, rtol=0, atol=1e-10)
         mean = (x - BETAS[t] / math.sqrt(1 - ALPHAS_CUMPROD[t]) * eps) / math.sqrt(1 - BETAS[t])
@@ -128,10 +142,7 @@ def test_ho_without_clipping_is_algorithm_2s_own_line():
 def test_ddims_error_halves_when_steps_double():
     x_T = np.linspace(-3, 3, 13).reshape(-1, 1, 1, 1)
     exact = flow(x_T, ALPHAS_CUMPROD[-1], MEAN, STD)
-    errors = [
-        np.abs(last(ddim(gaussian_denoiser(), lambda _: x_T, trajectory(SPEC, n))).x - exact).max()
-        for n in (25, 50, 100, 200, 400)
-    ]
+    errors = [np.abs(last(walked("ddim", n, lambda _: x_T)).x - exact).max() for n in (25, 50, 100, 200, 400)]
     orders = np.log2(errors[:-1]) - np.log2(errors[1:])
     np.testing.assert_allclose(orders, 1.0, rtol=0, atol=0.07)
     assert errors[-1] < 0.02
@@ -142,120 +153,124 @@ def test_a_step_with_the_true_x_0_is_exact():
     x_T = np.linspace(-3, 3, 13).reshape(-1, 1, 1, 1)
     denoise = denoiser(gaussian_model(ALPHAS_CUMPROD, MEAN, 0.0), SPEC)
     for num_steps in (1, 2, 30):
-        state = last(ddim(denoise, lambda _: x_T, trajectory(SPEC, num_steps)))
+        state = last(walked("ddim", num_steps, lambda _: x_T, denoise=denoise))
         np.testing.assert_allclose(state.x, MEAN, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_steps", [10, T])
 def test_fixed_larges_mean_and_noise(num_steps):
-    denoise, steps = gaussian_denoiser(), trajectory(SPEC, num_steps)
+    denoise, where = gaussian_denoiser(), grid(SPEC, num_steps)
     x = noise64(2)(0)
     ones, zeros = (lambda _: np.ones_like(x)), (lambda _: np.zeros_like(x))
-    for step in steps:
-        (loud,) = ddpm(denoise, ones, [step], x=x, variance="fixed_large")
-        (quiet,) = ddpm(denoise, zeros, [step], x=x, variance="fixed_large")
-        (small,) = ddpm(denoise, zeros, [step], x=x)
-        np.testing.assert_array_equal(quiet.x, small.x)
-        beta = 1.0 - step.a / step.a_prev
-        np.testing.assert_allclose(loud.x - quiet.x, math.sqrt(beta) if step.a_prev < 1 else 0.0, rtol=0, atol=1e-12)
+    pairs = zip(ddpm(where, variance="fixed_large"), ddpm(where), where.a[1:], strict=True)
+    for large, small, a_prev in pairs:
+        (loud,) = walk(denoise, ones, Plan((large,)), x=x)
+        (quiet,) = walk(denoise, zeros, Plan((large,)), x=x)
+        (mean,) = walk(denoise, zeros, Plan((small,)), x=x)
+        np.testing.assert_array_equal(quiet.x, mean.x)
+        beta = 1.0 - large.a / a_prev
+        np.testing.assert_allclose(loud.x - quiet.x, math.sqrt(beta) if a_prev < 1 else 0.0, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_steps", [10, T])
 def test_a_learned_variance_lies_between_the_fixed_ones_of_the_steps_taken(num_steps):
-    steps, noise = trajectory(SPEC, num_steps), noise64(2)
+    where, noise = grid(SPEC, num_steps), noise64(2)
 
     def states(variance, fraction):
-        return ddpm(gaussian_denoiser(fraction=fraction), noise, steps, variance=variance)
+        denoise = gaussian_denoiser(fraction=fraction)
+        return walked("ddpm", num_steps, noise, {"variance": variance}, denoise=denoise)
 
     for fraction, fixed in ((0.0, "fixed_small"), (1.0, "fixed_large")):
         for a, b in zip(states("learned", fraction), states(fixed, None), strict=True):
             np.testing.assert_allclose(a.x, b.x, rtol=0, atol=1e-12)
     x = noise(0)
-    for step in steps:
-        beta = 1.0 - step.a / step.a_prev
-        logs = [math.log(v) if v else -math.inf for v in (beta * (1.0 - step.a_prev) / (1.0 - step.a), beta)]
+    for row, a_prev in zip(ddpm(where, variance="learned"), where.a[1:], strict=True):
+        beta = 1.0 - row.a / a_prev
+        logs = [math.log(v) if v else -math.inf for v in (beta * (1.0 - a_prev) / (1.0 - row.a), beta)]
         for f in (0.3, -0.1, 1.2):  # an original does not clip, so nor do we
             ones, zeros = (lambda _: np.ones_like(x)), (lambda _: np.zeros_like(x))
-            (loud,) = ddpm(gaussian_denoiser(fraction=f), ones, [step], x=x, variance="learned")
-            (quiet,) = ddpm(gaussian_denoiser(fraction=f), zeros, [step], x=x, variance="learned")
-            std = math.exp(0.5 * ((1.0 - f) * logs[0] + f * logs[1])) if step.a_prev < 1 else 0.0  # eq. 15
+            (loud,) = walk(gaussian_denoiser(fraction=f), ones, Plan((row,)), x=x)
+            (quiet,) = walk(gaussian_denoiser(fraction=f), zeros, Plan((row,)), x=x)
+            std = math.exp(0.5 * ((1.0 - f) * logs[0] + f * logs[1])) if a_prev < 1 else 0.0  # eq. 15
             np.testing.assert_allclose(loud.x - quiet.x, std, rtol=0, atol=1e-12)
 
 
 def test_each_pixel_has_its_own_learned_variance():
-    noise, step = noise64(2), trajectory(SPEC, 10)[3]
+    noise, row = noise64(2), ddpm(grid(SPEC, 10), variance="learned")[3]
+    one = Plan((row,))
     fraction = np.linspace(0.0, 1.0, noise(0).size).reshape(noise(0).shape)
-    (state,) = ddpm(gaussian_denoiser(fraction=fraction), noise, [step], variance="learned")
+    (state,) = walk(gaussian_denoiser(fraction=fraction), noise, one)
     for k in np.ndindex(fraction.shape):
-        (alone,) = ddpm(gaussian_denoiser(fraction=fraction[k]), noise, [step], variance="learned")
+        (alone,) = walk(gaussian_denoiser(fraction=fraction[k]), noise, one)
         assert state.x[k] == pytest.approx(alone.x[k], abs=1e-12)
 
 
 def test_a_learned_variance_stays_float32():
     noise = noise_stream(1, range(2), SHAPE)
-    for state in ddpm(gaussian_denoiser(), noise, trajectory(SPEC, 5), variance="learned"):
+    for state in walked("ddpm", 5, noise, {"variance": "learned"}):
         assert state.x.dtype == np.float32
 
 
 def test_a_network_without_learned_variance_has_none_to_sample_with():
-    denoise = gaussian_denoiser()
-    without = lambda x_t, step: denoise(x_t, step)._replace(variance_fraction=None)  # noqa: E731
+    without = denoiser(gaussian_model(ALPHAS_CUMPROD, MEAN, STD), SPEC)
     with pytest.raises(UsageError, match="the network has learned none"):
-        last(ddpm(without, noise64(1), trajectory(SPEC, 5), variance="learned"))
+        last(walked("ddpm", 5, noise64(1), {"variance": "learned"}, denoise=without))
+    with pytest.raises(UsageError, match="the network has learned none"):
+        plan(SPEC, sampler="ddpm", variance="learned")
 
 
 @every_sampler
-def test_no_noise_where_a_prev_is_1(name, knobs):
+def test_no_noise_where_the_grid_ends_at_the_picture(name, knobs):
     drawn = []
 
     def noise(draw):
         drawn.append(draw)
         return np.ones((1, *SHAPE))
 
-    (state,) = SAMPLERS[name](gaussian_denoiser(), noise, [Step(9, 500, ALPHAS_CUMPROD[500], 1.0)], **knobs)
+    rows = SAMPLERS[name](Grid((500,), (ALPHAS_CUMPROD[500], 1.0)), **knobs)
+    state = last(walk(gaussian_denoiser(), noise, Plan(tuple(rows))))
     assert drawn == [0]
     np.testing.assert_allclose(state.x, state.x_0, rtol=0, atol=1e-15)
 
 
 @every_sampler
-def test_step_i_uses_draw_i_once(name, knobs):
+def test_row_i_uses_draw_i_once(name, knobs):
     drawn, noise = [], noise64(1)
-    steps = trajectory(SPEC, 12)
-    last(SAMPLERS[name](gaussian_denoiser(), lambda draw: (drawn.append(draw), noise(draw))[1], steps, **knobs))
-    assert drawn == ([0] if name == "ddim" and not knobs else list(range(12)))
+    last(walked(name, 12, lambda draw: (drawn.append(draw), noise(draw))[1], knobs))
+    assert drawn == [0, *(row.i for row in rows_of(name, 12, knobs).rows if row.noise)]
+    assert [row.i for row in rows_of(name, 12, knobs).rows][:12] == list(range(1, 13))
 
 
 @every_sampler
 def test_cut_anywhere_and_resumed(name, knobs):
-    steps, noise = trajectory(SPEC, 12), noise_stream(1, range(2), SHAPE)
-    whole = list(SAMPLERS[name](gaussian_denoiser(), noise, steps, **knobs))
-    for cut in range(1, 12):
-        before = whole[cut - 1].x
-        kept = before.copy()
-        rest = list(SAMPLERS[name](gaussian_denoiser(), noise, steps[cut:], x=before, **knobs))
-        assert len(rest) == 12 - cut
+    noise = noise_stream(1, range(2), SHAPE)
+    whole = list(walked(name, 12, noise, knobs))
+    for cut in range(1, len(whole)):
+        kept = whole[cut - 1].x.copy()
+        rest = list(walked(name, 12, noise, knobs, state=whole[cut - 1]))
         for a, b in zip(whole[cut:], rest, strict=True):
-            assert a.step == b.step
-            np.testing.assert_array_equal(a[1:], b[1:])
-        np.testing.assert_array_equal(before, kept)
+            assert a.row == b.row
+            np.testing.assert_array_equal(a[1:4], b[1:4])
+        np.testing.assert_array_equal(whole[cut - 1].x, kept)
 
 
 @every_sampler
-def test_samplers_are_lazy_and_keep_nothing(name, knobs):
+def test_walking_is_lazy_and_keeps_nothing_that_no_row_reads(name, knobs):
     evaluations = []
     model = gaussian_model(ALPHAS_CUMPROD, MEAN, STD)
     denoise = gaussian_denoiser(model=lambda x_t, t: (evaluations.append(int(t[0])), model(x_t, t))[1])
-    noise, steps = noise_stream(1, range(2), SHAPE), trajectory(SPEC, 8)
-    states = SAMPLERS[name](denoise, noise, iter(steps), **knobs)
+    noise, rows = noise_stream(1, range(2), SHAPE), rows_of(name, 8, knobs)
+    states = walk(denoise, noise, rows)
     assert inspect.isgenerator(states)
     assert evaluations == []
     seen = []
     for number, state in enumerate(states, start=1):
-        assert evaluations == [step.t for step in steps[:number]], "one evaluation a step, none ahead"
-        seen.append((state, [array.copy() for array in state[1:]]))
+        assert evaluations == [row.t for row in rows.rows[:number]], "one evaluation a row, none ahead"
+        assert len(state.history) == rows.kept_after(number - 1)
+        seen.append((state, [array.copy() for array in state[1:4]]))
     for state, copies in seen:
-        np.testing.assert_array_equal(state[1:], copies)
-    arrays = [array for state, _ in seen for array in state[1:]]
+        np.testing.assert_array_equal(state[1:4], copies)
+    arrays = [array for state, _ in seen for array in state[1:4]]
     assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
 
 
@@ -265,23 +280,21 @@ def test_samplers_are_lazy_and_keep_nothing(name, knobs):
 def test_float32_stays_float32(name, knobs, prediction, clip_x_0):
     spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0)
     noise = noise_stream(1, range(2), SHAPE)
-    for state in SAMPLERS[name](gaussian_denoiser(spec), noise, trajectory(spec, 20), **knobs):
-        assert [array.dtype for array in state[1:]] == [np.float32] * 3, state.step
+    for state in walked(name, 20, noise, knobs, spec):
+        assert [array.dtype for array in state[1:4]] == [np.float32] * 3, state.row
 
 
 @every_sampler
 def test_float32_agrees_with_float64(name, knobs):
-    noise, steps = noise_stream(1, range(4), SHAPE), trajectory(SPEC, 100)
-    single = SAMPLERS[name](gaussian_denoiser(), noise, steps, **knobs)
-    for a, b in zip(single, SAMPLERS[name](gaussian_denoiser(), noise64(4), steps, **knobs), strict=True):
-        np.testing.assert_allclose(a.x, b.x, rtol=0, atol=1e-5, err_msg=str(a.step))
+    single = walked(name, 100, noise_stream(1, range(4), SHAPE), knobs)
+    for a, b in zip(single, walked(name, 100, noise64(4), knobs), strict=True):
+        np.testing.assert_allclose(a.x, b.x, rtol=0, atol=1e-5, err_msg=str(a.row))
 
 
 @every_sampler
 def test_an_image_does_not_depend_on_its_batch(name, knobs):
-    steps = trajectory(SPEC, 10)
-    batch = last(SAMPLERS[name](gaussian_denoiser(), noise_stream(1, range(9), SHAPE), steps, **knobs))
-    alone = last(SAMPLERS[name](gaussian_denoiser(), noise_stream(1, [7], SHAPE), steps, **knobs))
+    batch = last(walked(name, 10, noise_stream(1, range(9), SHAPE), knobs))
+    alone = last(walked(name, 10, noise_stream(1, [7], SHAPE), knobs))
     np.testing.assert_array_equal(alone.x[0], batch.x[7])
 
 
@@ -290,28 +303,186 @@ def test_the_zero_at_the_end_of_alphas_cumprod(name, knobs):
     alphas_cumprod = (*ALPHAS_CUMPROD[:-1], 0.0)
     spec = gaussian_spec(alphas_cumprod, "v")
     for num_steps in (1, 10, T):
-        for state in SAMPLERS[name](gaussian_denoiser(spec), noise64(2), trajectory(spec, num_steps), **knobs):
-            assert np.isfinite(state[1:]).all(), state.step
+        for state in walked(name, num_steps, noise64(2), knobs, spec):
+            assert np.isfinite(state[1:4]).all(), state.row
 
 
 @pytest.mark.parametrize("eta", [-0.001, 1.001, math.nan, math.inf, -math.inf])
 def test_eta_out_of_range(eta):
-    with pytest.raises(UsageError, match="eta: out of range"):
-        ddim(gaussian_denoiser(), noise64(1), trajectory(SPEC, 2), eta=eta)
+    with pytest.raises(UsageError, match=r"eta must be between 0 and 1, got "):
+        ddim(grid(SPEC, 2), eta=eta)
 
 
 def test_eta_is_rounded_to_float32():
-    steps, noise = trajectory(SPEC, 5), noise64(1)
-    a = last(ddim(gaussian_denoiser(), noise, steps, eta=0.1))
-    b = last(ddim(gaussian_denoiser(), noise, steps, eta=float(np.float32(0.1))))
-    np.testing.assert_array_equal(a.x, b.x)
+    assert ddim(grid(SPEC, 5), eta=0.1) == ddim(grid(SPEC, 5), eta=float(np.float32(0.1)))
 
 
 @pytest.mark.parametrize("variance", ["small", "", "Learned", None])
 def test_unknown_variance(variance):
-    with pytest.raises(UsageError, match="variance: unknown"):
-        ddpm(gaussian_denoiser(), noise64(1), trajectory(SPEC, 2), variance=variance)
+    with pytest.raises(UsageError, match="variance must be one of"):
+        ddpm(grid(SPEC, 2), variance=variance)
 
 
-def test_no_steps_is_no_state():
-    assert list(ddim(gaussian_denoiser(), noise64(1), [])) == []
+def test_no_rows_is_no_state():
+    assert list(walk(gaussian_denoiser(), noise64(1), Plan(()))) == []
+
+
+# --- rows beyond the first order ---
+
+
+def two_steps_back(where):
+    """Made-up rows that read up to three evaluations, with and without noise."""
+    first = ddim(where, eta=0.5)
+    return Plan(
+        tuple(
+            row._replace(
+                x_0=(*row.x_0, 0.1, -0.05)[: row.i],
+                eps=(*row.eps, -0.02)[: row.i],
+                noise=row.noise if row.i % 2 else (),
+            )
+            for row in first
+        )
+    )
+
+
+def test_a_row_is_the_weighted_sum_of_what_was_found():
+    rows, noise = two_steps_back(grid(SPEC, 7)), noise64(2)
+    found = []
+    for state in walk(gaussian_denoiser(), noise, rows):
+        found.insert(0, state)
+        x = sum(w * past.x_0 for w, past in zip(state.row.x_0, found, strict=False))
+        x += sum(w * past.eps for w, past in zip(state.row.eps, found, strict=False))
+        x += sum(std * noise(state.row.i) for std in state.row.noise)
+        np.testing.assert_allclose(state.x, x, rtol=0, atol=1e-14)
+
+
+def test_a_plan_that_looks_back_goes_on_exactly_and_keeps_what_it_reads():
+    rows, noise = two_steps_back(grid(SPEC, 7)), noise_stream(1, range(2), SHAPE)
+    whole = list(walk(gaussian_denoiser(), noise, rows))
+    assert [len(state.history) for state in whole] == [1, 2, 2, 2, 2, 2, 0]
+    for state in whole[:-1]:
+        rest = list(walk(gaussian_denoiser(), noise, rows, state=state))
+        for a, b in zip(whole[state.row.i :], rest, strict=True):
+            np.testing.assert_array_equal(a[1:4], b[1:4])
+
+
+def test_the_denoiser_gets_the_clean_image_found_before():
+    given, found, denoise = [], [], gaussian_denoiser()
+
+    def watching(x_t, row, before):
+        given.append(before)
+        found.append(denoise(x_t, row))
+        return found[-1]
+
+    states = list(walk(watching, noise64(1), rows_of("ddim", 4)))
+    assert given[0] is None
+    assert all(before is earlier.x_0 for before, earlier in zip(given[1:], found, strict=False))
+    given.clear()
+    list(walk(watching, noise64(1), rows_of("ddim", 4), state=states[1]))
+    assert given[0] is states[1].x_0
+
+
+def test_times_may_repeat_and_rise():
+    a = ALPHAS_CUMPROD
+    rows = [Row(1, 500, a[500], (1.0,), (0.5,)), Row(2, 500, a[500], (0.9,), (0.6,)), Row(3, 700, a[700], (1.0,))]
+    states = list(walk(gaussian_denoiser(), noise64(1), Plan(tuple(rows))))
+    assert [state.row.i for state in states] == [1, 2, 3]
+
+
+def test_a_plans_start_weighs_draw_0():
+    rows, noise = rows_of("ddim", 3), noise64(1)
+    x_T = 1.5 * noise(0)
+    a = last(walk(gaussian_denoiser(), noise, Plan(rows.rows, start=1.5)))
+    b = last(walk(gaussian_denoiser(), noise, rows, x=x_T))
+    np.testing.assert_array_equal(a.x, b.x)
+
+
+@every_sampler
+def test_weights_are_small_and_lead_from_level_to_level(name, knobs):
+    for schedule in SCHEDULES:
+        spec = gaussian_spec(alphas_cumprod_from_betas(betas_from_name(schedule, T)))
+        for num_steps in (5, 10, 50, T):
+            where = grid(spec, num_steps)
+            rows = SAMPLERS[name](where, **knobs)
+            assert all(abs(w) < 10 for row in rows for w in (*row.x_0, *row.eps, *row.noise))
+            if not any(row.noise for row in rows) and len(rows) == num_steps:
+                for row, a in zip(rows, where.a[1:], strict=True):
+                    np.testing.assert_allclose(sum(row.x_0), math.sqrt(a), rtol=0, atol=1e-12)
+                    np.testing.assert_allclose(sum(row.eps), math.sqrt(1 - a), rtol=0, atol=1e-12)
+
+
+# --- from a spec to a plan ---
+
+
+def test_what_is_left_out_is_the_specs():
+    spec = gaussian_spec(ALPHAS_CUMPROD, defaults=Defaults("ddim", 7, 0.5))
+    assert plan(spec).rows == tuple(ddim(grid(spec, 7), eta=0.5))
+    assert plan(spec, num_steps=3).rows == tuple(ddim(grid(spec, 3), eta=0.5))
+    assert plan(spec, eta=0.0).rows == tuple(ddim(grid(spec, 7), eta=0.0))
+    assert plan(spec, sampler="ddpm").rows == tuple(ddpm(grid(spec, 7)))
+
+
+def test_default_times_and_plans():
+    own = Plan(tuple(ddim(grid(SPEC, 2))))
+    spec = gaussian_spec(
+        ALPHAS_CUMPROD, defaults=Defaults("ddim", 3, 0.0, times=(900, 50, 3)), requires=("times",), plans={"own": own}
+    )
+    assert [row.t for row in plan(spec).rows] == [900, 50, 3]
+    assert len(plan(spec, num_steps=5).rows) == 5
+    assert plan(spec, name="own") is own
+    spec = gaussian_spec(ALPHAS_CUMPROD, defaults=Defaults(plan="own"), requires=("plan",), plans={"own": own})
+    assert plan(spec) is own
+    assert choose(spec).name == "own"
+    assert len(plan(spec, num_steps=5).rows) == 5, "whoever names steps means them"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": "nonsense"}, "sampler must be one of ddpm, ddim"),
+        ({"sampler": "ddpm", "eta": 0.0}, "eta does not apply to ddpm"),
+        ({"sampler": "ddim", "variance": "fixed_large"}, "variance does not apply to ddim"),
+        ({"num_steps": T + 1}, "steps"),
+        ({"times": []}, "times must strictly fall"),
+        ({"times": [5, 5]}, "times must strictly fall"),
+        ({"times": [5, 7]}, "times must strictly fall"),
+        ({"times": [T]}, "times must strictly fall"),
+        ({"times": [3, -1]}, "times must strictly fall"),
+        ({"times": [9, 5], "num_steps": 3}, "num_steps must be left out or be the number of times, 2, got 3"),
+        ({"name": "own"}, "plan must be one of none, for the model carries none, got 'own'"),
+    ],
+)
+def test_what_is_no_plan_is_refused_before_anything_is_computed(settings, message):
+    with pytest.raises(UsageError, match=message):
+        plan(SPEC, **settings)
+
+
+def test_a_plan_of_a_file_is_whole():
+    spec = gaussian_spec(ALPHAS_CUMPROD, plans={"own": Plan(tuple(ddim(grid(SPEC, 2))))})
+    with pytest.raises(UsageError, match="eta does not apply to plan own"):
+        plan(spec, name="own", eta=0.0)
+    with pytest.raises(UsageError, match="num_steps does not apply to plan own"):
+        plan(spec, name="own", num_steps=2)
+
+
+def test_a_default_sampler_that_is_unknown_refuses_the_model():
+    spec = gaussian_spec(ALPHAS_CUMPROD, defaults=Defaults("dpm++"))
+    with pytest.raises(ModelRefusedError, match="default sampler, 'dpm\\+\\+', is unknown"):
+        plan(spec)
+    assert plan(spec, sampler="ddim")
+
+
+@pytest.mark.parametrize("sick", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_told_in_its_row(sick):
+    spec = gaussian_spec(ALPHAS_CUMPROD, clip_x_0=1.0)  # clipping hides an infinity
+    healthy = gaussian_model(ALPHAS_CUMPROD, MEAN, STD)
+
+    def model(x_t, t):
+        eps = healthy(x_t, t)["eps"]
+        if t[0] == grid(spec, 5).t[2]:
+            eps[1, 0, 0, 0] = sick
+        return {"eps": eps}
+
+    with pytest.raises(NonFiniteError, match=r"At step 3 .* image 1 of its batch became NaN or infinite") as told:
+        list(walk(denoiser(model, spec), noise64(2), rows_of("ddim", 5, spec=spec)))
+    assert told.value.index == 1

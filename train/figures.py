@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, entry_point, phases
 from ddpm_export.datasets import Dataset, open_dataset
-from ddpm_export.diffusion import Array, Model, Step, denoiser, noised, trajectory
+from ddpm_export.diffusion import Array, Model, denoiser, noised
 from ddpm_export.errors import UsageError
 from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.generation import settings_for
 from ddpm_export.images import from_uint8, to_uint8
 from ddpm_export.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.noise import noise_stream
+from ddpm_export.plans import Row
 from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import ddpm
+from ddpm_export.samplers import plan, walk
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name, log_snr
 from ddpm_export.scoring import CHUNK, sampled_images
 from ddpm_export.spec import ModelSpec
@@ -113,16 +114,16 @@ def draw_forward(data: Dataset, T: int) -> Figure:
 
 def draw_reverse(model: Model, spec: ModelSpec, report: Report) -> Figure:
     """Show two images coming out of noise by all T steps of ddpm: x_t, and the x_0 predicted from it."""
-    steps = trajectory(spec, spec.num_train_timesteps)
+    rows = plan(spec, sampler="ddpm", num_steps=spec.num_train_timesteps)
     noise = noise_stream(SEED, range(2), spec.image_shape)
     # after how many steps: evenly, but the last quarter, where details come, twice as dense
-    total = len(steps)
+    total = len(rows.rows)
     shown = sorted({max(1, round(total * share)) for share in (0.001, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.96, 1.0)})
     columns: list[tuple[int, Pixels, Pixels]] = []
-    for state in ddpm(denoiser(model, spec), noise, steps, variance=spec.variance):
-        if state.step.i in shown:
-            columns.append((state.step.t, to_uint8(state.x), to_uint8(state.x_0)))
-        report(state.step.i, total, "reverse process")
+    for state in walk(denoiser(model, spec), noise, rows):
+        if state.row.i in shown:
+            columns.append((state.row.t, to_uint8(state.x), to_uint8(state.x_0)))
+        report(state.row.i, total, "reverse process")
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     rows = [np.stack([column[what][image] for column in columns]) for image in range(2) for what in (1, 2)]
     _film(figure, rows, [r"$x_{t-1}$", r"predicted $x_0$"] * 2, [str(column[0]) for column in columns])
@@ -244,7 +245,7 @@ def _squared_errors(
     chosen = list(times)
     for done, t in enumerate(chosen, start=1):
         a, eps = float(spec.alphas_cumprod[t]), noise(t + 1).astype(np.float64)
-        found = denoise(noised(x_0, eps, a).astype(np.float32), Step(t + 1, t, a, 1.0))
+        found = denoise(noised(x_0, eps, a).astype(np.float32), Row(t + 1, t, a), None)
         # one error in three scales: given x_t, x_0 off by d is v off by d / sqrt(1 - a), eps by d sqrt(a / (1 - a))
         squared = float(np.square(found.x_0 - x_0).mean())
         for name, scale in (("eps", a / (1.0 - a)), ("v", 1.0 / (1.0 - a)), ("x_0", 1.0)):

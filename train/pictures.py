@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_export.diffusion import denoiser, trajectory
+from ddpm_export.diffusion import denoiser
 from ddpm_export.exporting.unet import UNet, UNetConfig
 from ddpm_export.files import replacing
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes.torch_archive import model_from_module
-from ddpm_export.samplers import ddim
+from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["draw_loss", "draw_samples"]
@@ -31,7 +31,7 @@ def draw_samples(
     network.load_state_dict(weights, assign=True)
     denoise = denoiser(model_from_module(network.eval(), spec, device), spec)
     noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
-    *_, last = ddim(denoise, noise, trajectory(spec))
+    *_, last = walk(denoise, noise, plan(spec, sampler="ddim"))
     save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})
 
 

@@ -67,9 +67,9 @@ def ship(
         done = []
         with progress(settings.evaluations, name) as advance:
             for _, state in sample(model, spec, settings):
-                if state.step.i == settings.num_steps:
+                if state.row.i == settings.num_rows:
                     done.append(to_uint8(state.x))
-                advance(f"t = {state.step.t}")
+                advance(f"t = {state.row.t:g}")
         images = np.concatenate(done)
         shares[name] = _share_of(background, images)
         text = {"model_sha256": sha256_of(out / "unet.onnx"), "n": 64, "first": 0, **settings.describe()}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import denoiser, trajectory
+from ddpm_export.diffusion import denoiser
 from ddpm_export.exporting import eager_model, export, load_checkpoint
 from ddpm_export.images import to_uint8
 from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import State, ddim, ddpm
+from ddpm_export.samplers import State, plan, walk
 
 __all__ = ["Case", "Original", "Row", "compare"]
 
@@ -85,8 +85,8 @@ def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
     def noise(draw: int) -> Array:
         return original.noise[draw]
 
-    ddpm_states = ddpm(denoise, noise, trajectory(spec, times=original.ddpm_times), variance=spec.variance)
-    ddim_states = ddim(denoise, noise, trajectory(spec, times=original.ddim_times), eta=0.0)
+    ddpm_states = walk(denoise, noise, plan(spec, sampler="ddpm", times=original.ddpm_times))
+    ddim_states = walk(denoise, noise, plan(spec, sampler="ddim", times=original.ddim_times, eta=0.0))
     return Row(
         case.project,
         case.name,

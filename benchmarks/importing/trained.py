@@ -16,12 +16,13 @@ import torch
 from benchmarks.importing.diffusers import walk
 from benchmarks.importing.lucidrains import ddim_sample, fed
 from benchmarks.report import markdown_from_table, write_between_marks
-from ddpm_export.diffusion import Array, denoiser, trajectory
+from ddpm_export.diffusion import Array, denoiser
 from ddpm_export.exporting import export, load_checkpoint
 from ddpm_export.images import grid, save_images, to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import SAMPLERS
+from ddpm_export.samplers import plan
+from ddpm_export.samplers import walk as walk_plan
 
 IMAGES = 16
 COLUMNS = ["trained network, sampler", "equal", "largest", "mean difference in levels"]
@@ -66,7 +67,7 @@ def _exported(path: Path, options: dict[str, Any]) -> Any:
 
 def _ours(opened: Any, sampler: str, noise: Array, times: tuple[int, ...]) -> Array:
     model, spec = opened
-    states = SAMPLERS[sampler](denoiser(model, spec), lambda draw: noise[draw], trajectory(spec, times=times))
+    states = walk_plan(denoiser(model, spec), lambda draw: noise[draw], plan(spec, sampler=sampler, times=times))
     return deque(states, maxlen=1).pop().x
 
 

@@ -24,6 +24,9 @@ def run(
     variance: Annotated[
         str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large for many steps, or learned.")
     ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="A plan that the model carries, in place of sampler, steps and times.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same images. [default: a fresh one, printed]")] = None,
     first: Annotated[int, typer.Option(help="Number of the first image; image 7 is the same in any run.")] = 0,
     batch: Annotated[int, typer.Option(help="Images at a time: memory and speed, never the images.")] = 16,
@@ -54,6 +57,7 @@ def run(
         sampler=sampler,
         eta=eta,
         variance=variance,
+        plan=plan,
         seed=seed,
         first=first,
         batch=batch,
@@ -67,20 +71,20 @@ def run(
     text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
     since = time.perf_counter()
     with (
-        open_output(out, settings.numbers, spec.image_shape, settings.num_steps, text) as output,
+        open_output(out, settings.numbers, spec.picture_shape, settings.num_rows, text) as output,
         progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
     ):
-        for numbers, step, images in pictures(opened, spec, settings, output.wants):
+        for numbers, row, images in pictures(opened, spec, settings, output.wants):
             if images is not None:
-                output.add(numbers, step.i, images)
-            advance(f"images {numbers[0]}-{numbers[-1]}, t = {step.t}")
+                output.add(numbers, row.i, images)
+            advance(f"images {numbers[0]}-{numbers[-1]}, t = {row.t:g}")
     seconds = time.perf_counter() - since
     if as_json:
         print_json(
             {**text, "out": str(out), "n": n, "first": first, "provider": provider, "seconds": round(seconds, 3)}
         )
     else:
-        how = f"{settings.sampler}, {settings.num_steps} steps, seed {settings.seed}"
+        how = f"{settings.plan_name or settings.sampler}, {settings.num_rows} steps, seed {settings.seed}"
         typer.echo(f"{printable(str(out))}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
 
 

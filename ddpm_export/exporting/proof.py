@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model, OneCall, denoiser, noised, trajectory
+from ddpm_export.diffusion import Array, Model, OneCall, denoiser, noised
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
 from ddpm_export.golden_pictures import Draw
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import ddim, ddpm
+from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["PictureProof", "Proof", "Rounding", "pictures_of", "prove", "prove_pictures", "rounding"]
@@ -175,7 +175,8 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
     Raises NonFiniteError where the network gives no numbers.
     """
     noise = noise_stream(draw.seed, draw.numbers, spec.image_shape)
-    states = ddim(denoiser(model, spec), noise, trajectory(spec, draw.num_steps), eta=draw.eta)
+    rows = plan(spec, sampler="ddim", num_steps=draw.num_steps, eta=draw.eta)
+    states = walk(denoiser(model, spec), noise, rows)
     x = deque(states, maxlen=1).pop().x
     if not np.isfinite(x).all():
         raise NonFiniteError(
@@ -244,11 +245,10 @@ def _worst_of(a: Array, b: Array, t: Array, where: str) -> tuple[float, bool, in
 
 def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps: int) -> tuple[float, int]:
     noise = noise_stream(SEED, range(1 if _is_large(spec) else NUM_IMAGES), spec.image_shape)
+    how = {"sampler": "ddpm", "variance": "learned"} if spec.variance == "learned" else {"sampler": "ddim", "eta": 0.0}
+    rows = plan(spec, num_steps=num_steps, **how)
     images = []
     for model in (candidate, reference):
-        denoise, steps = denoiser(model, spec), trajectory(spec, num_steps)
-        is_learned = spec.variance == "learned"
-        states = ddpm(denoise, noise, steps, variance="learned") if is_learned else ddim(denoise, noise, steps)
-        last = deque(states, maxlen=1).pop()
+        last = deque(walk(denoiser(model, spec), noise, rows), maxlen=1).pop()
         images.append(to_uint8(last.x))
     return _difference(*images)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Array, Model, Step, denoiser, noised
-from ddpm_export.errors import NonFiniteError, UsageError
+from ddpm_export.diffusion import Array, Model, denoiser, noised
+from ddpm_export.errors import NonFiniteError, UsageError, numbered
 from ddpm_export.images import from_uint8
 from ddpm_export.noise import noise_stream
+from ddpm_export.plans import Row
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 
 __all__ = ["Bits", "bits_per_dimension", "strided_times"]
@@ -125,10 +126,11 @@ def bits_per_dimension(
         noise = noise_stream(seed, range(part.start, part.stop), spec.image_shape)
         prior[part] = _per_image(_prior_nats(x_0, process.a[-1]))
         for k, t in enumerate(chosen):
-            a, a_prev = float(process.a[t]), float(process.a[t - 1]) if t > 0 else 1.0
+            a = float(process.a[t])
             x_t = noised(x_0, noise(t + 1).astype(np.float64), a).astype(np.float32)
-            with np.errstate(all="ignore"):  # what overflows is told below, as an error
-                found = denoise(x_t.astype(np.float64), Step(t + 1, t, a, a_prev))
+            # what overflows is told below, as an error
+            with np.errstate(all="ignore"), numbered(range(part.start, part.stop)):
+                found = denoise(x_t.astype(np.float64), Row(t + 1, t, a), None)
                 fraction = FIXED_FRACTIONS.get(variance, found.variance_fraction)
                 terms[part, k] = _per_image(_term_nats(x_0, found.x_0, fraction, t, process))
             _refuse_non_finite(terms[part, k], "the bound", t, part.start)

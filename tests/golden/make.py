@@ -16,10 +16,11 @@ sys.path.insert(0, str(HERE.parent))
 
 from gaussian import gaussian_model, gaussian_spec  # noqa: E402
 
-from ddpm_export.diffusion import denoiser, noise_std, trajectory  # noqa: E402
+from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.images import to_uint8  # noqa: E402
 from ddpm_export.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
-from ddpm_export.samplers import SAMPLERS  # noqa: E402
+from ddpm_export.plans import Plan, Row, json_from_plan  # noqa: E402
+from ddpm_export.samplers import ddim_weights, ddpm, grid, plan, walk  # noqa: E402
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, spacing  # noqa: E402
 
 MEAN, STD = 0.3, 0.5
@@ -125,29 +126,30 @@ def coefficients():
     cases = []
     for num_steps, at in ((1000, (1, 2, 500, 999, 1000)), (50, (1, 25, 49, 50)), (1, (1,))):
         for i in at:
-            step = trajectory(spec, num_steps)[i - 1]
+            where = grid(spec, num_steps)
+            t, a, a_prev = where.t[i - 1], where.a[i - 1], where.a[i]
+            large = ddpm(where, variance="fixed_large")[i - 1].noise
             for eta, variance in (
                 (0.0, "fixed_small"),
                 (0.5, "fixed_small"),
                 (1.0, "fixed_small"),
                 (1.0, "fixed_large"),
             ):
-                room = noise_std(step, eta)
-                large = math.sqrt(1.0 - step.a / step.a_prev) if step.a_prev < 1.0 else 0.0
+                x_0, eps, small = ddim_weights(a, a_prev, eta)
                 numbers = {
-                    "sqrt_a": math.sqrt(step.a),
-                    "sqrt_1_minus_a": math.sqrt(1.0 - step.a),
-                    "sqrt_a_prev": math.sqrt(step.a_prev),
-                    "c_eps": math.sqrt(max(0.0, 1.0 - step.a_prev - room**2)),
-                    "c_noise": room if variance == "fixed_small" else large,
+                    "sqrt_a": math.sqrt(a),
+                    "sqrt_1_minus_a": math.sqrt(1.0 - a),
+                    "sqrt_a_prev": x_0,
+                    "c_eps": eps,
+                    "c_noise": small if variance == "fixed_small" else float(sum(large)),
                 }
                 cases.append(
                     {
                         "num_steps": num_steps,
-                        "i": step.i,
-                        "t": step.t,
-                        "a": step.a,
-                        "a_prev": step.a_prev,
+                        "i": i,
+                        "t": t,
+                        "a": a,
+                        "a_prev": a_prev,
                         "eta": eta,
                         "variance": variance,
                         **numbers,
@@ -176,8 +178,12 @@ def trajectories():
         denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, prediction), spec)
         noise = noise_stream(seed, images, shape)
         states = [
-            {**state.step._asdict(), "x": floats(state.x), "x_0": floats(state.x_0), "eps": floats(state.eps)}
-            for state in SAMPLERS[sampler](denoise, noise, trajectory(spec, num_steps), **knobs)
+            {**place(state.row), "a_prev": a_prev, **arrays(state)}
+            for state, a_prev in zip(
+                walk(denoise, noise, plan(spec, sampler=sampler, num_steps=num_steps, **knobs)),
+                grid(spec, num_steps).a[1:],
+                strict=True,
+            )
         ]
         cases.append({"sampler": sampler, **knobs, "prediction": prediction, "clip_x_0": clip_x_0, "states": states})
     return {
@@ -191,6 +197,77 @@ def trajectories():
         "tolerance": TOLERANCE,
         "alphas_cumprod": alphas_cumprod.tolist(),
         "x_T": floats(noise(0)),
+        "cases": cases,
+    }
+
+
+def place(row):
+    return {"i": row.i, "t": row.t, "a": row.a}
+
+
+def arrays(state):
+    return {"x": floats(state.x), "x_0": floats(state.x_0), "eps": floats(state.eps)}
+
+
+def plans():
+    """Plans as a file carries them: rows that look back, with and without noise, learned, repeating and rising times."""
+    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
+    shape, seed, images, fraction = (1, 2, 3), 1, [0, 7], 0.3
+    a = [float(alphas_cumprod[t]) for t in range(50)]
+    third = [
+        Row(1, 49, a[49], (0.5,), (0.75,)),
+        Row(2, 30, a[30], (0.875, -0.125), (0.625, -0.0625), (0.25,)),
+        Row(3, 30, a[30], (1.0, -0.25, 0.0625), (0.5, 0.125, -0.03125)),
+        Row(4, 12, a[12], (0.9375, 0.0, 0.03125), (0.25,), (0.125,)),
+        Row(5, 2, a[2], (1.125, -0.125), ()),
+    ]
+    back = [
+        Row(1, 49, a[49], (0.5,), (0.75,), (0.25,)),
+        Row(2, 20, a[20], (0.75,), (0.25,), (0.5,)),
+        Row(3, 30, a[30], (), (0.5, 0.25)),
+        Row(4, 1, a[1], (1.0,), (0.0,)),
+    ]
+    learned = ddpm(grid(gaussian_spec(alphas_cumprod), 4), variance="learned")
+    far = [
+        Row(i, 50 - 3 * i, a[50 - 3 * i], (0.5,) + (0.0,) * (i - 2) + (0.25,) * (i > 1), (0.5,)) for i in range(1, 17)
+    ]
+    runs = [
+        ("third-order", Plan(tuple(third)), "eps", None),
+        ("third-order", Plan(tuple(third)), "v", 0.5),
+        ("back-and-on", Plan(tuple(back), start=1.5), "eps", 0.5),
+        ("learned", Plan(tuple(learned)), "x_0", None),
+        ("far", Plan(tuple(far)), "eps", None),
+    ]
+    cases = []
+    for name, made, prediction, clip_x_0 in runs:
+        spec = gaussian_spec(alphas_cumprod, prediction, clip_x_0, shape)
+        denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, prediction), spec)
+        states = walk(
+            lambda x_t, row, before, denoise=denoise: denoise(x_t, row, before)._replace(
+                variance_fraction=np.full_like(x_t, fraction)
+            ),
+            noise_stream(seed, images, shape),
+            made,
+        )
+        cases.append(
+            {
+                "name": name,
+                "prediction": prediction,
+                "clip_x_0": clip_x_0,
+                "plan": json_from_plan(made),
+                "states": [{**place(state.row), **arrays(state)} for state in states],
+            }
+        )
+    return {
+        "noise": NOISE_TAG,
+        "seed": str(seed),
+        "images": images,
+        "shape": list(shape),
+        "mean": MEAN,
+        "std": STD,
+        "variance_fraction": fraction,
+        "tolerance": TOLERANCE,
+        "alphas_cumprod": alphas_cumprod.tolist(),
         "cases": cases,
     }
 
@@ -232,6 +309,7 @@ FILES = {
     "time_grids.json": time_grids,
     "coefficients.json": coefficients,
     "trajectories.json": trajectories,
+    "plans.json": plans,
     "pixels.json": pixels,
 }
 

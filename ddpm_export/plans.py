@@ -1,0 +1,112 @@
+"""A plan: a solver as a table of numbers, one row a network evaluation, and its JSON. Knows no array and no network.
+
+docs/format.md section 2 says what a row does, section 1 how plans travel in a file.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+__all__ = ["MAX_REACH", "MAX_ROWS", "Plan", "Row", "json_from_plan", "plan_from_json"]
+
+MAX_ROWS = 10_000
+MAX_REACH = 16  # how many evaluations a row may read, its own among them
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+class Row(NamedTuple):
+    """One network evaluation and the state after it: x = sum x_0[j] x_0^(j) + sum eps[j] eps^(j) + noise z.
+
+    i: its number, from 1, and its noise draw. t: what the network is told. a: alphas_cumprod there. x_0, eps: the
+    weights of the clean images and noises found, newest first. noise: () for none, (std,), or (small, large) where
+    the network learned its variance: small^(1-f) large^f, with its variance_fraction f, pixel by pixel.
+    """
+
+    i: int
+    t: float
+    a: float
+    x_0: tuple[float, ...] = ()
+    eps: tuple[float, ...] = ()
+    noise: tuple[float, ...] = ()
+
+    @property
+    def reach(self) -> int:
+        """Return how many evaluations the row reads, its own among them."""
+        return max(len(self.x_0), len(self.eps))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold the rows from noise to picture; the first state is `start` times noise draw 0."""
+
+    rows: tuple[Row, ...]
+    start: float = 1.0
+
+    @property
+    def adds_noise(self) -> bool:
+        """Return whether any row draws fresh noise."""
+        return any(row.noise for row in self.rows)
+
+    @property
+    def needs_learned_variance(self) -> bool:
+        """Return whether any row's noise depends on variance_fraction."""
+        return any(len(row.noise) == 2 for row in self.rows)
+
+    def kept_after(self, k: int) -> int:
+        """Return how many of the evaluations up to rows[k], newest first, later rows read."""
+        later = self.rows[k + 1 : k + MAX_REACH]
+        return max((row.reach - ahead for ahead, row in enumerate(later, start=1)), default=0)
+
+
+def json_from_plan(plan: Plan) -> dict[str, Any]:
+    """Return a plan as JSON values: each row [t, a, weights of x_0, weights of eps, noise]."""
+    rows = [[row.t, row.a, list(row.x_0), list(row.eps), list(row.noise)] for row in plan.rows]
+    return {"rows": rows} if plan.start == 1.0 else {"start": plan.start, "rows": rows}
+
+
+def plan_from_json(name: Any, values: Any, num_train_timesteps: int, *, fractional_t: bool) -> Plan:
+    """Read a plan of a file and check all that walking it relies on. Raises ValueError, which says what is wrong."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError("a plan's name must be 1 to 64 letters, digits and ._+-, starting with a letter or digit")
+    if not isinstance(values, dict) or not isinstance(values.get("rows"), list):
+        raise ValueError(f"plan {name} must be an object with a list of rows")
+    start, rows = values.get("start", 1.0), values["rows"]
+    if not _is_number(start) or not start > 0:
+        raise ValueError(f"the start of plan {name} must be a positive number")
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise ValueError(f"plan {name} must have 1 to {MAX_ROWS} rows, not {len(rows)}")
+    read = []
+    for i, row in enumerate(rows, start=1):
+        try:
+            read.append(_row_from_json(i, row, num_train_timesteps, fractional_t))
+        except ValueError as exc:
+            raise ValueError(f"row {i} of plan {name}: {exc}") from exc
+    return Plan(tuple(read), float(start))
+
+
+def _row_from_json(i: int, values: Any, num_train_timesteps: int, fractional_t: bool) -> Row:
+    if not isinstance(values, list) or len(values) != 5:
+        raise ValueError("it must be [t, a, x_0, eps, noise]")
+    t, a, *lists = values
+    if not _is_number(t) or not 0 <= t <= num_train_timesteps - 1 or not (fractional_t or type(t) is int):
+        raise ValueError(
+            f"t must be {'a number' if fractional_t else 'an integer'} from 0 to {num_train_timesteps - 1}"
+        )
+    if not _is_number(a) or not 0 <= a < 1:
+        raise ValueError("a must be a number from 0 to below 1")
+    if not all(isinstance(numbers, list) and all(map(_is_number, numbers)) for numbers in lists):
+        raise ValueError("x_0, eps and noise must be lists of finite numbers")
+    row = Row(i, t, float(a), *(tuple(map(float, numbers)) for numbers in lists))
+    if not 1 <= row.reach <= min(i, MAX_REACH):
+        raise ValueError(f"it must read 1 to {min(i, MAX_REACH)} evaluations, not {row.reach}")
+    if len(row.noise) > 2 or not all(std > 0 for std in row.noise):
+        raise ValueError("noise must be empty, one positive number, or two of them, small and large")
+    return row
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
