@@ -15,7 +15,9 @@ import pytest
 from gaussian import flow, gaussian_spec
 
 from ddpm_export import schedules
-from ddpm_export.diffusion import Denoised, Step, denoiser, noise_std, noised
+from ddpm_export.diffusion import Denoised, denoiser, noised
+from ddpm_export.plans import Row
+from ddpm_export.samplers import Grid, ddim_weights
 from ddpm_export.metrics.bits import bits_per_dimension
 from ddpm_export.samplers import ddim, ddpm
 

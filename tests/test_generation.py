@@ -6,7 +6,7 @@ import pytest
 from gaussian import flow, gaussian_model, gaussian_spec
 from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sick_model, tiny_spec
 
-from ddpm_export import ddim, ddpm, denoiser, generate, noise_stream, open_model, to_uint8, trajectory
+from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.samplers import SAMPLERS
@@ -24,7 +24,7 @@ def path(tmp_path, request):
 def images_of(model, spec, **settings):
     """Return the last x of every image, float32 (n, C, H, W)."""
     chosen = settings_for(spec, **settings)
-    return np.concatenate([state.x for _, state in sample(model, spec, chosen) if state.step.i == chosen.num_steps])
+    return np.concatenate([state.x for _, state in sample(model, spec, chosen) if state.row.i == chosen.num_rows])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -52,21 +52,23 @@ def test_a_learned_variance_is_used_where_the_spec_says_so(tmp_path):
     (tmp_path / "m.onnx").write_bytes(learned_model())
     model, spec = open_model(tmp_path / "m.onnx")
     chosen = {"n": 3, "sampler": "ddpm", "num_steps": 7, "seed": SEED}
-    noise, steps = noise_stream(SEED, range(3), spec.image_shape), trajectory(spec, 7)
-    *_, last = ddpm(denoiser(model, spec), noise, steps, variance="learned")
+    noise, steps = noise_stream(SEED, range(3), spec.image_shape), plan(spec, sampler="ddpm", num_steps=7)
+    assert steps.needs_learned_variance
+    *_, last = walk(denoiser(model, spec), noise, steps)
     np.testing.assert_array_equal(generate((model, spec), **chosen), to_uint8(last.x))
     assert (generate((model, spec), **chosen, variance="fixed_small") != to_uint8(last.x)).any()
     x = noise(0)
-    for found in (denoiser(model, spec)(x, steps[0]), denoiser(model, spec)(x + 1, steps[0])):
+    row = steps.rows[0]
+    for found in (denoiser(model, spec)(x, row), denoiser(model, spec)(x + 1, row)):
         assert found.variance_fraction.shape == x.shape
-    np.testing.assert_allclose(denoiser(model, spec)(x, steps[0]).variance_fraction, 1 / (1 + np.exp(-x)), atol=1e-6)
+    np.testing.assert_allclose(denoiser(model, spec)(x, row).variance_fraction, 1 / (1 + np.exp(-x)), atol=1e-6)
 
 
 def test_the_steps_may_have_times_of_their_own(path):
     times = [37, 20, 3, 0]
     model, spec = open_model(path)
     noise = noise_stream(SEED, range(2), spec.image_shape)
-    *_, last = ddim(denoiser(model, spec), noise, trajectory(spec, times=times))
+    *_, last = walk(denoiser(model, spec), noise, plan(spec, times=times))
     np.testing.assert_array_equal(generate(path, n=2, times=times, seed=SEED), to_uint8(last.x))
     chosen = settings_for(spec, times=times, seed=SEED)
     assert (chosen.num_steps, chosen.describe()["times"]) == (4, (37, 20, 3, 0))
@@ -76,8 +78,8 @@ def test_the_steps_may_have_times_of_their_own(path):
 def test_generate_is_the_straight_line(path):
     model, spec = open_model(path)
     noise = noise_stream(seed=SEED, images=range(3), shape=spec.image_shape)
-    *_, last = ddim(denoiser(model, spec), noise, trajectory(spec, num_steps=9), eta=0.5)
-    wanted = to_uint8(last.x_0)
+    *_, last = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=9, eta=0.5))
+    wanted = to_uint8(last.x)
     settings = {"n": 3, "sampler": "ddim", "num_steps": 9, "eta": 0.5, "seed": SEED}
     np.testing.assert_array_equal(generate(path, **settings), wanted)
     np.testing.assert_array_equal(generate(str(path), **settings, batch=2), wanted)
@@ -104,11 +106,13 @@ def test_a_gaussian_file_lands_where_the_exact_flow_does(tmp_path):
 
 def test_what_is_not_said_comes_from_the_spec():
     spec = tiny_spec(defaults=Defaults("ddim", 11, 0.25), variance="fixed_large")
-    assert settings_for(spec, seed=1) == Settings("ddim", 11, 1, 0, 16, 16, 0.25, None)
-    assert settings_for(spec, seed=1, sampler="ddpm") == Settings("ddpm", 11, 1, 0, 16, 16, None, "fixed_large")
+    rows = plan(spec, sampler="ddim", num_steps=11, eta=0.25)
+    assert settings_for(spec, seed=1) == Settings(rows, "ddim", 11, 1, 0, 16, 16, 0.25, None)
+    rows = plan(spec, sampler="ddpm", num_steps=11, variance="fixed_large")
+    assert settings_for(spec, seed=1, sampler="ddpm") == Settings(rows, "ddpm", 11, 1, 0, 16, 16, None, "fixed_large")
     given = {"n": 3, "num_steps": 5, "eta": 1.0, "seed": 2, "first": 9, "batch": 2}
     chosen = settings_for(spec, **given)
-    assert chosen == Settings("ddim", 5, 2, 9, 3, 2, 1.0, None)
+    assert chosen == Settings(plan(spec, num_steps=5, eta=1.0), "ddim", 5, 2, 9, 3, 2, 1.0, None)
     assert chosen.numbers == range(9, 12)
     assert chosen.evaluations == 10
     assert chosen.describe() == {"sampler": "ddim", "num_steps": 5, "seed": 2, "eta": 1.0}
@@ -124,25 +128,25 @@ def test_without_a_seed_a_fresh_one_is_drawn():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"n": 0}, "n: too few"),
-        ({"n": -1}, "n: too few"),
-        ({"batch": 0}, "batch: too few"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"n": -1}, "n must be at least 1"),
+        ({"batch": 0}, "batch must be at least 1"),
         ({"num_steps": 0}, f"expected 1 to {T}"),
         ({"num_steps": T + 1}, f"expected 1 to {T}"),
         ({"seed": -1}, "seed: out of range"),
         ({"seed": 2**63}, "seed: out of range"),
         ({"first": -1}, "out of range"),
         ({"first": 2**32 - 1, "n": 2}, "out of range"),
-        ({"sampler": "heun"}, "expected one of ddpm, ddim"),
-        ({"eta": 2.0}, "eta: out of range"),
-        ({"eta": -0.1}, "eta: out of range"),
-        ({"eta": float("nan")}, "eta: out of range"),
-        ({"sampler": "ddpm", "eta": 0.0}, "eta: has no meaning for ddpm"),
-        ({"sampler": "ddim", "variance": "fixed_small"}, "variance: has no meaning for ddim"),
-        ({"sampler": "ddpm", "variance": "middling"}, "variance: unknown"),
-        ({"sampler": "ddpm", "variance": "learned"}, "variance: the network has learned none"),
-        ({"times": [5, 7]}, "times: not a trajectory"),
-        ({"times": [5, 3], "num_steps": 3}, "times: not a trajectory"),
+        ({"sampler": "heun"}, "sampler must be one of ddpm, ddim"),
+        ({"eta": 2.0}, "eta must be between 0 and 1"),
+        ({"eta": -0.1}, "eta must be between 0 and 1"),
+        ({"eta": float("nan")}, "eta must be between 0 and 1"),
+        ({"sampler": "ddpm", "eta": 0.0}, "eta does not apply to ddpm"),
+        ({"sampler": "ddim", "variance": "fixed_small"}, "variance does not apply to ddim"),
+        ({"sampler": "ddpm", "variance": "middling"}, "variance must be one of"),
+        ({"sampler": "ddpm", "variance": "learned"}, "the network has learned none"),
+        ({"times": [5, 7]}, "times must strictly fall"),
+        ({"times": [5, 3], "num_steps": 3}, "num_steps must be left out or be the number of times"),
     ],
 )
 def test_what_no_image_can_be_made_from_is_a_usage_error(settings, named):
@@ -159,13 +163,13 @@ def test_the_largest_seed_and_number_are_fine():
 def test_numbers_that_go_bad_stop_at_their_step_and_image(tmp_path, sampler, sick):
     spec = tiny_spec()
     settings = {"n": 6, "seed": SEED, "num_steps": 8, "sampler": sampler, "batch": 4}
-    before, step = trajectory(spec, 8)[1:3]
+    before, row = plan(spec, sampler=sampler, num_steps=8).rows[1:3]
     states = sample(lambda x_t, _t: {"eps": x_t}, spec, settings_for(spec, **settings))
-    x = np.concatenate([state.x for _, state in states if state.step == before])
+    x = np.concatenate([state.x for _, state in states if state.row == before])
     order = np.argsort(x[:, 0, 0, 0])
     threshold = float(x[order[-2:], 0, 0, 0].mean())  # only the image of the largest first pixel is above
-    (tmp_path / "m.onnx").write_bytes(sick_model(step.t, threshold, spec, sick))
-    with pytest.raises(NonFiniteError, match=rf"step {step.i} \(t = {step.t}\), image {order[-1]}:"):
+    (tmp_path / "m.onnx").write_bytes(sick_model(row.t, threshold, spec, sick))
+    with pytest.raises(NonFiniteError, match=rf"step {row.i} \(t = {row.t}\), image {order[-1]} became NaN or infinite"):
         generate(tmp_path / "m.onnx", **settings)
 
 
@@ -178,13 +182,13 @@ def test_a_model_in_memory_that_overflows_is_told_by_step_and_image(sampler):
         return {"eps": eps}
 
     spec = tiny_spec(clip_x_0=None)
-    step = next(step for step in trajectory(spec, 10) if step.t <= 35)
-    with pytest.raises(NonFiniteError, match=rf"step {step.i} \(t = {step.t}\), image 8:"):
+    row = next(row for row in plan(spec, num_steps=10).rows if row.t <= 35)
+    with pytest.raises(NonFiniteError, match=rf"step {row.i} \(t = {row.t}\), image 8 became"):
         list(sample(model, spec, settings_for(spec, n=3, first=7, num_steps=10, seed=1, sampler=sampler)))
 
 
 def test_a_model_without_the_output_that_its_spec_names_is_told():
-    with pytest.raises(BadFileError, match=r"got \['x_0'\], expected 'eps'"):
+    with pytest.raises(BadFileError, match=r"no output 'eps', which its spec names; it has \['x_0'\]"):
         generate((lambda x_t, _t: {"x_0": x_t}, tiny_spec()), n=1)
 
 
@@ -199,7 +203,7 @@ def test_states_come_batch_by_batch_and_nothing_is_run_ahead():
     states = sample(model, spec, settings_for(spec, n=5, batch=2, num_steps=3, first=4, seed=0))
     seen = []
     for numbers, state in states:
-        seen.append((numbers, state.step.i))
+        seen.append((numbers, state.row.i))
         assert len(times) == len(seen)
     assert seen == [(range(a, b), i) for a, b in ((4, 6), (6, 8), (8, 9)) for i in (1, 2, 3)]
 
@@ -217,7 +221,7 @@ def peak(n, out):
     chosen = settings_for(spec, n=n, batch=100, num_steps=1, seed=0)
     with open_output(out, chosen.numbers, spec.image_shape, 1, {}) as output:
         for numbers, state in sample(lambda x_t, _t: {"eps": x_t}, spec, chosen):
-            output.add(numbers, state.step.i, to_uint8(state.x))
+            output.add(numbers, state.row.i, to_uint8(state.x))
     return tracemalloc.get_traced_memory()[1]
 peak(1, sys.argv[2])  # imports and caches
 tracemalloc.start()

@@ -149,7 +149,7 @@ REFUSED = [
     (["--variance", "fixed_small"], "variance: has no meaning for ddim"),
     (["--sampler", "ddpm", "--variance", "tiny"], "variance: unknown"),
     (["--times", "30,b"], "--times: not a list of times"),
-    (["--times", "3,30"], "times: not a trajectory"),
+    (["--times", "3,30"], "times must strictly fall"),
     (["--out", "a.jpg"], "unknown ending"),
     (["--nope"], "--nope"),
     (["more"], "more"),
