@@ -5,6 +5,7 @@ float64 and rounded once when they meet a float32 array; what takes `Any` also t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ __all__ = [
     "denoised",
     "denoiser",
     "noised",
+    "numbered",
     "predict",
     "refuse_non_finite",
 ]
@@ -163,3 +165,14 @@ def refuse_non_finite(values: Array, row: Row) -> None:
     if not finite.all():
         index = int(np.argmin(finite.reshape(len(values), -1).all(axis=1)))
         raise NonFiniteError.at(f"step {row.i} (t = {row.t:g})", index)
+
+
+@contextmanager
+def numbered(numbers: Sequence[int]) -> Iterator[None]:
+    """Let an error about an image of a batch say its number, numbers[k] of the k-th."""
+    try:
+        yield
+    except NonFiniteError as exc:
+        if exc.index is None:
+            raise
+        raise NonFiniteError.at(exc.where, exc.index, f"image {numbers[exc.index]}") from exc

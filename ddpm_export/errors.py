@@ -1,8 +1,5 @@
 """The exceptions a user can meet, each with the exit code its command ends with. Knows nothing else."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
 __all__ = [
     "BadFileError",
     "ConfigError",
@@ -11,7 +8,6 @@ __all__ = [
     "ModelRefusedError",
     "NonFiniteError",
     "UsageError",
-    "numbered",
 ]
 
 
@@ -63,14 +59,3 @@ class NonFiniteError(DdpmExportError):
         error = cls(f"At {where}, {image} became NaN or infinite. Run ddpm-check on the model.")
         error.where, error.index = where, index
         return error
-
-
-@contextmanager
-def numbered(numbers: Sequence[int]) -> Iterator[None]:
-    """Let an error about an image of a batch say its number, numbers[k] of the k-th."""
-    try:
-        yield
-    except NonFiniteError as exc:
-        if exc.index is None:
-            raise
-        raise NonFiniteError.at(exc.where, exc.index, f"image {numbers[exc.index]}") from exc

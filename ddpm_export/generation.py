@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Model, OneCall, decode, denoiser
-from ddpm_export.errors import UsageError, numbered
+from ddpm_export.diffusion import Model, OneCall, decode, denoiser, numbered
+from ddpm_export.errors import UsageError
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from ddpm_export.errors import UsageError
 from ddpm_export.noise import INPUTS, noise_stream
 
-__all__ = ["KINDS", "RESERVED", "Input", "bound_inputs", "example_of_inputs", "input_from_json", "json_from_input"]
+__all__ = [
+    "KINDS",
+    "RESERVED",
+    "Input",
+    "bound_inputs",
+    "check_input",
+    "example_of_inputs",
+    "input_from_json",
+    "json_from_input",
+]
 
 Array = NDArray[Any]
 

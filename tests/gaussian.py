@@ -33,14 +33,14 @@ def gaussian_model(alphas_cumprod, mean, std, prediction="eps"):
 
 def gaussian_spec(alphas_cumprod, prediction="eps", clip_x_0=None, image_shape=(1, 2, 3), **changes):
     """Return a spec that a Gaussian model fits; it does not clip unless told to. `changes` replace any field."""
-    fields = dict(
-        name="gaussian",
-        prediction=prediction,
-        image_shape=image_shape,
-        alphas_cumprod=tuple(float(a) for a in alphas_cumprod),
-        clip_x_0=clip_x_0,
-        defaults=Defaults(num_steps=min(50, len(alphas_cumprod))),
-    )
+    fields = {
+        "name": "gaussian",
+        "prediction": prediction,
+        "image_shape": image_shape,
+        "alphas_cumprod": tuple(float(a) for a in alphas_cumprod),
+        "clip_x_0": clip_x_0,
+        "defaults": Defaults(num_steps=min(50, len(alphas_cumprod))),
+    }
     return ModelSpec(**{**fields, **changes})
 
 

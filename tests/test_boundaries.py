@@ -16,6 +16,9 @@ LEVEL_0 = {
     "errors.py",
     "schedules.py",
     "noise.py",
+    "elementwise.py",
+    "inputs.py",
+    "plans.py",
     "diffusion.py",
     "samplers.py",
     "spec.py",
@@ -194,7 +197,7 @@ import ddpm_export
 from ddpm_export import *
 {LOADED}
 model, spec = open_model(sys.argv[1])
-*_, state = ddim(denoiser(model, spec), noise_stream(0, range(2), spec.image_shape), trajectory(spec, 3))
+*_, state = walk(denoiser(model, spec), noise_stream(0, range(2), spec.state_shape), plan(spec, num_steps=3))
 {LOADED}
 save_images(sys.argv[2], to_uint8(state.x_0))
 {LOADED}

@@ -9,6 +9,7 @@ import math
 import re
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,10 +17,9 @@ from gaussian import flow, gaussian_spec
 
 from ddpm_export import schedules
 from ddpm_export.diffusion import Denoised, denoiser, noised
-from ddpm_export.plans import Row
-from ddpm_export.samplers import Grid, ddim_weights
 from ddpm_export.metrics.bits import bits_per_dimension
-from ddpm_export.samplers import ddim, ddpm
+from ddpm_export.plans import Plan, Row
+from ddpm_export.samplers import Grid, ddim, ddim_weights, ddpm, walk
 
 PAGE = (Path(__file__).parent.parent / "docs" / "derivation.md").read_text(encoding="utf-8")
 # Blocks in a row share the line under them that names the code.
@@ -76,6 +76,18 @@ def evaluate(formula, values):
     return [eval(python_from_latex(side), names) for side in sides]
 
 
+class Step(NamedTuple):
+    """A time of the grid and the next one: t, a = alphas_cumprod there, and a_prev where the step ends."""
+
+    t: int
+    a: float
+    a_prev: float
+
+
+def noise_std(step, eta):
+    return ddim_weights(step.a, step.a_prev, eta)[2]
+
+
 def random_values(rng):
     """Return a number for each symbol of the page; what has a meaning of its own has it here too."""
     a_prev = rng.uniform(0.3, 0.9)
@@ -84,7 +96,7 @@ def random_values(rng):
     T = int(rng.integers(20, 1000))
     t, n = (int(rng.integers(2, T)) for _ in range(2))
     x_0, eps, z, x_t, said = rng.standard_normal(5)
-    step = Step(1, t - 1, a, a_prev)
+    step = Step(t - 1, a, a_prev)
     values = {
         **{r"\bar\alpha_t": a, r"\bar\alpha_s": a_prev, r"\bar\alpha_T": a, r"\beta_{t|s}": 1.0 - a / a_prev},
         **{r"\tilde\beta_{t|s}": noise_std(step, 1.0) ** 2, r"\eta": eta, r"\sigma": noise_std(step, eta)},
@@ -204,7 +216,7 @@ def _(v, step):
     return 1.0 / bayes(v, step, math.sqrt(step.a_prev) * v["x_0"], 1.0 - step.a_prev)[1]
 
 
-@truth("posterior variance", noise_std)
+@truth("posterior variance", ddim_weights)
 def _(v, step):
     return noise_std(step, 1.0) ** 2
 
@@ -214,7 +226,8 @@ def one_step(sampler, v, step, z=0.0, fraction=None, x_0=None, **knobs):
     x_0 = v["x_0"] if x_0 is None else x_0
     eps = (v["x_t"] - math.sqrt(step.a) * x_0) / math.sqrt(1.0 - step.a)
     found = Denoised(np.array([x_0]), np.array([eps]), None if fraction is None else np.array([fraction]))
-    (state,) = sampler(lambda *_: found, lambda _: np.array([z]), [step], x=np.array([v["x_t"]]), **knobs)
+    rows = Plan(tuple(sampler(Grid((step.t,), (step.a, step.a_prev)), **knobs)))
+    (state,) = walk(lambda *_: found, lambda _: np.array([z]), rows, x=np.array([v["x_t"]]))
     return state.x[0]
 
 
@@ -254,7 +267,9 @@ def _(v, step):
 def denoised(prediction, said, v, step):
     """Return (x_0, eps) as the package has them from what a network said."""
     spec = gaussian_spec((0.9, 0.5), prediction)
-    found = denoiser(lambda x_t, _: {prediction: np.full_like(x_t, said)}, spec)(np.full((1, 1, 1, 1), v["x_t"]), step)
+    found = denoiser(lambda x_t, _: {prediction: np.full_like(x_t, said)}, spec)(
+        np.full((1, 1, 1, 1), v["x_t"]), Row(1, step.t, step.a)
+    )
     return found.x_0.item(), found.eps.item()
 
 
@@ -290,7 +305,7 @@ def _(v, step):
     return one_step(ddim, v, step, z=v["z"], eta=v[r"\eta"])
 
 
-@truth("noise deviation", noise_std)
+@truth("noise deviation", ddim_weights)
 def _(v, step):
     return noise_std(step, v[r"\eta"])
 

@@ -179,7 +179,7 @@ def test_inputs_that_do_not_fit_are_refused_by_name(inputs, message):
     )
     spec = gaussian_spec(ALPHAS_CUMPROD, inputs=known, requires=("inputs",))
     with pytest.raises(UsageError, match=message):
-        denoiser(lambda x_t, t, **_: {"eps": x_t}, spec, **inputs)(np.zeros((2, 1, 2, 3), np.float32), STEPS[1])
+        denoiser(lambda x_t, *_, **__: {"eps": x_t}, spec, **inputs)(np.zeros((2, 1, 2, 3), np.float32), STEPS[1])
 
 
 def test_a_learned_variance_comes_as_the_network_says_it(rng):

@@ -169,7 +169,9 @@ def test_numbers_that_go_bad_stop_at_their_step_and_image(tmp_path, sampler, sic
     order = np.argsort(x[:, 0, 0, 0])
     threshold = float(x[order[-2:], 0, 0, 0].mean())  # only the image of the largest first pixel is above
     (tmp_path / "m.onnx").write_bytes(sick_model(row.t, threshold, spec, sick))
-    with pytest.raises(NonFiniteError, match=rf"step {row.i} \(t = {row.t}\), image {order[-1]} became NaN or infinite"):
+    with pytest.raises(
+        NonFiniteError, match=rf"step {row.i} \(t = {row.t}\), image {order[-1]} became NaN or infinite"
+    ):
         generate(tmp_path / "m.onnx", **settings)
 
 

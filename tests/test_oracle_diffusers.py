@@ -16,9 +16,9 @@ from diffusers import DDIMScheduler, DDPMScheduler  # noqa: E402
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from gaussian import gaussian_spec  # noqa: E402
 
-from ddpm_export.diffusion import denoiser, trajectory  # noqa: E402
+from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.noise import noise_stream  # noqa: E402
-from ddpm_export.samplers import ddim, ddpm  # noqa: E402
+from ddpm_export.samplers import plan, walk  # noqa: E402
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name  # noqa: E402
 
 T = 1000
@@ -67,7 +67,7 @@ def compare(states, their_step, noise, model, prediction, dtype):
     x = torch.tensor(noise(0))
     worst = 0.0
     for state in states:
-        step = state.step
+        step = state.row
         predicted = model(x.numpy(), np.full(len(x), step.t))[prediction]
         theirs = their_step(torch.tensor(predicted), step, x)
         assert state.x.dtype == dtype
@@ -96,23 +96,23 @@ def test_betas(name, num_train_timesteps):
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_ddpm(variance, num_steps, clip_x_0, prediction, dtype, monkeypatch):
     spec, model = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, SHAPE), network(prediction)
-    steps = trajectory(spec, num_steps)
+    steps = plan(spec, sampler="ddpm", num_steps=num_steps, variance=variance)
     stream = noise_stream(4, range(2), SHAPE)
 
     def noise(draw):
         return stream(draw).astype(dtype)
 
     scheduler = configured(DDPMScheduler, prediction, clip_x_0, variance_type=variance)
-    scheduler.set_timesteps(timesteps=[step.t for step in steps])
+    scheduler.set_timesteps(timesteps=[row.t for row in steps.rows])
 
     def their_step(predicted, step, x):
-        # By design: we add no noise where a_prev = 1. diffusers asks for t > 0 instead, and adds sqrt(beta) z
+        # By design: we add no noise where the plan ends. diffusers asks for t > 0 instead, and adds sqrt(beta) z
         # (fixed_large) or sqrt(1e-20) z (fixed_small, clamped) after a last t above 0. It gets z = 0 there.
-        z = torch.tensor(noise(step.i)) * (step.a_prev < 1.0)
+        z = torch.tensor(noise(step.i)) * (step.i < num_steps)
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: z)
         return scheduler.step(predicted, step.t, x)
 
-    states = ddpm(denoiser(model, spec), noise, steps, variance=variance)
+    states = walk(denoiser(model, spec), noise, steps)
     compare(states, their_step, noise, model, prediction, dtype)
 
 
@@ -128,19 +128,19 @@ def test_ddim(eta, num_steps, clip_x_0, prediction, dtype):
     def noise(draw):
         return stream(draw).astype(dtype)
 
-    steps = trajectory(spec, num_steps)
+    steps = plan(spec, sampler="ddim", num_steps=num_steps, eta=eta)
     # set_alpha_to_one: alphas_cumprod is 1 after the last step. num_steps divides T: diffusers steps by T // num_steps.
     scheduler = configured(DDIMScheduler, prediction, clip_x_0, set_alpha_to_one=True, timestep_spacing="trailing")
     scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
     scheduler.set_timesteps(num_steps)
-    assert scheduler.timesteps.tolist() == [step.t for step in steps]  # its "trailing" spacing is ours
+    assert scheduler.timesteps.tolist() == [row.t for row in steps.rows]  # its "trailing" spacing is ours
 
     def their_step(predicted, step, x):
         return scheduler.step(
             predicted, step.t, x, eta=eta, use_clipped_model_output=True, variance_noise=torch.tensor(noise(step.i))
         )
 
-    states = ddim(denoiser(model, spec), noise, steps, eta=eta)
+    states = walk(denoiser(model, spec), noise, steps)
     compare(states, their_step, noise, model, prediction, dtype)
 
 
@@ -153,13 +153,13 @@ def test_a_whole_ddpm_trajectory(variance, monkeypatch):
     def noise(draw):
         return stream(draw).astype(np.float64)
 
-    steps = trajectory(spec, T)
+    steps = plan(spec, sampler="ddpm", num_steps=T, variance=variance)
     scheduler = configured(DDPMScheduler, "eps", 1.0, variance_type=variance)
-    scheduler.set_timesteps(timesteps=[step.t for step in steps])
+    scheduler.set_timesteps(timesteps=[row.t for row in steps.rows])
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: torch.tensor(noise(draw)))
     x = torch.tensor(noise(0))
-    for state in ddpm(denoiser(model, spec), noise, steps, variance=variance):
-        draw = state.step.i
-        x = scheduler.step(torch.tensor(model(x.numpy(), np.full(2, state.step.t))["eps"]), state.step.t, x).prev_sample
+    for state in walk(denoiser(model, spec), noise, steps):
+        draw = state.row.i
+        x = scheduler.step(torch.tensor(model(x.numpy(), np.full(2, state.row.t))["eps"]), state.row.t, x).prev_sample
     assert math.isfinite(float(x.abs().max()))
     np.testing.assert_allclose(state.x, x.numpy(), rtol=0, atol=1e-9)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Array, Model, denoiser, noised
-from ddpm_export.errors import NonFiniteError, UsageError, numbered
+from ddpm_export.diffusion import Array, Model, denoiser, noised, numbered
+from ddpm_export.errors import NonFiniteError, UsageError
 from ddpm_export.images import from_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Row

@@ -111,7 +111,7 @@ def test_bits_with_all_times_and_with_some(place):
         (["--samples", "real", "--n", "121"], 2, "expected 1 to 120"),
         (["--metrics", "bits", "--curve", "c.png"], 2, "--curve: not a table"),
         (["--data", "nowhere"], 3, "nowhere"),
-        (["--n", "0"], 2, "n: too few"),
+        (["--n", "0"], 2, "n must be at least 1"),
         (["--provider", "cuda"], 5, "cuda"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_export import generate, open_model
+from ddpm_export.spec import Defaults
 
 pytestmark = pytest.mark.torch
 
@@ -53,7 +54,7 @@ def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
     options = ("--sampler", "ddim", "--steps", 7, "--eta", 0.5)
     code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
     assert code == 0, err
-    assert vars(open_model(tmp_path / "a.onnx")[1].defaults) == told
+    assert open_model(tmp_path / "a.onnx")[1].defaults == Defaults(**told)
     # and where its user says nothing, these are what it is sampled with
     code, _, err = command("run", tmp_path / "a.onnx", "--n", 1, "--seed", 0, "--out", tmp_path / "a.npy")
     assert code == 0, err
@@ -65,9 +66,9 @@ def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
     ("arguments", "expected"),
     [
         (["--steps", "0"], "steps: out of range"),
-        (["--sampler", "euler"], "sampler: unknown"),
-        (["--sampler", "ddpm", "--eta", "0.5"], "eta: has no meaning for ddpm"),
-        (["--eta", "2"], "eta: out of range"),
+        (["--sampler", "euler"], "sampler must be one of"),
+        (["--sampler", "ddpm", "--eta", "0.5"], "eta does not apply to ddpm"),
+        (["--eta", "2"], "eta must be between 0 and 1"),
         (["--format", "tflite"], "onnx, torchscript, pt2"),
         (["--out", "x.ts"], "one file of another format"),
         (["--format", "onnx", "--format", "pt2", "--out", "x.onnx"], "Do name a folder"),

@@ -127,8 +127,8 @@ def test_a_slice_shows_the_denoising_as_the_denoiser_does_and_a_sampler_says_tha
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["--times", "9,3"], 2, "times: has no place"),
-        (["--sampler", "ddpm", "--variance", "fixed_large"], 2, "variance: has no place"),
+        (["--times", "9,3"], 2, "times cannot be chosen in a one-call"),
+        (["--sampler", "ddpm", "--variance", "fixed_large"], 2, "variance must be fixed_small in a one-call"),
         (["--steps", "41"], 2, "steps: out of range"),
         (["--provider", "cuda"], 4, "runs on the CPU"),
     ],

@@ -129,25 +129,25 @@ def test_every_ending_shows_the_same_images(tmp_path, shape):
 
 
 REFUSED = [
-    (["--n", 0], "n: too few. got 0"),
-    (["--n", -3], "n: too few. got -3"),
+    (["--n", 0], "n must be at least 1, got 0"),
+    (["--n", -3], "n must be at least 1, got -3"),
     (["--n", "many"], "--n"),
     (["--steps", 0], f"got 0, expected 1 to {T}"),
     (["--steps", 2000], f"got 2000, expected 1 to {T}"),
-    (["--eta", 2], "eta: out of range. got 2.0"),
-    (["--eta", "nan"], "eta: out of range. got nan"),
+    (["--eta", 2], "eta must be between 0 and 1, got 2.0"),
+    (["--eta", "nan"], "eta must be between 0 and 1, got nan"),
     (["--seed", -1], "seed: out of range. got -1"),
     (["--seed", 2**63], "seed: out of range"),
-    (["--batch", 0], "batch: too few. got 0"),
+    (["--batch", 0], "batch must be at least 1, got 0"),
     (["--threads", 0], "threads: out of range. got 0"),
     (["--threads", 10**6], "threads: out of range"),
     (["--first", -1], "got -1"),
     (["--first", 2**32], "out of range"),
     (["--provider", "tpu"], "expected one of cpu, cuda"),
-    (["--sampler", "heun"], "expected one of ddpm, ddim"),
-    (["--sampler", "ddpm", "--eta", 0], "eta: has no meaning for ddpm"),
-    (["--variance", "fixed_small"], "variance: has no meaning for ddim"),
-    (["--sampler", "ddpm", "--variance", "tiny"], "variance: unknown"),
+    (["--sampler", "heun"], "sampler must be one of ddpm, ddim"),
+    (["--sampler", "ddpm", "--eta", 0], "eta does not apply to ddpm"),
+    (["--variance", "fixed_small"], "variance does not apply to ddim"),
+    (["--sampler", "ddpm", "--variance", "tiny"], "variance must be one of"),
     (["--times", "30,b"], "--times: not a list of times"),
     (["--times", "3,30"], "times must strictly fall"),
     (["--out", "a.jpg"], "unknown ending"),
@@ -219,5 +219,5 @@ def test_debug_shows_the_traceback(model):
     ending = run_apart(model, "--n", 0, "--debug")
     assert ending.code == 2
     assert "Traceback" in ending.err
-    assert "UsageError: n: too few" in ending.err
+    assert "UsageError: n must be at least 1" in ending.err
     assert_refused(run_apart(model, "--n", 0), 2)

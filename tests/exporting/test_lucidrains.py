@@ -16,12 +16,13 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.importing import compare  # noqa: E402
 from benchmarks.importing.lucidrains import case, ddim_sample, diffusion_and_ema, trainer_contents  # noqa: E402
-from ddpm_export.diffusion import denoiser, trajectory  # noqa: E402
+from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # noqa: E402
 from ddpm_export.exporting import eager_model, load_checkpoint  # noqa: E402
 from ddpm_export.exporting.importers import import_network  # noqa: E402
 from ddpm_export.exporting.importers.layout import Found  # noqa: E402
-from ddpm_export.samplers import ddim  # noqa: E402
+from ddpm_export.samplers import plan, walk  # noqa: E402
+from ddpm_export.spec import Defaults  # noqa: E402
 
 pytestmark = pytest.mark.torch
 TINY = {"dim": 4, "dim_mults": (1, 2), "channels": 1, "attn_heads": (1, 2), "attn_dim_head": (2, 3)}
@@ -123,11 +124,11 @@ def test_sampling_timesteps_and_eta_become_the_default_sampler(tmp_path, eta):
     options = {"image_size": 8, "sampling_timesteps": 7, "ddim_sampling_eta": eta}
     checkpoint = load_checkpoint(tmp_path / "c.pt", options=options)
     spec, noise = checkpoint.spec, torch.randn(8, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert dataclasses.astuple(spec.defaults) == ("ddim", 7, eta)
+    assert spec.defaults == Defaults("ddim", 7, eta)
     expected, times = ddim_sample(ema.ema_model.eval(), noise, 7)
-    steps = trajectory(spec)
-    assert [step.t for step in steps] == list(times)
-    states = ddim(denoiser(eager_model(checkpoint), spec), lambda k: noise[k].numpy(), steps, eta=spec.defaults.eta)
+    steps = plan(spec)
+    assert [row.t for row in steps.rows] == list(times)
+    states = walk(denoiser(eager_model(checkpoint), spec), lambda k: noise[k].numpy(), steps)
     np.testing.assert_allclose(deque(states, maxlen=1).pop().x, expected, rtol=0, atol=2e-5)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_export import ddpm, denoiser, noise_stream, open_model, to_uint8, trajectory
+from ddpm_export import denoiser, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.exporting import FORMATS, Checkpoint, eager_model, export, load_network, prove
 from ddpm_export.golden import replay_golden
@@ -60,11 +60,12 @@ def test_a_learned_variance_goes_with_the_file_and_is_proven_too(tmp_path, kind)
     assert report.proof.error <= 1e-5
     model, spec = open_model(report.path, trust=True)
     assert all(result.passed for result in replay_golden(model, spec))
-    noise, steps = noise_stream(1, range(2), spec.image_shape), trajectory(spec, 20)
+    noise = noise_stream(1, range(2), spec.image_shape)
+    steps = plan(spec, sampler="ddpm", num_steps=20, variance="learned")
     eager = eager_model(Checkpoint(network.eval(), LEARNED))
     finals = []
     for each in (model, eager):
-        *_, last = ddpm(denoiser(each, spec), noise, steps, variance="learned")
+        *_, last = walk(denoiser(each, spec), noise, steps)
         finals.append(to_uint8(last.x).astype(int))
     assert np.abs(finals[0] - finals[1]).max() <= 1
 

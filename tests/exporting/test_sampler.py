@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import COLOUR, GREY, T, learned_model, mix_model, scale_model, sick_model, tiny_spec
 
-from ddpm_export import denoiser, generate, noise_stream, open_model, trajectory
+from ddpm_export import denoiser, generate, noise_stream, open_model, plan, walk
 from ddpm_export.errors import BadFileError, DdpmExportError, ModelRefusedError, NonFiniteError, UsageError
 from ddpm_export.exporting import export
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import normal_table, normals_from_words
 from ddpm_export.runtimes import open_file
-from ddpm_export.samplers import ddim
 from ddpm_export.spec import json_from_spec, spec_from_json
 
 onnx = pytest.importorskip("onnx")
@@ -83,7 +82,7 @@ def states_of(path, seed, first, n, steps, eta):
     """The states of the Python sampler over a denoiser's file."""
     model, spec = open_model(path)
     noise = noise_stream(seed, range(first, first + n), spec.image_shape)
-    return list(ddim(denoiser(model, spec), noise, trajectory(spec, steps), eta=eta))
+    return list(walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=steps, eta=eta)))
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +330,7 @@ def test_the_last_values_within_are_fine(sessions):
 def test_a_network_that_goes_bad_in_the_middle_gives_no_picture(tmp_path, prediction, clip, sick):
     """Clipping would hide an infinity, and a later step would look well."""
     spec = tiny_spec(prediction=prediction, clip_x_0=clip)
-    bad_t = trajectory(spec, 4)[1].t
+    bad_t = plan(spec, num_steps=4).rows[1].t
     model = onnx.ModelProto.FromString(sick_model(bad_t, spec=spec, sick=sick))
     session = session_of(sampler_from_denoiser(model, spec_of_graph(spec, "sampler")))
     with pytest.raises(Exception, match="the network gave NaN or infinity"):
@@ -566,7 +565,7 @@ def test_the_report_tells_what_rounding_costs(wide):
     ends = []
     for model, spec in models:
         noise = noise_stream(0, range(4), spec.image_shape)
-        *_, state = ddim(denoiser(model, spec), noise, trajectory(spec, cost["num_steps"]))
+        *_, state = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=cost["num_steps"]))
         ends.append(to_uint8(state.x).astype(int))
     difference = np.abs(ends[0] - ends[1])
     assert cost["max_level_difference"] == difference.max()

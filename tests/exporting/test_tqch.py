@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from benchmarks.importing import compare
 from benchmarks.importing.tqch import ORACLES, cases
-from ddpm_export.diffusion import denoiser, trajectory
+from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.exporting import Checkpoint, eager_model, load_checkpoint
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import ddpm
+from ddpm_export.samplers import plan, walk
 
 torch = pytest.importorskip("torch")
 
@@ -108,7 +108,8 @@ def recorded_mean():
 
 def step_of(checkpoint, x_t, t, z):
     denoise, steps = denoiser(eager_model(checkpoint), checkpoint.spec), [t, t - 1][: t + 1]
-    return next(iter(ddpm(denoise, lambda _: z, trajectory(checkpoint.spec, times=steps), x=x_t))).x
+    rows = plan(checkpoint.spec, sampler="ddpm", times=steps, variance="fixed_small")
+    return next(walk(denoise, lambda _: z, rows, x=x_t)).x
 
 
 def test_a_step_from_a_mean_goes_where_the_recorded_mean_says():
@@ -149,7 +150,8 @@ def test_a_chain_from_exact_means_is_the_chain_of_the_means_themselves(schedule)
     imported.network.network = Scaled(factor)
     noise = noise_stream(3, range(4), imported.spec.image_shape)
     checkpoint = Checkpoint(imported.network, imported.spec)
-    *_, last = ddpm(denoiser(eager_model(checkpoint), imported.spec), noise, trajectory(imported.spec, T))
+    rows = plan(imported.spec, sampler="ddpm", num_steps=T, variance="fixed_small")
+    *_, last = walk(denoiser(eager_model(checkpoint), imported.spec), noise, rows)
     x, sigma = noise(0).astype(np.float64), np.sqrt(betas * (1.0 - a_prev) / (1.0 - a))
     for i, t in enumerate(range(T - 1, -1, -1)):
         x = factor[t] * x + sigma[t] * noise(i + 1)

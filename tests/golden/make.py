@@ -210,7 +210,7 @@ def arrays(state):
 
 
 def plans():
-    """Plans as a file carries them: rows that look back, with and without noise, learned, repeating and rising times."""
+    """Plans as a file carries them: rows that look back, add noise, have a learned variance, repeat or raise a time."""
     alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
     shape, seed, images, fraction = (1, 2, 3), 1, [0, 7], 0.3
     a = [float(alphas_cumprod[t]) for t in range(50)]

@@ -579,7 +579,7 @@ def test_a_variance_beyond_every_float_is_refused():
 
 
 def test_an_output_that_is_missing():
-    with pytest.raises(BadFileError, match="no output of the spec's name"):
+    with pytest.raises(BadFileError, match="no output 'eps', which its spec names"):
         bits_per_dimension(always("v", 0.0), gaussian_spec(alphas(3)), any_images(1, (1, 2, 3)))
 
 

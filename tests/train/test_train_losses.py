@@ -6,6 +6,7 @@ import torch
 
 from ddpm_export import diffusion
 from ddpm_export.exporting.unet import UNet
+from ddpm_export.samplers import plan
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import ModelSpec
 from train.config import CHOICES
@@ -37,7 +38,7 @@ def test_every_choice_of_loss_exists():
 def test_a_network_that_says_its_target_denoises_perfectly(prediction, rng):
     betas = betas_from_name("linear", 100)
     spec = ModelSpec("toy", prediction, (1, 4, 4), tuple(alphas_cumprod_from_betas(betas).tolist()), clip_x_0=None)
-    for step in diffusion.trajectory(spec, 5):
+    for step in plan(spec, num_steps=5).rows:
         x_0, eps = rng.normal(size=(2, 3, 1, 4, 4))
         a = torch.full((3, 1, 1, 1), step.a, dtype=torch.float64)
         x_t = noised(torch.from_numpy(x_0), torch.from_numpy(eps), a).numpy()

@@ -236,7 +236,7 @@ def _notes(name: str, says: Values, scheduler: Any) -> Iterator[str]:
         yield (
             f"timestep_spacing {says['timestep_spacing']}, steps_offset {says['steps_offset']}: in fewer than {T} "
             f"steps {name} takes other times, such as {_shown(own)} for {n}, not {_shown(ours)}. To have its own, give "
-            "them: trajectory(spec, times=...), or ddpm-run --times."
+            "them: plan(spec, times=...), or ddpm-run --times."
         )
     if name in DDPM and own[-1] > 0 and VARIANCES[says["variance_type"]] != "fixed_small":
         yield (
