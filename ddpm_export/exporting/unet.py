@@ -1,4 +1,4 @@
-"""The UNet of Ho et al. 2020, as the study trained it. Knows nothing of schedules, data or files."""
+"""The UNet of Ho et al. 2020, as the study trained it, and its classes. Knows nothing of schedules, data or files."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ class UNetConfig:
     """Describe the network: everything that decides the shapes of its weights, and nothing else.
 
     Level 0 works at full resolution and each further level at half the one above. `attention_levels`
-    counts from 0; `groups` must divide every level's channel count.
+    counts from 0; `groups` must divide every level's channel count. With `num_classes` above 0 the network takes a
+    class beside the time; the index `num_classes` means "none".
     """
 
     image_shape: tuple[int, int, int] = (1, 28, 28)
@@ -28,6 +29,7 @@ class UNetConfig:
     head_channels: int = 64
     groups: int = 8
     dropout: float = 0.1
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -49,6 +51,8 @@ class UNetConfig:
             raise ConfigError(
                 f"network: dropout out of range. got {self.dropout}, expected 0 to below 1. Do pick one in that range."
             )
+        if self.num_classes < 0:
+            raise ConfigError(f"network: num_classes must not be negative, got {self.num_classes}.")
         factor = 2 ** (len(self.channel_multipliers) - 1)
         _, height, width = self.image_shape
         for name, size in (("height", height), ("width", width)):
@@ -178,7 +182,11 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predict eps, x_0 or v from a noisy image and its time (Ho et al. 2020, appendix B)."""
+    """Predict eps, x_0 or v from a noisy image, its time and, where there are classes, its class.
+
+    Ho et al. 2020, appendix B; the class is embedded and added to the time (Nichol and Dhariwal 2021, section 6), and
+    "none" is a class of its own (Ho and Salimans 2022, section 3.2).
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -210,10 +218,16 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(channels, image_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        if config.num_classes:  # last, so that all other weights begin as they do without classes
+            self.label = nn.Embedding(config.num_classes + 1, 4 * base)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predict: x_t (B, C, H, W) float32 and t (B,) int64, 0-based -> the shape of x_t."""
-        time = self.time(time_embedding(t, self.config.base_channels))
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict: x_t (B, C, H, W) float32 and t (B,) int64, 0-based -> the shape of x_t.
+
+        y: classes (B,) int64 from 0 to `num_classes`, the last of which means "none", as does leaving y out. A network
+        without classes takes none: ValueError.
+        """
+        time = self._activated_time(time_embedding(t, self.config.base_channels), y)
         x = self.stem(x_t)
         skips = [x]
         for stage in self.down:
@@ -224,4 +238,19 @@ class UNet(nn.Module):
         for stage in self.up:
             x = stage(torch.cat([x, skips.pop()], dim=1), time) if isinstance(stage, Stage) else stage(x)
         out: Tensor = self.head(F.silu(self.norm(x)))
+        return out
+
+    def _activated_time(self, embedded: Tensor, y: Tensor | None) -> Tensor:
+        """Return what every block is told of time and class: (B, base_channels) -> (B, 4 base_channels)."""
+        if not self.config.num_classes:
+            if y is not None:
+                raise ValueError("this network has no classes, but y was given")
+            out: Tensor = self.time(embedded)
+            return out
+        if y is None:
+            y = torch.full((len(embedded),), self.config.num_classes, device=embedded.device)
+        *mapping, activation = self.time
+        for layer in mapping:
+            embedded = layer(embedded)
+        out = activation(embedded + self.label(y))
         return out

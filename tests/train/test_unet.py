@@ -63,6 +63,39 @@ def test_every_parameter_has_a_part_in_the_output():
     assert idle == []
 
 
+def with_classes(num_classes, seed=0):
+    torch.manual_seed(seed)
+    sizes = {"image_shape": (1, 8, 8), "channel_multipliers": (1, 2), "attention_levels": (1,)}
+    return UNet(UNetConfig(**sizes, **SMALL, num_classes=num_classes))
+
+
+def test_each_class_and_none_has_its_own_output():
+    network = awake(with_classes(3))
+    x_t, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.full((4,), 5)
+    out = network(x_t, t, torch.arange(4))
+    for i in range(4):
+        for j in range(i):
+            assert float((out[i] - out[j]).detach().abs().max()) > 1e-3
+    assert torch.equal(network(x_t, t)[3], out[3])  # no class at all is "none"
+    torch.testing.assert_close(network(x_t, t)[0], out[3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(x_t, t, torch.tensor([2, 0, 0, 0]))[0], out[2], rtol=1e-4, atol=1e-5)
+
+
+def test_classes_add_an_embedding_and_leave_every_other_weight_as_it_begins():
+    plain, conditional = (with_classes(k).state_dict() for k in (0, 3))
+    assert conditional.keys() - plain.keys() == {"label.weight"}
+    assert conditional.pop("label.weight").shape == (3 + 1, 4 * 8)
+    assert all(torch.equal(conditional[name], value) for name, value in plain.items())
+    assert list(plain) == list(conditional)
+
+
+def test_a_network_without_classes_takes_none():
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="no classes"):
+        with_classes(0)(x_t, t, torch.tensor([0, 1]))
+    assert with_classes(0)(x_t, t, None).shape == x_t.shape
+
+
 @pytest.mark.parametrize(("channels", "head_channels"), [(16, 8), (16, 16), (8, 64)])
 def test_attention_is_torchs_on_the_same_weights(channels, head_channels):
     attention = awake(Attention(channels, head_channels, groups=4))

@@ -42,6 +42,11 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     if type(step) is not int or step < 0:
         raise misfit("step", step, "a count of training steps")
     network_config, model_spec = _network_config(config["network"]), spec_from_json(spec)
+    if network_config.num_classes:  # here the spec gets its input y: contents["classes"] has the names
+        raise BadFileError(
+            f"a network with {network_config.num_classes} classes cannot be exported yet. Train one without "
+            "network.num_classes."
+        )
     if network_config.image_shape != model_spec.image_shape:
         raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
     with torch.device("meta"):  # shapes alone: nothing is allocated before they are seen to fit
@@ -67,7 +72,9 @@ def _network_config(values: dict[str, Any]) -> UNetConfig:
             fits = type(value) in (int, float) and 0.0 <= value < 1.0
             known[name] = value
         else:
-            fits = type(value) is int and 1 <= value <= (MAX_BLOCKS if name == "blocks_per_level" else MAX_CHANNELS)
+            least = 0 if name == "num_classes" else 1
+            most = MAX_BLOCKS if name == "blocks_per_level" else MAX_CHANNELS
+            fits = type(value) is int and least <= value <= most
             known[name] = value
         if not fits:
             raise misfit(f"config.network.{name}", value, f"a value like {default!r}")
