@@ -427,6 +427,54 @@ def test_lazily_a_broken_set_is_refused_when_it_is_opened_or_read(ten):
     assert "got 10 broken of 10" in refused(picture_folder, ten, (1, 4, 6))
 
 
+@pytest.fixture
+def three_classes(tmp_path):
+    """Ten images, the number of each its pixels: 0-3 in a folder "b", deep, 4-8 in "c", 9 in "d"; 3 and 6 broken."""
+    for number in range(10):
+        folder = "b/deep" if number < 4 else "c" if number < 9 else "d"
+        write_image(tmp_path / folder / f"{number}.png", np.full((4, 6), number, dtype=np.uint8))
+    for broken in ("b/deep/3", "c/6"):
+        (tmp_path / f"{broken}.png").write_bytes(b"no")
+    return tmp_path
+
+
+def test_folders_are_classes_and_broken_images_take_their_labels_with_them(three_classes):
+    data = picture_folder(three_classes, (1, 4, 6))
+    assert data.classes == ("b", "c", "d")
+    assert data.images[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 5, 7, 8, 9]
+    np.testing.assert_array_equal(data.labels, np.array([0, 0, 0, 1, 1, 1, 1, 2]), strict=True)
+    images, labels = data.batch(np.array([7, 0, 4]))
+    assert (images[:, 0, 0, 0].tolist(), labels.tolist()) == ([9, 0, 5], [2, 0, 1])
+
+
+@pytest.mark.usefixtures("few_bytes")
+def test_lazily_the_label_is_of_the_image_that_is_seen(three_classes):
+    data = picture_folder(three_classes, (1, 4, 6))
+    assert isinstance(data.images, LazyImages)
+    images, labels = data.batch(np.arange(10))
+    assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 4, 5, 7, 7, 8, 9]
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2]  # the one for 3, of "b", is 4, of "c"
+
+
+def test_where_an_image_is_in_no_folder_there_are_no_classes(three_classes):
+    for broken in ("b/deep/3", "c/6"):
+        (three_classes / f"{broken}.png").unlink()
+    assert image_folder(three_classes, (1, 4, 6)).classes == ("b", "c", "d")
+    write_image(three_classes / "e.png", np.zeros((4, 6), dtype=np.uint8))
+    for read in (image_folder, picture_folder):
+        data = read(three_classes, (1, 4, 6))
+        assert (data.labels, data.classes) == (None, None)
+        assert data.batch(np.array([0]))[1] is None
+
+
+def test_fashion_mnist_has_ten_classes_and_other_labels_have_no_names(tmp_path):
+    write_fashion_mnist(tmp_path)
+    classes = fashion_mnist(tmp_path).classes
+    assert (len(classes), classes[0], classes[7], classes[9]) == (10, "T-shirt", "sneaker", "boot")
+    write_fashion_mnist(tmp_path, labels=LABELS + 5)
+    assert fashion_mnist(tmp_path).classes is None
+
+
 @pytest.mark.parametrize("inner", ["", "stanford_cars"])
 def test_stanford_cars_takes_the_middle_square(tmp_path, inner):
     car = np.zeros((32, 64, 3), dtype=np.uint8)

@@ -46,12 +46,13 @@ def command(
     # whatever loads torch comes after this line
     from train.config import load_config
     from train.distributed import joined_world
-    from train.loop import spec_from_config, steps_per_epoch, train
+    from train.loop import check_classes, spec_from_config, steps_per_epoch, train
     from train.pictures import draw_loss, draw_samples
 
     chosen = load_config(config, changes)
     place = _usable_device(device)
     dataset = open_dataset(chosen.dataset, data, image_shape=chosen.network.image_shape)
+    check_classes(chosen, dataset)
     batches = steps_per_epoch(chosen, dataset)
     if epochs is not None:
         chosen = dataclasses.replace(chosen, steps=epochs * batches)

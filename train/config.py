@@ -26,6 +26,8 @@ class TrainConfig:
 
     Lengths are in optimiser steps, `ema_halflife_images` in images. The learning rate rises over `warmup_steps`, stays
     until `constant_steps` and then falls as 1/sqrt(step) (Karras et al. 2024, eq. 67), so that no end need be known.
+    `label_dropout` is the share of images trained as of no class (Ho and Salimans 2022, algorithm 1); without
+    `network.num_classes` there are no labels to drop.
     """
 
     name: str = "unnamed"
@@ -37,6 +39,7 @@ class TrainConfig:
     prediction: str = "eps"
     loss: str = "l2"
     variance: str = "fixed_small"
+    label_dropout: float = 0.1
     horizontal_flips: bool = False
     batch_size: int = 128
     steps: int = 10_000
@@ -85,6 +88,10 @@ class TrainConfig:
                     f"config {self.name}: {name} out of range. got {getattr(self, name)}, expected a positive "
                     "number up to 1e37. Do change it."
                 )
+        if not 0.0 <= self.label_dropout < 1.0:
+            raise ConfigError(
+                f"config {self.name}: label_dropout must be at least 0 and below 1, got {self.label_dropout}."
+            )
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 
 

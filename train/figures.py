@@ -36,8 +36,6 @@ GAP = 1  # pixels between pictures
 SEED = 0
 T_STRIDE = 10
 LOSS_IMAGES = 64
-# Xiao et al. 2017, table 2
-CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 # Okabe and Ito 2008: told apart by the colour-blind
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 STYLES = dict(zip(SCHEDULES, zip((BLUE, ORANGE, GREEN, PINK), ("-", "--", "-.", ":"), strict=True), strict=True))
@@ -60,7 +58,7 @@ def draw_data(data: Dataset) -> Figure:
     axes = left.subplots()
     height = data.images.shape[1]
     axes.imshow(_strip(rows), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-    names = [CLASSES[kind] if len(kinds) == len(CLASSES) else str(kind) for kind in kinds]
+    names = [str(kind) if data.classes is None else data.classes[kind] for kind in kinds]
     axes.set_yticks(_centres(len(rows), height), names[: len(rows)])
     axes.set(xticks=[], title="ten of each class")
     axes.tick_params(length=0)

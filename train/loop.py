@@ -26,7 +26,7 @@ from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, target
 
-__all__ = ["Progress", "spec_from_config", "steps_per_epoch", "train"]
+__all__ = ["Progress", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,16 @@ def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
     return len(dataset.images) // config.batch_size
 
 
+def check_classes(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise ConfigError where the network has classes and the data set has none, or another number of them."""
+    count, names = config.network.num_classes, dataset.classes or ()
+    if not count or (dataset.labels is not None and len(names) == count):
+        return
+    if not names or dataset.labels is None:
+        raise ConfigError(f"network.num_classes is {count}, but {dataset.name} has no classes. Set it to 0.")
+    raise ConfigError(f"network.num_classes is {count}, but {dataset.name} has {len(names)} classes. Set it to that.")
+
+
 def train(
     config: TrainConfig,
     dataset: Dataset,
@@ -83,9 +93,10 @@ def train(
     takes its share of the same batches, and rank 0 alone writes; any number of them goes on from what another wrote.
 
     Raises NonFiniteError when loss, gradient or weights are no number (the last checkpoint stays), ConfigError when the
-    checkpoint was made for other weights or the batch does not split, KeyboardInterrupt on SIGINT or SIGTERM, of
-    whatever rank, after writing a checkpoint.
+    checkpoint was made for other weights, the batch does not split or the classes are not those of the data set,
+    KeyboardInterrupt on SIGINT or SIGTERM, of whatever rank, after writing a checkpoint.
     """
+    check_classes(config, dataset)
     path = out / "checkpoint.pt"
     share = world.share(config.batch_size)
     order = _Order(config.seed, len(dataset.images), config.batch_size, steps_per_epoch(config, dataset))
@@ -113,8 +124,9 @@ def train(
             ema=ema,
             optimizer=optimizer.state_dict(),
             step=step,
-            config=json.loads(json.dumps(dataclasses.asdict(config))),
+            config=_stored(config),
             spec=json_from_spec(spec),
+            **({"classes": list(dataset.classes or ())} if config.network.num_classes else {}),
         )
 
     forward = world.wrapped(network)
@@ -129,12 +141,14 @@ def train(
     with _stop_requests() as stop_asked:
         while step < config.steps:
             draws = _Draws(config, step, share, world.rank)
-            pixels = dataset.images[order.batch(step)[share]].transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
+            images, labels = dataset.batch(order.batch(step)[share])
+            pixels = images.transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
             x_0 = torch.from_numpy(pixels).to(device).float() / 127.5 - 1.0
+            y = None if draws.unlabelled is None else _classes_told(config, labels, draws.unlabelled).to(device)
             if draws.flips is not None:
                 x_0 = torch.where(draws.flips.to(device), x_0.flip(3), x_0)
             with _torch_problems():
-                loss = _update(config, forward, network, optimizer, x_0, draws, alphas, step)
+                loss = _update(config, forward, network, optimizer, x_0, y, draws, alphas, step)
             step += 1
             _update_ema(ema, network, config, step)
             losses.append(loss)
@@ -160,12 +174,27 @@ def _pictures_due(config: TrainConfig, step: int) -> bool:
     return every > 0 and (step % every == 0 or step == config.steps)
 
 
+def _stored(config: TrainConfig) -> dict[str, Any]:
+    """Return the configuration as a checkpoint has it: without classes, the same as before there were any."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    if not config.network.num_classes:
+        del values["network"]["num_classes"], values["label_dropout"]
+    return values
+
+
+def _classes_told(config: TrainConfig, labels: NDArray[np.int64] | None, unlabelled: Tensor) -> Tensor:
+    """Return the class (B,) that the network is told of each image: "none" for the unlabelled ones."""
+    assert labels is not None  # check_classes has seen them
+    return torch.where(unlabelled, config.network.num_classes, torch.from_numpy(labels))
+
+
 def _update(
     config: TrainConfig,
-    forward: Callable[[Tensor, Tensor], Tensor],
+    forward: Callable[..., Tensor],
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     x_0: Tensor,
+    y: Tensor | None,
     draws: "_Draws",
     alphas: Tensor,
     step: int,
@@ -177,7 +206,7 @@ def _update(
     if config.channels_last:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
     with torch.autocast(x_0.device.type, torch.bfloat16, enabled=config.bf16):
-        predicted = forward(x_t, t)
+        predicted = forward(x_t, t) if y is None else forward(x_t, t, y)
     loss = LOSSES[config.loss](predicted.float(), target(config.prediction, x_0, eps, a))
     optimizer.zero_grad()
     loss.backward()
@@ -272,9 +301,10 @@ class _Order:
 
 
 class _Draws:
-    """What is random in a step: flips, t and eps of the whole batch, cut to a share, so that shares do not change it.
+    """What is random in a step: flips, t, eps and whose label is dropped, of the whole batch, cut to a share.
 
-    They are drawn on the CPU: the same numbers on every device. Dropout draws on, from another place on each rank.
+    Shares do not change them, nor do classes change flips, t and eps: labels are dropped after these. All are drawn on
+    the CPU: the same numbers on every device. Dropout draws on, from another place on each rank.
     """
 
     def __init__(self, config: TrainConfig, step: int, share: slice, rank: int) -> None:
@@ -283,6 +313,8 @@ class _Draws:
         self.flips = (torch.rand(count, 1, 1, 1) < 0.5)[share] if config.horizontal_flips else None
         self.t = torch.randint(0, config.num_train_timesteps, (count,))[share]
         self.eps = torch.randn(count, *config.network.image_shape)[share]
+        drops = torch.rand(count) < config.label_dropout if config.network.num_classes else None
+        self.unlabelled = None if drops is None else drops[share]
         if rank > 0:
             torch.manual_seed(_mixed(config.seed, step, rank))
 

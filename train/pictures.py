@@ -23,13 +23,21 @@ SEED, NUM_IMAGES = 0, 16
 def draw_samples(
     path: Path, config: UNetConfig, weights: Mapping[str, Tensor], spec: ModelSpec, device: str, step: int
 ) -> None:
-    """Write a grid of 16 samples, always of the same noise, by the spec's default steps of DDIM."""
+    """Write a grid of 16 samples, always of the same noise, by the spec's default steps of DDIM.
+
+    Of a network with K classes sample k is of class k mod K.
+    """
     from ddpm_export.images import save_images, to_uint8
 
     with torch.device("meta"):  # no memory, and no random initialisation
         network = UNet(config)
     network.load_state_dict(weights, assign=True)
-    denoise = denoiser(model_from_module(network.eval(), spec, device), spec)
+    network.eval()
+    if config.num_classes:
+        y = (torch.arange(NUM_IMAGES) % config.num_classes).to(device)
+        denoise = denoiser(model_from_module(lambda x_t, t: network(x_t, t, y), spec, device), spec)
+    else:
+        denoise = denoiser(model_from_module(network, spec, device), spec)
     noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
     *_, last = walk(denoise, noise, plan(spec, sampler="ddim"))
     save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})

@@ -13,6 +13,8 @@ from ddpm_export.errors import BadFileError
 
 __all__ = ["cifar10"]
 
+# in the order of batches.meta
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 PIXELS = 3 * 32 * 32  # planes of red, green and blue
 MAX_BYTES = 2**26  # a file has 10,000 images, 31 MB
@@ -41,7 +43,7 @@ def cifar10(folder: str | Path, *, train: bool = True) -> Dataset:
         )
     planes = np.concatenate([data for data, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
-    return Dataset("cifar10", np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, None)
+    return Dataset("cifar10", np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, None, classes=CLASSES)
 
 
 def _contents(path: Path) -> bytes:

@@ -25,6 +25,7 @@ class Dataset:
     """Images as uint8 (N, H, W, C), labels int64 (N,) where the source has any, and where they came from.
 
     `broken` tells of each image that could not be read, in a line; where images are decoded when asked for, it grows.
+    `classes` names the labels in their order, where there are any.
     """
 
     name: str
@@ -32,6 +33,18 @@ class Dataset:
     labels: NDArray[np.int64] | None
     license: str | None
     broken: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] | None = None
+
+    def batch(self, index: NDArray[np.int64]) -> "tuple[Pixels, NDArray[np.int64] | None]":
+        """Return images (B, H, W, C) at the positions of an index (B,) and their labels (B,), None without any.
+
+        Where another image stands for a broken one, the label is that of what is seen.
+        """
+        if isinstance(self.images, LazyImages):
+            images, index = self.images.read(index)
+        else:
+            images = self.images[index]
+        return images, None if self.labels is None else self.labels[index]
 
 
 class LazyImages:
@@ -55,20 +68,25 @@ class LazyImages:
 
     def __getitem__(self, index: Any) -> Pixels:
         """Return what an array would, decoded: uint8 (..., H, W, C); raises BadFileError where none is sound."""
+        return self.read(index)[0]
+
+    def read(self, index: Any) -> tuple[Pixels, NDArray[np.int64]]:
+        """Return images uint8 (..., H, W, C), as indexing does, and the positions (...) that they were found at."""
         positions = self._positions[index]
-        images = _in_threads(self._sound, np.ravel(positions).tolist())
-        return np.array(images, dtype=np.uint8).reshape(*np.shape(positions), *self.shape[1:])
+        found = _in_threads(self._sound, np.ravel(positions).tolist())
+        images = np.array([image for image, _ in found], dtype=np.uint8).reshape(*np.shape(positions), *self.shape[1:])
+        return images, np.array([place for _, place in found], dtype=np.int64).reshape(np.shape(positions))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.uint8, copy=False)
 
-    def _sound(self, position: int) -> Pixels:
+    def _sound(self, position: int) -> tuple[Pixels, int]:
         for place in range(position, position + len(self)):
             place %= len(self)
             if place in self._known:
                 continue
             try:
-                return self._read(place)
+                return self._read(place), place
             except BadFileError as exc:
                 with self._lock:
                     if place not in self._known:
@@ -82,12 +100,14 @@ def encoded_images(
     items: Sequence[Any],
     read: Callable[[Any], Pixels],
     image_shape: tuple[int, int, int],
+    labels: NDArray[np.int64] | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Return the data set of encoded images: where they fit, decoded at once and without the broken ones, else lazily.
 
     `items` are what `read` takes, one an image, at least one; `read` returns uint8 (H, W, C) of `image_shape` (C, H, W)
-    or raises BadFileError for a broken one, and runs in threads. Raises BadFileError where more than half are broken:
-    of all, or of 64 spread over those that are decoded lazily.
+    or raises BadFileError for a broken one, and runs in threads. `labels` (N,) and `classes` are those of the items.
+    Raises BadFileError where more than half are broken: of all, or of 64 spread over those that are decoded lazily.
     """
     broken: list[str] = []
     channels, height, width = image_shape
@@ -97,19 +117,19 @@ def encoded_images(
         failed = [told for told in _in_threads(lambda place: _try(read, items[place]), probed) if isinstance(told, str)]
         if 2 * len(failed) > len(probed):
             raise _mostly_broken(failed, len(probed))
-        return Dataset(name, lazy, None, None, broken)
+        return Dataset(name, lazy, labels, None, broken, classes)
     images = np.empty((len(items), height, width, channels), dtype=np.uint8)
-    count = 0
+    sound: list[int] = []
     for start in range(0, len(items), 1024):  # a part at a time: no second copy of them all
-        for image in _in_threads(lambda item: _try(read, item), items[start : start + 1024]):
+        for place, image in enumerate(_in_threads(lambda item: _try(read, item), items[start : start + 1024]), start):
             if isinstance(image, str):
                 broken.append(image)
             else:
-                images[count] = image
-                count += 1
+                images[len(sound)] = image
+                sound.append(place)
     if 2 * len(broken) > len(items):
         raise _mostly_broken(broken, len(items))
-    return Dataset(name, images[:count], None, None, broken)
+    return Dataset(name, images[: len(sound)], None if labels is None else labels[sound], None, broken, classes)
 
 
 def _try(read: Callable[[Any], Pixels], item: Any) -> Pixels | str:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_export.datasets.dataset import Dataset, encoded_images
 from ddpm_export.errors import BadFileError
@@ -17,7 +18,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read every image below a folder, in sorted order, as uint8 (N, H, W, C) of `image_shape` (C, H, W).
 
-    For images that were made to be compared: one of another size, or a broken one, is refused by name.
+    For images that were made to be compared: one of another size, or a broken one, is refused by name. Classes are as
+    in `picture_folder`.
     """
     paths = _paths(Path(folder))
     channels, height, width = image_shape
@@ -30,19 +32,27 @@ def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Datas
                 "images, or set network.image_shape to theirs."
             )
         images[index] = image
-    return Dataset(Path(folder).name, images, None, None)
+    labels, classes = _classes(paths, Path(folder))
+    return Dataset(Path(folder).name, images, labels, None, classes=classes)
 
 
 def picture_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read every image below a folder, in sorted order, cropped and resized to `image_shape` (C, H, W), C 1 or 3.
 
-    See `read_image` for how. Broken images are left out and told of in `broken`; raises BadFileError where most are, or
-    where there is none.
+    Where every image lies in a folder below `folder`, the folders directly below it are the classes, in sorted order.
+    See `read_image` for how it is cropped and resized. Broken images are left out and told of in `broken`; raises
+    BadFileError where most are, or where there is none.
     """
     channels, height, width = image_shape
     paths = _paths(Path(folder))
+    labels, classes = _classes(paths, Path(folder))
     return encoded_images(
-        Path(folder).resolve().name, paths, lambda path: read_image(path, channels, size=(height, width)), image_shape
+        Path(folder).resolve().name,
+        paths,
+        lambda path: read_image(path, channels, size=(height, width)),
+        image_shape,
+        labels,
+        classes,
     )
 
 
@@ -66,6 +76,15 @@ def noto_emoji(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset
     inner = Path(folder) / "img" / "google" / "64"  # beside sheets, that hold all of them on one page
     place = inner if inner.is_dir() else folder
     return dataclasses.replace(picture_folder(place, image_shape), name="noto-emoji", license="Apache-2.0")
+
+
+def _classes(paths: list[Path], folder: Path) -> tuple[NDArray[np.int64] | None, tuple[str, ...] | None]:
+    """Return each path's class, the folder below `folder` that it is in, and their names; None where one is in none."""
+    inner = [path.relative_to(folder).parts for path in paths]
+    if any(len(parts) == 1 for parts in inner):
+        return None, None
+    names = sorted({parts[0] for parts in inner})
+    return np.array([names.index(parts[0]) for parts in inner], dtype=np.int64), tuple(names)
 
 
 def _paths(folder: Path) -> list[Path]:

@@ -28,6 +28,8 @@ FASHION_MNIST_SHA256 = {
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+# Xiao et al. 2017, table 2
+CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MAX_IDX_BYTES = 2**31
 
@@ -101,7 +103,8 @@ def fashion_mnist(
             f"{paths[0]}: not Fashion-MNIST. got images {images.shape} and labels {labels.shape}, expected (N, 28, 28) "
             "and (N,). Do check the folder."
         )
-    return Dataset("fashion-mnist", images[..., None], labels.astype(np.int64), "MIT")
+    classes = CLASSES if labels.max() < len(CLASSES) else None  # others publish other labels in the same files
+    return Dataset("fashion-mnist", images[..., None], labels.astype(np.int64), "MIT", classes=classes)
 
 
 def _gzipped_or_plain(folder: Path, name: str) -> Path:

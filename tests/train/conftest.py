@@ -62,6 +62,16 @@ def toy_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def toy_folders(toy_folder):
+    """The same images, a folder a class: a and b."""
+    for number, path in enumerate(sorted((toy_folder / "images").iterdir())):
+        place = toy_folder / "classes" / "ab"[number % 2] / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    return toy_folder / "classes"
+
+
+@pytest.fixture(scope="session")
 def toy_config(toy_folder):
     """Return the configuration with some fields changed, as `--set` changes them."""
     from train.config import load_config

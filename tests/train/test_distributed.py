@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_export.datasets import picture_folder
 from ddpm_export.errors import ConfigError
 from ddpm_export.exporting.checkpoint import load_torch_file
 from train.distributed import ALONE, World
@@ -125,15 +126,19 @@ def test_ranks_agree(start_ranks):
         assert refused.startswith("rank: differs between processes. got [0, 1], expected the same.")
 
 
+@pytest.mark.parametrize("num_classes", [0, 2])
 def test_two_processes_go_on_from_one_and_one_from_two_along_the_same_curve(
-    toy_folder, toy_config, toy_dataset, tmp_path
+    num_classes, toy_folder, toy_folders, toy_config, tmp_path
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(toy_config(**EXACT, steps=15), toy_dataset, whole, "cpu", silent)
-    train(toy_config(**EXACT, steps=3), toy_dataset, parts, "cpu", silent)
-    settings = [f"--set={name.replace('__', '.')}={value}" for name, value in EXACT.items()]
+    images = toy_folders if num_classes else toy_folder / "images"
+    dataset = picture_folder(images, (1, 8, 8))
+    changes = {**EXACT, "network__num_classes": num_classes}
+    train(toy_config(**changes, steps=15), dataset, whole, "cpu", silent)
+    train(toy_config(**changes, steps=3), dataset, parts, "cpu", silent)
+    settings = [f"--set={name.replace('__', '.')}={value}" for name, value in changes.items()]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train"]
-    options = ["--config", toy_folder / "toy.json", "--data", toy_folder / "images", "--out", parts, "--steps=12"]
+    options = ["--config", toy_folder / "toy.json", "--data", images, "--out", parts, "--steps=12"]
     done = subprocess.run(
         [sys.executable, *map(str, [*torchrun, *options, *settings, "--json"])],
         cwd=ROOT,
@@ -144,7 +149,7 @@ def test_two_processes_go_on_from_one_and_one_from_two_along_the_same_curve(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["step"] == 12  # one result, not one a rank
     assert done.stderr.count("step 12/12") == done.stderr.count("going on from step 3") == 1
-    train(toy_config(**EXACT, steps=15), toy_dataset, parts, "cpu", silent)
+    train(toy_config(**changes, steps=15), dataset, parts, "cpu", silent)
     steps, curve = losses(parts)
     assert steps == list(range(1, 16))  # rank 1 wrote none of its own
     np.testing.assert_allclose(curve, losses(whole)[1], rtol=1e-5)

@@ -1,0 +1,232 @@
+"""Training with classes: what the network is told, and that a training without classes is what it always was."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train.loop as train_loop
+from ddpm_export.datasets import Dataset, picture_folder
+from ddpm_export.diffusion import denoiser, trajectory
+from ddpm_export.errors import BadFileError, ConfigError
+from ddpm_export.exporting import load_checkpoint
+from ddpm_export.exporting.checkpoint import load_torch_file
+from ddpm_export.exporting.unet import UNet
+from ddpm_export.files import sha256_of
+from ddpm_export.images import to_uint8
+from ddpm_export.noise import noise_stream
+from ddpm_export.runtimes.torch_archive import model_from_module
+from ddpm_export.samplers import ddim
+from train.config import config_from_dict
+from train.distributed import ALONE, World
+from train.loop import _Draws, _Order, _stored, check_classes, spec_from_config, train
+from train.pictures import draw_samples
+
+pytestmark = pytest.mark.torch
+ROOT = Path(__file__).parents[2]
+CLASSES = ("dark", "middling", "bright")
+THREE = {"network__num_classes": 3}
+
+
+def silent(_progress):
+    pass
+
+
+@pytest.fixture(scope="session")
+def labelled(toy_dataset):
+    """The toy's images, with classes that have nothing to do with them."""
+    return dataclasses.replace(toy_dataset, labels=np.arange(40) % 3, classes=CLASSES)
+
+
+def old_seed(*numbers):
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()[:8], "little") >> 1
+
+
+def old_training(config, images, steps):
+    """The training of release 0.1.0, written out: float32, one process, flips, no dropout; eps, l2."""
+    torch.manual_seed(config.seed)
+    network = UNet(config.network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+    betas = torch.linspace(1e-4, 0.02, config.num_train_timesteps, dtype=torch.float64)
+    alphas = torch.cumprod(1 - betas, 0).float()
+    order = np.random.default_rng([config.seed, 0]).permutation(len(images))
+    for step in range(steps):
+        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+        x_0 = torch.from_numpy(images[chosen].transpose(0, 3, 1, 2).copy()).float() / 127.5 - 1.0
+        torch.manual_seed(old_seed(config.seed, step))
+        flips = torch.rand(len(chosen), 1, 1, 1) < 0.5
+        t = torch.randint(0, config.num_train_timesteps, (len(chosen),))
+        eps = torch.randn(x_0.shape)
+        x_0 = torch.where(flips, x_0.flip(3), x_0)
+        a = alphas[t][:, None, None, None]
+        loss = torch.nn.functional.mse_loss(network(torch.sqrt(a) * x_0 + torch.sqrt(1 - a) * eps, t), eps)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm_max)
+        optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
+        optimizer.step()
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_without_classes_every_bit_is_as_in_the_first_release(toy_config, toy_dataset, labelled, with_labels, tmp_path):
+    changes = {"bf16": "false", "channels_last": "false", "horizontal_flips": "true", "network__dropout": 0}
+    config = toy_config(**changes, steps=4)
+    path = train(config, labelled if with_labels else toy_dataset, tmp_path, "cpu", silent)
+    trained = load_torch_file(path)["network"]
+    expected = old_training(config, toy_dataset.images, 4)
+    assert trained.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in trained.items())
+
+
+def test_without_classes_a_checkpoint_says_what_it_said_before():
+    contents = load_torch_file(ROOT / "exported" / "checkpoint.pt")
+    assert _stored(config_from_dict(contents["config"])) == contents["config"]
+    assert "classes" not in contents
+
+
+def test_classes_change_neither_flips_nor_t_nor_eps(toy_config):
+    plain, conditional = (toy_config(horizontal_flips="true", **more) for more in ({}, THREE))
+    for step in range(3):
+        a, b = (_Draws(config, step, slice(None), 0) for config in (plain, conditional))
+        for name in ("flips", "t", "eps"):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+        assert a.unlabelled is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_so_many_labels_are_dropped(toy_config, share):
+    config = toy_config(**THREE, label_dropout=share)
+    dropped = torch.stack([_Draws(config, step, slice(None), 0).unlabelled for step in range(1000)]).double()
+    deviation = (share * (1.0 - share) / dropped.numel()) ** 0.5
+    assert abs(float(dropped.mean()) - share) <= 4.0 * deviation
+    if share:
+        assert len(torch.unique(dropped, dim=0)) > 20  # not the same ones each time
+
+
+def test_ranks_drop_parts_of_what_one_process_drops(toy_config):
+    config = toy_config(**THREE, label_dropout=0.5)
+    worlds = (ALONE, World(0, 2), World(1, 2))
+    for step in range(5):
+        whole, *parts = (_Draws(config, step, w.share(config.batch_size), w.rank).unlabelled for w in worlds)
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_the_network_is_told_the_class_of_each_image_or_none(toy_config, labelled, tmp_path, monkeypatch, share):
+    config, told = toy_config(**THREE, label_dropout=share), []
+
+    def seen(*arguments):
+        told.append(arguments[5])
+        return update(*arguments)
+
+    update = train_loop._update
+    monkeypatch.setattr(train_loop, "_update", seen)
+    train(config, labelled, tmp_path, "cpu", silent)
+    order, count = _Order(config.seed, 40, config.batch_size, 5), 0
+    for step, y in enumerate(told):
+        unlabelled = _Draws(config, step, slice(None), 0).unlabelled.numpy()
+        np.testing.assert_array_equal(y, np.where(unlabelled, 3, labelled.labels[order.batch(step)]), strict=True)
+        count += int(unlabelled.sum())
+    assert len(told) == config.steps
+    assert (count > 0) == (share > 0.0)
+
+
+@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize("changes", [{}, {"bf16": "false", "label_dropout": 0.5}], ids=str)
+def test_in_two_parts_or_in_one_the_bytes_are_the_same(toy_config, labelled, tmp_path, first, changes):
+    config = toy_config(**THREE, **changes)
+    whole = train(config, labelled, tmp_path / "whole", "cpu", silent)
+    train(dataclasses.replace(config, steps=first), labelled, tmp_path / "parts", "cpu", silent)
+    assert sha256_of(train(config, labelled, tmp_path / "parts", "cpu", silent)) == sha256_of(whole)
+    others = dataclasses.replace(labelled, labels=(labelled.labels + 1) % 3)
+    assert sha256_of(train(config, others, tmp_path / "others", "cpu", silent)) != sha256_of(whole)
+
+
+def test_the_checkpoint_names_the_classes_and_learns_all_of_them(toy_config, labelled, tmp_path):
+    config = toy_config(**THREE, label_dropout=0.5)
+    contents = load_torch_file(train(config, labelled, tmp_path, "cpu", silent))
+    assert contents["classes"] == list(CLASSES)
+    assert (contents["config"]["network"]["num_classes"], contents["config"]["label_dropout"]) == (3, 0.5)
+    torch.manual_seed(config.seed)
+    moved = (contents["network"]["label.weight"] - UNet(config.network).label.weight).abs().amax(dim=1)
+    assert moved.shape == (4,)
+    assert bool((moved > 0).all())
+
+
+def test_a_conditional_checkpoint_is_not_exported_as_if_it_had_no_classes(toy_config, labelled, tmp_path):
+    path = train(toy_config(**THREE, steps=1), labelled, tmp_path, "cpu", silent)
+    with pytest.raises(BadFileError, match="a network with 3 classes cannot be exported") as refused:
+        load_checkpoint(path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "dataset_changes", "said"),
+    [
+        (3, {"labels": None, "classes": None}, "has no classes"),
+        (3, {"classes": None}, "has no classes"),
+        (4, {}, "has 3 classes"),
+    ],
+)
+def test_classes_that_the_data_does_not_have_are_refused(toy_config, labelled, tmp_path, count, dataset_changes, said):
+    config, dataset = toy_config(network__num_classes=count), dataclasses.replace(labelled, **dataset_changes)
+    with pytest.raises(ConfigError, match=f"^network.num_classes is {count}, but images {said}"):
+        train(config, dataset, tmp_path, "cpu", silent)
+    assert list(tmp_path.iterdir()) == []
+    check_classes(toy_config(), dataset)  # without classes any data will do
+
+
+@pytest.mark.parametrize(("key", "text"), [("label_dropout", "1"), ("label_dropout", "-0.1"), ("num_classes", "-1")])
+def test_shares_and_counts_out_of_range_are_refused(toy_config, key, text):
+    with pytest.raises(ConfigError, match=rf"{key} must .*, got {text}"):
+        toy_config(**{f"network__{key}" if key == "num_classes" else key: text})
+
+
+def test_from_the_command_line_a_folder_a_class(run, toy_folders, tmp_path):
+    code, out, told = run("--set", "network.num_classes=2")
+    assert (code, out, told) == (
+        2,
+        "",
+        "error: network.num_classes is 2, but images has no classes. Set it to 0.\n",
+    )
+    code, out, _ = run("--set", "network.num_classes=2", "--data", toy_folders, "--json")
+    assert code == 0
+    assert load_torch_file(json.loads(out)["checkpoint"])["classes"] == ["a", "b"]
+    assert (tmp_path / "out" / "samples.png").exists()
+    assert picture_folder(toy_folders, (1, 8, 8)).labels.tolist() == [0] * 20 + [1] * 20
+
+
+def test_pictures_show_the_classes_in_turn(toy_config, labelled, tmp_path):
+    config = toy_config(**THREE, prediction="v")
+    spec = spec_from_config(config, labelled)
+    torch.manual_seed(0)
+    network = UNet(config.network).eval()
+    weights = {name: value + 0.05 * torch.randn(value.shape) for name, value in network.state_dict().items()}
+    draw_samples(tmp_path / "s.png", config.network, weights, spec, "cpu", 7)
+    with Image.open(tmp_path / "s.png") as image:
+        tiles = np.asarray(image).reshape(4, 8, 4, 8).transpose(0, 2, 1, 3).reshape(16, 8, 8)
+    network.load_state_dict(weights)
+    noise = noise_stream(0, range(16), spec.image_shape)
+    for label in range(3):
+
+        def model(x_t, t, label=label):
+            return network(x_t, t, torch.full((16,), label))
+
+        *_, last = ddim(denoiser(model_from_module(model, spec, "cpu"), spec), noise, trajectory(spec))
+        same = (np.abs(to_uint8(last.x)[..., 0].astype(int) - tiles) <= 1).all(axis=(1, 2))
+        assert same.tolist() == [k % 3 == label for k in range(16)]
+
+
+def test_a_training_reads_labels_where_images_are_decoded_late(toy_config, labelled, toy_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpm_export.datasets.dataset.MAX_ARRAY_BYTES", 0)
+    lazy = picture_folder(toy_folder / "images", (1, 8, 8))
+    late = Dataset("images", lazy.images, labelled.labels, None, classes=CLASSES)
+    config = toy_config(**THREE)
+    digests = {sha256_of(train(config, data, tmp_path / str(id(data)), "cpu", silent)) for data in (labelled, late)}
+    assert len(digests) == 1
