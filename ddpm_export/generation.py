@@ -15,7 +15,7 @@ from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row
 from ddpm_export.runtimes import open_file
-from ddpm_export.samplers import Choice, State, choose, walk
+from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
 from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec
 
 __all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults"]
@@ -140,6 +140,8 @@ def with_defaults(
 
 
 def _refuse_what_a_graph_cannot(spec: ModelSpec, chosen: Choice) -> None:
+    if chosen.sampler not in (None, *FORMULAS):
+        raise UsageError(f"{chosen.sampler} cannot be chosen in a one-call {spec.graph}. Run the .onnx it was made from.")
     variance = chosen.knobs.get("variance", "fixed_small")
     if variance != "fixed_small":
         raise UsageError(f"variance must be fixed_small in a one-call {spec.graph}, got {variance!r}.")

@@ -115,7 +115,7 @@ def bound_inputs(
         elif one.none is not None:
             values[one.name] = np.full((batch, *one.shape), one.none, dtype=one.dtype)
         else:
-            raise UsageError(f"Input {one.name!r} must be given: a {one.kind} of shape {one.shape}.")
+            raise UsageError(f"Input {one.name!r}, of kind {one.kind} and shape {one.shape}, must be given.")
     return values
 
 

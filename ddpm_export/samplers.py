@@ -4,6 +4,7 @@ A solver's rows weigh what the denoiser found at this and the last few evaluatio
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from ddpm_export.schedules import spacing
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 
 __all__ = [
+    "FORMULAS",
     "SAMPLERS",
     "Choice",
     "Grid",
@@ -29,7 +31,11 @@ __all__ = [
     "ddim",
     "ddim_weights",
     "ddpm",
+    "dpmpp_2m",
     "grid",
+    "half_log_snr",
+    "heun",
+    "ipndm",
     "knobs_of",
     "plan",
     "walk",
@@ -59,7 +65,15 @@ class State(NamedTuple):
     history: tuple[tuple[Array, Array], ...] = ()
 
 
+MIN_A = 1e-5  # below it an image is lost in its noise, and a higher order would only weigh that by thousands
+ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
 # --- solvers ---
+
+
+def half_log_snr(a: float) -> float:
+    """Return lambda = log(sqrt(a) / sqrt(1 - a)), half the log signal-to-noise ratio (Lu et al. 2022, section 2)."""
+    return 0.5 * (math.log(a) - math.log1p(-a))
 
 
 def ddim_weights(a: Any, a_prev: Any, eta: Any) -> tuple[Any, Any, Any]:
@@ -100,7 +114,61 @@ def ddpm(grid: Grid, *, variance: str = "fixed_small") -> list[Row]:
     return rows
 
 
-SAMPLERS: dict[str, Solver] = {"ddpm": ddpm, "ddim": ddim}
+def dpmpp_2m(grid: Grid) -> list[Row]:
+    """Return the rows of DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): second order, one evaluation a step.
+
+    First order at the start, at the picture, and where a is below 1e-5. Without its second-order term it is ddim.
+    """
+    rows = ddim(grid)
+    for k in range(1, len(rows)):
+        a_before, a, a_next = grid.a[k - 1 : k + 2]
+        if a_before < MIN_A or a_next == 1.0:
+            continue
+        h_before, h = half_log_snr(a) - half_log_snr(a_before), half_log_snr(a_next) - half_log_snr(a)
+        # alpha (1 - e^-h) / 2r, with r = h_before / h: what the slope between the last two clean images weighs
+        slope = (sqrt(a_next) - sqrt(1.0 - a_next) * sqrt(a) / sqrt(1.0 - a)) * h / (2.0 * h_before)
+        rows[k] = rows[k]._replace(x_0=(sqrt(a_next) + slope, -slope))
+    return rows
+
+
+def ipndm(grid: Grid) -> list[Row]:
+    """Return the rows of improved PNDM (Zhang and Chen 2022, eq. 35): Adams-Bashforth of order 4 on ddim's step.
+
+    The noises found are extrapolated as if their times were even (Liu et al. 2022, eq. 12); orders 1 to 3 at the
+    start. First order where a is below 1e-5.
+    """
+    rows, found = ddim(grid), 0
+    for k, row in enumerate(rows):
+        a, a_next = grid.a[k : k + 2]
+        found = found + 1 if a >= MIN_A else 0
+        if found < 2:
+            continue
+        adams = ADAMS_BASHFORTH[min(found, 4) - 1]
+        # x / alpha moves by eps per unit of Karras's sigma; the state itself holds sigma eps besides x_0
+        moved = sqrt(1.0 - a_next) - sqrt(a_next) * sqrt(1.0 - a) / sqrt(a)
+        kept = sqrt(1.0 - a_next) - moved
+        rows[k] = row._replace(eps=(kept + moved * adams[0], *(moved * weight for weight in adams[1:])))
+    return rows
+
+
+def heun(grid: Grid) -> list[Row]:
+    """Return the rows of Heun's method (Karras et al. 2022, algorithm 1): second order, two evaluations a step.
+
+    The second is at the next time, of the state that ddim's step leads to, and corrects it by half the difference of
+    the noises. First order, of one evaluation, at the picture and where a is below 1e-5.
+    """
+    rows: list[Row] = []
+    times = (*grid.t[1:], None)
+    for row, t_next, a_next in zip(ddim(grid), times, grid.a[1:], strict=True):
+        rows.append(row._replace(i=len(rows) + 1))
+        if t_next is not None and row.a >= MIN_A:
+            half = (sqrt(1.0 - a_next) - sqrt(a_next) * sqrt(1.0 - row.a) / sqrt(row.a)) / 2.0
+            rows.append(Row(len(rows) + 1, t_next, a_next, row.x_0, (row.eps[0] + half, -half)))
+    return rows
+
+
+SAMPLERS: dict[str, Solver] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "ipndm": ipndm, "heun": heun}
+FORMULAS = ("ddpm", "ddim")  # what readers in every language, and one-call files, know; others travel as plans
 
 
 # --- from a spec to a plan ---

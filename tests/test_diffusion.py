@@ -161,7 +161,7 @@ def test_time_is_told_in_the_dtype_of_the_file():
     ("inputs", "message"),
     [
         ({"label": 1}, "The model has no input 'label'; it has y, strength"),
-        ({"y": 1}, "Input 'strength' must be given: a vector of shape"),
+        ({"y": 1}, "Input 'strength', of kind vector and shape"),
         ({"y": "d", "strength": 0.0}, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'"),
         ({"y": 4, "strength": 0.0}, "Input 'y' must be one of"),
         ({"y": 1.0, "strength": 0.0}, "Input 'y' must be one of"),
