@@ -1,7 +1,7 @@
 """The second half of the straight line, in batches: from an opened model to states, or to pictures in one call."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from ddpm_export.runtimes import open_file
 from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
 from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec
 
-__all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults"]
+__all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults", "with_plans"]
 
 MAX_FRESH_SEED = 2**32
 
@@ -123,8 +123,14 @@ def with_defaults(
     eta: float | None = None,
     plan: str | None = None,
 ) -> ModelSpec:
-    """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so."""
+    """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so.
+
+    A sampler whose formula only Python knows becomes a plan of the file, and that its default.
+    """
     chosen = choose(spec, sampler=sampler, num_steps=num_steps, times=times, name=plan, eta=eta)
+    if chosen.sampler not in (None, *FORMULAS):
+        plan = f"{chosen.sampler}-{chosen.num_steps}"
+        spec, chosen = replace(spec, plans={**spec.plans, plan: chosen.plan}), Choice(chosen.plan, plan)
     was = spec.defaults
     defaults = Defaults(
         sampler=chosen.sampler or was.sampler,
@@ -139,9 +145,26 @@ def with_defaults(
     return replace(spec, defaults=defaults, requires=tuple(requires))
 
 
+def with_plans(spec: ModelSpec, wanted: Iterable[str]) -> ModelSpec:
+    """Return the spec with plans added, for each of `sampler:steps,steps` one named sampler-steps of every number.
+
+    Raises UsageError for what names no sampler or no number of steps.
+    """
+    plans = dict(spec.plans)
+    for text in wanted:
+        sampler, _, counts = text.partition(":")
+        if not counts or not all(count.isascii() and count.isdigit() for count in counts.split(",")):
+            raise UsageError(f"plans must be given as sampler:steps,steps, such as dpmpp_2m:5,10, got {text[:80]!r}.")
+        for num_steps in map(int, counts.split(",")):
+            plans[f"{sampler}-{num_steps}"] = choose(spec, sampler=sampler, num_steps=num_steps).plan
+    return replace(spec, plans=plans)
+
+
 def _refuse_what_a_graph_cannot(spec: ModelSpec, chosen: Choice) -> None:
     if chosen.sampler not in (None, *FORMULAS):
-        raise UsageError(f"{chosen.sampler} cannot be chosen in a one-call {spec.graph}. Run the .onnx it was made from.")
+        raise UsageError(
+            f"{chosen.sampler} cannot be chosen in a one-call {spec.graph}. Run the .onnx it was made from."
+        )
     variance = chosen.knobs.get("variance", "fixed_small")
     if variance != "fixed_small":
         raise UsageError(f"variance must be fixed_small in a one-call {spec.graph}, got {variance!r}.")

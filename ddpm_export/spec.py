@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ddpm_export.errors import BadFileError, ModelRefusedError
+from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.inputs import Input, check_input, input_from_json, json_from_input
 from ddpm_export.noise import NOISE_TAG
 from ddpm_export.plans import Plan, json_from_plan, plan_from_json
@@ -233,7 +233,10 @@ def _bad(where: str, got: Any, expected: str) -> BadFileError:
 
 
 def json_from_spec(spec: ModelSpec) -> str:
-    """Return the spec as JSON: sorted keys, no time stamps, the same text for the same spec."""
+    """Return the spec as JSON: sorted keys, no time stamps, the same text for the same spec.
+
+    Raises UsageError where it would be more than a reader takes: plans and classes have no other limit.
+    """
     values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
     values["inputs"] = [json_from_input(one) for one in spec.inputs]
     values["plans"] = {name: json_from_plan(plan) for name, plan in spec.plans.items()}
@@ -241,7 +244,10 @@ def json_from_spec(spec: ModelSpec) -> str:
     for name in ("graph", "inputs", "plans"):  # newer than the format's first files: only where they are used
         if not values[name]:
             del values[name]
-    return json.dumps({"format": FORMAT, **values}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"format": FORMAT, **values}, sort_keys=True, allow_nan=False)
+    if len(text) > MAX_JSON_BYTES:  # ASCII
+        raise UsageError(f"A spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}. Offer fewer plans.")
+    return text
 
 
 def spec_from_json(text: str) -> ModelSpec:

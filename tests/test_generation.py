@@ -8,9 +8,9 @@ from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sic
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
-from ddpm_export.generation import Settings, sample, settings_for
+from ddpm_export.generation import Settings, sample, settings_for, with_defaults, with_plans
 from ddpm_export.samplers import SAMPLERS
-from ddpm_export.spec import Defaults
+from ddpm_export.spec import Defaults, json_from_spec
 
 SEED = 5
 
@@ -246,3 +246,55 @@ def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
     assert found[-1].any()
     assert all_of_them < 1.1 * two_batches
     assert two_batches > 100 * 3 * 16 * 16 * 4  # else NumPy's memory is not seen
+
+
+def test_plans_are_added_by_sampler_and_steps():
+    spec = with_plans(tiny_spec(), ["dpmpp_2m:3,5", "heun:2"])
+    assert list(spec.plans) == ["dpmpp_2m-3", "dpmpp_2m-5", "heun-2"]
+    assert spec.plans["heun-2"] == plan(spec, sampler="heun", num_steps=2)
+    assert spec.requires == (), "plans that are merely offered need no newer reader"
+    model = mix_model(spec)
+    assert b"heun-2" in model
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("heun", "plans must be given as sampler:steps,steps"),
+        ("heun:", "plans must be given as"),
+        ("heun:3,x", "plans must be given as"),
+        ("magic:3", "sampler must be one of"),
+        (f"heun:{T + 1}", f"expected 1 to {T}"),
+    ],
+)
+def test_plans_that_are_none(text, message):
+    with pytest.raises(UsageError, match=message):
+        with_plans(tiny_spec(), [text])
+
+
+def test_plans_that_are_too_much_for_a_file_are_refused():
+    spec = with_plans(tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.01, 1000).tolist())), ["ipndm:1000"])
+    with pytest.raises(UsageError, match="A spec must have at most 262144 bytes"):
+        json_from_spec(with_plans(spec, ["ipndm:900"]))
+
+
+def test_a_sampler_that_other_languages_do_not_know_becomes_the_default_as_a_plan(tmp_path):
+    spec = with_defaults(tiny_spec(), sampler="dpmpp_2m", num_steps=5)
+    assert spec.defaults.plan == "dpmpp_2m-5"
+    assert spec.requires == ("plan",)
+    (tmp_path / "m.onnx").write_bytes(mix_model(spec))
+    said = generate(tmp_path / "m.onnx", n=2, sampler="dpmpp_2m", num_steps=5, seed=SEED)
+    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, seed=SEED), said)
+    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, plan="dpmpp_2m-5", seed=SEED), said)
+    assert settings_for(spec, seed=1).describe() == {"plan": "dpmpp_2m-5", "seed": 1}
+    back = with_defaults(spec, sampler="ddim", num_steps=7)
+    assert (back.defaults.plan, back.requires) == (None, ())
+
+
+def test_times_as_the_default(tmp_path):
+    spec = with_defaults(tiny_spec(), times=[30, 4, 0])
+    assert (spec.defaults.times, spec.defaults.num_steps, spec.requires) == ((30, 4, 0), 3, ("times",))
+    (tmp_path / "m.onnx").write_bytes(mix_model(spec))
+    said = generate(tmp_path / "m.onnx", n=1, times=[30, 4, 0], seed=SEED)
+    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=1, seed=SEED), said)
+    assert settings_for(spec, num_steps=9).times is None
