@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
+from ddpm_export.wording import shown
 
 __all__ = [
     "INPUTS",
@@ -96,25 +97,22 @@ def noise_stream(seed: int, images: Iterable[int], shape: tuple[int, int, int], 
     seed = int(seed)
     numbers = [int(i) for i in images]
     if not 0 <= seed < 2**63:
-        raise UsageError(f"seed: out of range. got {seed}, expected 0 to 2^63 - 1. Do pick one in that range.")
+        raise UsageError(f"seed must be from 0 to 2^63 - 1, got {shown(seed)}.")
     if any(not 0 <= i < 2**32 for i in numbers):
-        raise UsageError(
-            f"images: a number is out of range. got {min(numbers)} to {max(numbers)}, expected 0 to 2^32 - 1. Do pick "
-            "a smaller first."
-        )
+        raise UsageError(f"Numbers of images must be from 0 to 2^32 - 1, got {min(numbers)} to {max(numbers)}.")
     channels, height, width = shape
     size = channels * height * width
     if min(channels, height, width) < 1:
-        raise UsageError(f"shape: no pixels. got {tuple(shape)!r}, expected positive (C, H, W). Do pick another shape.")
+        raise UsageError(f"shape must be positive (C, H, W), got {shown(tuple(shape))}.")
     if not 0 <= domain < 2**32:
-        raise UsageError(f"domain: out of range. got {domain}, expected 0 to 2^32 - 1. Do pick one in that range.")
+        raise UsageError(f"domain must be from 0 to 2^32 - 1, got {domain}.")
     key = (seed & 0xFFFFFFFF, seed >> 32)
     block = np.arange((size + 3) // 4, dtype=np.uint32)[None, :]
     image = np.array(numbers, dtype=np.uint32)[:, None]
 
     def noise(draw: int) -> NDArray[np.float32]:
         if not 0 <= draw < 2**32:
-            raise UsageError(f"draw: out of range. got {draw}, expected 0 to 2^32 - 1. Do pick one in that range.")
+            raise UsageError(f"draw must be from 0 to 2^32 - 1, got {draw}.")
         counter = (block, np.array(draw, dtype=np.uint32), image, np.array(domain, dtype=np.uint32))
         words = np.stack(philox4x32_10(counter, key), axis=-1)  # (images, blocks, 4)
         words = words.reshape(len(numbers), 4 * block.size)[:, :size]

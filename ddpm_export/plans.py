@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_REACH", "MAX_ROWS", "Plan", "Row", "json_from_plan", "plan_from_json"]
+__all__ = ["MAX_REACH", "MAX_ROWS", "Plan", "Row", "is_number", "json_from_plan", "plan_from_json"]
 
 MAX_ROWS = 10_000
 MAX_REACH = 16  # how many evaluations a row may read, its own among them
@@ -72,7 +72,7 @@ def plan_from_json(name: Any, values: Any, num_train_timesteps: int, *, fraction
     if not isinstance(values, dict) or not isinstance(values.get("rows"), list):
         raise ValueError(f"plan {name} must be an object with a list of rows")
     start, rows = values.get("start", 1.0), values["rows"]
-    if not _is_number(start) or not start > 0:
+    if not is_number(start) or not start > 0:
         raise ValueError(f"the start of plan {name} must be a positive number")
     if not 1 <= len(rows) <= MAX_ROWS:
         raise ValueError(f"plan {name} must have 1 to {MAX_ROWS} rows, not {len(rows)}")
@@ -89,13 +89,13 @@ def _row_from_json(i: int, values: Any, num_train_timesteps: int, fractional_t: 
     if not isinstance(values, list) or len(values) != 5:
         raise ValueError("it must be [t, a, x_0, eps, noise]")
     t, a, *lists = values
-    if not _is_number(t) or not 0 <= t <= num_train_timesteps - 1 or not (fractional_t or type(t) is int):
+    if not is_number(t) or not 0 <= t <= num_train_timesteps - 1 or not (fractional_t or type(t) is int):
         raise ValueError(
             f"t must be {'a number' if fractional_t else 'an integer'} from 0 to {num_train_timesteps - 1}"
         )
-    if not _is_number(a) or not 0 <= a < 1:
+    if not is_number(a) or not 0 <= a < 1:
         raise ValueError("a must be a number from 0 to below 1")
-    if not all(isinstance(numbers, list) and all(map(_is_number, numbers)) for numbers in lists):
+    if not all(isinstance(numbers, list) and all(map(is_number, numbers)) for numbers in lists):
         raise ValueError("x_0, eps and noise must be lists of finite numbers")
     row = Row(i, t, float(a), *(tuple(map(float, numbers)) for numbers in lists))
     if not 1 <= row.reach <= min(i, MAX_REACH):
@@ -105,7 +105,8 @@ def _row_from_json(i: int, values: Any, num_train_timesteps: int, fractional_t: 
     return row
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether a value of a JSON file is a number that a float can hold."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an integer beyond every float

@@ -19,6 +19,7 @@ from ddpm_export.noise import Noise
 from ddpm_export.plans import Plan, Row
 from ddpm_export.schedules import spacing
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
+from ddpm_export.wording import several, shown
 
 __all__ = [
     "FORMULAS",
@@ -105,7 +106,7 @@ def ddpm(grid: Grid, *, variance: str = "fixed_small") -> list[Row]:
     UsageError for another variance.
     """
     if variance not in VARIANCES:
-        raise UsageError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}.")
+        raise UsageError(f"variance must be one of {', '.join(VARIANCES)}, got {shown(variance)}.")
     rows = []
     for row, (a, a_prev) in zip(ddim(grid, eta=1.0), pairwise(grid.a), strict=True):
         small, large = row.noise, (sqrt(1.0 - a / a_prev),)
@@ -186,7 +187,7 @@ def grid(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] 
         chosen = [int(t) for t in times]
         falls = all(later < earlier for earlier, later in pairwise(chosen))
         if not chosen or not falls or chosen[0] >= T or chosen[-1] < 0:
-            raise UsageError(f"times must strictly fall from at most {T - 1} to at least 0, got {_shown(chosen)}.")
+            raise UsageError(f"times must strictly fall from at most {T - 1} to at least 0, got {several(chosen)}.")
         if num_steps not in (None, len(chosen)):
             raise UsageError(f"num_steps must be left out or be the number of times, {len(chosen)}, got {num_steps}.")
     return Grid(tuple(chosen), (*(float(spec.alphas_cumprod[t]) for t in chosen), 1.0))
@@ -198,7 +199,7 @@ def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, 
     Raises UsageError for an unknown sampler and for a knob that it does not have.
     """
     if sampler not in SAMPLERS:
-        raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
+        raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, got {shown(sampler)}.")
     known = list(inspect.signature(SAMPLERS[sampler]).parameters)[1:]
     for name, value in given.items():
         if value is not None and name not in known:
@@ -236,7 +237,7 @@ def choose(
     if name is not None:
         if name not in spec.plans:
             names = ", ".join(spec.plans) or "none, for the model carries none"
-            raise UsageError(f"plan must be one of {names}, got {name!r}.")
+            raise UsageError(f"plan must be one of {names}, got {shown(name)}.")
         if said:
             raise UsageError(f"{said[0]} does not apply to plan {name}, which is whole.")
         return Choice(spec.plans[name], name)
@@ -273,10 +274,6 @@ def plan(
 def no_learned_variance() -> UsageError:
     """Return the error for a learned variance of a network that has learned none."""
     return UsageError("variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'.")
-
-
-def _shown(numbers: Sequence[int]) -> str:
-    return f"{', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''} ({len(numbers)} of them)"
 
 
 # --- the one loop ---

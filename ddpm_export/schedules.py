@@ -1,5 +1,6 @@
 """Noise schedules by name and the numbers that follow from them. NumPy alone; knows no model and no file."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
+from ddpm_export.wording import shown
 
 __all__ = ["SCHEDULES", "alphas_cumprod_from_betas", "betas_from_name", "log_snr", "spacing"]
 
@@ -53,25 +55,18 @@ def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> F
     Raises UsageError for an unknown name or parameter, for T < 1, and where a beta leaves (0, 1).
     """
     if name not in SCHEDULES:
-        raise UsageError(f"schedule: unknown name. got {name!r}, expected one of {', '.join(SCHEDULES)}. Do pick one.")
+        raise UsageError(f"schedule must be one of {', '.join(SCHEDULES)}, got {shown(name)}.")
     if num_train_timesteps < 1:
-        raise UsageError(
-            f"schedule: no steps. got num_train_timesteps={num_train_timesteps!r}, expected at least 1. Do raise it."
-        )
+        raise UsageError(f"num_train_timesteps must be at least 1, got {num_train_timesteps!r}.")
     try:
         with np.errstate(all="ignore"):  # what goes wrong shows in the betas, and is refused below
             betas = SCHEDULES[name](num_train_timesteps, **parameters)
     except TypeError as exc:
-        raise UsageError(
-            f"schedule: unknown parameter for {name}. got {sorted(parameters)!r}, expected a number each for "
-            "parameters of that schedule. Do see ddpm_export.schedules."
-        ) from exc
+        known = ", ".join(list(inspect.signature(SCHEDULES[name]).parameters)[1:])
+        raise UsageError(f"The parameters of {name} must be numbers for {known}, got {shown(parameters)}.") from exc
     if not ((betas > 0) & (betas < 1)).all():
         worst = betas[~((betas > 0) & (betas < 1))][0]
-        raise UsageError(
-            f"schedule: a beta of {name} leaves (0, 1). got {float(worst)!r}, expected 0 < beta < 1. Do change its "
-            "parameters."
-        )
+        raise UsageError(f"Every beta of {name} must lie within (0, 1), got {float(worst)!r}. Change its parameters.")
     return betas
 
 
@@ -96,8 +91,7 @@ def spacing(num_train_timesteps: int, num_steps: int) -> NDArray[np.int64]:
     """
     if not 1 <= num_steps <= num_train_timesteps:
         raise UsageError(
-            f"steps: out of range. got {num_steps!r}, expected 1 to {num_train_timesteps} (the model's own number of "
-            "time steps). Do pick one in that range."
+            f"The number of steps must be from 1 to {num_train_timesteps}, the model's own, got {num_steps!r}."
         )
     i = np.arange(num_steps, dtype=np.int64)
     return num_train_timesteps * (num_steps - i) // num_steps - 1

@@ -13,7 +13,8 @@ from typing import Any
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.inputs import Input, check_input, input_from_json, json_from_input
 from ddpm_export.noise import NOISE_TAG
-from ddpm_export.plans import Plan, json_from_plan, plan_from_json
+from ddpm_export.plans import Plan, is_number, json_from_plan, plan_from_json
+from ddpm_export.wording import first_line, several, shown
 
 __all__ = [
     "FRACTIONAL_T",
@@ -120,15 +121,9 @@ class ModelSpec:
             raise _bad("requires", self.requires, "a list of names")
         unknown = sorted(set(self.requires) - UNDERSTOOD)
         if unknown:
-            raise ModelRefusedError(
-                f"spec: asks for what this version cannot do. got requires {unknown[:5]!r}, expected some of "
-                f"{sorted(UNDERSTOOD)!r}. Do install a newer ddpm-export."
-            )
+            raise _too_new("a reader of", several(unknown), several(sorted(UNDERSTOOD), len(UNDERSTOOD)))
         if self.graph is not None and self.graph not in GRAPHS:
-            raise ModelRefusedError(
-                f"spec: unknown graph. got {str(self.graph)[:80]!r}, expected a denoiser or one of "
-                f"{', '.join(GRAPHS)}. Do install a newer ddpm-export."
-            )
+            raise _too_new("the graph", self.graph, f"a denoiser, {' and '.join(GRAPHS)}")
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise _bad("name", self.name, "a short string")
         if self.prediction not in PREDICTIONS:
@@ -136,12 +131,9 @@ class ModelSpec:
         if self.variance not in VARIANCES:
             raise _bad("variance", self.variance, f"one of {', '.join(VARIANCES)}")
         if self.variance == "learned" and VARIANCE_FRACTION not in self.requires:
-            raise _bad("variance", self.variance, f"{VARIANCE_FRACTION!r} among requires")
+            raise _bad("variance", self.variance, f"fixed unless requires has {VARIANCE_FRACTION}")
         if self.noise != NOISE_TAG:
-            raise ModelRefusedError(
-                f"spec: unknown noise. got {str(self.noise)[:80]!r}, expected {NOISE_TAG!r}. Do install a newer "
-                "ddpm-export."
-            )
+            raise _too_new("the noise", self.noise, NOISE_TAG)
         shape = self.image_shape
         if (
             not isinstance(shape, tuple)
@@ -152,33 +144,35 @@ class ModelSpec:
             raise _bad(
                 "image_shape", shape, f"three positive integers [C, H, W] with a product of at most {MAX_PIXELS}"
             )
-        if self.value_range != (-1.0, 1.0) or not all(_is_number(v) for v in self.value_range):
+        if self.value_range != (-1.0, 1.0) or not all(is_number(v) for v in self.value_range):
             raise _bad("value_range", self.value_range, "[-1, 1]")
-        if self.clip_x_0 is not None and not (_is_number(self.clip_x_0) and self.clip_x_0 > 0):
+        if self.clip_x_0 is not None and not (is_number(self.clip_x_0) and self.clip_x_0 > 0):
             raise _bad("clip_x_0", self.clip_x_0, "a positive number or null")
         self._check_alphas_cumprod()
         if not isinstance(self.defaults.sampler, str):
             raise _bad("defaults.sampler", self.defaults.sampler, "a sampler's name")
         if type(self.defaults.num_steps) is not int or not 1 <= self.defaults.num_steps <= self.num_train_timesteps:
             raise _bad("defaults.num_steps", self.defaults.num_steps, f"1 to {self.num_train_timesteps}")
-        if not _is_number(self.defaults.eta) or not 0 <= self.defaults.eta <= 1:
+        if not is_number(self.defaults.eta) or not 0 <= self.defaults.eta <= 1:
             raise _bad("defaults.eta", self.defaults.eta, "a number from 0 to 1")
         if not isinstance(self.source, dict) or not isinstance(self.golden, (dict, type(None))):
-            raise _bad("source or golden", type(self.source).__name__, "objects")
+            raise _bad("source and golden", type(self.source).__name__, "objects")
         self._check_inputs()
         self._check_plans()
         for name, needed in ((INPUTS, self.inputs), (TIMES, self.defaults.times), (PLAN, self.defaults.plan)):
             if needed and name not in self.requires:
-                raise BadFileError(f"The spec's requires must name {name!r}, got {list(self.requires)!r}.")
+                raise BadFileError(f"In the model's spec, requires must name {name!r}, got {list(self.requires)!r}.")
 
     def _check_inputs(self) -> None:
         try:
             for one in self.inputs:
                 check_input(one, self.state_shape)
         except ValueError as exc:
-            raise BadFileError(f"The spec's inputs cannot be used: {exc}.") from exc
+            raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
         if len({one.name for one in self.inputs}) < len(self.inputs) or bool(self.inputs) != (INPUTS in self.requires):
-            raise BadFileError("The spec's inputs must have different names and be named in its requires.")
+            raise BadFileError(
+                "In the model's spec, inputs must have different names, and requires must name inputs if there are any."
+            )
 
     def _check_plans(self) -> None:
         for name, plan in self.plans.items():
@@ -188,7 +182,7 @@ class ModelSpec:
                 raise BadFileError(f"Plan {name} must keep a above 0, since the network predicts eps.")
         times, plan_name = self.defaults.times, self.defaults.plan
         if plan_name is not None and plan_name not in self.plans:
-            raise BadFileError(f"The spec's default plan {str(plan_name)[:64]!r} is not among its plans.")
+            raise BadFileError(f"The model's default plan, {shown(plan_name)}, is not among its plans.")
         if times is not None and not (
             times
             and all(type(t) is int and 0 <= t < self.num_train_timesteps for t in times)
@@ -198,20 +192,13 @@ class ModelSpec:
 
     def _check_alphas_cumprod(self) -> None:
         alphas = self.alphas_cumprod
-        if not alphas or not all(_is_number(a) for a in alphas):
+        if not alphas or not all(is_number(a) for a in alphas):
             raise _bad("alphas_cumprod", alphas, "at least one number")
         if alphas[0] >= 1 or any(b >= a for a, b in pairwise(alphas)):
             raise _bad("alphas_cumprod", alphas, "numbers that strictly fall within (0, 1)")
         last_may_be_zero = self.prediction != "eps"
         if alphas[-1] < 0 or (alphas[-1] == 0 and not last_may_be_zero):
             raise _bad("alphas_cumprod", alphas[-1], "a last value above 0 (0 itself only with x_0 or v)")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
 
 
 def _finite(text: str) -> float:
@@ -227,9 +214,13 @@ def _is_nested_within(value: Any, levels: int) -> bool:
 
 
 def _bad(where: str, got: Any, expected: str) -> BadFileError:
-    text = repr(got)
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    return BadFileError(f"spec: {where} is not usable. got {shown}, expected {expected}. Do export the model again.")
+    return BadFileError(f"In the model's spec, {where} must be {expected}, got {shown(got)}.")
+
+
+def _too_new(what: str, got: Any, known: str) -> ModelRefusedError:
+    return ModelRefusedError(
+        f"The model needs {what} {shown(got)}, and this version knows {known}. Install a newer one."
+    )
 
 
 def json_from_spec(spec: ModelSpec) -> str:
@@ -246,7 +237,9 @@ def json_from_spec(spec: ModelSpec) -> str:
             del values[name]
     text = json.dumps({"format": FORMAT, **values}, sort_keys=True, allow_nan=False)
     if len(text) > MAX_JSON_BYTES:  # ASCII
-        raise UsageError(f"A spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}. Offer fewer plans.")
+        raise UsageError(
+            f"A model's spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}. Offer fewer plans."
+        )
     return text
 
 
@@ -256,33 +249,31 @@ def spec_from_json(text: str) -> ModelSpec:
     Raises BadFileError where the text is no valid spec, ModelRefusedError where a newer reader is needed.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_JSON_BYTES:
-        raise _bad("size", len(text), f"at most {MAX_JSON_BYTES} bytes")
+        raise BadFileError(f"The model's spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}.")
     try:
         values = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as exc:
-        raise BadFileError(f"spec: not JSON. got {exc}, expected one object. Do export the model again.") from exc
+        raise BadFileError(f"The model's spec is not JSON: {first_line(exc)}.") from exc
     if not _is_nested_within(values, MAX_NESTING):
-        raise _bad("nesting", "a deeper one", f"at most {MAX_NESTING} levels")
+        raise BadFileError(f"The model's spec must be nested at most {MAX_NESTING} levels deep.")
     if not isinstance(values, dict):
-        raise _bad("it", values, "an object")
+        raise BadFileError(f"The model's spec must be a JSON object, got {shown(values)}.")
     version = values.get("format")
     if not isinstance(version, str) or not version.startswith("ddpm-export/"):
         raise _bad("format", version, f"{FORMAT!r}")
     if version.split("/")[1].split(".")[0] != FORMAT.split("/")[1]:
-        raise ModelRefusedError(
-            f"spec: unknown format. got {version[:80]!r}, expected {FORMAT!r}. Do install a newer ddpm-export."
-        )
+        raise _too_new("the format", version, FORMAT)
     optional = {"golden", "source", "graph", "inputs", "plans"}
     required = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in optional]
     missing = [key for key in required if key not in values]
     if missing:
-        raise _bad("a key", f"none of {missing}", "all of them")
+        raise BadFileError(f"The model's spec must have {several(missing)}, which it lacks.")
     known = {f.name: values[f.name] for f in dataclasses.fields(ModelSpec) if f.name in values}
     for name in ("image_shape", "alphas_cumprod", "value_range", "requires"):
         if not isinstance(known[name], list) or not all(isinstance(v, (int, float, str)) for v in known[name]):
             raise _bad(name, known[name], "a list")
         known[name] = tuple(known[name])
-    known["value_range"] = tuple(float(v) if _is_number(v) else v for v in known["value_range"])
+    known["value_range"] = tuple(float(v) if is_number(v) else v for v in known["value_range"])
     defaults = known["defaults"]
     wanted = ("sampler", "num_steps", "eta")
     if not isinstance(defaults, dict) or not set(wanted) <= set(defaults):
@@ -302,5 +293,5 @@ def spec_from_json(text: str) -> ModelSpec:
         plans = known.get("plans", {}).items()
         known["plans"] = {name: plan_from_json(name, plan, T, fractional_t=fractional) for name, plan in plans}
     except ValueError as exc:
-        raise BadFileError(f"The spec cannot be used: {exc}.") from exc
+        raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
     return ModelSpec(**known)

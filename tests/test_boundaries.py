@@ -14,6 +14,7 @@ import ddpm_export
 ROOT = Path(ddpm_export.__file__).parent
 LEVEL_0 = {
     "errors.py",
+    "wording.py",
     "schedules.py",
     "noise.py",
     "elementwise.py",

@@ -131,12 +131,12 @@ def test_without_a_seed_a_fresh_one_is_drawn():
         ({"n": 0}, "n must be at least 1, got 0"),
         ({"n": -1}, "n must be at least 1"),
         ({"batch": 0}, "batch must be at least 1"),
-        ({"num_steps": 0}, f"expected 1 to {T}"),
-        ({"num_steps": T + 1}, f"expected 1 to {T}"),
-        ({"seed": -1}, "seed: out of range"),
-        ({"seed": 2**63}, "seed: out of range"),
-        ({"first": -1}, "out of range"),
-        ({"first": 2**32 - 1, "n": 2}, "out of range"),
+        ({"num_steps": 0}, f"must be from 1 to {T}"),
+        ({"num_steps": T + 1}, f"must be from 1 to {T}"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": 2**63}, "seed must be from 0"),
+        ({"first": -1}, "Numbers of images must be from 0"),
+        ({"first": 2**32 - 1, "n": 2}, "Numbers of images must be from 0"),
         ({"sampler": "nonsense"}, "sampler must be one of ddpm, ddim"),
         ({"eta": 2.0}, "eta must be between 0 and 1"),
         ({"eta": -0.1}, "eta must be between 0 and 1"),
@@ -264,7 +264,7 @@ def test_plans_are_added_by_sampler_and_steps():
         ("heun:", "plans must be given as"),
         ("heun:3,x", "plans must be given as"),
         ("magic:3", "sampler must be one of"),
-        (f"heun:{T + 1}", f"expected 1 to {T}"),
+        (f"heun:{T + 1}", f"must be from 1 to {T}"),
     ],
 )
 def test_plans_that_are_none(text, message):
@@ -274,7 +274,7 @@ def test_plans_that_are_none(text, message):
 
 def test_plans_that_are_too_much_for_a_file_are_refused():
     spec = with_plans(tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.01, 1000).tolist())), ["ipndm:1000"])
-    with pytest.raises(UsageError, match="A spec must have at most 262144 bytes"):
+    with pytest.raises(UsageError, match="A model's spec must have at most 262144 bytes"):
         json_from_spec(with_plans(spec, ["ipndm:900"]))
 
 

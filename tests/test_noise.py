@@ -219,13 +219,13 @@ def test_everything_in_the_counter_and_the_key_counts():
     ],
 )
 def test_out_of_range(seed, images, draw, domain):
-    with pytest.raises(UsageError, match="out of range"):
+    with pytest.raises(UsageError, match=r"must be from 0 to 2\^(63|32) - 1"):
         noise_stream(seed, images, (1, 2, 2), domain=domain)(draw)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 2), (1, 0, 2), (1, 2, -3), (-1, -2, 3)])
 def test_a_shape_without_pixels(shape):
-    with pytest.raises(UsageError, match="no pixels"):
+    with pytest.raises(UsageError, match="shape must be positive"):
         noise_stream(0, [0], shape)
 
 

@@ -116,10 +116,10 @@ def test_plans_and_defaults_travel_in_a_spec():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"defaults": Defaults(plan="own")}, "default plan 'own' is not among its plans"),
+        ({"defaults": Defaults(plan="own")}, "default plan, 'own', is not among its plans"),
         ({"defaults": Defaults(times=(99, 5))}, "requires must name 'times'"),
-        ({"defaults": Defaults(times=(5, 99)), "requires": ("times",)}, "defaults.times is not usable"),
-        ({"defaults": Defaults(times=(100, 99)), "requires": ("times",)}, "defaults.times is not usable"),
+        ({"defaults": Defaults(times=(5, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
+        ({"defaults": Defaults(times=(100, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
         ({"plans": {"own": Plan((Row(1, 5, 0.0, (1.0,)),))}}, "must keep a above 0, since the network predicts eps"),
         (
             {"plans": {"own": Plan((Row(1, 5, 0.5, (1.0,), (), (0.1, 0.2)),))}},
@@ -136,7 +136,7 @@ def test_plans_and_defaults_that_do_not_fit_their_model(changes, message):
 @pytest.mark.parametrize("value", [7, "a", None])
 def test_keys_of_another_type(key, value):
     text = json.dumps({**json.loads(json_from_spec(SPEC)), key: value})
-    with pytest.raises(BadFileError, match=f"{key} is not usable"):
+    with pytest.raises(BadFileError, match=f"{key} must be"):
         spec_from_json(text)
 
 

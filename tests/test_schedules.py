@@ -109,16 +109,16 @@ def test_spacing_at_full_length_leaves_nothing_out():
 
 @pytest.mark.parametrize("num_steps", [0, -1, T + 1])
 def test_spacing_out_of_range(num_steps):
-    with pytest.raises(UsageError, match=f"got {num_steps}, expected 1 to {T}"):
+    with pytest.raises(UsageError, match=f"must be from 1 to {T}, the model's own, got {num_steps}"):
         spacing(T, num_steps)
 
 
 @pytest.mark.parametrize(
     ("name", "num_train_timesteps", "parameters", "says"),
     [
-        ("exponential", T, {}, "'exponential', expected one of linear"),
-        ("linear", 0, {}, "num_train_timesteps=0"),
-        ("linear", -1, {}, "num_train_timesteps=-1"),
+        ("exponential", T, {}, "schedule must be one of linear, .*, got 'exponential'"),
+        ("linear", 0, {}, "num_train_timesteps must be at least 1, got 0"),
+        ("linear", -1, {}, "num_train_timesteps must be at least 1, got -1"),
         ("linear", T, {"beta_begin": 0.1}, "beta_begin"),
         ("cosine", T, {"beta_start": 0.1}, "beta_start"),
         ("linear", T, {"beta_start": "small"}, "beta_start"),

@@ -65,7 +65,7 @@ def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--steps", "0"], "steps: out of range"),
+        (["--steps", "0"], "number of steps must be from 1 to"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--sampler", "ddpm", "--eta", "0.5"], "eta does not apply to ddpm"),
         (["--eta", "2"], "eta must be between 0 and 1"),

@@ -129,7 +129,7 @@ def test_a_slice_shows_the_denoising_as_the_denoiser_does_and_a_sampler_says_tha
     [
         (["--times", "9,3"], 2, "times cannot be chosen in a one-call"),
         (["--sampler", "ddpm", "--variance", "fixed_large"], 2, "variance must be fixed_small in a one-call"),
-        (["--steps", "41"], 2, "steps: out of range"),
+        (["--steps", "41"], 2, "number of steps must be from 1 to"),
         (["--provider", "cuda"], 4, "runs on the CPU"),
     ],
 )

@@ -376,7 +376,7 @@ def test_an_option_that_cannot_be_is_named(pair, options):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"timesteps": 10}, r"schedule: a beta of linear leaves \(0, 1\)"),
+        ({"timesteps": 10}, r"Every beta of linear must lie within \(0, 1\)"),
         ({"schedule_fn_kwargs": {"s": 0.1}}, "got s, expected some of none at all"),
         ({"beta_schedule": "sigmoid", "schedule_fn_kwargs": {"start": "a"}}, "--set start: does not fit"),
         ({"beta_schedule": "cosine", "schedule_fn_kwargs": {"tau": 1}}, "got tau, expected some of s"),

@@ -545,7 +545,7 @@ def test_images_that_do_not_fit(images):
         ({"batch": 0}, "batch: too few"),
         ({"variance": "small"}, "variance: unknown"),
         ({"variance": "learned"}, "the network has learned none"),
-        ({"seed": -1}, "seed: out of range"),
+        ({"seed": -1}, "seed must be from 0"),
     ],
 )
 def test_arguments_out_of_range(knobs, message):

@@ -1,0 +1,45 @@
+"""What errors say alike: values cut short, the first line of others' messages, packages that are missing.
+
+An error is one plain sentence with the value seen, then at most one with the remedy.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ddpm_export.errors import EnvironmentProblem, UsageError
+
+__all__ = ["first_line", "not_installed", "pair_of", "several", "shown"]
+
+MAX_SHOWN, MAX_LINE = 80, 200
+
+
+def shown(value: Any, longest: int = MAX_SHOWN) -> str:
+    """Return a value as Python writes it, cut where it is long: what comes from a file may hold anything."""
+    text = repr(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def several(values: Iterable[Any], most: int = 5) -> str:
+    """Return the first few values, and how many there are where those are not all."""
+    every = list(values)
+    listed = ", ".join(map(str, every[:most]))
+    return listed if len(every) <= most else f"{listed}, ... ({len(every)} of them)"
+
+
+def first_line(exc: object, longest: int = MAX_LINE) -> str:
+    """Return the first line of what another package's error says, or else the error's name."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return (lines[0] if lines else type(exc).__name__)[:longest]
+
+
+def not_installed(package: str, extra: str, instead: str = "") -> EnvironmentProblem:
+    """Return the error for a package that is missing; `extra` is the one of ours that brings it."""
+    return EnvironmentProblem(f"{package} is not installed. Run: pip install 'ddpm-export[{extra}]'{instead}.")
+
+
+def pair_of(option: str, setting: str) -> tuple[str, str]:
+    """Return (key, value) of an option given as KEY=VALUE; raises UsageError for anything else."""
+    key, equals, value = setting.partition("=")
+    if not key or not equals:
+        raise UsageError(f"{option} must be given as KEY=VALUE, got {shown(setting)}.")
+    return key, value
