@@ -55,8 +55,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 os.close(folder)
     except OSError as exc:
         raise EnvironmentProblem(
-            f"{path}: cannot be written. got {exc.strerror or exc}, expected a writable place with room. Do free "
-            "space or choose another path."
+            f"{path} cannot be written: {exc.strerror or exc}. Free space, or choose another place."
         ) from exc
     finally:
         if beside is not None:
@@ -74,9 +73,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     except OSError as exc:
-        raise EnvironmentProblem(
-            f"{folder}: cannot be written. got {exc.strerror or exc}, expected a folder. Do choose another."
-        ) from exc
+        raise EnvironmentProblem(f"{folder} cannot be written: {exc.strerror or exc}. Choose another folder.") from exc
     if handle is None:
         yield
         return
@@ -86,8 +83,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise UsageError(
-                    f"{folder}: another process is writing there. got its lock, expected a folder of one's own. Do "
-                    "wait for it, stop it, or choose another."
+                    f"{folder} is being written by another process. Wait for it, stop it, or choose another folder."
                 ) from exc
         yield
     finally:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 from ddpm_export.files import replacing
+from ddpm_export.wording import first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,9 +103,7 @@ def read_image(
         pixels = np.asarray(image, dtype=np.uint8)
     except Exception as exc:  # a decoder given a broken file raises nearly anything
         name = source if where is None and not isinstance(source, bytes) else where
-        raise BadFileError(
-            f"{name}: not an image. got {exc}, expected a picture file. Do remove or replace it."
-        ) from exc
+        raise BadFileError(f"{name} is not a picture that can be read: {first_line(exc)}.") from exc
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -124,7 +123,7 @@ def _image(pixels: Pixels) -> "Image":
 
     channels = pixels.shape[2]
     if channels not in (1, 3):
-        raise UsageError(f"images: cannot be shown. got {channels} channels, expected 1 or 3. Do write .npy instead.")
+        raise UsageError(f"Images must have 1 or 3 channels to be shown, got {channels}. Write .npy instead.")
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
@@ -159,15 +158,9 @@ def open_output(
     }
     suffix = "" if path.is_dir() else path.suffix.lower()
     if suffix not in makers:
-        raise UsageError(
-            f"{path}: unknown ending. got {path.suffix!r}, expected .png, .gif, .webp, .npy, or none for a folder. Do "
-            "change --out."
-        )
+        raise UsageError(f"--out must end in .png, .gif, .webp or .npy, or name a folder, got {path.name!r}.")
     if suffix != ".npy" and image_shape[0] not in (1, 3):
-        raise UsageError(
-            f"{path}: cannot show {image_shape[0]} channels. got {suffix or 'a folder'}, expected .npy. Do change "
-            "--out."
-        )
+        raise UsageError(f"--out must end in .npy for images of {image_shape[0]} channels, got {path.name!r}.")
     _check_writable(path if suffix == "" else path.parent)
     with makers[suffix](path, numbers, image_shape, num_steps, text) as output:
         yield output
@@ -179,10 +172,7 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as exc:
-        raise EnvironmentProblem(
-            f"{folder}: cannot be written. got {exc.strerror or exc}, expected a writable folder. Do choose "
-            "another --out."
-        ) from exc
+        raise EnvironmentProblem(f"{folder} cannot be written: {exc.strerror or exc}. Choose another --out.") from exc
 
 
 @contextmanager

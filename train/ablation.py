@@ -34,6 +34,7 @@ from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import first_line, pair_of
 from train.ablation_page import Cell, Result, draw_chart, draw_samples, markdown
 from train.config import CHOICES, TrainConfig, load_config
 
@@ -109,7 +110,7 @@ def ablate(
 def _known(names: list[str], known: Any, option: str) -> list[str]:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"{option}: unknown. got {', '.join(unknown)}, expected some of {', '.join(known)}. Do pick.")
+        raise UsageError(f"{option} must name some of {', '.join(known)}, got {', '.join(unknown)}.")
     return names
 
 
@@ -125,9 +126,7 @@ def _config(name: str, settings: list[str], cell: Cell) -> TrainConfig:
     """Return the cell's configuration: what it cannot be is refused before anything is trained."""
     changes = {}
     for setting in [*settings, *_assignments(cell)]:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set: no assignment. got {setting!r}, expected KEY=VALUE. Do name a config field.")
+        key, value = pair_of("--set", setting)
         changes[key] = value
     return load_config(name, changes)
 
@@ -322,8 +321,8 @@ def _open_cell(folder: Path, config: TrainConfig) -> tuple[Any, ModelSpec]:
     a = alphas_cumprod_from_betas(betas)
     if len(a) != spec.num_train_timesteps or not np.allclose(spec.alphas_cumprod, a, rtol=1e-9):
         raise BadFileError(
-            f"{folder / 'unet.onnx'}: another schedule. got alphas_cumprod that differ, expected those of "
-            f"{config.schedule} with {len(a)} steps. Do remove the file, and train the cell again."
+            f"{folder / 'unet.onnx'} has another schedule than {config.schedule} of {len(a)} steps. Remove "
+            "it, and train the cell again."
         )
     return model, spec
 
@@ -341,7 +340,7 @@ def _json(path: Path) -> dict[str, Any] | None:
         if not isinstance(values, dict):
             raise ValueError(f"a JSON {type(values).__name__}")
     except ValueError as exc:
-        raise BadFileError(f"{path}: damaged. got {exc}, expected a JSON object. Do delete it.") from exc
+        raise BadFileError(f"{path} is damaged: {first_line(exc)}. Delete it.") from exc
     return values
 
 

@@ -15,6 +15,7 @@ from ddpm_export.cli.console import Debug, Json, entry_point, print_json
 from ddpm_export.datasets import open_dataset
 from ddpm_export.errors import EnvironmentProblem, UsageError
 from ddpm_export.files import sha256_of, sole_writer
+from ddpm_export.wording import not_installed, pair_of
 
 if TYPE_CHECKING:
     from train.loop import Progress
@@ -105,12 +106,10 @@ main = entry_point(command)
 def _changes_from_options(settings: list[str], steps: int | None, epochs: int | None) -> dict[str, str]:
     changes = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set: no assignment. got {setting!r}, expected KEY=VALUE. Do name a config field.")
+        key, value = pair_of("--set", setting)
         changes[key] = value
     if steps is not None and epochs is not None:
-        raise UsageError(f"--epochs: says what --steps says. got {epochs} and {steps}, expected one. Do leave one out.")
+        raise UsageError(f"--epochs and --steps say the same, got {epochs} and {steps}. Leave one out.")
     if steps is not None:
         changes["steps"] = str(steps)
     return changes
@@ -120,10 +119,7 @@ def _require(package: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError as exc:
-        raise EnvironmentProblem(
-            f"{package}: cannot be imported. got {exc}, expected what training needs. Do "
-            "pip install 'ddpm-export[train]'."
-        ) from exc
+        raise not_installed(str(package), "train") from exc
 
 
 def _usable_device(device: str) -> str:
@@ -132,8 +128,8 @@ def _usable_device(device: str) -> str:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise EnvironmentProblem(
-            f"--device cuda: there is none that torch {torch.__version__} can use. got no CUDA device, expected one. "
-            "Do use --device cpu, or install a torch with CUDA and its driver."
+            f"--device cuda needs a CUDA device, and torch {torch.__version__} finds none. Use --device cpu, "
+            "or install a torch with CUDA and its driver."
         )
     if not available or device == "cpu":
         return "cpu"
@@ -142,8 +138,8 @@ def _usable_device(device: str) -> str:
         return "cuda"
     if int(local) >= torch.cuda.device_count():
         raise EnvironmentProblem(
-            f"torchrun: too few GPUs. got {torch.cuda.device_count()}, expected one for each process of this machine. "
-            "Do set --nproc-per-node lower."
+            f"torchrun needs a GPU for each process of this machine, which has {torch.cuda.device_count()}. "
+            "Set --nproc-per-node lower."
         )
     torch.cuda.set_device(int(local))
     return f"cuda:{local}"

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from ddpm_export.errors import BadFileError, ConfigError
 from ddpm_export.exporting.unet import UNetConfig
 from ddpm_export.schedules import betas_from_name
+from ddpm_export.wording import first_line, several, shown
 
 __all__ = ["CONFIG_FOLDER", "TrainConfig", "config_from_dict", "load_config"]
 
@@ -66,32 +67,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"config {self.name}: unknown {name}. got {getattr(self, name)!r}, expected one of "
-                    f"{', '.join(choices)}. Do pick one."
-                )
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps"):
             if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"config {self.name}: {name} too small. got {getattr(self, name)}, expected at least 1. "
-                    "Do raise it."
-                )
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("seed", "warmup_steps", "picture_every"):
             if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"config {self.name}: {name} is negative. got {getattr(self, name)}, expected at least 0. "
-                    "Do raise it."
-                )
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for name in ("learning_rate", "gradient_norm_max", "ema_halflife_images", "ema_rampup_ratio"):
             if not 0 < getattr(self, name) <= 1e37:  # beyond it a step of Adam leaves float32
-                raise ConfigError(
-                    f"config {self.name}: {name} out of range. got {getattr(self, name)}, expected a positive "
-                    "number up to 1e37. Do change it."
-                )
+                raise ConfigError(f"{name} must be a positive number up to 1e37, got {getattr(self, name)}.")
         if not 0.0 <= self.label_dropout < 1.0:
-            raise ConfigError(
-                f"config {self.name}: label_dropout must be at least 0 and below 1, got {self.label_dropout}."
-            )
+            raise ConfigError(f"label_dropout must be at least 0 and below 1, got {self.label_dropout}.")
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 
 
@@ -110,7 +97,7 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
     except (OSError, ValueError) as exc:
         known = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.json")))
         raise BadFileError(
-            f"{name}: not a training configuration. got {exc}, expected one of {known}, or a JSON file. Do pick one."
+            f"{name} must be one of {known} or a JSON file with a training configuration: {first_line(exc)}."
         ) from exc
     for key, text in (changes or {}).items():
         try:
@@ -122,7 +109,7 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise ConfigError(f"--set {key}: no such field. got {parent!r}, expected a group. Do see the config.")
+                raise ConfigError(f"--set {key} names no field: {parent!r} is no group.")
         place[leaf] = value
     return config_from_dict({"name": path.stem, **values})
 
@@ -137,12 +124,11 @@ def _dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if not isinstance(values, dict):
-        raise ConfigError(f"config: {prefix or 'it'} is no group. got {values!r}, expected fields. Do see the config.")
+        raise ConfigError(f"{prefix or 'The configuration'} must be a group of fields, got {shown(values)}.")
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ConfigError(
-            f"config: unknown field. got {', '.join(prefix + u for u in unknown)}, expected some of "
-            f"{', '.join(names)}. Do correct the name."
+            f"The configuration has no field {several(prefix + u for u in unknown)}, only {', '.join(names)}."
         )
     converted = {}
     for name, value in values.items():
@@ -168,4 +154,4 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
         return int(value)  # 1e5 is how people write it
     elif origin in (bool, str) and type(value) is origin:
         return value
-    raise ConfigError(f"config: {where} does not fit. got {value!r}, expected {hint}. Do correct the value.")
+    raise ConfigError(f"{where} must be {hint}, got {shown(value)}.")

@@ -34,8 +34,8 @@ class World:
         """
         if batch_size % self.size:
             raise ConfigError(
-                f"batch_size: does not split. got {batch_size} images for {self.size} processes, expected a multiple. "
-                f"Do use {-(-batch_size // self.size) * self.size}."
+                f"batch_size must be a multiple of the {self.size} processes, got {batch_size}. Use "
+                f"{-(-batch_size // self.size) * self.size}."
             )
         each = batch_size // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
@@ -70,8 +70,7 @@ class World:
         dist.all_gather_object(values, value)
         if any(other != values[0] for other in values):
             raise ConfigError(
-                f"{what}: differs between processes. got {values}, expected the same. Do give all machines the same "
-                "data and --out."
+                f"{what} must be the same in all processes, got {values}. Give all machines the same data and --out."
             )
 
 
@@ -99,8 +98,8 @@ def joined_world(device: str) -> Iterator[World]:
         if not signs:
             raise
         raise EnvironmentProblem(
-            f"rank {world.rank} of {size}: another process is gone. got {signs[0]!r} from it, expected its part of the "
-            "step. Do see why it ended; the same command goes on from the last checkpoint."
+            f"Another process than rank {world.rank} of {size} is gone: {signs[0]}. See why it ended; the "
+            "same command goes on from the last checkpoint."
         ) from exc
     finally:
         if dist.is_initialized():

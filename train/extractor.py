@@ -171,8 +171,8 @@ def ship(network: Classifier, folder: Path, test_accuracy: float, epochs: int) -
             error = float(np.abs(got - wanted.numpy()).max() / np.abs(wanted.numpy()).max())
             if not error <= MAX_RELATIVE_ERROR:
                 raise ModelRefusedError(
-                    f"{path}: does not reproduce its network. got a relative error of {error:.3g}, expected at most "
-                    f"{MAX_RELATIVE_ERROR}. Do export it again."
+                    f"{path} must reproduce its network within {MAX_RELATIVE_ERROR}, got a relative error of "
+                    f"{error:.3g}."
                 )
     with replacing(folder / "extractor.md") as beside:
         beside.write_text(CARD.format(accuracy=test_accuracy, epochs=epochs, sha256=sha256_of(path)), encoding="utf-8")

@@ -281,7 +281,7 @@ def draw(
     wanted = only.split(",")
     unknown = [name for name in wanted if name not in FIGURES]
     if unknown:
-        raise UsageError(f"--only: unknown. got {', '.join(unknown)}, expected some of {', '.join(FIGURES)}. Do pick.")
+        raise UsageError(f"--only must name some of {', '.join(FIGURES)}, got {', '.join(unknown)}.")
     opened, spec = open_model(model)
     train, test = (open_dataset(dataset, data, image_shape=spec.image_shape, train=part) for part in (True, False))
     settings = settings_for(spec, n=n, seed=SEED, batch=CHUNK)

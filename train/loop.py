@@ -61,8 +61,8 @@ def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
     """Return the number of whole batches in a data set; raises ConfigError where there is none."""
     if len(dataset.images) < config.batch_size:
         raise ConfigError(
-            f"data: fewer images than a batch. got {len(dataset.images)}, expected at least batch_size="
-            f"{config.batch_size}. Do set batch_size lower."
+            f"The data must have at least batch_size={config.batch_size} images, got {len(dataset.images)}. "
+            "Set batch_size lower."
         )
     return len(dataset.images) // config.batch_size
 
@@ -223,8 +223,8 @@ def _update(
 
 def _non_finite(step: int, got: str) -> NonFiniteError:
     return NonFiniteError(
-        f"training step {step}: the numbers went bad. got {got}, expected finite ones. Do lower learning_rate and go "
-        "on from the last checkpoint."
+        f"At training step {step}, numbers became NaN or infinite: {got}. Lower learning_rate and go on from the last "
+        "checkpoint."
     )
 
 
@@ -240,10 +240,7 @@ def _resume(
 ) -> int:
     contents: Any = load_torch_file(path)
     if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
-        raise BadFileError(
-            f"{path}: not a checkpoint of this trainer. got another layout, expected "
-            f"{CHECKPOINT_FORMAT}. Do choose another --out."
-        )
+        raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}. Choose another --out.")
     try:
         before = config_from_dict(contents["config"])
     except (KeyError, UsageError) as exc:
@@ -251,8 +248,8 @@ def _resume(
     differing = _differences(before, config)
     if differing:
         raise ConfigError(
-            f"{path}: was made by another configuration. got {', '.join(differing)}, expected the same. Do choose "
-            "another --out, or change that back."
+            f"{path} was made by another configuration: {', '.join(differing)}. Choose another --out, or "
+            "change that back."
         )
     try:
         network.load_state_dict(contents["ema"])  # names and shapes are checked here
@@ -281,9 +278,7 @@ def _differences(before: TrainConfig, now: TrainConfig) -> list[str]:
 
 def _unfit(path: Path, exc: Exception) -> BadFileError:
     reason = " ".join(str(exc).split())[:200]
-    return BadFileError(
-        f"{path}: does not fit this trainer. got {reason}, expected its own contents. Do choose another --out."
-    )
+    return BadFileError(f"{path} does not fit this trainer: {reason}. Choose another --out.")
 
 
 class _Order:
@@ -330,16 +325,13 @@ def _torch_problems() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as exc:
-        raise EnvironmentProblem(
-            "device: out of memory. got a batch that does not fit, expected room. Do set batch_size or "
-            "network.base_channels lower."
-        ) from exc
+        raise EnvironmentProblem("The device is out of memory. Set batch_size or network.base_channels lower.") from exc
     except RuntimeError as exc:
         if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise EnvironmentProblem(
-            f"torch.compile: failed. got {' '.join(str(exc).split())[:200]}, expected a working compiler. Do install "
-            "one (g++ on a CPU), or --set compile=false."
+            f"torch.compile failed: {' '.join(str(exc).split())[:200]}. Install a compiler (g++ on a CPU), or "
+            "--set compile=false."
         ) from exc
 
 
@@ -361,7 +353,7 @@ def _log(path: Path, line: dict[str, Any]) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError as exc:
         raise EnvironmentProblem(
-            f"{path}: cannot be written. got {exc.strerror}, expected a writable place with room. Do free space."
+            f"{path} cannot be written: {exc.strerror}. Free space, or choose another place."
         ) from exc
 
 

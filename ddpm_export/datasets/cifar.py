@@ -37,10 +37,7 @@ def cifar10(folder: str | Path, *, train: bool = True) -> Dataset:
             batches = [_python_batch(place / name) for name in names]
             break
     else:
-        raise BadFileError(
-            f"{folder}: not CIFAR-10. got no {names[0]} or {names[0]}.bin, expected the files of the python or the "
-            "binary version. Do check --data."
-        )
+        raise BadFileError(f"{folder} is not CIFAR-10: it has neither {names[0]} nor {names[0]}.bin. Check --data.")
     planes = np.concatenate([data for data, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
     return Dataset("cifar10", np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, None, classes=CLASSES)
@@ -86,7 +83,7 @@ def _checked(path: Path, data: NDArray[np.uint8], labels: NDArray[np.int64]) -> 
 
 def _not_a_batch(path: Path, got: str) -> BadFileError:
     return BadFileError(
-        f"{path}: not a batch of CIFAR-10. got {got}, expected images of 32x32 and labels 0 to 9. Do download it again."
+        f"{path} is not a batch of CIFAR-10, 32x32 images with labels 0 to 9: {got}. Download it again."
     )
 
 

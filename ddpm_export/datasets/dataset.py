@@ -147,6 +147,5 @@ def _in_threads(do: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 def _mostly_broken(broken: list[str], count: int) -> BadFileError:
     names = ", ".join(told.partition(": not an image.")[0] for told in broken[:SHOWN])
     return BadFileError(
-        f"data: most images cannot be read. got {len(broken)} broken of {count}, first {names}, expected few. Do check "
-        "that these are images, and whole."
+        f"{len(broken)} of {count} images cannot be read, {names} first. Check that these are whole images."
     )

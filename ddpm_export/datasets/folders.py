@@ -28,8 +28,8 @@ def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Datas
         image = read_image(path, channels)
         if image.shape != images.shape[1:]:
             raise BadFileError(
-                f"{path}: wrong size. got {image.shape[1]}x{image.shape[0]}, expected {width}x{height}. Do resize the "
-                "images, or set network.image_shape to theirs."
+                f"{path} must be {width}x{height}, got {image.shape[1]}x{image.shape[0]}. Resize the images, "
+                "or set network.image_shape to theirs."
             )
         images[index] = image
     labels, classes = _classes(paths, Path(folder))
@@ -66,8 +66,7 @@ def stanford_cars(folder: str | Path, image_shape: tuple[int, int, int], *, trai
         if place.is_dir():
             return dataclasses.replace(picture_folder(place, image_shape), name="stanford-cars")
     raise BadFileError(
-        f"{folder}: not Stanford Cars. got a folder without {part}, expected {part} or stanford_cars/{part} with "
-        "photographs. Do check --data."
+        f"{folder} is not Stanford Cars: it has no photographs in {part} or stanford_cars/{part}. Check --data."
     )
 
 
@@ -90,8 +89,5 @@ def _classes(paths: list[Path], folder: Path) -> tuple[NDArray[np.int64] | None,
 def _paths(folder: Path) -> list[Path]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise BadFileError(
-            f"{folder}: no images. got a folder without {', '.join(sorted(IMAGE_SUFFIXES))}, expected at least one. "
-            "Do check the path."
-        )
+        raise BadFileError(f"{folder} has no images: no {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return paths

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ddpm_export.datasets.dataset import Dataset
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 from ddpm_export.files import cache_folder, replacing
+from ddpm_export.wording import first_line
 
 __all__ = ["fashion_mnist", "read_idx"]
 
@@ -42,26 +43,23 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     try:
         packed = Path(path).read_bytes()
     except OSError as exc:
-        raise BadFileError(
-            f"{path}: cannot be read. got {exc.strerror}, expected an idx file. Do check the path."
-        ) from exc
+        raise BadFileError(f"{path} cannot be read: {exc.strerror}.") from exc
     raw = _unpacked(packed, str(path))
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise BadFileError(
-            f"{path}: not an idx file of bytes. got {raw[:4]!r} at its start, expected 00 00 08 and the number of "
-            "dimensions. Do check that this is the data set's file."
+            f"{path} is not an idx file of bytes: it starts with {raw[:4]!r}, not with 00 00 08 and the "
+            "number of dimensions."
         )
     shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
     if not 1 <= len(shape) <= 4 or 0 in shape:
         raise BadFileError(
-            f"{path}: not usable. got {len(shape)} dimensions, {shape[:4]!r} at their start, expected 1 to 4, none of "
-            "them 0. Do check that this is the data set's file."
+            f"{path} must have 1 to 4 dimensions, none of them 0, got {len(shape)}, first {shape[:4]!r}."
         )
     wanted = math.prod(shape)  # Python integers: a hostile header cannot overflow
     if len(raw) - 4 - 4 * raw[3] != wanted:
         raise BadFileError(
-            f"{path}: wrong length. got {len(raw) - 4 - 4 * raw[3]} bytes of data, expected {wanted} for shape "
-            f"{shape}. Do download it again."
+            f"{path} must have {wanted} bytes of data for shape {shape}, got {len(raw) - 4 - 4 * raw[3]}. "
+            "Download it again."
         )
     return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
 
@@ -73,11 +71,9 @@ def _unpacked(packed: bytes, where: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
             raw = file.read(MAX_IDX_BYTES + 1)  # bounded: a small file can unpack to fill the memory
     except (OSError, EOFError, zlib.error) as exc:
-        raise BadFileError(f"{where}: cannot be unpacked. got {exc}, expected gzip. Do download it again.") from exc
+        raise BadFileError(f"{where} cannot be unpacked: {first_line(exc)}. Download it again.") from exc
     if len(raw) > MAX_IDX_BYTES:
-        raise BadFileError(
-            f"{where}: unpacks to too much. got over {MAX_IDX_BYTES} bytes, expected a data set. Do download it again."
-        )
+        raise BadFileError(f"{where} must unpack to at most {MAX_IDX_BYTES} bytes. Download it again.")
     return raw
 
 
@@ -100,8 +96,8 @@ def fashion_mnist(
     images, labels = read_idx(paths[0]), read_idx(paths[1])
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
         raise BadFileError(
-            f"{paths[0]}: not Fashion-MNIST. got images {images.shape} and labels {labels.shape}, expected (N, 28, 28) "
-            "and (N,). Do check the folder."
+            f"{paths[0]} is not Fashion-MNIST: its images are {images.shape} and labels {labels.shape}, not "
+            "(N, 28, 28) and (N,)."
         )
     classes = CLASSES if labels.max() < len(CLASSES) else None  # others publish other labels in the same files
     return Dataset("fashion-mnist", images[..., None], labels.astype(np.int64), "MIT", classes=classes)
@@ -124,14 +120,14 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
         if isinstance(exc, urllib.error.HTTPError):
             exc.close()  # it holds the connection
         raise EnvironmentProblem(
-            f"{url}: cannot be downloaded. got {str(exc)!r}, expected the data set's file. Do pass a "
-            "folder that holds the four files, or install Debian's dataset-fashion-mnist."
+            f"{url} cannot be downloaded: {first_line(exc)}. Pass a folder with the four files, or install "
+            "Debian's dataset-fashion-mnist."
         ) from exc
     digest = hashlib.sha256(_unpacked(raw, url)).hexdigest()
     if digest != FASHION_MNIST_SHA256[name]:
         raise BadFileError(
-            f"{url}: not the published file. got SHA-256 {digest}, expected {FASHION_MNIST_SHA256[name]}. Do get the "
-            "file from another place and pass its folder."
+            f"{url} must have SHA-256 {FASHION_MNIST_SHA256[name]}, got {digest}. Get the file elsewhere and "
+            "pass its folder."
         )
     with replacing(path) as beside:
         beside.write_bytes(raw)

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.datasets.dataset import Dataset, encoded_images
-from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.errors import BadFileError
 from ddpm_export.images import read_image
+from ddpm_export.wording import first_line, not_installed
 
 __all__ = ["lmdb_images"]
 
@@ -22,18 +23,16 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     try:
         import lmdb
     except ImportError as exc:
-        raise EnvironmentProblem(
-            f"lmdb: cannot be imported. got {exc}, expected the package that reads LMDB. Do pip install lmdb."
-        ) from exc
+        raise not_installed("lmdb", "lmdb") from exc
     try:
         # no lock: nobody writes, and the folder may be read-only; no readahead: positions come in random order
         database = lmdb.open(str(path), subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False)
         with database.begin() as transaction, transaction.cursor() as cursor:
             keys = list(cursor.iternext(keys=True, values=False))
     except lmdb.Error as exc:
-        raise BadFileError(f"{path}: cannot be read. got {exc}, expected an LMDB. Do check the path.") from exc
+        raise BadFileError(f"{path} cannot be read as an LMDB: {first_line(exc)}.") from exc
     if not keys:
-        raise BadFileError(f"{path}: holds no images. got an empty LMDB, expected images. Do check the path.")
+        raise BadFileError(f"{path} must hold images, and is an empty LMDB.")
     channels, height, width = image_shape
 
     def read(key: Any) -> NDArray[np.uint8]:

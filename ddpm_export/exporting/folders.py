@@ -7,8 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.errors import BadFileError
 from ddpm_export.exporting.checkpoint import load_torch_file
+from ddpm_export.wording import first_line, not_installed, several, shown
 
 __all__ = ["INDEX", "MODEL", "SCHEDULER", "Folder", "load_safetensors", "pick_weights", "read_folder", "read_json"]
 
@@ -40,8 +41,9 @@ def read_folder(folder: Path) -> Folder:
     model = inner if config and inner.is_dir() else folder
     if not (model / MODEL).is_file():
         raise BadFileError(
-            f"{folder}: not a folder that diffusers wrote. got no {MODEL}{f' in {model.name}' if config else ''}, "
-            f"expected {INDEX} with unet/{MODEL}, or {MODEL} beside its weights. Do name such a folder, or a file."
+            f"{folder} is not a folder that diffusers wrote: it has no "
+            f"{MODEL}{f' in {model.name}' if config else ''}. Name one with "
+            f"{INDEX} and unet/{MODEL}, or with {MODEL} beside its weights."
         )
     config[MODEL] = read_json(model / MODEL)
     for place in (pipeline / "scheduler" / SCHEDULER, pipeline / SCHEDULER):
@@ -64,10 +66,7 @@ def pick_weights(names: Collection[str]) -> str | None:
     candidates = [(m[1] or m[4] or "", ENDINGS.index(m[2]), bool(m[3]), m[0]) for m in matches]
     variants = sorted({variant for variant, *_ in candidates})
     if len(variants) > 1 and variants[0]:
-        raise BadFileError(
-            f"weights: more than one variant. got {', '.join(variants[:5])}, expected one, or plain "
-            f"{WEIGHTS}{ENDINGS[0]}. Do keep the wanted one alone in the folder."
-        )
+        raise BadFileError(f"the weights must be plain {WEIGHTS}{ENDINGS[0]} or one variant, got {several(variants)}.")
     return min(candidates)[-1] if candidates else None
 
 
@@ -81,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as exc:
         values, reason = None, str(getattr(exc, "strerror", None) or exc)[:200]
     if not isinstance(values, dict):
-        raise BadFileError(f"{path}: not a JSON object. got {reason!r}, expected one. Do save it again.")
+        raise BadFileError(f"{path} must hold a JSON object, got {reason}.")
     return values
 
 
@@ -93,19 +92,13 @@ def load_safetensors(path: Path) -> dict[str, Any]:
     try:
         load_file = importlib.import_module("safetensors.torch").load_file
     except ModuleNotFoundError as exc:
-        raise EnvironmentProblem(
-            "safetensors: not installed. got no module of that name, expected one to read .safetensors files. Do pip "
-            "install 'ddpm-export[export]'."
-        ) from exc
+        raise not_installed("safetensors", "export") from exc
     if not path.is_file():
-        raise BadFileError(f"{path}: no such file. got nothing, expected a checkpoint. Do check the path.")
+        raise BadFileError(f"{path} does not exist.")
     try:
         tensors: dict[str, Any] = load_file(path)
     except Exception as exc:  # SafetensorError, OSError and whatever torch says of a type: one translation for all
-        reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
-        raise BadFileError(
-            f"{path}: damaged. got {reason!r}, expected the bytes as safetensors wrote them. Do copy it again."
-        ) from exc
+        raise BadFileError(f"{path} is damaged: {first_line(exc)}. Copy it again.") from exc
     return tensors
 
 
@@ -114,21 +107,20 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
     try:
         name = pick_weights([path.name for path in model.iterdir()])
     except BadFileError as exc:
-        raise BadFileError(f"{model}: {exc}") from exc
+        raise BadFileError(f"In {model}, {exc}") from exc
     except OSError as exc:
-        raise BadFileError(f"{model}: cannot be read. got {exc.strerror}, expected a folder. Do check it.") from exc
+        raise BadFileError(f"{model} cannot be read: {exc.strerror}.") from exc
     if name is None:
         raise BadFileError(
-            f"{model}: no weights. got no {WEIGHTS}{ENDINGS[0]} or {ENDINGS[1]}, expected one of them, or an index of "
-            "its shards. Do copy the whole folder."
+            f"{model} has no weights: no {WEIGHTS}{ENDINGS[0]} or {ENDINGS[1]}, and no index of shards. Copy "
+            "the whole folder."
         )
     if not name.endswith(".json"):
         return _load(model / name), [model / name]
     places = read_json(model / name).get("weight_map")
     if not isinstance(places, dict) or not all(map(_is_plain_name, places.values())):
         raise BadFileError(
-            f"{model / name}: not an index of shards. got {str(places)[:80]!r}, expected a weight_map from names of "
-            "tensors to names of files beside it. Do save it again."
+            f"{model / name} must have a weight_map from tensors to files beside it, got {shown(places)}."
         )
     state: dict[str, Any] = {}
     files = [model / shard for shard in sorted(set(places.values()))]
@@ -137,8 +129,8 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
         strays = sorted({str(key) for key in tensors} ^ {key for key, shard in places.items() if shard == file.name})
         if strays:
             raise BadFileError(
-                f"{file}: not the shard of its index. got {strays[0]!r} ({len(strays)} such) in only one of them, "
-                "expected the same names in both. Do copy the whole folder."
+                f"{file} and its index must name the same tensors, but only one of them has "
+                f"{several(strays, 1)}. Copy the whole folder."
             )
         state.update(tensors)
     return state, files
@@ -147,9 +139,7 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
 def _load(file: Path) -> dict[str, Any]:
     contents = load_safetensors(file) if file.suffix == ENDINGS[0] else load_torch_file(file)
     if not isinstance(contents, dict):
-        raise BadFileError(
-            f"{file}: not weights. got {type(contents).__name__}, expected tensors by name. Do save it again."
-        )
+        raise BadFileError(f"{file} must hold tensors by name, got {type(contents).__name__}.")
     return contents
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 from ddpm_export.exporting.folders import INDEX, MODEL, SCHEDULER, pick_weights, read_json
+from ddpm_export.wording import first_line, several, shown
 
 __all__ = ["download", "is_hub_name"]
 
@@ -37,9 +38,9 @@ def download(path: str | Path) -> tuple[Path, str]:
         hub, utils = importlib.import_module("huggingface_hub"), importlib.import_module("huggingface_hub.utils")
     except ModuleNotFoundError as exc:
         raise EnvironmentProblem(
-            f"{path}: no such file or folder here, and huggingface_hub, which would look on the hub, is not "
-            "installed. got no module of that name, expected one. Do check the path, or pip install "
-            "'ddpm-export[diffusers]'."
+            f"{path} does not exist here, and huggingface_hub, which would look on the hub, is not installed. "
+            "Check the path, or "
+            "run: pip install 'ddpm-export[diffusers]'."
         ) from exc
     was_quiet = utils.are_progress_bars_disabled()
     utils.disable_progress_bars()  # nothing below the command prints
@@ -62,8 +63,9 @@ def _snapshot(hub: Any, path: str | Path, name: str, revision: str | None) -> Pa
         raise
     except (hub.utils.RepositoryNotFoundError, hub.utils.RevisionNotFoundError, hub.utils.HFValidationError) as exc:
         raise BadFileError(
-            f"{path}: no such file or folder here, and no such model on the hub. got {_reason(exc)!r}, expected "
-            "owner/name or owner/name@revision of a public model, or one that your token opens. Do check the name."
+            f"{path} does not exist here, and the hub has no such model: {first_line(exc)}. A name on the hub "
+            "is owner/name or "
+            "owner/name@revision."
         ) from exc
     except Exception as exc:  # no network, HF_HUB_OFFLINE, a hub that is down, a full disk: the cache may have it
         return _cached(hub, path, name, revision, exc)
@@ -76,8 +78,8 @@ def _cached(hub: Any, path: str | Path, name: str, revision: str | None, problem
         _wanted(path, folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
     except Exception as exc:  # not in the cache, or not all of it
         raise EnvironmentProblem(
-            f"{path}: no such file or folder here, and it cannot be had from the hub. got {_reason(problem)!r}, "
-            "expected a network, or the model in the cache of huggingface_hub. Do check the path, or go online once."
+            f"{path} does not exist here, and cannot be had from the hub: {first_line(problem)}. Check the "
+            "path, or go online once."
         ) from exc
     return folder
 
@@ -88,20 +90,14 @@ def _wanted(path: str | Path, folder: Path, names: list[str]) -> list[str]:
     config = read_json(folder / place / "config.json") if f"{place}config.json" in names else {}
     if config.get("_class_name") != "UNet2DModel":  # told before gigabytes of another model come
         raise BadFileError(
-            f"{path}: not a model that can be exported. got {str(config.get('_class_name'))[:80]!r} in "
-            f"{place}config.json, expected 'UNet2DModel'. Do name another."
+            f"{path} must be a UNet2DModel, but {place}config.json says {shown(config.get('_class_name'))}."
         )
     try:
         weights = pick_weights([n.removeprefix(place) for n in names if n.startswith(place)])
     except BadFileError as exc:
-        raise BadFileError(f"{path}: {exc}") from exc
+        raise BadFileError(f"In {path}, {exc}") from exc
     if weights is None:
-        raise BadFileError(f"{path}: no weights on the hub. got {names[:5]!r}, expected some. Do name another.")
+        raise BadFileError(f"{path} has no weights on the hub, only {several(names)}.")
     ending = ".safetensors" if ".safetensors" in weights else ".bin"
     shards = [n for n in names if n.startswith(place) and "-of-" in n and n.endswith(ending)]
     return [n for n in names if n in CONFIGS] + [place + weights] + (shards if weights.endswith(".json") else [])
-
-
-def _reason(exc: Exception) -> str:
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return (lines[0] if lines else type(exc).__name__)[:200]

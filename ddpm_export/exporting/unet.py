@@ -42,44 +42,39 @@ class UNetConfig:
         ):
             value = getattr(self, name)
             if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
-                raise ConfigError(f"network: {name} too small. got {value!r}, expected at least 1. Do raise it.")
+                raise ConfigError(f"network.{name} must be at least 1, got {value!r}.")
         if self.base_channels % 2:  # half of the time embedding are sines, half cosines
-            raise ConfigError(
-                f"network: base_channels is odd. got {self.base_channels}, expected an even number. Do add one."
-            )
+            raise ConfigError(f"network.base_channels must be even, got {self.base_channels}.")
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(
-                f"network: dropout out of range. got {self.dropout}, expected 0 to below 1. Do pick one in that range."
-            )
+            raise ConfigError(f"network.dropout must be at least 0 and below 1, got {self.dropout}.")
         if self.num_classes < 0:
-            raise ConfigError(f"network: num_classes must not be negative, got {self.num_classes}.")
+            raise ConfigError(f"network.num_classes must be at least 0, got {self.num_classes}.")
         factor = 2 ** (len(self.channel_multipliers) - 1)
         _, height, width = self.image_shape
         for name, size in (("height", height), ("width", width)):
             if size < factor or size % factor:
                 near = max(1, round(size / factor)) * factor
                 raise ConfigError(
-                    f"network: image {name} does not halve {len(self.channel_multipliers) - 1} times. got {size}, "
-                    f"expected a multiple of {factor}. Do use {near}, or fewer channel_multipliers."
+                    f"The image's {name} must be a multiple of {factor}, to halve "
+                    f"{len(self.channel_multipliers) - 1} times, got {size}. Use {near}, or fewer channel_multipliers."
                 )
         for level, multiplier in enumerate(self.channel_multipliers):
             if self.base_channels * multiplier % self.groups:
                 raise ConfigError(
-                    f"network: level {level} cannot be normalised in groups. got {self.base_channels * multiplier} "
-                    f"channels, expected a multiple of groups={self.groups}. Do change base_channels or groups."
+                    f"The channels of level {level} must be a multiple of groups={self.groups}, got "
+                    f"{self.base_channels * multiplier}."
                 )
         for level in self.attention_levels:
             if not 0 <= level < len(self.channel_multipliers):
                 raise ConfigError(
-                    f"network: no such attention level. got {level}, expected 0 to "
-                    f"{len(self.channel_multipliers) - 1}. Do name levels that exist."
+                    f"network.attention_levels must be from 0 to {len(self.channel_multipliers) - 1}, got {level}."
                 )
         for level in {*self.attention_levels, len(self.channel_multipliers) - 1}:  # the middle attends too
             channels = self.base_channels * self.channel_multipliers[level]
             if channels % max(1, channels // self.head_channels):
                 raise ConfigError(
-                    f"network: level {level} cannot be split into heads. got {channels} channels and head_channels="
-                    f"{self.head_channels}, expected a divisor. Do use head_channels={channels}."
+                    f"network.head_channels must divide the {channels} channels of level {level}, got "
+                    f"{self.head_channels}."
                 )
 
 

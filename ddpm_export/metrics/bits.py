@@ -20,6 +20,7 @@ from ddpm_export.images import from_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Row
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
+from ddpm_export.wording import several
 
 __all__ = ["Bits", "bits_per_dimension", "strided_times"]
 
@@ -63,7 +64,7 @@ def strided_times(num_train_timesteps: int, stride: int, seed: int = 0) -> tuple
     """
     for name, value in (("num_train_timesteps", num_train_timesteps), ("stride", stride)):
         if value < 1:
-            raise UsageError(f"{name}: out of range. got {value!r}, expected at least 1. Do raise it.")
+            raise UsageError(f"{name} must be at least 1, got {value!r}.")
     edges = _edges(num_train_timesteps, 1 - (1 - num_train_timesteps) // stride)
     draw = random.Random(seed).random  # Python promises the same numbers in every version
     return tuple(low + int(draw() * (high - low)) for low, high in pairwise(edges))
@@ -263,26 +264,23 @@ def _refuse_non_finite(values: Array, what: str, t: int, first: int | None) -> N
     finite = np.isfinite(values)
     if not finite.all():
         image = "" if first is None else f", image {first + int(np.argmin(finite))}"
-        raise NonFiniteError(
-            f"bits: {what} at t = {t}{image} is not finite. got NaN or infinity, expected finite values. Do run "
-            "ddpm-check on the model."
-        )
+        raise NonFiniteError(f"At t = {t}{image}, {what} became NaN or infinite. Run ddpm-check on the model.")
 
 
 def _check(spec: ModelSpec, images: NDArray[Any], batch: int, variance: str) -> None:
     channels, height, width = spec.image_shape
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or len(images) < 1:
         raise UsageError(
-            f"images: not what the model was made for. got {images.dtype} {images.shape!r}, expected uint8 "
-            f"(N, {height}, {width}, {channels}) with N at least 1. Do convert them."
+            f"images must be uint8 (N, {height}, {width}, {channels}) with N at least 1, got {images.dtype} "
+            f"{images.shape!r}."
         )
     if batch < 1:
-        raise UsageError(f"batch: too few. got {batch!r}, expected at least 1. Do raise it.")
+        raise UsageError(f"batch must be at least 1, got {batch!r}.")
     if variance not in VARIANCES:
-        raise UsageError(f"variance: unknown. got {variance!r}, expected one of {', '.join(VARIANCES)}. Do pick one.")
+        raise UsageError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}.")
     if variance == "learned" and VARIANCE_FRACTION not in spec.outputs:
         raise UsageError(
-            "variance: the network has learned none. got 'learned', expected fixed_small or fixed_large. Do pick one."
+            "variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'."
         )
 
 
@@ -290,6 +288,6 @@ def _check_times(times: Sequence[int], edges: list[int], T: int) -> None:
     fits = len(times) > 0 and edges[-1] == T and len(times) <= T
     if not fits or not all(low <= t < high for t, (low, high) in zip(times, pairwise(edges), strict=True)):
         raise UsageError(
-            f"times: not a stratified subset. got {list(times[:5])!r} ({len(times)} of them), expected 0 and one of "
-            f"each stratum of 1 to {T - 1}, rising. Do take them from strided_times."
+            f"times must rise, 0 first and then one of each stratum of 1 to {T - 1}, got {several(times)}. "
+            "Take them from strided_times."
         )

@@ -30,10 +30,7 @@ def finite_rows(rows: NDArray[Any], where: str) -> Float64:
     """
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.size == 0 or rows.dtype.kind not in "fiu":
-        raise UsageError(
-            f"{where}: not rows of numbers. got {rows.dtype} of shape {rows.shape}, expected real numbers (N, D), N "
-            "and D at least 1. Do flatten what each image gave to one row."
-        )
+        raise UsageError(f"{where} must be real numbers (N, D), N and D at least 1, got {rows.dtype} {rows.shape}.")
     wide = rows.astype(np.float64, copy=False)
     _refuse_non_finite(wide, where)
     return wide
@@ -43,8 +40,8 @@ def same_dimensions(a: Float64, b: Float64, where: str) -> None:
     """Raise UsageError unless two sets of rows, (N, D) and (M, D), have the same D."""
     if a.shape[1:] != b.shape[1:]:
         raise UsageError(
-            f"{where}: two numbers of dimensions. got {a.shape[-1]} and {b.shape[-1]}, expected the same. Do take both "
-            "sets from one extractor."
+            f"{where} must have one number of dimensions, got {a.shape[-1]} and {b.shape[-1]}. Take both sets "
+            "from one extractor."
         )
 
 
@@ -95,8 +92,7 @@ def _without_rounding(eigenvalues: Float64, scale: float) -> Float64:
     """Return eigenvalues with those that rounding put below zero at zero; refuse what rounding does not explain."""
     if (eigenvalues < -NOT_ROUNDING * scale).any():
         raise UsageError(
-            f"statistics: not a covariance. got an eigenvalue of {float(eigenvalues.min())!r}, expected none below 0. "
-            "Do compute the statistics again from the features."
+            f"statistics must have a covariance without negative eigenvalues, got {float(eigenvalues.min())!r}."
         )
     return np.maximum(eigenvalues, 0.0)
 
@@ -106,22 +102,19 @@ def _refuse_non_statistics(given: Statistics, where: str) -> None:
     fits = mean.shape == (size,) and covariance.shape == (size, size) and size > 0
     if not fits or not mean.dtype == covariance.dtype == np.float64:
         raise UsageError(
-            f"{where}: not a mean and a covariance. got {mean.dtype} {mean.shape} and {covariance.dtype} "
-            f"{covariance.shape}, expected float64 (D,) and (D, D). Do compute the statistics again from the features."
+            f"{where} must be a mean (D,) and a covariance (D, D), both float64, got {mean.dtype} "
+            f"{mean.shape} and {covariance.dtype} {covariance.shape}."
         )
     _refuse_few(given.n, where)
     _refuse_non_finite(mean[None], f"{where}, mean")
     _refuse_non_finite(covariance, f"{where}, covariance", 4.0 * LARGEST**2)
     if not np.allclose(covariance, covariance.T, rtol=0.0, atol=1e-9 * np.abs(covariance).max()):
-        raise UsageError(
-            f"{where}: the covariance is not symmetric. got C unequal to its transpose, expected them equal. Do "
-            "compute the statistics again from the features."
-        )
+        raise UsageError(f"{where} must have a symmetric covariance.")
 
 
 def _refuse_few(n: int, where: str) -> None:
     if n < 2:
-        raise UsageError(f"{where}: too few images for a covariance. got {n}, expected at least 2. Do score more.")
+        raise UsageError(f"{where} must be of at least 2 images for a covariance, got {n}.")
 
 
 def _refuse_non_finite(rows: Float64, where: str, largest: float = LARGEST) -> None:
@@ -129,6 +122,6 @@ def _refuse_non_finite(rows: Float64, where: str, largest: float = LARGEST) -> N
     if wrong.any():
         row, column = (int(i) for i in np.argwhere(wrong)[0])
         raise NonFiniteError(
-            f"{where}: not finite, or beyond {largest:.0e}. got {float(rows[row, column])!r} in row {row}, column "
-            f"{column} ({int(wrong.sum())} such in all), expected finite numbers. Do look at the images of such rows."
+            f"{where} must be finite and below {largest:.0e}, got {float(rows[row, column])!r} in row {row}, "
+            f"column {column} ({int(wrong.sum())} such in all)."
         )

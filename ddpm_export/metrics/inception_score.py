@@ -41,17 +41,14 @@ def inception_score(probabilities: NDArray[Any], splits: int = 10) -> InceptionS
     rows = finite_rows(probabilities, "probabilities")
     n = len(rows)
     if not 1 <= splits <= n:
-        raise UsageError(
-            f"splits: out of range. got {splits!r} for {n} images, expected 1 to {n}. Do score more images or "
-            "lower splits."
-        )
+        raise UsageError(f"splits must be from 1 to {n}, the number of images, got {splits!r}.")
     wrong = (rows < 0.0).any(axis=1) | (np.abs(rows.sum(axis=1) - 1.0) > 1e-3)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise UsageError(
-            f"probabilities: not a distribution. got a sum of {float(rows[first].sum())!r} and a least value of "
-            f"{float(rows[first].min())!r} in row {first} ({int(wrong.sum())} such rows), expected 1 and at least 0. "
-            "Do take probabilities_from_logits."
+            "Each row of probabilities must be at least 0 and sum to 1, got a sum of "
+            f"{float(rows[first].sum())!r} and a least value of {float(rows[first].min())!r} in row {first} "
+            f"({int(wrong.sum())} such rows). Take probabilities_from_logits."
         )
     edges = [n * i // splits for i in range(splits + 1)]
     parts = [rows[start:stop] for start, stop in itertools.pairwise(edges)]

@@ -45,14 +45,11 @@ def kernel_distance(
     size = min(subset_size, len(a), len(b))
     if size < 2:
         raise UsageError(
-            f"kernel distance: too few images. got subsets of {subset_size!r} from {len(a)} and {len(b)}, expected at "
-            "least 2 of each. Do score more."
+            f"The kernel distance needs at least 2 images of each set, got subsets of {subset_size!r} from "
+            f"{len(a)} and {len(b)}."
         )
     if subsets < 1 or seed < 0:
-        raise UsageError(
-            f"kernel distance: out of range. got subsets={subsets!r} and seed={seed!r}, expected at least 1 and 0. Do "
-            "raise them."
-        )
+        raise UsageError(f"subsets must be at least 1 and seed at least 0, got {subsets!r} and {seed!r}.")
     generator = np.random.default_rng(seed)
     distances = np.empty(subsets)
     pulls_a, pulls_b = _Pulls(len(a)), _Pulls(len(b))

@@ -107,9 +107,6 @@ def _centred(real: NDArray[Any], fake: NDArray[Any]) -> tuple[Float64, Float64]:
 
 def _refuse_sizes(k: int, smallest: int, block: int) -> None:
     if not 1 <= k < smallest:
-        raise UsageError(
-            f"k: out of range. got {k!r} with sets of {smallest} and more, expected 1 to {smallest - 1}. Do lower k or "
-            "score more images."
-        )
+        raise UsageError(f"k must be from 1 to {smallest - 1}, one less than the smaller set has images, got {k!r}.")
     if block < 1:
-        raise UsageError(f"block: no rows. got {block!r}, expected at least 1. Do raise it.")
+        raise UsageError(f"block must be at least 1, got {block!r}.")

@@ -9,6 +9,7 @@ from typing import Any
 from ddpm_export.errors import BadFileError
 from ddpm_export.exporting.importers import diffusers, lucidrains, native, openai, tqch
 from ddpm_export.exporting.importers.layout import Found, Imported
+from ddpm_export.wording import several
 
 __all__ = ["IMPORTERS", "import_network"]
 
@@ -36,17 +37,16 @@ def import_network(path: str | Path, found: Found, weights: str, options: Mappin
     matching = [name for name, seen in signs.items() if all(seen.values())]
     if len(matching) != 1:
         names = sorted(found.keys) or sorted(map(str, found.contents))
-        got = f"keys {[name[:60] for name in names[:4]]!r} ({len(names)} of them)" if names else "no tensors"
+        got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
-            f"{path}: {'an ambiguous' if matching else 'an unknown'} checkpoint layout. got {got}, expected exactly "
-            f"one of {', '.join(IMPORTERS)}; {_verdict(signs, matching)}. Do see docs/importing.md, or name your own "
-            "class with --network."
+            f"{path} must be a checkpoint of exactly one of {', '.join(IMPORTERS)}, got {got}; "
+            f"{_verdict(signs, matching)}. See docs/importing.md, or name your own class with --network."
         )
     name = matching[0]
     try:
         imported: Imported = IMPORTERS[name].load(found, weights, options)
     except BadFileError as exc:
-        raise BadFileError(f"{path}: {exc}") from exc
+        raise BadFileError(f"In {path}, {exc}") from exc
     return dataclasses.replace(imported, source={"importer": name, **imported.source})
 
 

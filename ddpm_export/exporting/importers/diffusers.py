@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_export.errors import EnvironmentProblem, UsageError
+from ddpm_export.errors import UsageError
 from ddpm_export.exporting.folders import INDEX, MODEL, SCHEDULER, read_json
 from ddpm_export.exporting.importers.diffusers_scheduler import read_schedule
 from ddpm_export.exporting.importers.layout import Found, Imported, ask_for, assign_weights, misfit
 from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
+from ddpm_export.wording import first_line, not_installed, shown
 
 __all__ = ["load", "signs"]
 
@@ -128,15 +129,12 @@ def _diffusers() -> Any:
     try:
         return importlib.import_module("diffusers")
     except ModuleNotFoundError as exc:
-        raise EnvironmentProblem(
-            "diffusers: not installed. got no module of that name, expected one to build its networks with. Do pip "
-            "install 'ddpm-export[diffusers]'."
-        ) from exc
+        raise not_installed("diffusers", "diffusers") from exc
 
 
 def _scheduler_config(path: Any) -> dict[str, Any]:
     if not isinstance(path, str):
-        raise UsageError(f"--set scheduler: not a path. got {path!r}, expected one of a {SCHEDULER}. Do name it.")
+        raise UsageError(f"--set scheduler must be the path of a {SCHEDULER}, got {shown(path)}.")
     place = Path(path)
     return read_json(place / SCHEDULER if place.is_dir() else place)
 
@@ -173,9 +171,7 @@ def _height_and_width(sample_size: Any, is_option: bool) -> tuple[int, int]:
     if len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIZE for side in sides):
         return sides[0], sides[1]
     if is_option:
-        raise UsageError(
-            f"--set sample_size: not a size. got {sample_size!r}, expected one such as 32 or [32,48]. Do change it."
-        )
+        raise UsageError(f"--set sample_size must be a size such as 32 or [32,48], got {shown(sample_size)}.")
     raise misfit("sample_size", sample_size, "a size such as 32, or a height and a width")
 
 
@@ -189,7 +185,7 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
             x_t, t = torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)
             network(x_t, t, return_dict=False)
     except Exception as exc:  # whatever the package makes of options that are not for one another
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        reason = first_line(exc)
         raise misfit(
             MODEL, reason, f"options that go together, and sides, {height} and {width}, that halve at every level"
         ) from exc

@@ -18,6 +18,7 @@ from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem
 from ddpm_export.exporting.importers.layout import read_options
 from ddpm_export.schedules import spacing
 from ddpm_export.spec import Defaults
+from ddpm_export.wording import first_line, several, shown
 
 __all__ = ["Schedule", "read_schedule"]
 
@@ -116,16 +117,12 @@ def _scheduler_class(package: Any, name: Any, options: Values) -> Any:
     try:
         kind = getattr(package, name, None) if isinstance(name, str) else None
     except Exception as exc:  # diffusers imports lazily: what goes wrong in that module shows here
-        raise EnvironmentProblem(
-            f"{name}: diffusers cannot load it. got {str(exc).splitlines()[0][:200]!r}, expected a scheduler. Do "
-            "install diffusers again."
-        ) from exc
+        raise EnvironmentProblem(f"diffusers cannot load {name}: {first_line(exc)}. Install diffusers again.") from exc
     if not isinstance(kind, type) or not kind.__module__.startswith("diffusers."):
         raise _refusal("_class_name", name, f"a scheduler of the installed diffusers {package.__version__}", options)
     if ".dummy_" in kind.__module__:
         raise EnvironmentProblem(
-            f"{name}: diffusers cannot build it here. got not all of {', '.join(getattr(kind, '_backends', ()))}, "
-            "expected them. Do pip install what is missing."
+            f"diffusers cannot build {name} without {several(getattr(kind, '_backends', ()))}. Install what is missing."
         )
     if name in OTHER_PURPOSE:
         raise _refusal("_class_name", name, f"a sampler of images; {OTHER_PURPOSE[name]}", options)
@@ -161,7 +158,7 @@ def _built(kind: Any, values: Values, options: Values) -> Any:
             warnings.simplefilter("ignore")  # HeunDiscreteScheduler's way with NumPy 2: not for the user
             return kind(**values)
     except Exception as exc:  # whatever a class makes of values that are not for it
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        reason = first_line(exc)
         name = next((key for key in ("trained_betas", "beta_schedule") if key in options), "configuration")
         raise _refusal(name, reason, f"one that {kind.__name__} takes", options) from exc
 
@@ -251,11 +248,9 @@ def _shown(times: list[int]) -> str:
 
 def _refusal(key: str, got: Any, expected: str, options: Values) -> DdpmExportError:
     """Return the error that names an entry: of the user's where an option says it, of the file's otherwise."""
-    text = got if isinstance(got, str) else repr(got)
-    shown = text if len(text) <= 80 else text[:77] + "..."
+    text = shown(got) if not isinstance(got, str) else shown(got)[1:-1]
     if key in options:
-        return UsageError(f"--set {key}: cannot be carried over. got {shown}, expected {expected}. Do change it.")
+        return UsageError(f"--set {key} must be {expected}, got {text}.")
     return BadFileError(
-        f"scheduler {key}: cannot be carried over. got {shown}, expected {expected}. Do add --set {key}=VALUE, if "
-        "another will do."
+        f"the scheduler's {key} must be {expected}, got {text}. Add --set {key}=VALUE, if another will do."
     )

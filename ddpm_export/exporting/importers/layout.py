@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import several, shown
 
 __all__ = ["Found", "Imported", "ask_for", "assign_weights", "misfit", "read_options", "without_prefix"]
 
@@ -68,8 +69,7 @@ def read_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[s
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
-            f"--set: unknown for this checkpoint. got {', '.join(unknown[:5])}, expected some of "
-            f"{', '.join(known) or 'none at all'}. Do correct the name."
+            f"--set has no {several(unknown)} for this checkpoint, only {several(known, len(known)) or 'nothing'}."
         )
     chosen = dict(known)
     for name, value in options.items():
@@ -82,9 +82,7 @@ def read_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[s
         else:
             fits = default is None or type(value) is type(default)
         if not fits:
-            raise UsageError(
-                f"--set {name}: does not fit. got {value!r}, expected a value like {default!r}. Do change it."
-            )
+            raise UsageError(f"--set {name} must be a value like {default!r}, got {shown(value)}.")
         chosen[name] = value
     return chosen
 
@@ -92,10 +90,7 @@ def read_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[s
 def ask_for(examples: Mapping[str, Any]) -> UsageError:
     """Return the error that asks for what a checkpoint does not say: option name -> an example of its value."""
     wanted = " ".join(f"--set {name}={value}" for name, value in examples.items())
-    return UsageError(
-        f"checkpoint: does not say everything. got no {', '.join(examples)}, expected that as an option. Do add, for "
-        f"example, {wanted}"
-    )
+    return UsageError(f"The checkpoint does not say its {several(examples, len(examples))}. Add, for example, {wanted}")
 
 
 def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -134,6 +129,5 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
 
 def misfit(where: str, got: Any, expected: str, do: str = "save it again") -> BadFileError:
     """Return the error for something in a checkpoint that does not fit, and what to do about it."""
-    text = got if isinstance(got, str) else repr(got)
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return BadFileError(f"checkpoint: {where} does not fit. got {shown}, expected {expected}. Do {do}.")
+    text = shown(got, 120)[1:-1] if isinstance(got, str) else shown(got, 120)
+    return BadFileError(f"the checkpoint's {where} must be {expected}, got {text}. {do[:1].upper()}{do[1:]}.")

@@ -34,6 +34,7 @@ from ddpm_export.exporting.importers.lucidrains_process import (
 )
 from ddpm_export.schedules import spacing
 from ddpm_export.spec import VARIANCE_FRACTION, Defaults, ModelSpec
+from ddpm_export.wording import first_line, not_installed
 
 __all__ = ["load", "signs"]
 
@@ -322,17 +323,14 @@ def _unet(config: Mapping[str, Any], theta: float) -> nn.Module:
     try:
         package = importlib.import_module("denoising_diffusion_pytorch")
     except ModuleNotFoundError as exc:
-        raise EnvironmentProblem(
-            f"{exc.name}: not installed. got no module of that name, expected one to build the network with. Do pip "
-            "install 'ddpm-export[lucidrains]'."
-        ) from exc
+        raise not_installed(str(exc.name), "lucidrains") from exc
     try:
         with torch.device("meta"):
             unet: nn.Module = package.Unet(**config, sinusoidal_pos_emb_theta=theta)
     except (AttributeError, TypeError) as exc:
         raise EnvironmentProblem(
-            f"denoising_diffusion_pytorch: has another Unet. got {str(exc)!r}, expected that of 2.0 or newer. Do pip "
-            "install 'ddpm-export[lucidrains]'."
+            f"denoising_diffusion_pytorch must be 2.0 or newer: {first_line(exc)}. Run: pip install "
+            "'ddpm-export[lucidrains]'."
         ) from exc
     return unet
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.importers.layout import ask_for, misfit, read_options
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.wording import shown
 
 __all__ = [
     "EXAMPLES",
@@ -163,11 +164,9 @@ def _betas(name: str, T: Any, parameters: Mapping[str, float]) -> Float64:
 
 def refused(name: str, value: Any, expected: str) -> UsageError:
     """Return the error for an option's value that cannot be."""
-    return UsageError(f"--set {name}: does not fit. got {repr(value)[:80]}, expected {expected}. Do change it.")
+    return UsageError(f"--set {name} must be {expected}, got {shown(value)}.")
 
 
 def contradiction(name: str, value: Any, fact: Any) -> UsageError:
     """Return the error for an option that says something else than the checkpoint."""
-    return UsageError(
-        f"--set {name}: contradicts the checkpoint. got {repr(value)[:80]}, expected {fact!r}. Do leave it out."
-    )
+    return UsageError(f"--set {name} must be {fact!r}, as the checkpoint says, got {shown(value)}. Leave it out.")

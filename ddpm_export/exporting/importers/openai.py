@@ -16,6 +16,7 @@ from ddpm_export.exporting.importers.layout import Found, Imported, ask_for, ass
 from ddpm_export.exporting.importers.openai_unet import GROUPS, UNet, UNetConfig
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import VARIANCE_FRACTION, Defaults, ModelSpec
+from ddpm_export.wording import shown
 
 __all__ = ["config_from_state", "load", "signs"]
 
@@ -167,11 +168,11 @@ def _shape(state: Mapping[str, Any], key: str, num_dims: int) -> tuple[int, ...]
 
 
 def _refused(where: str, got: str, expected: str) -> BadFileError:
-    return BadFileError(f"checkpoint: {where}: not supported. got {got}, expected {expected}. Do use another network.")
+    return BadFileError(f"the checkpoint's {where} must be {expected}, got {got}. Use another network.")
 
 
 def _contradiction(name: str, got: Any, expected: str) -> UsageError:
-    return UsageError(f"--set {name}: does not fit. got {got!r}, expected {expected}. Do correct it.")
+    return UsageError(f"--set {name} must be {expected}, got {shown(got)}.")
 
 
 def _typed(name: str, value: Any) -> Any:

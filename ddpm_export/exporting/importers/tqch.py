@@ -24,6 +24,7 @@ from ddpm_export.exporting.importers.layout import (
 from ddpm_export.exporting.importers.tqch_unet import GROUPS, FromMean, Layout, Shuffled, UNet
 from ddpm_export.schedules import alphas_cumprod_from_betas
 from ddpm_export.spec import Defaults, ModelSpec
+from ddpm_export.wording import shown
 
 __all__ = ["SCHEDULES", "load", "signs"]
 
@@ -286,4 +287,4 @@ def _posterior(betas: Float64) -> tuple[Float64, Float64]:
 
 
 def _refused(name: str, got: Any, expected: str) -> UsageError:
-    return UsageError(f"--set {name}: does not fit. got {repr(got)[:120]}, expected {expected}. Do correct it.")
+    return UsageError(f"--set {name} must be {expected}, got {shown(got, 120)}.")
