@@ -29,7 +29,7 @@ def several(values: Iterable[Any], most: int = 5) -> str:
 def first_line(exc: object, longest: int = MAX_LINE) -> str:
     """Return the first line of what another package's error says, or else the error's name."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return (lines[0] if lines else type(exc).__name__)[:longest]
+    return (lines[0].rstrip(".") if lines else type(exc).__name__)[:longest]
 
 
 def not_installed(package: str, extra: str, instead: str = "") -> EnvironmentProblem:

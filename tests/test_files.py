@@ -209,7 +209,7 @@ with sole_writer(pathlib.Path({str(folder)!r})):
 """
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "in\n"
-    with pytest.raises(UsageError, match="another process is writing there"), sole_writer(folder):
+    with pytest.raises(UsageError, match="is being written by another process"), sole_writer(folder):
         pytest.fail("there were two")
     holder.kill()
     holder.communicate()

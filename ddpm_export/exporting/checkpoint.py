@@ -52,7 +52,7 @@ def load_torch_file(path: str | Path) -> Any:
                 )
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
-        raise BadFileError(f"{path}: no such file. got nothing, expected a checkpoint. Do check the path.") from exc
+        raise BadFileError(f"{path} does not exist.") from exc
     except BadFileError:
         raise
     except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it

@@ -167,7 +167,7 @@ def test_of_a_near_miss_the_nearest_is_named(tmp_path, name, sign):
 
 @pytest.mark.parametrize("name", FILES)
 def test_signs_alone_are_no_network(tmp_path, real, name):
-    assert_refused(export(tmp_path, bare(name), real(name)[1]), 3, "checkpoint: ")
+    assert_refused(export(tmp_path, bare(name), real(name)[1]), 3, "the checkpoint's ")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -184,4 +184,4 @@ def test_missing_and_extra_and_misshapen_weights_are_named(tmp_path, real, name)
         for change in ({}, {key: state[key][:0]}, {key: state[key][None]}, {key: state[key], key + "x": state[key]}):
             changed = {**{k: v for k, v in state.items() if k != key}, **change}
             ending = export(tmp_path, {**contents, "ema": changed} if name == "native" else changed, options)
-            assert_refused(ending, 3, "checkpoint: ")
+            assert_refused(ending, 3, "the checkpoint's ")

@@ -264,7 +264,7 @@ def test_flags_as_text_are_the_same():
 def test_what_the_file_does_not_say_is_asked_for(options, asked):
     with pytest.raises(UsageError) as caught:
         imported(options)
-    assert f"got no {', '.join(asked)}, expected" in str(caught.value)
+    assert f"does not say its {', '.join(asked)}. Add" in str(caught.value)
 
 
 def test_flags_of_training_are_ignored():

@@ -101,7 +101,7 @@ def test_a_broken_safetensors_file(tmp_path, fault):
 
 @pytest.mark.parametrize("name", ["runs/x.pt", "runs/x.safetensors", "x.pt", "runs/a/b", "models--x"])
 def test_a_path_at_which_nothing_lies_is_no_hub_name(name):
-    assert "no such file" in told_in_one_line(name)
+    assert "does not exist" in told_in_one_line(name)
 
 
 def test_a_missing_safetensors_package_is_told(tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path, place):
     save_file({"conv.weight": STATE["conv.weight"]}, tmp_path / "outside.safetensors")
     folder.mkdir()
     write_shards(folder, **{"conv.weight": place})
-    assert "not an index of shards" in told_in_one_line(folder)
+    assert "must have a weight_map from tensors to files beside it" in told_in_one_line(folder)
 
 
 @pytest.mark.parametrize("fault", ["missing", "more", "less", "swapped"])
@@ -339,7 +339,7 @@ def test_a_model_that_is_neither_on_the_hub_nor_in_the_cache(hub, monkeypatch, a
         hub.stop()
     hub.broken = absence == "broken"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", absence == "offline")
-    assert "no such file or folder here" in told_in_one_line("me/pipeline", EnvironmentProblem)
+    assert "does not exist here" in told_in_one_line("me/pipeline", EnvironmentProblem)
 
 
 def test_half_a_model_in_the_cache_is_none(hub):
@@ -352,7 +352,7 @@ def test_half_a_model_in_the_cache_is_none(hub):
 
 @pytest.mark.parametrize("name", ["me/nothing", "me/pipeline@v9", "nobody/pipeline", "me/a--b"])
 def test_a_name_that_the_hub_does_not_know(hub, name):
-    assert "no such model on the hub" in told_in_one_line(name)
+    assert "the hub has no such model" in told_in_one_line(name)
 
 
 def test_another_model_is_told_before_its_weights_come(hub):

@@ -39,8 +39,10 @@ def import_network(path: str | Path, found: Found, weights: str, options: Mappin
         names = sorted(found.keys) or sorted(map(str, found.contents))
         got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
-            f"{path} must be a checkpoint of exactly one of {', '.join(IMPORTERS)}, got {got}; "
-            f"{_verdict(signs, matching)}. See docs/importing.md, or name your own class with --network."
+            f"{path} has {'an ambiguous' if matching else 'an unknown'} checkpoint layout, with {got}, where one of "
+            f"{', '.join(IMPORTERS)} is known: {_verdict(signs, matching)}. See docs/importing.md, or name "
+            "your own class "
+            "with --network."
         )
     name = matching[0]
     try:

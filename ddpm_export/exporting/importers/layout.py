@@ -69,7 +69,8 @@ def read_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[s
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
-            f"--set has no {several(unknown)} for this checkpoint, only {several(known, len(known)) or 'nothing'}."
+            f"--set has no {several(unknown)} for this checkpoint, which knows "
+            f"{several(known, len(known)) or 'none at all'}."
         )
     chosen = dict(known)
     for name, value in options.items():

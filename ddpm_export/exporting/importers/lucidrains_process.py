@@ -169,4 +169,6 @@ def refused(name: str, value: Any, expected: str) -> UsageError:
 
 def contradiction(name: str, value: Any, fact: Any) -> UsageError:
     """Return the error for an option that says something else than the checkpoint."""
-    return UsageError(f"--set {name} must be {fact!r}, as the checkpoint says, got {shown(value)}. Leave it out.")
+    return UsageError(
+        f"--set {name} contradicts the checkpoint, which says {fact!r}, got {shown(value)}. Leave it out."
+    )
