@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.importing import Case, Original
+from tests.oracles.weights import ORACLES, save
 
 __all__ = ["cases"]
 
-ORACLES = Path(__file__).parents[2] / "tests" / "oracles"
-
 
 def cases() -> list[Case]:
-    """Return the recorded cases of both projects."""
-    folders = sorted([*ORACLES.glob("guided-*"), *ORACLES.glob("improved-*")])
+    """Return the recorded cases of both projects that are conditioned on nothing."""
+    folders = sorted([*ORACLES.glob("guided-?"), *ORACLES.glob("improved-?")])
     return [_case(folder) for folder in folders]
 
 
@@ -26,7 +25,7 @@ def _case(recorded: Path) -> Case:
     factor = flags["diffusion_steps"] // 1000 if flags["rescale_timesteps"] else 1
 
     def write(folder: Path) -> tuple[Path, dict[str, Any]]:
-        return recorded / "model.pt", flags
+        return save(recorded.name, folder / "model.pt"), flags
 
     def original() -> Original:
         with np.load(recorded / "expected.npz") as values:

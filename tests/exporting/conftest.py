@@ -12,6 +12,7 @@ from ddpm_export.exporting.checkpoint import save_checkpoint  # noqa: E402
 from ddpm_export.exporting.unet import UNet, UNetConfig  # noqa: E402
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name  # noqa: E402
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec  # noqa: E402
+from tests.oracles.weights import save as save_recorded  # noqa: E402
 
 CONFIGS = {
     "grey": UNetConfig(
@@ -96,5 +97,18 @@ def exported(folder, checkpoint_path):
             checkpoint = load_checkpoint(path)
             made[name, kind] = checkpoint, export(checkpoint, folder / f"{name}{FORMATS[kind]}", format=kind)
         return made[name, kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """Name of a recorded case -> its checkpoint; each is made from its seed once a session."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = save_recorded(name, tmp_path_factory.mktemp(name) / "model.pt")
+        return made[name]
 
     return get

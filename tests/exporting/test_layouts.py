@@ -14,12 +14,12 @@ from ddpm_export.cli.export import main  # noqa: E402
 from ddpm_export.exporting import load_checkpoint  # noqa: E402
 from ddpm_export.exporting.importers import IMPORTERS  # noqa: E402
 from ddpm_export.exporting.importers.layout import Found  # noqa: E402
+from tests.oracles.weights import ORACLES, contents_of  # noqa: E402
 
 from .conftest import CONFIGS, save  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-ORACLES = importlib.import_module("benchmarks.importing.tqch").ORACLES
 # of every layout: what it is known by and nothing else, for a file that cannot be loaded but is recognised
 BY_WORD = {"native": {"format": "ddpm-export-checkpoint/1", "network": {}, "ema": {}, "config": {}, "spec": ""}}
 IN_A_FOLDER = {"diffusers"}
@@ -40,14 +40,11 @@ def native(folder):
 
 
 def openai(folder):
-    recorded = ORACLES / "improved-a"
-    return torch.load(recorded / "model.pt", weights_only=True), json.loads((recorded / "config.json").read_text())
+    return contents_of("improved-a"), json.loads((ORACLES / "improved-a" / "config.json").read_text())
 
 
 def tqch(folder):
-    recorded = ORACLES / "tqch-b"
-    contents = torch.load(recorded / "model.pt", weights_only=True)["ema"]["shadow"]
-    return contents, json.loads((recorded / "config.json").read_text())
+    return contents_of("tqch-b")["ema"]["shadow"], json.loads((ORACLES / "tqch-b" / "config.json").read_text())
 
 
 def lucidrains(folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from benchmarks.importing.openai import cases
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.exporting import export, load_checkpoint
 from ddpm_export.spec import Defaults
+from tests.oracles.weights import ORACLES, contents_of
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -22,7 +22,6 @@ from ddpm_export.exporting.importers.layout import Found  # noqa: E402
 from ddpm_export.exporting.importers.openai import FLAGS, config_from_state, load, signs  # noqa: E402
 from ddpm_export.exporting.importers.openai_unet import UNet, UNetConfig  # noqa: E402
 
-ORACLES = Path(__file__).parents[1] / "oracles"
 CONFIG = UNetConfig(
     image_channels=3,
     num_channels=32,
@@ -77,16 +76,16 @@ def test_a_recorded_case_is_reproduced_by_its_export(tmp_path):  # a learned var
     assert row.ddim_equal >= 0.995
 
 
-def test_blocks_that_resample_and_the_new_attention_order_are_exported(tmp_path):
+def test_blocks_that_resample_and_the_new_attention_order_are_exported(recorded, tmp_path):
     flags = {**flags_of("guided-a"), "image_size": 16, "attention_resolutions": "8"}  # smaller images, the same network
-    report = export(load_checkpoint(ORACLES / "guided-a" / "model.pt", options=flags), tmp_path / "unet.onnx")
+    report = export(load_checkpoint(recorded("guided-a"), options=flags), tmp_path / "unet.onnx")
     assert report.proof.error <= 1e-5
     assert report.proof.equal_share >= 0.995
 
 
 @pytest.mark.parametrize("name", [case.name for case in cases()])
-def test_the_recorded_schedules_are_met_to_the_last_bit(name):
-    spec = load_checkpoint(ORACLES / name / "model.pt", options=flags_of(name)).spec
+def test_the_recorded_schedules_are_met_to_the_last_bit(recorded, name):
+    spec = load_checkpoint(recorded(name), options=flags_of(name)).spec
     with np.load(ORACLES / name / "expected.npz") as expected:
         betas = expected["betas"]
     a = np.array(spec.alphas_cumprod)
@@ -95,6 +94,19 @@ def test_the_recorded_schedules_are_met_to_the_last_bit(name):
 
 def test_there_are_eight_recorded_cases():
     assert len(cases()) == 8
+
+
+@pytest.mark.parametrize("name", ["guided-class-a", "guided-sr-a", "improved-class-a"])
+def test_a_conditional_case_is_an_unconditional_network_with_classes_and_a_small_image(name):
+    state, flags = contents_of(name), flags_of(name)
+    assert state.pop("label_emb.weight").shape == (1000, 4 * flags["num_channels"])
+    if "large_size" in flags:
+        first = state["input_blocks.0.0.weight"]
+        assert first.shape == (flags["num_channels"], 6, 3, 3)
+        state["input_blocks.0.0.weight"] = first[:, :3]  # the rest sees the small image
+        flags["image_size"] = flags.pop("large_size")
+        del flags["small_size"]
+    assert imported({**flags, "class_cond": False}, state=state).spec.image_shape == (3, *[flags["image_size"]] * 2)
 
 
 # what the shapes tell
@@ -243,10 +255,10 @@ def test_a_name_of_other_weights_is_told(name, weights, told):
 # flags
 
 
-def test_flags_as_text_are_the_same():
+def test_flags_as_text_are_the_same(recorded):
     typed = flags_of("guided-c")
     text = {name: str(value) for name, value in typed.items()}
-    a, b = (load_checkpoint(ORACLES / "guided-c" / "model.pt", options=flags) for flags in (typed, text))
+    a, b = (load_checkpoint(recorded("guided-c"), options=flags) for flags in (typed, text))
     assert a.spec == b.spec
     assert a.notes == b.notes
 
