@@ -1,41 +1,99 @@
 /**
- * Sampling from a diffusion model: noise, steps and pixels, the same for the same seed in every language of this
+ * Sampling from a diffusion model: noise, rows and pixels, the same for the same seed in every language of this
  * project (docs/format.md is the contract). For browsers, workers and node; knows nothing of ONNX Runtime.
  *
  *     const spec = specFromOnnx(bytes);                             // the numbers that travel in the model file
- *     const denoise = denoiser(model, spec);                        // (x_t, step) -> { x_0, eps }
- *     const steps = trajectory(spec, 50);                           // the time grid, as data
+ *     const denoise = denoiser(model, spec);                        // (x_t, row, x_0 before) -> { x_0, eps }
  *     const noise = noiseStream(7n, [0, 1, 2], spec.image_shape);   // draw -> normals; draw 0 is x_T
- *     for await (const state of ddim(denoise, noise, steps)) show(toUint8(state.x_0, spec.image_shape));
+ *     const rows = plan(spec, { sampler: "ddim", numSteps: 50 });   // the solver, a table of numbers
+ *     for await (const state of walk(denoise, noise, rows)) show(toUint8(state.x, spec.image_shape));
  *
- * or `sample`, which is these lines with one call. Images are flat Float32Arrays in B, C, H, W order. Names with an
+ * or `sample`, which is these lines in one call. Images are flat Float32Arrays in B, C, H, W order. Names with an
  * underscore are the papers' letters (x_0, a_prev) or keys of the file (image_shape), written as they are there.
  *
  * Coefficients are doubles, rounded once to float32; `fround` after every operation makes the rest float32 as well.
  */
 export type Shape = readonly number[];
 export type Noise = (draw: number) => Float32Array;
-export type Step = {
+export type Row = {
+    /**
+     * its number, from 1, and its noise draw
+     */
     i: number;
+    /**
+     * what the network is told
+     */
     t: number;
+    /**
+     * alphas_cumprod there
+     */
     a: number;
-    a_prev: number;
+    /**
+     * weights of the clean images found, newest first
+     */
+    x_0: readonly number[];
+    /**
+     * weights of the noises found, newest first
+     */
+    eps: readonly number[];
+    /**
+     * weight of fresh noise: [], [std], or [small, large] of a learned variance
+     */
+    noise: readonly number[];
+};
+export type Plan = {
+    rows: readonly Row[];
+    start: number;
+};
+export type Grid = {
+    t: readonly number[];
+    a: readonly number[];
 };
 export type Outputs = Record<string, Float32Array>;
-export type Model = (x_t: Float32Array, t: BigInt64Array, dims: number[]) => Outputs | Promise<Outputs>;
+export type Inputs = Record<string, BigInt64Array | Float32Array>;
+export type Model = (x_t: Float32Array, t: BigInt64Array | Float32Array, inputs: Inputs) => Outputs | Promise<Outputs>;
 export type Denoised = {
     x_0: Float32Array;
     eps: Float32Array;
     variance_fraction: Float32Array | null;
 };
-export type Denoiser = (x_t: Float32Array, step: Step) => Promise<Denoised>;
+export type Denoiser = (x_t: Float32Array, row: Row, x_0_before: Float32Array | null) => Promise<Denoised>;
 export type State = {
-    step: Step;
+    row: Row;
+    /**
+     * the image after the row
+     */
     x: Float32Array;
+    /**
+     * what the denoiser found before it
+     */
     x_0: Float32Array;
+    /**
+     * the same
+     */
     eps: Float32Array;
+    /**
+     * [x_0, eps] that later rows read, newest first
+     */
+    history: readonly (readonly [Float32Array, Float32Array])[];
 };
 export type Variance = "fixed_small" | "fixed_large" | "learned";
+export type Input = {
+    name: string;
+    kind: "label" | "vector" | "image" | "previous";
+    /**
+     * without the batch, [] of a label
+     */
+    shape: readonly number[];
+    /**
+     * what fills it where nothing is said; null where it has to be given
+     */
+    none: number | null;
+    /**
+     * the names of a label's values, from 0 on
+     */
+    classes: readonly string[];
+};
 export type ModelSpec = {
     name: string;
     prediction: "eps" | "x_0" | "v";
@@ -53,8 +111,12 @@ export type ModelSpec = {
         sampler: string;
         num_steps: number;
         eta: number;
+        times?: number[];
+        plan?: string;
     };
     requires: readonly string[];
+    inputs: readonly Input[];
+    plans: Record<string, Plan>;
 };
 export type Settings = {
     /**
@@ -71,17 +133,25 @@ export type Settings = {
     n?: number;
     numSteps?: number;
     /**
+     * strictly falling, in place of numSteps evenly spaced ones
+     */
+    times?: readonly number[];
+    /**
      * ddim or ddpm
      */
     sampler?: string;
     /**
-     * ddim alone
+     * only of ddim
      */
     eta?: number;
     /**
-     * ddpm alone
+     * only of ddpm
      */
     variance?: Variance;
+    /**
+     * the name of one of the file's plans, in place of steps, times, sampler and knobs
+     */
+    plan?: string;
 };
 /** Something that stops the work and is told in one line; exitCode is what a command ends with. */
 export declare class DdpmError extends Error {
@@ -100,9 +170,16 @@ export declare class BadFileError extends DdpmError {
 export declare class ModelRefusedError extends DdpmError {
     exitCode: number;
 }
-/** A number of an image became infinite or NaN. */
+/** A number of an image became infinite or NaN: number `at` of its flat batch. */
 export declare class NonFiniteError extends DdpmError {
+    where: string;
+    at: number;
     exitCode: number;
+    /**
+     * @param {string} where
+     * @param {number} at
+     */
+    constructor(where: string, at: number, what?: string);
 }
 /**
  * Write the four output words of Philox4x32-10 (Salmon et al. 2011, section 3.3) to `words` from `at` on, and return
@@ -151,58 +228,112 @@ export declare function specFromOnnx(bytes: Uint8Array): ModelSpec;
  */
 export declare function spacing(T: number, numSteps: number): number[];
 /**
- * Return the steps from noise to image, as data; numSteps left out is the spec's default.
+ * Return numSteps evenly spaced times, or the given falling ones; without either, the spec's number of them.
+ * Throws UsageError for numSteps outside 1..T and for times that do not strictly fall within 0..T - 1.
  * @param {ModelSpec} spec
- * @returns {Step[]}
+ * @param {number | null} [numSteps]
+ * @param {{ times?: Iterable<number> | null }} [options]
+ * @returns {Grid}
  */
-export declare function trajectory(spec: ModelSpec, numSteps?: number): Step[];
+export declare function grid(spec: ModelSpec, numSteps?: number | null, { times }?: {
+    times?: Iterable<number> | null;
+}): Grid;
 /**
- * Return (x_t, step) -> { x_0, eps, variance_fraction }; one network evaluation a call. x_0 follows from eps (Ho et al.
- * 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what
- * then leads from it to x_t. Throws BadFileError where the network lacks an output that the spec names.
+ * Return the rows of DDIM (Song et al. 2020, eq. 12 and 16); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small.
+ * eta is rounded to float32. Throws UsageError for eta outside 0..1.
+ * @param {Grid} grid
+ * @param {{ eta?: number }} [options]
+ * @returns {Row[]}
+ */
+export declare function ddim(grid: Grid, { eta }?: {
+    eta?: number;
+}): Row[];
+/**
+ * Return the rows of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where the grid leaves times out.
+ * variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
+ * says between the two (Nichol and Dhariwal 2021, eq. 15). Throws UsageError for another variance.
+ * @param {Grid} grid
+ * @param {{ variance?: string }} [options]
+ * @returns {Row[]}
+ */
+export declare function ddpm(grid: Grid, { variance }?: {
+    variance?: string;
+}): Row[];
+/**
+ * Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries. What is left
+ * out is the spec's default. name: of one of spec.plans, in place of all else.
+ * Throws UsageError for what is no plan, ModelRefusedError for a default sampler that this version does not know.
+ * @param {ModelSpec} spec
+ * @param {{ sampler?: string | null, numSteps?: number | null, times?: readonly number[] | null, name?: string | null,
+ *   eta?: number | null, variance?: string | null }} [options]
+ * @returns {Plan}
+ */
+export declare function plan(spec: ModelSpec, { sampler, numSteps, times, name, eta, variance }?: {
+    sampler?: string | null;
+    numSteps?: number | null;
+    times?: readonly number[] | null;
+    name?: string | null;
+    eta?: number | null;
+    variance?: string | null;
+}): Plan;
+/**
+ * Yield the state after every row of a plan; one network evaluation each, and nothing is kept that no row reads.
+ * Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan
+ * yielded, to the same bits. Throws NonFiniteError at the row whose numbers are no longer finite.
+ * @param {Denoiser} denoise
+ * @param {Noise} noise
+ * @param {Plan} plan
+ * @param {{ x?: Float32Array | null, state?: State | null }} [options]
+ * @returns {AsyncGenerator<State>}
+ */
+export declare function walk(denoise: Denoiser, noise: Noise, plan: Plan, { x, state }?: {
+    x?: Float32Array | null;
+    state?: State | null;
+}): AsyncGenerator<State>;
+/**
+ * Bind a model, what it predicts, its clipping and its inputs; one network evaluation a call.
+ * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, all
+ * else is flat numbers. Throws UsageError for inputs that are unknown, missing or do not fit, here where it can be seen
+ * without a batch; its calls throw NonFiniteError where the network gives NaN or infinity, BadFileError where an output
+ * is missing.
  * @param {Model} model
  * @param {ModelSpec} spec
+ * @param {Record<string, unknown>} [inputs]
  * @returns {Denoiser}
  */
-export declare function denoiser(model: Model, spec: ModelSpec): Denoiser;
+export declare function denoiser(model: Model, spec: ModelSpec, inputs?: Record<string, unknown>): Denoiser;
+/**
+ * Return what the network says of x_t in a row, by the names of the spec's outputs. Throws BadFileError where an output
+ * is missing, NonFiniteError where one is not finite: clipping would hide it.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @param {Inputs} inputs
+ * @returns {Promise<Outputs>}
+ */
+export declare function predict(model: Model, spec: ModelSpec, x_t: Float32Array, row: Row, inputs: Inputs): Promise<Outputs>;
+/**
+ * Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
+ * @param {[Outputs]} predictions
+ */
+export declare function combine([only]: [Outputs]): Outputs;
+/**
+ * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
+ * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads
+ * from it to x_t. Fresh arrays: a buffer that the next evaluation overwrites changes nothing that was yielded.
+ * @param {Outputs} outputs
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @returns {Denoised}
+ */
+export declare function denoised(outputs: Outputs, spec: ModelSpec, x_t: Float32Array, { a }: Row): Denoised;
 /**
  * Return the names of the network's outputs, in order.
  * @param {ModelSpec} spec
  */
 export declare function outputNames(spec: ModelSpec): ("eps" | "v" | "variance_fraction" | "x_0")[];
-/**
- * Return DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7.
- * @param {Step} step
- * @param {number} eta
- */
-export declare function noiseStd({ a, a_prev }: Step, eta: number): number;
-/**
- * Yield the states of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small.
- * Starts at noise draw 0, or goes on from `x`, the state before the first of `steps`. One network evaluation a step.
- * Throws UsageError for eta outside 0..1.
- * @param {Denoiser} denoise
- * @param {Noise} noise
- * @param {Iterable<Step>} steps
- * @param {{ x?: Float32Array, eta?: number }} [options]
- */
-export declare function ddim(denoise: Denoiser, noise: Noise, steps: Iterable<Step>, { x, eta }?: {
-    x?: Float32Array;
-    eta?: number;
-}): AsyncGenerator<State, any, any>;
-/**
- * Yield the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where steps leave times out.
- * variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
- * says between the two (Nichol and Dhariwal 2021, eq. 15). Throws UsageError for another variance, and for a learned
- * one where the network has learned none.
- * @param {Denoiser} denoise
- * @param {Noise} noise
- * @param {Iterable<Step>} steps
- * @param {{ x?: Float32Array, variance?: string }} [options]
- */
-export declare function ddpm(denoise: Denoiser, noise: Noise, steps: Iterable<Step>, { x, variance }?: {
-    x?: Float32Array;
-    variance?: string;
-}): AsyncGenerator<State, any, any>;
 /**
  * Return pixels [B, H, W, C] of images [B, C, H, W] in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up.
  * @param {Float32Array} x
@@ -210,16 +341,16 @@ export declare function ddpm(denoise: Denoiser, noise: Noise, steps: Iterable<St
  */
 export declare function toUint8(x: Float32Array, [channels, height, width]: Shape): Uint8Array<ArrayBuffer>;
 /**
- * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where onStep returned false.
- * onStep(step from 1, numSteps, x, x_0) is awaited after every step; it must not change the arrays it is given.
- * Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
+ * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where progress returned false.
+ * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
+ * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Settings} settings
- * @param {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} [onStep]
+ * @param {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} [progress]
  * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
  */
-export declare function sample(model: Model, spec: ModelSpec, settings: Settings, onStep?: (step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown): Promise<{
+export declare function sample(model: Model, spec: ModelSpec, settings: Settings, progress?: (step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown): Promise<{
     images: Uint8Array;
     x: Float32Array;
 } | null>;

@@ -1,14 +1,14 @@
 /**
- * Sampling from a diffusion model: noise, steps and pixels, the same for the same seed in every language of this
+ * Sampling from a diffusion model: noise, rows and pixels, the same for the same seed in every language of this
  * project (docs/format.md is the contract). For browsers, workers and node; knows nothing of ONNX Runtime.
  *
  *     const spec = specFromOnnx(bytes);                             // the numbers that travel in the model file
- *     const denoise = denoiser(model, spec);                        // (x_t, step) -> { x_0, eps }
- *     const steps = trajectory(spec, 50);                           // the time grid, as data
+ *     const denoise = denoiser(model, spec);                        // (x_t, row, x_0 before) -> { x_0, eps }
  *     const noise = noiseStream(7n, [0, 1, 2], spec.image_shape);   // draw -> normals; draw 0 is x_T
- *     for await (const state of ddim(denoise, noise, steps)) show(toUint8(state.x_0, spec.image_shape));
+ *     const rows = plan(spec, { sampler: "ddim", numSteps: 50 });   // the solver, a table of numbers
+ *     for await (const state of walk(denoise, noise, rows)) show(toUint8(state.x, spec.image_shape));
  *
- * or `sample`, which is these lines with one call. Images are flat Float32Arrays in B, C, H, W order. Names with an
+ * or `sample`, which is these lines in one call. Images are flat Float32Arrays in B, C, H, W order. Names with an
  * underscore are the papers' letters (x_0, a_prev) or keys of the file (image_shape), written as they are there.
  *
  * Coefficients are doubles, rounded once to float32; `fround` after every operation makes the rest float32 as well.
@@ -17,17 +17,46 @@
 import { NORMAL_TABLE } from "./normal_table.js";
 
 /** @typedef {readonly number[]} Shape [C, H, W] */
-/** @typedef {(draw: number) => Float32Array} Noise draw index -> [B, C, H, W]; 0 is x_T, i belongs to step i */
-/** @typedef {{ i: number, t: number, a: number, a_prev: number }} Step
- * i, its noise draw, from 1; t; a = alphas_cumprod[t]; a_prev, 1 at the end */
+/** @typedef {(draw: number) => Float32Array} Noise draw index -> [B, C, H, W]; 0 is x_T, i belongs to row i */
+/**
+ * One network evaluation and the state after it, docs/format.md section 2.
+ * @typedef {object} Row
+ * @property {number} i its number, from 1, and its noise draw
+ * @property {number} t what the network is told
+ * @property {number} a alphas_cumprod there
+ * @property {readonly number[]} x_0 weights of the clean images found, newest first
+ * @property {readonly number[]} eps weights of the noises found, newest first
+ * @property {readonly number[]} noise weight of fresh noise: [], [std], or [small, large] of a learned variance
+ */
+/** @typedef {{ rows: readonly Row[], start: number }} Plan from noise to picture; start weighs noise draw 0 */
+/** @typedef {{ t: readonly number[], a: readonly number[] }} Grid times, and alphas_cumprod there and, one number more,
+ * where the last row ends */
 /** @typedef {Record<string, Float32Array>} Outputs a network's outputs by name */
-/** @typedef {(x_t: Float32Array, t: BigInt64Array, dims: number[]) => Outputs | Promise<Outputs>} Model
- * x_t is flat [B, C, H, W] and dims its shape, t is [B] */
+/** @typedef {Record<string, BigInt64Array | Float32Array>} Inputs what a network is told besides x_t and t, by name */
+/** @typedef {(x_t: Float32Array, t: BigInt64Array | Float32Array, inputs: Inputs) => Outputs | Promise<Outputs>} Model
+ * t has a number for each image and is float32 only where the spec requires fractional_t */
 /** @typedef {{ x_0: Float32Array, eps: Float32Array, variance_fraction: Float32Array | null }} Denoised */
-/** @typedef {(x_t: Float32Array, step: Step) => Promise<Denoised>} Denoiser */
-/** @typedef {{ step: Step, x: Float32Array, x_0: Float32Array, eps: Float32Array }} State
- * the step, the image after it, and the denoiser's x_0 and eps before it */
+/** @typedef {(x_t: Float32Array, row: Row, x_0_before: Float32Array | null) => Promise<Denoised>} Denoiser
+ * x_0_before: the clean image that the evaluation before found, null at first */
+/**
+ * What a row leaves; `walk` goes on from it exactly.
+ * @typedef {object} State
+ * @property {Row} row
+ * @property {Float32Array} x the image after the row
+ * @property {Float32Array} x_0 what the denoiser found before it
+ * @property {Float32Array} eps the same
+ * @property {readonly (readonly [Float32Array, Float32Array])[]} history [x_0, eps] that later rows read, newest first
+ */
 /** @typedef {"fixed_small" | "fixed_large" | "learned"} Variance */
+/**
+ * An input of the network's graph besides x_t and t.
+ * @typedef {object} Input
+ * @property {string} name
+ * @property {"label" | "vector" | "image" | "previous"} kind
+ * @property {readonly number[]} shape without the batch, [] of a label
+ * @property {number | null} none what fills it where nothing is said; null where it has to be given
+ * @property {readonly string[]} classes the names of a label's values, from 0 on
+ */
 /**
  * What a model file says of itself, with the keys of docs/format.md.
  * @typedef {object} ModelSpec
@@ -37,8 +66,10 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly number[]} alphas_cumprod T numbers, strictly falling
  * @property {number | null} clip_x_0
  * @property {Variance} variance of the ddpm sampler
- * @property {{ sampler: string, num_steps: number, eta: number }} defaults
+ * @property {{ sampler: string, num_steps: number, eta: number, times?: number[], plan?: string }} defaults
  * @property {readonly string[]} requires
+ * @property {readonly Input[]} inputs
+ * @property {Record<string, Plan>} plans
  */
 /**
  * What, besides the model, decides a batch of images; what is left out comes from the spec.
@@ -47,9 +78,11 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {number} [first] number of the first image, 0 if left out
  * @property {number} [n] how many images, 1 if left out
  * @property {number} [numSteps]
+ * @property {readonly number[]} [times] strictly falling, in place of numSteps evenly spaced ones
  * @property {string} [sampler] ddim or ddpm
- * @property {number} [eta] ddim alone
- * @property {Variance} [variance] ddpm alone
+ * @property {number} [eta] only of ddim
+ * @property {Variance} [variance] only of ddpm
+ * @property {string} [plan] the name of one of the file's plans, in place of steps, times, sampler and knobs
  */
 
 const { fround, sqrt } = Math;
@@ -58,12 +91,22 @@ const NOISE_TAG = "philox4x32-10/icdf-q20/1";
 const METADATA_KEY = "ddpm_export";
 const FORMAT = "ddpm-export/1";
 const PREDICTIONS = ["eps", "x_0", "v"];
+const SAMPLERS = ["ddpm", "ddim"];
 const VARIANCES = ["fixed_small", "fixed_large", "learned"];
 const VARIANCE_FRACTION = "variance_fraction"; // the second output of a network that learned its variances
+const FRACTIONAL_T = "fractional_t";
+const UNDERSTOOD = [FRACTIONAL_T, "inputs", "plan", "times", VARIANCE_FRACTION];
 const REQUIRED = "name prediction image_shape alphas_cumprod clip_x_0 variance value_range defaults noise requires";
+const DIMENSIONS = { label: 0, vector: 1, image: 3, previous: 3 }; // of the kinds of inputs
+const RESERVED = { label: "y", previous: "x_0_prev" }; // the names that belong to a kind
+const IDENTIFIER = /^[\p{XID_Start}_]\p{XID_Continue}*$/u;
+const PLAN_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/;
 const MAX_JSON_BYTES = 256 * 1024;
 const MAX_NESTING = 32;
 const MAX_PIXELS = 2 ** 26;
+const MAX_CLASSES = 4096;
+const MAX_ROWS = 10_000;
+const MAX_REACH = 16; // how many evaluations a row may read, its own among them
 
 /** Something that stops the work and is told in one line; exitCode is what a command ends with. */
 export class DdpmError extends Error {
@@ -88,26 +131,52 @@ export class ModelRefusedError extends DdpmError {
   exitCode = 4;
 }
 
-/** A number of an image became infinite or NaN. */
+/** A number of an image became infinite or NaN: number `at` of its flat batch. */
 export class NonFiniteError extends DdpmError {
   exitCode = 6;
+  /**
+   * @param {string} where
+   * @param {number} at
+   */
+  constructor(where, at, what = `number ${at} of the batch`) {
+    super(`At ${where}, ${what} became NaN or infinite. Run ddpm-check on the model.`);
+    this.where = where;
+    this.at = at;
+  }
 }
 
 /**
- * Return a value as one short, printable line: what comes from a file may hold anything.
- * @param {unknown} value
+ * Return text as one short, printable line: what comes from a file may hold anything.
+ * @param {string} text
+ */
+function plain(text) {
+  const line = text.replace(/[^ -~]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return line.length <= 80 ? line : `${line.slice(0, 77)}...`;
+}
+
+/**
+ * Return a value for an error's line.
+ * @param {any} value
+ * @returns {string}
  */
 function shown(value) {
-  const isData = typeof value === "string" || (typeof value === "object" && value !== null);
-  const text = (isData ? JSON.stringify(value) : String(value)).replace(
-    /[^ -~]/g,
-    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
-  return text.length <= 80 ? text : `${text.slice(0, 77)}...`;
+  if (typeof value === "string") return `'${plain(value)}'`;
+  if (Array.isArray(value)) return plain(`[${listed(value, 20, shown)}]`);
+  return plain(typeof value === "object" && value !== null ? JSON.stringify(value) : String(value));
+}
+
+/**
+ * Return the first `most` of a list, and dots where there are more.
+ * @param {readonly any[]} list
+ * @param {number} most
+ * @param {(item: any) => string} [text]
+ */
+function listed(list, most, text = String) {
+  return list.slice(0, most).map(text).join(", ") + (list.length > most ? ", ..." : "");
 }
 
 /** @param {Shape} shape */
-const sizeOf = ([channels, height, width]) => channels * height * width;
+const sizeOf = (shape) => shape.reduce((product, size) => product * size, 1);
 
 // --- noise (docs/format.md, section 3) ---
 
@@ -179,15 +248,12 @@ export function noiseStream(seed, images, shape, { domain = 0 } = {}) {
   const numbers = [...images];
   if (typeof seed !== "bigint" && !Number.isSafeInteger(seed)) {
     throw new UsageError(
-      `seed: not an exact integer. got ${shown(seed)}, expected a BigInt, or an integer of at most 2^53 - 1. ` +
-        "Do write it with n at its end.",
+      `seed must be a BigInt or an integer of at most 2^53 - 1, got ${shown(seed)}. Write it with n at its end.`,
     );
   }
-  if (seed < 0 || seed >= 2n ** 63n) {
-    throw new UsageError(`seed: out of range. got ${seed}, expected 0 to 2^63 - 1. Do pick one in that range.`);
-  }
+  if (seed < 0 || seed >= 2n ** 63n) throw new UsageError(`seed must be between 0 and 2^63 - 1, got ${seed}.`);
   if (shape.length !== 3 || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
-    throw new UsageError(`shape: no pixels. got ${shown(shape)}, expected positive [C, H, W]. Do pick another shape.`);
+    throw new UsageError(`shape must be three positive integers [C, H, W], got ${shown(shape)}.`);
   }
   for (const number of numbers) requireWord("image", number);
   requireWord("domain", domain);
@@ -199,12 +265,12 @@ export function noiseStream(seed, images, shape, { domain = 0 } = {}) {
   return (draw) => {
     requireWord("draw", draw);
     const normals = new Float32Array(numbers.length * size);
-    numbers.forEach((image, row) => {
+    numbers.forEach((image, k) => {
       for (let block = 0; 4 * block < size; block++) {
         counter.set([block, draw, image, domain]);
         philox4x32_10(counter, key, words, 4 * block);
       }
-      normals.set(normalsFromWords(words.subarray(0, size)), row * size);
+      normals.set(normalsFromWords(words.subarray(0, size)), k * size);
     });
     return normals;
   };
@@ -216,32 +282,54 @@ export function noiseStream(seed, images, shape, { domain = 0 } = {}) {
  */
 function requireWord(where, value) {
   if (!Number.isInteger(value) || value < 0 || value >= WORD) {
-    throw new UsageError(`${where}: out of range. got ${shown(value)}, expected 0 to 2^32 - 1. Do pick a smaller one.`);
+    throw new UsageError(`${where} must be between 0 and 2^32 - 1, got ${shown(value)}.`);
   }
 }
 
 // --- spec (docs/format.md, section 1) ---
 
+const isNumber = Number.isFinite; // false for what is no number
+
+/** @param {unknown} value */
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
 /**
- * @param {string} where
- * @param {unknown} got
- * @param {string} expected
+ * @param {unknown} list
+ * @param {(item: any) => boolean} test
  */
-function bad(where, got, expected) {
-  return new BadFileError(
-    `spec: ${where} is not usable. got ${shown(got)}, expected ${expected}. Do export the model again.`,
-  );
+const isListOf = (list, test) => Array.isArray(list) && list.every(test);
+
+/** @param {unknown} size */
+const isSize = (size) => Number.isInteger(size) && /** @type {number} */ (size) > 0;
+
+/** @param {number[]} numbers */
+const strictlyFalls = (numbers) => numbers.every((number, k) => k === 0 || number < numbers[k - 1]);
+
+/**
+ * @param {unknown} isSo
+ * @param {string} what
+ */
+function need(isSo, what) {
+  if (!isSo) throw new BadFileError(`The spec cannot be used: ${what}.`);
 }
 
 /**
+ * @param {unknown} isSo
+ * @param {string} key
+ * @param {string} expected
+ * @param {unknown} got
+ */
+function must(isSo, key, expected, got) {
+  if (!isSo) throw new BadFileError(`The spec's ${key} must be ${expected}, got ${shown(got)}.`);
+}
+
+/**
+ * @param {unknown} isSo
  * @param {string} what
  * @param {unknown} got
- * @param {unknown} expected
  */
-function refused(what, got, expected) {
-  return new ModelRefusedError(
-    `spec: ${what}. got ${shown(got)}, expected ${shown(expected)}. Do take a newer version of this module.`,
-  );
+function understand(isSo, what, got) {
+  if (!isSo) throw new ModelRefusedError(`This version does not know ${what} ${shown(got)}. Take a newer one.`);
 }
 
 /**
@@ -254,9 +342,6 @@ function isNestedWithin(value, levels) {
   return levels > 0 && Object.values(value).every((child) => isNestedWithin(child, levels - 1));
 }
 
-/** @param {unknown} value */
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-
 /**
  * Read and validate a spec. Unknown keys are ignored; what is missing is never guessed.
  * Throws BadFileError where the text is no valid spec, ModelRefusedError where a newer reader is needed.
@@ -264,9 +349,7 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
  * @returns {ModelSpec}
  */
 export function specFromJson(text) {
-  if (new TextEncoder().encode(text).length > MAX_JSON_BYTES) {
-    throw bad("size", text.length, `at most ${MAX_JSON_BYTES} bytes`);
-  }
+  need(new TextEncoder().encode(text).length <= MAX_JSON_BYTES, `it has more than ${MAX_JSON_BYTES} bytes`);
   let spec;
   try {
     spec = JSON.parse(text, (_, value) => {
@@ -274,83 +357,162 @@ export function specFromJson(text) {
       return value;
     });
   } catch (error) {
-    throw new BadFileError(
-      `spec: not JSON. got ${shown(/** @type {Error} */ (error).message)}, expected one object. ` +
-        "Do export the model again.",
-    );
+    throw new BadFileError(`The spec is not JSON: ${plain(/** @type {Error} */ (error).message)}.`);
   }
-  if (!isNestedWithin(spec, MAX_NESTING)) throw bad("nesting", "a deeper one", `at most ${MAX_NESTING} levels`);
-  if (!isObject(spec)) throw bad("it", spec, "an object");
-  if (typeof spec.format !== "string" || !spec.format.startsWith("ddpm-export/")) {
-    throw bad("format", spec.format, JSON.stringify(FORMAT));
-  }
-  if (spec.format.split("/")[1].split(".")[0] !== FORMAT.split("/")[1]) {
-    throw refused("unknown format", spec.format, FORMAT);
-  }
+  need(isNestedWithin(spec, MAX_NESTING), `it is nested deeper than ${MAX_NESTING} levels`);
+  need(isObject(spec), "it is no object");
+  const isOurs = typeof spec.format === "string" && spec.format.startsWith("ddpm-export/");
+  must(isOurs, "format", `'${FORMAT}'`, spec.format);
+  understand(spec.format.split("/")[1].split(".")[0] === FORMAT.split("/")[1], "the format", spec.format);
   const missing = REQUIRED.split(" ").filter((key) => !Object.hasOwn(spec, key));
-  if (missing.length > 0) throw bad("a key", `none of ${missing}`, "all of them");
+  need(missing.length === 0, `it lacks ${missing.join(", ")}`);
   validate(spec);
-  return spec;
+  const inputs = (spec.inputs ?? []).map((/** @type {any} */ one) => inputFromJson(one, spec.image_shape));
+  const names = new Set(inputs.map((/** @type {Input} */ { name }) => name));
+  const isNamed = inputs.length > 0 === spec.requires.includes("inputs");
+  if (names.size < inputs.length || !isNamed) {
+    throw new BadFileError("The spec's inputs must have different names and be named in its requires.");
+  }
+  const plans = Object.entries(spec.plans ?? {}).map(([name, plan]) => [name, planFromJson(name, plan, spec)]);
+  return { ...spec, inputs, plans: Object.fromEntries(plans) };
 }
 
 /** @param {Record<string, any>} spec */
 function validate(spec) {
-  const isNumber = Number.isFinite; // false for what is no number
-  /** @param {unknown} list @param {(item: any) => boolean} test */
-  const isListOf = (list, test) => Array.isArray(list) && list.every(test);
+  const { requires, alphas_cumprod: alphas, image_shape: shape, value_range: range, clip_x_0: clip, defaults } = spec;
+  must(
+    isListOf(requires, (name) => typeof name === "string"),
+    "requires",
+    "a list of names",
+    requires,
+  );
+  const unknown = requires.filter((/** @type {string} */ name) => !UNDERSTOOD.includes(name));
+  understand(unknown.length === 0, "what the model requires:", unknown.slice(0, 5));
+  understand([undefined, null, "sampler", "slice"].includes(spec.graph), "the graph", spec.graph);
+  understand(spec.noise === NOISE_TAG, "the noise", spec.noise);
+  must(typeof spec.name === "string" && [...spec.name].length <= 200, "name", "a short string", spec.name);
+  must(PREDICTIONS.includes(spec.prediction), "prediction", `one of ${PREDICTIONS.join(", ")}`, spec.prediction);
+  must(VARIANCES.includes(spec.variance), "variance", `one of ${VARIANCES.join(", ")}`, spec.variance);
+  must(
+    isListOf(shape, isSize) && shape.length === 3 && sizeOf(shape) <= MAX_PIXELS,
+    "image_shape",
+    `three positive integers [C, H, W] with a product of at most ${MAX_PIXELS}`,
+    shape,
+  );
+  must(
+    Array.isArray(range) && range.length === 2 && range[0] === -1 && range[1] === 1,
+    "value_range",
+    "[-1, 1]",
+    range,
+  );
+  must(clip === null || (isNumber(clip) && clip > 0), "clip_x_0", "a positive number or null", clip);
+  must(isListOf(alphas, isNumber) && alphas.length > 0, "alphas_cumprod", "at least one number", alphas);
+  must(alphas[0] < 1 && strictlyFalls(alphas), "alphas_cumprod", "numbers that strictly fall within (0, 1)", alphas);
+  const [T, last] = [alphas.length, alphas[alphas.length - 1]];
+  const isLastPossible = last > 0 || (last === 0 && spec.prediction !== "eps");
+  must(isLastPossible, "alphas_cumprod", "above 0 at the end (0 itself only with x_0 or v)", last);
+  must(isObject(defaults), "defaults", "an object with sampler, num_steps, eta", defaults);
+  const { sampler, num_steps, eta, times = null, plan = null } = defaults;
+  must(typeof sampler === "string", "defaults.sampler", "a sampler's name", sampler);
+  must(isSize(num_steps) && num_steps <= T, "defaults.num_steps", `1 to ${T}`, num_steps);
+  must(isNumber(eta) && eta >= 0 && eta <= 1, "defaults.eta", "a number from 0 to 1", eta);
+  const isTime = (/** @type {any} */ t) => Number.isInteger(t) && t >= 0 && t < T;
+  const areTimes = times === null || (isListOf(times, isTime) && times.length > 0 && strictlyFalls(times));
+  must(areTimes, "defaults.times", `strictly falling integers from ${T - 1} to 0`, times);
+  must(isObject(spec.source ?? {}) && spec.source !== null, "source", "an object", spec.source);
+  must(isObject(spec.golden ?? {}), "golden", "an object", spec.golden);
+  must(spec.inputs === undefined || Array.isArray(spec.inputs), "inputs", "a list", spec.inputs);
+  must(spec.plans === undefined || isObject(spec.plans), "plans", "an object", spec.plans);
+  if (plan !== null && !(typeof plan === "string" && Object.hasOwn(spec.plans ?? {}, plan))) {
+    throw new BadFileError(`The spec's default plan ${shown(plan)} is not among its plans.`);
+  }
+  const needed = { [VARIANCE_FRACTION]: spec.variance === "learned", times: times !== null, plan: plan !== null };
+  for (const [name, isNeeded] of Object.entries(needed)) {
+    if (isNeeded && !requires.includes(name)) {
+      throw new BadFileError(`The spec's requires must name '${name}', got ${shown(requires)}.`);
+    }
+  }
+}
 
-  if (!isListOf(spec.requires, (name) => typeof name === "string"))
-    throw bad("requires", spec.requires, "a list of names");
-  const unknown = spec.requires.filter((/** @type {string} */ name) => name !== VARIANCE_FRACTION);
-  if (unknown.length > 0) {
-    throw refused("asks for what this version cannot do", unknown.slice(0, 5), [VARIANCE_FRACTION]);
+/**
+ * @param {any} one
+ * @param {Shape} stateShape
+ * @returns {Input}
+ */
+function inputFromJson(one, stateShape) {
+  const isWhole = isObject(one) && ["name", "kind", "shape", "none"].every((key) => Object.hasOwn(one, key));
+  need(isWhole, "an input must be an object with name, kind, shape and none");
+  const { name, kind, shape, none, classes = [] } = one;
+  need(Array.isArray(shape) && Array.isArray(classes), "shape and classes of an input must be lists");
+  const isName = typeof name === "string" && IDENTIFIER.test(name) && name !== "x_t" && name !== "t";
+  need(isName, `an input's name must be an identifier other than x_t and t, not ${shown(name)}`);
+  const where = `input ${shown(name)}`;
+  const kinds = Object.keys(DIMENSIONS);
+  need(kinds.includes(kind), `the kind of ${where} must be one of ${kinds.join(", ")}, not ${shown(kind)}`);
+  for (const [owner, reserved] of Object.entries(RESERVED)) {
+    const isKept = (name === reserved) === (kind === owner);
+    need(isKept, `the name ${reserved} is kept for the kind ${owner}, and the only one that it may have`);
   }
-  if (typeof spec.name !== "string" || [...spec.name].length > 200) throw bad("name", spec.name, "a short string");
-  if (!PREDICTIONS.includes(spec.prediction))
-    throw bad("prediction", spec.prediction, `one of ${PREDICTIONS.join(", ")}`);
-  if (!VARIANCES.includes(spec.variance)) throw bad("variance", spec.variance, `one of ${VARIANCES.join(", ")}`);
-  if (spec.variance === "learned" && !spec.requires.includes(VARIANCE_FRACTION)) {
-    throw bad("variance", spec.variance, `"${VARIANCE_FRACTION}" among requires`);
+  const isShape = shape.every(isSize) && sizeOf(shape) <= MAX_PIXELS;
+  need(isShape, `the shape of ${where} must be positive integers with a product of at most ${MAX_PIXELS}`);
+  const fits =
+    shape.length === DIMENSIONS[/** @type {Input["kind"]} */ (kind)] &&
+    (kind !== "previous" || shape.join() === stateShape.join());
+  need(fits, `the shape of ${where}, a ${kind}, does not fit it: ${shown(shape)}`);
+  if (kind === "label") {
+    const areNames = isListOf(classes, (one) => typeof one === "string");
+    const isCount = classes.length > 0 && classes.length <= MAX_CLASSES;
+    need(areNames && isCount, `the classes of ${where} must be 1 to ${MAX_CLASSES} names`);
+    need(new Set(classes).size === classes.length, `the classes of ${where} must have different names`);
+    const isIndex = none === null || (Number.isInteger(none) && none >= 0 && none <= classes.length);
+    need(isIndex, `none of ${where} must be null or an index from 0 to ${classes.length}`);
+  } else {
+    need(classes.length === 0, `only a label has classes, ${where} is a ${kind}`);
+    need(none === null || isNumber(none), `none of ${where} must be null or a finite number`);
   }
-  if (spec.noise !== NOISE_TAG) throw refused("unknown noise", spec.noise, NOISE_TAG);
-  const shape = spec.image_shape;
-  if (
-    !isListOf(shape, (size) => Number.isInteger(size) && size > 0) ||
-    shape.length !== 3 ||
-    sizeOf(shape) > MAX_PIXELS
-  ) {
-    throw bad("image_shape", shape, `three positive integers [C, H, W] with a product of at most ${MAX_PIXELS}`);
-  }
-  const range = spec.value_range;
-  if (!isListOf(range, isNumber) || range.length !== 2 || range[0] !== -1 || range[1] !== 1) {
-    throw bad("value_range", range, "[-1, 1]");
-  }
-  if (spec.clip_x_0 !== null && !(isNumber(spec.clip_x_0) && spec.clip_x_0 > 0)) {
-    throw bad("clip_x_0", spec.clip_x_0, "a positive number or null");
-  }
-  const alphas = spec.alphas_cumprod;
-  if (!isListOf(alphas, isNumber) || alphas.length === 0) throw bad("alphas_cumprod", alphas, "at least one number");
-  const last = alphas[alphas.length - 1];
-  if (
-    alphas[0] >= 1 ||
-    alphas.some((/** @type {number} */ a, /** @type {number} */ t) => t > 0 && a >= alphas[t - 1])
-  ) {
-    throw bad("alphas_cumprod", alphas, "numbers that strictly fall within (0, 1)");
-  }
-  if (last < 0 || (last === 0 && spec.prediction === "eps")) {
-    throw bad("alphas_cumprod", last, "a last value above 0 (0 itself only with x_0 or v)");
-  }
-  const defaults = spec.defaults;
-  if (!isObject(defaults)) throw bad("defaults", defaults, "an object with sampler, num_steps, eta");
-  if (typeof defaults.sampler !== "string") throw bad("defaults.sampler", defaults.sampler, "a sampler's name");
-  if (!Number.isInteger(defaults.num_steps) || defaults.num_steps < 1 || defaults.num_steps > alphas.length) {
-    throw bad("defaults.num_steps", defaults.num_steps, `1 to ${alphas.length}`);
-  }
-  if (!isNumber(defaults.eta) || defaults.eta < 0 || defaults.eta > 1) {
-    throw bad("defaults.eta", defaults.eta, "a number from 0 to 1");
-  }
-  if (!isObject(spec.source ?? {}) || !isObject(spec.golden ?? {}))
-    throw bad("source or golden", spec.source, "objects");
+  return { name, kind, shape, none, classes };
+}
+
+/**
+ * @param {string} name
+ * @param {any} values
+ * @param {Record<string, any>} spec
+ * @returns {Plan}
+ */
+function planFromJson(name, values, { alphas_cumprod, prediction, requires }) {
+  need(PLAN_NAME.test(name), "a plan's name must be 1 to 64 letters, digits and ._+-, starting with a letter or digit");
+  need(isObject(values) && Array.isArray(values.rows), `plan ${name} must be an object with a list of rows`);
+  const { start = 1, rows } = values;
+  need(isNumber(start) && start > 0, `the start of plan ${name} must be a positive number`);
+  const count = rows.length;
+  need(count >= 1 && count <= MAX_ROWS, `plan ${name} must have 1 to ${MAX_ROWS} rows, not ${count}`);
+  const isFractional = requires.includes(FRACTIONAL_T);
+  const last = alphas_cumprod.length - 1;
+
+  /** @param {any} values @param {number} k */
+  const rowFromJson = (values, k) => {
+    const [i, where] = [k + 1, `row ${k + 1} of plan ${name}`];
+    need(Array.isArray(values) && values.length === 5, `${where}: it must be [t, a, x_0, eps, noise]`);
+    const [t, a, ...lists] = values;
+    const isTime = isFractional ? isNumber(t) : Number.isInteger(t);
+    const kind = isFractional ? "a number" : "an integer";
+    need(isTime && t >= 0 && t <= last, `${where}: t must be ${kind} from 0 to ${last}`);
+    need(isNumber(a) && a >= 0 && a < 1, `${where}: a must be a number from 0 to below 1`);
+    need(a > 0 || prediction !== "eps", `${where}: a must be above 0, since the network predicts eps`);
+    const areLists = lists.every((/** @type {unknown} */ list) => isListOf(list, isNumber));
+    need(areLists, `${where}: x_0, eps and noise must be lists of finite numbers`);
+    const [x_0, eps, noise] = lists;
+    const row = { i, t, a, x_0, eps, noise };
+    const most = Math.min(i, MAX_REACH);
+    const isReach = reachOf(row) >= 1 && reachOf(row) <= most;
+    need(isReach, `${where}: it must read 1 to ${most} evaluations, not ${reachOf(row)}`);
+    const isNoise = noise.length <= 2 && noise.every((/** @type {number} */ std) => std > 0);
+    need(isNoise, `${where}: noise must be empty, one positive number, or two of them, small and large`);
+    const isLearned = noise.length < 2 || requires.includes(VARIANCE_FRACTION);
+    need(isLearned, `plan ${name} needs a learned variance, which the network does not have`);
+    return row;
+  };
+  return { rows: rows.map(rowFromJson), start };
 }
 
 /**
@@ -369,15 +531,14 @@ export function specFromOnnx(bytes) {
       if (utf8.decode(entry.get(1)) === METADATA_KEY) found.push(utf8.decode(entry.get(2)));
     }
   } catch (error) {
+    const why = plain(/** @type {Error} */ (error).message);
     throw new BadFileError(
-      `model: not an ONNX file. got ${shown(/** @type {Error} */ (error).message)} in ${bytes.length} bytes, ` +
-        "expected what ddpm-export wrote. Do download or export it again.",
+      `The model is not an ONNX file: ${why}, in ${bytes.length} bytes. Download it or export it again.`,
     );
   }
   if (found.length !== 1) {
     throw new BadFileError(
-      `model: not of this project. got ${found.length} entries "${METADATA_KEY}" in its metadata, expected 1. ` +
-        "Do export it with ddpm-export.",
+      `The model's metadata must have one entry '${METADATA_KEY}', got ${found.length}. Export it with ddpm-export.`,
     );
   }
   return specFromJson(found[0]);
@@ -410,7 +571,7 @@ function* protobufFields(bytes) {
   }
 }
 
-// --- steps (docs/format.md, section 2) ---
+// --- rows (docs/format.md, section 2) ---
 
 /**
  * Return numSteps of T times, falling from T - 1, evenly spaced: t_i = floor(T (n - i) / n) - 1.
@@ -420,69 +581,287 @@ function* protobufFields(bytes) {
  */
 export function spacing(T, numSteps) {
   if (!Number.isInteger(numSteps) || numSteps < 1 || numSteps > T) {
-    throw new UsageError(`steps: out of range. got ${shown(numSteps)}, expected 1 to ${T}. Do pick one in that range.`);
+    throw new UsageError(`numSteps must be between 1 and ${T}, got ${shown(numSteps)}.`);
   }
   return Array.from({ length: numSteps }, (_, i) => Math.floor((T * (numSteps - i)) / numSteps) - 1);
 }
 
 /**
- * Return the steps from noise to image, as data; numSteps left out is the spec's default.
+ * Return numSteps evenly spaced times, or the given falling ones; without either, the spec's number of them.
+ * Throws UsageError for numSteps outside 1..T and for times that do not strictly fall within 0..T - 1.
  * @param {ModelSpec} spec
- * @returns {Step[]}
+ * @param {number | null} [numSteps]
+ * @param {{ times?: Iterable<number> | null }} [options]
+ * @returns {Grid}
  */
-export function trajectory(spec, numSteps = spec.defaults.num_steps) {
-  const times = spacing(spec.alphas_cumprod.length, numSteps);
-  const a = [...times.map((t) => spec.alphas_cumprod[t]), 1];
-  return times.map((t, i) => ({ i: i + 1, t, a: a[i], a_prev: a[i + 1] }));
+export function grid(spec, numSteps, { times } = {}) {
+  const T = spec.alphas_cumprod.length;
+  const t = [...(times ?? spacing(T, numSteps ?? spec.defaults.num_steps))];
+  if (t.length === 0 || !t.every((each) => Number.isInteger(each) && each >= 0 && each < T) || !strictlyFalls(t)) {
+    const got = plain(`${listed(t, 5)} (${t.length} of them)`);
+    throw new UsageError(`times must strictly fall from at most ${T - 1} to at least 0, got ${got}.`);
+  }
+  if (![undefined, null, t.length].includes(numSteps)) {
+    throw new UsageError(`numSteps must be left out or be the number of times, ${t.length}, got ${shown(numSteps)}.`);
+  }
+  return { t, a: [...t.map((each) => spec.alphas_cumprod[each]), 1] };
 }
 
 /**
- * Return (x_t, step) -> { x_0, eps, variance_fraction }; one network evaluation a call. x_0 follows from eps (Ho et al.
- * 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what
- * then leads from it to x_t. Throws BadFileError where the network lacks an output that the spec names.
+ * Return the rows of DDIM (Song et al. 2020, eq. 12 and 16); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small.
+ * eta is rounded to float32. Throws UsageError for eta outside 0..1.
+ * @param {Grid} grid
+ * @param {{ eta?: number }} [options]
+ * @returns {Row[]}
+ */
+export function ddim(grid, { eta = 0 } = {}) {
+  if (!(typeof eta === "number" && eta >= 0 && eta <= 1)) {
+    throw new UsageError(`eta must be between 0 and 1, got ${shown(eta)}.`);
+  }
+  const rounded = fround(eta); // the one-call graph takes float32: the same eta everywhere
+  return grid.t.map((t, k) => {
+    const [a, a_prev] = [grid.a[k], grid.a[k + 1]];
+    const std = rounded * sqrt((1 - a_prev) / (1 - a)) * sqrt(1 - a / a_prev);
+    const c_eps = sqrt(Math.max(0, 1 - a_prev - std * std));
+    return { i: k + 1, t, a, x_0: [sqrt(a_prev)], eps: [c_eps], noise: std > 0 ? [std] : [] };
+  });
+}
+
+/**
+ * Return the rows of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where the grid leaves times out.
+ * variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
+ * says between the two (Nichol and Dhariwal 2021, eq. 15). Throws UsageError for another variance.
+ * @param {Grid} grid
+ * @param {{ variance?: string }} [options]
+ * @returns {Row[]}
+ */
+export function ddpm(grid, { variance = "fixed_small" } = {}) {
+  if (!VARIANCES.includes(variance)) {
+    throw new UsageError(`variance must be one of ${VARIANCES.join(", ")}, got ${shown(variance)}.`);
+  }
+  return ddim(grid, { eta: 1 }).map((row, k) => {
+    if (variance === "fixed_small" || row.noise.length === 0) return row;
+    const large = sqrt(1 - grid.a[k] / grid.a[k + 1]);
+    return { ...row, noise: variance === "learned" ? [...row.noise, large] : [large] };
+  });
+}
+
+/**
+ * Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries. What is left
+ * out is the spec's default. name: of one of spec.plans, in place of all else.
+ * Throws UsageError for what is no plan, ModelRefusedError for a default sampler that this version does not know.
+ * @param {ModelSpec} spec
+ * @param {{ sampler?: string | null, numSteps?: number | null, times?: readonly number[] | null, name?: string | null,
+ *   eta?: number | null, variance?: string | null }} [options]
+ * @returns {Plan}
+ */
+export function plan(spec, { sampler, numSteps, times, name, eta, variance } = {}) {
+  const given = Object.entries({ sampler, numSteps, times, eta, variance });
+  const said = given.filter(([, value]) => (value ?? null) !== null).map(([key]) => key);
+  const chosen = name ?? (said.length === 0 ? spec.defaults.plan : null) ?? null;
+  if (chosen !== null) {
+    if (!Object.hasOwn(spec.plans, chosen)) {
+      const names = Object.keys(spec.plans).join(", ") || "none, for the model carries none";
+      throw new UsageError(`plan must be one of ${names}, got ${shown(chosen)}.`);
+    }
+    if (said.length > 0) throw new UsageError(`${said[0]} does not apply to plan ${chosen}, which is whole.`);
+    return spec.plans[chosen];
+  }
+  const solver = sampler ?? spec.defaults.sampler;
+  if (!SAMPLERS.includes(solver)) {
+    const got = shown(solver);
+    if (said.includes("sampler")) throw new UsageError(`sampler must be one of ${SAMPLERS.join(", ")}, got ${got}.`);
+    throw new ModelRefusedError(`The model's default sampler, ${got}, is unknown to this version.`);
+  }
+  const places = grid(spec, numSteps, { times: times ?? (said.includes("numSteps") ? null : spec.defaults.times) });
+  const foreign = solver === "ddim" ? "variance" : "eta";
+  if (said.includes(foreign)) throw new UsageError(`${foreign} does not apply to ${solver}.`);
+  const rows =
+    solver === "ddim"
+      ? ddim(places, { eta: eta ?? spec.defaults.eta })
+      : ddpm(places, { variance: variance ?? spec.variance });
+  const isLearned = rows.some(({ noise }) => noise.length === 2);
+  if (isLearned && !outputNames(spec).includes(VARIANCE_FRACTION)) throw noLearnedVariance();
+  return { rows, start: 1 };
+}
+
+const noLearnedVariance = () =>
+  new UsageError("variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'.");
+
+/**
+ * Return how many evaluations a row reads, its own among them.
+ * @param {Row} row
+ */
+const reachOf = ({ x_0, eps }) => Math.max(x_0.length, eps.length);
+
+/**
+ * Return how many of the evaluations up to rows[k], newest first, later rows read.
+ * @param {Plan} plan
+ * @param {number} k
+ */
+const keptAfter = ({ rows }, k) =>
+  Math.max(0, ...rows.slice(k + 1, k + MAX_REACH).map((row, ahead) => reachOf(row) - ahead - 1));
+
+/**
+ * Yield the state after every row of a plan; one network evaluation each, and nothing is kept that no row reads.
+ * Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan
+ * yielded, to the same bits. Throws NonFiniteError at the row whose numbers are no longer finite.
+ * @param {Denoiser} denoise
+ * @param {Noise} noise
+ * @param {Plan} plan
+ * @param {{ x?: Float32Array | null, state?: State | null }} [options]
+ * @returns {AsyncGenerator<State>}
+ */
+export async function* walk(denoise, noise, plan, { x, state } = {}) {
+  const start = fround(plan.start);
+  let x_t = state?.x ?? x ?? noise(0).map((z) => start * z);
+  let x_0_before = state?.x_0 ?? null;
+  let history = state?.history ?? [];
+  for (const [k, row] of plan.rows.entries()) {
+    if (state && row.i <= state.row.i) continue;
+    const found = await denoise(x_t, row, x_0_before);
+    history = [[found.x_0, found.eps], ...history];
+    x_t = after(row, history, found, noise);
+    refuseNonFinite(x_t, row);
+    history = history.slice(0, keptAfter(plan, k));
+    x_0_before = found.x_0;
+    yield { row, x: x_t, x_0: found.x_0, eps: found.eps, history };
+  }
+}
+
+/**
+ * Return the state after a row: newest first, clean image before noise, then fresh noise; this order is fixed.
+ * @param {Row} row
+ * @param {State["history"]} history
+ * @param {Denoised} found
+ * @param {Noise} noise
+ */
+function after(row, history, { x_0, variance_fraction }, noise) {
+  const x = new Float32Array(x_0.length);
+  let isFirst = true;
+  for (let age = 0; age < reachOf(row); age++) {
+    for (const [which, weights] of [row.x_0, row.eps].entries()) {
+      if (age >= weights.length) continue;
+      const [weight, values] = [fround(weights[age]), history[age][which]];
+      if (isFirst) for (let k = 0; k < x.length; k++) x[k] = weight * values[k];
+      else for (let k = 0; k < x.length; k++) x[k] += fround(weight * values[k]);
+      isFirst = false;
+    }
+  }
+  if (row.noise.length === 0) return x;
+  const [small, large = small] = row.noise;
+  if (row.noise.length === 2 && !variance_fraction) throw noLearnedVariance();
+  const fraction = row.noise.length === 2 ? variance_fraction : null;
+  const [std, ratio] = [fround(small), fround(large / small)];
+  const z = noise(row.i);
+  for (let k = 0; k < x.length; k++) {
+    x[k] += fround((fraction ? fround(std * fround(ratio ** fraction[k])) : std) * z[k]);
+  }
+  return x;
+}
+
+/**
+ * @param {Float32Array} values
+ * @param {Row} row
+ */
+function refuseNonFinite(values, row) {
+  const at = values.findIndex((value) => !isNumber(value));
+  if (at >= 0) throw new NonFiniteError(`step ${row.i} (t = ${Number(row.t.toPrecision(6))})`, at);
+}
+
+// --- from a network to x_0 and eps: predict, combine, denoised ---
+
+/**
+ * Bind a model, what it predicts, its clipping and its inputs; one network evaluation a call.
+ * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, all
+ * else is flat numbers. Throws UsageError for inputs that are unknown, missing or do not fit, here where it can be seen
+ * without a batch; its calls throw NonFiniteError where the network gives NaN or infinity, BadFileError where an output
+ * is missing.
  * @param {Model} model
  * @param {ModelSpec} spec
+ * @param {Record<string, unknown>} [inputs]
  * @returns {Denoiser}
  */
-export function denoiser(model, spec) {
-  const names = outputNames(spec);
-  const clip = spec.clip_x_0 === null ? null : fround(spec.clip_x_0);
-
-  return async (x_t, step) => {
-    const batch = x_t.length / sizeOf(spec.image_shape);
-    const outputs = await model(x_t, new BigInt64Array(batch).fill(BigInt(step.t)), [batch, ...spec.image_shape]);
-    for (const name of names) {
-      if (outputs[name]?.length !== x_t.length) {
-        throw new BadFileError(
-          `model: output ${name} is not as the spec says. got ${outputs[name]?.length ?? 0} numbers, ` +
-            `expected ${x_t.length}. Do export the model again.`,
-        );
-      }
-    }
-    const predicted = outputs[spec.prediction];
-    const [signal, noise] = [fround(sqrt(step.a)), fround(sqrt(1 - step.a))];
-    const [perSignal, perNoise] = [fround(1 / sqrt(step.a)), fround(1 / sqrt(1 - step.a))];
-    // fresh arrays: `predicted` may be a buffer that the next evaluation overwrites, and what is yielded must stay
-    const [x_0, eps] = [new Float32Array(x_t.length), new Float32Array(x_t.length)];
-    for (let k = 0; k < x_t.length; k++) {
-      const p = predicted[k];
-      if (spec.prediction === "eps") {
-        x_0[k] = fround(x_t[k] - fround(noise * p)) * perSignal;
-        eps[k] = p;
-      } else if (spec.prediction === "v") {
-        x_0[k] = fround(signal * x_t[k]) - fround(noise * p);
-        eps[k] = fround(noise * x_t[k]) + fround(signal * p);
-      } else {
-        x_0[k] = p;
-        eps[k] = fround(x_t[k] - fround(signal * p)) * perNoise;
-      }
-      if (clip !== null) {
-        x_0[k] = Math.min(Math.max(x_0[k], -clip), clip);
-        eps[k] = fround(x_t[k] - fround(signal * x_0[k])) * perNoise;
-      }
-    }
-    return { x_0, eps, variance_fraction: outputs[VARIANCE_FRACTION]?.slice() ?? null };
+export function denoiser(model, spec, inputs = {}) {
+  if (!Object.values(inputs).some(isList)) boundInputs(spec.inputs, inputs, 1, null); // what fits any batch
+  return async (x_t, row, x_0_before = null) => {
+    const bound = boundInputs(spec.inputs, inputs, x_t.length / sizeOf(spec.image_shape), x_0_before);
+    return denoised(combine([await predict(model, spec, x_t, row, bound)]), spec, x_t, row);
   };
+}
+
+/**
+ * Return what the network says of x_t in a row, by the names of the spec's outputs. Throws BadFileError where an output
+ * is missing, NonFiniteError where one is not finite: clipping would hide it.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @param {Inputs} inputs
+ * @returns {Promise<Outputs>}
+ */
+export async function predict(model, spec, x_t, row, inputs) {
+  const batch = x_t.length / sizeOf(spec.image_shape);
+  const isFractional = spec.requires.includes(FRACTIONAL_T);
+  const t = isFractional ? new Float32Array(batch).fill(row.t) : new BigInt64Array(batch).fill(BigInt(row.t));
+  const outputs = await model(x_t, t, inputs);
+  for (const name of outputNames(spec)) {
+    if (!outputs[name]) {
+      const names = shown(Object.keys(outputs).sort());
+      throw new BadFileError(`The model has no output '${name}', which its spec names; it has ${names}.`);
+    }
+    if (outputs[name].length !== x_t.length) {
+      const got = outputs[name].length;
+      throw new BadFileError(`The model's output '${name}' must have ${x_t.length} numbers, got ${got}.`);
+    }
+    refuseNonFinite(outputs[name], row);
+  }
+  return outputs;
+}
+
+/**
+ * Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
+ * @param {[Outputs]} predictions
+ */
+export function combine([only]) {
+  return only;
+}
+
+/**
+ * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
+ * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads
+ * from it to x_t. Fresh arrays: a buffer that the next evaluation overwrites changes nothing that was yielded.
+ * @param {Outputs} outputs
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @returns {Denoised}
+ */
+export function denoised(outputs, spec, x_t, { a }) {
+  const predicted = outputs[spec.prediction];
+  const clip = spec.clip_x_0 === null ? null : fround(spec.clip_x_0);
+  const [signal, noise] = [fround(sqrt(a)), fround(sqrt(1 - a))];
+  const [perSignal, perNoise] = [fround(1 / sqrt(a)), fround(1 / sqrt(1 - a))];
+  const [x_0, eps] = [new Float32Array(x_t.length), new Float32Array(x_t.length)];
+  for (let k = 0; k < x_t.length; k++) {
+    const p = predicted[k];
+    if (spec.prediction === "eps") {
+      x_0[k] = fround(x_t[k] - fround(noise * p)) * perSignal;
+      eps[k] = p;
+    } else if (spec.prediction === "v") {
+      x_0[k] = fround(signal * x_t[k]) - fround(noise * p);
+      eps[k] = fround(noise * x_t[k]) + fround(signal * p);
+    } else {
+      x_0[k] = p;
+      eps[k] = fround(x_t[k] - fround(signal * p)) * perNoise;
+    }
+    if (clip !== null) {
+      x_0[k] = Math.min(Math.max(x_0[k], -clip), clip);
+      eps[k] = fround(x_t[k] - fround(signal * x_0[k])) * perNoise;
+    }
+  }
+  const fraction = outputNames(spec).includes(VARIANCE_FRACTION) ? outputs[VARIANCE_FRACTION].slice() : null;
+  return { x_0, eps, variance_fraction: fraction };
 }
 
 /**
@@ -494,100 +873,78 @@ export function outputNames(spec) {
 }
 
 /**
- * Return DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7.
- * @param {Step} step
- * @param {number} eta
+ * @param {unknown} value
+ * @returns {value is ArrayLike<unknown>}
  */
-export function noiseStd({ a, a_prev }, eta) {
-  return eta * sqrt((1 - a_prev) / (1 - a)) * sqrt(1 - a / a_prev);
-}
-
-/** @param {Step} step */
-const largeStd = ({ a, a_prev }) => (a_prev < 1 ? sqrt(1 - a / a_prev) : 0);
+const isList = (value) => Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
 
 /**
- * Yield the states of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small.
- * Starts at noise draw 0, or goes on from `x`, the state before the first of `steps`. One network evaluation a step.
- * Throws UsageError for eta outside 0..1.
- * @param {Denoiser} denoise
- * @param {Noise} noise
- * @param {Iterable<Step>} steps
- * @param {{ x?: Float32Array, eta?: number }} [options]
+ * Return the arrays of a network's inputs for a batch: what was given, and what stands for nothing.
+ * @param {readonly Input[]} inputs
+ * @param {Record<string, unknown>} given
+ * @param {number} batch
+ * @param {Float32Array | null} x_0_before
+ * @returns {Inputs}
  */
-export function ddim(denoise, noise, steps, { x, eta = 0 } = {}) {
-  if (!(typeof eta === "number" && eta >= 0 && eta <= 1)) {
-    throw new UsageError(
-      `eta: out of range. got ${shown(eta)}, expected 0 (no noise) to 1 (ddpm). Do pick one in that range.`,
-    );
+function boundInputs(inputs, given, batch, x_0_before) {
+  const named = inputs.filter(({ kind }) => kind !== "previous").map(({ name }) => name);
+  const unknown = Object.keys(given).filter((name) => !named.includes(name));
+  if (unknown.length > 0) {
+    throw new UsageError(`The model has no input ${shown(unknown.sort()[0])}; it has ${named.join(", ") || "none"}.`);
   }
-  const std = fround(eta); // the one-call graph takes float32: the same eta everywhere
-  return walk(denoise, noise, steps, x, (step) => [noiseStd(step, std), noiseStd(step, std)]);
-}
-
-/**
- * Yield the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where steps leave times out.
- * variance: fixed_small is the posterior's (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
- * says between the two (Nichol and Dhariwal 2021, eq. 15). Throws UsageError for another variance, and for a learned
- * one where the network has learned none.
- * @param {Denoiser} denoise
- * @param {Noise} noise
- * @param {Iterable<Step>} steps
- * @param {{ x?: Float32Array, variance?: string }} [options]
- */
-export function ddpm(denoise, noise, steps, { x, variance = "fixed_small" } = {}) {
-  if (variance === "fixed_small") return ddim(denoise, noise, steps, { x, eta: 1 });
-  if (variance === "fixed_large") {
-    return walk(denoise, noise, steps, x, (step) => [noiseStd(step, 1), largeStd(step)]);
-  }
-  if (variance === "learned") {
-    return walk(denoise, noise, steps, x, (step, found) => [noiseStd(step, 1), learnedStd(step, found)]);
-  }
-  throw new UsageError(
-    `variance: unknown. got ${shown(variance)}, expected one of ${VARIANCES.join(", ")}. Do pick one.`,
+  // own properties, whatever their names: an input may be called __proto__
+  return Object.fromEntries(
+    inputs.map((one) => {
+      const value = Object.hasOwn(given, one.name) ? given[one.name] : undefined;
+      if (one.kind === "previous") return [one.name, x_0_before ?? new Float32Array(batch * sizeOf(one.shape))];
+      if (value !== undefined) return [one.name, batchOf(one, value, batch)];
+      if (one.none === null) {
+        const missing = `a value of kind ${one.kind} and shape ${shown(one.shape)}`;
+        throw new UsageError(`Input ${shown(one.name)} must be given: ${missing}.`);
+      }
+      const none = one.kind === "label" ? one.none : new Float32Array(sizeOf(one.shape)).fill(one.none);
+      return [one.name, batchOf(one, none, batch)];
+    }),
   );
 }
 
 /**
- * @param {Step} step
- * @param {Denoised} found
+ * Return a value for each image, from one for all of them or one for each.
+ * @param {Input} one
+ * @param {unknown} value
+ * @param {number} batch
  */
-function learnedStd(step, { variance_fraction }) {
-  if (variance_fraction === null) {
-    throw new UsageError(
-      'variance: the network has learned none. got "learned", expected fixed_small or fixed_large. Do pick one.',
-    );
+function batchOf(one, value, batch) {
+  const size = sizeOf(one.shape);
+  const isLabel = one.kind === "label";
+  const numbers = isList(value) ? Array.from(value) : isLabel ? [value] : [];
+  const fits = numbers.length === batch * size || (numbers.length === size && !(isLabel && isList(value)));
+  if (!fits || (!isLabel && !isListOf(numbers, (number) => typeof number === "number"))) {
+    const wanted = `shape ${shown(one.shape)} or ${shown([batch, ...one.shape])}`;
+    const got = isList(value) ? `${numbers.length} values` : shown(value);
+    throw new UsageError(`Input ${shown(one.name)} must have ${wanted}, got ${got}.`);
   }
-  const small = noiseStd(step, 1);
-  if (small === 0) return 0; // the end of the grid
-  const ratio = fround(largeStd(step) / small);
-  return variance_fraction.map((f) => fround(small) * fround(ratio ** f));
+  const each = Array.from({ length: batch * size }, (_, k) => numbers[k % numbers.length]);
+  if (isLabel) return BigInt64Array.from(each, (label) => BigInt(labelOf(one, label)));
+  const values = Float32Array.from(/** @type {number[]} */ (each));
+  if (!values.every(isNumber)) throw new UsageError(`Input ${shown(one.name)} must be finite, got NaN or infinity.`);
+  return values;
 }
 
 /**
- * Walk down the steps; `stds` gives the noise that the mean makes room for and the noise that is added.
- * @param {Denoiser} denoise
- * @param {Noise} noise
- * @param {Iterable<Step>} steps
- * @param {Float32Array | undefined} x
- * @param {(step: Step, found: Denoised) => [number, number | Float32Array]} stds
- * @returns {AsyncGenerator<State>}
+ * @param {Input} one
+ * @param {unknown} value
  */
-async function* walk(denoise, noise, steps, x, stds) {
-  let x_t = x ?? noise(0);
-  for (const step of steps) {
-    const found = await denoise(x_t, step);
-    const [room, added] = stds(step, found);
-    const [c_x_0, c_eps] = [fround(sqrt(step.a_prev)), fround(sqrt(Math.max(0, 1 - step.a_prev - room * room)))];
-    const x_prev = found.x_0.map((x_0, k) => fround(c_x_0 * x_0) + fround(c_eps * found.eps[k]));
-    if (added !== 0) {
-      const z = noise(step.i);
-      const c_noise = typeof added === "number" ? new Float32Array(x_prev.length).fill(added) : added;
-      for (let k = 0; k < x_prev.length; k++) x_prev[k] += fround(c_noise[k] * z[k]);
-    }
-    x_t = x_prev;
-    yield { step, x: x_prev, x_0: found.x_0, eps: found.eps };
+function labelOf({ name, none, classes }, value) {
+  const label = typeof value === "string" ? classes.indexOf(value) : typeof value === "bigint" ? Number(value) : value;
+  if (typeof label === "number" && Number.isInteger(label)) {
+    if ((label >= 0 && label < classes.length) || label === none) return label;
   }
+  const known = `one of ${listed(classes, 20, plain)} or its index from 0 to ${classes.length - 1}`;
+  throw new UsageError(`Input ${shown(name)} must be ${known}, got ${shown(value)}.`);
 }
+
+// --- pixels, and all of it in one call ---
 
 /**
  * Return pixels [B, H, W, C] of images [B, C, H, W] in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up.
@@ -610,80 +967,34 @@ export function toUint8(x, [channels, height, width]) {
 }
 
 /**
- * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where onStep returned false.
- * onStep(step from 1, numSteps, x, x_0) is awaited after every step; it must not change the arrays it is given.
- * Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
+ * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where progress returned false.
+ * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
+ * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Settings} settings
- * @param {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} [onStep]
+ * @param {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} [progress]
  * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
  */
-export async function sample(model, spec, settings, onStep = () => true) {
-  const { seed, first = 0, n = 1, numSteps, sampler = spec.defaults.sampler, eta, variance } = settings;
+export async function sample(model, spec, settings, progress = () => true) {
+  const { seed, first = 0, n = 1, plan: name, ...how } = settings;
   requireWord("first", first);
   if (!Number.isInteger(n) || n < 1 || first + n > WORD) {
-    throw new UsageError(`n: out of range. got ${shown(n)}, expected 1 to ${WORD - first}. Do change it.`);
+    throw new UsageError(`n must be between 1 and ${WORD - first}, got ${shown(n)}.`);
   }
-  const [own, foreign] = sampler === "ddpm" ? ["variance", "eta"] : ["eta", "variance"];
-  if (sampler !== "ddim" && sampler !== "ddpm") {
-    throw new UsageError(`sampler: unknown. got ${shown(sampler)}, expected one of ddpm, ddim. Do pick one.`);
-  }
-  if ({ eta, variance }[foreign] !== undefined) {
-    throw new UsageError(
-      `${foreign}: has no meaning for ${sampler}. got ${shown({ eta, variance }[foreign])}, expected none. ` +
-        `Do leave it out, or give ${own}.`,
-    );
-  }
-  const steps = trajectory(spec, numSteps);
-  const noise = noiseStream(
-    seed,
-    Array.from({ length: n }, (_, k) => first + k),
-    spec.image_shape,
-  );
-  const denoise = denoiser(watched(model, spec, steps, first), spec);
-  const states =
-    sampler === "ddim"
-      ? ddim(denoise, noise, steps, { eta: eta ?? spec.defaults.eta })
-      : ddpm(denoise, noise, steps, { variance: variance ?? spec.variance });
+  const chosen = plan(spec, { ...how, name });
+  const numbers = Array.from({ length: n }, (_, k) => first + k);
+  const noise = noiseStream(seed, numbers, spec.image_shape);
   let x = /** @type {Float32Array} */ (new Float32Array());
-  for await (const state of states) {
-    refuseNonFinite(state.x, state.step, spec, first);
-    if ((await onStep(state.step.i, steps.length, state.x, state.x_0)) === false) return null;
-    x = state.x;
+  try {
+    for await (const state of walk(denoiser(model, spec), noise, chosen)) {
+      if ((await progress(state.row.i, chosen.rows.length, state.x, state.x_0)) === false) return null;
+      x = state.x;
+    }
+  } catch (error) {
+    if (!(error instanceof NonFiniteError)) throw error;
+    const image = numbers[Math.floor(error.at / sizeOf(spec.image_shape))];
+    throw new NonFiniteError(error.where, error.at, `image ${image}`);
   }
   return { images: toUint8(x, spec.image_shape), x };
-}
-
-/**
- * Return the model, stopped where it predicts what is not finite: clipping would hide an infinity.
- * @param {Model} model
- * @param {ModelSpec} spec
- * @param {Step[]} steps
- * @param {number} first
- * @returns {Model}
- */
-function watched(model, spec, steps, first) {
-  return async (x_t, t, dims) => {
-    const outputs = await model(x_t, t, dims);
-    const step = /** @type {Step} */ (steps.find((each) => BigInt(each.t) === t[0]));
-    for (const name of outputNames(spec)) if (outputs[name]) refuseNonFinite(outputs[name], step, spec, first);
-    return outputs;
-  };
-}
-
-/**
- * @param {Float32Array} values
- * @param {Step} step
- * @param {ModelSpec} spec
- * @param {number} first
- */
-function refuseNonFinite(values, step, spec, first) {
-  const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at >= 0) {
-    throw new NonFiniteError(
-      `step ${step.i} (t = ${step.t}), image ${first + Math.floor(at / sizeOf(spec.image_shape))}: a number is not ` +
-        "finite. got NaN or infinity, expected finite values. Do run ddpm-check on the model.",
-    );
-  }
 }

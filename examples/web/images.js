@@ -8,9 +8,7 @@ import { UsageError } from "./ddpm.js";
  */
 export function grid(images, [channels, height, width]) {
   if (channels !== 1 && channels !== 3) {
-    throw new UsageError(
-      `images: cannot be shown. got ${channels} channels, expected 1 or 3. Do choose another model.`,
-    );
+    throw new UsageError(`Pictures must have 1 or 3 channels to be shown, got ${channels}.`);
   }
   const row = width * channels;
   const count = images.length / (height * row);

@@ -7,36 +7,44 @@ import { BadFileError, ModelRefusedError, outputNames, specFromOnnx } from "./dd
 
 /**
  * Return { model, spec, release }: what `denoiser` and `sample` of ddpm.js take, and a function that frees the memory.
- * Throws BadFileError for what is no model of this project, ModelRefusedError for one with other inputs.
- * options are ONNX Runtime's session options, as { executionProviders: ["wasm"] }.
+ * Throws BadFileError for what is no model of this project or has a graph that its spec does not fit, ModelRefusedError
+ * for a one-call file. options are ONNX Runtime's session options, as { executionProviders: ["wasm"] }.
  */
 export async function openModel(ort, bytes, options = {}) {
   const spec = specFromOnnx(bytes);
+  if (spec.graph) {
+    throw new ModelRefusedError(
+      `The model is a one-call ${spec.graph}, not a denoiser. Choose the .onnx that it was made from.`,
+    );
+  }
   let session;
   try {
     session = await ort.InferenceSession.create(bytes, options);
   } catch (error) {
-    throw new BadFileError(
-      `model: ONNX Runtime cannot open it. got ${oneLine(error)}, expected a whole file that this version ` +
-        "of it knows. Do download the file again, or take a newer onnxruntime.",
-    );
+    throw new BadFileError(`ONNX Runtime cannot open the model: ${oneLine(error)}. Download it or export it again.`);
   }
-  const missing = outputNames(spec).filter((name) => !session.outputNames.includes(name));
-  if ([...session.inputNames].sort().join() !== "t,x_t" || missing.length > 0) {
+  const inputs = ["x_t", "t", ...spec.inputs.map(({ name }) => name)];
+  const isFed = [...session.inputNames].sort().join() === [...inputs].sort().join();
+  if (!isFed || !outputNames(spec).every((name) => session.outputNames.includes(name))) {
     const { inputNames, outputNames: given } = session;
     await session.release();
-    throw new ModelRefusedError(
-      `model: not a denoiser. got ${inputNames.join(", ")} -> ${given.join(", ")}, expected x_t, t -> ` +
-        `${outputNames(spec).join(", ")}. Do choose a file written by ddpm-export --format onnx.`,
+    throw new BadFileError(
+      `The model's graph leads from ${inputNames.join(", ")} to ${given.join(", ")}, but its spec says from ` +
+        `${inputs.join(", ")} to ${outputNames(spec).join(", ")}. Export it again.`,
     );
   }
 
-  async function model(x_t, t, dims) {
-    const outputs = await session.run({
-      x_t: new ort.Tensor("float32", x_t, dims),
-      t: new ort.Tensor("int64", t, [t.length]), // int64 is a BigInt64Array: an Int32Array is refused
+  async function model(x_t, t, values) {
+    const tensor = (data, shape) => {
+      const type = data instanceof BigInt64Array ? "int64" : "float32"; // as int64, an Int32Array is refused
+      return new ort.Tensor(type, data, [t.length, ...shape]);
+    };
+    const told = spec.inputs.map(({ name, shape }) => [name, tensor(values[name], shape)]);
+    const feeds = { x_t: tensor(x_t, spec.image_shape), t: tensor(t, []), ...Object.fromEntries(told) };
+    const outputs = await session.run(feeds).catch((error) => {
+      throw new BadFileError(`ONNX Runtime cannot run the model: ${oneLine(error)}. Export it again.`);
     });
-    return Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, tensor.data]));
+    return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, data]));
   }
 
   return { model, spec, release: () => session.release() };

@@ -21,8 +21,7 @@ worker.onmessage = ({ data: { id, result, error, ...news } }) => {
   if (error === undefined) resolve(result);
   else reject(new Error(error));
 };
-worker.onerror = (event) =>
-  tellProblem(new Error(`worker: stopped. got ${event.message}, expected none. Do load the page again.`));
+worker.onerror = (event) => tellProblem(new Error(`The worker stopped: ${event.message}. Load the page again.`));
 
 function ask(task, details, onNews = () => {}, transfer = []) {
   const id = crypto.getRandomValues(new Uint32Array(2)).join();
@@ -44,6 +43,9 @@ function open(source, provider = "wasm") {
     spec = opened.spec;
     $("steps").max = spec.alphas_cumprod.length;
     $("steps").defaultValue = spec.defaults.num_steps; // shows as long as nobody has typed another
+    $("times").defaultValue = spec.defaults.times?.join(", ") ?? "";
+    offerPlans();
+    useFields();
     const [channels, height, width] = spec.image_shape;
     const by =
       opened.provider === "webgpu"
@@ -72,6 +74,15 @@ function open(source, provider = "wasm") {
   );
 }
 
+function offerPlans() {
+  const names = Object.keys(spec.plans);
+  const offered = Array.from($("plan").options, ({ text }) => text).slice(1);
+  if (names.join() === offered.join()) return; // as when only the provider changes: what was chosen stays
+  $("plans").hidden = names.length === 0;
+  $("plan").replaceChildren(new Option("none", ""), ...names.map((name) => new Option(name)));
+  $("plan").value = spec.defaults.plan ?? "";
+}
+
 let source = () => ({ url: new URL(MODEL_URL, location.href).href });
 
 $("file").addEventListener("change", async ({ target }) => {
@@ -97,16 +108,24 @@ let shown = null; // { page, name }: the finished pictures in sight, which Save 
 
 function settingsFromForm() {
   const form = new FormData($("form"));
-  const sampler = form.get("sampler");
-  return {
+  const common = {
     seed: BigInt(form.get("seed").match(/^\d+$/)?.[0] ?? 0), // what is no number is caught by the form's own check
     first: Number(form.get("first")),
     n: Number(form.get("n")),
-    numSteps: Number(form.get("steps")),
+  };
+  if (form.get("plan")) return { ...common, plan: form.get("plan") };
+  const [times, sampler] = [$("times").value.trim(), form.get("sampler")];
+  return {
+    ...common,
+    ...(times === "" ? { numSteps: Number($("steps").value) } : { times: times.split(",").map(Number) }),
     sampler,
     ...(sampler === "ddim" ? { eta: Number(form.get("eta")) } : {}),
   };
 }
+
+/** Return how pictures are made, as "50 steps" or "plan dpmpp". */
+const wayOf = ({ plan, times, numSteps }) =>
+  plan === undefined ? `${times?.length ?? numSteps} steps` : `plan ${plan}`;
 
 /** Show what the pictures will begin with, as long as there is nothing better to see. */
 function showNoise() {
@@ -163,10 +182,11 @@ async function make(settings) {
     tell("Stopped.");
     return null;
   }
-  const { seed, first, n, numSteps, sampler } = settings;
+  const { seed, first, n, sampler = "plan", plan, times, numSteps } = settings;
+  const way = `${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
   shown = {
     page: grid(done.images, spec.image_shape),
-    name: `seed-${seed}-picture-${first}${n > 1 ? `-to-${first + n - 1}` : ""}-${sampler}-${numSteps}.png`,
+    name: `seed-${seed}-picture-${first}${n > 1 ? `-to-${first + n - 1}` : ""}-${way}.png`,
   };
   draw($("preview"), shown.page);
   $("preview").setAttribute("aria-label", `Finished: ${countOf(n)} of seed ${seed}`);
@@ -215,12 +235,20 @@ $("fresh").addEventListener("click", () => {
 });
 
 $("form").addEventListener("input", () => {
-  const { seed, sampler } = settingsFromForm();
+  const { seed } = settingsFromForm();
   $("seed").setCustomValidity(seed <= MAX_SEED ? "" : `The largest seed is ${MAX_SEED}.`);
-  $("eta").disabled = sampler !== "ddim";
-  $("eta-value").textContent = sampler === "ddim" ? $("eta").value : "not used";
+  useFields();
   showNoise();
 });
+
+/** Grey out what times or a plan take the place of. */
+function useFields() {
+  const { sampler, numSteps, plan } = settingsFromForm();
+  $("steps").disabled = numSteps === undefined;
+  $("times").disabled = plan !== undefined;
+  $("eta").disabled = sampler !== "ddim";
+  $("eta-value").textContent = sampler === "ddim" ? $("eta").value : "not used";
+}
 
 $("download").addEventListener("click", async () => {
   const canvas = draw(document.createElement("canvas"), shown.page);
@@ -264,9 +292,9 @@ async function addToGallery(images, settings) {
   for (let k = 0; k < settings.n; k++) {
     const pixels = images.slice(k * size, (k + 1) * size);
     const number = settings.first + k;
-    const item = await figure(pixels, `Seed ${settings.seed}, picture ${number}, ${settings.numSteps} steps`);
+    const item = await figure(pixels, `Seed ${settings.seed}, picture ${number}, ${wayOf(settings)}`);
     const { n, first, ...decisive } = settings;
-    const key = [spec.name, number, ...Object.values(decisive)].join();
+    const key = JSON.stringify({ ...decisive, seed: String(settings.seed), name: spec.name, number });
     const before = made.get(key);
     made.set(key, item.dataset.digest);
     if (before !== undefined) {

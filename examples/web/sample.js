@@ -1,7 +1,8 @@
 /**
  * The program `sample` on node: a grid of pictures from a model file, the same as ddpm-run's.
  *     node sample.js unet.onnx --n 16 --steps 50 --sampler ddim --eta 0 --seed 7 --first 0 --out grid.png
- * Prints one line of JSON; errors are one line, with the exit codes of every command of this project.
+ * --times 980,500,0 takes the place of --steps; --plan NAME, a plan that the model carries, that of steps, sampler and
+ * eta. Prints one line of JSON; errors are one line, with the exit codes of every command of this project.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -14,6 +15,7 @@ import { grid } from "./images.js";
 import { oneLine, openModel } from "./model.js";
 
 const BATCH = 16;
+const OPTIONS = ["n", "steps", "times", "sampler", "eta", "plan", "seed", "first", "out"];
 
 class EnvironmentProblem extends DdpmError {
   exitCode = 5;
@@ -26,31 +28,30 @@ function settingsFromArguments(args) {
     parsed = parseArgs({
       args,
       allowPositionals: true,
-      options: { n: text, steps: text, sampler: text, eta: text, seed: text, first: text, out: text },
+      options: Object.fromEntries(OPTIONS.map((name) => [name, text])),
     });
   } catch (error) {
-    throw new UsageError(
-      `arguments: not understood. got ${oneLine(error)}, expected those of sample.js. Do read its first lines.`,
-    );
+    throw new UsageError(`The arguments were not understood: ${oneLine(error)}.`);
   }
   const { values, positionals } = parsed;
   if (positionals.length !== 1) {
-    throw new UsageError(
-      `arguments: one model. got ${positionals.length}, expected the path of an .onnx file. Do give one.`,
-    );
+    throw new UsageError(`The path of one .onnx file must be given, got ${positionals.length} paths.`);
   }
   const number = (name, usual) => {
     const text = values[name] ?? usual;
     if (text === undefined) return undefined;
     if (text.trim() === "" || Number.isNaN(Number(text))) {
-      throw new UsageError(`${name}: not a number. got ${JSON.stringify(text)}, expected one. Do change --${name}.`);
+      throw new UsageError(`--${name} must be a number, got ${JSON.stringify(text)}.`);
     }
     return Number(text);
   };
   const seed = values.seed ?? "0";
   if (!/^-?\d+$/.test(seed)) {
+    throw new UsageError(`--seed must be an integer, got ${JSON.stringify(seed)}.`);
+  }
+  if (!/^\d+(,\d+)*$/.test(values.times ?? "0")) {
     throw new UsageError(
-      `seed: not an integer. got ${JSON.stringify(seed)}, expected 0 to 2^63 - 1. Do change --seed.`,
+      `--times must be integers with commas between them, such as 980,500,0, got ${JSON.stringify(values.times)}.`,
     );
   }
   return {
@@ -58,11 +59,13 @@ function settingsFromArguments(args) {
     out: values.out ?? "grid.png",
     n: number("n", "16"),
     numSteps: number("steps"),
+    times: values.times?.split(",").map(Number),
     sampler: values.sampler,
     // --eta is there for every program and every sampler; it has no meaning for ddpm, and 0 asks for nothing
     eta: values.sampler === "ddpm" && number("eta") === 0 ? undefined : number("eta"),
     seed: BigInt(seed),
     first: number("first", "0"),
+    plan: values.plan,
   };
 }
 
@@ -70,9 +73,7 @@ async function load(name) {
   try {
     return await import(name);
   } catch (error) {
-    throw new EnvironmentProblem(
-      `${name}: cannot be loaded. got ${oneLine(error)}, expected the package. Do run npm install --ignore-scripts.`,
-    );
+    throw new EnvironmentProblem(`${name} cannot be loaded: ${oneLine(error)}. Run: npm install --ignore-scripts.`);
   }
 }
 
@@ -80,7 +81,7 @@ async function main(args) {
   const { path, out, n, first, ...settings } = settingsFromArguments(args);
   const [ort, { encode }] = await Promise.all([load("onnxruntime-node"), load("fast-png")]);
   const bytes = await readFile(path).catch((error) => {
-    throw new BadFileError(`${path}: cannot be read. got ${error.code}, expected a model file. Do check the path.`);
+    throw new BadFileError(`${path}: cannot be read (${error.code}).`);
   });
   const beforeLoad = performance.now();
   const intraOpNumThreads = os.availableParallelism?.() ?? os.cpus().length;
@@ -95,9 +96,7 @@ async function main(args) {
   const seconds = performance.now() / 1000; // since the program started
   const page = grid(Buffer.concat(batches), spec.image_shape);
   await writeFile(out, encode(page)).catch((error) => {
-    throw new EnvironmentProblem(
-      `${out}: cannot be written. got ${error.code}, expected a writable place. Do change --out.`,
-    );
+    throw new EnvironmentProblem(`${out}: cannot be written (${error.code}).`);
   });
   console.log(JSON.stringify({ images: n, seconds_load, seconds }));
 }

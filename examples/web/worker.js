@@ -4,7 +4,7 @@
  * { task: "cancel" } has no answer.
  */
 
-import { denoiser, noiseStream, sample, toUint8, trajectory } from "./ddpm.js";
+import { denoiser, noiseStream, plan, sample, toUint8 } from "./ddpm.js";
 import { oneLine, openModel } from "./model.js";
 
 const RUNTIMES = {
@@ -43,8 +43,7 @@ const tasks = {
 
   /** Sample a batch; null where it was cancelled. */
   async sample({ settings }, tell) {
-    if (opened === null)
-      throw new Error("model: none is open. got a wish for pictures, expected a model first. Do choose one.");
+    if (opened === null) throw new Error("No model is open. Choose a file below More settings.");
     cancelled = false;
     const begin = performance.now();
     const shape = opened.spec.image_shape;
@@ -64,9 +63,7 @@ const tasks = {
 async function download(url) {
   const response = await fetch(url).catch((error) => ({ ok: false, status: oneLine(error) }));
   if (!response.ok) {
-    throw new Error(
-      `${url}: cannot be fetched. got ${response.status}, expected the model. Do choose a file below More settings.`,
-    );
+    throw new Error(`${url}: cannot be fetched (${response.status}). Choose a file below More settings.`);
   }
   return new Uint8Array(await response.arrayBuffer());
 }
@@ -78,8 +75,9 @@ async function moveToGpu(ort, file) {
   try {
     gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] });
     const x = noiseStream(0, [0], spec.image_shape)(0);
-    for (const step of trajectory(spec, Math.min(2, spec.alphas_cumprod.length))) {
-      const [here, there] = await Promise.all([model, gpu.model].map((each) => denoiser(each, spec)(x, step)));
+    const { rows } = plan(spec, { sampler: "ddim", numSteps: Math.min(2, spec.alphas_cumprod.length) });
+    for (const row of rows) {
+      const [here, there] = await Promise.all([model, gpu.model].map((each) => denoiser(each, spec)(x, row, null)));
       const largest = here.x_0.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
       const error = here.x_0.reduce((most, value, k) => Math.max(most, Math.abs(value - there.x_0[k])), 0) / largest;
       if (!(error <= MAX_GPU_ERROR)) {

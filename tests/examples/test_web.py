@@ -13,10 +13,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from models import GREY, constant, onnx_file, scale_model, tiny_spec
+from models import node as node_of
+from onnx import TensorProto
 
 from ddpm_export import generate
+from ddpm_export.diffusion import Model, denoiser
+from ddpm_export.errors import DdpmExportError
 from ddpm_export.images import grid, read_image
+from ddpm_export.noise import noise_stream
+from ddpm_export.samplers import plan, walk
+from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
 
 ROOT = Path(__file__).parent.parent.parent
 WEB = ROOT / "examples" / "web"
@@ -95,6 +104,119 @@ def test_the_types_are_those_of_the_code(tmp_path: Path) -> None:
     assert (tmp_path / "ddpm.d.ts").read_text() == (WEB / "ddpm.d.ts").read_text(), "run: npm run types"
 
 
+LABEL = {"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]}
+VECTOR = {"name": "v", "kind": "vector", "shape": [3], "none": 0.5}
+IMAGE = {"name": "low", "kind": "image", "shape": [1, 3, 2], "none": None}
+PREVIOUS = {"name": "x_0_prev", "kind": "previous", "shape": list(GREY), "none": None}
+ROW = [3, 0.5, [1], [0.5], []]
+LATER = [2, 0.6, [1, 0.5], [0.5], [0.25]]
+PLAN = {"rows": [ROW, LATER]}
+LEARNED = {"rows": [[3, 0.5, [1], [0.5], [0.1, 0.2]]]}
+DEFAULTS = {"sampler": "ddim", "num_steps": 4, "eta": 0.0}
+
+
+def rows(*changes: object) -> dict:
+    """Return a plan of one row whose numbers, from t on, are changed; `...` leaves one as it is."""
+    changed = [was if new is ... else new for was, new in zip(ROW, changes, strict=False)]
+    return {"rows": [[*changed, *ROW[len(changes) :]]]}
+
+
+def inputs(*several: object, **changes: object) -> dict:
+    """Return changes of a spec: some inputs, or the vector with changes."""
+    return {"inputs": list(several) or [{**VECTOR, **changes}], "requires": ["inputs"]}
+
+
+# changes of a spec -> the exit code of a reader that it ends with, 0 where it reads the spec
+SPECS: list[tuple[dict, int]] = [
+    ({}, 0),
+    (inputs(LABEL, VECTOR, IMAGE, PREVIOUS), 0),
+    (inputs({**LABEL, "none": None}), 0),
+    (inputs(name="größe"), 0),
+    (inputs(name="__proto__"), 0),
+    (inputs(novelty=1), 0),
+    ({"inputs": [], "plans": {}}, 0),
+    ({"plans": {"dpm++_2m.5": PLAN, "constructor": {"start": 0.5, "rows": [ROW]}}}, 0),
+    ({"plans": {"a": PLAN}, "defaults": {**DEFAULTS, "plan": "a"}, "requires": ["plan"]}, 0),
+    ({"defaults": {**DEFAULTS, "times": [39, 3, 0]}, "requires": ["times"]}, 0),
+    ({"defaults": {**DEFAULTS, "times": None, "plan": None}, "requires": ["times", "plan"]}, 0),
+    ({"plans": {"a": rows(2.5)}, "requires": ["fractional_t"]}, 0),
+    ({"plans": {"a": LEARNED}, "requires": ["variance_fraction"]}, 0),
+    ({"plans": {"a": rows(..., 0)}, "prediction": "v"}, 0),
+    ({"plans": {"a": {"rows": [ROW] * 15 + [[3, 0.5, [0] * 16, [1], []]]}}}, 0),
+    ({"requires": ["guidance"]}, 4),
+    ({"requires": ["guidance"], "inputs": [{**VECTOR, "kind": "text"}]}, 4),
+    ({"graph": "loop"}, 4),
+    *(({"inputs": value, "requires": ["inputs"]}, 3) for value in (None, {}, "v", [], [None], [[]], ["v"], [{}])),
+    *((inputs(**{key: value}), 3) for key in ("name", "shape", "none") for value in (True, {}, "", [None])),
+    *((inputs(name=value), 3) for value in ("x_t", "t", "y", "x_0_prev", "a b", "1a", "a-b", None)),
+    *((inputs(kind=value), 3) for value in ("label", "image", "previous", "text", "toString", None, 0)),
+    *((inputs(shape=value), 3) for value in ([0], [-1], ["3"], [3, 1], [], [2**27], [2**14, 2**14], 3, None)),
+    *((inputs(none=value), 3) for value in ("0", [0])),
+    (inputs(classes=["cat"]), 3),
+    *((inputs({**LABEL, "none": value}), 3) for value in (3, -1, "cat", True, 0.5)),
+    *((inputs({**LABEL, "classes": value}), 3) for value in ([], ["a", "a"], [1], ["a", None], {}, None, ["a"] * 5000)),
+    *((inputs({**LABEL, **change}), 3) for change in ({"name": "z"}, {"shape": [1]}, {"kind": "vector"})),
+    *((inputs({**PREVIOUS, **change}), 3) for change in ({"name": "z"}, {"shape": [1, 6, 6]}, {"shape": [6]})),
+    (inputs(VECTOR, VECTOR), 3),
+    ({"inputs": [VECTOR]}, 3),
+    *(({"plans": value}, 3) for value in (None, [], "a", {"a": None}, {"a": []}, {"a": {}}, {"a": {"rows": {}}})),
+    *(({"plans": {name: PLAN}}, 3) for name in ("", ".a", "a b", "a/b", "a\n", "é", "x" * 65, "__proto__")),
+    *(({"plans": {"a": {**PLAN, "start": value}}}, 3) for value in (0, -1, "1", None, True)),
+    *(({"plans": {"a": {"rows": value}}}, 3) for value in ([], [LATER], [None], [{}], [ROW[:4]], [[*ROW, 1]])),
+    ({"plans": {"a": {"rows": [[0, 0.5, [1], [], []]] * 10_001}}}, 3),
+    *(({"plans": {"a": rows(value)}}, 3) for value in (-1, 40, 2.5, "3", None, True)),
+    *(({"plans": {"a": rows(value)}, "requires": ["fractional_t"]}, 3) for value in (-0.5, 39.5, "3", None)),
+    *(({"plans": {"a": rows(..., value)}}, 3) for value in (-0.1, 0, 1, 1.5, "0", None, True)),
+    *(({"plans": {"a": rows(..., ..., value)}}, 3) for value in ([[]], ["1"], [None], [True], 1, None, {}, [1, 1])),
+    *(({"plans": {"a": rows(..., ..., ..., value)}}, 3) for value in (["1"], 1, [0.5, 0.5])),
+    ({"plans": {"a": rows(..., ..., [], [])}}, 3),
+    *(({"plans": {"a": rows(..., ..., ..., ..., value)}}, 3) for value in ([0], [-1], [0.1] * 3, ["1"], 0.1, None)),
+    ({"plans": {"a": LEARNED}}, 3),
+    ({"plans": {"a": {"rows": [ROW] * 16 + [[3, 0.5, [0] * 17, [1], []]]}}}, 3),
+    *(
+        ({"defaults": {**DEFAULTS, "plan": name}, "plans": {"a": PLAN}, "requires": ["plan"]}, 3)
+        for name in ("b", "", 1)
+    ),
+    ({"defaults": {**DEFAULTS, "plan": "toString"}, "requires": ["plan"]}, 3),
+    ({"defaults": {**DEFAULTS, "plan": "a"}, "plans": {"a": PLAN}}, 3),
+    ({"defaults": {**DEFAULTS, "times": [3]}}, 3),
+    *(
+        ({"defaults": {**DEFAULTS, "times": value}, "requires": ["times"]}, 3)
+        for value in ([], [3, 3], [3, 4], [40], [-1], ["3"], [2.5], [True], 3, "3", {})
+    ),
+]
+
+
+def test_specs_are_read_or_refused_as_python_does(tmp_path: Path) -> None:
+    """Integers written as 3.0 are not here: Python refuses them, and JSON.parse does not tell."""
+    sound = json.loads(json_from_spec(tiny_spec()))
+    texts = [json.dumps({**sound, **changes}) for changes, _ in SPECS]
+    (tmp_path / "specs.json").write_text(json.dumps(texts))
+    program = """
+      import { readFileSync } from "node:fs";
+      import { DdpmError, specFromJson } from "./ddpm.js";
+      const codeOf = (text) => {
+        try {
+          specFromJson(text);
+          return 0;
+        } catch (error) {
+          if (!(error instanceof DdpmError) || !/^[ -~]+$/.test(error.message)) throw error;
+          return error.exitCode;
+        }
+      };
+      console.log(JSON.stringify(JSON.parse(readFileSync(process.argv[1], "utf8")).map(codeOf)));
+    """
+    done = node("--input-type=module", "--eval", program, tmp_path / "specs.json")
+    assert done.returncode == 0, done.stderr
+    for text, (changes, code), theirs in zip(texts, SPECS, json.loads(done.stdout), strict=True):
+        try:
+            spec_from_json(text)
+            ours = 0
+        except DdpmExportError as exc:
+            ours = exc.exit_code
+        assert (ours, theirs) == (code, code), changes
+
+
 # --- the program ---
 
 SETTINGS = [
@@ -122,20 +244,28 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([MODEL, "--n", 0], 2, "n: "),
-        ([MODEL, "--n", "many"], 2, "n: not a number"),
-        ([MODEL, "--steps", 1001], 2, "1 to 1000"),
-        ([MODEL, "--eta", 1.5], 2, "eta: "),
-        ([MODEL, "--sampler", "ddpm", "--eta", 0.5], 2, "eta: has no meaning for ddpm"),
-        ([MODEL, "--sampler", "euler"], 2, "sampler: "),
-        ([MODEL, "--seed", "1.5"], 2, "seed: "),
-        ([MODEL, "--seed", 2**63], 2, "seed: "),
-        ([MODEL, "--first", 2**32], 2, "first: "),
-        ([MODEL, "--colour", 1], 2, "arguments: "),
-        ([], 2, "arguments: "),
-        (["nowhere.onnx"], 3, "nowhere.onnx: "),
-        (["package.json"], 3, "not an ONNX file"),
-        ([MODEL, "--n", 1, "--steps", 1, "--out", "nowhere/grid.png"], 5, "nowhere/grid.png: "),
+        ([MODEL, "--n", 0], 2, "n must be between 1 and 4294967296, got 0."),
+        ([MODEL, "--n", "many"], 2, '--n must be a number, got "many".'),
+        ([MODEL, "--steps", 1001], 2, "numSteps must be between 1 and 1000, got 1001."),
+        ([MODEL, "--eta", 1.5], 2, "eta must be between 0 and 1, got 1.5."),
+        ([MODEL, "--sampler", "ddpm", "--eta", 0.5], 2, "eta does not apply to ddpm."),
+        ([MODEL, "--sampler", "euler"], 2, "sampler must be one of ddpm, ddim, got 'euler'."),
+        (
+            [MODEL, "--times", "3,4"],
+            2,
+            "times must strictly fall from at most 999 to at least 0, got 3, 4 (2 of them).",
+        ),
+        ([MODEL, "--times", "3,,4"], 2, "--times must be integers"),
+        ([MODEL, "--times", "4,3", "--steps", 3], 2, "numSteps must be left out or be the number of times, 2, got 3."),
+        ([MODEL, "--plan", "heun"], 2, "plan must be one of none, for the model carries none, got 'heun'."),
+        ([MODEL, "--seed", "1.5"], 2, '--seed must be an integer, got "1.5".'),
+        ([MODEL, "--seed", 2**63], 2, "seed must be between 0 and 2^63 - 1, got 9223372036854775808."),
+        ([MODEL, "--first", 2**32], 2, "first must be between 0 and 2^32 - 1, got 4294967296."),
+        ([MODEL, "--colour", 1], 2, "The arguments were not understood: "),
+        ([], 2, "got 0 paths."),
+        (["nowhere.onnx"], 3, "nowhere.onnx: cannot be read (ENOENT)."),
+        (["package.json"], 3, "The model is not an ONNX file: "),
+        ([MODEL, "--n", 1, "--steps", 1, "--out", "nowhere/grid.png"], 5, "nowhere/grid.png: cannot be written"),
     ],
 )
 def test_the_program_refuses_in_one_line(arguments: list, code: int, words: str) -> None:
@@ -144,7 +274,7 @@ def test_the_program_refuses_in_one_line(arguments: list, code: int, words: str)
     assert done.returncode == code, done
     assert done.stdout == ""
     assert words in done.stderr
-    assert re.fullmatch(r"error: [^\n]+: [^\n]+\. got [^\n]+, expected [^\n]+\. Do [^\n]+\.\n", done.stderr)
+    assert re.fullmatch(r"error: [^\n]+\.\n", done.stderr)
 
 
 def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
@@ -153,6 +283,142 @@ def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
     assert raw.count(b"ddpm-export/1") == 1
     (tmp_path / "future.onnx").write_bytes(raw.replace(b"ddpm-export/1", b"ddpm-export/2"))
     assert node("sample.js", tmp_path / "future.onnx").returncode == 4
+
+
+# --- times, plans and inputs, in files made by hand ---
+
+PLANS = {
+    "looks-back": {"rows": [[39, 0.01, [0.5], [0.75], []], [20.5, 0.5, [0.75, 0.125], [0.25, -0.5], [0.25]], ROW]},
+    "learned": {"start": 1.25, "rows": [[30, 0.25, [0.5], [0.75], [0.125, 0.5]], [30, 0.25, [0.75], [0.5, -0.25], []]]},
+}
+EVERYTHING = {
+    "inputs": [LABEL, VECTOR, {**IMAGE, "none": -0.25}, PREVIOUS],
+    "requires": ["fractional_t", "inputs", "times", "variance_fraction"],
+    "plans": PLANS,
+    "defaults": {**DEFAULTS, "times": [38, 11, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file that needs all there is: its eps and variance_fraction depend on every input, and on t."""
+    spec = spec_from_json(json.dumps({**json.loads(json_from_spec(tiny_spec())), **EVERYTHING}))
+    batch = [("x_t", "float32", GREY), ("t", "float32", ()), *((one.name, one.dtype, one.shape) for one in spec.inputs)]
+    floats = {"t": "t", "v": "v_sum", "y": "y_float", "low": "low_sum"}
+    nodes = [
+        node_of("Cast", ["y"], "y_float", to=TensorProto.FLOAT),
+        node_of("ReduceMean", ["v", "axis"], "v_sum", keepdims=0),
+        node_of("ReduceMean", ["low", "axes"], "low_sum", keepdims=0),
+    ]
+    total = "x_0_prev"
+    for name, values in floats.items():
+        nodes += [
+            node_of("Reshape", [values, "column"], f"{name}_column"),
+            node_of("Mul", [f"{name}_column", "tenth"], f"{name}_tenth"),
+            node_of("Add", [total, f"{name}_tenth"], f"{name}_total"),
+        ]
+        total = f"{name}_total"
+    nodes += [
+        node_of("Add", [total, "x_t"], "mixed"),
+        node_of("Tanh", ["mixed"], "eps"),
+        node_of("Sigmoid", [total], "variance_fraction"),
+    ]
+    integers = {"axis": [1], "axes": [1, 2, 3], "column": [-1, 1, 1, 1]}
+    types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+    (path := tmp_path_factory.mktemp("everything") / "everything.onnx").write_bytes(
+        onnx_file(
+            nodes,
+            [constant("tenth", 0.1), *(constant(name, value, np.int64) for name, value in integers.items())],
+            spec,
+            inputs={name: (types[dtype], ["batch", *shape]) for name, dtype, shape in batch},
+            outputs=dict.fromkeys(spec.outputs, (TensorProto.FLOAT, ["batch", *GREY])),
+        )
+    )
+    return path
+
+
+def opened(path: Path) -> tuple[Model, ModelSpec]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    spec = spec_from_json(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+    return lambda x_t, t, **inputs: dict(
+        zip(spec.outputs, session.run(spec.outputs, {"x_t": x_t, "t": t, **inputs}), strict=True)
+    ), spec
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        ([], {}),
+        (["--steps", 3], {"num_steps": 3}),
+        (["--times", "39,21,20,0", "--sampler", "ddpm"], {"times": [39, 21, 20, 0], "sampler": "ddpm"}),
+        (["--plan", "looks-back"], {"plan": "looks-back"}),
+        (["--plan", "learned"], {"plan": "learned"}),
+    ],
+)
+def test_the_program_takes_times_and_plans_and_feeds_what_is_not_said(
+    flags: list, settings: dict, everything: Path, tmp_path: Path
+) -> None:
+    needs("onnxruntime-node", "fast-png")
+    done = node("sample.js", everything, "--n", 3, "--seed", 5, *flags, "--out", tmp_path / "grid.png")
+    assert done.returncode == 0, done.stderr
+    expected = grid(generate(opened(everything), n=3, seed=5, **settings))
+    assert_same_pictures(read_image(tmp_path / "grid.png", 1), expected)
+
+
+def test_inputs_that_are_given_reach_the_network(everything: Path) -> None:
+    needs("onnxruntime-node")
+    program = """
+      import { readFileSync } from "node:fs";
+      import * as ort from "onnxruntime-node";
+      import { denoiser, noiseStream, plan, walk } from "./ddpm.js";
+      import { openModel } from "./model.js";
+      const [path, name, given] = process.argv.slice(1);
+      const { model, spec } = await openModel(ort, new Uint8Array(readFileSync(path)), { intraOpNumThreads: 1 });
+      const noise = noiseStream(5, [0, 1], spec.image_shape);
+      const states = [];
+      for await (const { x } of walk(denoiser(model, spec, JSON.parse(given)), noise, plan(spec, { name }))) {
+        states.push([...x]);
+      }
+      console.log(JSON.stringify(states));
+    """
+    model, spec = opened(everything)
+    low = np.linspace(-1, 1, 12).reshape(2, 1, 3, 2)
+    given = {"y": ["dog", 0], "v": [0.25, -1.0, 2.0], "low": low}
+    flat = {**given, "low": low.ravel().tolist()}
+    for name in PLANS:
+        done = node("--input-type=module", "--eval", program, everything, name, json.dumps(flat))
+        assert done.returncode == 0, done.stderr
+        noise = noise_stream(5, [0, 1], spec.state_shape)
+        states = [state.x.ravel() for state in walk(denoiser(model, spec, **given), noise, plan(spec, name=name))]
+        np.testing.assert_allclose(json.loads(done.stdout), states, rtol=0, atol=1e-5)
+
+
+def test_a_file_whose_graph_has_other_inputs_than_its_spec_is_refused(everything: Path, tmp_path: Path) -> None:
+    needs("onnxruntime-node", "fast-png")
+    raw = everything.read_bytes()
+    assert raw.count(b'"name": "low"') == 1
+    (tmp_path / "other.onnx").write_bytes(raw.replace(b'"name": "low"', b'"name": "wol"'))
+    done = node("sample.js", tmp_path / "other.onnx")
+    assert done.returncode == 3
+    assert "graph leads from x_t, t, y, v, low, x_0_prev to eps, variance_fraction, but its spec says" in done.stderr
+
+
+def test_a_one_call_file_is_refused(tmp_path: Path) -> None:
+    needs("onnxruntime-node", "fast-png")
+    (tmp_path / "unet.slice.onnx").write_bytes(scale_model(tiny_spec(graph="slice")))
+    done = node("sample.js", tmp_path / "unet.slice.onnx")
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: The model is a one-call slice, not a denoiser. ")
+
+
+def test_a_file_that_does_not_run_is_told_in_one_line(everything: Path, tmp_path: Path) -> None:
+    needs("onnxruntime-node", "fast-png")
+    raw = everything.read_bytes()
+    assert raw.count(b'"fractional_t"') == 1
+    (tmp_path / "whole.onnx").write_bytes(raw.replace(b'"fractional_t"', b'"inputs"      ').replace(b"20.5", b"20  "))
+    done = node("sample.js", tmp_path / "whole.onnx")
+    assert done.returncode == 3
+    assert re.fullmatch(r"error: ONNX Runtime cannot run the model: [^\n]+\.\n", done.stderr)
 
 
 # --- the page ---

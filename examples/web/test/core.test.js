@@ -73,37 +73,59 @@ test("time grids", () => {
   }
 });
 
-test("coefficients, seen through the core's own steps", async () => {
-  // a step of x_0 = c, eps = d and z shows one coefficient at a time
+test("coefficients, seen through rows and the denoiser", async () => {
   const { num_train_timesteps, cases } = golden("coefficients");
   assert.equal(num_train_timesteps, 1000);
   for (const { a, a_prev, i, t, eta, variance, bits: expected, ...numbers } of cases) {
-    const step = { i, t, a, a_prev };
+    const grid = { t: [t], a: [a, a_prev] };
+    const [row] = variance === "fixed_small" ? ddpm.ddim(grid, { eta }) : ddpm.ddpm(grid, { variance });
+    const [c_noise = 0] = row.noise;
     if (variance === "fixed_small") {
-      const error = Math.abs(ddpm.noiseStd(step, eta) - numbers.c_noise);
+      const error = Math.abs(c_noise - numbers.c_noise);
       assert.ok(error <= 1e-14 * numbers.c_noise, `c_noise at t = ${t}, eta = ${eta}`);
     }
-    const after = async (x_0, eps, z) => {
-      const denoise = async () => ({ x_0: Float32Array.of(x_0), eps: Float32Array.of(eps), variance_fraction: null });
-      const sampler = variance === "fixed_small" ? ddpm.ddim : ddpm.ddpm;
-      const knobs = variance === "fixed_small" ? { eta } : { variance };
-      for await (const state of sampler(denoise, () => Float32Array.of(z), [step], knobs)) return bits(state.x)[0];
-    };
     const withinOneUlp = (actual, name) => {
-      assert.ok(Math.abs(actual - expected[name]) <= 1, `${name} at t = ${t}: ${actual}, expected ${expected[name]}`);
+      const error = Math.abs(bits([actual])[0] - expected[name]);
+      assert.ok(error <= 1, `${name} at t = ${t}: ${actual}, expected ${numbers[name]}`);
     };
-    withinOneUlp(await after(1, 0, 0), "sqrt_a_prev");
-    withinOneUlp(await after(0, 1, 0), "c_eps");
-    withinOneUlp(await after(0, 0, 1), "c_noise");
-    const seen = (prediction, x_t, output) =>
-      ddpm.denoiser(
-        () => ({ [prediction]: Float32Array.of(output) }),
-        gaussianSpec({ prediction, image_shape: [1, 1, 1] }),
-      )(Float32Array.of(x_t), step);
-    withinOneUlp(bits((await seen("v", 1, 0)).x_0)[0], "sqrt_a");
-    withinOneUlp(bits((await seen("v", 1, 0)).eps)[0], "sqrt_1_minus_a");
+    withinOneUlp(row.x_0[0], "sqrt_a_prev");
+    withinOneUlp(row.eps[0], "c_eps");
+    withinOneUlp(c_noise, "c_noise");
+    const seen = (x_t, v) => {
+      const spec = gaussianSpec({ prediction: "v", image_shape: [1, 1, 1] });
+      return ddpm.denoised({ v: Float32Array.of(v) }, spec, Float32Array.of(x_t), row);
+    };
+    withinOneUlp(seen(1, 0).x_0[0], "sqrt_a");
+    withinOneUlp(seen(1, 0).eps[0], "sqrt_1_minus_a");
   }
 });
+
+/** The states of a walk, which may not change once they are yielded. */
+async function statesOf(...walk) {
+  const [states, copies] = [[], []];
+  for await (const state of ddpm.walk(...walk)) {
+    states.push(state);
+    copies.push(structuredClone(state));
+  }
+  assert.deepEqual(states, copies);
+  return states;
+}
+
+const lastOf = async (...walk) => (await statesOf(...walk)).at(-1).x;
+
+/** Compare states with golden ones, then go on from each of them, in a copy: to the same bits. */
+async function assertStates(denoise, noise, plan, golden, tolerance) {
+  const states = await statesOf(denoise, noise, plan);
+  assert.equal(states.length, golden.length);
+  for (const [k, { row, ...arrays }] of states.entries()) {
+    const { i, t, a } = golden[k];
+    assert.deepEqual({ i: row.i, t: row.t, a: row.a }, { i, t, a });
+    for (const name of ["x", "x_0", "eps"]) assertClose(arrays[name], golden[k][name], tolerance);
+    const rest = await statesOf(denoise, noise, plan, { state: structuredClone(states[k]) });
+    assert.deepEqual(rest, states.slice(k + 1));
+  }
+  return states;
+}
 
 for (const [number, run] of golden("trajectories").cases.entries()) {
   const { sampler, states, prediction, clip_x_0, eta, variance } = run;
@@ -113,20 +135,93 @@ for (const [number, run] of golden("trajectories").cases.entries()) {
     const spec = gaussianSpec({ prediction, clip_x_0, alphas_cumprod, image_shape: shape });
     const denoise = ddpm.denoiser(gaussianModel(prediction), spec);
     const noise = ddpm.noiseStream(BigInt(seed), images, shape);
-    const steps = ddpm.trajectory(spec, num_steps);
+    const plan = ddpm.plan(spec, { sampler, numSteps: num_steps, eta, variance });
     assert.deepEqual(bits(noise(0)), bits(x_T));
-    for (let from = 0; from < num_steps; from++) {
-      const x = from === 0 ? undefined : Float32Array.from(states[from - 1].x);
-      let at = from;
-      for await (const state of ddpm[sampler](denoise, noise, steps.slice(from), { x, eta, variance })) {
-        const { i, t, a, a_prev, ...expected } = states[at++];
-        assert.deepEqual(state.step, { i, t, a, a_prev });
-        for (const name of ["x", "x_0", "eps"]) assertClose(state[name], expected[name], tolerance);
-      }
-      assert.equal(at, num_steps);
+    await assertStates(denoise, noise, plan, states, tolerance);
+    for (let from = 1; from < num_steps; from++) {
+      const rest = { ...plan, rows: plan.rows.slice(from) };
+      const x = await lastOf(denoise, noise, rest, { x: Float32Array.from(states[from - 1].x) });
+      assertClose(x, states[num_steps - 1].x, tolerance);
     }
   });
 }
+
+for (const [number, { name, prediction, clip_x_0, plan, states }] of golden("plans").cases.entries()) {
+  test(`plan ${number}, ${name}, from a file, also resumed at every row: ${prediction}, clip ${clip_x_0}`, async () => {
+    const { seed, images, shape, tolerance, alphas_cumprod, variance_fraction } = golden("plans");
+    const plans = { [name]: plan };
+    const changes = {
+      prediction,
+      clip_x_0,
+      alphas_cumprod,
+      image_shape: shape,
+      plans,
+      requires: ["variance_fraction"],
+    };
+    const spec = gaussianSpec(changes);
+    const noise = ddpm.noiseStream(BigInt(seed), images, shape);
+    const model = (x_t, t) => ({
+      ...gaussianModel(prediction)(x_t, t),
+      variance_fraction: new Float32Array(x_t.length).fill(variance_fraction),
+    });
+    const walked = ddpm.plan(spec, { name });
+    const seen = await assertStates(ddpm.denoiser(model, spec), noise, walked, states, tolerance);
+    // what no later row reads is dropped
+    const reaches = walked.rows.map(({ x_0, eps }) => Math.max(x_0.length, eps.length));
+    for (const [k, { history }] of seen.entries()) {
+      const wanted = Math.max(0, ...reaches.slice(k + 1).map((reach, ahead) => reach - ahead - 1));
+      assert.deepEqual(
+        history,
+        seen
+          .slice(k + 1 - wanted, k + 1)
+          .map(({ x_0, eps }) => [x_0, eps])
+          .reverse(),
+      );
+    }
+  });
+}
+
+test("a row's number, not its time, says which noise it draws and where a walk goes on", async () => {
+  const a = 0.5;
+  const row = (i) => ({ i, t: 3, a, x_0: [1], eps: [], noise: [1] });
+  const draws = [];
+  const noise = (draw) => (draws.push(draw), Float32Array.of(0));
+  const plan = { rows: [row(1), row(2), row(3)], start: 1 };
+  const states = await statesOf(async (x) => ({ x_0: x, eps: x, variance_fraction: null }), noise, plan);
+  assert.deepEqual(draws, [0, 1, 2, 3]);
+  draws.length = 0;
+  await statesOf(async (x) => ({ x_0: x, eps: x, variance_fraction: null }), noise, plan, { state: states[1] });
+  assert.deepEqual(draws, [3]);
+});
+
+test("sums: x_0 then eps of each age, newest first, then noise, every operation rounded", async () => {
+  const numbers = [1e8, 1, -1e8, 0.1, 0.3, 0.7].map(Math.fround);
+  const found = [
+    [numbers[2], numbers[3]],
+    [numbers[0], numbers[1]],
+  ].map(([x_0, eps]) => ({
+    x_0: Float32Array.of(x_0),
+    eps: Float32Array.of(eps),
+    variance_fraction: null,
+  }));
+  const rows = [
+    { i: 1, t: 1, a: 0.5, x_0: [1], eps: [1], noise: [] },
+    { i: 2, t: 0, a: 0.5, x_0: [1.1, 0.9], eps: [1, 0.3], noise: [0.6] },
+  ];
+  const noise = () => Float32Array.of(0.7);
+  const x = await lastOf(async (_, { i }) => found[i - 1], noise, { rows, start: 1 });
+  const f = Math.fround;
+  let sum = f(f(1.1) * numbers[0]);
+  for (const [weight, value] of [
+    [1, numbers[1]],
+    [0.9, numbers[2]],
+    [0.3, numbers[3]],
+    [0.6, f(0.7)],
+  ]) {
+    sum = f(sum + f(f(weight) * value));
+  }
+  assert.deepEqual(bits(x), bits([sum]));
+});
 
 test("a learned variance at f = 0 is the small one, at f = 1 the large one, and nothing at the end", async () => {
   const spec = gaussianSpec({ requires: ["variance_fraction"], variance: "learned" });
@@ -134,11 +229,7 @@ test("a learned variance at f = 0 is the small one, at f = 1 the large one, and 
   const finalOf = async (fraction, variance) => {
     const plain = gaussianModel("eps");
     const model = (x_t, t) => ({ ...plain(x_t, t), variance_fraction: new Float32Array(x_t.length).fill(fraction) });
-    let last;
-    for await (const state of ddpm.ddpm(ddpm.denoiser(model, spec), noise, ddpm.trajectory(spec, 6), { variance })) {
-      last = state.x;
-    }
-    return last;
+    return lastOf(ddpm.denoiser(model, spec), noise, ddpm.plan(spec, { sampler: "ddpm", numSteps: 6, variance }));
   };
   assertClose(await finalOf(0, "learned"), await finalOf(0, "fixed_small"), 1e-6);
   assertClose(await finalOf(1, "learned"), await finalOf(0, "fixed_large"), 1e-5);
@@ -179,10 +270,8 @@ test("sample: the same as its lines, whatever the batch, with progress and cance
     [1, 2, 3, 4, 5, 6, 7].map((step) => [step, 7, 4 * size, 4 * size]),
   );
   const noise = ddpm.noiseStream(3, [7], spec.image_shape);
-  let last;
-  for await (const state of ddpm.ddim(ddpm.denoiser(model, spec), noise, ddpm.trajectory(spec, 7), { eta: 0.5 })) {
-    last = state.x;
-  }
+  const plan = ddpm.plan(spec, { sampler: "ddim", numSteps: 7, eta: 0.5 });
+  const last = await lastOf(ddpm.denoiser(model, spec), noise, plan);
   assert.deepEqual(result.x.slice(2 * size, 3 * size), last);
   assert.deepEqual(result.images, ddpm.toUint8(result.x, spec.image_shape));
 
@@ -208,24 +297,21 @@ test("a buffer that the network uses again changes nothing that was yielded", as
   const spec = gaussianSpec({ prediction: "x_0" });
   const buffer = { x_0: new Float32Array(6) };
   const model = (x_t, t) => (buffer.x_0.set(gaussianModel("x_0")(x_t, t).x_0), buffer);
-  const states = [];
-  for await (const state of ddpm.ddim(
+  await statesOf(
     ddpm.denoiser(model, spec),
     ddpm.noiseStream(0, [0], spec.image_shape),
-    ddpm.trajectory(spec, 4),
-  )) {
-    states.push({ live: state.x_0, then: state.x_0.slice() });
-  }
-  for (const { live, then } of states) assert.deepEqual(live, then);
+    ddpm.plan(spec, { numSteps: 4 }),
+  );
 });
 
-const ONE_LINE = /^[a-z][^\n]*: [^\n]+\. got [^\n]+, expected [^\n]+\. Do [^\n]+\.$/;
+const SENTENCES = /^[A-Za-z'].*\.$/; // at most two of them, which no one pleads with
 
 function refuses(error, words) {
   return (thrown) => {
     assert.ok(thrown instanceof error, String(thrown));
     assert.equal(thrown.name, error.name);
-    assert.match(thrown.message, ONE_LINE);
+    assert.match(thrown.message, SENTENCES);
+    assert.doesNotMatch(thrown.message, /, expected |\. Do /);
     assert.match(thrown.message, /^[ -~]+$/);
     assert.match(thrown.message, words);
     return true;
@@ -235,39 +321,65 @@ function refuses(error, words) {
 test("seeds, images, draws and steps out of range are refused", () => {
   const shape = [1, 1, 1];
   for (const seed of [2 ** 53, 1.5, "7", undefined, NaN, null]) {
-    assert.throws(() => ddpm.noiseStream(seed, [0], shape), refuses(ddpm.UsageError, /seed: not an exact integer/));
+    assert.throws(
+      () => ddpm.noiseStream(seed, [0], shape),
+      refuses(ddpm.UsageError, /^seed must be a BigInt or an integer/),
+    );
   }
   for (const seed of [-1, -1n, 2n ** 63n]) {
-    assert.throws(() => ddpm.noiseStream(seed, [0], shape), refuses(ddpm.UsageError, /seed: out of range/));
+    assert.throws(() => ddpm.noiseStream(seed, [0], shape), refuses(ddpm.UsageError, /^seed must be between/));
   }
   ddpm.noiseStream(2n ** 63n - 1n, [2 ** 32 - 1], shape)(2 ** 32 - 1);
   for (const image of [-1, 2 ** 32, 0.5]) {
-    assert.throws(() => ddpm.noiseStream(0, [0, image], shape), refuses(ddpm.UsageError, /image: /));
-    assert.throws(() => ddpm.noiseStream(0, [0], shape)(image), refuses(ddpm.UsageError, /draw: /));
+    assert.throws(() => ddpm.noiseStream(0, [0, image], shape), refuses(ddpm.UsageError, /^image must be/));
+    assert.throws(() => ddpm.noiseStream(0, [0], shape)(image), refuses(ddpm.UsageError, /^draw must be/));
   }
-  assert.throws(() => ddpm.noiseStream(0, [0], shape, { domain: -1 }), refuses(ddpm.UsageError, /domain: /));
-  assert.throws(() => ddpm.noiseStream(0, [0], [1, 0, 1]), refuses(ddpm.UsageError, /shape: /));
+  assert.throws(() => ddpm.noiseStream(0, [0], shape, { domain: -1 }), refuses(ddpm.UsageError, /^domain must be/));
+  assert.throws(() => ddpm.noiseStream(0, [0], [1, 0, 1]), refuses(ddpm.UsageError, /^shape must be/));
   for (const steps of [0, 51, 1.5, NaN, "5"]) {
-    assert.throws(() => ddpm.trajectory(gaussianSpec({}), steps), refuses(ddpm.UsageError, /steps: .* 1 to 50/));
+    assert.throws(
+      () => ddpm.plan(gaussianSpec({}), { numSteps: steps }),
+      refuses(ddpm.UsageError, /^numSteps must be between 1 and 50, got /),
+    );
   }
+  const grid = ddpm.grid(gaussianSpec({}), 3);
   for (const eta of [-0.1, 1.1, NaN, "0"]) {
-    assert.throws(() => ddpm.ddim(null, null, [], { eta }), refuses(ddpm.UsageError, /eta: /));
+    assert.throws(() => ddpm.ddim(grid, { eta }), refuses(ddpm.UsageError, /^eta must be between 0 and 1, got /));
   }
-  assert.throws(() => ddpm.ddpm(null, null, [], { variance: "huge" }), refuses(ddpm.UsageError, /variance: unknown/));
+  assert.throws(
+    () => ddpm.ddpm(grid, { variance: "huge" }),
+    refuses(ddpm.UsageError, /^variance must be one of .*'huge'/),
+  );
+  for (const times of [[], [3, 3], [3, 4], [50], [1, -1], [1.5], ["3"]]) {
+    assert.throws(
+      () => ddpm.grid(gaussianSpec({}), null, { times }),
+      refuses(ddpm.UsageError, /^times must strictly fall/),
+    );
+  }
+  assert.throws(
+    () => ddpm.grid(gaussianSpec({}), 3, { times: [4, 0] }),
+    refuses(ddpm.UsageError, /^numSteps must be left out or be the number of times, 2, got 3/),
+  );
 });
 
 test("settings no image can be made from are refused", async () => {
   for (const [settings, words] of [
-    [{ n: 0 }, /^n: /],
-    [{ n: 1.5 }, /^n: /],
-    [{ first: 2 ** 32 - 1, n: 2 }, /^n: .* 1 to 1\./],
-    [{ first: -1 }, /^first: /],
-    [{ sampler: "euler" }, /^sampler: .*"euler"/],
-    [{ sampler: "ddpm", eta: 0.5 }, /^eta: has no meaning for ddpm/],
-    [{ sampler: "ddim", variance: "fixed_small" }, /^variance: has no meaning for ddim/],
-    [{ sampler: "ddpm", variance: "learned" }, /^variance: the network has learned none/],
+    [{ n: 0 }, /^n must be/],
+    [{ n: 1.5 }, /^n must be/],
+    [{ first: 2 ** 32 - 1, n: 2 }, /^n must be between 1 and 1, got 2\./],
+    [{ first: -1 }, /^first must be/],
+    [{ sampler: "euler" }, /^sampler must be one of ddpm, ddim, got 'euler'\.$/],
+    [{ sampler: "ddpm", eta: 0.5 }, /^eta does not apply to ddpm\.$/],
+    [{ sampler: "ddim", variance: "fixed_small" }, /^variance does not apply to ddim\.$/],
+    [{ sampler: "ddpm", variance: "learned" }, /^variance must be .* the network has learned none, got 'learned'\.$/],
+    [{ numSteps: 3, times: [4, 0] }, /^numSteps must be left out/],
+    [{ plan: "heun" }, /^plan must be one of toString, got 'heun'\.$/],
+    [{ plan: "valueOf" }, /^plan must be one of toString/],
+    [{ plan: "toString", numSteps: 3 }, /^numSteps does not apply to plan toString, which is whole\.$/],
+    [{ plan: "toString", eta: 0 }, /^eta does not apply to plan toString/],
   ]) {
-    const sampled = ddpm.sample(gaussianModel("eps"), gaussianSpec({}), { seed: 0, ...settings });
+    const spec = gaussianSpec({ plans: { toString: { rows: [[3, 0.5, [1], [], []]] } } });
+    const sampled = ddpm.sample(gaussianModel("eps"), spec, { seed: 0, ...settings });
     await assert.rejects(sampled, refuses(ddpm.UsageError, words));
   }
 });
@@ -281,12 +393,152 @@ test("a network that breaks is told by step and image, an output that is missing
       return outputs;
     };
     const sampled = ddpm.sample(model, spec, { seed: 0, n: 2, first: 4, numSteps: 2, sampler: "ddim" });
-    await assert.rejects(sampled, refuses(ddpm.NonFiniteError, /^step 2 \(t = 24\), image 5: /));
+    await assert.rejects(
+      sampled,
+      refuses(ddpm.NonFiniteError, /^At step 2 \(t = 24\), image 5 became NaN or infinite\. Run/),
+    );
   }
   const other = ddpm.sample(() => ({ v: new Float32Array(6) }), spec, { seed: 0 });
-  await assert.rejects(other, refuses(ddpm.BadFileError, /output eps/));
+  await assert.rejects(other, refuses(ddpm.BadFileError, /no output 'eps', which its spec names; it has \['v'\]\.$/));
+  const short = ddpm.sample(() => ({ eps: new Float32Array(5) }), spec, { seed: 0 });
+  await assert.rejects(short, refuses(ddpm.BadFileError, /output 'eps' must have 6 numbers, got 5\.$/));
 });
 
+test("a weight that carries an image beyond float32 is told by its row", async () => {
+  const spec = gaussianSpec({});
+  const row = (i, weight) => ({ i, t: 5, a: 0.5, x_0: [weight], eps: [], noise: [] });
+  const plan = { rows: [row(1, 1), row(2, 1e300)], start: 1 };
+  const walked = lastOf(ddpm.denoiser(gaussianModel("eps"), spec), ddpm.noiseStream(0, [0], spec.image_shape), plan);
+  await assert.rejects(walked, refuses(ddpm.NonFiniteError, /^At step 2 \(t = 5\), number 0 of the batch became/));
+});
+
+test("predict, combine, denoised are what the denoiser does", async () => {
+  const spec = gaussianSpec({ clip_x_0: 0.5 });
+  const [model, [row]] = [gaussianModel("eps"), ddpm.plan(spec, { numSteps: 2 }).rows];
+  const x_t = ddpm.noiseStream(3, [0, 1], spec.image_shape)(0);
+  const outputs = ddpm.combine([await ddpm.predict(model, spec, x_t, row, {})]);
+  assert.deepEqual(ddpm.denoised(outputs, spec, x_t, row), await ddpm.denoiser(model, spec)(x_t, row, null));
+});
+
+// --- times, plans and inputs of a file ---
+
+const VECTOR = { name: "v", kind: "vector", shape: [3], none: 0.5 };
+const LABEL = { name: "y", kind: "label", shape: [], none: 2, classes: ["cat", "dog"] };
+const IMAGE = { name: "low", kind: "image", shape: [1, 1, 2], none: null };
+const PREVIOUS = { name: "x_0_prev", kind: "previous", shape: [1, 2, 3], none: null };
+const withInputs = (...inputs) => gaussianSpec({ inputs, requires: ["inputs"] });
+
+test("times of one's own, the file's times and the file's plan", async () => {
+  const timesOf = (...how) => ddpm.plan(...how).rows.map(({ t }) => t);
+  const plans = { short: { rows: [[7, 0.5, [1], [0.5], []]], start: 2 } };
+  const spec = gaussianSpec({ plans });
+  assert.deepEqual(timesOf(spec, { times: [40, 7, 0] }), [40, 7, 0]);
+  assert.deepEqual(ddpm.plan(spec, { name: "short" }), {
+    rows: [{ i: 1, t: 7, a: 0.5, x_0: [1], eps: [0.5], noise: [] }],
+    start: 2,
+  });
+  assert.equal(timesOf(spec).length, 50);
+  const defaults = { sampler: "ddim", num_steps: 2, eta: 0 };
+  const timed = gaussianSpec({ plans, requires: ["times"], defaults: { ...defaults, times: [30, 3] } });
+  assert.deepEqual(timesOf(timed), [30, 3]);
+  assert.deepEqual(timesOf(timed, { sampler: "ddpm" }), [30, 3]);
+  assert.deepEqual(timesOf(timed, { numSteps: 1 }), [49]);
+  assert.deepEqual(timesOf(timed, { times: [5] }), [5]);
+  const planned = gaussianSpec({ plans, requires: ["plan"], defaults: { ...defaults, plan: "short" } });
+  assert.deepEqual(timesOf(planned), [7]);
+  assert.deepEqual(timesOf(planned, { sampler: "ddim" }), [49, 24]);
+  assert.deepEqual(timesOf(planned, { eta: 1, times: [3] }), [3]);
+  // in one call, too; the picture is x after the last row, which this plan leaves away from x_0
+  const { x, images } = await ddpm.sample(gaussianModel("eps"), planned, { seed: 1 });
+  const noise = ddpm.noiseStream(1, [0], planned.image_shape);
+  const [state] = await statesOf(ddpm.denoiser(gaussianModel("eps"), planned), noise, ddpm.plan(planned));
+  assert.deepEqual(x, state.x);
+  assert.notDeepEqual(x, state.x_0);
+  assert.deepEqual(images, ddpm.toUint8(x, planned.image_shape));
+});
+
+test("a default sampler that is unknown is refused, unless another is chosen", () => {
+  const spec = gaussianSpec({ defaults: { sampler: "euler", num_steps: 5, eta: 0 } });
+  assert.throws(
+    () => ddpm.plan(spec),
+    refuses(ddpm.ModelRefusedError, /^The model's default sampler, 'euler', is unknown to this version\.$/),
+  );
+  assert.equal(ddpm.plan(spec, { sampler: "ddpm" }).rows.length, 5);
+});
+
+/** A model that keeps what it was told; eps = x_t / 2. */
+function listening() {
+  const told = [];
+  return { told, model: (x_t, t, inputs) => (told.push({ t, ...inputs }), { eps: x_t.map((x) => x / 2) }) };
+}
+
+test("inputs by name: given for all or for each, or what stands for nothing; the walk feeds the clean image", async () => {
+  const spec = withInputs(LABEL, VECTOR, IMAGE, PREVIOUS);
+  const { told, model } = listening();
+  const noise = ddpm.noiseStream(0, [0, 1], spec.image_shape);
+  const plan = ddpm.plan(spec, { numSteps: 2 });
+  const [first] = await statesOf(ddpm.denoiser(model, spec, { low: [1, 2] }), noise, plan);
+  assert.deepEqual(told[0].y, BigInt64Array.of(2n, 2n));
+  assert.deepEqual(told[0].v, new Float32Array(6).fill(0.5));
+  assert.deepEqual(told[0].low, Float32Array.of(1, 2, 1, 2));
+  assert.deepEqual(told[0].x_0_prev, new Float32Array(12));
+  assert.deepEqual(told[1].x_0_prev, first.x_0);
+  const given = { y: ["dog", 0n], v: Float32Array.of(1, 2, 3), low: [1, 2, 3, 4] };
+  await statesOf(ddpm.denoiser(model, spec, given), noise, plan, { state: first });
+  assert.equal(told.length, 3);
+  assert.deepEqual(told[2].y, BigInt64Array.of(1n, 0n));
+  assert.deepEqual(told[2].v, Float32Array.of(1, 2, 3, 1, 2, 3));
+  assert.deepEqual(told[2].low, Float32Array.of(1, 2, 3, 4));
+  assert.deepEqual(told[2].x_0_prev, first.x_0);
+});
+
+test("an input may have any name, and t is float32 where the file says so", async () => {
+  const names = ["__proto__", "constructor", "größe"];
+  const inputs = names.map((name) => ({ ...VECTOR, name }));
+  const plans = { fine: { rows: [[2.5, 0.5, [1], [], []]] } };
+  const spec = gaussianSpec({ inputs, requires: ["inputs", "fractional_t"], plans });
+  const { told, model } = listening();
+  await ddpm.sample(model, spec, { seed: 0, n: 2, plan: "fine" });
+  assert.deepEqual(told[0].t, Float32Array.of(2.5, 2.5));
+  for (const name of names) assert.deepEqual(Object.getOwnPropertyDescriptor(told[0], name).value.length, 6);
+});
+
+for (const [given, words] of [
+  [{ z: 1 }, /^The model has no input 'z'; it has y, v, low\.$/],
+  [{ x_0_prev: [0] }, /^The model has no input 'x_0_prev'/],
+  [{}, /^Input 'low' must be given: a value of kind image and shape \[1, 1, 2\]\.$/],
+  [{ low: [1] }, /^Input 'low' must have shape \[1, 1, 2\] or \[2, 1, 1, 2\], got 1 values\.$/],
+  [{ low: 1 }, /^Input 'low' must have shape .*, got 1\.$/],
+  [{ low: ["1", "2"] }, /^Input 'low' must have shape/],
+  [{ low: [1, NaN] }, /^Input 'low' must be finite, got NaN or infinity\.$/],
+  [{ low: [1, 1e300] }, /^Input 'low' must be finite/],
+  [{ low: [1, 2], y: "cow" }, /^Input 'y' must be one of cat, dog or its index from 0 to 1, got 'cow'\.$/],
+  [{ low: [1, 2], y: 3 }, /^Input 'y' must be one of cat, dog .*, got 3\.$/],
+  [{ low: [1, 2], y: -1n }, /^Input 'y' must be one of/],
+  [{ low: [1, 2], y: 0.5 }, /^Input 'y' must be one of/],
+  [{ low: [1, 2], y: true }, /^Input 'y' must be one of/],
+  [{ low: [1, 2], y: ["cat", 3] }, /^Input 'y' must be one of/],
+  [{ low: [1, 2], y: ["cat"] }, /^Input 'y' must have shape \[\] or \[2\], got 1 values\.$/],
+]) {
+  test(`inputs ${JSON.stringify(given, (_, v) => (typeof v === "bigint" ? `${v}n` : v))} are refused`, async () => {
+    const spec = withInputs(LABEL, VECTOR, IMAGE, PREVIOUS);
+    const { told, model } = listening();
+    const [row] = ddpm.plan(spec, { numSteps: 1 }).rows;
+    const call = async () => ddpm.denoiser(model, spec, given)(new Float32Array(12), row, null);
+    await assert.rejects(call, refuses(ddpm.UsageError, words));
+    assert.equal(told.length, 0);
+  });
+}
+
+test("what fits no batch is refused before the first", () => {
+  const spec = withInputs(LABEL);
+  assert.throws(() => ddpm.denoiser(null, spec, { y: "cow" }), refuses(ddpm.UsageError, /^Input 'y'/));
+  assert.throws(() => ddpm.denoiser(null, spec, { z: 1 }), refuses(ddpm.UsageError, /no input 'z'/));
+  assert.throws(() => ddpm.denoiser(null, withInputs(IMAGE)), refuses(ddpm.UsageError, /^Input 'low' must be given/));
+  assert.throws(() => ddpm.denoiser(null, gaussianSpec({}), { y: 1 }), refuses(ddpm.UsageError, /it has none\.$/));
+});
+
+const SPEC = /^The spec|^This version does not know /;
 const sound = JSON.parse(gaussianSpec.json({}));
 
 test("a sound spec is read, unknown keys and all", () => {
@@ -335,9 +587,10 @@ for (const [key, value, error = ddpm.BadFileError] of [
   ["defaults", { sampler: 1, num_steps: 5, eta: 0 }],
   ["source", []],
   ["golden", "x"],
+  ["graph", "loop", ddpm.ModelRefusedError],
 ]) {
   test(`a spec whose ${key} is ${JSON.stringify(value)?.slice(0, 40)} is refused`, () => {
-    assert.throws(() => ddpm.specFromJson(JSON.stringify({ ...sound, [key]: value })), refuses(error, /^spec: /));
+    assert.throws(() => ddpm.specFromJson(JSON.stringify({ ...sound, [key]: value })), refuses(error, SPEC));
   });
 }
 
@@ -349,7 +602,7 @@ test("every key is needed, and JSON is kept to its limits", () => {
   const deep = `{"a":${"[".repeat(40)}${"]".repeat(40)}}`;
   const large = JSON.stringify({ ...sound, novelty: "x".repeat(256 * 1024) });
   for (const text of ["", "[]", "null", "{", "NaN", '{"a": 1e999}', deep, large, '"\u202e"']) {
-    assert.throws(() => ddpm.specFromJson(text), refuses(ddpm.BadFileError, /^spec: /));
+    assert.throws(() => ddpm.specFromJson(text), refuses(ddpm.BadFileError, SPEC));
   }
 });
 
@@ -375,12 +628,12 @@ test("what is no ONNX file, or has no spec, or two, is refused", () => {
     [Array(20).fill(0xff), /not an ONNX file/],
     [entry("ddpm_export", "\u00e9").slice(0, -1), /not an ONNX file/],
     [entry("ddpm_export", [0xff]), /not an ONNX file/],
-    [[14 * 8 + 2, 0], /0 entries/],
-    [[], /0 entries/],
-    [[0x08, 0x08], /0 entries/],
-    [entry("else", "{}"), /0 entries/],
-    [[...entry("ddpm_export", "{}"), ...entry("ddpm_export", "{}")], /2 entries/],
-    [entry("ddpm_export", "{}"), /spec: format/],
+    [[14 * 8 + 2, 0], /must have one entry .*, got 0\./],
+    [[], /must have one entry .*, got 0\./],
+    [[0x08, 0x08], /must have one entry .*, got 0\./],
+    [entry("else", "{}"), /must have one entry .*, got 0\./],
+    [[...entry("ddpm_export", "{}"), ...entry("ddpm_export", "{}")], /got 2\./],
+    [entry("ddpm_export", "{}"), /^The spec's format must be/],
   ];
   for (const [bytes, words] of cases) {
     assert.throws(() => ddpm.specFromOnnx(Uint8Array.from(bytes)), refuses(ddpm.BadFileError, words));
@@ -389,5 +642,8 @@ test("what is no ONNX file, or has no spec, or two, is refused", () => {
   const numbers = [0x28, ...Array(9).fill(0xff), 0x01, 0x31, 0, 0, 0, 0, 0, 0, 0, 0, 0x35, 0, 0, 0, 0];
   const json = JSON.stringify({ format: "ddpm-export/2" });
   const bytes = Uint8Array.from([...numbers, ...entry("ddpm_export", json), ...numbers]);
-  assert.throws(() => ddpm.specFromOnnx(bytes), refuses(ddpm.ModelRefusedError, /unknown format/));
+  assert.throws(
+    () => ddpm.specFromOnnx(bytes),
+    refuses(ddpm.ModelRefusedError, /^This version does not know the format 'ddpm-export\/2'/),
+  );
 });
