@@ -460,6 +460,24 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize(
+    ("settings", "ours", "way"),
+    [
+        ({"plan": "looks-back"}, {"plan": "looks-back"}, "plan looks-back"),
+        ({"times": "39, 21,0"}, {"times": [39, 21, 0], "sampler": "ddim", "eta": 0.0}, "3 steps"),
+    ],
+)
+def test_the_page_offers_the_files_times_and_plans(settings: dict, ours: dict, way: str, everything: Path) -> None:
+    seen = seen_in_page("batch", n=4, file=str(everything), **settings)
+    assert seen["problem"] == ""
+    assert seen["shown"] == ["4", "38, 11, 2", ""]
+    data = np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)
+    assert_same_pictures(data[..., :1], grid(generate(opened(everything), n=4, seed=7, **ours)))
+    assert seen["gallery"][0].startswith(f"Seed 7, picture 3, {way}. ")
+    assert settings.get("plan", "39-21-0") in seen["name"]
+
+
+@pytest.mark.torch
 def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
     seen = seen_in_page("gallery", n=4, steps=5)
     digests = [re.search(r"[0-9a-f]{12}", caption).group() for caption in seen["gallery"]]

@@ -195,31 +195,21 @@ test("a row's number, not its time, says which noise it draws and where a walk g
 });
 
 test("sums: x_0 then eps of each age, newest first, then noise, every operation rounded", async () => {
-  const numbers = [1e8, 1, -1e8, 0.1, 0.3, 0.7].map(Math.fround);
-  const found = [
-    [numbers[2], numbers[3]],
-    [numbers[0], numbers[1]],
-  ].map(([x_0, eps]) => ({
-    x_0: Float32Array.of(x_0),
-    eps: Float32Array.of(eps),
-    variance_fraction: null,
-  }));
+  const f = Math.fround;
+  const of = (x_0, eps) => ({ x_0: Float32Array.of(x_0), eps: Float32Array.of(eps), variance_fraction: null });
+  const found = [of(1e8, 0.7), of(1e8, 1)];
   const rows = [
     { i: 1, t: 1, a: 0.5, x_0: [1], eps: [1], noise: [] },
-    { i: 2, t: 0, a: 0.5, x_0: [1.1, 0.9], eps: [1, 0.3], noise: [0.6] },
+    { i: 2, t: 0, a: 0.5, x_0: [1.1, -1.1], eps: [1, 0.3], noise: [0.6] },
   ];
   const noise = () => Float32Array.of(0.7);
   const x = await lastOf(async (_, { i }) => found[i - 1], noise, { rows, start: 1 });
-  const f = Math.fround;
-  let sum = f(f(1.1) * numbers[0]);
-  for (const [weight, value] of [
-    [1, numbers[1]],
-    [0.9, numbers[2]],
-    [0.3, numbers[3]],
-    [0.6, f(0.7)],
-  ]) {
-    sum = f(sum + f(f(weight) * value));
-  }
+  // 1.1e8 swallows the 1; once it is gone, what is small counts
+  let sum = f(f(f(1.1) * 1e8) + 1);
+  assert.equal(sum, f(f(1.1) * 1e8));
+  sum = f(sum - f(f(1.1) * 1e8));
+  sum = f(sum + f(f(0.3) * f(0.7)));
+  sum = f(sum + f(f(0.6) * f(0.7)));
   assert.deepEqual(bits(x), bits([sum]));
 });
 
@@ -342,6 +332,10 @@ test("seeds, images, draws and steps out of range are refused", () => {
       refuses(ddpm.UsageError, /^numSteps must be between 1 and 50, got /),
     );
   }
+  assert.throws(
+    () => ddpm.plan(gaussianSpec({}), { sampler: "ddpm", variance: "learned" }),
+    refuses(ddpm.UsageError, /the network has learned none/),
+  );
   const grid = ddpm.grid(gaussianSpec({}), 3);
   for (const eta of [-0.1, 1.1, NaN, "0"]) {
     assert.throws(() => ddpm.ddim(grid, { eta }), refuses(ddpm.UsageError, /^eta must be between 0 and 1, got /));
@@ -613,6 +607,21 @@ test("the spec of the shipped model", () => {
   assert.deepEqual(spec.image_shape, [1, 28, 28]);
   assert.equal(spec.prediction, "v");
   assert.equal(spec.alphas_cumprod.length, 1000);
+});
+
+test("the README's lines run, and stand at the top of the core", async () => {
+  const read = (name) => readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
+  const [, lines] = /^```js\n(.*?)^```/ms.exec(read("README.md"));
+  for (const line of lines.trim().split("\n")) assert.ok(read("ddpm.js").includes(` *     ${line}\n`), line);
+  const names = "specFromOnnx, denoiser, noiseStream, plan, walk, toUint8";
+  const pictures = [];
+  const given = { ...ddpm, bytes: shipped, model: (x_t) => ({ v: x_t }), show: (each) => pictures.push(each) };
+  const AsyncFunction = (async () => {}).constructor;
+  await new AsyncFunction(`{ ${names}, bytes, model, show }`, lines)(given);
+  assert.deepEqual(
+    pictures.map(({ length }) => length),
+    Array(50).fill(3 * 28 * 28),
+  );
 });
 
 test("what is no ONNX file, or has no spec, or two, is refused", () => {

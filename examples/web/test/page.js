@@ -60,12 +60,16 @@ const ready = (page) => until(page, () => document.getElementById("status").text
 const text = (page, id) => page.textContent(`#${id}`);
 const captions = (page, id) => page.$$eval(`#${id} figcaption`, (all) => all.map((each) => each.textContent));
 const focused = (page) => page.evaluate(() => document.activeElement.id || document.activeElement.tagName);
-const wish = async (page, { seed = 7, n = 1, steps = 50, first = 0, sampler = "ddim", eta = 0 }) => {
+const wish = async (page, settings) => {
+  const { seed = 7, n = 1, steps = 50, times = "", plan = "", first = 0, sampler = "ddim", eta = 0 } = settings;
   await page.fill("#seed", String(seed));
   await page.selectOption("#n", String(n));
-  await page.fill("#steps", String(steps));
   await page.evaluate(() => (document.querySelector("details").open = true));
   await page.fill("#first", String(first));
+  if (await page.isVisible("#plan")) await page.selectOption("#plan", plan);
+  if (plan !== "") return;
+  await page.fill("#times", times);
+  if (times === "") await page.fill("#steps", String(steps));
   await page.check(`[value=${sampler}]`);
   if (sampler === "ddim") await page.fill("#eta", String(eta));
 };
@@ -107,10 +111,12 @@ const scenarios = {
       }
       const problem = await text(page, "problem");
       const facts = await text(page, "facts");
+      const shown = await page.$$eval("#steps, #times, #plan", (all) => all.map(({ value }) => value));
       await make(page, settings); // where the file is refused: with the model before it
       const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
       const { width, height, channels, data } = decode(await readFile(await download.path()));
-      return { width, height, channels, data: [...data], name: download.suggestedFilename(), facts, problem };
+      const [name, gallery] = [download.suggestedFilename(), await captions(page, "gallery")];
+      return { width, height, channels, data: [...data], name, facts, problem, shown, gallery };
     }),
 
   /** The gallery and the proof, and how the page looks in both sizes and both colour schemes. */
@@ -394,9 +400,7 @@ function lowestContrast() {
 
 const [name, settings = "{}"] = process.argv.slice(2);
 if (!Object.hasOwn(scenarios, name)) {
-  console.error(
-    `error: scenario: unknown. got ${name}, expected one of ${Object.keys(scenarios).join(", ")}. Do pick one.`,
-  );
+  console.error(`error: The scenario must be one of ${Object.keys(scenarios).join(", ")}, got ${name}.`);
   process.exit(2);
 }
 console.log(JSON.stringify(await scenarios[name](JSON.parse(settings))));
