@@ -161,18 +161,17 @@ function plain(text) {
  */
 function shown(value) {
   if (typeof value === "string") return `'${plain(value)}'`;
-  if (Array.isArray(value)) return plain(`[${listed(value, 20, shown)}]`);
+  if (Array.isArray(value)) return plain(`[${value.map(shown).join(", ")}]`);
   return plain(typeof value === "object" && value !== null ? JSON.stringify(value) : String(value));
 }
 
 /**
- * Return the first `most` of a list, and dots where there are more.
- * @param {readonly any[]} list
- * @param {number} most
- * @param {(item: any) => string} [text]
+ * Return the first few of a list, and how many there are where those are not all.
+ * @param {readonly unknown[]} list
  */
-function listed(list, most, text = String) {
-  return list.slice(0, most).map(text).join(", ") + (list.length > most ? ", ..." : "");
+function several(list, most = 5) {
+  const some = plain(list.slice(0, most).join(", "));
+  return list.length <= most ? some : `${some}, ... (${list.length} of them)`;
 }
 
 /** @param {Shape} shape */
@@ -251,11 +250,11 @@ export function noiseStream(seed, images, shape, { domain = 0 } = {}) {
       `seed must be a BigInt or an integer of at most 2^53 - 1, got ${shown(seed)}. Write it with n at its end.`,
     );
   }
-  if (seed < 0 || seed >= 2n ** 63n) throw new UsageError(`seed must be between 0 and 2^63 - 1, got ${seed}.`);
+  if (seed < 0 || seed >= 2n ** 63n) throw new UsageError(`seed must be from 0 to 2^63 - 1, got ${seed}.`);
   if (shape.length !== 3 || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
-    throw new UsageError(`shape must be three positive integers [C, H, W], got ${shown(shape)}.`);
+    throw new UsageError(`shape must be positive [C, H, W], got ${shown(shape)}.`);
   }
-  for (const number of numbers) requireWord("image", number);
+  for (const number of numbers) requireWord("Numbers of images", number);
   requireWord("domain", domain);
   const key = [Number(BigInt(seed) & 0xffffffffn), Number(BigInt(seed) >> 32n)];
   const size = sizeOf(shape);
@@ -282,7 +281,7 @@ export function noiseStream(seed, images, shape, { domain = 0 } = {}) {
  */
 function requireWord(where, value) {
   if (!Number.isInteger(value) || value < 0 || value >= WORD) {
-    throw new UsageError(`${where} must be between 0 and 2^32 - 1, got ${shown(value)}.`);
+    throw new UsageError(`${where} must be from 0 to 2^32 - 1, got ${shown(value)}.`);
   }
 }
 
@@ -310,7 +309,7 @@ const strictlyFalls = (numbers) => numbers.every((number, k) => k === 0 || numbe
  * @param {string} what
  */
 function need(isSo, what) {
-  if (!isSo) throw new BadFileError(`The spec cannot be used: ${what}.`);
+  if (!isSo) throw new BadFileError(`The model's spec cannot be used: ${what}.`);
 }
 
 /**
@@ -320,16 +319,18 @@ function need(isSo, what) {
  * @param {unknown} got
  */
 function must(isSo, key, expected, got) {
-  if (!isSo) throw new BadFileError(`The spec's ${key} must be ${expected}, got ${shown(got)}.`);
+  if (!isSo) throw new BadFileError(`In the model's spec, ${key} must be ${expected}, got ${shown(got)}.`);
 }
 
 /**
  * @param {unknown} isSo
  * @param {string} what
  * @param {unknown} got
+ * @param {string} known
  */
-function understand(isSo, what, got) {
-  if (!isSo) throw new ModelRefusedError(`This version does not know ${what} ${shown(got)}. Take a newer one.`);
+function understand(isSo, what, got, known) {
+  const needed = `The model needs ${what} ${shown(got)}`;
+  if (!isSo) throw new ModelRefusedError(`${needed}, and this version knows ${known}. Install a newer one.`);
 }
 
 /**
@@ -349,7 +350,10 @@ function isNestedWithin(value, levels) {
  * @returns {ModelSpec}
  */
 export function specFromJson(text) {
-  need(new TextEncoder().encode(text).length <= MAX_JSON_BYTES, `it has more than ${MAX_JSON_BYTES} bytes`);
+  const { length } = new TextEncoder().encode(text);
+  if (length > MAX_JSON_BYTES) {
+    throw new BadFileError(`The model's spec must have at most ${MAX_JSON_BYTES} bytes, got ${length}.`);
+  }
   let spec;
   try {
     spec = JSON.parse(text, (_, value) => {
@@ -357,21 +361,25 @@ export function specFromJson(text) {
       return value;
     });
   } catch (error) {
-    throw new BadFileError(`The spec is not JSON: ${plain(/** @type {Error} */ (error).message)}.`);
+    throw new BadFileError(`The model's spec is not JSON: ${plain(/** @type {Error} */ (error).message)}.`);
   }
-  need(isNestedWithin(spec, MAX_NESTING), `it is nested deeper than ${MAX_NESTING} levels`);
-  need(isObject(spec), "it is no object");
+  if (!isNestedWithin(spec, MAX_NESTING)) {
+    throw new BadFileError(`The model's spec must be nested at most ${MAX_NESTING} levels deep.`);
+  }
+  if (!isObject(spec)) throw new BadFileError(`The model's spec must be a JSON object, got ${shown(spec)}.`);
   const isOurs = typeof spec.format === "string" && spec.format.startsWith("ddpm-export/");
   must(isOurs, "format", `'${FORMAT}'`, spec.format);
-  understand(spec.format.split("/")[1].split(".")[0] === FORMAT.split("/")[1], "the format", spec.format);
+  understand(spec.format.split("/")[1].split(".")[0] === FORMAT.split("/")[1], "the format", spec.format, FORMAT);
   const missing = REQUIRED.split(" ").filter((key) => !Object.hasOwn(spec, key));
-  need(missing.length === 0, `it lacks ${missing.join(", ")}`);
+  if (missing.length > 0) throw new BadFileError(`The model's spec must have ${several(missing)}, which it lacks.`);
   validate(spec);
   const inputs = (spec.inputs ?? []).map((/** @type {any} */ one) => inputFromJson(one, spec.image_shape));
   const names = new Set(inputs.map((/** @type {Input} */ { name }) => name));
   const isNamed = inputs.length > 0 === spec.requires.includes("inputs");
   if (names.size < inputs.length || !isNamed) {
-    throw new BadFileError("The spec's inputs must have different names and be named in its requires.");
+    throw new BadFileError(
+      "In the model's spec, inputs must have different names, and requires must name inputs if there are any.",
+    );
   }
   const plans = Object.entries(spec.plans ?? {}).map(([name, plan]) => [name, planFromJson(name, plan, spec)]);
   return { ...spec, inputs, plans: Object.fromEntries(plans) };
@@ -387,9 +395,10 @@ function validate(spec) {
     requires,
   );
   const unknown = requires.filter((/** @type {string} */ name) => !UNDERSTOOD.includes(name));
-  understand(unknown.length === 0, "what the model requires:", unknown.slice(0, 5));
-  understand([undefined, null, "sampler", "slice"].includes(spec.graph), "the graph", spec.graph);
-  understand(spec.noise === NOISE_TAG, "the noise", spec.noise);
+  understand(unknown.length === 0, "a reader of", several(unknown), UNDERSTOOD.join(", "));
+  const isGraph = [undefined, null, "sampler", "slice"].includes(spec.graph);
+  understand(isGraph, "the graph", spec.graph, "a denoiser, sampler and slice");
+  understand(spec.noise === NOISE_TAG, "the noise", spec.noise, NOISE_TAG);
   must(typeof spec.name === "string" && [...spec.name].length <= 200, "name", "a short string", spec.name);
   must(PREDICTIONS.includes(spec.prediction), "prediction", `one of ${PREDICTIONS.join(", ")}`, spec.prediction);
   must(VARIANCES.includes(spec.variance), "variance", `one of ${VARIANCES.join(", ")}`, spec.variance);
@@ -410,7 +419,7 @@ function validate(spec) {
   must(alphas[0] < 1 && strictlyFalls(alphas), "alphas_cumprod", "numbers that strictly fall within (0, 1)", alphas);
   const [T, last] = [alphas.length, alphas[alphas.length - 1]];
   const isLastPossible = last > 0 || (last === 0 && spec.prediction !== "eps");
-  must(isLastPossible, "alphas_cumprod", "above 0 at the end (0 itself only with x_0 or v)", last);
+  must(isLastPossible, "alphas_cumprod", "a last value above 0 (0 itself only with x_0 or v)", last);
   must(isObject(defaults), "defaults", "an object with sampler, num_steps, eta", defaults);
   const { sampler, num_steps, eta, times = null, plan = null } = defaults;
   must(typeof sampler === "string", "defaults.sampler", "a sampler's name", sampler);
@@ -419,18 +428,18 @@ function validate(spec) {
   const isTime = (/** @type {any} */ t) => Number.isInteger(t) && t >= 0 && t < T;
   const areTimes = times === null || (isListOf(times, isTime) && times.length > 0 && strictlyFalls(times));
   must(areTimes, "defaults.times", `strictly falling integers from ${T - 1} to 0`, times);
-  must(isObject(spec.source ?? {}) && spec.source !== null, "source", "an object", spec.source);
-  must(isObject(spec.golden ?? {}), "golden", "an object", spec.golden);
+  const { source = {}, golden } = spec;
+  must(isObject(source) && isObject(golden ?? {}), "source and golden", "objects", isObject(source) ? golden : source);
   must(spec.inputs === undefined || Array.isArray(spec.inputs), "inputs", "a list", spec.inputs);
   must(spec.plans === undefined || isObject(spec.plans), "plans", "an object", spec.plans);
   if (plan !== null && !(typeof plan === "string" && Object.hasOwn(spec.plans ?? {}, plan))) {
-    throw new BadFileError(`The spec's default plan ${shown(plan)} is not among its plans.`);
+    throw new BadFileError(`The model's default plan, ${shown(plan)}, is not among its plans.`);
   }
-  const needed = { [VARIANCE_FRACTION]: spec.variance === "learned", times: times !== null, plan: plan !== null };
-  for (const [name, isNeeded] of Object.entries(needed)) {
-    if (isNeeded && !requires.includes(name)) {
-      throw new BadFileError(`The spec's requires must name '${name}', got ${shown(requires)}.`);
-    }
+  const isVariance = spec.variance !== "learned" || requires.includes(VARIANCE_FRACTION);
+  must(isVariance, "variance", `fixed unless requires has ${VARIANCE_FRACTION}`, spec.variance);
+  for (const [name, needed] of Object.entries({ times, plan })) {
+    if (needed === null || requires.includes(name)) continue;
+    throw new BadFileError(`In the model's spec, requires must name '${name}', got ${shown(requires)}.`);
   }
 }
 
@@ -498,7 +507,9 @@ function planFromJson(name, values, { alphas_cumprod, prediction, requires }) {
     const kind = isFractional ? "a number" : "an integer";
     need(isTime && t >= 0 && t <= last, `${where}: t must be ${kind} from 0 to ${last}`);
     need(isNumber(a) && a >= 0 && a < 1, `${where}: a must be a number from 0 to below 1`);
-    need(a > 0 || prediction !== "eps", `${where}: a must be above 0, since the network predicts eps`);
+    if (a === 0 && prediction === "eps") {
+      throw new BadFileError(`Plan ${name} must keep a above 0, since the network predicts eps.`);
+    }
     const areLists = lists.every((/** @type {unknown} */ list) => isListOf(list, isNumber));
     need(areLists, `${where}: x_0, eps and noise must be lists of finite numbers`);
     const [x_0, eps, noise] = lists;
@@ -508,8 +519,9 @@ function planFromJson(name, values, { alphas_cumprod, prediction, requires }) {
     need(isReach, `${where}: it must read 1 to ${most} evaluations, not ${reachOf(row)}`);
     const isNoise = noise.length <= 2 && noise.every((/** @type {number} */ std) => std > 0);
     need(isNoise, `${where}: noise must be empty, one positive number, or two of them, small and large`);
-    const isLearned = noise.length < 2 || requires.includes(VARIANCE_FRACTION);
-    need(isLearned, `plan ${name} needs a learned variance, which the network does not have`);
+    if (noise.length === 2 && !requires.includes(VARIANCE_FRACTION)) {
+      throw new BadFileError(`Plan ${name} needs a learned variance, which the network does not have.`);
+    }
     return row;
   };
   return { rows: rows.map(rowFromJson), start };
@@ -581,7 +593,7 @@ function* protobufFields(bytes) {
  */
 export function spacing(T, numSteps) {
   if (!Number.isInteger(numSteps) || numSteps < 1 || numSteps > T) {
-    throw new UsageError(`numSteps must be between 1 and ${T}, got ${shown(numSteps)}.`);
+    throw new UsageError(`The number of steps must be from 1 to ${T}, the model's own, got ${shown(numSteps)}.`);
   }
   return Array.from({ length: numSteps }, (_, i) => Math.floor((T * (numSteps - i)) / numSteps) - 1);
 }
@@ -598,8 +610,7 @@ export function grid(spec, numSteps, { times } = {}) {
   const T = spec.alphas_cumprod.length;
   const t = [...(times ?? spacing(T, numSteps ?? spec.defaults.num_steps))];
   if (t.length === 0 || !t.every((each) => Number.isInteger(each) && each >= 0 && each < T) || !strictlyFalls(t)) {
-    const got = plain(`${listed(t, 5)} (${t.length} of them)`);
-    throw new UsageError(`times must strictly fall from at most ${T - 1} to at least 0, got ${got}.`);
+    throw new UsageError(`times must strictly fall from at most ${T - 1} to at least 0, got ${several(t)}.`);
   }
   if (![undefined, null, t.length].includes(numSteps)) {
     throw new UsageError(`numSteps must be left out or be the number of times, ${t.length}, got ${shown(numSteps)}.`);
@@ -899,8 +910,8 @@ function boundInputs(inputs, given, batch, x_0_before) {
       if (one.kind === "previous") return [one.name, x_0_before ?? new Float32Array(batch * sizeOf(one.shape))];
       if (value !== undefined) return [one.name, batchOf(one, value, batch)];
       if (one.none === null) {
-        const missing = `a value of kind ${one.kind} and shape ${shown(one.shape)}`;
-        throw new UsageError(`Input ${shown(one.name)} must be given: ${missing}.`);
+        const which = `${shown(one.name)}, of kind ${one.kind} and shape ${shown(one.shape)}`;
+        throw new UsageError(`Input ${which}, must be given.`);
       }
       const none = one.kind === "label" ? one.none : new Float32Array(sizeOf(one.shape)).fill(one.none);
       return [one.name, batchOf(one, none, batch)];
@@ -940,7 +951,7 @@ function labelOf({ name, none, classes }, value) {
   if (typeof label === "number" && Number.isInteger(label)) {
     if ((label >= 0 && label < classes.length) || label === none) return label;
   }
-  const known = `one of ${listed(classes, 20, plain)} or its index from 0 to ${classes.length - 1}`;
+  const known = `one of ${several(classes, 20)} or its index from 0 to ${classes.length - 1}`;
   throw new UsageError(`Input ${shown(name)} must be ${known}, got ${shown(value)}.`);
 }
 
@@ -980,7 +991,7 @@ export async function sample(model, spec, settings, progress = () => true) {
   const { seed, first = 0, n = 1, plan: name, ...how } = settings;
   requireWord("first", first);
   if (!Number.isInteger(n) || n < 1 || first + n > WORD) {
-    throw new UsageError(`n must be between 1 and ${WORD - first}, got ${shown(n)}.`);
+    throw new UsageError(`n must be from 1 to ${WORD - first}, got ${shown(n)}.`);
   }
   const chosen = plan(spec, { ...how, name });
   const numbers = Array.from({ length: n }, (_, k) => first + k);

@@ -317,11 +317,17 @@ test("seeds, images, draws and steps out of range are refused", () => {
     );
   }
   for (const seed of [-1, -1n, 2n ** 63n]) {
-    assert.throws(() => ddpm.noiseStream(seed, [0], shape), refuses(ddpm.UsageError, /^seed must be between/));
+    assert.throws(
+      () => ddpm.noiseStream(seed, [0], shape),
+      refuses(ddpm.UsageError, /^seed must be from 0 to 2\^63 - 1, got /),
+    );
   }
   ddpm.noiseStream(2n ** 63n - 1n, [2 ** 32 - 1], shape)(2 ** 32 - 1);
   for (const image of [-1, 2 ** 32, 0.5]) {
-    assert.throws(() => ddpm.noiseStream(0, [0, image], shape), refuses(ddpm.UsageError, /^image must be/));
+    assert.throws(
+      () => ddpm.noiseStream(0, [0, image], shape),
+      refuses(ddpm.UsageError, /^Numbers of images must be from 0 to 2\^32 - 1, got /),
+    );
     assert.throws(() => ddpm.noiseStream(0, [0], shape)(image), refuses(ddpm.UsageError, /^draw must be/));
   }
   assert.throws(() => ddpm.noiseStream(0, [0], shape, { domain: -1 }), refuses(ddpm.UsageError, /^domain must be/));
@@ -329,7 +335,7 @@ test("seeds, images, draws and steps out of range are refused", () => {
   for (const steps of [0, 51, 1.5, NaN, "5"]) {
     assert.throws(
       () => ddpm.plan(gaussianSpec({}), { numSteps: steps }),
-      refuses(ddpm.UsageError, /^numSteps must be between 1 and 50, got /),
+      refuses(ddpm.UsageError, /^The number of steps must be from 1 to 50, the model's own, got /),
     );
   }
   assert.throws(
@@ -360,7 +366,7 @@ test("settings no image can be made from are refused", async () => {
   for (const [settings, words] of [
     [{ n: 0 }, /^n must be/],
     [{ n: 1.5 }, /^n must be/],
-    [{ first: 2 ** 32 - 1, n: 2 }, /^n must be between 1 and 1, got 2\./],
+    [{ first: 2 ** 32 - 1, n: 2 }, /^n must be from 1 to 1, got 2\./],
     [{ first: -1 }, /^first must be/],
     [{ sampler: "euler" }, /^sampler must be one of ddpm, ddim, got 'euler'\.$/],
     [{ sampler: "ddpm", eta: 0.5 }, /^eta does not apply to ddpm\.$/],
@@ -500,7 +506,7 @@ test("an input may have any name, and t is float32 where the file says so", asyn
 for (const [given, words] of [
   [{ z: 1 }, /^The model has no input 'z'; it has y, v, low\.$/],
   [{ x_0_prev: [0] }, /^The model has no input 'x_0_prev'/],
-  [{}, /^Input 'low' must be given: a value of kind image and shape \[1, 1, 2\]\.$/],
+  [{}, /^Input 'low', of kind image and shape \[1, 1, 2\], must be given\.$/],
   [{ low: [1] }, /^Input 'low' must have shape \[1, 1, 2\] or \[2, 1, 1, 2\], got 1 values\.$/],
   [{ low: 1 }, /^Input 'low' must have shape .*, got 1\.$/],
   [{ low: ["1", "2"] }, /^Input 'low' must have shape/],
@@ -528,11 +534,11 @@ test("what fits no batch is refused before the first", () => {
   const spec = withInputs(LABEL);
   assert.throws(() => ddpm.denoiser(null, spec, { y: "cow" }), refuses(ddpm.UsageError, /^Input 'y'/));
   assert.throws(() => ddpm.denoiser(null, spec, { z: 1 }), refuses(ddpm.UsageError, /no input 'z'/));
-  assert.throws(() => ddpm.denoiser(null, withInputs(IMAGE)), refuses(ddpm.UsageError, /^Input 'low' must be given/));
+  assert.throws(() => ddpm.denoiser(null, withInputs(IMAGE)), refuses(ddpm.UsageError, /^Input 'low', of kind image/));
   assert.throws(() => ddpm.denoiser(null, gaussianSpec({}), { y: 1 }), refuses(ddpm.UsageError, /it has none\.$/));
 });
 
-const SPEC = /^The spec|^This version does not know /;
+const SPEC = /^The model's spec |^In the model's spec, |^The model needs /;
 const sound = JSON.parse(gaussianSpec.json({}));
 
 test("a sound spec is read, unknown keys and all", () => {
@@ -642,7 +648,7 @@ test("what is no ONNX file, or has no spec, or two, is refused", () => {
     [[0x08, 0x08], /must have one entry .*, got 0\./],
     [entry("else", "{}"), /must have one entry .*, got 0\./],
     [[...entry("ddpm_export", "{}"), ...entry("ddpm_export", "{}")], /got 2\./],
-    [entry("ddpm_export", "{}"), /^The spec's format must be/],
+    [entry("ddpm_export", "{}"), /^In the model's spec, format must be/],
   ];
   for (const [bytes, words] of cases) {
     assert.throws(() => ddpm.specFromOnnx(Uint8Array.from(bytes)), refuses(ddpm.BadFileError, words));
@@ -653,6 +659,9 @@ test("what is no ONNX file, or has no spec, or two, is refused", () => {
   const bytes = Uint8Array.from([...numbers, ...entry("ddpm_export", json), ...numbers]);
   assert.throws(
     () => ddpm.specFromOnnx(bytes),
-    refuses(ddpm.ModelRefusedError, /^This version does not know the format 'ddpm-export\/2'/),
+    refuses(
+      ddpm.ModelRefusedError,
+      /^The model needs the format 'ddpm-export\/2', and this version knows ddpm-export\/1\. Install a newer one\.$/,
+    ),
   );
 });
