@@ -4,7 +4,7 @@
  * { task: "cancel" } has no answer.
  */
 
-import { denoiser, noiseStream, plan, sample, toUint8 } from "./ddpm.js";
+import { denoiser, noiseStream, NonFiniteError, plan, sample, toUint8 } from "./ddpm.js";
 import { oneLine, openModel } from "./model.js";
 
 const RUNTIMES = {
@@ -86,7 +86,10 @@ async function moveToGpu(ort, file) {
       }
     }
   } catch (error) {
-    return oneLine(error);
+    await gpu?.release();
+    return error instanceof NonFiniteError
+      ? "it gave other numbers than the processor (NaN or infinity)"
+      : oneLine(error);
   }
   await opened.release();
   opened = gpu;

@@ -105,8 +105,16 @@ const scenarios = {
       await go();
       await ready(page);
       if (settings.file) {
+        const before = await text(page, "facts");
         await page.setInputFiles("#file", settings.file);
-        await until(page, () => document.getElementById("status").textContent !== "Ready.");
+        // a small file is open before anybody has seen that it loads
+        await until(
+          page,
+          (facts) =>
+            document.getElementById("facts").textContent !== facts ||
+            document.getElementById("problem").textContent !== "",
+          before,
+        );
         await settled(page);
       }
       const problem = await text(page, "problem");
