@@ -70,9 +70,11 @@ class Input:
             raise UsageError(
                 f"Input {self.name!r} must have shape {self.shape} or {wanted}, got {values.dtype} {values.shape}."
             )
+        with np.errstate(over="ignore"):
+            values = values.astype(self.dtype)
         if not np.isfinite(values).all():
-            raise UsageError(f"Input {self.name!r} must be finite, got NaN or infinity.")
-        return np.ascontiguousarray(np.broadcast_to(values, wanted), dtype=self.dtype)
+            raise UsageError(f"Input {self.name!r} must be finite in {self.dtype}, got NaN, infinity or beyond.")
+        return np.ascontiguousarray(np.broadcast_to(values, wanted))
 
     def _labels(self, given: Any) -> Array:
         several = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) and np.ndim(given) == 1
@@ -157,7 +159,7 @@ def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
     if not isinstance(one.name, str) or not one.name.isidentifier() or one.name in ("x_t", "t"):
         raise ValueError(f"an input's name must be an identifier other than x_t and t, not {str(one.name)[:40]!r}")
     where = f"input {one.name[:40]!r}"
-    if one.kind not in KINDS:
+    if not isinstance(one.kind, str) or one.kind not in KINDS:
         raise ValueError(f"the kind of {where} must be one of {', '.join(KINDS)}, not {str(one.kind)[:40]!r}")
     for kind, name in RESERVED.items():
         if (one.name == name) != (one.kind == kind):

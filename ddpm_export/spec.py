@@ -6,6 +6,7 @@ docs/format.md is the contract. A reader never guesses: what is missing, unknown
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -119,9 +120,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.requires):
             raise _bad("requires", self.requires, "a list of names")
-        unknown = sorted(set(self.requires) - UNDERSTOOD)
-        if unknown:
-            raise _too_new("a reader of", several(unknown), several(sorted(UNDERSTOOD), len(UNDERSTOOD)))
+        _refuse_what_is_newer(self.requires)
         if self.graph is not None and self.graph not in GRAPHS:
             raise _too_new("the graph", self.graph, f"a denoiser, {' and '.join(GRAPHS)}")
         if not isinstance(self.name, str) or len(self.name) > 200:
@@ -181,7 +180,7 @@ class ModelSpec:
             if self.prediction == "eps" and not all(row.a > 0 for row in plan.rows):
                 raise BadFileError(f"Plan {name} must keep a above 0, since the network predicts eps.")
         times, plan_name = self.defaults.times, self.defaults.plan
-        if plan_name is not None and plan_name not in self.plans:
+        if plan_name is not None and not (isinstance(plan_name, str) and plan_name in self.plans):
             raise BadFileError(f"The model's default plan, {shown(plan_name)}, is not among its plans.")
         if times is not None and not (
             times
@@ -211,6 +210,12 @@ def _finite(text: str) -> float:
 def _is_nested_within(value: Any, levels: int) -> bool:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_nested_within(child, levels - 1) for child in children)
+
+
+def _refuse_what_is_newer(requires: Iterable[str]) -> None:
+    unknown = sorted(set(requires) - UNDERSTOOD)
+    if unknown:
+        raise _too_new("a reader of", several(unknown), several(sorted(UNDERSTOOD), len(UNDERSTOOD)))
 
 
 def _bad(where: str, got: Any, expected: str) -> BadFileError:
@@ -273,6 +278,9 @@ def spec_from_json(text: str) -> ModelSpec:
         if not isinstance(known[name], list) or not all(isinstance(v, (int, float, str)) for v in known[name]):
             raise _bad(name, known[name], "a list")
         known[name] = tuple(known[name])
+    _refuse_what_is_newer(
+        name for name in known["requires"] if isinstance(name, str)
+    )  # before what it may have changed is read
     known["value_range"] = tuple(float(v) if is_number(v) else v for v in known["value_range"])
     defaults = known["defaults"]
     wanted = ("sampler", "num_steps", "eta")

@@ -57,6 +57,7 @@ def test_nothing_said_is_filled_and_the_clean_image_before_comes_by_itself():
         ({}, r"Input 'low_res', of kind image and shape \(3, 2, 2\), must be given"),
         ({"low_res": np.ones((3, 2))}, r"Input 'low_res' must have shape \(3, 2, 2\) or \(2, 3, 2, 2\)"),
         ({"low_res": np.full((3, 2, 2), math.inf)}, "Input 'low_res' must be finite"),
+        ({"low_res": np.full((3, 2, 2), 1e300)}, "Input 'low_res' must be finite in float32"),
         ({"low_res": "x.png"}, "Input 'low_res' must have shape"),
         (
             {"low_res": np.ones((3, 2, 2)), "y": "hat"},
@@ -88,6 +89,7 @@ def test_examples_have_every_label_and_noise_of_their_own():
     [
         (Input("x_t", "vector", (2,)), "name must be an identifier other than x_t and t"),
         (Input("a b", "vector", (2,)), "name must be an identifier"),
+        (Input("v", ["vector"], (2,)), "kind of input 'v' must be one of"),
         (Input("v", "tensor", (2,)), "kind of input 'v' must be one of label, vector, image, previous"),
         (Input("c", "label", classes=("a",)), "the name y is kept for the kind label"),
         (Input("y", "vector", (2,)), "the name y is kept for the kind label"),

@@ -117,6 +117,7 @@ def test_plans_and_defaults_travel_in_a_spec():
     ("changes", "message"),
     [
         ({"defaults": Defaults(plan="own")}, "default plan, 'own', is not among its plans"),
+        ({"defaults": Defaults(plan=["own"])}, "default plan, .'own'., is not among its plans"),
         ({"defaults": Defaults(times=(99, 5))}, "requires must name 'times'"),
         ({"defaults": Defaults(times=(5, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
         ({"defaults": Defaults(times=(100, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
@@ -150,6 +151,9 @@ def test_a_requirement_from_the_future_is_still_refused():
     text = json.dumps({**json.loads(json_from_spec(SPEC)), "requires": ["plan", "magic"]})
     with pytest.raises(ModelRefusedError, match="magic"):
         spec_from_json(text)
+    later = json.dumps({**json.loads(text), "plans": {"own": {"rows": "in another form"}}})
+    with pytest.raises(ModelRefusedError, match="magic"):
+        spec_from_json(later)
 
 
 def test_every_time_of_a_grid_is_allowed_in_a_plan():
