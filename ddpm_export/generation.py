@@ -205,8 +205,9 @@ def pictures(
             yield numbers, state.row, to_uint8(decode(state.x)) if wants(state.row.i) else None
         return
     eta = 1.0 if settings.eta is None else settings.eta  # ddpm, whose variance is fixed_small here
+    how = (settings.num_rows, eta, settings.times, settings.plan_name)
     for numbers in settings.batches:
-        for i, x, images in cast(OneCall, opened)(settings.seed, numbers, cast(int, settings.num_steps), eta):
+        for i, x, images in cast(OneCall, opened)(settings.seed, numbers, *how):
             # on the way the state, as of a denoiser; the pictures at its end are the graph's own
             shown = images if i == settings.num_rows else to_uint8(decode(x))
             yield numbers, settings.plan.rows[i - 1], shown if wants(i) else None

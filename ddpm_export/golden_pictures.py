@@ -3,37 +3,46 @@
 docs/format.md section 5 is the contract. golden.py has those of a denoiser, whose outputs can be seen.
 """
 
+import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ddpm_export.diffusion import Array, OneCall
 from ddpm_export.golden import MAX_CASES, checked_positions, unusable
+from ddpm_export.inputs import example_of_inputs
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["Draw", "PictureResult", "golden_from_pictures", "replay_golden_pictures"]
+__all__ = ["Draw", "PictureResult", "draws_of", "end_of", "golden_from_pictures", "replay_golden_pictures", "told_in"]
 
 LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a level may round to its neighbour
 # promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave
 # the chosen pixels as they are moves it
 MEAN_LEVELS = 0.1
 NUM_POSITIONS = 64
+MAX_PLANS = 3  # how many have a case of their own, the shortest
 MAX_IMAGES, MAX_EVALUATIONS = 64, 4096  # a file must not keep its reader busy for hours
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Name pictures: images first to first + n - 1 of a seed, by num_steps steps of ddim with eta."""
+    """Name pictures: images first to first + n - 1 of a seed, by num_steps steps of ddim with eta.
+
+    times: those of the steps, which are evenly spaced without. plan: the name of one of num_steps rows, in their place.
+    """
 
     seed: int
     first: int
     n: int
     num_steps: int
     eta: float
+    times: tuple[int, ...] | None = None
+    plan: str | None = None
 
     @property
     def numbers(self) -> range:
@@ -41,7 +50,9 @@ class Draw:
         return range(self.first, self.first + self.n)
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, images {self.first} to {self.numbers[-1]}, {self.num_steps} steps, eta {self.eta:g}"
+        of = f"seed {self.seed}, images {self.first} to {self.numbers[-1]}"
+        how = f"{self.num_steps} steps, eta {self.eta:g}" if self.plan is None else f"plan {self.plan}"
+        return f"{of}, {how}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
 
 
 CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  # cut to T steps where T is less
@@ -66,19 +77,46 @@ class PictureResult:
         return str(self.draw)
 
 
+def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
+    """Return draws that a one-call file of a network can make: these, cut to T steps, one of times, one of each plan.
+
+    Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
+    """
+    T = spec.num_train_timesteps
+    cut = [dataclasses.replace(draw, num_steps=min(draw.num_steps, T)) for draw in draws]
+    times = tuple(sorted({T - 1, (2 * T) // 3, T // 5}, reverse=True))  # neither evenly spaced nor down to 0
+    timed = Draw(2, 3, 1, len(times), 0.5, times)
+    short = sorted((len(plan.rows), name) for name, plan in spec.plans.items() if len(plan.rows) <= MAX_EVALUATIONS)
+    return [*cut, timed, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
+
+
+def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Array]:
+    """Return what the network is told in a draw, besides what follows from its rows."""
+    told = [one for one in spec.inputs if one.kind != "previous"]
+    return example_of_inputs(told, draw.seed, draw.numbers)
+
+
+def end_of(one_call: OneCall, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:
+    """Return what a one-call file gives of a draw: x (n, C, H, W) and its pictures, uint8 (n, H, W, C)."""
+    how = (draw.seed, draw.numbers, draw.num_steps, draw.eta, draw.times, draw.plan)
+    _, x, images = deque(one_call(*how, **told_in(spec, draw)), maxlen=1).pop()
+    return x, images
+
+
 def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any]:
     """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
 
-    pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Three cases: one step, ten, and seven with
-    noise; 64 pixels of each, evenly spread, and the mean of all. Costs 28 evaluations of one image.
+    pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
+    noise, of three times, and of up to three plans; 64 pixels of each, evenly spread, and the mean of all. Costs 31
+    evaluations of one image, and one a row of the plans.
     """
     cases = []
-    for case in CASES:
-        draw = Draw(case.seed, case.first, case.n, min(case.num_steps, spec.num_train_timesteps), case.eta)
+    for draw in draws_of(spec, CASES):
         levels = pictures(draw).reshape(-1)
         positions = np.unique(np.linspace(0, levels.size - 1, min(levels.size, NUM_POSITIONS)).round().astype(np.int64))
         values = {"positions": positions.tolist(), "levels": levels[positions].tolist(), "mean": float(levels.mean())}
-        cases.append({**vars(draw), **values})
+        said = {name: value for name, value in vars(draw).items() if value is not None}
+        cases.append({**said, **({"times": list(draw.times)} if draw.times else {}), **values})
     return {"cases": cases, "tolerance": {"levels": LEVELS}}
 
 
@@ -92,8 +130,7 @@ def replay_golden_pictures(one_call: OneCall, spec: ModelSpec) -> list[PictureRe
     tolerance = _tolerance(spec.golden)
     results = []
     for draw, case in _checked_cases(spec):
-        _, _, images = deque(one_call(draw.seed, draw.numbers, draw.num_steps, draw.eta), maxlen=1).pop()
-        levels = images.reshape(-1).astype(np.float64)
+        levels = end_of(one_call, spec, draw)[1].reshape(-1).astype(np.float64)
         off = float(np.abs(levels[case["positions"]] - np.array(case["levels"])).max())
         off_mean = abs(float(levels.mean()) - case["mean"])
         results.append(PictureResult(draw, max(off, off_mean * LEVELS / MEAN_LEVELS), tolerance))
@@ -118,8 +155,14 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
     for case in cases:
         if not isinstance(case, dict):
             raise unusable("cases", case, "objects")
-        T = spec.num_train_timesteps
-        limits = {"seed": (0, 2**63 - 1), "first": (0, 2**32 - MAX_IMAGES), "n": (1, MAX_IMAGES), "num_steps": (1, T)}
+        times, plan = case.get("times"), case.get("plan")
+        if plan is not None and not (isinstance(plan, str) and plan in spec.plans):
+            raise unusable("plan", plan, "one of the file's plans")
+        if times is not None and not (plan is None and _are_times(times, spec.num_train_timesteps)):
+            raise unusable("times", times, "strictly falling times, and no plan")
+        rows = len(spec.plans[plan].rows) if plan is not None else None if times is None else len(times)
+        steps = (1, spec.num_train_timesteps) if rows is None else (rows, rows)
+        limits = {"seed": (0, 2**63 - 1), "first": (0, 2**32 - MAX_IMAGES), "n": (1, MAX_IMAGES), "num_steps": steps}
         for name, (low, high) in limits.items():
             if type(case.get(name)) is not int or not low <= case[name] <= high:
                 raise unusable(name, case.get(name), f"an integer from {low} to {high}")
@@ -133,8 +176,19 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
             raise unusable("levels", levels, f"{len(positions)} integers from 0 to 255, one a position")
         if not _is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
             raise unusable("mean", case.get("mean"), "a number from 0 to 255")
-        checked.append((Draw(*(case[name] for name in ("seed", "first", "n", "num_steps", "eta"))), case))
+        names = ("seed", "first", "n", "num_steps", "eta")
+        draw = Draw(**{name: case[name] for name in names}, times=None if times is None else tuple(times), plan=plan)
+        checked.append((draw, case))
     return checked
+
+
+def _are_times(value: Any, T: int) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(t) is int and 0 <= t < T for t in value)
+        and all(later < earlier for earlier, later in pairwise(value))
+    )
 
 
 def _is_level(value: Any) -> bool:

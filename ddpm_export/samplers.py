@@ -40,6 +40,7 @@ __all__ = [
     "knobs_of",
     "plan",
     "walk",
+    "weighted_sum",
 ]
 
 
@@ -304,14 +305,26 @@ def walk(
         yield State(row, x, found.x_0, found.eps, history)
 
 
-def _after(row: Row, history: tuple[tuple[Array, Array], ...], found: Denoised, noise: Noise) -> Array:
-    """Return the state after a row: newest first, clean image before noise, then fresh noise; this order is fixed."""
+def weighted_sum(x_0: Sequence[Any], eps: Sequence[Any], history: Sequence[tuple[Any, Any]]) -> Any:
+    """Return the sum of what evaluations found, (x_0, eps) newest first, by the weights of each.
+
+    Newest first, the clean image before the noise: this order is fixed.
+    """
     x: Any = None
-    for age in range(row.reach):
-        for weights, array in zip((row.x_0, row.eps), history[age], strict=True):
+    for age in range(max(len(x_0), len(eps))):
+        for weights, found in zip((x_0, eps), history[age], strict=True):
             if age < len(weights):
-                term = weights[age] * array
-                x = term if x is None else np.add(x, term, out=x)
+                term = weights[age] * found
+                if x is None:
+                    x = term
+                else:
+                    x += term  # an array in place
+    return x
+
+
+def _after(row: Row, history: tuple[tuple[Array, Array], ...], found: Denoised, noise: Noise) -> Array:
+    """Return the state after a row: the weighted sum of what was found, then fresh noise."""
+    x = weighted_sum(row.x_0, row.eps, history)
     if row.noise:
         std: Any = row.noise[0]
         if len(row.noise) == 2:

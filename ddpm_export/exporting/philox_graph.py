@@ -1,71 +1,28 @@
-"""Our noise as ONNX operators, the same nodes for every model, and a small builder to write graphs with. No torch.
+"""Our noise as ONNX operators, the same nodes for every model. No torch.
 
 Philox and the table of normals of docs/format.md section 3 in int64, whose products are kept below 2^63 by halving a
 factor: ONNX Runtime multiplies no unsigned integers. The words agree with ddpm_export/noise.py to the bit.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto
 
-from ddpm_export.diffusion import Array
+from ddpm_export.exporting.builder import Builder, value
 from ddpm_export.noise import KEY_INCREMENTS, MULTIPLIERS, SAMPLING, normal_table
 
-__all__ = ["Builder", "add_key", "add_noise", "add_normals", "value"]
+__all__ = ["add_key", "add_noise", "add_normals"]
 
 ROUNDS = 10
 LOW_16, LOW_32 = 0xFFFF, 0xFFFFFFFF
 
 
-def value(name: str, kind: int, shape: Sequence[int | str]) -> ValueInfoProto:
-    """Return a graph's input or output; kind is one of TensorProto's, a text in the shape is a size not known."""
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-class Builder:
-    """Collect the nodes of a graph and of the graphs within it; each value is called as the node it comes from.
-
-    Constants are named by what they say and lie in the outermost graph, once each. Names are unique over all graphs.
-    """
-
-    def __init__(self, parent: "Builder | None" = None) -> None:
-        self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = []
-        self.root: Builder = parent.root if parent else self
-        self.names: set[str] = set()
-
-    def add(self, name: str, operator: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
-        """Append a node and return its first output: its name, where no outputs are named."""
-        made = list(outputs) or [name]
-        taken = self.root.names.intersection(made)
-        assert not taken, f"two values are called {taken}"
-        self.root.names.update(made)
-        self.nodes.append(helper.make_node(operator, list(inputs), made, name=name, **attributes))
-        return made[0]
-
-    def constant(self, numbers: ArrayLike, dtype: type = np.int64, name: str | None = None) -> str:
-        """Return the name of a constant; short ones need none given."""
-        array: Array = np.asarray(numbers, dtype=dtype)
-        kind = np.dtype(dtype).name
-        name = name or f"{kind} {array.tolist()}"
-        if name not in self.root.names:
-            self.root.names.add(name)
-            self.root.initializers.append(numpy_helper.from_array(array.copy(order="C"), name))
-        return name
-
-    def graph(self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
-        """Return what was collected as a graph."""
-        return helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
-
-
 def add_key(g: Builder, seed: str) -> str:
     """Append Philox's ten round keys of a seed (int64 [], at least 0): int64 [10, 2, 1, 1]."""
     halves = g.add("key/halves", "Div", seed, g.constant([[[1]], [[2**32]]]))  # (2, 1, 1)
-    key = g.add("key", "BitwiseAnd", halves, g.constant(LOW_32))
+    key = g.add("key/words", "BitwiseAnd", halves, g.constant(LOW_32))
     increments = np.arange(ROUNDS).reshape(-1, 1, 1, 1) * np.array(KEY_INCREMENTS).reshape(1, 2, 1, 1)
     sums = g.add("key/sums", "Add", key, g.constant(increments, name="key/increments"))
     return g.add("key/rounds", "BitwiseAnd", sums, g.constant(LOW_32))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model, OneCall, denoiser, noised
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
-from ddpm_export.golden_pictures import Draw
+from ddpm_export.golden_pictures import Draw, draws_of, end_of, told_in
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
@@ -72,7 +72,7 @@ class Proof:
 class PictureProof:
     """Tell how well a one-call file reproduces the Python sampler over its network, the worst of several draws.
 
-    error is the largest difference in x_0, at is where; equal_share and max_level_difference compare uint8 images.
+    error is the largest difference in x, at is where; equal_share and max_level_difference compare uint8 images.
     """
 
     error: float
@@ -142,14 +142,15 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
 def prove_pictures(one_call: OneCall, reference: Model, spec: ModelSpec, *, where: str = "model") -> PictureProof:
     """Compare the pictures of a one-call file with those of the Python sampler over the network it was made from.
 
-    spec: the network's. Evaluates each on 4 draws of 1 to 4 images, 38 steps in all. where: what an error is about.
+    spec: the network's. Evaluates each on 4 draws of 1 to 4 images, 38 steps in all, one of 3 steps, and up to three of
+    plans. where: what an error is about.
     Raises ModelRefusedError where a pixel differs by more than one level or fewer than 99.5 % are equal.
     """
     error, at, equal_share, difference = 0.0, "", 1.0, 0
-    draws = [dataclasses.replace(draw, num_steps=min(draw.num_steps, spec.num_train_timesteps)) for draw in DRAWS]
+    draws = draws_of(spec, DRAWS)
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
-        _, x, images = deque(one_call(draw.seed, draw.numbers, draw.num_steps, draw.eta), maxlen=1).pop()
+        x, images = end_of(one_call, spec, draw)
         if images.shape != expected.shape or x.shape != expected_x.shape:
             raise ModelRefusedError(
                 f"{where}: gives another shape. got {images.shape} and {x.shape}, expected {expected.shape} and "
@@ -170,13 +171,16 @@ def prove_pictures(one_call: OneCall, reference: Model, spec: ModelSpec, *, wher
 
 
 def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:
-    """Return what a draw of the Python sampler gives over a network: x_0 (n, C, H, W) and its pictures, uint8.
+    """Return what a draw of the Python sampler gives over a network: x (n, C, H, W) and its pictures, uint8.
 
     Raises NonFiniteError where the network gives no numbers.
     """
     noise = noise_stream(draw.seed, draw.numbers, spec.image_shape)
-    rows = plan(spec, sampler="ddim", num_steps=draw.num_steps, eta=draw.eta)
-    states = walk(denoiser(model, spec), noise, rows)
+    if draw.plan is None:
+        rows = plan(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
+    else:
+        rows = plan(spec, name=draw.plan)
+    states = walk(denoiser(model, spec, **told_in(spec, draw)), noise, rows)
     x = deque(states, maxlen=1).pop().x
     if not np.isfinite(x).all():
         raise NonFiniteError(

@@ -1,7 +1,10 @@
-"""One-call files: a whole trajectory, or slices of one, in a session of a runtime that this file does not name."""
+"""One-call files: a whole trajectory, or slices of one, in a session of a runtime that this file does not name.
+
+What such a graph takes and gives (docs/format.md, section 5) is said once, here, for its writer and its reader.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,71 +12,154 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, OneCall
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
-from ddpm_export.spec import ModelSpec
+from ddpm_export.inputs import bound_inputs
+from ddpm_export.spec import PLAN, TIMES, ModelSpec
 
-__all__ = ["NOT_FINITE", "one_call_from_session"]
+__all__ = ["NOT_FINITE", "OWN_NAMES", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
 
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
-Signature = dict[str, tuple[str, list[int]]]
-NUMBER: tuple[str, list[int]] = ("tensor(int64)", [])
-REAL: tuple[str, list[int]] = ("tensor(float)", [])
-INPUTS: dict[str, Signature] = {
-    "sampler": {"seed": NUMBER, "first": NUMBER, "n": NUMBER, "steps": NUMBER, "eta": REAL},
-    "slice": {"seed": NUMBER, "first": NUMBER, "steps": NUMBER, "eta": REAL, "begin": NUMBER, "end": NUMBER},
-}
-OUTPUTS = {"sampler": ["images", "x_0"], "slice": ["x_after", "x_0", "images"]}
+# no input of a network can be called so in a one-call file
+OWN_NAMES = frozenset("seed first n steps eta times plan x begin end history images x_0 x_after history_after".split())
+Signature = dict[str, tuple[str, list[int | str]]]  # dtype and shape by name; a text is a size that a call decides
+NUMBER: tuple[str, list[int | str]] = ("int64", [])
+DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def history_size(spec: ModelSpec) -> int:
+    """Return how many arrays found before, x_0 and eps in turn, rows of plans read: 0 where all are first order."""
+    deepest = max((row.reach for plan in spec.plans.values() for row in plan.rows), default=1)
+    return 2 * (deepest - 1) if PLAN in spec.requires else 0
+
+
+def inputs_of(spec: ModelSpec) -> Signature:
+    """Return the inputs of the graph that a one-call file's spec describes, in their order."""
+    images: list[int | str] = ["n", *spec.state_shape]
+    inputs: Signature = dict.fromkeys(("seed", "first", *(["n"] if spec.graph == "sampler" else []), "steps"), NUMBER)
+    inputs["eta"] = ("float32", [])
+    if TIMES in spec.requires:
+        inputs["times"] = ("int64", ["m"])
+    if PLAN in spec.requires:
+        inputs["plan"] = NUMBER
+    if spec.graph == "slice":
+        inputs |= {"x": ("float32", images), "begin": NUMBER, "end": NUMBER}
+        if history_size(spec):
+            inputs["history"] = ("float32", [history_size(spec), *images])
+    carried = spec.graph == "sampler"
+    return inputs | {
+        one.name: (one.dtype, ["n", *one.shape]) for one in spec.inputs if not (one.kind == "previous" and carried)
+    }
+
+
+def outputs_of(spec: ModelSpec) -> Signature:
+    """Return the outputs of the graph that a one-call file's spec describes, in their order."""
+    images: list[int | str] = ["n", *spec.state_shape]
+    channels, height, width = spec.picture_shape
+    x_0: Signature = {"x_0": ("float32", images)}
+    pixels: Signature = {"images": ("uint8", ["n", height, width, channels])}
+    if spec.graph == "sampler":
+        return pixels | x_0
+    history: Signature = {"history_after": ("float32", [history_size(spec), *images])} if history_size(spec) else {}
+    return {"x_after": ("float32", images)} | x_0 | pixels | history
 
 
 def one_call_from_session(path: Path, session: Any, spec: ModelSpec) -> OneCall:
     """Return the sampler of a session whose spec names a graph; a slice runs step by step, a sampler all at once.
 
     Its calls raise UsageError for what the graph refuses, NonFiniteError where the network gave NaN or infinity, and
-    BadFileError where the graph does not run.
+    BadFileError where the graph does not run or gives something else than it should.
     """
-    graph = str(spec.graph)
-    _check_signature(path, session, spec, graph)
+    _check_signature(path, session, spec)
+    taken = inputs_of(spec)
 
-    def run(numbers: range, **inputs: Array | float) -> list[Array]:
-        feeds: dict[str, Array] = {name: np.asarray(given, _dtype(name)) for name, given in inputs.items()}
+    def run(numbers: range, **given: Any) -> dict[str, Array]:
+        feeds = {name: np.asarray(value, taken[name][0]) for name, value in given.items() if name in taken}
+        names = list(outputs_of(spec))
         try:
-            results: list[Array] = session.run(OUTPUTS[graph], feeds)
+            results = dict(zip(names, session.run(names, feeds), strict=True))
         except Exception as exc:  # a graph may load and yet not run
             raise _told(path, numbers, exc) from exc
+        _check_outputs(path, numbers, spec, results)
         return results
 
-    def sampler(seed: int, numbers: range, num_steps: int, eta: float) -> Iterator[tuple[int, Array, Array]]:
-        images, x_0 = run(numbers, seed=seed, first=numbers.start, n=len(numbers), steps=num_steps, eta=eta)
-        yield num_steps, x_0, images
-
-    def slices(seed: int, numbers: range, num_steps: int, eta: float) -> Iterator[tuple[int, Array, Array]]:
-        x = np.zeros((len(numbers), *spec.image_shape), np.float32)  # only its shape counts: noise takes its place
+    def one_call(
+        seed: int,
+        numbers: range,
+        num_steps: int,
+        eta: float,
+        times: Sequence[int] | None = None,
+        plan: str | None = None,
+        **inputs: Any,
+    ) -> Iterator[tuple[int, Array, Array]]:
+        for name, value in ((TIMES, times), (PLAN, plan)):
+            if value is not None and name not in taken:
+                raise UsageError(f"{path}: {name} cannot be chosen, as the graph has no such input.")
+        if plan is not None and plan not in spec.plans:
+            raise UsageError(f"{path}: plan must be one of {', '.join(spec.plans)}, got {plan!r}.")
+        given = {
+            "seed": seed,
+            "first": numbers.start,
+            "n": len(numbers),
+            "steps": num_steps,
+            "eta": eta,
+            "times": () if times is None else times,
+            "plan": 0 if plan is None else sorted(spec.plans).index(plan) + 1,
+            **bound_inputs(spec.inputs, inputs, len(numbers)),
+        }
+        if spec.graph == "sampler":
+            results = run(numbers, **given)
+            yield num_steps, results["x_0"], results["images"]
+            return
+        x = np.zeros((len(numbers), *spec.state_shape), np.float32)  # only its shape counts: noise takes its place
+        given |= {"x": x, "history": np.zeros((history_size(spec), *x.shape), np.float32)}
         for i in range(num_steps):
-            x, _, images = run(
-                numbers, seed=seed, first=numbers.start, steps=num_steps, eta=eta, x=x, begin=i, end=i + 1
+            results = run(numbers, **given, begin=i, end=i + 1)
+            given |= {"x": results["x_after"], "x_0_prev": results["x_0"], "history": results.get("history_after")}
+            yield i + 1, results["x_after"], results["images"]
+
+    return one_call
+
+
+def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
+    """Raise BadFileError unless the inputs are those of the spec and its outputs are there, by name and type."""
+    inputs, outputs = (
+        {value.name: (DTYPES.get(value.type, value.type), _sizes(value.shape)) for value in values}
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    wanted = {name: (kind, _sizes(shape)) for name, (kind, shape) in inputs_of(spec).items()}
+    if inputs != wanted:
+        raise _other(path, "inputs", inputs, wanted)
+    given = {name: kind for name, (kind, _) in outputs.items()}
+    wanted_kinds = {name: kind for name, (kind, _) in outputs_of(spec).items()}
+    if not wanted_kinds.items() <= given.items():
+        raise _other(path, "outputs", given, wanted_kinds)
+
+
+def _sizes(shape: Sequence[Any]) -> list[int | None]:
+    return [size if type(size) is int else None for size in shape]
+
+
+def _other(path: Path, what: str, found: object, wanted: object) -> BadFileError:
+    return BadFileError(f"{path}: graph and spec disagree. The {what} are {found!r} and should be {wanted!r}.")
+
+
+def _check_outputs(path: Path, numbers: range, spec: ModelSpec, results: dict[str, Any]) -> None:
+    """Raise BadFileError for an output of another dtype or shape than it must have, NonFiniteError for NaN."""
+    for name, (kind, shape) in outputs_of(spec).items():
+        found = results[name]
+        wanted = tuple(len(numbers) if size == "n" else size for size in shape)
+        if (found.dtype, found.shape) != (kind, wanted):
+            raise BadFileError(
+                f"{path}: the graph gave {name} as {found.dtype} {found.shape} instead of {kind} {wanted}. Export the "
+                "model again."
             )
-            yield i + 1, x, images
-
-    return sampler if graph == "sampler" else slices
-
-
-def _dtype(name: str) -> type:
-    return np.float32 if name in ("eta", "x") else np.int64
+        if not np.isfinite(found).all():
+            raise _not_finite(path, numbers)
 
 
-def _check_signature(path: Path, session: Any, spec: ModelSpec, graph: str) -> None:
-    inputs = {value.name: (value.type, value.shape) for value in session.get_inputs()}
-    outputs = {value.name for value in session.get_outputs()}
-    if graph == "slice" and "x" in inputs:  # its first dimension has a name, or none
-        kind, shape = inputs.pop("x")
-        inputs["x"] = (kind, shape[1:])
-    expected = dict(INPUTS[graph])
-    if graph == "slice":
-        expected["x"] = ("tensor(float)", list(spec.image_shape))
-    if inputs != expected or not outputs.issuperset(OUTPUTS[graph]):
-        raise BadFileError(
-            f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {sorted(outputs)!r}, expected "
-            f"{expected!r} and {', '.join(OUTPUTS[graph])}. Do export the model again."
-        )
+def _not_finite(path: Path, numbers: range) -> NonFiniteError:
+    return NonFiniteError(
+        f"{path}: NaN or infinity among images {numbers[0]} to {numbers[-1]}. Run ddpm-check on the model."
+    )
 
 
 def _told(path: Path, numbers: range, exc: Exception) -> BadFileError | NonFiniteError | UsageError:
@@ -82,14 +168,7 @@ def _told(path: Path, numbers: range, exc: Exception) -> BadFileError | NonFinit
     node = re.search(r"Name:'([^']*)'", reason)
     sentence = node[1] if node else ""
     if sentence == NOT_FINITE:
-        return NonFiniteError(
-            f"{path}: a number is not finite. got NaN or infinity among images {numbers[0]} to {numbers[-1]}, expected "
-            "finite values. Do run ddpm-check on the model."
-        )
+        return _not_finite(path, numbers)
     if " must be " in sentence:
-        return UsageError(
-            f"{path}: cannot be run so. got another value, expected: {sentence}. Do pick one in its range."
-        )
-    return BadFileError(
-        f"{path}: the graph does not run. got {reason!r}, expected {len(numbers)} images. Do export the model again."
-    )
+        return UsageError(f"{path}: {sentence}.")
+    return BadFileError(f"{path}: the graph does not run: {reason}. Export the model again.")
