@@ -131,16 +131,52 @@ def sick_model(bad_t, threshold=-1e9, spec=None, sick=np.nan):
 
 
 def gaussian_file(spec, mean, std):
-    """Return the best eps there is for pixels that are each N(mean, std^2), as a file: tables over t, then Gather."""
+    """Return the best network for pixels that are each N(mean, std^2), as a file: tables over t, then Gather."""
     a = np.asarray(spec.alphas_cumprod)
     nodes = [
         node("Gather", ["slopes", "t"], "slope"),
         node("Gather", ["shifts", "t"], "shift"),
+        node("Gather", ["offsets", "t"], "offset"),
         node("Sub", ["x_t", "shift"], "centred"),
-        node("Mul", ["centred", "slope"], spec.prediction),
+        node("Mul", ["centred", "slope"], "scaled"),
+        node("Add", ["scaled", "offset"], spec.prediction),
     ]
-    tables = {"slopes": np.sqrt(1.0 - a) / (a * std**2 + 1.0 - a), "shifts": np.sqrt(a) * mean}
+    slopes = {"eps": np.sqrt(1.0 - a), "x_0": np.sqrt(a) * std**2, "v": np.sqrt(a * (1.0 - a)) * (1.0 - std**2)}
+    offsets = {"eps": 0.0 * a, "x_0": mean + 0.0 * a, "v": -np.sqrt(1.0 - a) * mean}
+    tables = {"slopes": slopes[spec.prediction] / (a * std**2 + 1.0 - a), "shifts": np.sqrt(a) * mean}
+    tables["offsets"] = offsets[spec.prediction]
     return onnx_file(nodes, [constant(name, table.reshape(-1, 1, 1, 1)) for name, table in tables.items()], spec)
+
+
+def told_model(spec):
+    """Return a file whose prediction is tanh of x_t, moved by the time and by each input of the spec."""
+    names = [spec.prediction, *(f"with {one.name}" for one in reversed(spec.inputs)), "bent"]
+    nodes = [
+        node("Tanh", ["x_t"], "bent"),
+        node("Cast", ["t"], "t_float", to=TensorProto.FLOAT),
+        node("Mul", ["t_float", "hundredth"], "scaled"),
+        node("Reshape", ["scaled", "column"], "shift"),
+        node("Add", ["bent", "shift"], names[-2]),
+    ]
+    kinds = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
+    shape = ["batch", *spec.image_shape]
+    inputs = {"x_t": (TensorProto.FLOAT, shape), "t": (kinds[spec.t_dtype], ["batch"])}
+    for one, before, after in zip(spec.inputs, names[-2:0:-1], names[-3::-1], strict=True):
+        inputs[one.name] = (kinds[one.dtype], ["batch", *one.shape])
+        told, weight = one.name, f"{one.name} weight"
+        if one.kind == "label":
+            nodes.append(node("Cast", [one.name], f"{one.name} float", to=TensorProto.FLOAT))
+            told = f"{one.name} float"
+        if one.kind != "previous":  # its first number for all of an image
+            nodes.append(node("Reshape", [told, "rows"], f"{one.name} rows"))
+            nodes.append(node("Gather", [f"{one.name} rows", "first"], f"{one.name} first", axis=1))
+            nodes.append(node("Reshape", [f"{one.name} first", "column"], f"{one.name} column"))
+            told = f"{one.name} column"
+        nodes += [node("Mul", [told, "tenth"], weight), node("Add", [before, weight], after)]
+    integers = {"column": [-1, 1, 1, 1], "rows": [0, -1], "first": [0]}
+    values = [constant(name, numbers, np.int64) for name, numbers in integers.items()]
+    values += [constant("hundredth", 0.01), constant("tenth", 0.1)]
+    return onnx_file(nodes, values, spec, inputs=inputs)
 
 
 def external(location, length=120, offset=0):

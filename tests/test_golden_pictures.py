@@ -13,14 +13,15 @@ SPEC = tiny_spec((3, 8, 8), graph="sampler")
 
 def pictures(draw):
     """Pixels that follow from all of a draw, each image of its own."""
-    seeds = [[draw.seed, number, draw.num_steps, round(100 * draw.eta)] for number in draw.numbers]
+    how = [draw.num_steps, round(100 * draw.eta), *(draw.times or ()), *(draw.plan or "").encode()]
+    seeds = [[draw.seed, number, *how] for number in draw.numbers]
     return np.stack([np.random.default_rng(seed).integers(1, 255, (8, 8, 3)) for seed in seeds]).astype(np.uint8)
 
 
 def one_call_of(change=lambda images: images):
-    def one_call(seed, numbers, num_steps, eta):
+    def one_call(seed, numbers, num_steps, eta, times, plan):
         yield 1, np.zeros(1), np.zeros(1, np.uint8)  # what comes on the way is not looked at
-        draw = Draw(seed, numbers.start, len(numbers), num_steps, eta)
+        draw = Draw(seed, numbers.start, len(numbers), num_steps, eta, times, plan)
         yield num_steps, np.zeros(1), change(pictures(draw).copy())
 
     return one_call
@@ -33,13 +34,14 @@ def replayed(change=lambda images: images, golden=None):
 
 def test_what_was_promised_is_kept():
     results = replayed()
-    assert [result.error for result in results] == [0.0] * 3
+    assert [result.error for result in results] == [0.0] * 4
     assert all(result.passed for result in results)
     draws = [result.draw for result in results]
-    assert len(set(draws)) == 3
-    assert {draw.eta for draw in draws} == {0.0, 1.0}
+    assert len(set(draws)) == 4
+    assert {draw.eta for draw in draws} == {0.0, 0.5, 1.0}
     assert all(draw.num_steps <= T for draw in draws)
     assert results[2].place == "seed 1, images 5 to 5, 7 steps, eta 1"
+    assert results[3].place == "seed 2, images 3 to 3, 3 steps, eta 0.5, at times 39, 26, 8"
 
 
 def test_one_level_is_allowed_and_two_are_not():
@@ -75,7 +77,7 @@ def test_every_image_of_a_draw_is_looked_at():
             images[1] ^= 255
         return images
 
-    assert [result.passed for result in replayed(change)] == [True, False, True]
+    assert [result.passed for result in replayed(change)] == [True, False, True, True]
 
 
 def test_a_file_without_golden_vectors_gives_none():
@@ -84,7 +86,7 @@ def test_a_file_without_golden_vectors_gives_none():
 
 def test_fewer_steps_than_the_cases_ask_for():
     spec = tiny_spec((3, 8, 8), alphas_cumprod=(0.9, 0.5), defaults=dataclasses.replace(SPEC.defaults, num_steps=1))
-    assert [case["num_steps"] for case in golden_from_pictures(pictures, spec)["cases"]] == [1, 2, 2]
+    assert [case["num_steps"] for case in golden_from_pictures(pictures, spec)["cases"]] == [1, 2, 2, 2]
 
 
 BAD = {

@@ -79,10 +79,10 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     begin = _require("begin must be 0 or more", begin, begin >= 0)
     end = _require("end must be above begin and at most steps", end, (end > begin) & (end <= steps))
     carried = _add_first_state(g, run, begin, {name: given[name] for name in ("x", *_remembered(spec))})
-    carried["x_0"] = carried.pop("x_0_prev", carried["x"])  # where the network is not told it, of no account
+    carried.setdefault("x_0_prev", carried["x"])  # where the network is not told it, its first value does not count
     after = _add_loop(g, denoiser.graph, run, begin, end - begin, carried)
-    shown = end.equals(steps).where(after["x"], after["x_0"])
-    named = {"x_after": "x", "x_0": "x_0", "history_after": "history"}
+    shown = end.equals(steps).where(after["x"], after["x_0_prev"])
+    named = {"x_after": "x", "x_0": "x_0_prev", "history_after": "history"}
     results = {name: after[own] for name, own in named.items() if own in after}
     return _model(g, spec, {**results, "images": _pixels(shown)})
 
@@ -257,14 +257,14 @@ def _add_loop(
 ) -> dict[str, Value]:
     """Append the loop over `count` rows from `begin` on; return what it leaves of what is carried from row to row.
 
-    carried: x, the state; where they are needed x_0, the clean image found before, and history, [k, n, C, H, W] of the
-    x_0 and eps found before, newest first. The network's weights lie in the loop's body: from outside it ONNX Runtime
+    carried: x, the state; where they are needed x_0_prev, the clean image found last, and history, [k, n, C, H, W] of
+    the x_0 and eps found last, newest first. The network's weights lie in the loop's body: from outside it ONNX Runtime
     would not bring them into its blocked layout, and a step would take 1.6 times as long.
     """
     spec, rows = run.spec, run.rows
     carried = {**carried, "watched": _watched(carried["x"])}
     shape: list[int | str] = ["n", *spec.state_shape]
-    shapes = {"x": shape, "x_0": shape, "history": [history_size(spec), *shape], "watched": []}
+    shapes = {"x": shape, "x_0_prev": shape, "history": [history_size(spec), *shape], "watched": []}
     body = Builder(g, "step")
     number = body.input("step/number")
     body.input("step/goes on", np.bool_)
@@ -278,11 +278,10 @@ def _add_loop(
 
     x_t = before["x"]
     t = rows.t.within(body).at(index).do("Expand", x_t.sizes(start=0, end=1))
-    told = {name: before["x_0"] if name == "x_0_prev" else run.told[name] for name in (one.name for one in spec.inputs)}
-    predicted = _add_network(body, network, spec.prediction, {"x_t": x_t, "t": t, **told})
+    predicted = _add_network(body, network, spec.prediction, {"x_t": x_t, "t": t, **run.told, **before})
     x_0, eps = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, spec.clip_x_0)
     found = [(x_0, eps)]
-    after = {"x_0": x_0}
+    after = {"x_0_prev": x_0}
     if "history" in before:
         history, pairs = before["history"], history_size(spec) // 2
         found += [(history.at(2 * age), history.at(2 * age + 1)) for age in range(pairs)]

@@ -18,8 +18,8 @@ from ddpm_export.spec import PLAN, TIMES, ModelSpec
 __all__ = ["NOT_FINITE", "OWN_NAMES", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
 
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
-# no input of a network can be called so in a one-call file
-OWN_NAMES = frozenset("seed first n steps eta times plan x begin end history images x_0 x_after history_after".split())
+TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "x", "begin", "end", "history")
+OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after"))  # no network's input can be called so
 Signature = dict[str, tuple[str, list[int | str]]]  # dtype and shape by name; a text is a size that a call decides
 NUMBER: tuple[str, list[int | str]] = ("int64", [])
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}

@@ -26,7 +26,8 @@ ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from ddpm_export.exporting import onnx_file  # noqa: E402
-from ddpm_export.exporting.philox_graph import Builder, add_key, add_noise, add_normals, value  # noqa: E402
+from ddpm_export.exporting.builder import Builder, value  # noqa: E402
+from ddpm_export.exporting.philox_graph import add_key, add_noise, add_normals  # noqa: E402
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph  # noqa: E402
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -65,24 +66,28 @@ def session_of_graph(g, inputs, output):
 
 
 def feeds_of(**values):
-    return {name: np.asarray(v, np.float32 if name in ("eta", "x") else np.int64) for name, v in values.items()}
+    """Arrays of a graph's inputs: integers where no other dtype is known, floats where arrays say so."""
+    return {
+        name: np.asarray(v, np.float32 if name == "eta" else getattr(v, "dtype", np.int64))
+        for name, v in values.items()
+    }
 
 
 def run_sampler(session, **values):
-    usual = {"seed": 3, "first": 0, "n": 2, "steps": 4, "eta": 0.0}
+    usual = {"seed": 3, "first": 0, "n": 2, "steps": 4, "eta": 0.0, "times": ()}
     return session.run(["images", "x_0"], feeds_of(**{**usual, **values}))
 
 
 def run_slice(session, **values):
-    usual = {"seed": 3, "first": 0, "steps": 4, "eta": 0.0, "begin": 0, "end": 4}
+    usual = {"seed": 3, "first": 0, "steps": 4, "eta": 0.0, "times": (), "begin": 0, "end": 4}
     return session.run(["x_after", "x_0", "images"], feeds_of(**{**usual, **values}))
 
 
-def states_of(path, seed, first, n, steps, eta):
+def states_of(path, seed, first, n, steps, eta, times=None):
     """The states of the Python sampler over a denoiser's file."""
     model, spec = open_model(path)
     noise = noise_stream(seed, range(first, first + n), spec.image_shape)
-    return list(walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=steps, eta=eta)))
+    return list(walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=steps, eta=eta, times=times)))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +238,7 @@ def test_a_second_output_is_left_out_and_fixed_small_is_what_is_left(tmp_path, g
     report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph)
     assert "learned has no place in a one-call file" in report.notes[0]
     spec = open_file(report.path)[1]
-    assert (spec.graph, spec.variance, spec.requires) == (graph, "fixed_small", ())
+    assert (spec.graph, spec.variance, spec.requires) == (graph, "fixed_small", ("times",))
     assert b"network/variance_fraction" not in report.path.read_bytes()
     settings = {"n": 3, "num_steps": 6, "seed": 1, "sampler": "ddpm"}
     expected = generate(tmp_path / "m.onnx", variance="fixed_small", **settings)
@@ -284,6 +289,13 @@ BAD_SAMPLER = {
     "eta above": ({"eta": np.nextafter(np.float32(1), np.float32(2))}, "eta must be"),
     "eta NaN": ({"eta": np.nan}, "eta must be"),
     "eta infinite": ({"eta": np.inf}, "eta must be"),
+    "more times than steps": ({"times": [9, 7, 5, 3, 1]}, "steps must be the number of times"),
+    "fewer times than steps": ({"times": [9]}, "steps must be the number of times"),
+    "times that rise": ({"times": [9, 7, 8, 0]}, f"times must be empty, or strictly fall from at most {T - 1} to"),
+    "times that stay": ({"times": [9, 7, 7, 0]}, "times must be"),
+    "a time too large": ({"times": [T, 7, 3, 0]}, "times must be"),
+    "a time below 0": ({"times": [9, 7, 3, -1]}, "times must be"),
+    "times whose differences overflow": ({"steps": 2, "times": [-(2**62), 2**62 + 9]}, "times must be"),
 }
 X = np.zeros((2, *COLOUR), np.float32)
 BAD_SLICE = {
@@ -413,14 +425,18 @@ def test_the_file_is_that_of_the_contract(made, graph):
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert not model.functions
     assert [entry.key for entry in model.metadata_props] == ["ddpm_export"]
-    assert json.loads(model.metadata_props[0].value)["graph"] == graph
-    number, real, rows = (INT64, []), (FLOAT, []), (FLOAT, ["n", *COLOUR])
+    values = json.loads(model.metadata_props[0].value)
+    assert (values["graph"], values["requires"]) == (graph, ["times"])  # which an older reader refuses
+    number, real, rows, times = (INT64, []), (FLOAT, []), (FLOAT, ["n", *COLOUR]), (INT64, ["m"])
     pixels = (TensorProto.UINT8, ["n", *COLOUR[1:], COLOUR[0]])
     head = {"seed": number, "first": number}
     inputs, outputs = {
-        "sampler": ({**head, "n": number, "steps": number, "eta": real}, {"images": pixels, "x_0": rows}),
+        "sampler": (
+            {**head, "n": number, "steps": number, "eta": real, "times": times},
+            {"images": pixels, "x_0": rows},
+        ),
         "slice": (
-            {**head, "steps": number, "eta": real, "x": rows, "begin": number, "end": number},
+            {**head, "steps": number, "eta": real, "times": times, "x": rows, "begin": number, "end": number},
             {"x_after": rows, "x_0": rows, "images": pixels},
         ),
     }[graph]
@@ -611,12 +627,13 @@ def test_generate_takes_the_file_in_batches_and_gives_the_same_pictures(made, gr
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"times": [3, 1]}, "times: has no place"),
-        ({"sampler": "ddpm", "variance": "fixed_large"}, "variance: has no place"),
-        ({"sampler": "ddpm", "variance": "learned"}, "variance: has no place"),
+        ({"times": [1, 3]}, "times must strictly fall"),
+        ({"plan": "heun"}, "plan must be one of none"),
+        ({"sampler": "ddpm", "variance": "fixed_large"}, "variance must be fixed_small in a one-call"),
+        ({"sampler": "ddpm", "variance": "learned"}, "variance must be fixed_small"),
         ({"num_steps": T + 1}, "steps: out of range"),
-        ({"eta": 2.0}, "eta: out of range"),
-        ({"sampler": "euler"}, "sampler: unknown"),
+        ({"eta": 2.0}, "eta must be between 0 and 1"),
+        ({"sampler": "euler"}, "sampler must be one of"),
     ],
 )
 def test_settings_that_have_no_place_are_refused_by_name(made, settings, named):
