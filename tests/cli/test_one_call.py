@@ -1,5 +1,6 @@
 """One-call files in the commands: made, run and checked, without torch."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,15 +9,22 @@ from models import COLOUR, learned_model, mix_model, tiny_spec
 from PIL import Image
 
 from ddpm_export import generate
+from ddpm_export.golden_pictures import golden_from_pictures
+from ddpm_export.plans import Plan, Row
+from ddpm_export.runtimes.one_call import inputs_of
+from ddpm_export.spec import json_from_spec
 
 onnx = pytest.importorskip("onnx")
 
 GRAPHS = ("sampler", "slice")
+KINDS = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
 
 
 @pytest.fixture
 def source(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(COLOUR)))
+    a = tiny_spec().alphas_cumprod
+    rows = (Row(1, 35, a[35], (0.5,), (0.75,), (0.25,)), Row(2, 9, a[9], (1.25, -0.25)))
+    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(COLOUR, plans={"own": Plan(rows)})))
     return tmp_path / "m.onnx"
 
 
@@ -38,7 +46,7 @@ def test_the_report_says_what_was_proven(source, command):
     assert file["rounding"] is None
     assert file["proof"]["max_level_difference"] <= 1
     assert file["proof"]["equal_share"] >= 0.995
-    assert len(file["proof"]["draws"]) == 4
+    assert len(file["proof"]["draws"]) == 4 + 1 + 1
 
 
 def test_the_table_tells_the_cost_of_float16(source, command):
@@ -82,7 +90,10 @@ def test_what_has_no_meaning_for_an_exported_file_is_a_usage_error(source, comma
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("arguments", [[], ["--eta", 0.5], ["--sampler", "ddpm"], ["--batch", 2, "--steps", 7]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--eta", 0.5], ["--sampler", "ddpm"], ["--batch", 2, "--steps", 7], ["--times", "30,9,2"], ["--plan", "own"]],
+)
 def test_run_gives_the_pictures_of_the_denoiser(source, made, command, tmp_path, graph, arguments):
     outs = [tmp_path / "a.npy", tmp_path / "b.npy"]
     for path, out in zip((source, made[graph]), outs, strict=True):
@@ -127,7 +138,9 @@ def test_a_slice_shows_the_denoising_as_the_denoiser_does_and_a_sampler_says_tha
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["--times", "9,3"], 2, "times cannot be chosen in a one-call"),
+        (["--times", "3,9"], 2, "times must strictly fall"),
+        (["--plan", "heun"], 2, "plan must be one of own"),
+        (["--plan", "own", "--steps", "2"], 2, "num_steps does not apply to plan own"),
         (["--sampler", "ddpm", "--variance", "fixed_large"], 2, "variance must be fixed_small in a one-call"),
         (["--steps", "41"], 2, "number of steps must be from 1 to"),
         (["--provider", "cuda"], 4, "runs on the CPU"),
@@ -144,11 +157,11 @@ def test_run_refuses_by_name_what_has_no_place(made, command, tmp_path, graph, a
 def test_check_replays_what_the_file_promises(made, command, graph):
     code, out, err = command("check", made[graph])
     assert (code, err) == (0, "")
-    assert "3 of 3 reproduced" in out
+    assert "5 of 5 reproduced" in out
     code, out, _ = command("check", made[graph], "--json")
     values = json.loads(out)
     assert (code, values["graph"], values["variance"]) == (0, graph, "fixed_small")
-    assert [case["passed"] for case in values["golden"]] == [True] * 3
+    assert [case["passed"] for case in values["golden"]] == [True] * 5
 
 
 def loop_body(model):
@@ -167,6 +180,70 @@ def test_check_finds_a_wrong_weight(made, command, graph, k):
     code, _, err = command("check", made[graph])
     assert (code, err.count("\n")) == (4, 1)
     assert "does not compute what it promises" in err
+
+
+SHAPES = {"images": (2, 4, 4, 3), "x_0": (2, *COLOUR), "x_after": (2, *COLOUR)}
+LIES = {
+    "pictures of another dtype": {"images": np.zeros(SHAPES["images"], np.float32)},
+    "pictures of another shape": {"images": np.zeros((2, 3, 4, 4), np.uint8)},
+    "fewer pictures": {"images": np.zeros((1, 4, 4, 3), np.uint8)},
+    "more pictures": {"images": np.zeros((3, 4, 4, 3), np.uint8)},
+    "no pictures": {"images": None},
+    "a clean image of another dtype": {"x_0": np.zeros(SHAPES["x_0"], np.float64)},
+    "a clean image of another shape": {"x_0": np.zeros((2, 48), np.float32)},
+    "a single number": {"x_0": np.float32(0)},
+    "NaN": {"x_0": np.full(SHAPES["x_0"], np.nan, np.float32)},
+    "one infinity": {"x_0": np.where(np.arange(96).reshape(SHAPES["x_0"]) == 77, np.inf, 0).astype(np.float32)},
+}
+
+
+def lying_file(path, graph, lie):
+    """A file of the right inputs whose outputs are these, whatever it is asked for; it promises black pictures."""
+    spec = tiny_spec(COLOUR, graph=graph, requires=("times",))
+    golden = golden_from_pictures(lambda draw: np.zeros((draw.n, 4, 4, 3), np.uint8), spec)
+    cases = [{**case, "n": 2, "num_steps": 2, "times": [3, 1]} for case in golden["cases"]]
+    spec = dataclasses.replace(spec, golden={**golden, "cases": cases})
+    given = {name: np.zeros(shape, np.uint8 if name == "images" else np.float32) for name, shape in SHAPES.items()}
+    given = {name: value for name, value in {**given, **lie}.items() if value is not None}
+    if graph == "sampler":
+        del given["x_after"]
+    values = {name: onnx.numpy_helper.from_array(np.asarray(value), f"of {name}") for name, value in given.items()}
+    info = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", [value.name], [name], name=name) for name, value in values.items()],
+        "lies",
+        [info(name, KINDS[kind], shape) for name, (kind, shape) in inputs_of(spec).items()],
+        [info(name, value.data_type, None) for name, value in values.items()],
+        list(values.values()),
+    )
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.helper.set_model_props(model, {"ddpm_export": json_from_spec(spec)})
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("lie", LIES)
+def test_outputs_that_are_not_those_of_the_format_are_refused_in_every_batch(command, tmp_path, graph, lie):
+    path, out = tmp_path / "m.onnx", tmp_path / "a.npy"
+    lying_file(path, graph, LIES[lie])
+    expected = 6 if lie in ("NaN", "one infinity") else 3
+    arguments = [["check"], ["run", "--n", 4, "--batch", 2, "--steps", 2, "--out", out]]
+    for name, *more in arguments:
+        code, shown, err = command(name, path, *more)
+        assert (code, shown, err.count("\n")) == (expected, "", 1), err
+        assert "images" in err if expected == 6 else ("the graph gave" in err or "graph and spec disagree" in err)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_last_batch_is_looked_at_as_the_first(command, tmp_path, graph):
+    path, out = tmp_path / "m.onnx", tmp_path / "a.npy"
+    lying_file(path, graph, {})  # always two pictures
+    assert command("run", path, "--n", 4, "--batch", 2, "--steps", 2, "--out", out)[0] == 0
+    out.unlink()
+    code, _, err = command("run", path, "--n", 5, "--batch", 2, "--steps", 2, "--out", out)
+    assert (code, err.count("\n")) == (3, 1), err
+    assert not out.exists()
 
 
 def test_a_network_that_goes_bad_ends_with_6(made, command, tmp_path):

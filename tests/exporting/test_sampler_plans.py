@@ -416,7 +416,7 @@ def test_a_call_tells_what_it_was_given(rich):
         np.testing.assert_allclose(x, last.x, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(images, to_uint8(x))
     for bad, named in (
-        ({"text": TOLD["text"]}, "Input 'y' must be given|Input 'text'"),
+        ({"y": "dog"}, "Input 'text' must be given"),
         ({**told, "z": 1}, "no input 'z'"),
         ({**told, "y": "cow"}, "Input 'y' must be one of cat, dog, owl"),
         ({**told, "plan": "heun"}, "plan must be one of own, start, got 'heun'"),
