@@ -15,15 +15,16 @@ int main(int argc, char** argv) {
         return failed(2, std::to_string(argc - 1) + " arguments");
     }
     try {
-        std::int64_t n = std::stoll(argv[2]), steps = std::stoll(argv[3]), seed = std::stoll(argv[4]), first = 0;
+        std::int64_t none = 0, n = std::stoll(argv[2]), steps = std::stoll(argv[3]), seed = std::stoll(argv[4]), first = 0;
         float eta = 0.0f;
         Ort::Env env(ORT_LOGGING_LEVEL_FATAL);
         Ort::Session session(env, std::filesystem::path(argv[1]).c_str(), Ort::SessionOptions());
         const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
         const auto scalar = [&](auto& value) { return Ort::Value::CreateTensor(memory, &value, 1, nullptr, 0); };
-        const char *inputs[] = {"seed", "first", "n", "steps", "eta"}, *outputs[] = {"images"};
-        Ort::Value values[] = {scalar(seed), scalar(first), scalar(n), scalar(steps), scalar(eta)};
-        const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, 5, outputs, 1)[0]);
+        Ort::Value times = Ort::Value::CreateTensor(memory, &none, 0, &none, 1);  // none: evenly spaced steps
+        const char *inputs[] = {"seed", "first", "n", "steps", "eta", "times"}, *outputs[] = {"images"};
+        Ort::Value values[] = {scalar(seed), scalar(first), scalar(n), scalar(steps), scalar(eta), std::move(times)};
+        const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, 6, outputs, 1)[0]);
         const auto shape = images.GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
         write_grid_png(argv[5], images.GetTensorData<std::uint8_t>(), shape[0], shape[1], shape[2], shape[3]);
         return 0;

@@ -16,6 +16,7 @@ const common = {
   first: int64(first),
   steps: int64(steps),
   eta: new ort.Tensor("float32", [eta], []),
+  times: new ort.Tensor("int64", [], [0]), // evenly spaced
 };
 
 async function run() {

@@ -32,6 +32,8 @@ public final class OneCall {
             inputs.put(names[k], OnnxTensor.createTensor(environment, LongBuffer.wrap(integers, k, 1).slice(), scalar));
         }
         inputs.put("eta", OnnxTensor.createTensor(environment, FloatBuffer.wrap(new float[] {0f}), scalar));
+        long[] none = {0}; // times: evenly spaced steps
+        inputs.put("times", OnnxTensor.createTensor(environment, LongBuffer.allocate(0), none));
         ByteBuffer images = ByteBuffer.allocateDirect(n * shape[0] * shape[1] * shape[2]);
         long[] imagesShape = {n, shape[1], shape[2], shape[0]};
         OnnxTensor output = OnnxTensor.createTensor(environment, images, imagesShape, OnnxJavaType.UINT8);
