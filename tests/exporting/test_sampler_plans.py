@@ -16,7 +16,7 @@ from ddpm_export.images import to_uint8
 from ddpm_export.inputs import Input
 from ddpm_export.plans import Plan, Row, plan_from_json
 from ddpm_export.runtimes import open_file
-from ddpm_export.samplers import SAMPLERS, ddim_weights, grid
+from ddpm_export.samplers import FORMULAS, SAMPLERS, ddim_weights, grid
 from ddpm_export.spec import Defaults
 
 onnx = pytest.importorskip("onnx")
@@ -175,13 +175,17 @@ def test_plan_0_is_as_if_there_were_none_to_the_bit(eta):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_as_a_plan_is_the_sampler_to_the_bit(name):
+def test_a_sampler_as_a_plan_is_the_sampler_and_to_the_bit_where_the_graph_knows_its_formula(name):
     bare = tiny_spec(COLOUR, prediction="v")
-    spec = dataclasses.replace(bare, plans={"own": plan(bare, sampler=name, num_steps=6)})
-    session = session_of(one_call_model(mix_model(bare), spec, "sampler"))
-    by_plan = called(session, n=2, steps=6, plan=1, eta=0.3, times=[7, 3])  # neither counts beside a plan
-    by_name = called(session, n=2, steps=6, eta=1.0 if name == "ddpm" else 0.0)
-    np.testing.assert_array_equal(by_plan["x_0"], by_name["x_0"])
+    own = plan(bare, sampler=name, num_steps=6)
+    spec, content = dataclasses.replace(bare, plans={"own": own}), mix_model(bare)
+    session = session_of(one_call_model(content, spec, "sampler"))
+    by_plan = called(session, n=2, steps=len(own.rows), plan=1, eta=0.3, times=[7, 3])  # neither counts beside a plan
+    *_, last = walk(denoiser(model_of(content, bare), bare), noise_stream(1, range(2), COLOUR), own)
+    np.testing.assert_allclose(by_plan["x_0"], last.x, rtol=0, atol=1e-5)
+    if name in FORMULAS:
+        by_name = called(session, n=2, steps=6, eta=1.0 if name == "ddpm" else 0.0)
+        np.testing.assert_array_equal(by_plan["x_0"], by_name["x_0"])
 
 
 BAD = {
@@ -416,7 +420,7 @@ def test_a_call_tells_what_it_was_given(rich):
         np.testing.assert_allclose(x, last.x, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(images, to_uint8(x))
     for bad, named in (
-        ({"y": "dog"}, "Input 'text' must be given"),
+        ({"y": "dog"}, "Input 'text', of kind vector.* must be given"),
         ({**told, "z": 1}, "no input 'z'"),
         ({**told, "y": "cow"}, "Input 'y' must be one of cat, dog, owl"),
         ({**told, "plan": "heun"}, "plan must be one of own, start, got 'heun'"),
