@@ -5,8 +5,19 @@
 
 #include "ddpm.hpp"
 
+static_assert(ddpm::max_reach == DDPM_MAX_REACH, "one bound in both headers");
+
 struct ddpm_spec {
     ddpm::ModelSpec spec;
+};
+
+struct ddpm_plan {
+    ddpm::Plan plan;
+};
+
+struct ddpm_states {
+    ddpm::States states;
+    ddpm_state state;
 };
 
 namespace {
@@ -27,68 +38,89 @@ int guarded(ddpm_error* error, Work work) {
     } catch (const ddpm::Error& problem) {
         return told(error, static_cast<int>(problem.code), problem.what());
     } catch (const std::bad_alloc&) {
-        return told(error, DDPM_ENVIRONMENT, "memory: not enough. got none, expected room for a batch. Do lower n.");
+        return told(error, DDPM_ENVIRONMENT, "There is not enough memory for a batch. Try a smaller n.");
     } catch (const std::exception& problem) {
-        return told(error, DDPM_ENVIRONMENT,
-                    std::string("library: failed. got ") + problem.what() + ", expected no error. Do report it.");
+        return told(error, DDPM_ENVIRONMENT, std::string("The library failed: ") + problem.what() + ".");
     }
 }
 
+template <class T>
+std::optional<T> given(const char* text) {
+    return text != nullptr ? std::optional<T>(text) : std::nullopt;
+}
+
 ddpm::Shape shape_of(const int64_t shape[3]) { return {shape[0], shape[1], shape[2]}; }
-ddpm::Step step_of(const ddpm_step& step) { return {step.i, step.t, step.a, step.a_prev}; }
-ddpm_step step_from(const ddpm::Step& step) { return {step.i, step.t, step.a, step.a_prev}; }
+
+ddpm::Row row_of(const ddpm_row& row) {
+    if (row.num_x_0 > ddpm::max_reach || row.num_eps > ddpm::max_reach || row.num_noise > 2) {
+        throw ddpm::detail::usage("A row must read 1 to 16 evaluations and have up to 2 numbers of noise, got " +
+                                  std::to_string(std::max(row.num_x_0, row.num_eps)) + " and " +
+                                  std::to_string(row.num_noise) + ".");
+    }
+    return {row.i, row.t, row.a, {row.x_0, row.x_0 + row.num_x_0}, {row.eps, row.eps + row.num_eps},
+            {row.noise, row.noise + row.num_noise}};
+}
+
+void write(const ddpm::Row& row, ddpm_row* to) {
+    *to = {row.i, row.t, row.a, row.x_0.size(), row.eps.size(), row.noise.size(), {}, {}, {}};
+    std::copy(row.x_0.begin(), row.x_0.end(), to->x_0);
+    std::copy(row.eps.begin(), row.eps.end(), to->eps);
+    std::copy(row.noise.begin(), row.noise.end(), to->noise);
+}
+
+ddpm::Settings settings_of(const ddpm_settings& from) {
+    ddpm::Settings settings;
+    settings.n = from.n;
+    if (from.num_steps != 0) {
+        settings.num_steps = from.num_steps;
+    }
+    if (from.times != nullptr) {
+        settings.times = std::vector<std::int64_t>(from.times, from.times + from.num_times);
+    }
+    settings.sampler = given<std::string>(from.sampler);
+    if (!std::isnan(from.eta)) {
+        settings.eta = from.eta;
+    }
+    if (from.variance != nullptr) {
+        settings.variance = ddpm::detail::variance_from_name(from.variance);
+    }
+    settings.plan = given<std::string>(from.plan);
+    settings.seed = from.seed;
+    settings.first = from.first;
+    return settings;
+}
 
 ddpm::Model model_of(ddpm_model model, void* context) {
-    return [=](const ddpm::Evaluation& asked) {
-        const ddpm_evaluation evaluation = {asked.batch, asked.x_t, asked.t, asked.prediction, asked.variance_fraction};
+    std::vector<ddpm_input> inputs;
+    return [=](const ddpm::Evaluation& asked) mutable {
+        inputs.clear();
+        for (const ddpm::InputArray& one : asked.inputs) {
+            inputs.push_back({one.input->name.c_str(), one.labels, one.numbers, asked.batch * one.input->size(),
+                              one.input->shape.data(), one.input->shape.size()});
+        }
+        const ddpm_evaluation evaluation = {asked.batch,      asked.x_t,        asked.t, inputs.data(), inputs.size(),
+                                            asked.prediction, asked.variance_fraction};
         const int answer = model(context, &evaluation);
         if (answer != 0) {
-            throw ddpm::Error(ddpm::Code::environment, "model: the callback failed. got " + std::to_string(answer) +
-                                                           ", expected 0. Do see what it reports.");
+            throw ddpm::Error(ddpm::Code::environment,
+                              "The model's callback must return 0, got " + std::to_string(answer) + ".");
         }
     };
 }
 
-// Walk to the end, keeping x after each step that was done.
-void walk(ddpm::States states, std::size_t num_steps, ddpm_progress progress, void* context, float* x) {
-    std::size_t done = 0;
-    while (states.next()) {
-        const ddpm::State& state = states.now();
-        std::copy(state.x.begin(), state.x.end(), x);
-        if (progress != nullptr && progress(context, ++done, num_steps, x, state.x_0.data()) != 0) {
-            throw ddpm::Error(ddpm::Code::cancelled, "sampler: cancelled. got a stop after step " +
-                                                         std::to_string(done) + " of " + std::to_string(num_steps) +
-                                                         ", expected to go on. Do resume from x.");
+ddpm::Denoiser denoiser_of(const ddpm_spec* spec, ddpm_model model, void* context, const ddpm_input* inputs,
+                           std::size_t num_inputs) {
+    ddpm::Inputs given;
+    for (std::size_t k = 0; k < num_inputs; ++k) {
+        const ddpm_input& one = inputs[k];
+        ddpm::InputValue& value = given[one.name];
+        if (one.labels != nullptr) {
+            value = std::vector<std::int64_t>(one.labels, one.labels + one.count);
+        } else {
+            value = std::vector<float>(one.numbers, one.numbers + one.count);
         }
     }
-}
-
-// What both samplers are given, in the types of ddpm.hpp.
-struct Given {
-    ddpm::Denoiser denoise;
-    ddpm::Noise noise;
-    std::vector<ddpm::Step> steps;
-    std::vector<float> x;
-
-    Given(const ddpm_spec* spec, ddpm_model model, void* context, int64_t seed, const int64_t* images, std::size_t n,
-          const ddpm_step* first_step, std::size_t num_steps, const float* first_x)
-        : denoise(ddpm::denoiser(model_of(model, context), spec->spec)),
-          noise(ddpm::noise_stream(seed, {images, images + n}, spec->spec.image_shape)),
-          x(first_x, first_x + n * spec->spec.image_size()) {
-        for (std::size_t k = 0; k < num_steps; ++k) {
-            steps.push_back(step_of(first_step[k]));
-        }
-    }
-};
-
-ddpm::Variance variance_of(std::string_view name) {
-    constexpr std::string_view names[] = {"fixed_small", "fixed_large", "learned"};
-    const auto* at = std::find(std::begin(names), std::end(names), name);
-    if (at == std::end(names)) {
-        throw ddpm::Error(ddpm::Code::usage, "variance: unknown. got " + ddpm::detail::in_quotes(name) +
-                                                 ", expected one of fixed_small, fixed_large, learned. Do pick one.");
-    }
-    return static_cast<ddpm::Variance>(at - names);
+    return ddpm::denoiser(model_of(model, context), spec->spec, given);
 }
 
 }  // namespace
@@ -119,8 +151,7 @@ void ddpm_spec_image_shape(const ddpm_spec* spec, int64_t shape[3]) {
 }
 
 const char* ddpm_spec_prediction(const ddpm_spec* spec) {
-    constexpr const char* names[] = {"eps", "x_0", "v"};
-    return names[static_cast<int>(spec->spec.prediction)];
+    return ddpm::detail::predictions[static_cast<std::size_t>(spec->spec.prediction)].data();
 }
 
 const double* ddpm_spec_alphas_cumprod(const ddpm_spec* spec, size_t* num_train_timesteps) {
@@ -130,9 +161,10 @@ const double* ddpm_spec_alphas_cumprod(const ddpm_spec* spec, size_t* num_train_
 
 int ddpm_spec_has_variance_fraction(const ddpm_spec* spec) { return spec->spec.has_variance_fraction ? 1 : 0; }
 
-void ddpm_settings_from_spec(const ddpm_spec* spec, ddpm_settings* settings) {
-    const ddpm::Defaults& defaults = spec->spec.defaults;
-    *settings = {0, 0, 16, defaults.num_steps, defaults.sampler.c_str(), defaults.eta};
+int ddpm_spec_has_fractional_t(const ddpm_spec* spec) { return spec->spec.has_fractional_t ? 1 : 0; }
+
+void ddpm_settings_init(ddpm_settings* settings) {
+    *settings = {16, 0, nullptr, 0, nullptr, std::numeric_limits<double>::quiet_NaN(), nullptr, nullptr, 0, 0};
 }
 
 int ddpm_spacing(int64_t num_train_timesteps, int64_t num_steps, int64_t* times, ddpm_error* error) {
@@ -142,55 +174,90 @@ int ddpm_spacing(int64_t num_train_timesteps, int64_t num_steps, int64_t* times,
     });
 }
 
-int ddpm_trajectory(const ddpm_spec* spec, int64_t num_steps, ddpm_step* steps, ddpm_error* error) {
+int ddpm_plan_from_spec(const ddpm_spec* spec, const ddpm_settings* settings, ddpm_plan** plan, ddpm_error* error) {
+    *plan = nullptr;
     return guarded(error, [&] {
-        const auto result = ddpm::trajectory(spec->spec, num_steps);
-        std::transform(result.begin(), result.end(), steps, step_from);
+        const ddpm::Settings said = settings_of(*settings);
+        *plan = new ddpm_plan{ddpm::plan(spec->spec, said.sampler, said.num_steps, said.times, said.plan, said.eta,
+                                         said.variance)};
     });
 }
 
-int ddpm_denoiser(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_step* step, size_t n,
-                  const float* x_t, float* x_0, float* eps, float* variance_fraction, ddpm_error* error) {
+int ddpm_plan_from_rows(const ddpm_row* rows, size_t num_rows, double start, ddpm_plan** plan, ddpm_error* error) {
+    *plan = nullptr;
+    return guarded(error, [&] {
+        ddpm::Plan result{{}, start};
+        std::transform(rows, rows + num_rows, std::back_inserter(result.rows), row_of);
+        *plan = new ddpm_plan{std::move(result)};
+    });
+}
+
+void ddpm_plan_free(ddpm_plan* plan) { delete plan; }
+
+size_t ddpm_plan_num_rows(const ddpm_plan* plan) { return plan->plan.rows.size(); }
+
+void ddpm_plan_row(const ddpm_plan* plan, size_t k, ddpm_row* row) { write(plan->plan.rows[k], row); }
+
+double ddpm_plan_start(const ddpm_plan* plan) { return plan->plan.start; }
+
+int ddpm_denoiser(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_input* inputs,
+                  size_t num_inputs, size_t n, const float* x_t, const ddpm_row* row, const float* x_0_before,
+                  float* x_0, float* eps, float* variance_fraction, ddpm_error* error) {
+    return guarded(error, [&] {
+        ddpm::Denoised found;
+        denoiser_of(spec, model, model_context, inputs, num_inputs)({x_t, x_t + n * spec->spec.image_size()},
+                                                                    row_of(*row), x_0_before, found);
+        std::copy(found.x_0.begin(), found.x_0.end(), x_0);
+        std::copy(found.eps.begin(), found.eps.end(), eps);
+        if (variance_fraction != nullptr) {
+            std::copy(found.variance_fraction.begin(), found.variance_fraction.end(), variance_fraction);
+        }
+    });
+}
+
+int ddpm_walk(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_input* inputs,
+              size_t num_inputs, int64_t seed, const int64_t* images, size_t n, const ddpm_plan* plan, const float* x,
+              const ddpm_state* state, ddpm_states** states, ddpm_error* error) {
+    *states = nullptr;
     return guarded(error, [&] {
         const std::size_t size = n * spec->spec.image_size();
-        ddpm::State state;
-        state.step = step_of(*step);
-        state.batch = n;
-        state.x.assign(x_t, x_t + size);
-        state.x_0.resize(size);
-        state.eps.resize(size);
-        state.variance_fraction.resize(variance_fraction != nullptr && spec->spec.has_variance_fraction ? size : 0);
-        ddpm::denoiser(model_of(model, model_context), spec->spec)(state);
-        std::copy(state.x_0.begin(), state.x_0.end(), x_0);
-        std::copy(state.eps.begin(), state.eps.end(), eps);
-        std::copy(state.variance_fraction.begin(), state.variance_fraction.end(), variance_fraction);
+        const auto copied = [&](const float* array) { return std::vector<float>(array, array + size); };
+        std::vector<float> begin;
+        std::optional<ddpm::State> from;
+        if (state != nullptr) {
+            from = {row_of(state->row), copied(state->x), copied(state->x_0), copied(state->eps), {}};
+            for (std::size_t k = 0; k < std::min(state->num_history, ddpm::max_reach); ++k) {
+                from->history.push_back({copied(state->history_x_0[k]), copied(state->history_eps[k])});
+            }
+        } else if (x != nullptr) {
+            begin = copied(x);
+        }
+        *states = new ddpm_states{
+            ddpm::walk(denoiser_of(spec, model, model_context, inputs, num_inputs),
+                       ddpm::noise_stream(seed, {images, images + n}, spec->spec.image_shape), plan->plan,
+                       std::move(begin), std::move(from)),
+            {}};
     });
 }
 
-double ddpm_noise_std(const ddpm_step* step, double eta) { return ddpm::noise_std(step_of(*step), eta); }
-
-int ddpm_ddim(const ddpm_spec* spec, ddpm_model model, void* model_context, int64_t seed, const int64_t* images,
-              size_t n, const ddpm_step* steps, size_t num_steps, double eta, ddpm_progress progress,
-              void* progress_context, float* x, ddpm_error* error) {
+int ddpm_states_next(ddpm_states* states, const ddpm_state** state, ddpm_error* error) {
+    *state = nullptr;
     return guarded(error, [&] {
-        Given given(spec, model, model_context, seed, images, n, steps, num_steps, x);
-        walk(ddpm::ddim(std::move(given.denoise), std::move(given.noise), std::move(given.steps), eta,
-                        std::move(given.x)),
-             num_steps, progress, progress_context, x);
+        if (states->states.next()) {
+            const ddpm::State& now = states->states.now();
+            ddpm_state& to = states->state;
+            to = {{}, now.x.data(), now.x_0.data(), now.eps.data(), now.history.size(), {}, {}};
+            write(now.row, &to.row);
+            for (std::size_t k = 0; k < now.history.size(); ++k) {
+                to.history_x_0[k] = now.history[k].x_0.data();
+                to.history_eps[k] = now.history[k].eps.data();
+            }
+            *state = &to;
+        }
     });
 }
 
-int ddpm_ddpm(const ddpm_spec* spec, ddpm_model model, void* model_context, int64_t seed, const int64_t* images,
-              size_t n, const ddpm_step* steps, size_t num_steps, const char* variance, ddpm_progress progress,
-              void* progress_context, float* x, ddpm_error* error) {
-    return guarded(error, [&] {
-        const ddpm::Variance chosen = variance_of(variance);
-        Given given(spec, model, model_context, seed, images, n, steps, num_steps, x);
-        walk(ddpm::ddpm(std::move(given.denoise), std::move(given.noise), std::move(given.steps), chosen,
-                        std::move(given.x)),
-             num_steps, progress, progress_context, x);
-    });
-}
+void ddpm_states_free(ddpm_states* states) { delete states; }
 
 void ddpm_to_uint8(const float* x, size_t n, const int64_t shape[3], uint8_t* pixels) {
     ddpm::to_uint8(x, n, shape_of(shape), pixels);
@@ -199,22 +266,14 @@ void ddpm_to_uint8(const float* x, size_t n, const int64_t shape[3], uint8_t* pi
 int ddpm_sample(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_settings* settings,
                 ddpm_progress progress, void* progress_context, float* x, ddpm_error* error) {
     return guarded(error, [&] {
-        ddpm::Settings wanted;
-        wanted.seed = settings->seed;
-        wanted.first = settings->first;
-        wanted.n = settings->n;
-        wanted.num_steps = settings->num_steps;
-        wanted.sampler = settings->sampler != nullptr ? settings->sampler : spec->spec.defaults.sampler;
-        if (*wanted.sampler != "ddpm") {
-            wanted.eta = settings->eta;
-        }
         ddpm::Progress watch;
         if (progress != nullptr) {
             watch = [=](std::size_t step, std::size_t num_steps, const float* now, const float* x_0) {
                 return progress(progress_context, step, num_steps, now, x_0) == 0;
             };
         }
-        const auto images = ddpm::sample(model_of(model, model_context), spec->spec, wanted, watch);
+        const auto images =
+            ddpm::sample(model_of(model, model_context), spec->spec, settings_of(*settings), watch);
         std::copy(images.begin(), images.end(), x);
     });
 }

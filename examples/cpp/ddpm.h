@@ -2,15 +2,15 @@
 
    The same functions under the same names. Every function that can fail returns a code, DDPM_OK or what a program
    should exit with, and writes one line about it to `error`, which may be null. Nothing is kept between calls but a
-   ddpm_spec.
-   Arrays of images are (n, C, H, W) of float, owned by the caller; a callback gets its `context` back. Callbacks must
-   return: no exception and no longjmp may leave them.
+   ddpm_spec, a ddpm_plan and ddpm_states, each to be freed; freeing null does nothing.
+   Arrays of images are (n, C, H, W) of float; a callback gets its `context` back. Callbacks must return: no exception
+   and no longjmp may leave them.
 
        ddpm_error error;
        ddpm_spec *spec;
        ddpm_settings settings;
        if (ddpm_spec_from_json(json, strlen(json), &spec, &error) == DDPM_OK) {
-           ddpm_settings_from_spec(spec, &settings);
+           ddpm_settings_init(&settings);
            settings.n = 4;
            if (ddpm_sample(spec, network, session, &settings, NULL, NULL, x, &error) != DDPM_OK) puts(error.message);
            ddpm_spec_free(spec);
@@ -47,17 +47,35 @@ typedef struct ddpm_error {
 } ddpm_error;
 
 typedef struct ddpm_spec ddpm_spec; /* what the file says; immutable, any number of threads may read it */
+typedef struct ddpm_plan ddpm_plan; /* the rows from noise to picture; immutable, too */
+typedef struct ddpm_states ddpm_states; /* a walk along them */
 
-typedef struct ddpm_step {
-    uint32_t i; /* its noise draw, from 1 */
-    int64_t t;
-    double a, a_prev; /* alphas_cumprod at t and at the next step's t, 1 after the last */
-} ddpm_step;
+#define DDPM_MAX_REACH 16
+
+typedef struct ddpm_row {
+    uint32_t i;   /* its number, from 1, and its noise draw */
+    double t, a;  /* what the network is told, and alphas_cumprod there */
+    size_t num_x_0, num_eps, num_noise;
+    double x_0[DDPM_MAX_REACH], eps[DDPM_MAX_REACH]; /* weights of what was found, newest first */
+    double noise[2]; /* none, a standard deviation, or small and large, which variance_fraction mixes */
+} ddpm_row;
+
+/* What a network is told besides x_t and t: labels of a label, numbers of any other kind, the other null. */
+typedef struct ddpm_input {
+    const char *name;
+    const int64_t *labels;
+    const float *numbers;
+    size_t count;         /* of the labels or numbers: those of one image, or of each one */
+    const int64_t *shape; /* of an image's, where a network is told; not read where it is you who tell */
+    size_t num_dimensions;
+} ddpm_input;
 
 typedef struct ddpm_evaluation {
     size_t batch;
     const float *x_t;
-    int64_t t;                /* of every image */
+    double t;                 /* of every image; whole unless the file says fractional_t */
+    const ddpm_input *inputs; /* those of the file, in its order */
+    size_t num_inputs;
     float *prediction;        /* to be written: eps, x_0 or v, as ddpm_spec_prediction says */
     float *variance_fraction; /* to be written unless it is null */
 } ddpm_evaluation;
@@ -65,51 +83,73 @@ typedef struct ddpm_evaluation {
 /* Ask the network. Returns 0, or anything else where it could not answer: sampling then ends with DDPM_ENVIRONMENT. */
 typedef int (*ddpm_model)(void *context, const ddpm_evaluation *evaluation);
 
-/* Called after each step, 1 to num_steps, with the images and the guess at the clean ones. Returns 0 to go on. */
+/* Called after each row, 1 to num_steps, with the images and the guess at the clean ones. Returns 0 to go on. */
 typedef int (*ddpm_progress)(void *context, size_t step, size_t num_steps, const float *x, const float *x_0);
 
+/* What a row leaves. history: what later rows read, newest first. */
+typedef struct ddpm_state {
+    ddpm_row row;
+    const float *x, *x_0, *eps;
+    size_t num_history;
+    const float *history_x_0[DDPM_MAX_REACH], *history_eps[DDPM_MAX_REACH];
+} ddpm_state;
+
+/* What decides the images besides the model; what is left as ddpm_settings_init leaves it is the file's default. */
 typedef struct ddpm_settings {
-    int64_t seed;        /* 0 to 2^63 - 1 */
-    int64_t first, n;    /* numbers of the images: first to first + n - 1, below 2^32 */
-    int64_t num_steps;   /* 1 to T */
-    const char *sampler; /* "ddim", or "ddpm" with the file's variance; null is the file's own */
-    double eta;          /* of ddim, 0 to 1; ddpm does not read it */
+    int64_t n;            /* images first to first + n - 1 */
+    int64_t num_steps;    /* 1 to T; 0 says nothing */
+    const int64_t *times; /* falling ones, in place of num_steps evenly spaced ones; null says nothing */
+    size_t num_times;
+    const char *sampler;  /* "ddim" or "ddpm"; null says nothing, as for the other names */
+    double eta;           /* of ddim, 0 to 1; NaN says nothing */
+    const char *variance; /* of ddpm: "fixed_small", "fixed_large" or "learned" */
+    const char *plan;     /* the name of one that the file carries, in place of all of these */
+    int64_t seed, first;
 } ddpm_settings;
 
 /* Noise */
 DDPM_API void ddpm_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
 DDPM_API void ddpm_normals_from_words(const uint32_t *words, size_t count, float *normals);
-/* Write one draw of the noise of n images by their numbers; draw 0 is x_T, draw i belongs to step i. */
+/* Write one draw of the noise of n images by their numbers; draw 0 is x_T, draw i belongs to row i. */
 DDPM_API int ddpm_noise_stream(int64_t seed, const int64_t *images, size_t n, const int64_t shape[3], uint32_t domain,
                                uint32_t draw, float *z, ddpm_error *error);
 
-/* The file's numbers. On success *spec is to be freed; freeing null does nothing. Pointers live as long as the spec. */
+/* The file's numbers. Pointers live as long as the spec. */
 DDPM_API int ddpm_spec_from_json(const char *json, size_t length, ddpm_spec **spec, ddpm_error *error);
 DDPM_API void ddpm_spec_free(ddpm_spec *spec);
 DDPM_API void ddpm_spec_image_shape(const ddpm_spec *spec, int64_t shape[3]);
 DDPM_API const char *ddpm_spec_prediction(const ddpm_spec *spec);
 DDPM_API const double *ddpm_spec_alphas_cumprod(const ddpm_spec *spec, size_t *num_train_timesteps);
 DDPM_API int ddpm_spec_has_variance_fraction(const ddpm_spec *spec);
-/* Fill in the file's defaults, seed 0, first 0 and n 16. */
-DDPM_API void ddpm_settings_from_spec(const ddpm_spec *spec, ddpm_settings *settings);
+DDPM_API int ddpm_spec_has_fractional_t(const ddpm_spec *spec);
+/* Let settings say nothing but n 16, seed 0 and first 0. */
+DDPM_API void ddpm_settings_init(ddpm_settings *settings);
 
-/* One step. `times` and `steps` hold num_steps. */
+/* Plans. `times` of ddpm_spacing holds num_steps. */
 DDPM_API int ddpm_spacing(int64_t num_train_timesteps, int64_t num_steps, int64_t *times, ddpm_error *error);
-DDPM_API int ddpm_trajectory(const ddpm_spec *spec, int64_t num_steps, ddpm_step *steps, ddpm_error *error);
-/* Write what the network finds in x_t, n images, at a step; variance_fraction may be null. */
-DDPM_API int ddpm_denoiser(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_step *step,
-                           size_t n, const float *x_t, float *x_0, float *eps, float *variance_fraction,
-                           ddpm_error *error);
-DDPM_API double ddpm_noise_std(const ddpm_step *step, double eta);
+/* Make the plan that settings ask for; n, seed and first do not matter here. */
+DDPM_API int ddpm_plan_from_spec(const ddpm_spec *spec, const ddpm_settings *settings, ddpm_plan **plan,
+                                 ddpm_error *error);
+DDPM_API int ddpm_plan_from_rows(const ddpm_row *rows, size_t num_rows, double start, ddpm_plan **plan,
+                                 ddpm_error *error);
+DDPM_API void ddpm_plan_free(ddpm_plan *plan);
+DDPM_API size_t ddpm_plan_num_rows(const ddpm_plan *plan);
+DDPM_API void ddpm_plan_row(const ddpm_plan *plan, size_t k, ddpm_row *row); /* k from 0 */
+DDPM_API double ddpm_plan_start(const ddpm_plan *plan);
 
-/* Samplers. x holds the state before the first of `steps` (noise draw 0, to begin) and then the one after the last step
-   done. The images are numbered by `images`. variance: "fixed_small", "fixed_large" or "learned". */
-DDPM_API int ddpm_ddim(const ddpm_spec *spec, ddpm_model model, void *model_context, int64_t seed,
-                       const int64_t *images, size_t n, const ddpm_step *steps, size_t num_steps, double eta,
-                       ddpm_progress progress, void *progress_context, float *x, ddpm_error *error);
-DDPM_API int ddpm_ddpm(const ddpm_spec *spec, ddpm_model model, void *model_context, int64_t seed,
-                       const int64_t *images, size_t n, const ddpm_step *steps, size_t num_steps, const char *variance,
-                       ddpm_progress progress, void *progress_context, float *x, ddpm_error *error);
+/* Write what the network finds in x_t, n images, in a row; x_0_before and variance_fraction may be null. */
+DDPM_API int ddpm_denoiser(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_input *inputs,
+                           size_t num_inputs, size_t n, const float *x_t, const ddpm_row *row, const float *x_0_before,
+                           float *x_0, float *eps, float *variance_fraction, ddpm_error *error);
+
+/* Begin a walk from noise draw 0, or from x in its place, or go on from a state that an earlier walk of the same plan
+   left; x and state may be null. The images are numbered by `images`. */
+DDPM_API int ddpm_walk(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_input *inputs,
+                       size_t num_inputs, int64_t seed, const int64_t *images, size_t n, const ddpm_plan *plan,
+                       const float *x, const ddpm_state *state, ddpm_states **states, ddpm_error *error);
+/* Walk the next row. *state is what it left, its pointers valid until the next call; null where no row was left. */
+DDPM_API int ddpm_states_next(ddpm_states *states, const ddpm_state **state, ddpm_error *error);
+DDPM_API void ddpm_states_free(ddpm_states *states);
 
 /* Pictures */
 DDPM_API void ddpm_to_uint8(const float *x, size_t n, const int64_t shape[3], uint8_t *pixels); /* to (n, H, W, C) */

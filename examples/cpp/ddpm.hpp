@@ -2,7 +2,7 @@
 //
 // WHAT IT IS
 //
-//   The sampler between a network and a picture: the file's numbers, the noise, the steps. It knows no runtime: the
+//   The sampler between a network and a picture: the file's numbers, the noise, the rows. It knows no runtime: the
 //   network is a function that you pass, over ONNX Runtime or anything else. Images of a seed are those of Python,
 //   JavaScript, Java and Swift: the noise to the bit, pixels within one level. docs/format.md is the contract;
 //   "section" below means its sections. A C interface to all of this is ddpm.h with ddpm.cpp.
@@ -15,29 +15,30 @@
 //   // json: the model file's metadata under "ddpm_export". network: writes what it predicts, see Evaluation below.
 //   std::vector<std::uint8_t> make_images(const std::string& json, const ddpm::Model& network) {
 //       const ddpm::ModelSpec spec = ddpm::spec_from_json(json);
-//       const ddpm::Denoiser denoise = ddpm::denoiser(network, spec);                // (x_t, step) -> x_0, eps
-//       const std::vector<ddpm::Step> steps = ddpm::trajectory(spec, 50);            // the time grid, as data
+//       const ddpm::Denoiser denoise = ddpm::denoiser(network, spec);                // (x_t, row) -> x_0, eps
+//       const ddpm::Plan plan = ddpm::plan(spec, "ddim", 50);                        // the solver, as rows of numbers
 //       const ddpm::Noise noise = ddpm::noise_stream(7, {0, 1, 2, 3}, spec.image_shape);  // seed 7, images 0 to 3
-//       ddpm::States states = ddpm::ddim(denoise, noise, steps);
-//       while (states.next()) {                                                      // a step; break to cancel
-//           const ddpm::State& state = states.now();                                 // step, x, x_0, eps: a preview
-//           std::printf("t = %d, x_0 from %+.2f\n", int(state.step.t), state.x_0[0]);
+//       ddpm::States states = ddpm::walk(denoise, noise, plan);
+//       while (states.next()) {                                                      // a row; break to cancel
+//           const ddpm::State& state = states.now();                                 // row, x, x_0, eps, history
+//           std::printf("t = %g, x_0 from %+.2f\n", state.row.t, state.x_0[0]);      // x_0 is a preview
 //       }
 //       return ddpm::to_uint8(states.now().x, spec.image_shape);                     // [4, H, W, C]
 //   }
 //
-//   or, the same in one call with checks and a callback after each step: ddpm::sample(network, spec, settings, ...).
+//   or, the same in one call with checks and a callback after each row: ddpm::sample(network, spec, settings, ...).
 //
 // WHAT TO KNOW
 //
-//   Memory   `ddim` and `ddpm` allocate what they need when called: five arrays of the batch's size, six for learned
-//            variances. `next` allocates nothing. `denoiser` and the samplers keep copies of what they are given;
-//            what your function captures by reference must outlive them.
-//   Resume   State.x is all there is. Pass it as `x` with the steps that are left, in another process if you like.
+//   Memory   `walk` allocates what it needs: six arrays of the batch's size, one more for a learned variance, two more
+//            for every evaluation that a later row reads. `next` allocates nothing, except the arrays of a file's
+//            inputs in the first row. Everything keeps copies of what it is given; what your function captures by
+//            reference must outlive it.
+//   Resume   A State is all there is. Pass it to `walk` with the same plan, in another process if you like.
 //   Threads  No global state: distinct objects may be used from distinct threads.
-//   Errors   ddpm::Error, one line: `where: what. got ..., expected ... . Do ... .` Its code is an exit code.
-//   Numbers  Coefficients are computed in double and rounded once; the rest is float. -ffast-math is refused: what is
-//            not finite must be seen, and sums must keep their order. Contraction to fused multiply-adds is allowed.
+//   Errors   ddpm::Error, one line: what is wrong and the value seen, then what to do. Its code is an exit code.
+//   Numbers  Weights are computed in double and rounded once; the rest is float. -ffast-math is refused: what is not
+//            finite must be seen, and sums must keep their order. Contraction to fused multiply-adds is allowed.
 //   Locale   Numbers are read and written alike under any.
 //
 // LICENSE
@@ -46,7 +47,7 @@
 #pragma once
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)
-#error "ddpm.hpp: compiled with -ffast-math or a part of it. Do leave it out: NaN must be seen, sums keep their order."
+#error "ddpm.hpp must not be compiled with -ffast-math or a part of it: NaN must be seen, sums keep their order."
 #endif
 
 #include <algorithm>
@@ -55,10 +56,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <limits>
 #include <locale>
+#include <map>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -80,6 +84,16 @@ public:
     Code code;
 };
 
+// A number became NaN or infinite: in which row, and in which image of the batch.
+class NonFiniteError : public Error {
+public:
+    NonFiniteError(const std::string& row, std::size_t place, const std::string& image)
+        : Error(Code::not_finite, "At " + row + ", " + image + " became NaN or infinite. Run ddpm-check on the model."),
+          where(row), index(place) {}
+    std::string where;
+    std::size_t index;
+};
+
 // --------------------------------------------------------------------------------------------------- noise, section 3
 
 using Shape = std::array<std::int64_t, 3>;  // C, H, W
@@ -95,9 +109,9 @@ void normals_from_words(const std::uint32_t* words, std::size_t count, float* no
 // The noise of some images: a pure function of the draw.
 class Noise {
 public:
-    // Write the noise of one draw, (images, C, H, W); draw 0 is x_T, draw i belongs to step i.
+    // Write the noise of one draw, (images, C, H, W); draw 0 is x_T, draw i belongs to row i.
     void operator()(std::uint32_t draw, float* z) const;
-    std::size_t images() const { return images_.size(); }
+    const std::vector<std::uint32_t>& images() const { return images_; }  // their numbers
     std::size_t image_size() const { return image_size_; }
 
 private:
@@ -116,6 +130,63 @@ Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& images, c
 // Throw Error (usage) for n < 1, and where first to first + n - 1 leave 0 to 2^32 - 1.
 void check_image_numbers(std::int64_t first, std::int64_t n);
 
+// ------------------------------------------------------------------------------------------- plans, sections 1 and 2
+
+constexpr std::size_t max_rows = 10'000, max_reach = 16;
+
+// One network evaluation and the state after it: x = sum x_0[j] x_0^(j) + sum eps[j] eps^(j) + noise z.
+struct Row {
+    std::uint32_t i = 0;               // its number, from 1, and its noise draw
+    double t = 0.0;                    // what the network is told
+    double a = 0.0;                    // alphas_cumprod there
+    std::vector<double> x_0{}, eps{};  // weights of the clean images and noises found, newest first
+    // empty for none; a standard deviation; or small and large where the network learned its variance:
+    // small^(1-f) large^f with its variance_fraction f, pixel by pixel
+    std::vector<double> noise{};
+
+    // Return how many evaluations the row reads, its own among them.
+    std::size_t reach() const { return std::max(x_0.size(), eps.size()); }
+};
+
+// The rows from noise to picture; the first state is `start` times noise draw 0.
+struct Plan {
+    std::vector<Row> rows;
+    double start = 1.0;
+
+    bool needs_learned_variance() const;
+    // Return how many of the evaluations up to rows[k], newest first, later rows read.
+    std::size_t kept_after(std::size_t k) const;
+};
+
+// ------------------------------------------------------------------------- what a network is told besides x_t and t
+
+enum class Kind { label, vector, image, previous };
+
+// An input of the network. Its values have `shape` for each image: a label is one int64 index, empty of shape; all
+// others are float: a vector (D,), an image (C', H', W'), or `previous`, the clean image that the evaluation before
+// found, zeros at first, which whoever walks the rows feeds.
+struct Input {
+    std::string name;
+    Kind kind = Kind::label;
+    std::vector<std::int64_t> shape;   // without the batch
+    std::optional<double> none{};      // fills it where nothing is said; where that is nothing, it must be given
+    std::vector<std::string> classes;  // of a label, from 0 on
+
+    // Return how many numbers it has for an image.
+    std::size_t size() const;
+};
+
+// What is said of an input, for all images or for each one: a class's name, indices of classes, or numbers.
+using InputValue = std::variant<std::string, std::vector<std::int64_t>, std::vector<float>>;
+using Inputs = std::map<std::string, InputValue>;
+
+// An input filled for a batch: labels (batch,) of a label, numbers (batch, *shape) of any other, the other one null.
+struct InputArray {
+    const Input* input;
+    const std::int64_t* labels;
+    const float* numbers;
+};
+
 // --------------------------------------------------------------------------------------- the file's numbers, section 1
 
 enum class Prediction { eps, x_0, v };
@@ -125,6 +196,8 @@ struct Defaults {
     std::string sampler = "ddim";
     std::int64_t num_steps = 50;
     double eta = 0.0;
+    std::optional<std::vector<std::int64_t>> times{};  // in place of num_steps evenly spaced ones
+    std::optional<std::string> plan{};                 // the name of one of the file's, in place of all else
 };
 
 // All that sampling needs to know of a network. What `spec_from_json` returns is valid; one made by hand is unchecked.
@@ -137,6 +210,9 @@ struct ModelSpec {
     Variance variance = Variance::fixed_small;  // of the ddpm sampler
     Defaults defaults;
     bool has_variance_fraction = false;  // the network has a second output of that name
+    bool has_fractional_t = false;       // the graph's t is float
+    std::vector<Input> inputs;           // in the graph's order
+    std::map<std::string, Plan> plans;   // solvers as tables, by name
 
     std::int64_t num_train_timesteps() const { return static_cast<std::int64_t>(alphas_cumprod.size()); }
     std::size_t image_size() const {
@@ -148,99 +224,133 @@ struct ModelSpec {
 // than 256 KiB, nested deeper than 32 levels or no JSON at all; refused for a later format, noise or requirement.
 ModelSpec spec_from_json(std::string_view text);
 
-// ------------------------------------------------------------------------------------------------- one step, section 2
-
-// i: its noise draw, from 1; a = alphas_cumprod[t]; a_prev: the next step's a, 1 after the last.
-struct Step {
-    std::uint32_t i = 0;
-    std::int64_t t = 0;
-    double a = 0.0, a_prev = 1.0;
-};
-
-// Return the times of a trajectory, T (n - i) / n - 1 in integers: n strictly falling ones from T - 1.
-// Throws Error (usage) for num_steps outside 1 to T.
-std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::int64_t num_steps);
-
-// Return the steps from noise to image: num_steps evenly spaced ones, or those at the given times.
-// Throws Error (usage) for num_steps outside 1 to T, and for times that do not strictly fall within T - 1 to 0.
-std::vector<Step> trajectory(const ModelSpec& spec, std::int64_t num_steps);
-std::vector<Step> trajectory(const ModelSpec& spec, const std::vector<std::int64_t>& times);
+// ------------------------------------------------------------- from network to x_0 and eps, section 2: in three steps
 
 // What the network is asked, and where its answer goes; each array is (batch, C, H, W).
 struct Evaluation {
     std::size_t batch;
     const float* x_t;
-    std::int64_t t;            // of every image
-    float* prediction;         // eps, x_0 or v, as the spec says
-    float* variance_fraction;  // null unless the sampler uses it: ddpm with a learned variance
+    double t;                               // of every image; whole unless the spec has_fractional_t
+    const std::vector<InputArray>& inputs;  // those of the spec, in its order
+    float* prediction;                      // to be written: eps, x_0 or v, as the spec says
+    float* variance_fraction;               // to be written unless it is null: where the spec has no such output
 };
 
 using Model = std::function<void(const Evaluation&)>;
 
-// What a step leaves: the step, the images after it, and what the denoiser found before it, each (batch, C, H, W).
+// Where the outputs of a network are, each (batch, C, H, W); variance_fraction is null where the spec has none.
+struct Outputs {
+    float* prediction;
+    float* variance_fraction;
+};
+
+// What they say of a noisy image: the clean image, the noise in it, and, where it was learned, between the logarithms
+// of which variances that of the noise lies: 0 small, 1 large (Nichol and Dhariwal 2021, eq. 15); empty otherwise.
+struct Denoised {
+    std::vector<float> x_0, eps, variance_fraction{};
+};
+
+// (x_t (B, C, H, W), row, the x_0 found before or null at first) -> found, whose arrays it sizes.
+using Denoiser =
+    std::function<void(const std::vector<float>& x_t, const Row& row, const float* x_0_before, Denoised& found)>;
+
+// Bind a model, what it predicts, its clipping and its inputs. One evaluation a call. Throws Error (usage) for inputs
+// that are unknown, missing or do not fit, here where it can be seen without a batch; its calls throw NonFiniteError
+// where the network gives NaN or infinity.
+Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& inputs = {});
+
+// Let the network write what it says of x_t in a row. Throws NonFiniteError where that is not finite: clipping would
+// hide it.
+void predict(const Model& model, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
+             const std::vector<InputArray>& inputs, const Outputs& outputs);
+
+// Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
+Outputs combine(std::initializer_list<Outputs> predictions);
+
+// Convert a prediction into x_0 and eps, which may hold it, and clip, once. x_0 follows from eps (Ho et al. 2020,
+// eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then
+// leads from it to x_t.
+void denoised(const Outputs& outputs, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
+              Denoised& found);
+
+// --------------------------------------------------------------------------------------- samplers, and plans from them
+
+// Times, and alphas_cumprod there and, one number more, where the last row ends.
+struct Grid {
+    std::vector<double> t, a;
+};
+
+// Return the times of evenly spaced steps, T (n - i) / n - 1 in integers: n strictly falling ones from T - 1.
+// Throws Error (usage) for num_steps outside 1 to T.
+std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::int64_t num_steps);
+
+// Return num_steps evenly spaced times, or the given falling ones; without either, the spec's number of them.
+// Throws Error (usage) for num_steps outside 1 to T, and for times that do not strictly fall within T - 1 to 0.
+Grid grid(const ModelSpec& spec, std::optional<std::int64_t> num_steps = {},
+          const std::optional<std::vector<std::int64_t>>& times = {});
+
+// Return a DDIM step's weights of x_0, eps and fresh noise (Song et al. 2020, eq. 12 and 16).
+std::array<double, 3> ddim_weights(double a, double a_prev, double eta);
+
+// Return the rows of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small. eta is
+// rounded to float. Throws Error (usage) for eta outside 0 to 1.
+std::vector<Row> ddim(const Grid& grid, double eta = 0.0);
+
+// Return the rows of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where the grid leaves times out.
+// fixed_small is the posterior's variance (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
+// says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15).
+std::vector<Row> ddpm(const Grid& grid, Variance variance = Variance::fixed_small);
+
+// Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries, by name, in
+// place of all else. What is not said is the spec's default. Throws Error: usage for what is no plan, refused for a
+// default sampler that is neither ddim nor ddpm.
+Plan plan(const ModelSpec& spec, const std::optional<std::string>& sampler = {},
+          std::optional<std::int64_t> num_steps = {}, const std::optional<std::vector<std::int64_t>>& times = {},
+          const std::optional<std::string>& name = {}, std::optional<double> eta = {},
+          std::optional<Variance> variance = {});
+
+// -------------------------------------------------------------------------------------------------------- the one loop
+
+// What an evaluation found.
+struct Found {
+    std::vector<float> x_0, eps;
+};
+
+// What a row leaves: the row, the state x after it, and what the denoiser found before it, each (batch, C, H, W).
 struct State {
-    Step step;
+    Row row;
     std::vector<float> x, x_0, eps;
-    std::vector<float> variance_fraction;  // where the noise lies between fixed_small (0) and fixed_large (1); or empty
-    std::size_t batch = 0;
+    std::vector<Found> history;  // what later rows read, newest first
 };
 
-// A model with what it predicts and its clipping: state.x and state.step in, x_0, eps and variance_fraction out.
-struct Denoiser {
-    void operator()(State& state) const;
-    Model model;
-    Prediction prediction;
-    std::optional<double> clip_x_0;
-    bool has_variance_fraction;
-};
-
-// Return the denoiser of a network: x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4)
-// or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads from it to x_t. One evaluation a call.
-Denoiser denoiser(Model model, const ModelSpec& spec);
-
-// Return DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7.
-double noise_std(const Step& step, double eta);
-
-// x_t = sqrt_a x_0 + sqrt_1_minus_a eps and x_prev = sqrt_a_prev x_0 + c_eps eps + c_noise z.
-struct Coefficients {
-    double sqrt_a, sqrt_1_minus_a, sqrt_a_prev, c_eps, c_noise;
-};
-
-// Return a step's coefficients. learned: c_noise is that of fixed_small, which the network's fraction scales.
-Coefficients coefficients(const Step& step, double eta, Variance variance);
-
-// The states of a trajectory, one network evaluation each.
+// The states of a plan, one network evaluation each.
 class States {
 public:
-    // Do the next step; false where none is left. Allocates nothing. If the model throws, x is as before the step.
+    // Walk the next row; false where none is left. Throws NonFiniteError, which names row and image, where a number is
+    // no longer finite. If the model throws, or says what is not finite, the state is as before the row.
     bool next();
     const State& now() const { return state_; }  // valid until the next call; before the first one, x alone is
 
 private:
-    friend States ddim(Denoiser, Noise, std::vector<Step>, double, std::vector<float>);
-    friend States ddpm(Denoiser, Noise, std::vector<Step>, Variance, std::vector<float>);
-    States(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta, Variance variance, std::vector<float> x);
+    friend States walk(Denoiser, Noise, Plan, std::vector<float>, std::optional<State>);
+    States(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state);
+    void check() const;
+    void sum(const Row& row);
+    void keep(std::size_t count);
     Denoiser denoise_;
     Noise noise_;
-    std::vector<Step> steps_;
-    double eta_;
-    Variance variance_;
+    Plan plan_;
     State state_;
+    Denoised found_;
     std::vector<float> z_;
-    std::size_t done_ = 0;
+    std::vector<Found> spare_;  // arrays that the history does not use now
+    std::size_t next_ = 0;
 };
 
-// Return the states of DDIM (Song et al. 2020, eq. 12); eta = 0 adds no noise, eta = 1 is DDPM's fixed_small. Starts at
-// noise draw 0, or goes on from x, the state before the first of `steps`.
-// Throws Error (usage) for eta outside 0 to 1 and for x of another size than the noise.
-States ddim(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta = 0.0, std::vector<float> x = {});
-
-// Return the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where steps leave times out.
-// fixed_small is the posterior's variance (eq. 7), fixed_large is beta's (section 3.2), learned lies where the network
-// says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15).
-// Throws Error (usage) for a learned variance of a network that learned none, and for x of another size than the noise.
-States ddpm(Denoiser denoise, Noise noise, std::vector<Step> steps, Variance variance = Variance::fixed_small,
-            std::vector<float> x = {});
+// Return the states after every row of a plan. Starts at noise draw 0, or at x in its place; or goes on from `state`,
+// which an earlier walk of the same plan left, to the same bits. Throws Error (usage) for arrays of another size than
+// the noise, and for rows that read evaluations that there are not.
+States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x = {}, std::optional<State> state = {});
 
 // ------------------------------------------------------------------------------------------------------------ pictures
 
@@ -248,18 +358,23 @@ States ddpm(Denoiser denoise, Noise noise, std::vector<Step> steps, Variance var
 void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uint8_t* pixels);
 std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Shape& shape);
 
-// All that decides the images besides the model; what is not set is the file's default.
+// All that decides the images besides the model; what is not set is the file's default. `plan` is the name of one that
+// the file carries, the others are those of the function `plan`.
 struct Settings {
-    std::int64_t seed = 0, first = 0, n = 16;  // images first to first + n - 1, in one batch
-    std::optional<std::int64_t> num_steps;
-    std::optional<std::string> sampler;  // "ddim" or "ddpm", the latter with the file's variance
-    std::optional<double> eta;           // of ddim alone
+    std::int64_t n = 16;  // images first to first + n - 1, in one batch
+    std::optional<std::int64_t> num_steps{};
+    std::optional<std::vector<std::int64_t>> times{};
+    std::optional<std::string> sampler{};  // "ddim" or "ddpm"
+    std::optional<double> eta{};           // of ddim
+    std::optional<Variance> variance{};    // of ddpm
+    std::optional<std::string> plan{};
+    std::int64_t seed = 0, first = 0;
 };
 
-// Called after each step (1 to num_steps) with the images and the current guess at the clean ones; false cancels.
+// Called after each row (1 to num_steps) with the images and the current guess at the clean ones; false cancels.
 using Progress = std::function<bool(std::size_t step, std::size_t num_steps, const float* x, const float* x_0)>;
 
-// Return the images of a batch, (n, C, H, W). Throws Error: usage for settings out of range, not_finite at the step
+// Return the images of a batch, (n, C, H, W). Throws Error: usage for settings out of range, not_finite at the row
 // where a number is no longer finite, cancelled where `progress` says false.
 std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
                           const Progress& progress = {});
@@ -1007,12 +1122,34 @@ inline constexpr std::int32_t normal_table[32 * 257] = {
 namespace detail {
 
 constexpr std::int64_t image_limit = std::int64_t{1} << 32;  // numbers of images stay below
+constexpr std::array<std::string_view, 3> predictions = {"eps", "x_0", "v"};
+constexpr std::array<std::string_view, 3> variances = {"fixed_small", "fixed_large", "learned"};
+constexpr std::array<std::string_view, 4> kinds = {"label", "vector", "image", "previous"};
 
 inline std::string text_of(double value) {
     std::ostringstream stream;
     stream.imbue(std::locale::classic());
     stream << value;
     return stream.str();
+}
+
+inline std::string text_of(std::int64_t value) { return std::to_string(value); }
+inline std::string text_of(const std::string& value) { return value; }
+inline std::string text_of(std::string_view value) { return std::string(value); }
+
+// Return the values, or the first so many of them, with commas between.
+template <class Values>
+std::string listed(const Values& values, std::size_t limit = std::numeric_limits<std::size_t>::max()) {
+    std::string text;
+    std::size_t count = 0;
+    for (const auto& value : values) {
+        text += count == 0 ? "" : ", ";
+        if (count++ == limit) {
+            return text + "...";
+        }
+        text += text_of(value);
+    }
+    return text;
 }
 
 // Return text from a file in quotes, fit for one line of a terminal.
@@ -1030,9 +1167,18 @@ inline std::string in_quotes(std::string_view text) {
     return result + (text.size() > 80 ? "...'" : "'");
 }
 
-inline Error bad_spec(const std::string& where, const std::string& got, const std::string& expected) {
-    return Error(Code::bad_file, "spec: " + where + " is not usable. got " + got + ", expected " + expected +
-                                     ". Do export the model again.");
+inline Error usage(const std::string& line) { return Error(Code::usage, line); }
+
+inline Error no_learned_variance() {
+    return usage("variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'.");
+}
+
+inline Variance variance_from_name(std::string_view name) {
+    const auto at = std::find(variances.begin(), variances.end(), name);
+    if (at == variances.end()) {
+        throw usage("variance must be one of " + listed(variances) + ", got " + in_quotes(name) + ".");
+    }
+    return static_cast<Variance>(at - variances.begin());
 }
 
 }  // namespace detail
@@ -1093,13 +1239,12 @@ inline void Noise::operator()(std::uint32_t draw, float* z) const {
 inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& images, const Shape& shape,
                           std::uint32_t domain) {
     if (seed < 0) {
-        throw Error(Code::usage, "seed: out of range. got " + std::to_string(seed) +
-                                     ", expected 0 to 2^63 - 1. Do pick one in that range.");
+        throw detail::usage("seed must be between 0 and 2^63 - 1, got " + std::to_string(seed) + ".");
     }
     for (const std::int64_t image : images) {
         if (image < 0 || image >= detail::image_limit) {
-            throw Error(Code::usage, "images: a number is out of range. got " + std::to_string(image) +
-                                         ", expected 0 to 2^32 - 1. Do pick a smaller first.");
+            throw detail::usage("The numbers of images must be between 0 and 2^32 - 1, got " + std::to_string(image) +
+                                ".");
         }
     }
     double size = 1.0;
@@ -1107,9 +1252,8 @@ inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& im
         size *= extent < 1 ? 0.0 : static_cast<double>(extent);
     }
     if (size < 1.0 || size > 0x1p34) {  // the counter's first word numbers blocks of four
-        throw Error(Code::usage, "shape: not that of an image. got [" + std::to_string(shape[0]) + ", " +
-                                     std::to_string(shape[1]) + ", " + std::to_string(shape[2]) +
-                                     "], expected positive C, H, W. Do pick another shape.");
+        throw detail::usage("shape must be positive (C, H, W), got (" + std::to_string(shape[0]) + ", " +
+                            std::to_string(shape[1]) + ", " + std::to_string(shape[2]) + ").");
     }
     Noise noise;
     noise.key_ = {static_cast<std::uint32_t>(seed & 0xFFFFFFFF), static_cast<std::uint32_t>(seed >> 32)};
@@ -1121,21 +1265,249 @@ inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& im
 
 inline void check_image_numbers(std::int64_t first, std::int64_t n) {
     if (n < 1) {
-        throw Error(Code::usage, "n: too few. got " + std::to_string(n) + ", expected at least 1. Do raise it.");
+        throw detail::usage("n must be at least 1, got " + std::to_string(n) + ".");
     }
     if (first < 0 || first >= detail::image_limit || n > detail::image_limit - first) {
-        throw Error(Code::usage, "images: a number is out of range. got " + std::to_string(n) + " from " +
-                                     std::to_string(first) + ", expected 0 to 2^32 - 1. Do pick a smaller first.");
+        throw detail::usage("The numbers of images must be between 0 and 2^32 - 1, got " + std::to_string(n) +
+                            " from " + std::to_string(first) + ".");
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------ one step
+// --------------------------------------------------------------------------------------------------------------- plans
+
+inline bool Plan::needs_learned_variance() const {
+    return std::any_of(rows.begin(), rows.end(), [](const Row& row) { return row.noise.size() == 2; });
+}
+
+inline std::size_t Plan::kept_after(std::size_t k) const {
+    std::size_t kept = 0;
+    for (std::size_t ahead = 1; ahead < max_reach && k + ahead < rows.size(); ++ahead) {
+        kept = std::max(kept, rows[k + ahead].reach() - std::min(rows[k + ahead].reach(), ahead));
+    }
+    return kept;
+}
+
+// -------------------------------------------------------------------------------------------------------------- inputs
+
+inline std::size_t Input::size() const {
+    return static_cast<std::size_t>(
+        std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<std::int64_t>()));
+}
+
+namespace detail {
+
+// The values of an input for a batch: labels of a label, numbers of any other.
+struct Bound {
+    std::vector<std::int64_t> labels;
+    std::vector<float> numbers;
+};
+
+inline Error bad_label(const Input& input, std::string_view got) {
+    return usage("Input " + in_quotes(input.name) + " must be one of " + listed(input.classes, 20) +
+                 " or its index from 0 to " + std::to_string(input.classes.size() - 1) + ", got " + in_quotes(got) +
+                 ".");
+}
+
+inline std::vector<std::int64_t> labels_of(const Input& input, const InputValue& given) {
+    if (const auto* name = std::get_if<std::string>(&given)) {
+        const auto at = std::find(input.classes.begin(), input.classes.end(), *name);
+        if (at == input.classes.end()) {
+            throw bad_label(input, *name);
+        }
+        return {at - input.classes.begin()};
+    }
+    const auto* labels = std::get_if<std::vector<std::int64_t>>(&given);
+    if (labels == nullptr) {
+        throw bad_label(input, "floats");
+    }
+    for (const std::int64_t label : *labels) {
+        const bool is_none = input.none && static_cast<double>(label) == *input.none;
+        if (!is_none && (label < 0 || label >= static_cast<std::int64_t>(input.classes.size()))) {
+            throw bad_label(input, std::to_string(label));
+        }
+    }
+    return *labels;
+}
+
+inline std::vector<float> numbers_of(const Input& input, const InputValue& given) {
+    const auto* numbers = std::get_if<std::vector<float>>(&given);
+    if (numbers == nullptr) {
+        throw usage("Input " + in_quotes(input.name) + " must be floats, got labels.");
+    }
+    if (!std::all_of(numbers->begin(), numbers->end(), [](float number) { return std::isfinite(number); })) {
+        throw usage("Input " + in_quotes(input.name) + " must be finite, got NaN or infinity.");
+    }
+    return *numbers;
+}
+
+// Return the values for each image of a batch from those for all of them, or for each.
+template <class T>
+std::vector<T> spread(const Input& input, std::vector<T> values, std::size_t batch) {
+    const std::size_t size = input.size(), given = values.size();
+    if (given != size && given != size * batch) {
+        std::vector<std::int64_t> wanted = input.shape;
+        wanted.insert(wanted.begin(), static_cast<std::int64_t>(batch));
+        throw usage("Input " + in_quotes(input.name) + " must have shape (" + listed(input.shape) + ") or (" +
+                    listed(wanted) + "), got " + std::to_string(given) + " values.");
+    }
+    values.resize(size * batch);
+    for (std::size_t k = given; k < values.size(); ++k) {
+        values[k] = values[k - size];
+    }
+    return values;
+}
+
+// Return how many images the values are for, as far as they tell.
+inline std::size_t batch_given(const std::vector<Input>& inputs, const Inputs& given) {
+    std::size_t batch = 1;
+    for (const Input& input : inputs) {
+        const auto value = given.find(input.name);
+        if (value != given.end()) {
+            const std::size_t count = std::visit([](const auto& values) { return values.size(); }, value->second);
+            batch = std::holds_alternative<std::string>(value->second) ? batch : std::max(batch, count / input.size());
+        }
+    }
+    return batch;
+}
+
+// Return the values of a network's inputs for a batch: what was given, and what stands for nothing.
+inline std::vector<Bound> bound_inputs(const std::vector<Input>& inputs, const Inputs& given, std::size_t batch) {
+    std::vector<std::string> names;
+    std::vector<Bound> result;
+    for (const Input& input : inputs) {
+        if (input.kind != Kind::previous) {
+            names.push_back(input.name);
+        }
+    }
+    for (const auto& [name, value] : given) {
+        if (std::find(names.begin(), names.end(), name) == names.end()) {
+            throw usage("The model has no input " + in_quotes(name) + "; it has " +
+                        (names.empty() ? "none" : listed(names)) + ".");
+        }
+    }
+    for (const Input& input : inputs) {
+        const auto value = given.find(input.name);
+        const bool is_label = input.kind == Kind::label;
+        const std::optional<double> filler = input.kind == Kind::previous ? 0.0 : input.none;
+        Bound bound;
+        if (value != given.end() && is_label) {
+            bound.labels = spread(input, labels_of(input, value->second), batch);
+        } else if (value != given.end()) {
+            bound.numbers = spread(input, numbers_of(input, value->second), batch);
+        } else if (!filler) {
+            throw usage("Input " + in_quotes(input.name) + " must be given: a " +
+                        std::string(kinds[static_cast<std::size_t>(input.kind)]) + " of shape (" +
+                        listed(input.shape) + ").");
+        } else if (is_label) {
+            bound.labels.assign(batch, static_cast<std::int64_t>(*filler));
+        } else {
+            bound.numbers.assign(batch * input.size(), static_cast<float>(*filler));
+        }
+        result.push_back(std::move(bound));
+    }
+    return result;
+}
+
+}  // namespace detail
+
+// ----------------------------------------------------------------------------------------- from network to x_0 and eps
+
+namespace detail {
+
+inline void refuse_non_finite(const float* values, std::size_t count, std::size_t image_size, const Row& row) {
+    const float* const at = std::find_if(values, values + count, [](float value) { return !std::isfinite(value); });
+    if (at != values + count) {
+        const std::size_t index = static_cast<std::size_t>(at - values) / image_size;
+        throw NonFiniteError("step " + std::to_string(row.i) + " (t = " + text_of(row.t) + ")", index,
+                             "image " + std::to_string(index) + " of its batch");
+    }
+}
+
+}  // namespace detail
+
+inline Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& inputs) {
+    // what does not fit is told before the first batch, as far as it can be seen without one
+    detail::bound_inputs(spec.inputs, inputs, detail::batch_given(spec.inputs, inputs));
+    std::vector<detail::Bound> bound;
+    std::vector<InputArray> arrays(spec.inputs.size());
+    std::size_t batch = 0;
+    return [=](const std::vector<float>& x_t, const Row& row, const float* x_0_before, Denoised& found) mutable {
+        if (batch != x_t.size() / spec.image_size()) {
+            batch = x_t.size() / spec.image_size();
+            bound = detail::bound_inputs(spec.inputs, inputs, batch);
+        }
+        for (std::size_t k = 0; k < arrays.size(); ++k) {
+            const bool is_label = spec.inputs[k].kind == Kind::label;
+            const bool has_before = spec.inputs[k].kind == Kind::previous && x_0_before != nullptr;
+            arrays[k] = {&spec.inputs[k], is_label ? bound[k].labels.data() : nullptr,
+                         has_before ? x_0_before : is_label ? nullptr : bound[k].numbers.data()};
+        }
+        found.x_0.resize(x_t.size());
+        found.eps.resize(x_t.size());
+        found.variance_fraction.resize(spec.has_variance_fraction ? x_t.size() : 0);
+        // the network writes to where its outputs are wanted: x_0 to x_0, eps and v to eps, to be converted in place
+        const Outputs outputs = {spec.prediction == Prediction::x_0 ? found.x_0.data() : found.eps.data(),
+                                 spec.has_variance_fraction ? found.variance_fraction.data() : nullptr};
+        predict(model, spec, x_t, row, arrays, outputs);
+        denoised(combine({outputs}), spec, x_t, row, found);
+    };
+}
+
+inline void predict(const Model& model, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
+                    const std::vector<InputArray>& inputs, const Outputs& outputs) {
+    model({x_t.size() / spec.image_size(), x_t.data(), row.t, inputs, outputs.prediction, outputs.variance_fraction});
+    for (const float* output : {outputs.prediction, outputs.variance_fraction}) {
+        if (output != nullptr) {
+            detail::refuse_non_finite(output, x_t.size(), spec.image_size(), row);
+        }
+    }
+}
+
+inline Outputs combine(std::initializer_list<Outputs> predictions) { return *predictions.begin(); }
+
+inline void denoised(const Outputs& outputs, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
+                     Denoised& found) {
+    const double sqrt_a = std::sqrt(row.a), sqrt_1_minus_a = std::sqrt(1.0 - row.a);
+    const auto signal = static_cast<float>(sqrt_a), noise = static_cast<float>(sqrt_1_minus_a);
+    const auto per_signal = static_cast<float>(1.0 / sqrt_a), per_noise = static_cast<float>(1.0 / sqrt_1_minus_a);
+    const float *x = x_t.data(), *predicted = outputs.prediction;
+    float *x_0 = found.x_0.data(), *eps = found.eps.data();
+    const std::size_t size = x_t.size();
+    if (spec.prediction == Prediction::eps) {
+        for (std::size_t k = 0; k < size; ++k) {
+            eps[k] = predicted[k];
+            x_0[k] = (x[k] - noise * eps[k]) * per_signal;
+        }
+    } else if (spec.prediction == Prediction::v) {
+        for (std::size_t k = 0; k < size; ++k) {
+            const float v = predicted[k];
+            x_0[k] = signal * x[k] - noise * v;
+            eps[k] = noise * x[k] + signal * v;
+        }
+    } else {
+        for (std::size_t k = 0; k < size; ++k) {
+            x_0[k] = predicted[k];
+            eps[k] = (x[k] - signal * x_0[k]) * per_noise;
+        }
+    }
+    if (spec.clip_x_0) {
+        const auto bound = static_cast<float>(*spec.clip_x_0);
+        for (std::size_t k = 0; k < size; ++k) {
+            x_0[k] = std::clamp(x_0[k], -bound, bound);  // NaN stays
+            eps[k] = (x[k] - signal * x_0[k]) * per_noise;
+        }
+    }
+    if (outputs.variance_fraction != nullptr) {
+        std::copy_n(outputs.variance_fraction, size, found.variance_fraction.data());  // to itself, or from elsewhere
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ samplers
 
 inline std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::int64_t num_steps) {
     if (num_steps < 1 || num_steps > num_train_timesteps) {
-        throw Error(Code::usage, "steps: out of range. got " + std::to_string(num_steps) + ", expected 1 to " +
-                                     std::to_string(num_train_timesteps) +
-                                     " (the model's own number of time steps). Do pick one in that range.");
+        throw detail::usage("num_steps must be between 1 and " + std::to_string(num_train_timesteps) + ", got " +
+                            std::to_string(num_steps) + ".");
     }
     std::vector<std::int64_t> times;
     times.reserve(static_cast<std::size_t>(num_steps));
@@ -1145,150 +1517,241 @@ inline std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::
     return times;
 }
 
-inline std::vector<Step> trajectory(const ModelSpec& spec, std::int64_t num_steps) {
-    return trajectory(spec, spacing(spec.num_train_timesteps(), num_steps));
-}
-
-inline std::vector<Step> trajectory(const ModelSpec& spec, const std::vector<std::int64_t>& times) {
+inline Grid grid(const ModelSpec& spec, std::optional<std::int64_t> num_steps,
+                 const std::optional<std::vector<std::int64_t>>& times) {
     const std::int64_t T = spec.num_train_timesteps();
-    const bool falls = std::adjacent_find(times.begin(), times.end(), std::less_equal<>()) == times.end();
-    if (times.empty() || !falls || times.front() >= T || times.back() < 0) {
-        throw Error(Code::usage, "times: not a trajectory. got " + std::to_string(times.size()) +
-                                     " of them, expected strictly falling times from " + std::to_string(T - 1) +
-                                     " to 0. Do sort them.");
+    const auto chosen = times ? *times : spacing(T, num_steps.value_or(spec.defaults.num_steps));
+    const bool falls = std::adjacent_find(chosen.begin(), chosen.end(), std::less_equal<>()) == chosen.end();
+    if (chosen.empty() || !falls || chosen.front() >= T || chosen.back() < 0) {
+        throw detail::usage("times must strictly fall from at most " + std::to_string(T - 1) + " to at least 0, got " +
+                            detail::listed(chosen, 5) + " (" + std::to_string(chosen.size()) + " of them).");
     }
-    std::vector<Step> steps(times.size());
-    for (std::size_t k = 0; k < steps.size(); ++k) {
-        const auto a_at = [&](std::size_t at) { return spec.alphas_cumprod[static_cast<std::size_t>(times[at])]; };
-        steps[k] = {static_cast<std::uint32_t>(k + 1), times[k], a_at(k), k + 1 < steps.size() ? a_at(k + 1) : 1.0};
+    if (num_steps && *num_steps != static_cast<std::int64_t>(chosen.size())) {
+        throw detail::usage("num_steps must be left out or be the number of times, " + std::to_string(chosen.size()) +
+                            ", got " + std::to_string(*num_steps) + ".");
     }
-    return steps;
+    Grid result;
+    for (const std::int64_t t : chosen) {
+        result.t.push_back(static_cast<double>(t));
+        result.a.push_back(spec.alphas_cumprod[static_cast<std::size_t>(t)]);
+    }
+    result.a.push_back(1.0);
+    return result;
 }
 
-inline Denoiser denoiser(Model model, const ModelSpec& spec) {
-    return {std::move(model), spec.prediction, spec.clip_x_0, spec.has_variance_fraction};
+inline std::array<double, 3> ddim_weights(double a, double a_prev, double eta) {
+    const double noise_std = eta * std::sqrt((1.0 - a_prev) / (1.0 - a)) * std::sqrt(1.0 - a / a_prev);
+    return {std::sqrt(a_prev), std::sqrt(std::max(0.0, 1.0 - a_prev - noise_std * noise_std)), noise_std};
 }
 
-inline void Denoiser::operator()(State& state) const {
-    // the prediction lands where it is needed: x_0 in x_0, eps in eps, and v in eps, to be turned into both in place
-    float* predicted = prediction == Prediction::x_0 ? state.x_0.data() : state.eps.data();
-    float* fraction = state.variance_fraction.empty() ? nullptr : state.variance_fraction.data();
-    model({state.batch, state.x.data(), state.step.t, predicted, fraction});
-    const Coefficients c = coefficients(state.step, 0.0, Variance::fixed_small);
-    const auto signal = static_cast<float>(c.sqrt_a), noise = static_cast<float>(c.sqrt_1_minus_a);
-    const auto per_signal = static_cast<float>(1.0 / c.sqrt_a), per_noise = static_cast<float>(1.0 / c.sqrt_1_minus_a);
-    const float* x = state.x.data();
-    float *x_0 = state.x_0.data(), *eps = state.eps.data();
-    const std::size_t size = state.x.size();
-    if (prediction == Prediction::eps) {
-        for (std::size_t k = 0; k < size; ++k) {
-            x_0[k] = (x[k] - noise * eps[k]) * per_signal;
-        }
-    } else if (prediction == Prediction::v) {
-        for (std::size_t k = 0; k < size; ++k) {
-            const float v = eps[k];
-            x_0[k] = signal * x[k] - noise * v;
-            eps[k] = noise * x[k] + signal * v;
+inline std::vector<Row> ddim(const Grid& grid, double eta) {
+    if (!(eta >= 0.0 && eta <= 1.0)) {
+        throw detail::usage("eta must be between 0 and 1, got " + detail::text_of(eta) + ".");
+    }
+    eta = static_cast<double>(static_cast<float>(eta));  // a one-call graph takes a float: the same eta everywhere
+    std::vector<Row> rows;
+    for (std::size_t k = 0; k < grid.t.size(); ++k) {
+        const auto [x_0, eps, noise_std] = ddim_weights(grid.a[k], grid.a[k + 1], eta);
+        rows.push_back({static_cast<std::uint32_t>(k + 1), grid.t[k], grid.a[k], {x_0}, {eps}, {}});
+        if (noise_std > 0.0) {
+            rows.back().noise.push_back(noise_std);
         }
     }
-    const float bound = clip_x_0 ? static_cast<float>(*clip_x_0) : std::numeric_limits<float>::infinity();
-    if (clip_x_0 || prediction == Prediction::x_0) {
-        for (std::size_t k = 0; k < size; ++k) {
-            x_0[k] = std::clamp(x_0[k], -bound, bound);  // NaN stays
-            eps[k] = (x[k] - signal * x_0[k]) * per_noise;
+    return rows;
+}
+
+inline std::vector<Row> ddpm(const Grid& grid, Variance variance) {
+    std::vector<Row> rows = ddim(grid, 1.0);
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+        std::vector<double>& noise = rows[k].noise;
+        if (variance != Variance::fixed_small && !noise.empty()) {
+            noise.push_back(std::sqrt(1.0 - grid.a[k] / grid.a[k + 1]));
+            noise.erase(noise.begin(), noise.begin() + (variance == Variance::fixed_large));
         }
     }
+    return rows;
 }
 
-inline double noise_std(const Step& step, double eta) {
-    return eta * std::sqrt((1.0 - step.a_prev) / (1.0 - step.a)) * std::sqrt(1.0 - step.a / step.a_prev);
-}
-
-namespace detail {
-
-inline double large_std(const Step& step) {
-    return step.a_prev < 1.0 ? std::sqrt(1.0 - step.a / step.a_prev) : 0.0;
-}
-
-}  // namespace detail
-
-inline Coefficients coefficients(const Step& step, double eta, Variance variance) {
-    const double room = noise_std(step, eta);  // that the mean makes for the noise
-    return {std::sqrt(step.a), std::sqrt(1.0 - step.a), std::sqrt(step.a_prev),
-            std::sqrt(std::max(0.0, 1.0 - step.a_prev - room * room)),
-            variance == Variance::fixed_large ? detail::large_std(step) : room};
-}
-
-// ------------------------------------------------------------------------------------------------------------ samplers
-
-inline States::States(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta, Variance variance,
-                      std::vector<float> x)
-    : denoise_(std::move(denoise)), noise_(std::move(noise)), steps_(std::move(steps)), eta_(eta), variance_(variance) {
-    const std::size_t size = noise_.images() * noise_.image_size();
-    if (x.empty()) {
-        x.resize(size);
-        noise_(0, x.data());
-    } else if (x.size() != size) {
-        throw Error(Code::usage, "x: another size than the noise. got " + std::to_string(x.size()) +
-                                     " numbers, expected " + std::to_string(size) +
-                                     ". Do pass a state of these images.");
+inline Plan plan(const ModelSpec& spec, const std::optional<std::string>& sampler,
+                 std::optional<std::int64_t> num_steps, const std::optional<std::vector<std::int64_t>>& times,
+                 const std::optional<std::string>& name, std::optional<double> eta, std::optional<Variance> variance) {
+    const char* said = sampler     ? "sampler"
+                       : num_steps ? "num_steps"
+                       : times     ? "times"
+                       : eta       ? "eta"
+                       : variance  ? "variance"
+                                   : nullptr;
+    if (const auto& chosen = name || said ? name : spec.defaults.plan) {
+        const auto at = spec.plans.find(*chosen);
+        if (at == spec.plans.end()) {
+            std::vector<std::string> names;
+            for (const auto& one : spec.plans) {
+                names.push_back(one.first);
+            }
+            throw detail::usage("plan must be one of " +
+                                (names.empty() ? "none, for the model carries none" : detail::listed(names)) +
+                                ", got " + detail::in_quotes(*chosen) + ".");
+        }
+        if (said != nullptr) {
+            throw detail::usage(std::string(said) + " does not apply to plan " + *chosen + ", which is whole.");
+        }
+        return at->second;
     }
-    state_.batch = noise_.images();
-    state_.x = std::move(x);
+    const std::string& chosen = sampler ? *sampler : spec.defaults.sampler;
+    if (chosen != "ddim" && chosen != "ddpm") {
+        throw sampler ? detail::usage("sampler must be one of ddpm, ddim, got " + detail::in_quotes(chosen) + ".")
+                      : Error(Code::refused, "The model's default sampler, " + detail::in_quotes(chosen) +
+                                                 ", is unknown to this version.");
+    }
+    const bool is_ddim = chosen == "ddim";
+    if (is_ddim ? variance.has_value() : eta.has_value()) {
+        throw detail::usage((is_ddim ? "variance does not apply to " : "eta does not apply to ") + chosen + ".");
+    }
+    const Grid where = grid(spec, num_steps, times || num_steps ? times : spec.defaults.times);
+    Plan result{is_ddim ? ddim(where, eta.value_or(spec.defaults.eta)) : ddpm(where, variance.value_or(spec.variance))};
+    if (result.needs_learned_variance() && !spec.has_variance_fraction) {
+        throw detail::no_learned_variance();
+    }
+    return result;
+}
+
+// -------------------------------------------------------------------------------------------------------- the one loop
+
+inline States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state) {
+    return States(std::move(denoise), std::move(noise), std::move(plan), std::move(x), std::move(state));
+}
+
+inline States::States(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state)
+    : denoise_(std::move(denoise)), noise_(std::move(noise)), plan_(std::move(plan)) {
+    const std::size_t size = noise_.images().size() * noise_.image_size();
+    if (state) {
+        state_ = std::move(*state);
+    } else if (x.empty()) {
+        state_.x.resize(size);
+        noise_(0, state_.x.data());
+        for (float& value : state_.x) {
+            value *= static_cast<float>(plan_.start);
+        }
+    } else {
+        state_.x = std::move(x);
+    }
+    while (next_ < plan_.rows.size() && plan_.rows[next_].i <= state_.row.i) {
+        ++next_;
+    }
+    check();
+    state_.row.x_0.reserve(max_reach);
+    state_.row.eps.reserve(max_reach);
+    state_.row.noise.reserve(2);
     state_.x_0.resize(size);
     state_.eps.resize(size);
-    state_.variance_fraction.resize(variance == Variance::learned ? size : 0);
+    found_.x_0.resize(size);
+    found_.eps.resize(size);
+    found_.variance_fraction.reserve(size);
     z_.resize(size);
+    std::size_t kept = state_.history.size();
+    for (std::size_t k = next_; k < plan_.rows.size(); ++k) {
+        kept = std::max(kept, plan_.kept_after(k));
+    }
+    spare_.assign(kept - state_.history.size(), {state_.x_0, state_.eps});
+    spare_.reserve(kept);
+    state_.history.reserve(kept);
+}
+
+// Throw Error (usage) unless the plan can be walked from here: what it reads is there, and of the noise's size.
+inline void States::check() const {
+    const std::size_t size = noise_.images().size() * noise_.image_size();
+    std::vector<const std::vector<float>*> arrays = {&state_.x};
+    if (state_.row.i > 0) {
+        arrays.insert(arrays.end(), {&state_.x_0, &state_.eps});
+    }
+    for (const Found& found : state_.history) {
+        arrays.insert(arrays.end(), {&found.x_0, &found.eps});
+    }
+    for (const std::vector<float>* array : arrays) {
+        if (array->size() != size) {
+            throw detail::usage("x and all that a state holds must have the noise's " + std::to_string(size) +
+                                " numbers, got " + std::to_string(array->size()) + ".");
+        }
+    }
+    for (std::size_t k = next_; k < plan_.rows.size(); ++k) {
+        const std::size_t most = std::min(state_.history.size() + k - next_ + 1, max_reach);
+        if (plan_.rows[k].reach() < 1 || plan_.rows[k].reach() > most) {
+            throw detail::usage("Row " + std::to_string(plan_.rows[k].i) + " of a plan must read 1 to " +
+                                std::to_string(most) + " evaluations here, got " +
+                                std::to_string(plan_.rows[k].reach()) + ".");
+        }
+    }
 }
 
 inline bool States::next() {
-    if (done_ == steps_.size()) {
+    if (next_ == plan_.rows.size()) {
         return false;
     }
-    const Step& step = state_.step = steps_[done_];
-    denoise_(state_);
-    const Coefficients c = coefficients(step, eta_, variance_);
-    const auto sqrt_a_prev = static_cast<float>(c.sqrt_a_prev), c_eps = static_cast<float>(c.c_eps);
-    const auto c_noise = static_cast<float>(c.c_noise);
-    const float *x_0 = state_.x_0.data(), *eps = state_.eps.data(), *z = z_.data();
-    float* x = state_.x.data();
-    const std::size_t size = state_.x.size();
-    for (std::size_t k = 0; k < size; ++k) {
-        x[k] = sqrt_a_prev * x_0[k] + c_eps * eps[k];
+    const Row& row = plan_.rows[next_];
+    try {
+        denoise_(state_.x, row, state_.row.i > 0 ? state_.x_0.data() : nullptr, found_);
+        sum(row);
+        detail::refuse_non_finite(state_.x.data(), state_.x.size(), noise_.image_size(), row);
+    } catch (const NonFiniteError& problem) {
+        throw NonFiniteError(problem.where, problem.index,
+                             "image " + std::to_string(noise_.images()[problem.index]));
     }
-    if (c.c_noise > 0.0) {
-        noise_(step.i, z_.data());
-        if (variance_ == Variance::learned) {
-            const auto ratio = static_cast<float>(detail::large_std(step) / c.c_noise);
-            for (std::size_t k = 0; k < size; ++k) {
-                x[k] += c_noise * std::pow(ratio, state_.variance_fraction[k]) * z[k];
-            }
-        } else {
-            for (std::size_t k = 0; k < size; ++k) {
-                x[k] += c_noise * z[k];
-            }
-        }
-    }
-    ++done_;
+    state_.row = row;
+    std::swap(state_.x_0, found_.x_0);
+    std::swap(state_.eps, found_.eps);
+    keep(plan_.kept_after(next_++));
     return true;
 }
 
-inline States ddim(Denoiser denoise, Noise noise, std::vector<Step> steps, double eta, std::vector<float> x) {
-    if (!(eta >= 0.0 && eta <= 1.0)) {
-        throw Error(Code::usage, "eta: out of range. got " + detail::text_of(eta) +
-                                     ", expected 0 (no noise) to 1 (ddpm). Do pick one in that range.");
+// Let x be the sum of a row: newest first, clean image before noise, then fresh noise; this order is fixed.
+inline void States::sum(const Row& row) {
+    float* x = state_.x.data();
+    bool is_first = true;
+    const auto add = [&](double weight, const std::vector<float>& array) {
+        const auto w = static_cast<float>(weight);
+        if (std::exchange(is_first, false)) {
+            std::transform(array.begin(), array.end(), x, [w](float value) { return w * value; });
+        } else {
+            std::transform(array.begin(), array.end(), x, x, [w](float value, float sum) { return sum + w * value; });
+        }
+    };
+    if (row.noise.size() == 2 && found_.variance_fraction.size() != z_.size()) {
+        throw detail::no_learned_variance();
     }
-    return States(std::move(denoise), std::move(noise), std::move(steps),
-                  static_cast<double>(static_cast<float>(eta)),  // a graph takes a float: the same eta everywhere
-                  Variance::fixed_small, std::move(x));
+    for (std::size_t age = 0; age < row.reach(); ++age) {
+        if (age < row.x_0.size()) {
+            add(row.x_0[age], age == 0 ? found_.x_0 : state_.history[age - 1].x_0);
+        }
+        if (age < row.eps.size()) {
+            add(row.eps[age], age == 0 ? found_.eps : state_.history[age - 1].eps);
+        }
+    }
+    if (row.noise.empty()) {
+        return;
+    }
+    noise_(row.i, z_.data());
+    if (row.noise.size() == 1) {
+        add(row.noise[0], z_);
+        return;
+    }
+    const auto small = static_cast<float>(row.noise[0]), ratio = static_cast<float>(row.noise[1] / row.noise[0]);
+    for (std::size_t k = 0; k < z_.size(); ++k) {
+        x[k] += small * std::pow(ratio, found_.variance_fraction[k]) * z_[k];
+    }
 }
 
-inline States ddpm(Denoiser denoise, Noise noise, std::vector<Step> steps, Variance variance, std::vector<float> x) {
-    if (variance == Variance::learned && !denoise.has_variance_fraction) {
-        throw Error(Code::usage, "variance: the network has learned none. got 'learned', expected fixed_small or "
-                                 "fixed_large. Do pick one.");
+// Let the history be the newest `count` evaluations, the one of now among them, in arrays that exist.
+inline void States::keep(std::size_t count) {
+    while (state_.history.size() > count - std::min<std::size_t>(count, 1)) {
+        spare_.push_back(std::move(state_.history.back()));
+        state_.history.pop_back();
     }
-    return States(std::move(denoise), std::move(noise), std::move(steps), 1.0, variance, std::move(x));
+    if (count > 0) {
+        spare_.back().x_0 = state_.x_0;
+        spare_.back().eps = state_.eps;
+        state_.history.insert(state_.history.begin(), std::move(spare_.back()));
+        spare_.pop_back();
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------ pictures
@@ -1313,63 +1776,20 @@ inline std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Sha
     to_uint8(x.data(), x.size() / static_cast<std::size_t>(shape[0] * shape[1] * shape[2]), shape, pixels.data());
     return pixels;
 }
-
 // -------------------------------------------------------------------------------------------------------------- sample
-
-namespace detail {
-
-inline void refuse_non_finite(const float* values, std::size_t batch, std::size_t image_size, const Step& step,
-                              std::int64_t first) {
-    for (std::size_t k = 0; k < batch * image_size; ++k) {
-        if (!std::isfinite(values[k])) {
-            throw Error(Code::not_finite,
-                        "step " + std::to_string(step.i) + " (t = " + std::to_string(step.t) + "), image " +
-                            std::to_string(first + static_cast<std::int64_t>(k / image_size)) +
-                            ": a number is not finite. got NaN or infinity, expected finite values. Do run ddpm-check "
-                            "on the model.");
-        }
-    }
-}
-
-}  // namespace detail
 
 inline std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
                                  const Progress& progress) {
-    const std::string sampler = settings.sampler.value_or(spec.defaults.sampler);
-    if (sampler != "ddim" && sampler != "ddpm") {
-        throw Error(Code::usage, "sampler: unknown. got " + detail::in_quotes(sampler) +
-                                     ", expected one of ddpm, ddim. Do pick one.");
-    }
-    if (sampler == "ddpm" && settings.eta) {
-        throw Error(Code::usage, "eta: has no meaning for ddpm. got " + detail::text_of(*settings.eta) +
-                                     ", expected none. Do leave it out, or choose another sampler.");
-    }
-    const std::vector<Step> steps = trajectory(spec, settings.num_steps.value_or(spec.defaults.num_steps));
+    const Plan rows = plan(spec, settings.sampler, settings.num_steps, settings.times, settings.plan, settings.eta,
+                           settings.variance);
     check_image_numbers(settings.first, settings.n);
     std::vector<std::int64_t> numbers(static_cast<std::size_t>(settings.n));
     std::iota(numbers.begin(), numbers.end(), settings.first);
-    const Noise noise = noise_stream(settings.seed, numbers, spec.image_shape);
-    const std::size_t size = spec.image_size();
-    // what the model says is looked at before it is used: clipping would hide an infinity
-    const Model watched = [&](const Evaluation& asked) {
-        model(asked);
-        const auto at = std::find_if(steps.begin(), steps.end(), [&](const Step& step) { return step.t == asked.t; });
-        for (const float* answer : {asked.prediction, asked.variance_fraction}) {
-            if (answer != nullptr) {
-                detail::refuse_non_finite(answer, asked.batch, size, *at, settings.first);
-            }
-        }
-    };
-    const Denoiser denoise = denoiser(watched, spec);
-    States states = sampler == "ddim" ? ddim(denoise, noise, steps, settings.eta.value_or(spec.defaults.eta))
-                                      : ddpm(denoise, noise, steps, spec.variance);
-    while (states.next()) {
-        const State& state = states.now();
-        detail::refuse_non_finite(state.x.data(), state.batch, size, state.step, settings.first);
-        if (progress && !progress(state.step.i, steps.size(), state.x.data(), state.x_0.data())) {
-            throw Error(Code::cancelled, "sample: cancelled. got a stop after step " + std::to_string(state.step.i) +
-                                             " of " + std::to_string(steps.size()) +
-                                             ", expected to go on. Do start again for the images.");
+    States states = walk(denoiser(model, spec), noise_stream(settings.seed, numbers, spec.image_shape), rows);
+    for (std::size_t step = 1; states.next(); ++step) {
+        if (progress && !progress(step, rows.rows.size(), states.now().x.data(), states.now().x_0.data())) {
+            throw Error(Code::cancelled, "Sampling was cancelled after step " + std::to_string(step) + " of " +
+                                             std::to_string(rows.rows.size()) + ".");
         }
     }
     return states.now().x;
@@ -1406,8 +1826,8 @@ private:
 
     [[noreturn]] void fail(const std::string& expected) const {
         const std::string got = at_ < text_.size() ? detail::in_quotes(text_.substr(at_, 1)) : std::string("its end");
-        throw Error(Code::bad_file, "spec: not JSON. got " + got + " at byte " + std::to_string(at_) + ", expected " +
-                                        expected + ". Do export the model again.");
+        throw Error(Code::bad_file, "The spec must be JSON, with " + expected + " at byte " + std::to_string(at_) +
+                                        ", got " + got + ".");
     }
 
     char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }  // a NUL within the text is refused anyway
@@ -1439,7 +1859,8 @@ private:
 
     Value value(int level) {
         if (level > max_nesting) {
-            throw detail::bad_spec("nesting", "a deeper one", "at most " + std::to_string(max_nesting) + " levels");
+            throw Error(Code::bad_file,
+                        "The spec must be nested at most " + std::to_string(max_nesting) + " levels deep.");
         }
         space();
         switch (peek()) {
@@ -1640,6 +2061,9 @@ inline Value parse(std::string_view text) { return Parser(text).whole(); }
 
 namespace detail {
 
+constexpr double max_numbers = 0x1p26;  // in one image: a header alone must not fill the memory
+constexpr std::size_t max_classes = 4096;
+
 inline std::string shown(const json::Value& value) {
     if (const auto* text = value.as<std::string>()) {
         return in_quotes(*text);
@@ -1656,23 +2080,67 @@ inline std::string shown(const json::Value& value) {
     return value.as<json::Object>() ? "an object" : "null";
 }
 
+inline Error bad_spec(const std::string& key, const std::string& expected, const json::Value& got) {
+    return Error(Code::bad_file, "The spec's " + key + " must be " + expected + ", got " + shown(got) + ".");
+}
+
+inline Error unusable(const std::string& what) {
+    return Error(Code::bad_file, "The spec cannot be used: " + what + ".");
+}
+
+inline Error newer(const std::string& what) {
+    return Error(Code::refused,
+                 "The spec " + what + ", which is unknown to this version. Install a newer ddpm-export.");
+}
+
 // Return the value as a finite number, or nothing.
 inline std::optional<double> finite_number(const json::Value& value) {
     const auto* number = value.as<json::Number>();
     return number && std::isfinite(number->value) ? std::optional(number->value) : std::nullopt;
 }
 
+// Return the value as an integer from low to high, or nothing.
+inline std::optional<std::int64_t> integer(const json::Value& value, double low, double high) {
+    const auto* number = value.as<json::Number>();
+    const bool fits = number && number->is_integer && number->value >= low && number->value <= high;
+    return fits ? std::optional(static_cast<std::int64_t>(number->value)) : std::nullopt;
+}
+
+// Return the elements of a list as `convert` reads them, or nothing where it is no list or one of them is nothing.
+template <class T, class Convert>
+std::optional<std::vector<T>> list_of(const json::Value& value, Convert convert) {
+    const auto* array = value.as<json::Array>();
+    std::vector<T> result;
+    for (std::size_t k = 0; array != nullptr && k < array->size(); ++k) {
+        if (std::optional<T> element = convert((*array)[k])) {
+            result.push_back(std::move(*element));
+        }
+    }
+    return array && result.size() == array->size() ? std::optional(std::move(result)) : std::nullopt;
+}
+
+inline std::optional<std::string> string_in(const json::Value& value) {
+    const auto* text = value.as<std::string>();
+    return text ? std::optional(*text) : std::nullopt;
+}
+
+// Return positive extents with a product that memory can hold, or nothing.
+inline std::optional<std::vector<std::int64_t>> extents(const json::Value& value) {
+    double size = 1.0;
+    return list_of<std::int64_t>(value, [&](const json::Value& element) {
+        const auto extent = integer(element, 1.0, max_numbers);
+        size *= static_cast<double>(extent.value_or(1));
+        return size <= max_numbers ? extent : std::nullopt;
+    });
+}
+
 // Return which of the names a value is; throw where it is none.
 template <std::size_t N>
-std::size_t one_of(const char* where, const json::Value& value, const std::array<std::string_view, N>& names) {
+std::size_t one_of(const char* key, const json::Value& value, const std::array<std::string_view, N>& names) {
     const auto* text = value.as<std::string>();
     const auto at = text ? std::find(names.begin(), names.end(), *text) : names.end();
     if (at == names.end()) {
-        std::string expected = "one of";
-        for (const std::string_view name : names) {
-            expected += (name == names[0] ? " " : ", ") + std::string(name);
-        }
-        throw bad_spec(where, shown(value), expected);
+        throw bad_spec(key, "one of " + listed(names), value);
     }
     return static_cast<std::size_t>(at - names.begin());
 }
@@ -1680,81 +2148,187 @@ std::size_t one_of(const char* where, const json::Value& value, const std::array
 inline const json::Value& member(const json::Value& value, const char* key) {
     const json::Value* found = value.find(key);
     if (found == nullptr) {
-        throw bad_spec("a key", std::string("none of ['") + key + "']", "all of them");
+        throw unusable(std::string("the key '") + key + "' is missing");
     }
     return *found;
 }
 
+// Return a member, or null where there is none or it is null.
+inline const json::Value* given(const json::Value& value, const char* key) {
+    const json::Value* found = value.find(key);
+    return found && !found->as<std::nullptr_t>() ? found : nullptr;
+}
+
 inline void check_format(const json::Value& root) {
     constexpr std::string_view family = "ddpm-export/";
-    const json::Value* value = root.find("format");
+    const json::Value none{}, *value = root.find("format");
     const auto* format = value ? value->as<std::string>() : nullptr;
     if (format == nullptr || format->compare(0, family.size(), family) != 0) {
-        throw bad_spec("format", value ? shown(*value) : "none", "'ddpm-export/1'");
+        throw bad_spec("format", "'ddpm-export/1'", value ? *value : none);
     }
     const std::string rest = format->substr(family.size());
     if (rest.substr(0, rest.find_first_of("./")) != "1") {
-        throw Error(Code::refused, "spec: unknown format. got " + in_quotes(*format) +
-                                       ", expected 'ddpm-export/1'. Do install a newer ddpm-export.");
+        throw newer("has the format " + in_quotes(*format));
     }
 }
 
-inline bool check_requires(const json::Value& value) {
-    const auto* names = value.as<json::Array>();
-    if (names == nullptr || std::any_of(names->begin(), names->end(),
-                                        [](const json::Value& name) { return name.as<std::string>() == nullptr; })) {
-        throw bad_spec("requires", shown(value), "a list of names");
+// Return what the file requires of its reader; throw where that is more than this one can do.
+inline std::set<std::string> requirements(const json::Value& value) {
+    const auto names = list_of<std::string>(value, string_in);
+    if (!names) {
+        throw bad_spec("requires", "a list of names", value);
     }
-    for (const json::Value& name : *names) {
-        if (*name.as<std::string>() != "variance_fraction") {
-            throw Error(Code::refused, "spec: asks for what this version cannot do. got requires [" + shown(name) +
-                                           "], expected some of ['variance_fraction']. Do install a newer "
-                                           "ddpm-export.");
+    const std::set<std::string> understood = {"variance_fraction", "inputs", "times", "plan", "fractional_t"};
+    for (const std::string& name : *names) {
+        if (understood.count(name) == 0) {
+            throw newer("requires " + in_quotes(name));
         }
     }
-    return !names->empty();
-}
-
-inline Shape image_shape(const json::Value& value) {
-    constexpr double max_pixels = 0x1p26;  // a header alone must not fill the memory
-    const auto* extents = value.as<json::Array>();
-    Shape shape{};
-    double size = extents != nullptr && extents->size() == shape.size() ? 1.0 : 0.0;
-    for (std::size_t k = 0; size > 0.0 && k < shape.size(); ++k) {
-        const auto* extent = (*extents)[k].as<json::Number>();
-        size = extent && extent->is_integer && extent->value >= 1.0 ? size * extent->value : 0.0;
-        if (size > 0.0 && size <= max_pixels) {
-            shape[k] = static_cast<std::int64_t>(extent->value);
-        }
-    }
-    if (!(size > 0.0 && size <= max_pixels)) {
-        throw bad_spec("image_shape", shown(value),
-                       "three positive integers [C, H, W] with a product of at most 67108864");
-    }
-    return shape;
+    return {names->begin(), names->end()};
 }
 
 inline std::vector<double> alphas_cumprod(const json::Value& value, Prediction prediction) {
-    const auto* numbers = value.as<json::Array>();
-    std::vector<double> alphas;
-    for (const json::Value& number : numbers ? *numbers : json::Array()) {
-        const std::optional<double> a = finite_number(number);
-        if (!a) {
-            throw bad_spec("alphas_cumprod", shown(number), "numbers");
+    const auto alphas = list_of<double>(value, finite_number);
+    if (!alphas || alphas->empty()) {
+        throw bad_spec("alphas_cumprod", "a list of at least one number", value);
+    }
+    const bool falls = std::adjacent_find(alphas->begin(), alphas->end(), std::less_equal<>()) == alphas->end();
+    const bool ends = alphas->back() > 0.0 || (alphas->back() == 0.0 && prediction != Prediction::eps);
+    if (alphas->front() >= 1.0 || !falls || !ends) {
+        throw bad_spec("alphas_cumprod", "numbers that strictly fall within (0, 1), the last 0 only with x_0 or v",
+                       value);
+    }
+    return *alphas;
+}
+
+inline std::optional<std::vector<std::int64_t>> times_of(const json::Value* value, std::int64_t T) {
+    if (value == nullptr) {
+        return std::nullopt;
+    }
+    auto times = list_of<std::int64_t>(*value, [&](const json::Value& t) { return integer(t, 0.0, double(T - 1)); });
+    if (!times || times->empty() ||
+        std::adjacent_find(times->begin(), times->end(), std::less_equal<>()) != times->end()) {
+        throw bad_spec("defaults.times", "strictly falling integers from " + std::to_string(T - 1) + " to 0", *value);
+    }
+    return times;
+}
+
+// A name is letters, digits and _, without a digit first. What is not ASCII counts as a letter.
+inline bool is_identifier(const std::string& name) {
+    const auto is_letter = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+    };
+    return !name.empty() && is_letter(name[0]) && std::all_of(name.begin(), name.end(), [&](char c) {
+        return is_letter(c) || (c >= '0' && c <= '9');
+    });
+}
+
+inline Input input_from_json(const json::Value& value, const Shape& state_shape) {
+    for (const char* key : {"name", "kind", "shape", "none"}) {
+        if (value.find(key) == nullptr) {
+            throw unusable("an input must be an object with name, kind, shape and none");
         }
-        alphas.push_back(*a);
     }
-    if (alphas.empty()) {
-        throw bad_spec("alphas_cumprod", shown(value), "a list of at least one number");
+    const json::Value &name = *value.find("name"), &shape = *value.find("shape"), &none = *value.find("none");
+    Input input;
+    input.name = name.as<std::string>() ? *name.as<std::string>() : "";
+    if (!is_identifier(input.name) || input.name == "x_t" || input.name == "t") {
+        throw unusable("an input's name must be an identifier other than x_t and t, not " + shown(name));
     }
-    const bool falls = std::adjacent_find(alphas.begin(), alphas.end(), std::less_equal<>()) == alphas.end();
-    if (alphas.front() >= 1.0 || !falls) {
-        throw bad_spec("alphas_cumprod", shown(value), "numbers that strictly fall within (0, 1)");
+    const std::string where = "input " + in_quotes(input.name);
+    input.kind = static_cast<Kind>(one_of(("kind of " + where).c_str(), *value.find("kind"), kinds));
+    const bool is_label = input.kind == Kind::label, is_previous = input.kind == Kind::previous;
+    if ((input.name == "y") != is_label || (input.name == "x_0_prev") != is_previous) {
+        throw unusable("the names y and x_0_prev are kept for the kinds label and previous, and the only ones that "
+                       "they may have");
     }
-    if (alphas.back() < 0.0 || (alphas.back() == 0.0 && prediction == Prediction::eps)) {
-        throw bad_spec("alphas_cumprod", text_of(alphas.back()), "a last value above 0 (0 itself only with x_0 or v)");
+    const auto found = extents(shape);
+    constexpr std::size_t dimensions[] = {0, 1, 3, 3};
+    if (!found || found->size() != dimensions[static_cast<std::size_t>(input.kind)] ||
+        (is_previous && !std::equal(found->begin(), found->end(), state_shape.begin()))) {
+        throw unusable("the shape of " + where + " does not fit its kind, got " + shown(shape));
     }
-    return alphas;
+    input.shape = *found;
+    const json::Value* classes = value.find("classes");
+    const auto names = classes ? list_of<std::string>(*classes, string_in) : std::vector<std::string>();
+    if (!names || names->empty() == is_label || names->size() > max_classes ||
+        std::set<std::string>(names->begin(), names->end()).size() < names->size()) {
+        throw unusable("the classes of " + where + " must be 1 to " + std::to_string(max_classes) +
+                       " different names of a label, and of nothing else");
+    }
+    input.classes = *names;
+    input.none = finite_number(none);
+    const bool is_index = integer(none, 0.0, static_cast<double>(names->size())).has_value();
+    if (!none.as<std::nullptr_t>() && (is_label ? !is_index : !input.none)) {
+        throw unusable("none of " + where + " must be null or " +
+                       (is_label ? "an index from 0 to " + std::to_string(names->size()) : "a finite number") +
+                       ", got " + shown(none));
+    }
+    return input;
+}
+
+// Read row i of a plan and check all that walking it relies on.
+inline Row row_from_json(const std::string& name, std::uint32_t i, const json::Value& value, const ModelSpec& spec) {
+    const auto problem = [&](const std::string& what) {
+        return unusable("row " + std::to_string(i) + " of plan " + name + ": " + what);
+    };
+    const auto* values = value.as<json::Array>();
+    if (values == nullptr || values->size() != 5) {
+        throw problem("it must be [t, a, x_0, eps, noise]");
+    }
+    const double T = static_cast<double>(spec.num_train_timesteps());
+    const auto t = finite_number((*values)[0]), a = finite_number((*values)[1]);
+    if (!t || *t < 0.0 || *t > T - 1.0 || !(spec.has_fractional_t || integer((*values)[0], 0.0, T))) {
+        throw problem(std::string("t must be ") + (spec.has_fractional_t ? "a number" : "an integer") + " from 0 to " +
+                       text_of(T - 1.0));
+    }
+    if (!a || *a < 0.0 || *a >= 1.0 || (*a == 0.0 && spec.prediction == Prediction::eps)) {
+        throw problem("a must be a number from 0 to below 1, and above 0 where the network predicts eps");
+    }
+    const auto x_0 = list_of<double>((*values)[2], finite_number), eps = list_of<double>((*values)[3], finite_number),
+               noise = list_of<double>((*values)[4], finite_number);
+    if (!x_0 || !eps || !noise) {
+        throw problem("x_0, eps and noise must be lists of finite numbers");
+    }
+    Row row{i, *t, *a, *x_0, *eps, *noise};
+    const std::size_t most = std::min<std::size_t>(i, max_reach);
+    if (row.reach() < 1 || row.reach() > most) {
+        throw problem("it must read 1 to " + std::to_string(most) + " evaluations, not " +
+                       std::to_string(row.reach()));
+    }
+    if (noise->size() > (spec.has_variance_fraction ? 2u : 1u) ||
+        !std::all_of(noise->begin(), noise->end(), [](double std) { return std > 0.0; })) {
+        throw problem("noise must be empty, one positive number, or two of them, small and large, where the network "
+                       "learned its variance");
+    }
+    return row;
+}
+
+inline Plan plan_from_json(const std::string& name, const json::Value& value, const ModelSpec& spec) {
+    constexpr std::string_view marks = "._+-";
+    const auto is_digit_or_letter = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    };
+    if (name.empty() || name.size() > 64 || !is_digit_or_letter(name[0]) ||
+        !std::all_of(name.begin(), name.end(),
+                     [&](char c) { return is_digit_or_letter(c) || marks.find(c) != marks.npos; })) {
+        throw unusable("a plan's name must be 1 to 64 letters, digits and ._+-, starting with a letter or digit");
+    }
+    const json::Value *start = value.find("start"), *list = value.find("rows");
+    const auto* rows = list ? list->as<json::Array>() : nullptr;
+    if (rows == nullptr || rows->empty() || rows->size() > max_rows) {
+        throw unusable("plan " + name + " must have a list of 1 to " + std::to_string(max_rows) + " rows");
+    }
+    Plan plan;
+    const std::optional<double> weight = start ? finite_number(*start) : plan.start;
+    if (!weight || *weight <= 0.0) {
+        throw unusable("the start of plan " + name + " must be a positive number");
+    }
+    plan.start = *weight;
+    for (const json::Value& row : *rows) {
+        plan.rows.push_back(row_from_json(name, static_cast<std::uint32_t>(plan.rows.size() + 1), row, spec));
+    }
+    return plan;
 }
 
 }  // namespace detail
@@ -1763,11 +2337,12 @@ inline ModelSpec spec_from_json(std::string_view text) {
     using namespace detail;
     constexpr std::size_t max_bytes = 256 * 1024;
     if (text.size() > max_bytes) {
-        throw bad_spec("size", std::to_string(text.size()), "at most " + std::to_string(max_bytes) + " bytes");
+        throw unusable("it must have at most " + std::to_string(max_bytes) + " bytes, not " +
+                       std::to_string(text.size()));
     }
     const json::Value root = json::parse(text);
     if (root.as<json::Object>() == nullptr) {
-        throw bad_spec("it", shown(root), "an object");
+        throw unusable("it must be an object, not " + shown(root));
     }
     check_format(root);
     // every key is looked for first: what is missing is told before what is unknown
@@ -1778,57 +2353,98 @@ inline ModelSpec spec_from_json(std::string_view text) {
                       &noise = member(root, "noise"), &needs = member(root, "requires");
     const json::Value &sampler = member(defaults, "sampler"), &num_steps = member(defaults, "num_steps"),
                       &eta = member(defaults, "eta");
+    const std::set<std::string> required = requirements(needs);
     ModelSpec spec;
-    spec.has_variance_fraction = check_requires(needs);
-    const auto* noise_name = noise.as<std::string>();
-    if (noise_name == nullptr || *noise_name != noise_tag) {
-        throw Error(Code::refused, "spec: unknown noise. got " + shown(noise) + ", expected " + in_quotes(noise_tag) +
-                                       ". Do install a newer ddpm-export.");
+    spec.has_variance_fraction = required.count("variance_fraction") > 0;
+    spec.has_fractional_t = required.count("fractional_t") > 0;
+    if (string_in(noise) != std::string(noise_tag)) {
+        throw newer("has the noise " + shown(noise));
     }
     const auto* name_text = name.as<std::string>();
     if (name_text == nullptr || std::count_if(name_text->begin(), name_text->end(),
                                               [](char c) { return (c & 0xC0) != 0x80; }) > 200) {
-        throw bad_spec("name", shown(name), "a short string");
+        throw bad_spec("name", "a short string", name);
     }
     spec.name = *name_text;
-    spec.prediction = static_cast<Prediction>(
-        one_of("prediction", prediction, std::array<std::string_view, 3>{"eps", "x_0", "v"}));
-    spec.variance = static_cast<Variance>(
-        one_of("variance", variance, std::array<std::string_view, 3>{"fixed_small", "fixed_large", "learned"}));
+    spec.prediction = static_cast<Prediction>(one_of("prediction", prediction, predictions));
+    spec.variance = static_cast<Variance>(one_of("variance", variance, variances));
     if (spec.variance == Variance::learned && !spec.has_variance_fraction) {
-        throw bad_spec("variance", shown(variance), "'variance_fraction' among requires");
+        throw bad_spec("variance", "fixed_small or fixed_large without variance_fraction in its requires", variance);
     }
-    spec.image_shape = image_shape(shape);
-    const auto* ends = range.as<json::Array>();
-    if (ends == nullptr || ends->size() != 2 || finite_number((*ends)[0]) != -1.0 || finite_number((*ends)[1]) != 1.0) {
-        throw bad_spec("value_range", shown(range), "[-1, 1]");
+    const auto image_shape = extents(shape);
+    if (!image_shape || image_shape->size() != spec.image_shape.size()) {
+        throw bad_spec("image_shape", "three positive integers [C, H, W] with a product of at most 67108864", shape);
     }
-    if (clip.as<std::nullptr_t>() == nullptr) {
-        spec.clip_x_0 = finite_number(clip);
-        if (!spec.clip_x_0 || *spec.clip_x_0 <= 0.0) {
-            throw bad_spec("clip_x_0", shown(clip), "a positive number or null");
-        }
+    std::copy(image_shape->begin(), image_shape->end(), spec.image_shape.begin());
+    if (list_of<double>(range, finite_number) != std::vector<double>{-1.0, 1.0}) {
+        throw bad_spec("value_range", "[-1, 1]", range);
+    }
+    spec.clip_x_0 = finite_number(clip);
+    if (!clip.as<std::nullptr_t>() && !(spec.clip_x_0 > 0.0)) {
+        throw bad_spec("clip_x_0", "a positive number or null", clip);
     }
     spec.alphas_cumprod = alphas_cumprod(alphas, spec.prediction);
+    const std::int64_t T = spec.num_train_timesteps();
     if (sampler.as<std::string>() == nullptr) {
-        throw bad_spec("defaults.sampler", shown(sampler), "a sampler's name");
+        throw bad_spec("defaults.sampler", "a sampler's name", sampler);
     }
     spec.defaults.sampler = *sampler.as<std::string>();
-    const auto* count = num_steps.as<json::Number>();
-    if (count == nullptr || !count->is_integer || count->value < 1.0 ||
-        count->value > static_cast<double>(spec.num_train_timesteps())) {
-        throw bad_spec("defaults.num_steps", shown(num_steps), "1 to " + std::to_string(spec.num_train_timesteps()));
+    const auto count = integer(num_steps, 1.0, static_cast<double>(T));
+    if (!count) {
+        throw bad_spec("defaults.num_steps", "an integer from 1 to " + std::to_string(T), num_steps);
     }
-    spec.defaults.num_steps = static_cast<std::int64_t>(count->value);
-    const std::optional<double> given_eta = finite_number(eta);
-    if (!given_eta || *given_eta < 0.0 || *given_eta > 1.0) {
-        throw bad_spec("defaults.eta", shown(eta), "a number from 0 to 1");
+    spec.defaults.num_steps = *count;
+    spec.defaults.eta = finite_number(eta).value_or(-1.0);
+    if (spec.defaults.eta < 0.0 || spec.defaults.eta > 1.0) {
+        throw bad_spec("defaults.eta", "a number from 0 to 1", eta);
     }
-    spec.defaults.eta = *given_eta;
-    const json::Value *golden = root.find("golden"), *source = root.find("source");
-    if ((golden && !golden->as<json::Object>() && !golden->as<std::nullptr_t>()) ||
-        (source && !source->as<json::Object>())) {
-        throw bad_spec("source or golden", "something else", "objects");
+    spec.defaults.times = times_of(given(defaults, "times"), T);
+    const json::Value *golden = given(root, "golden"), *source = root.find("source");
+    if ((golden && !golden->as<json::Object>()) || (source && !source->as<json::Object>())) {
+        throw unusable("golden and source must be objects");
+    }
+    if (const json::Value* inputs = root.find("inputs")) {
+        const auto read = [&](const json::Value& one) { return std::optional(input_from_json(one, spec.image_shape)); };
+        auto found = list_of<Input>(*inputs, read);
+        if (!found) {
+            throw bad_spec("inputs", "a list", *inputs);
+        }
+        spec.inputs = std::move(*found);
+    }
+    std::set<std::string> names;
+    for (const Input& input : spec.inputs) {
+        names.insert(input.name);
+    }
+    if (names.size() < spec.inputs.size()) {
+        throw unusable("its inputs must have different names");
+    }
+    if (const json::Value* plans = root.find("plans")) {
+        const auto* members = plans->as<json::Object>();
+        if (members == nullptr) {
+            throw bad_spec("plans", "an object", *plans);
+        }
+        for (const json::Member& one : *members) {
+            if (plans->find(one.key) == &one.value) {  // of equal keys the last
+                spec.plans[one.key] = plan_from_json(one.key, one.value, spec);
+            }
+        }
+    }
+    if (const json::Value* plan = given(defaults, "plan")) {
+        spec.defaults.plan = string_in(*plan);
+        if (!spec.defaults.plan || spec.plans.count(*spec.defaults.plan) == 0) {
+            throw bad_spec("defaults.plan", "the name of one of its plans", *plan);
+        }
+    }
+    const std::pair<const char*, bool> used[] = {{"inputs", !spec.inputs.empty()},
+                                                 {"times", spec.defaults.times.has_value()},
+                                                 {"plan", spec.defaults.plan.has_value()}};
+    for (const auto& [what, is_used] : used) {
+        if (is_used && required.count(what) == 0) {
+            throw unusable(std::string("its requires must name '") + what + "'");
+        }
+    }
+    if (spec.inputs.empty() && required.count("inputs") > 0) {
+        throw unusable("it has no inputs, though its requires name them");
     }
     return spec;
 }

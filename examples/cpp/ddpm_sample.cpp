@@ -1,7 +1,7 @@
 // ddpm_sample - images from a denoiser file, as a grid: ddpm_sample unet.onnx --n 16 --steps 50 --seed 7 --out grid.png
 //
 // Prints one line of JSON: how many images, the seconds that opening the file took, and those until the images exist.
-// Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
+// Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
 
 #include <chrono>
 #include <csignal>
@@ -22,9 +22,10 @@
 namespace {
 
 constexpr char usage[] =
-    "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N] [--sampler ddim|ddpm] [--eta 0..1] [--seed 0] [--first 0]\n"
-    "                   [--out grid.png]\n"
-    "Steps, sampler and eta are the file's own where they are left out. Same seed, same images, on every machine.\n";
+    "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N | --times 999,500,0] [--sampler ddim|ddpm] [--eta 0..1]\n"
+    "                   [--plan NAME] [--seed 0] [--first 0] [--out grid.png]\n"
+    "--plan is one that the file carries, in place of steps, times, sampler and eta.\n"
+    "What is left out is the file's own. Same seed, same images, on every machine.\n";
 constexpr std::int64_t batch_limit = 16;  // images at a time: memory, never the images
 
 volatile std::sig_atomic_t interrupted = 0;
@@ -40,10 +41,20 @@ T number_from(const std::string& option, const std::string& text) {
     stream.imbue(std::locale::classic());
     T value{};
     if (!(stream >> value) || !stream.eof()) {
-        throw ddpm::Error(ddpm::Code::usage, option + ": not a number. got " + ddpm::detail::in_quotes(text) +
-                                                 ", expected one within 64 bits. Do correct it.");
+        throw ddpm::Error(ddpm::Code::usage, option + " must be a number within 64 bits, got " +
+                                                 ddpm::detail::in_quotes(text) + ".");
     }
     return value;
+}
+
+std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {
+    std::vector<std::int64_t> times;
+    for (std::size_t begin = 0; begin <= text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        times.push_back(number_from<std::int64_t>(option, text.substr(begin, end - begin)));
+        begin = end + 1;
+    }
+    return times;
 }
 
 Options options_from(const std::vector<std::string>& arguments) {
@@ -53,8 +64,8 @@ Options options_from(const std::vector<std::string>& arguments) {
         const std::string& option = arguments[k];
         if (option.compare(0, 2, "--") != 0) {
             if (!options.model.empty()) {
-                throw ddpm::Error(ddpm::Code::usage, "MODEL: given twice. got " + ddpm::detail::in_quotes(option) +
-                                                         ", expected one file. Do name one.");
+                throw ddpm::Error(ddpm::Code::usage, "There must be one MODEL, got " +
+                                                         ddpm::detail::in_quotes(option) + " as a second one.");
             }
             options.model = option;
             continue;
@@ -64,6 +75,10 @@ Options options_from(const std::vector<std::string>& arguments) {
             settings.n = number_from<std::int64_t>(option, value);
         } else if (option == "--steps") {
             settings.num_steps = number_from<std::int64_t>(option, value);
+        } else if (option == "--times") {
+            settings.times = times_from(option, value);
+        } else if (option == "--plan") {
+            settings.plan = value;
         } else if (option == "--sampler") {
             settings.sampler = value;
         } else if (option == "--eta") {
@@ -75,13 +90,12 @@ Options options_from(const std::vector<std::string>& arguments) {
         } else if (option == "--out") {
             options.out = value;
         } else {
-            throw ddpm::Error(ddpm::Code::usage, "option: unknown. got " + ddpm::detail::in_quotes(option) +
-                                                     ", expected --n, --steps, --sampler, --eta, --seed, --first or "
-                                                     "--out. Do see --help.");
+            throw ddpm::Error(ddpm::Code::usage,
+                              "There is no option " + ddpm::detail::in_quotes(option) + ". See --help.");
         }
     }
     if (options.model.empty()) {
-        throw ddpm::Error(ddpm::Code::usage, "MODEL: missing. got none, expected a file. Do see --help.");
+        throw ddpm::Error(ddpm::Code::usage, "MODEL is missing. See --help.");
     }
     return options;
 }
@@ -94,8 +108,7 @@ void check_writable(const std::string& out) {
     std::filesystem::remove(beside, problem);
     if (!is_writable) {
         throw ddpm::Error(ddpm::Code::environment,
-                          out + ": cannot be written. got a folder that is missing or closed, expected a writable "
-                                "place. Do choose another --out.");
+                          out + ": cannot be written. Choose another --out.");
     }
 }
 
@@ -111,9 +124,8 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     const ddpm::ModelSpec& spec = model.spec();
     const auto channels = static_cast<std::size_t>(spec.image_shape[0]);
     if (channels != 1 && channels != 3) {
-        throw ddpm::Error(ddpm::Code::usage, options.out + ": cannot show " + std::to_string(channels) +
-                                                 " channels. got a picture, expected 1 or 3. Do use ddpm-run with "
-                                                 ".npy.");
+        throw ddpm::Error(ddpm::Code::usage, options.out + ": a PNG has 1 or 3 channels, got " +
+                                                 std::to_string(channels) + ". Use ddpm-run with .npy.");
     }
     const ddpm::Settings& all = options.settings;
     ddpm::check_image_numbers(all.first, all.n);  // before the first batch
@@ -165,7 +177,7 @@ int main(int argc, char** argv) {
         return failed(problem.code, problem.what());
     } catch (const std::bad_alloc&) {
         return failed(ddpm::Code::environment,
-                      "memory: not enough. got none, expected room for the images. Do lower --n.");
+                      "There is not enough memory for the images. Try a smaller --n.");
     } catch (const std::exception& problem) {  // of the PNG, or of ONNX Runtime's start
         return failed(ddpm::Code::environment, problem.what());
     }

@@ -28,8 +28,7 @@ inline void write_grid_png(const std::string& path, const std::uint8_t* images, 
         }
     }
     const auto failed = [&](const std::string& reason) {
-        return std::runtime_error(path + ": cannot be written. got " + reason +
-                                  ", expected a writable place with room. Do choose another path.");
+        return std::runtime_error(path + ": cannot be written, " + reason + ". Choose another path.");
     };
     png_image picture{};
     picture.version = PNG_IMAGE_VERSION;
@@ -38,12 +37,12 @@ inline void write_grid_png(const std::string& path, const std::uint8_t* images, 
     picture.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
     const std::string beside = path + ".part";
     if (!png_image_write_to_file(&picture, beside.c_str(), 0, page.data(), 0, nullptr)) {
-        throw failed(picture.message);
+        throw failed(std::string("libpng says '") + picture.message + "'");
     }
     std::error_code problem;
     std::filesystem::rename(beside, path, problem);
     if (problem) {
         std::filesystem::remove(beside, problem);
-        throw failed("a name that is taken by a folder or lost");
+        throw failed("since a folder has its name or its own is gone");
     }
 }

@@ -7,8 +7,8 @@
 
 int main(int argc, char** argv) {
     const auto failed = [](int code, std::string reason) {
-        std::fprintf(stderr, "error: one_call: no images. got %s, expected a *.sampler.onnx and numbers it takes. Do "
-                             "see line 1 of one_call.cpp.\n", reason.substr(0, reason.find('\n')).c_str());
+        std::fprintf(stderr, "error: one_call needs a *.sampler.onnx and numbers that it takes, got %s. See line 1 of "
+                             "one_call.cpp.\n", reason.substr(0, reason.find('\n')).c_str());
         return code;
     };
     if (argc != 6) {

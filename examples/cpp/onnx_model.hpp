@@ -22,7 +22,7 @@ public:
     // ddpm::spec_from_json.
     explicit OnnxModel(const std::string& path, int threads = 0) : path_(path) {
         if (!std::filesystem::is_regular_file(path)) {
-            throw bad_file("no such file. got nothing, expected a model. Do check the path.");
+            throw bad_file("no such file.");
         }
         Ort::SessionOptions options;
         options.SetIntraOpNumThreads(threads > 0 ? threads : usable_cores());
@@ -31,13 +31,12 @@ public:
         try {
             session_ = Ort::Session(env_, std::filesystem::path(path).c_str(), options);
         } catch (const Ort::Exception& problem) {
-            throw bad_file("ONNX Runtime cannot load it. got " + first_line(problem) +
-                           ", expected a sound ONNX file. Do export or copy it again.");
+            throw bad_file("ONNX Runtime cannot load it, it says " + first_line(problem) + ".");
         }
         const auto metadata = session_.GetModelMetadata().LookupCustomMetadataMapAllocated("ddpm_export", allocator_);
         if (metadata == nullptr) {
-            throw bad_file("not a file of ddpm-export. got an ONNX model without metadata 'ddpm_export', expected one. "
-                           "Do export the checkpoint with ddpm-export.");
+            throw bad_file("not a file of ddpm-export, since it has no metadata 'ddpm_export'. Export the checkpoint "
+                           "with ddpm-export.");
         }
         spec_ = ddpm::spec_from_json(metadata.get());
         check_signature();
@@ -47,28 +46,31 @@ public:
 
     // Let the network write its outputs straight to where they are wanted.
     void operator()(const ddpm::Evaluation& asked) {
-        const auto batch = static_cast<std::int64_t>(asked.batch);
-        const std::array<std::int64_t, 4> shape = {batch, spec_.image_shape[0], spec_.image_shape[1],
-                                                   spec_.image_shape[2]};
-        const std::size_t size = asked.batch * spec_.image_size();
-        times_.assign(asked.batch, asked.t);
-        Ort::Value inputs[] = {
-            // inputs are not written to; the interface has no word for that
-            Ort::Value::CreateTensor(memory_, const_cast<float*>(asked.x_t), size, shape.data(), shape.size()),
-            Ort::Value::CreateTensor(memory_, times_.data(), times_.size(), &batch, 1)};
-        std::vector<Ort::Value> outputs;
+        const std::vector<std::int64_t> shape = with_batch(asked.batch, spec_.image_shape);
+        const std::vector<std::int64_t> batch(shape.begin(), shape.begin() + 1);
+        std::vector<Ort::Value> inputs, outputs;
+        std::vector<const char*> input_names = {"x_t", "t"}, output_names = {prediction(), "variance_fraction"};
+        inputs.push_back(tensor(asked.x_t, shape));
+        times_.assign(asked.batch, static_cast<std::int64_t>(asked.t));
+        fractional_times_.assign(asked.batch, static_cast<float>(asked.t));
+        inputs.push_back(spec_.has_fractional_t ? tensor(fractional_times_.data(), batch)
+                                                : tensor(times_.data(), batch));
+        for (const ddpm::InputArray& one : asked.inputs) {
+            const auto its_shape = with_batch(asked.batch, one.input->shape);
+            input_names.push_back(one.input->name.c_str());
+            inputs.push_back(one.labels ? tensor(one.labels, its_shape) : tensor(one.numbers, its_shape));
+        }
         for (float* answer : {asked.prediction, asked.variance_fraction}) {
             if (answer != nullptr) {
-                outputs.push_back(Ort::Value::CreateTensor(memory_, answer, size, shape.data(), shape.size()));
+                outputs.push_back(tensor(answer, shape));
             }
         }
-        const char* input_names[] = {"x_t", "t"};
-        const char* output_names[] = {prediction(), "variance_fraction"};
         try {
-            session_.Run(Ort::RunOptions(), input_names, inputs, 2, output_names, outputs.data(), outputs.size());
+            session_.Run(Ort::RunOptions(), input_names.data(), inputs.data(), inputs.size(), output_names.data(),
+                         outputs.data(), outputs.size());
         } catch (const Ort::Exception& problem) {  // a graph may load and yet not run
-            throw bad_file("the graph does not run. got " + first_line(problem) + ", expected values of shape " +
-                           text_of({shape.begin(), shape.end()}) + ". Do export the model again.");
+            throw bad_file("the graph does not run on values of shape " + text_of(shape) + ", ONNX Runtime says " +
+                           first_line(problem) + ".");
         }
     }
 
@@ -100,8 +102,24 @@ private:
     }
 
     const char* prediction() const {
-        static constexpr const char* names[] = {"eps", "x_0", "v"};
-        return names[static_cast<int>(spec_.prediction)];
+        return ddpm::detail::predictions[static_cast<std::size_t>(spec_.prediction)].data();
+    }
+
+    template <class Extents>
+    static std::vector<std::int64_t> with_batch(std::size_t batch, const Extents& extents) {
+        std::vector<std::int64_t> shape = {static_cast<std::int64_t>(batch)};
+        shape.insert(shape.end(), extents.begin(), extents.end());
+        return shape;
+    }
+
+    template <class T>
+    Ort::Value tensor(const T* values, const std::vector<std::int64_t>& shape) const {
+        std::size_t size = 1;
+        for (const std::int64_t extent : shape) {
+            size *= static_cast<std::size_t>(extent);
+        }
+        // inputs are not written to; the interface has no word for that
+        return Ort::Value::CreateTensor(memory_, const_cast<T*>(values), size, shape.data(), shape.size());
     }
 
     static bool has_type(const Ort::TypeInfo& info, ONNXTensorElementDataType type) {
@@ -116,31 +134,40 @@ private:
     }
 
     void check_signature() {
-        const std::vector<std::int64_t> image(spec_.image_shape.begin(), spec_.image_shape.end());
-        std::string found;
-        bool has_x_t = false, has_t = false;
+        struct Wanted {
+            ONNXTensorElementDataType type;
+            std::vector<std::int64_t> tail;
+        };
+        constexpr auto floats = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, integers = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+        std::map<std::string, Wanted> wanted = {
+            {"x_t", {floats, {spec_.image_shape.begin(), spec_.image_shape.end()}}},
+            {"t", {spec_.has_fractional_t ? floats : integers, {}}}};
+        for (const ddpm::Input& input : spec_.inputs) {
+            wanted[input.name] = {input.kind == ddpm::Kind::label ? integers : floats, input.shape};
+        }
+        std::vector<std::string> names, expected;
         const std::size_t inputs = session_.GetInputCount(), outputs = session_.GetOutputCount();
+        bool fits = inputs == wanted.size();
         for (std::size_t k = 0; k < inputs; ++k) {
-            const std::string name = session_.GetInputNameAllocated(k, allocator_).get();
+            names.push_back(session_.GetInputNameAllocated(k, allocator_).get());
+            const auto at = wanted.find(names.back());
             const Ort::TypeInfo info = session_.GetInputTypeInfo(k);
-            has_x_t |= name == "x_t" && has_type(info, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) && tail_of(info) == image;
-            has_t |= name == "t" && has_type(info, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64) && tail_of(info).empty();
-            found += (k == 0 ? "" : ", ") + name;
+            fits = fits && at != wanted.end() && has_type(info, at->second.type) && tail_of(info) == at->second.tail;
         }
-        found = ddpm::detail::in_quotes(found);
-        std::vector<std::string> wanted = {prediction()};
-        if (spec_.has_variance_fraction) {
-            wanted.push_back("variance_fraction");
+        const char* answers[] = {prediction(), "variance_fraction"};
+        const std::size_t count = spec_.has_variance_fraction ? 2 : 1;
+        fits = fits && outputs >= count;
+        for (std::size_t k = 0; fits && k < count; ++k) {
+            fits = session_.GetOutputNameAllocated(k, allocator_).get() == std::string(answers[k]) &&
+                   has_type(session_.GetOutputTypeInfo(k), floats);
         }
-        bool has_outputs = outputs >= wanted.size();
-        for (std::size_t k = 0; has_outputs && k < wanted.size(); ++k) {
-            has_outputs = session_.GetOutputNameAllocated(k, allocator_).get() == wanted[k] &&
-                          has_type(session_.GetOutputTypeInfo(k), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-        }
-        if (inputs != 2 || !has_x_t || !has_t || !has_outputs) {
-            throw bad_file("graph and spec disagree. got inputs " + found + ", expected x_t float [batch, " +
-                           text_of(image).substr(1) + ", t int64 [batch] and a float output '" + prediction() +
-                           "' first. Do export the model as a denoiser.");
+        if (!fits) {
+            for (const auto& [name, what] : wanted) {
+                expected.push_back(name + (what.type == floats ? " float " : " int64 ") + text_of(what.tail));
+            }
+            throw bad_file("graph and spec disagree: the inputs must be " + ddpm::detail::listed(expected) +
+                           " behind the batch and the first output a float " + prediction() + ", got inputs " +
+                           ddpm::detail::in_quotes(ddpm::detail::listed(names)) + ". Export the model as a denoiser.");
         }
     }
 
@@ -151,4 +178,5 @@ private:
     Ort::Session session_{nullptr};
     ddpm::ModelSpec spec_;
     std::vector<std::int64_t> times_;
+    std::vector<float> fractional_times_;
 };

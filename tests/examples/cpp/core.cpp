@@ -97,10 +97,8 @@ int code_of(Work work) {
         work();
         return 0;
     } catch (const ddpm::Error& error) {
-        EXPECT(std::strchr(error.what(), '\n') == nullptr, error.what());
-        for (const char* part : {": ", " got ", ", expected ", " Do "}) {
-            EXPECT(std::strstr(error.what(), part) != nullptr, error.what());
-        }
+        const std::string line = error.what();  // a sentence or two
+        EXPECT(line.find('\n') == std::string::npos && line.back() == '.', line);
         return static_cast<int>(error.code);
     }
 }
@@ -165,16 +163,14 @@ void check_time_grids(const std::string& folder) {
 
 void check_coefficients(const std::string& folder) {
     for (const Value& one : cases(folder, "coefficients")) {
-        const ddpm::Step step{static_cast<std::uint32_t>(number(one, "i")), static_cast<std::int64_t>(number(one, "t")),
-                              number(one, "a"), number(one, "a_prev")};
-        const bool large = string(one, "variance") == "fixed_large";
-        const ddpm::Coefficients c = ddpm::coefficients(
-            step, number(one, "eta"), large ? ddpm::Variance::fixed_large : ddpm::Variance::fixed_small);
-        const std::pair<const char*, double> found[] = {{"sqrt_a", c.sqrt_a},
-                                                        {"sqrt_1_minus_a", c.sqrt_1_minus_a},
-                                                        {"sqrt_a_prev", c.sqrt_a_prev},
-                                                        {"c_eps", c.c_eps},
-                                                        {"c_noise", c.c_noise}};
+        const double a = number(one, "a"), a_prev = number(one, "a_prev");
+        const auto [x_0, eps, small] = ddpm::ddim_weights(a, a_prev, number(one, "eta"));
+        const ddpm::Row row = ddpm::ddpm({{0.0}, {a, a_prev}}, ddpm::Variance::fixed_large)[0];
+        const double large = row.noise.empty() ? 0.0 : row.noise[0];
+        const std::pair<const char*, double> found[] = {
+            {"sqrt_a_prev", x_0},
+            {"c_eps", eps},
+            {"c_noise", string(one, "variance") == "fixed_large" ? large : small}};
         for (const auto& [name, value] : found) {
             EXPECT(std::abs(value - number(one, name)) <= 1e-14 * std::abs(number(one, name)), name);
             const double apart = bits(static_cast<float>(value)) - number(at(one, "bits"), name);
@@ -184,8 +180,8 @@ void check_coefficients(const std::string& folder) {
 }
 
 // Return the best denoiser for pixels that are each N(mean, std^2), as tests/golden/README.md writes it.
-ddpm::Model gaussian_model(const ddpm::ModelSpec& spec, double mean, double std) {
-    return [&spec, mean, std](const ddpm::Evaluation& asked) {
+ddpm::Model gaussian_model(const ddpm::ModelSpec& spec, double mean, double std, float fraction = 0.25f) {
+    return [&spec, mean, std, fraction](const ddpm::Evaluation& asked) {
         const double a = spec.alphas_cumprod[static_cast<std::size_t>(asked.t)], s = a * std * std + 1.0 - a;
         double slope = std::sqrt(1.0 - a) / s, offset = 0.0;
         if (spec.prediction == ddpm::Prediction::x_0) {
@@ -197,7 +193,7 @@ ddpm::Model gaussian_model(const ddpm::ModelSpec& spec, double mean, double std)
         for (std::size_t k = 0; k < asked.batch * spec.image_size(); ++k) {
             asked.prediction[k] = static_cast<float>(slope) * (asked.x_t[k] - shift) + static_cast<float>(offset);
             if (asked.variance_fraction != nullptr) {
-                asked.variance_fraction[k] = 0.25f;
+                asked.variance_fraction[k] = fraction;
             }
         }
     };
@@ -225,9 +221,22 @@ ddpm::ModelSpec spec_of(const Value& data, const Value& one) {
     return spec;
 }
 
+// Walk on and compare every state with those of a golden file, from number `begin` on.
+void expect_states(ddpm::States states, const Array& expected, std::size_t begin, double tolerance) {
+    for (std::size_t k = begin; k < expected.size(); ++k) {
+        EXPECT(states.next(), "a row");
+        const ddpm::State& state = states.now();
+        EXPECT(state.row.i == number(expected[k], "i") && state.row.t == number(expected[k], "t"), "row");
+        EXPECT(state.row.a == number(expected[k], "a"), "a");
+        expect_near(state.x, expected[k], "x", tolerance);
+        expect_near(state.x_0, expected[k], "x_0", tolerance);
+        expect_near(state.eps, expected[k], "eps", tolerance);
+    }
+    EXPECT(!states.next(), "the end");
+}
+
 void check_trajectories(const std::string& folder) {
     const Value data = golden(folder, "trajectories");
-    const double tolerance = number(data, "tolerance");
     for (const Value& one : array(data, "cases")) {
         const ddpm::ModelSpec spec = spec_of(data, one);
         const ddpm::Denoiser denoise =
@@ -235,31 +244,66 @@ void check_trajectories(const std::string& folder) {
         const ddpm::Noise noise = ddpm::noise_stream(std::stoll(string(data, "seed")),
                                                      numbers<std::int64_t>(data, "images"), spec.image_shape);
         const Array& expected = array(one, "states");
-        const auto steps = ddpm::trajectory(spec, static_cast<std::int64_t>(number(data, "num_steps")));
-        EXPECT(steps.size() == expected.size(), "steps");
-        for (const std::size_t begin : {std::size_t{0}, steps.size() / 2}) {  // from x_T, and on from the middle
-            const std::vector<ddpm::Step> rest(steps.begin() + static_cast<std::ptrdiff_t>(begin), steps.end());
-            const std::vector<float> x = begin == 0 ? std::vector<float>() : numbers<float>(expected[begin - 1], "x");
-            ddpm::States states =
-                string(one, "sampler") == "ddim"
-                    ? ddpm::ddim(denoise, noise, rest, number(one, "eta"), x)
-                    : ddpm::ddpm(denoise, noise, rest, ddpm::Variance::fixed_large, x);  // the only one in the file
-            if (begin == 0) {
-                expect_near(states.now().x, data, "x_T", 0.0);
+        const std::string sampler = string(one, "sampler");
+        const bool is_ddim = sampler == "ddim";
+        const ddpm::Plan plan = ddpm::plan(
+            spec, sampler, static_cast<std::int64_t>(number(data, "num_steps")), {}, {},
+            is_ddim ? std::optional(number(one, "eta")) : std::nullopt,
+            is_ddim ? std::nullopt : std::optional(ddpm::detail::variance_from_name(string(one, "variance"))));
+        EXPECT(plan.rows.size() == expected.size(), "rows");
+        ddpm::States states = ddpm::walk(denoise, noise, plan);
+        expect_near(states.now().x, data, "x_T", 0.0);
+        expect_states(std::move(states), expected, 0, number(data, "tolerance"));
+        const std::size_t half = expected.size() / 2;  // on from the middle, by x alone
+        const ddpm::Plan rest{{plan.rows.begin() + static_cast<std::ptrdiff_t>(half), plan.rows.end()}};
+        expect_states(ddpm::walk(denoise, noise, rest, numbers<float>(expected[half - 1], "x")), expected, half,
+                      number(data, "tolerance"));
+    }
+}
+
+// Return the state that a golden file holds after a plan's row k, with all that later rows read.
+ddpm::State state_of(const ddpm::Plan& plan, std::size_t k, const Array& states) {
+    const auto floats = [&](std::size_t at, const char* key) { return numbers<float>(states[at], key); };
+    ddpm::State state{plan.rows[k], floats(k, "x"), floats(k, "x_0"), floats(k, "eps"), {}};
+    for (std::size_t age = 0; age < plan.kept_after(k); ++age) {
+        state.history.push_back({floats(k - age, "x_0"), floats(k - age, "eps")});
+    }
+    return state;
+}
+
+void check_plans(const std::string& folder) {
+    const Value data = golden(folder, "plans");
+    const double tolerance = number(data, "tolerance");
+    std::size_t furthest = 0;
+    for (const Value& one : array(data, "cases")) {
+        const std::string name = string(one, "name");
+        ddpm::ModelSpec spec = spec_of(data, one);
+        spec.has_variance_fraction = true;
+        spec.plans[name] = ddpm::detail::plan_from_json(name, at(one, "plan"), spec);
+        const ddpm::Plan plan = ddpm::plan(spec, {}, {}, {}, name);
+        const ddpm::Denoiser denoise = ddpm::denoiser(
+            gaussian_model(spec, number(data, "mean"), number(data, "std"),
+                           static_cast<float>(number(data, "variance_fraction"))), spec);
+        const ddpm::Noise noise = ddpm::noise_stream(std::stoll(string(data, "seed")),
+                                                     numbers<std::int64_t>(data, "images"), spec.image_shape);
+        const Array& expected = array(one, "states");
+        expect_states(ddpm::walk(denoise, noise, plan), expected, 0, tolerance);
+        ddpm::States states = ddpm::walk(denoise, noise, plan);
+        for (std::size_t k = 0; states.next(); ++k) {
+            EXPECT(states.now().history.size() == plan.kept_after(k), name);
+            furthest = std::max(furthest, states.now().history.size());
+            expect_states(ddpm::walk(denoise, noise, plan, {}, state_of(plan, k, expected)), expected, k + 1,
+                          tolerance);
+            // from this state, to the same bits
+            ddpm::States on = ddpm::walk(denoise, noise, plan, {}, states.now()), whole = states;
+            while (whole.next()) {
+                EXPECT(on.next() && on.now().x == whole.now().x && on.now().x_0 == whole.now().x_0, name);
+                EXPECT(on.now().history.size() == whole.now().history.size(), name);
             }
-            for (std::size_t k = begin; k < expected.size(); ++k) {
-                EXPECT(states.next(), "a step");
-                const ddpm::State& state = states.now();
-                EXPECT(state.step.i == number(expected[k], "i") && state.step.t == number(expected[k], "t"), "step");
-                EXPECT(state.step.a == number(expected[k], "a"), "a");
-                EXPECT(state.step.a_prev == number(expected[k], "a_prev"), "a_prev");
-                expect_near(state.x, expected[k], "x", tolerance);
-                expect_near(state.x_0, expected[k], "x_0", tolerance);
-                expect_near(state.eps, expected[k], "eps", tolerance);
-            }
-            EXPECT(!states.next(), "the end");
+            EXPECT(!on.next(), name);
         }
     }
+    EXPECT(furthest == ddpm::max_reach - 1, "a plan that looks far back");
 }
 
 void check_pixels(const std::string& folder) {
@@ -295,24 +339,48 @@ std::vector<float> last(ddpm::States states) {
     return states.now().x;
 }
 
+// Return a plan of four rows that looks back, adds noise twice, and repeats a time.
+ddpm::Plan third_order(const ddpm::ModelSpec& spec) {
+    const auto& a = spec.alphas_cumprod;
+    return {{{1, 39.0, a[39], {0.5}, {0.75}, {}},
+             {2, 20.0, a[20], {0.875, -0.125}, {0.625}, {0.25}},
+             {3, 20.0, a[20], {1.0, -0.25, 0.0625}, {0.5, 0.125}, {}},
+             {4, 3.0, a[3], {1.125, -0.125}, {}, {0.125}}}};
+}
+
 void check_identities() {
-    const ddpm::ModelSpec spec = small_spec();
+    ddpm::ModelSpec spec = small_spec();
     const ddpm::Denoiser denoise = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5), spec);
     const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
-    const auto steps = ddpm::trajectory(spec, 9);
-    EXPECT(last(ddpm::ddpm(denoise, noise, steps)) == last(ddpm::ddim(denoise, noise, steps, 1.0)), "ddpm is eta = 1");
-    std::vector<std::int64_t> times;
-    for (const ddpm::Step& step : steps) {
-        times.push_back(step.t);
-    }
-    EXPECT(last(ddpm::ddim(denoise, noise, ddpm::trajectory(spec, times))) == last(ddpm::ddim(denoise, noise, steps)),
-           "times");
-    const auto all = ddpm::trajectory(spec, 40);  // so many that some coefficient would show an eta in double
-    EXPECT(last(ddpm::ddim(denoise, noise, all, 0.1)) == last(ddpm::ddim(denoise, noise, all, double{0.1f})), "eta");
-    const std::vector<float> both = last(ddpm::ddpm(denoise, noise, steps)),
-                             alone = last(ddpm::ddpm(
-                                 denoise, ddpm::noise_stream(5, {4}, spec.image_shape), steps));
+    const auto picture = [&](const ddpm::Plan& plan) { return last(ddpm::walk(denoise, noise, plan)); };
+    EXPECT(picture(ddpm::plan(spec, "ddpm", 9)) == picture(ddpm::plan(spec, "ddim", 9, {}, {}, 1.0)),
+           "ddpm is eta = 1");
+    EXPECT(picture(ddpm::plan(spec, {}, {}, ddpm::spacing(40, 9))) == picture(ddpm::plan(spec, {}, 9)), "times");
+    EXPECT(picture(ddpm::plan(spec)) == picture(ddpm::plan(spec, "ddim", 4, {}, {}, 0.0)), "defaults");
+    // so many rows that some weight would show an eta in double
+    EXPECT(picture(ddpm::plan(spec, {}, 40, {}, {}, 0.1)) == picture(ddpm::plan(spec, {}, 40, {}, {}, double{0.1f})),
+           "eta");
+    const ddpm::Plan plan = ddpm::plan(spec, "ddpm", 9);
+    const std::vector<float> both = picture(plan),
+                             alone = last(ddpm::walk(denoise, ddpm::noise_stream(5, {4}, spec.image_shape), plan));
     EXPECT(std::equal(alone.begin(), alone.end(), both.begin() + static_cast<std::ptrdiff_t>(alone.size())), "alone");
+
+    spec.defaults.times = {30, 12, 3};
+    EXPECT(picture(ddpm::plan(spec)) == picture(ddpm::plan(spec, {}, {}, spec.defaults.times)), "default times");
+    EXPECT(ddpm::plan(spec).rows.size() == 3 && ddpm::plan(spec, "ddpm").rows.size() == 3, "default times");
+    EXPECT(ddpm::plan(spec, {}, 5).rows.size() == 5, "a number of steps in place of default times");
+    spec.plans["own"] = third_order(spec);
+    spec.defaults.plan = "own";
+    EXPECT(ddpm::plan(spec).rows[2].x_0.size() == 3 && ddpm::plan(spec, {}, {}, {}, "own").rows.size() == 4, "a plan");
+    EXPECT(ddpm::plan(spec, "ddim").rows.size() == 3, "a sampler in place of a default plan");
+
+    // start weighs draw 0, as x in its place would
+    ddpm::Plan scaled = plan;
+    scaled.start = 1.5;
+    std::vector<float> x(both.size());
+    noise(0, x.data());
+    std::transform(x.begin(), x.end(), x.begin(), [](float value) { return 1.5f * value; });
+    EXPECT(picture(scaled) == last(ddpm::walk(denoise, noise, plan, x)), "start");
 
     // what is clipped stays within its bound, and eps leads from it to x_t
     for (const ddpm::Prediction prediction : {ddpm::Prediction::eps, ddpm::Prediction::x_0, ddpm::Prediction::v}) {
@@ -325,59 +393,130 @@ void check_identities() {
                 }
             },
             clipped);
-        ddpm::State state;
-        state.batch = 1;
-        state.step = steps[4];
-        state.x.resize(spec.image_size());
-        state.x_0 = state.eps = state.x;
-        ddpm::noise_stream(5, {3}, spec.image_shape)(0, state.x.data());
-        loud(state);
-        const auto [low, high] = std::minmax_element(state.x_0.begin(), state.x_0.end());
+        std::vector<float> x_t(spec.image_size());
+        ddpm::noise_stream(5, {3}, spec.image_shape)(0, x_t.data());
+        ddpm::Denoised found;
+        loud(x_t, plan.rows[4], nullptr, found);
+        const auto [low, high] = std::minmax_element(found.x_0.begin(), found.x_0.end());
         EXPECT(*low == -1.0f && *high == 1.0f, "clipped");
-        for (std::size_t k = 0; k < state.x.size(); ++k) {
-            const double a = state.step.a, x = std::sqrt(a) * state.x_0[k] + std::sqrt(1.0 - a) * state.eps[k];
-            EXPECT(std::abs(x - state.x[k]) < 1e-5, "eps leads to x_t");
+        for (std::size_t k = 0; k < x_t.size(); ++k) {
+            const double a = plan.rows[4].a, back = std::sqrt(a) * found.x_0[k] + std::sqrt(1.0 - a) * found.eps[k];
+            EXPECT(std::abs(back - x_t[k]) < 1e-5, "eps leads to x_t");
         }
     }
 
     // a fraction of 1 is fixed_large, one of 0 is fixed_small: learned stands between them
     for (const auto& [fraction, variance] :
          {std::pair(0.0f, ddpm::Variance::fixed_small), std::pair(1.0f, ddpm::Variance::fixed_large)}) {
-        const float value = fraction;
-        const ddpm::Model inner = gaussian_model(spec, 0.3, 0.5);
-        const ddpm::Model model = [&](const ddpm::Evaluation& asked) {
-            inner(asked);
-            if (asked.variance_fraction != nullptr) {
-                std::fill_n(asked.variance_fraction, asked.batch * spec.image_size(), value);
-            }
+        const ddpm::Denoiser with_fraction = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5, fraction), spec);
+        const auto made = [&](ddpm::Variance one) {
+            return last(ddpm::walk(with_fraction, noise, ddpm::plan(spec, "ddpm", 9, {}, {}, {}, one)));
         };
-        const ddpm::Denoiser with_fraction = ddpm::denoiser(model, spec);
-        const auto learned = last(ddpm::ddpm(with_fraction, noise, steps, ddpm::Variance::learned));
-        const auto plain = last(ddpm::ddpm(with_fraction, noise, steps, variance));
+        const auto learned = made(ddpm::Variance::learned), plain = made(variance);
         for (std::size_t k = 0; k < plain.size(); ++k) {
             EXPECT(std::abs(learned[k] - plain[k]) < 1e-5f, "learned");
         }
     }
 }
 
+// A network that is told three things, and what it was told.
+ddpm::ModelSpec told_spec() {
+    ddpm::ModelSpec spec = small_spec();
+    spec.inputs = {{"y", ddpm::Kind::label, {}, 3.0, {"a", "b", "c"}},
+                   {"strength", ddpm::Kind::vector, {2}, {}, {}},
+                   {"x_0_prev", ddpm::Kind::previous, {1, 5, 3}, {}, {}}};
+    return spec;
+}
+
+void check_inputs() {
+    const ddpm::ModelSpec spec = told_spec();
+    std::vector<std::int64_t> labels;
+    std::vector<float> strength, before;
+    double t = 0.0;
+    const ddpm::Model inner = gaussian_model(spec, 0.3, 0.5);
+    const ddpm::Model model = [&](const ddpm::Evaluation& asked) {
+        inner(asked);
+        EXPECT(asked.inputs.size() == 3 && asked.inputs[1].input->name == "strength", "in the spec's order");
+        EXPECT(asked.inputs[0].numbers == nullptr && asked.inputs[1].labels == nullptr, "one of the two");
+        labels.assign(asked.inputs[0].labels, asked.inputs[0].labels + asked.batch);
+        strength.assign(asked.inputs[1].numbers, asked.inputs[1].numbers + 2 * asked.batch);
+        before.assign(asked.inputs[2].numbers, asked.inputs[2].numbers + spec.image_size() * asked.batch);
+        t = asked.t;
+    };
+    using Labels = std::vector<std::int64_t>;
+    using Floats = std::vector<float>;
+    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
+    const auto walked = [&](const ddpm::Inputs& inputs) {
+        ddpm::States states = ddpm::walk(ddpm::denoiser(model, spec, inputs), noise, ddpm::plan(spec, {}, 2));
+        states.next();
+        EXPECT(before == Floats(before.size(), 0.0f), "zeros at first");
+        const ddpm::State first = states.now();
+        states.next();
+        EXPECT(before == first.x_0 && t == 19.0, "the clean image found before");
+        before.clear();
+        ddpm::States on = ddpm::walk(ddpm::denoiser(model, spec, inputs), noise, ddpm::plan(spec, {}, 2), {}, first);
+        EXPECT(on.next() && before == first.x_0 && on.now().x == states.now().x, "where a walk goes on, too");
+    };
+    const Floats two = {0.5f, -1.0f}, each = {0.5f, -1.0f, 2.0f, 3.0f}, spread = {0.5f, -1.0f, 0.5f, -1.0f};
+    walked({{"strength", two}});
+    EXPECT((labels == Labels{3, 3}) && strength == spread, "what is not said");
+    walked({{"y", "c"}, {"strength", each}});
+    EXPECT((labels == Labels{2, 2}) && strength == each, "a class by its name");
+    walked({{"y", Labels{3, 0}}, {"strength", two}});
+    EXPECT((labels == Labels{3, 0}), "a label for each image");
+
+    const auto refused = [&](const ddpm::Inputs& inputs, const char* words) {
+        try {
+            ddpm::Denoised found;
+            ddpm::denoiser(model, spec, inputs)(Floats(2 * spec.image_size()), ddpm::Row{1, 3.0, 0.5}, nullptr, found);
+            EXPECT(false, words);
+        } catch (const ddpm::Error& error) {
+            EXPECT(error.code == ddpm::Code::usage, error.what());
+            EXPECT(std::strstr(error.what(), words) != nullptr, error.what());
+        }
+    };
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    refused({}, "Input 'strength' must be given: a vector of shape (2).");
+    refused({{"label", "a"}, {"strength", two}}, "The model has no input 'label'; it has y, strength.");
+    refused({{"x_0_prev", Floats(30)}, {"strength", two}}, "The model has no input 'x_0_prev'");
+    refused({{"y", "d"}, {"strength", two}}, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'.");
+    refused({{"y", Labels{4}}, {"strength", two}}, "Input 'y' must be one of a, b, c or its index from 0 to 2");
+    refused({{"y", Labels{-1}}, {"strength", two}}, "Input 'y' must be one of");
+    refused({{"y", Floats{1.0f}}, {"strength", two}}, "Input 'y' must be one of");
+    refused({{"y", Labels{0, 1, 2}}, {"strength", two}}, "Input 'y' must have shape () or (2)");
+    refused({{"strength", Labels{0, 1}}}, "Input 'strength' must be floats");
+    refused({{"strength", Floats{1.0f}}}, "Input 'strength' must have shape (2) or (1, 2), got 1 values.");
+    refused({{"strength", Floats{0.0f, nan}}}, "Input 'strength' must be finite, got NaN or infinity.");
+    // what can be seen without a batch is told where the denoiser is made
+    EXPECT(code_of([&] { (void)ddpm::denoiser(model, spec); }) == 2, "at once");
+    EXPECT(code_of([&] { (void)ddpm::denoiser(model, spec, {{"strength", each}}); }) == 0, "for two images");
+}
+
 void check_allocations() {
     const ddpm::ModelSpec spec = small_spec();
-    const ddpm::Denoiser denoise = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5), spec);
     const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
-    const auto steps = ddpm::trajectory(spec, 40);
-    std::vector<ddpm::States> runs;
-    runs.push_back(ddpm::ddim(denoise, noise, steps, 0.5));
-    runs.push_back(ddpm::ddpm(denoise, noise, steps, ddpm::Variance::fixed_large));
-    runs.push_back(ddpm::ddpm(denoise, noise, steps, ddpm::Variance::learned));
-    for (ddpm::States& states : runs) {
+    const auto of_ddpm = [&](ddpm::Variance one) { return ddpm::plan(spec, "ddpm", 40, {}, {}, {}, one); };
+    const ddpm::Plan plans[] = {ddpm::plan(spec, "ddim", 40, {}, {}, 0.5), of_ddpm(ddpm::Variance::fixed_large),
+                                of_ddpm(ddpm::Variance::learned), third_order(spec)};
+    for (const ddpm::Plan& plan : plans) {
+        ddpm::States states = ddpm::walk(ddpm::denoiser(gaussian_model(spec, 0.3, 0.5), spec), noise, plan);
         const std::size_t before = allocations;
         std::size_t done = 0;
         while (states.next()) {
             ++done;
         }
-        EXPECT(done == 40, "steps");
+        EXPECT(done == plan.rows.size(), "rows");
         EXPECT(allocations == before, "allocations within the loop");
     }
+    const ddpm::ModelSpec told = told_spec();  // inputs: in the first row
+    const std::vector<float> strength = {1.0f, 2.0f};
+    ddpm::States states = ddpm::walk(ddpm::denoiser(gaussian_model(told, 0.3, 0.5), told, {{"strength", strength}}),
+                                     noise, third_order(told));
+    states.next();
+    const std::size_t after_first = allocations;
+    while (states.next()) {
+    }
+    EXPECT(allocations == after_first, "allocations for inputs");
     ddpm::Settings settings;
     settings.n = 2;
     std::vector<std::size_t> counts;
@@ -394,10 +533,10 @@ void check_allocations() {
 }
 
 void check_refusals() {
-    const ddpm::ModelSpec spec = small_spec();
+    ddpm::ModelSpec spec = small_spec();
     const ddpm::Model model = gaussian_model(spec, 0.3, 0.5);
+    const ddpm::Denoiser denoise = ddpm::denoiser(model, spec);
     const ddpm::Noise noise = ddpm::noise_stream(0, {0}, spec.image_shape);
-    const auto steps = ddpm::trajectory(spec, 2);
     constexpr std::int64_t many = std::int64_t{1} << 32;
     EXPECT(code_of([&] { (void)ddpm::noise_stream(-1, {0}, {1, 1, 1}); }) == 2, "seed");
     EXPECT(code_of([&] { (void)ddpm::noise_stream(0, {0, many}, {1, 1, 1}); }) == 2, "image");
@@ -407,21 +546,57 @@ void check_refusals() {
     EXPECT(code_of([&] { ddpm::check_image_numbers(many - 1, 2); }) == 2, "numbers");
     EXPECT(code_of([&] { ddpm::check_image_numbers(many - 1, 1); }) == 0, "numbers");
     EXPECT(code_of([&] { ddpm::check_image_numbers(1, std::numeric_limits<std::int64_t>::max()); }) == 2, "numbers");
+
+    spec.plans["own"] = third_order(spec);
+    const auto planned = [&](auto... choice) { return code_of([&] { (void)ddpm::plan(spec, choice...); }); };
+    using Sampler = std::optional<std::string>;
+    using Number = std::optional<std::int64_t>;
+    using Times = std::optional<std::vector<std::int64_t>>;
+    const Sampler own = "own";
     for (const std::int64_t n : {0, -1, 41}) {
-        EXPECT(code_of([&] { (void)ddpm::trajectory(spec, n); }) == 2, "steps");
+        EXPECT(planned(Sampler(), Number(n)) == 2, "steps");
     }
     for (const std::vector<std::int64_t>& times : {std::vector<std::int64_t>{}, {3, 3}, {2, 3}, {40, 1}, {1, -1}}) {
-        EXPECT(code_of([&] { (void)ddpm::trajectory(spec, times); }) == 2, "times");
+        EXPECT(planned(Sampler(), Number(), Times(times)) == 2, "times");
     }
+    const Times two = std::vector<std::int64_t>{9, 3};
+    EXPECT(planned(Sampler(), Number(2), two) == 0, "times and their number");
+    EXPECT(planned(Sampler(), Number(3), two) == 2, "times and another number");
     for (const double eta : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()}) {
-        EXPECT(code_of([&] { (void)ddpm::ddim(ddpm::denoiser(model, spec), noise, steps, eta); }) == 2, "eta");
+        EXPECT(planned(Sampler(), Number(), Times(), Sampler(), std::optional(eta)) == 2, "eta");
     }
-    EXPECT(code_of([&] { (void)ddpm::ddim(ddpm::denoiser(model, spec), noise, steps, 0.0, {1.0f}); }) == 2, "x");
+    EXPECT(planned(Sampler(), Number(), Times(), own) == 0, "a plan");
+    EXPECT(planned(Sampler(), Number(), Times(), Sampler("other")) == 2, "another plan");
+    EXPECT(planned(Sampler(), Number(4), Times(), own) == 2, "a plan and steps");
+    EXPECT(planned(Sampler("euler\n")) == 2, "sampler");
+    spec.defaults.sampler = "euler\n";
+    EXPECT(planned() == 4, "a default sampler of later");
+    EXPECT(planned(Sampler("ddim")) == 0, "in its place a known one");
+    spec = small_spec();
+    spec.has_variance_fraction = false;
+    spec.variance = ddpm::Variance::learned;
+    EXPECT(planned(Sampler("ddpm")) == 2, "learned");
+    spec = small_spec();
+
+    const ddpm::Plan plan = third_order(spec);
+    EXPECT(code_of([&] { (void)ddpm::walk(denoise, noise, plan, {1.0f}); }) == 2, "x");
+    ddpm::States states = ddpm::walk(denoise, noise, plan);
+    EXPECT(states.next() && states.next(), "two rows");
+    ddpm::State state = states.now();
+    EXPECT(state.history.size() == 2, "history");
+    EXPECT(code_of([&] { (void)ddpm::walk(denoise, noise, plan, {}, state); }) == 0, "a state");
+    state.history[1].eps.pop_back();
+    EXPECT(code_of([&] { (void)ddpm::walk(denoise, noise, plan, {}, state); }) == 2, "a history of another size");
+    state.history.pop_back();
+    EXPECT(code_of([&] { (void)ddpm::walk(denoise, noise, plan, {}, state); }) == 2, "a history too short");
+    for (const std::size_t reach : {0, 2, 17}) {
+        const ddpm::Plan bad{{{1, 9.0, 0.5, std::vector<double>(reach, 0.1), {}, {}}}};
+        EXPECT(code_of([&] { (void)ddpm::walk(denoise, noise, bad); }) == 2, "reach");
+    }
     ddpm::ModelSpec plain = spec;
     plain.has_variance_fraction = false;
-    EXPECT(code_of([&] {
-               (void)ddpm::ddpm(ddpm::denoiser(model, plain), noise, steps, ddpm::Variance::learned);
-           }) == 2, "learned");
+    const ddpm::Plan learned = ddpm::plan(spec, "ddpm", 2, {}, {}, {}, ddpm::Variance::learned);
+    EXPECT(code_of([&] { (void)last(ddpm::walk(ddpm::denoiser(model, plain), noise, learned)); }) == 2, "learned");
 
     const auto sampled = [&](auto change) {
         ddpm::Settings settings;
@@ -434,9 +609,12 @@ void check_refusals() {
     EXPECT(sampled([](ddpm::Settings& s) { s.first = -1; }) == 2, "first");
     EXPECT(sampled([](ddpm::Settings& s) { s.seed = -1; }) == 2, "seed");
     EXPECT(sampled([](ddpm::Settings& s) { s.num_steps = 41; }) == 2, "num_steps");
+    EXPECT(sampled([](ddpm::Settings& s) { s.times = {3, 9}; }) == 2, "times");
     EXPECT(sampled([](ddpm::Settings& s) { s.sampler = "euler\n"; }) == 2, "sampler");
     EXPECT(sampled([](ddpm::Settings& s) { s.sampler = "ddpm", s.eta = 0.0; }) == 2, "eta of ddpm");
+    EXPECT(sampled([](ddpm::Settings& s) { s.variance = ddpm::Variance::learned; }) == 2, "variance of ddim");
     EXPECT(sampled([](ddpm::Settings& s) { s.eta = 2.0; }) == 2, "eta");
+    EXPECT(sampled([](ddpm::Settings& s) { s.plan = "own"; }) == 2, "plan");
 
     ddpm::Settings settings;
     settings.n = 2;
@@ -449,20 +627,42 @@ void check_refusals() {
                });
            }) == 130, "cancel");
     EXPECT(called == 2, "cancelled after the second step");
+}
 
+// What is not finite is told by the number of its row, though times repeat, and by that of the image.
+void check_sick_numbers() {
+    const ddpm::ModelSpec spec = small_spec();
+    const ddpm::Model model = gaussian_model(spec, 0.3, 0.5);
+    const ddpm::Noise noise = ddpm::noise_stream(0, {6, 7}, spec.image_shape);
     for (const float sick : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-        const ddpm::Model bad = [&](const ddpm::Evaluation& asked) {
-            model(asked);
-            asked.prediction[asked.batch * spec.image_size() - 1] = asked.t == 19 ? sick : 0.0f;  // of the last image
-        };
-        try {
-            (void)ddpm::sample(bad, spec, settings);
-            EXPECT(false, "a sick number was not seen");
-        } catch (const ddpm::Error& error) {
-            EXPECT(error.code == ddpm::Code::not_finite, error.what());
-            EXPECT(std::strstr(error.what(), "step 3 (t = 19), image 1:") != nullptr, error.what());
+        for (const bool is_fraction : {false, true}) {
+            std::size_t evaluations = 0;
+            const ddpm::Model bad = [&](const ddpm::Evaluation& asked) {
+                model(asked);
+                if (++evaluations == 3) {  // row 3 has the time of row 2
+                    (is_fraction ? asked.variance_fraction : asked.prediction)[asked.batch * spec.image_size() - 1] =
+                        sick;
+                }
+            };
+            ddpm::States states = ddpm::walk(ddpm::denoiser(bad, spec), noise, third_order(spec));
+            EXPECT(states.next() && states.next(), "sound");
+            const std::vector<float> x = states.now().x;
+            try {
+                states.next();
+                EXPECT(false, "a sick number was not seen");
+            } catch (const ddpm::NonFiniteError& error) {
+                EXPECT(error.code == ddpm::Code::not_finite && error.index == 1, error.what());
+                EXPECT(std::string(error.what()) ==
+                           "At step 3 (t = 20), image 7 became NaN or infinite. Run ddpm-check on the model.",
+                       error.what());
+            }
+            EXPECT(states.now().x == x && states.now().row.i == 2, "as before the row");
+            EXPECT(states.next() && states.now().row.i == 3, "and on");
         }
     }
+    ddpm::Plan loud = third_order(spec);
+    loud.rows[1].x_0[0] = 1e39;  // the sum overflows, not what the network says
+    EXPECT(code_of([&] { (void)last(ddpm::walk(ddpm::denoiser(model, spec), noise, loud)); }) == 6, "a sum");
 }
 
 // ---------------------------------------------------------------------------------------------------------- specs
@@ -542,10 +742,13 @@ int main(int argc, char** argv) {
         check_time_grids(argument);
         check_coefficients(argument);
         check_trajectories(argument);
+        check_plans(argument);
         check_pixels(argument);
         check_identities();
+        check_inputs();
         check_allocations();
         check_refusals();
+        check_sick_numbers();
     } else if (command == "table") {
         for (const std::int32_t entry : ddpm::normal_table) {
             std::printf("%d\n", entry);
