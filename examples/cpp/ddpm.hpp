@@ -1137,19 +1137,17 @@ inline std::string text_of(std::int64_t value) { return std::to_string(value); }
 inline std::string text_of(const std::string& value) { return value; }
 inline std::string text_of(std::string_view value) { return std::string(value); }
 
-// Return the values, or the first so many of them, with commas between.
+// Return the first values with commas between, and how many there are where those are not all.
 template <class Values>
-std::string listed(const Values& values, std::size_t limit = std::numeric_limits<std::size_t>::max()) {
+std::string several(const Values& values, std::size_t most = 20) {
     std::string text;
     std::size_t count = 0;
     for (const auto& value : values) {
-        text += count == 0 ? "" : ", ";
-        if (count++ == limit) {
-            return text + "...";
-        }
-        text += text_of(value);
+        text += count == 0 || count > most ? "" : ", ";
+        text += count < most ? text_of(value) : count == most ? "..." : "";
+        ++count;
     }
-    return text;
+    return count <= most ? text : text + " (" + std::to_string(count) + " of them)";
 }
 
 // Return text from a file in quotes, fit for one line of a terminal.
@@ -1176,7 +1174,7 @@ inline Error no_learned_variance() {
 inline Variance variance_from_name(std::string_view name) {
     const auto at = std::find(variances.begin(), variances.end(), name);
     if (at == variances.end()) {
-        throw usage("variance must be one of " + listed(variances) + ", got " + in_quotes(name) + ".");
+        throw usage("variance must be one of " + several(variances) + ", got " + in_quotes(name) + ".");
     }
     return static_cast<Variance>(at - variances.begin());
 }
@@ -1239,12 +1237,11 @@ inline void Noise::operator()(std::uint32_t draw, float* z) const {
 inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& images, const Shape& shape,
                           std::uint32_t domain) {
     if (seed < 0) {
-        throw detail::usage("seed must be between 0 and 2^63 - 1, got " + std::to_string(seed) + ".");
+        throw detail::usage("seed must be from 0 to 2^63 - 1, got " + std::to_string(seed) + ".");
     }
     for (const std::int64_t image : images) {
         if (image < 0 || image >= detail::image_limit) {
-            throw detail::usage("The numbers of images must be between 0 and 2^32 - 1, got " + std::to_string(image) +
-                                ".");
+            throw detail::usage("Numbers of images must be from 0 to 2^32 - 1, got " + std::to_string(image) + ".");
         }
     }
     double size = 1.0;
@@ -1252,8 +1249,7 @@ inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& im
         size *= extent < 1 ? 0.0 : static_cast<double>(extent);
     }
     if (size < 1.0 || size > 0x1p34) {  // the counter's first word numbers blocks of four
-        throw detail::usage("shape must be positive (C, H, W), got (" + std::to_string(shape[0]) + ", " +
-                            std::to_string(shape[1]) + ", " + std::to_string(shape[2]) + ").");
+        throw detail::usage("shape must be positive (C, H, W), got (" + detail::several(shape) + ").");
     }
     Noise noise;
     noise.key_ = {static_cast<std::uint32_t>(seed & 0xFFFFFFFF), static_cast<std::uint32_t>(seed >> 32)};
@@ -1268,8 +1264,8 @@ inline void check_image_numbers(std::int64_t first, std::int64_t n) {
         throw detail::usage("n must be at least 1, got " + std::to_string(n) + ".");
     }
     if (first < 0 || first >= detail::image_limit || n > detail::image_limit - first) {
-        throw detail::usage("The numbers of images must be between 0 and 2^32 - 1, got " + std::to_string(n) +
-                            " from " + std::to_string(first) + ".");
+        throw detail::usage("Numbers of images must be from 0 to 2^32 - 1, got " + std::to_string(n) + " from " +
+                            std::to_string(first) + ".");
     }
 }
 
@@ -1302,8 +1298,12 @@ struct Bound {
     std::vector<float> numbers;
 };
 
+inline std::string shape_text(const std::vector<std::int64_t>& shape) {
+    return "(" + several(shape) + (shape.size() == 1 ? ",)" : ")");
+}
+
 inline Error bad_label(const Input& input, std::string_view got) {
-    return usage("Input " + in_quotes(input.name) + " must be one of " + listed(input.classes, 20) +
+    return usage("Input " + in_quotes(input.name) + " must be one of " + several(input.classes) +
                  " or its index from 0 to " + std::to_string(input.classes.size() - 1) + ", got " + in_quotes(got) +
                  ".");
 }
@@ -1347,8 +1347,8 @@ std::vector<T> spread(const Input& input, std::vector<T> values, std::size_t bat
     if (given != size && given != size * batch) {
         std::vector<std::int64_t> wanted = input.shape;
         wanted.insert(wanted.begin(), static_cast<std::int64_t>(batch));
-        throw usage("Input " + in_quotes(input.name) + " must have shape (" + listed(input.shape) + ") or (" +
-                    listed(wanted) + "), got " + std::to_string(given) + " values.");
+        throw usage("Input " + in_quotes(input.name) + " must have shape " + shape_text(input.shape) + " or " +
+                    shape_text(wanted) + ", got " + std::to_string(given) + " values.");
     }
     values.resize(size * batch);
     for (std::size_t k = given; k < values.size(); ++k) {
@@ -1382,7 +1382,7 @@ inline std::vector<Bound> bound_inputs(const std::vector<Input>& inputs, const I
     for (const auto& [name, value] : given) {
         if (std::find(names.begin(), names.end(), name) == names.end()) {
             throw usage("The model has no input " + in_quotes(name) + "; it has " +
-                        (names.empty() ? "none" : listed(names)) + ".");
+                        (names.empty() ? "none" : several(names)) + ".");
         }
     }
     for (const Input& input : inputs) {
@@ -1395,9 +1395,9 @@ inline std::vector<Bound> bound_inputs(const std::vector<Input>& inputs, const I
         } else if (value != given.end()) {
             bound.numbers = spread(input, numbers_of(input, value->second), batch);
         } else if (!filler) {
-            throw usage("Input " + in_quotes(input.name) + " must be given: a " +
-                        std::string(kinds[static_cast<std::size_t>(input.kind)]) + " of shape (" +
-                        listed(input.shape) + ").");
+            throw usage("Input " + in_quotes(input.name) + ", of kind " +
+                        std::string(kinds[static_cast<std::size_t>(input.kind)]) + " and shape " +
+                        shape_text(input.shape) + ", must be given.");
         } else if (is_label) {
             bound.labels.assign(batch, static_cast<std::int64_t>(*filler));
         } else {
@@ -1506,8 +1506,8 @@ inline void denoised(const Outputs& outputs, const ModelSpec& spec, const std::v
 
 inline std::vector<std::int64_t> spacing(std::int64_t num_train_timesteps, std::int64_t num_steps) {
     if (num_steps < 1 || num_steps > num_train_timesteps) {
-        throw detail::usage("num_steps must be between 1 and " + std::to_string(num_train_timesteps) + ", got " +
-                            std::to_string(num_steps) + ".");
+        throw detail::usage("The number of steps must be from 1 to " + std::to_string(num_train_timesteps) +
+                            ", the model's own, got " + std::to_string(num_steps) + ".");
     }
     std::vector<std::int64_t> times;
     times.reserve(static_cast<std::size_t>(num_steps));
@@ -1524,7 +1524,7 @@ inline Grid grid(const ModelSpec& spec, std::optional<std::int64_t> num_steps,
     const bool falls = std::adjacent_find(chosen.begin(), chosen.end(), std::less_equal<>()) == chosen.end();
     if (chosen.empty() || !falls || chosen.front() >= T || chosen.back() < 0) {
         throw detail::usage("times must strictly fall from at most " + std::to_string(T - 1) + " to at least 0, got " +
-                            detail::listed(chosen, 5) + " (" + std::to_string(chosen.size()) + " of them).");
+                            detail::several(chosen, 5) + ".");
     }
     if (num_steps && *num_steps != static_cast<std::int64_t>(chosen.size())) {
         throw detail::usage("num_steps must be left out or be the number of times, " + std::to_string(chosen.size()) +
@@ -1589,7 +1589,7 @@ inline Plan plan(const ModelSpec& spec, const std::optional<std::string>& sample
                 names.push_back(one.first);
             }
             throw detail::usage("plan must be one of " +
-                                (names.empty() ? "none, for the model carries none" : detail::listed(names)) +
+                                (names.empty() ? "none, for the model carries none" : detail::several(names)) +
                                 ", got " + detail::in_quotes(*chosen) + ".");
         }
         if (said != nullptr) {
@@ -1826,8 +1826,8 @@ private:
 
     [[noreturn]] void fail(const std::string& expected) const {
         const std::string got = at_ < text_.size() ? detail::in_quotes(text_.substr(at_, 1)) : std::string("its end");
-        throw Error(Code::bad_file, "The spec must be JSON, with " + expected + " at byte " + std::to_string(at_) +
-                                        ", got " + got + ".");
+        throw Error(Code::bad_file, "The model's spec is not JSON: " + expected + " must be at byte " +
+                                        std::to_string(at_) + ", got " + got + ".");
     }
 
     char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }  // a NUL within the text is refused anyway
@@ -1860,7 +1860,7 @@ private:
     Value value(int level) {
         if (level > max_nesting) {
             throw Error(Code::bad_file,
-                        "The spec must be nested at most " + std::to_string(max_nesting) + " levels deep.");
+                        "The model's spec must be nested at most " + std::to_string(max_nesting) + " levels deep.");
         }
         space();
         switch (peek()) {
@@ -2081,16 +2081,16 @@ inline std::string shown(const json::Value& value) {
 }
 
 inline Error bad_spec(const std::string& key, const std::string& expected, const json::Value& got) {
-    return Error(Code::bad_file, "The spec's " + key + " must be " + expected + ", got " + shown(got) + ".");
+    return Error(Code::bad_file, "In the model's spec, " + key + " must be " + expected + ", got " + shown(got) + ".");
 }
 
 inline Error unusable(const std::string& what) {
-    return Error(Code::bad_file, "The spec cannot be used: " + what + ".");
+    return Error(Code::bad_file, "The model's spec cannot be used: " + what + ".");
 }
 
-inline Error newer(const std::string& what) {
-    return Error(Code::refused,
-                 "The spec " + what + ", which is unknown to this version. Install a newer ddpm-export.");
+inline Error too_new(const std::string& what, const std::string& got, const std::string& known) {
+    return Error(Code::refused, "The model needs " + what + " " + got + ", and this version knows " + known +
+                                    ". Install a newer one.");
 }
 
 // Return the value as a finite number, or nothing.
@@ -2140,7 +2140,7 @@ std::size_t one_of(const char* key, const json::Value& value, const std::array<s
     const auto* text = value.as<std::string>();
     const auto at = text ? std::find(names.begin(), names.end(), *text) : names.end();
     if (at == names.end()) {
-        throw bad_spec(key, "one of " + listed(names), value);
+        throw bad_spec(key, "one of " + several(names), value);
     }
     return static_cast<std::size_t>(at - names.begin());
 }
@@ -2148,7 +2148,7 @@ std::size_t one_of(const char* key, const json::Value& value, const std::array<s
 inline const json::Value& member(const json::Value& value, const char* key) {
     const json::Value* found = value.find(key);
     if (found == nullptr) {
-        throw unusable(std::string("the key '") + key + "' is missing");
+        throw Error(Code::bad_file, std::string("The model's spec must have ") + key + ", which it lacks.");
     }
     return *found;
 }
@@ -2168,7 +2168,7 @@ inline void check_format(const json::Value& root) {
     }
     const std::string rest = format->substr(family.size());
     if (rest.substr(0, rest.find_first_of("./")) != "1") {
-        throw newer("has the format " + in_quotes(*format));
+        throw too_new("the format", in_quotes(*format), "ddpm-export/1");
     }
 }
 
@@ -2181,7 +2181,7 @@ inline std::set<std::string> requirements(const json::Value& value) {
     const std::set<std::string> understood = {"variance_fraction", "inputs", "times", "plan", "fractional_t"};
     for (const std::string& name : *names) {
         if (understood.count(name) == 0) {
-            throw newer("requires " + in_quotes(name));
+            throw too_new("a reader of", in_quotes(name), several(understood));
         }
     }
     return {names->begin(), names->end()};
@@ -2337,12 +2337,12 @@ inline ModelSpec spec_from_json(std::string_view text) {
     using namespace detail;
     constexpr std::size_t max_bytes = 256 * 1024;
     if (text.size() > max_bytes) {
-        throw unusable("it must have at most " + std::to_string(max_bytes) + " bytes, not " +
-                       std::to_string(text.size()));
+        throw Error(Code::bad_file, "The model's spec must have at most " + std::to_string(max_bytes) +
+                                        " bytes, got " + std::to_string(text.size()) + ".");
     }
     const json::Value root = json::parse(text);
     if (root.as<json::Object>() == nullptr) {
-        throw unusable("it must be an object, not " + shown(root));
+        throw Error(Code::bad_file, "The model's spec must be a JSON object, got " + shown(root) + ".");
     }
     check_format(root);
     // every key is looked for first: what is missing is told before what is unknown
@@ -2358,7 +2358,7 @@ inline ModelSpec spec_from_json(std::string_view text) {
     spec.has_variance_fraction = required.count("variance_fraction") > 0;
     spec.has_fractional_t = required.count("fractional_t") > 0;
     if (string_in(noise) != std::string(noise_tag)) {
-        throw newer("has the noise " + shown(noise));
+        throw too_new("the noise", shown(noise), std::string(noise_tag));
     }
     const auto* name_text = name.as<std::string>();
     if (name_text == nullptr || std::count_if(name_text->begin(), name_text->end(),
@@ -2369,7 +2369,7 @@ inline ModelSpec spec_from_json(std::string_view text) {
     spec.prediction = static_cast<Prediction>(one_of("prediction", prediction, predictions));
     spec.variance = static_cast<Variance>(one_of("variance", variance, variances));
     if (spec.variance == Variance::learned && !spec.has_variance_fraction) {
-        throw bad_spec("variance", "fixed_small or fixed_large without variance_fraction in its requires", variance);
+        throw bad_spec("variance", "fixed unless requires has variance_fraction", variance);
     }
     const auto image_shape = extents(shape);
     if (!image_shape || image_shape->size() != spec.image_shape.size()) {
@@ -2401,7 +2401,7 @@ inline ModelSpec spec_from_json(std::string_view text) {
     spec.defaults.times = times_of(given(defaults, "times"), T);
     const json::Value *golden = given(root, "golden"), *source = root.find("source");
     if ((golden && !golden->as<json::Object>()) || (source && !source->as<json::Object>())) {
-        throw unusable("golden and source must be objects");
+        throw Error(Code::bad_file, "In the model's spec, source and golden must be objects.");
     }
     if (const json::Value* inputs = root.find("inputs")) {
         const auto read = [&](const json::Value& one) { return std::optional(input_from_json(one, spec.image_shape)); };
@@ -2415,8 +2415,9 @@ inline ModelSpec spec_from_json(std::string_view text) {
     for (const Input& input : spec.inputs) {
         names.insert(input.name);
     }
-    if (names.size() < spec.inputs.size()) {
-        throw unusable("its inputs must have different names");
+    if (names.size() < spec.inputs.size() || spec.inputs.empty() != (required.count("inputs") == 0)) {
+        throw Error(Code::bad_file, "In the model's spec, inputs must have different names, and requires must name "
+                                    "inputs if there are any.");
     }
     if (const json::Value* plans = root.find("plans")) {
         const auto* members = plans->as<json::Object>();
@@ -2432,19 +2433,15 @@ inline ModelSpec spec_from_json(std::string_view text) {
     if (const json::Value* plan = given(defaults, "plan")) {
         spec.defaults.plan = string_in(*plan);
         if (!spec.defaults.plan || spec.plans.count(*spec.defaults.plan) == 0) {
-            throw bad_spec("defaults.plan", "the name of one of its plans", *plan);
+            throw Error(Code::bad_file, "The model's default plan, " + shown(*plan) + ", is not among its plans.");
         }
     }
-    const std::pair<const char*, bool> used[] = {{"inputs", !spec.inputs.empty()},
-                                                 {"times", spec.defaults.times.has_value()},
+    const std::pair<const char*, bool> used[] = {{"times", spec.defaults.times.has_value()},
                                                  {"plan", spec.defaults.plan.has_value()}};
     for (const auto& [what, is_used] : used) {
         if (is_used && required.count(what) == 0) {
-            throw unusable(std::string("its requires must name '") + what + "'");
+            throw Error(Code::bad_file, std::string("In the model's spec, requires must name '") + what + "'.");
         }
-    }
-    if (spec.inputs.empty() && required.count("inputs") > 0) {
-        throw unusable("it has no inputs, though its requires name them");
     }
     return spec;
 }

@@ -165,9 +165,9 @@ private:
             for (const auto& [name, what] : wanted) {
                 expected.push_back(name + (what.type == floats ? " float " : " int64 ") + text_of(what.tail));
             }
-            throw bad_file("graph and spec disagree: the inputs must be " + ddpm::detail::listed(expected) +
+            throw bad_file("graph and spec disagree: the inputs must be " + ddpm::detail::several(expected) +
                            " behind the batch and the first output a float " + prediction() + ", got inputs " +
-                           ddpm::detail::in_quotes(ddpm::detail::listed(names)) + ". Export the model as a denoiser.");
+                           ddpm::detail::in_quotes(ddpm::detail::several(names)) + ". Export the model as a denoiser.");
         }
     }
 

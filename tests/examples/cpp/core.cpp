@@ -476,16 +476,16 @@ void check_inputs() {
         }
     };
     const float nan = std::numeric_limits<float>::quiet_NaN();
-    refused({}, "Input 'strength' must be given: a vector of shape (2).");
+    refused({}, "Input 'strength', of kind vector and shape (2,), must be given.");
     refused({{"label", "a"}, {"strength", two}}, "The model has no input 'label'; it has y, strength.");
     refused({{"x_0_prev", Floats(30)}, {"strength", two}}, "The model has no input 'x_0_prev'");
     refused({{"y", "d"}, {"strength", two}}, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'.");
     refused({{"y", Labels{4}}, {"strength", two}}, "Input 'y' must be one of a, b, c or its index from 0 to 2");
     refused({{"y", Labels{-1}}, {"strength", two}}, "Input 'y' must be one of");
     refused({{"y", Floats{1.0f}}, {"strength", two}}, "Input 'y' must be one of");
-    refused({{"y", Labels{0, 1, 2}}, {"strength", two}}, "Input 'y' must have shape () or (2)");
+    refused({{"y", Labels{0, 1, 2}}, {"strength", two}}, "Input 'y' must have shape () or (2,), got 3 values.");
     refused({{"strength", Labels{0, 1}}}, "Input 'strength' must be floats");
-    refused({{"strength", Floats{1.0f}}}, "Input 'strength' must have shape (2) or (1, 2), got 1 values.");
+    refused({{"strength", Floats{1.0f}}}, "Input 'strength' must have shape (2,) or (1, 2), got 1 values.");
     refused({{"strength", Floats{0.0f, nan}}}, "Input 'strength' must be finite, got NaN or infinity.");
     // what can be seen without a batch is told where the denoiser is made
     EXPECT(code_of([&] { (void)ddpm::denoiser(model, spec); }) == 2, "at once");
@@ -686,9 +686,28 @@ void print_numbers(const std::string& text) {
 }
 
 void print_spec(const ddpm::ModelSpec& spec) {
-    std::printf("0 %s %d %d %d %zu %lld\n", spec.name.c_str(), static_cast<int>(spec.prediction),
+    const auto times = spec.defaults.times.value_or(std::vector<std::int64_t>());
+    std::printf("0 %s %d %d %d %zu %lld %d %lld %zu", spec.name.c_str(), static_cast<int>(spec.prediction),
                 static_cast<int>(spec.variance), spec.has_variance_fraction, spec.alphas_cumprod.size(),
-                static_cast<long long>(spec.defaults.num_steps));
+                static_cast<long long>(spec.defaults.num_steps), spec.has_fractional_t,
+                static_cast<long long>(std::accumulate(times.begin(), times.end(), std::int64_t{0})),
+                spec.defaults.plan.value_or("").size());
+    for (const ddpm::Input& one : spec.inputs) {
+        std::printf(" %s %s %zu %s %zu", one.name.c_str(),
+                    std::string(ddpm::detail::kinds[static_cast<std::size_t>(one.kind)]).c_str(), one.size(),
+                    one.none ? ddpm::detail::text_of(*one.none).c_str() : "null", one.classes.size());
+    }
+    for (const auto& [name, plan] : spec.plans) {
+        double weights = 0.0;
+        for (const ddpm::Row& row : plan.rows) {
+            const auto sum = [](const std::vector<double>& numbers) {
+                return std::accumulate(numbers.begin(), numbers.end(), 0.0);
+            };
+            weights += sum(row.x_0) + 2 * sum(row.eps) + 3 * sum(row.noise) + row.t + row.a;
+        }
+        std::printf(" %s %zu %.5g %g", name.c_str(), plan.rows.size(), weights, plan.start);
+    }
+    std::printf("\n");
 }
 
 // Print a line for each of the texts in a file that separates them by NUL: its code, and the values of a sound one.
