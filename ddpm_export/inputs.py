@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
 from ddpm_export.noise import INPUTS, noise_stream
+from ddpm_export.plans import is_number
 
 __all__ = [
     "KINDS",
@@ -159,7 +160,7 @@ def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
     if not isinstance(one.name, str) or not one.name.isidentifier() or one.name in ("x_t", "t"):
         raise ValueError(f"an input's name must be an identifier other than x_t and t, not {str(one.name)[:40]!r}")
     where = f"input {one.name[:40]!r}"
-    if not isinstance(one.kind, str) or one.kind not in KINDS:
+    if not isinstance(one.kind, str) or one.kind not in KINDS:  # what cannot be hashed is none either
         raise ValueError(f"the kind of {where} must be one of {', '.join(KINDS)}, not {str(one.kind)[:40]!r}")
     for kind, name in RESERVED.items():
         if (one.name == name) != (one.kind == kind):
@@ -178,5 +179,5 @@ def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
             raise ValueError(f"none of {where} must be null or an index from 0 to {len(one.classes)}")
     elif one.classes:
         raise ValueError(f"only a label has classes, {where} is a {one.kind}")
-    elif one.none is not None and not (type(one.none) in (int, float) and math.isfinite(one.none)):
+    elif one.none is not None and not is_number(one.none):
         raise ValueError(f"none of {where} must be null or a finite number")

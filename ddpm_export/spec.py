@@ -278,9 +278,8 @@ def spec_from_json(text: str) -> ModelSpec:
         if not isinstance(known[name], list) or not all(isinstance(v, (int, float, str)) for v in known[name]):
             raise _bad(name, known[name], "a list")
         known[name] = tuple(known[name])
-    _refuse_what_is_newer(
-        name for name in known["requires"] if isinstance(name, str)
-    )  # before what it may have changed is read
+    if all(isinstance(name, str) for name in known["requires"]):
+        _refuse_what_is_newer(known["requires"])  # before what it may have changed is read
     known["value_range"] = tuple(float(v) if is_number(v) else v for v in known["value_range"])
     defaults = known["defaults"]
     wanted = ("sampler", "num_steps", "eta")

@@ -117,7 +117,7 @@ def test_plans_and_defaults_travel_in_a_spec():
     ("changes", "message"),
     [
         ({"defaults": Defaults(plan="own")}, "default plan, 'own', is not among its plans"),
-        ({"defaults": Defaults(plan=["own"])}, "default plan, .'own'., is not among its plans"),
+        ({"defaults": Defaults(plan=["own"])}, r"default plan, \['own'\], is not among its plans"),
         ({"defaults": Defaults(times=(99, 5))}, "requires must name 'times'"),
         ({"defaults": Defaults(times=(5, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
         ({"defaults": Defaults(times=(100, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
