@@ -260,21 +260,18 @@ STRANGE_PARTS += [
 ]
 
 
-def unhashable(value):
-    return isinstance(value, (list, dict))
-
-
 def faults_of_now():
     """Return specs with every part of inputs, plans and defaults absent, and each in turn with each strange value."""
     texts = []
-    for spec in (spec_of_now(), spec_of_now(requires=("inputs", "times", "plan", "fractional_t", "variance_fraction"))):
+    now = spec_of_now()
+    for spec in (now, spec_of_now(requires=("inputs", "times", "plan", "fractional_t", "variance_fraction"))):
         sound = json.loads(json_from_spec(spec))
         texts.append(json.dumps(sound))
         texts += [
             json.dumps({**sound, "requires": [n for n in sound["requires"] if n != out]}) for out in sound["requires"]
         ]
         texts += [json.dumps({**sound, "requires": ["inputs", "times", "plan", "fractional_t"], "prediction": "x_0"})]
-        for path in parts(sound):
+        for path in parts(sound) if spec is now else [path for path in parts(sound) if path[0] == "plans"]:
             for value in [..., *STRANGE_PARTS]:
                 changed = copy.deepcopy(sound)
                 inner = changed
@@ -331,7 +328,7 @@ def mutants():
     first = json_from_spec(tiny_spec(name="é \u20ac", source={"x": 1.5})).encode()
     now = json_from_spec(spec_of_now()).encode()
     result = []
-    for k in range(3000):
+    for k in range(2000):
         changed = bytearray(now if k % 2 else first)
         # one fault in a spec with inputs and plans: which of two is told first is not promised there
         for _ in range(1 if k % 2 else rng.choice((1, 1, 2, 3))):
