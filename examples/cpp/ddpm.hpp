@@ -248,6 +248,12 @@ struct Outputs {
 // of which variances that of the noise lies: 0 small, 1 large (Nichol and Dhariwal 2021, eq. 15); empty otherwise.
 struct Denoised {
     std::vector<float> x_0, eps, variance_fraction{};
+
+    void resize(std::size_t size, bool has_variance_fraction) {
+        x_0.resize(size);
+        eps.resize(size);
+        variance_fraction.resize(has_variance_fraction ? size : 0);
+    }
 };
 
 // (x_t (B, C, H, W), row, the x_0 found before or null at first) -> found, whose arrays it sizes.
@@ -1446,9 +1452,7 @@ inline Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& input
             arrays[k] = {&spec.inputs[k], is_label ? bound[k].labels.data() : nullptr,
                          has_before ? x_0_before : is_label ? nullptr : bound[k].numbers.data()};
         }
-        found.x_0.resize(x_t.size());
-        found.eps.resize(x_t.size());
-        found.variance_fraction.resize(spec.has_variance_fraction ? x_t.size() : 0);
+        found.resize(x_t.size(), spec.has_variance_fraction);
         // the network writes to where its outputs are wanted: x_0 to x_0, eps and v to eps, to be converted in place
         const Outputs outputs = {spec.prediction == Prediction::x_0 ? found.x_0.data() : found.eps.data(),
                                  spec.has_variance_fraction ? found.variance_fraction.data() : nullptr};
@@ -1474,9 +1478,10 @@ inline void denoised(const Outputs& outputs, const ModelSpec& spec, const std::v
     const double sqrt_a = std::sqrt(row.a), sqrt_1_minus_a = std::sqrt(1.0 - row.a);
     const auto signal = static_cast<float>(sqrt_a), noise = static_cast<float>(sqrt_1_minus_a);
     const auto per_signal = static_cast<float>(1.0 / sqrt_a), per_noise = static_cast<float>(1.0 / sqrt_1_minus_a);
+    const std::size_t size = x_t.size();
+    found.resize(size, outputs.variance_fraction != nullptr);
     const float *x = x_t.data(), *predicted = outputs.prediction;
     float *x_0 = found.x_0.data(), *eps = found.eps.data();
-    const std::size_t size = x_t.size();
     if (spec.prediction == Prediction::eps) {
         for (std::size_t k = 0; k < size; ++k) {
             eps[k] = predicted[k];
@@ -1501,8 +1506,8 @@ inline void denoised(const Outputs& outputs, const ModelSpec& spec, const std::v
             eps[k] = (x[k] - signal * x_0[k]) * per_noise;
         }
     }
-    if (outputs.variance_fraction != nullptr) {
-        std::copy_n(outputs.variance_fraction, size, found.variance_fraction.data());  // to itself, or from elsewhere
+    if (outputs.variance_fraction != nullptr && outputs.variance_fraction != found.variance_fraction.data()) {
+        std::copy_n(outputs.variance_fraction, size, found.variance_fraction.data());
     }
 }
 
@@ -1648,9 +1653,7 @@ inline States::States(Denoiser denoise, Noise noise, Plan plan, std::vector<floa
     state_.row.noise.reserve(2);
     state_.x_0.resize(size);
     state_.eps.resize(size);
-    found_.x_0.resize(size);
-    found_.eps.resize(size);
-    found_.variance_fraction.reserve(size);
+    found_.resize(size, true);  // a denoiser without variance_fraction shortens it
     z_.resize(size);
     std::size_t kept = state_.history.size();
     for (std::size_t k = next_; k < plan_.rows.size(); ++k) {

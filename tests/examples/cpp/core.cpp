@@ -405,10 +405,19 @@ void check_identities() {
         }
     }
 
+    // outputs may lie elsewhere: converted, they are the same
+    std::vector<float> x_t(spec.image_size()), said(x_t.size(), 0.25f), fraction(x_t.size(), 0.75f);
+    noise(1, x.data());
+    std::copy_n(x.begin(), x_t.size(), x_t.begin());
+    ddpm::Denoised apart, within{x_t, said, fraction};
+    ddpm::denoised(ddpm::combine({{said.data(), fraction.data()}}), spec, x_t, plan.rows[4], apart);
+    ddpm::denoised({within.eps.data(), within.variance_fraction.data()}, spec, x_t, plan.rows[4], within);
+    EXPECT(apart.x_0 == within.x_0 && apart.eps == within.eps && apart.variance_fraction == fraction, "apart");
+
     // a fraction of 1 is fixed_large, one of 0 is fixed_small: learned stands between them
-    for (const auto& [fraction, variance] :
+    for (const auto& [share, variance] :
          {std::pair(0.0f, ddpm::Variance::fixed_small), std::pair(1.0f, ddpm::Variance::fixed_large)}) {
-        const ddpm::Denoiser with_fraction = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5, fraction), spec);
+        const ddpm::Denoiser with_fraction = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5, share), spec);
         const auto made = [&](ddpm::Variance one) {
             return last(ddpm::walk(with_fraction, noise, ddpm::plan(spec, "ddpm", 9, {}, {}, {}, one)));
         };
