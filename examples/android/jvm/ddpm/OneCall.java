@@ -22,7 +22,7 @@ public final class OneCall {
         OrtEnvironment environment = OrtEnvironment.getEnvironment();
         OrtSession session = environment.createSession(arguments[0], new OrtSession.SessionOptions());
         int[] shape = Ddpm.specFromJson(session.getMetadata().getCustomMetadata().get(ModelSpec.METADATA_KEY))
-                .imageShape(); // (C, H, W)
+                .pictureShape(); // (C, H, W)
 
         Map<String, OnnxTensor> inputs = new HashMap<>();
         long[] scalar = {};

@@ -18,9 +18,10 @@ import javax.imageio.ImageIO;
 /** The program `sample` on a JVM: pictures from a model file, as one PNG. */
 public final class Sample {
     private static final String USAGE_LINE =
-            "unet.onnx [--n 16] [--steps N] [--sampler ddim|ddpm] [--eta E] [--seed 0] [--first 0] [--out grid.png]";
+            "unet.onnx [--n 16] [--steps N] [--times T,T,...] [--sampler ddim|ddpm] [--eta E] [--plan NAME] [--seed 0] "
+                    + "[--first 0] [--out grid.png]";
     private static final List<String> OPTIONS =
-            Arrays.asList("--n", "--steps", "--sampler", "--eta", "--seed", "--first", "--out");
+            Arrays.asList("--n", "--steps", "--times", "--sampler", "--eta", "--plan", "--seed", "--first", "--out");
     private static final int BATCH = 16;
 
     private Sample() {}
@@ -41,28 +42,31 @@ public final class Sample {
         long first = integer(options, "--first", 0, 0, (1L << 32) - n);
         File out = new File(options.getOrDefault("--out", "grid.png")).getAbsoluteFile();
         if (!out.getName().endsWith(".png") || !out.getParentFile().isDirectory()) {
-            throw usage("--out: cannot be written", shown(out.getPath()), "a .png file in a folder that exists",
-                    "change it");
+            throw usage("--out must be a .png file in a folder that exists, got " + shown(out.getPath()) + ".");
         }
 
         long opened = System.nanoTime();
-        try (OrtNetwork network = OrtNetwork.open(new File(options.get("model")), 0)) {
+        try (OrtModel model = OrtModel.open(new File(options.get("model")), 0)) {
             double secondsLoad = (System.nanoTime() - opened) * 1e-9;
-            ModelSpec spec = network.spec();
-            int[] shape = spec.imageShape();
+            ModelSpec spec = model.spec();
+            int[] shape = spec.pictureShape();
             if (shape[0] != 1 && shape[0] != 3) {
-                throw usage("the model: its pictures cannot be shown", shape[0] + " channels", "1 or 3",
-                        "use another model");
+                throw usage("The model's pictures must have 1 or 3 channels to be shown, got " + shape[0] + ".");
             }
-            int numSteps = (int) integer(options, "--steps", spec.defaultNumSteps, 1, spec.numTrainTimesteps());
-            String sampler = options.getOrDefault("--sampler", spec.defaultSampler);
-            double eta = number(options, "--eta", sampler.equals("ddim") ? spec.defaultEta : 0.0);
+            Settings settings = new Settings();
+            settings.numSteps = options.containsKey("--steps")
+                    ? (Integer) (int) integer(options, "--steps", 0, 1, Integer.MAX_VALUE) : null;
+            settings.times = times(options.get("--times"));
+            settings.sampler = options.get("--sampler");
+            settings.eta = number(options, "--eta");
+            settings.plan = options.get("--plan");
+            settings.seed = seed;
 
             byte[] pixels = new byte[Math.multiplyExact(n, shape[0] * shape[1] * shape[2])];
             for (int done = 0; done < n; done += BATCH) {
-                float[] images = Ddpm.sample(network, spec, seed, first + done, Math.min(BATCH, n - done), numSteps,
-                        sampler, eta, null);
-                byte[] batch = Ddpm.toUint8(images, shape);
+                settings.first = first + done;
+                settings.n = Math.min(BATCH, n - done);
+                byte[] batch = Ddpm.toUint8(Ddpm.sample(model, spec, settings, null), shape);
                 System.arraycopy(batch, 0, pixels, done * (pixels.length / n), batch.length);
             }
             long finished = System.currentTimeMillis();
@@ -71,7 +75,7 @@ public final class Sample {
             System.out.printf(Locale.ROOT, "{\"images\": %d, \"seconds_load\": %.3f, \"seconds\": %.3f}%n", n,
                     secondsLoad, seconds);
         } catch (ArithmeticException overflow) {
-            throw usage("--n: too many for one picture", n, "fewer", "lower it");
+            throw usage("--n must be few enough for one picture, got " + n + ".");
         }
     }
 
@@ -101,8 +105,8 @@ public final class Sample {
                 throw new IOException("this Java writes no PNG");
             }
         } catch (IOException exception) {
-            throw new DdpmException(ENVIRONMENT, out + ": cannot be written", shown(exception.getMessage()),
-                    "a writable folder with room", "choose another --out");
+            throw new DdpmException(ENVIRONMENT, out + " cannot be written: " + shown(exception.getMessage())
+                    + ". Choose another --out.");
         }
     }
 
@@ -111,15 +115,15 @@ public final class Sample {
         for (int k = 0; k < arguments.length; k++) {
             boolean known = OPTIONS.contains(arguments[k]);
             if (!known && (arguments[k].startsWith("-") || options.containsKey("model"))) {
-                throw usage("sample: unknown argument", shown(arguments[k]), USAGE_LINE, "leave it out");
+                throw usage("Unknown argument " + shown(arguments[k]) + ". Say " + USAGE_LINE + ".");
             }
             if (known && k + 1 == arguments.length) {
-                throw usage(arguments[k] + ": no value", "nothing", USAGE_LINE, "add one");
+                throw usage(arguments[k] + " needs a value. Say " + USAGE_LINE + ".");
             }
             options.put(known ? arguments[k] : "model", known ? arguments[++k] : arguments[k]);
         }
         if (!options.containsKey("model")) {
-            throw usage("sample: no model", "nothing", USAGE_LINE, "name a file");
+            throw usage("A model must be named. Say " + USAGE_LINE + ".");
         }
         return options;
     }
@@ -134,20 +138,29 @@ public final class Sample {
         } catch (NumberFormatException told) {
             // below, as one out of range
         }
-        throw usage(name + ": out of range", shown(text), "an integer from " + least + " to " + most,
-                "pick one in that range");
+        throw usage(name + " must be an integer from " + least + " to " + most + ", got " + shown(text) + ".");
     }
 
-    private static double number(Map<String, String> options, String name, double usual) {
+    private static Double number(Map<String, String> options, String name) {
         String text = options.get(name);
         try {
-            return text == null ? usual : Double.parseDouble(text);
+            return text == null ? null : Double.valueOf(text);
         } catch (NumberFormatException exception) {
-            throw usage(name + ": not a number", shown(text), "one such as 0.5", "correct it");
+            throw usage(name + " must be a number, got " + shown(text) + ".");
         }
     }
 
-    private static DdpmException usage(String where, Object got, String expected, String action) {
-        return new DdpmException(USAGE, where, String.valueOf(got), expected, action);
+    private static int[] times(String text) {
+        try {
+            return text == null ? null
+                    : Arrays.stream(text.split(",", -1)).map(String::trim).mapToInt(Integer::parseInt).toArray();
+        } catch (NumberFormatException exception) {
+            throw usage("--times must be integers with commas between them, such as 980,960,0, got " + shown(text)
+                    + ".");
+        }
+    }
+
+    private static DdpmException usage(String message) {
+        return new DdpmException(USAGE, message);
     }
 }

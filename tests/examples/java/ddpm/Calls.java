@@ -8,8 +8,8 @@ import java.lang.management.ManagementFactory;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Collections;
 import java.util.Iterator;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CancellationException;
@@ -68,15 +68,28 @@ public final class Calls {
             case "sample":
                 return sample();
             case "pixels":
-                return "{\"levels\": " + levels(Ddpm.toUint8(floats("bits"), ints("shape"))) + "}";
+                return "{\"levels\": " + levels(Ddpm.toUint8(floats(call.get("bits")), ints("shape"))) + "}";
+            case "plan":
+                return plan(plan(Ddpm.specFromJson((String) call.get("spec"))));
+            case "fed":
+                return fed();
             case "spec":
                 ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
+                List<String> plans = new ArrayList<>();
+                spec.plans.forEach((name, plan) -> plans.add(quoted(name) + ": " + plan(plan)));
+                List<String> inputs = new ArrayList<>();
+                spec.inputs.forEach(one -> inputs.add("[" + quoted(one.name) + ", " + quoted(one.kind) + ", "
+                        + Arrays.toString(one.shape) + ", " + one.none + ", " + quoted(one.classes) + "]"));
                 return "{\"name\": " + quoted(spec.name) + ", \"prediction\": \"" + spec.prediction
-                        + "\", \"image_shape\": " + Arrays.toString(spec.imageShape()) + ", \"T\": "
-                        + spec.numTrainTimesteps() + ", \"last\": " + spec.alphasCumprod(spec.numTrainTimesteps() - 1)
-                        + ", \"clip_x_0\": " + spec.clip_x_0 + ", \"variance\": \"" + spec.variance
-                        + "\", \"defaults\": [" + quoted(spec.defaultSampler) + ", " + spec.defaultNumSteps + ", "
-                        + spec.defaultEta + "], \"outputs\": " + spec.outputs().size() + "}";
+                        + "\", \"state_shape\": " + Arrays.toString(spec.stateShape()) + ", \"picture_shape\": "
+                        + Arrays.toString(spec.pictureShape()) + ", \"T\": " + spec.numTrainTimesteps()
+                        + ", \"last\": " + spec.alphasCumprod(spec.numTrainTimesteps() - 1) + ", \"clip_x_0\": "
+                        + spec.clip_x_0 + ", \"variance\": \"" + spec.variance + "\", \"graph\": "
+                        + quoted(spec.graph) + ", \"defaults\": [" + quoted(spec.defaults.sampler) + ", "
+                        + spec.defaults.numSteps + ", " + spec.defaults.eta + ", "
+                        + Arrays.toString(spec.defaults.times) + ", " + quoted(spec.defaults.plan) + "], \"outputs\": "
+                        + quoted(spec.outputs()) + ", \"inputs\": " + inputs + ", \"plans\": {"
+                        + String.join(", ", plans) + "}, \"fractional_t\": " + spec.hasFractionalT + "}";
             case "allocated":
                 return "{\"bytes\": " + allocated() + "}";
             default:
@@ -96,90 +109,143 @@ public final class Calls {
         return "{\"words\": " + unsigned + "}";
     }
 
-    /** Finds a step's coefficients as what one number each in comes out as: the samplers have no other door. */
+    /** Finds the coefficients of a prediction of v, by what they make of single ones. */
     private String coefficients() {
-        List<Step> step = Collections.singletonList(
-                new Step((int) integer("i"), (int) integer("t"), number("a"), number("a_prev")));
-        float[] read = new float[3];
-        for (int k = 0; k < 3; k++) {
-            Denoiser.Denoised one = new Denoiser.Denoised(1, false);
-            one.x_0[0] = k == 0 ? 1f : 0f;
-            one.eps[0] = k == 1 ? 1f : 0f;
-            Noise impulse = constant(k == 2 ? 1f : 0f);
-            String variance = (String) call.get("variance");
-            Iterable<State> states = variance.equals("fixed_small")
-                    ? Ddpm.ddim((x_t, now) -> one, impulse, step, null, number("eta"))
-                    : Ddpm.ddpm((x_t, now) -> one, impulse, step, null, variance);
-            read[k] = states.iterator().next().x[0];
-        }
         ModelSpec v = Ddpm.specFromJson((String) call.get("spec"));
-        Denoiser.Denoised found = Ddpm.denoiser((x_t, t, predicted, fraction) -> predicted[0] = 0f, v, 1)
-                .denoise(new float[] {1f}, step.get(0));
-        return "{\"noise_std\": " + Ddpm.noiseStd(step.get(0), number("eta")) + ", \"bits\": "
-                + bits(new float[] {found.x_0[0], found.eps[0], read[0], read[1], read[2]}) + "}";
+        Denoised found = new Denoised(1);
+        Row row = new Row(1, 0, number("a"), new double[] {1}, new double[0], new double[0]);
+        Ddpm.denoiser((x_t, t, inputs, outputs) -> outputs.get("v")[0] = 0f, v, null)
+                .denoise(new float[] {1f}, row, null, found);
+        return "{\"bits\": " + bits(new float[] {found.x_0[0], found.eps[0]}) + "}";
     }
 
-    private static Noise constant(float value) {
-        return new Noise() {
-            @Override
-            public int size() {
-                return 1;
-            }
-
-            @Override
-            public void fill(long draw, float[] z) {
-                z[0] = value;
-            }
-        };
+    private Plan plan(ModelSpec spec) {
+        return Ddpm.plan(spec, (String) call.get("sampler"), integerOrNull("num_steps"),
+                call.get("times") == null ? null : ints("times"), (String) call.get("plan"),
+                call.get("eta") == null ? null : (Double) number("eta"), (String) call.get("variance"));
     }
 
+    private static String plan(Plan plan) {
+        List<String> rows = new ArrayList<>();
+        for (Row row : plan.rows) {
+            rows.add("[" + row.i + ", " + row.t + ", " + row.a + ", " + Arrays.toString(row.x_0) + ", "
+                    + Arrays.toString(row.eps) + ", " + Arrays.toString(row.noise) + "]");
+        }
+        return "{\"start\": " + plan.start + ", \"rows\": " + rows + "}";
+    }
+
+    /** Walks a plan: whole; from an x; from a state of this test; or, with again, once more from the k-th of its own. */
     private String states() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         Noise noise = noise(Ddpm.SAMPLING);
-        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, noise.size() / pixels(spec));
-        List<Step> steps = call.containsKey("times")
-                ? Ddpm.trajectory(spec, ints("times"))
-                : Ddpm.trajectory(spec, (int) integer("num_steps"));
-        steps = steps.subList((int) integer("begin"), steps.size());
-        float[] x = call.get("x") == null ? null : floats("x");
-        Iterable<State> states = call.get("sampler").equals("ddim")
-                ? Ddpm.ddim(denoise, noise, steps, x, number("eta"))
-                : Ddpm.ddpm(denoise, noise, steps, x, (String) call.get("variance"));
+        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null);
+        Plan plan = plan(spec);
+        float[] x = call.get("x") == null ? null : floats(call.get("x"));
+        State from = call.get("state") == null ? null : state(plan, (Map<?, ?>) call.get("state"));
         List<String> told = new ArrayList<>();
-        for (State state : states) {
-            told.add("{\"i\": " + state.step.i + ", \"t\": " + state.step.t + ", \"a\": " + state.step.a
-                    + ", \"a_prev\": " + state.step.a_prev + ", \"x\": " + bits(state.x) + ", \"x_0\": "
-                    + bits(state.x_0) + ", \"eps\": " + bits(state.eps) + "}");
+        List<String> again = new ArrayList<>();
+        for (State state : Ddpm.walk(denoise, noise, plan, x, from)) {
+            told.add(told(state));
+            if (call.get("again") != null && state.row.i == integer("again")) {
+                from = state.copy();
+            }
         }
-        return "{\"states\": " + told + "}";
+        if (call.get("again") != null) {
+            for (State state : Ddpm.walk(denoise, noise, plan, null, from)) {
+                again.add(told(state));
+            }
+        }
+        return "{\"states\": " + told + ", \"again\": " + again + "}";
+    }
+
+    private static String told(State state) {
+        List<String> history = new ArrayList<>();
+        for (Denoised found : state.history) {
+            history.add("[" + bits(found.x_0) + ", " + bits(found.eps) + "]");
+        }
+        return "{\"i\": " + state.row.i + ", \"t\": " + state.row.t + ", \"a\": " + state.row.a + ", \"x\": "
+                + bits(state.x) + ", \"x_0\": " + bits(state.x_0) + ", \"eps\": " + bits(state.eps)
+                + ", \"history\": " + history + "}";
+    }
+
+    private static State state(Plan plan, Map<?, ?> values) {
+        List<Denoised> history = new ArrayList<>();
+        for (Object found : (List<?>) values.get("history")) {
+            history.add(new Denoised(floats(((List<?>) found).get(0)), floats(((List<?>) found).get(1))));
+        }
+        return new State(plan.rows.get((int) (long) (Long) values.get("i") - 1), floats(values.get("x")),
+                floats(values.get("x_0")), floats(values.get("eps")), history);
+    }
+
+    /** Walks a plan with a model that mixes its inputs: x_t / 2 + previous / 4 + hint + label + the first of w. */
+    private String fed() {
+        ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
+        Map<String, Object> given = new LinkedHashMap<>();
+        ((Map<?, ?>) call.get("inputs")).forEach((name, value) -> given.put((String) name,
+                name.equals("y") || !(value instanceof List) ? value : floats(value)));
+        List<String> names = new ArrayList<>();
+        Model model = (x_t, t, inputs, outputs) -> {
+            names.add(quoted(new ArrayList<>(inputs.keySet())));
+            float[] previous = (float[]) inputs.get("x_0_prev");
+            float[] hint = (float[]) inputs.get("hint");
+            float[] w = (float[]) inputs.get("w");
+            long[] y = (long[]) inputs.get("y");
+            for (int k = 0; k < x_t.length; k++) {
+                int image = k / (x_t.length / y.length);
+                outputs.get("eps")[k] = 0.5f * x_t[k] + 0.25f * previous[k] + hint[k] + y[image]
+                        + w[image * w.length / y.length];
+            }
+        };
+        Denoiser denoise = Ddpm.denoiser(model, spec, given);
+        if (call.containsKey("only_bind")) {
+            return "{}";
+        }
+        List<String> told = new ArrayList<>();
+        for (State state : Ddpm.walk(denoise, noise(Ddpm.SAMPLING), plan(spec), null, null)) {
+            told.add(told(state));
+        }
+        return "{\"states\": " + told + ", \"names\": " + names + "}";
     }
 
     private String sample() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
-        Network network = gaussian(spec);
-        if (call.containsKey("poison")) { // a number that is not finite, in the step before the last number
-            network = (x_t, t, predicted, fraction) -> {
-                gaussian(spec).evaluate(x_t, t, predicted, fraction);
-                float[] poisoned = call.get("poison").equals("fraction") ? fraction : predicted;
-                poisoned[poisoned.length - 1] = Float.POSITIVE_INFINITY;
+        Model model = gaussian(spec);
+        if (call.containsKey("poison")) { // a number that is not finite, in the last image, at one row
+            int[] evaluations = {0};
+            model = (x_t, t, inputs, outputs) -> {
+                gaussian(spec).evaluate(x_t, t, inputs, outputs);
+                if (++evaluations[0] == integer("poisoned_row")) {
+                    float[] poisoned = outputs.get((String) call.get("poison"));
+                    poisoned[poisoned.length - 1] = Float.POSITIVE_INFINITY;
+                }
             };
         }
+        Settings settings = new Settings();
+        settings.n = (int) integer("n");
+        settings.numSteps = integerOrNull("num_steps");
+        settings.times = call.get("times") == null ? null : ints("times");
+        settings.sampler = (String) call.get("sampler");
+        settings.eta = call.get("eta") == null ? null : (Double) number("eta");
+        settings.variance = (String) call.get("variance");
+        settings.plan = (String) call.get("plan");
+        settings.seed = Long.parseLong((String) call.get("seed"));
+        settings.first = integer("first");
         List<String> told = new ArrayList<>();
-        float[] x = Ddpm.sample(network, spec, Long.parseLong((String) call.get("seed")), integer("first"),
-                (int) integer("n"), (int) integer("num_steps"), (String) call.get("sampler"), number("eta"),
-                (step, numSteps, now, x_0) -> {
-                    told.add("[" + step + ", " + numSteps + ", " + bits(now) + ", " + bits(x_0) + "]");
-                    return step < integer("stop_after");
-                });
+        float[] x = Ddpm.sample(model, spec, settings, (step, numSteps, now, x_0) -> {
+            told.add("[" + step + ", " + numSteps + ", " + bits(now) + ", " + bits(x_0) + "]");
+            return step < integer("stop_after");
+        });
         return "{\"bits\": " + bits(x) + ", \"progress\": " + told + "}";
     }
 
     /** The best denoiser for pixels that are each N(mean, std^2); tests/golden/README.md. */
-    private Network gaussian(ModelSpec spec) {
+    private Model gaussian(ModelSpec spec) {
         double mean = number("mean");
         double variance = number("std") * number("std");
-        return (x_t, t, predicted, fraction) -> {
-            double a = spec.alphasCumprod((int) t[0]);
+        return (x_t, t, inputs, outputs) -> {
+            float[] predicted = outputs.get(spec.prediction);
+            float[] fraction = outputs.get("variance_fraction");
+            double a = spec.alphasCumprod((int) t);
             double s = a * variance + 1 - a;
             double slope;
             double offset;
@@ -201,22 +267,21 @@ public final class Calls {
             }
             if (fraction != null) {
                 for (int k = 0; k < x_t.length; k++) {
-                    fraction[k] = (float) k / x_t.length;
+                    fraction[k] = call.get("fraction") == null ? (float) k / x_t.length : (float) number("fraction");
                 }
             }
         };
     }
 
-    /** Returns how many bytes ten steps take from the heap, once everything has been made. */
+    /** Returns how many bytes ten rows take from the heap, once everything has been made. */
     private long allocated() {
         com.sun.management.ThreadMXBean threads =
                 (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
         long thread = Thread.currentThread().getId();
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         Noise noise = noise(Ddpm.SAMPLING);
-        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, noise.size() / pixels(spec));
-        Iterator<State> states =
-                Ddpm.ddpm(denoise, noise, Ddpm.trajectory(spec, 20), null, (String) call.get("variance")).iterator();
+        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null);
+        Iterator<State> states = Ddpm.walk(denoise, noise, plan(spec), null, null).iterator();
         for (int i = 0; i < 10; i++) {
             states.next();
         }
@@ -236,13 +301,12 @@ public final class Calls {
         return Ddpm.noiseStream(Long.parseLong((String) call.get("seed")), images, ints("shape"), domain);
     }
 
-    private static int pixels(ModelSpec spec) {
-        int[] shape = spec.imageShape();
-        return shape[0] * shape[1] * shape[2];
-    }
-
     private long integer(String key) {
         return (Long) call.get(key);
+    }
+
+    private Integer integerOrNull(String key) {
+        return call.get(key) == null ? null : (Integer) (int) integer(key);
     }
 
     private double number(String key) {
@@ -251,16 +315,15 @@ public final class Calls {
 
     /** Unsigned 32-bit words as Java's int. */
     private int[] ints(String key) {
-        List<?> values = (List<?>) call.get(key);
-        int[] ints = new int[values.size()];
-        for (int k = 0; k < ints.length; k++) {
-            ints[k] = (int) (long) (Long) values.get(k);
-        }
-        return ints;
+        return ints(call.get(key));
     }
 
-    private float[] floats(String key) {
-        int[] bits = ints(key);
+    private static int[] ints(Object values) {
+        return ((List<?>) values).stream().mapToInt(value -> (int) (long) (Long) value).toArray();
+    }
+
+    private static float[] floats(Object values) {
+        int[] bits = ints(values);
         float[] floats = new float[bits.length];
         for (int k = 0; k < floats.length; k++) {
             floats[k] = Float.intBitsToFloat(bits[k]);
@@ -284,7 +347,16 @@ public final class Calls {
         return levels.toString();
     }
 
+    private static String quoted(List<String> texts) {
+        List<String> quoted = new ArrayList<>();
+        texts.forEach(text -> quoted.add(quoted(text)));
+        return quoted.toString();
+    }
+
     private static String quoted(String text) {
+        if (text == null) {
+            return "null";
+        }
         StringBuilder quoted = new StringBuilder("\"");
         for (char c : text.toCharArray()) {
             quoted.append(String.format("\\u%04x", (int) c));

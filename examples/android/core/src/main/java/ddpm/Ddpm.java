@@ -1,6 +1,6 @@
 package ddpm;
 
-import static ddpm.DdpmException.Kind.NOT_FINITE;
+import static ddpm.DdpmException.Kind.REFUSED;
 import static ddpm.DdpmException.Kind.USAGE;
 import static ddpm.DdpmException.shown;
 
@@ -9,12 +9,16 @@ import java.nio.ByteOrder;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Base64;
+import java.util.Collections;
 import java.util.Iterator;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.NoSuchElementException;
 import java.util.concurrent.CancellationException;
 
 /**
- * Diffusion sampling: noise, one step, two samplers. The same functions by the same names, in the same order, as in the
+ * Diffusion sampling: noise, one step, plans and the loop that walks them. The same functions by the same names, in the same order, as in the
  * project's other languages; docs/format.md fixes every number.
  *
  * <p>Letters are those of Ho et al. 2020 and Song et al. 2020. Coefficients are computed in double and rounded once to
@@ -25,7 +29,7 @@ public final class Ddpm {
     /** The name of the noise below; a change to it would need another tag. */
     public static final String NOISE_TAG = "philox4x32-10/icdf-q20/1";
 
-    /** The noise domain of sampling; 1 is kept for inpainting. */
+    /** The noise domain of sampling; 1 is kept for inpainting, 2 is for inputs in golden vectors. */
     public static final long SAMPLING = 0;
 
     private static final long WORD = 0xFFFFFFFFL;
@@ -100,21 +104,20 @@ public final class Ddpm {
      * @throws DdpmException (USAGE) outside these ranges
      */
     public static Noise noiseStream(long seed, long[] images, int[] shape, long domain) {
-        if (seed < 0) {
-            throw usage("seed: out of range", seed, "0 to 2^63 - 1", "pick one in that range");
-        }
+        checkRange("seed", seed, Long.MAX_VALUE, "2^63 - 1");
         for (long image : images) {
-            if (image < 0 || image > WORD) {
-                throw usage("images: a number is out of range", image, "0 to 2^32 - 1", "pick a smaller first");
-            }
+            checkRange("An image's number", image, WORD, "2^32 - 1");
         }
-        if (domain < 0 || domain > WORD) {
-            throw usage("domain: out of range", domain, "0 to 2^32 - 1", "pick one in that range");
-        }
+        checkRange("domain", domain, WORD, "2^32 - 1");
         int size = size(images.length, shape);
         int imageSize = size / images.length;
         int[] words = new int[4];
         return new Noise() {
+            @Override
+            public int images() {
+                return images.length;
+            }
+
             @Override
             public int size() {
                 return size;
@@ -122,9 +125,7 @@ public final class Ddpm {
 
             @Override
             public void fill(long draw, float[] z) {
-                if (draw < 0 || draw > WORD) {
-                    throw usage("draw: out of range", draw, "0 to 2^32 - 1", "pick one in that range");
-                }
+                checkRange("draw", draw, WORD, "2^32 - 1");
                 for (int b = 0; b < images.length; b++) {
                     for (int element = 0; element < imageSize; element += 4) {
                         philox4x32_10(element / 4, (int) draw, (int) images[b], (int) domain,
@@ -136,29 +137,25 @@ public final class Ddpm {
         };
     }
 
-    /** Returns the noise of n images from number first on, for sampling. */
-    public static Noise noiseStream(long seed, long first, int n, int[] shape) {
-        size(n, shape); // before room is made for it
-        long[] images = new long[n];
-        for (int b = 0; b < n; b++) {
-            images[b] = first + b;
+    private static void checkRange(String name, long value, long most, String asText) {
+        if (value < 0 || value > most) {
+            throw usage(name + " must be between 0 and " + asText + ", got " + value + ".");
         }
-        return noiseStream(seed, images, shape, SAMPLING);
     }
 
     private static int size(int images, int[] shape) {
         if (images < 1) {
-            throw usage("n: too few", images, "at least 1", "raise it");
+            throw usage("n must be at least 1, got " + images + ".");
         }
         if (shape.length != 3 || shape[0] < 1 || shape[1] < 1 || shape[2] < 1) {
-            throw usage("shape: no pixels", Arrays.toString(shape), "positive (C, H, W)", "pick another shape");
+            throw usage("shape must be positive (C, H, W), got " + Arrays.toString(shape) + ".");
         }
         long size = images;
         for (int extent : shape) {
             size = size <= Integer.MAX_VALUE ? size * extent : size;
         }
         if (size > Integer.MAX_VALUE) {
-            throw usage("n: too many for one array", images, "at most 2^31 - 1 numbers", "pick a smaller batch");
+            throw usage("n is too many images for one batch, got " + images + ". Sample them in several.");
         }
         return (int) size;
     }
@@ -180,8 +177,7 @@ public final class Ddpm {
      */
     public static int[] spacing(int numTrainTimesteps, int numSteps) {
         if (numSteps < 1 || numSteps > numTrainTimesteps) {
-            throw usage("steps: out of range", numSteps,
-                    "1 to " + numTrainTimesteps + " (the model's own number of time steps)", "pick one in that range");
+            throw usage("num_steps must be between 1 and " + numTrainTimesteps + ", got " + numSteps + ".");
         }
         int[] times = new int[numSteps];
         for (int i = 0; i < numSteps; i++) {
@@ -190,221 +186,418 @@ public final class Ddpm {
         return times;
     }
 
-    /** Returns the steps from noise to image: numSteps evenly spaced ones; errors as {@link #spacing}. */
-    public static List<Step> trajectory(ModelSpec spec, int numSteps) {
-        return trajectory(spec, spacing(spec.numTrainTimesteps(), numSteps));
+    /**
+     * Returns the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries. What is
+     * null is the spec's default.
+     *
+     * @param sampler ddim, or ddpm
+     * @param numSteps 1 to T, evenly spaced; times: strictly falling ones in their place
+     * @param name of one of the spec's plans, in place of all else
+     * @param eta of ddim: 0 (adds no noise) to 1 (DDPM's fixed_small); rounded to float first, as everywhere
+     * @param variance of ddpm
+     * @throws DdpmException (USAGE) for what is no plan, (REFUSED) for a default sampler that is unknown here
+     */
+    public static Plan plan(ModelSpec spec, String sampler, Integer numSteps, int[] times, String name, Double eta,
+            String variance) {
+        String said = sampler != null ? "sampler" : numSteps != null ? "num_steps" : times != null ? "times"
+                : eta != null ? "eta" : variance != null ? "variance" : null;
+        String chosen = name == null && said == null ? spec.defaults.plan : name;
+        if (chosen != null) {
+            if (!spec.plans.containsKey(chosen)) {
+                throw usage("plan must be one of " + (spec.plans.isEmpty() ? "none, for the model carries none"
+                        : String.join(", ", spec.plans.keySet())) + ", got " + shown(chosen) + ".");
+            }
+            if (said != null) {
+                throw usage(said + " does not apply to plan " + chosen + ", which is whole.");
+            }
+            return spec.plans.get(chosen);
+        }
+        List<String> known = Arrays.asList("ddpm", "ddim");
+        if (sampler == null && !known.contains(spec.defaults.sampler)) {
+            throw new DdpmException(REFUSED, "The model's default sampler, " + shown(spec.defaults.sampler)
+                    + ", is unknown to this version.");
+        }
+        String solver = sampler == null ? spec.defaults.sampler : sampler;
+        int[] grid = grid(spec, numSteps, times == null && numSteps == null ? spec.defaults.times : times);
+        if (!known.contains(solver)) {
+            throw usage("sampler must be one of ddpm, ddim, got " + shown(solver) + ".");
+        }
+        if (solver.equals("ddim") ? variance != null : eta != null) {
+            throw usage((variance != null ? "variance" : "eta") + " does not apply to " + solver + ".");
+        }
+        double[] a = new double[grid.length + 1];
+        for (int k = 0; k < grid.length; k++) {
+            a[k] = spec.alphasCumprod(grid[k]);
+        }
+        a[grid.length] = 1.0; // where the last row ends
+        List<Row> rows = solver.equals("ddim") ? ddim(grid, a, eta == null ? spec.defaults.eta : eta)
+                : ddpm(grid, a, variance == null ? spec.variance : variance);
+        Plan plan = new Plan(rows, 1.0);
+        if (plan.needsLearnedVariance() && !spec.hasVarianceFraction) {
+            throw noLearnedVariance();
+        }
+        return plan;
+    }
+
+    private static int[] grid(ModelSpec spec, Integer numSteps, int[] times) {
+        int T = spec.numTrainTimesteps();
+        if (times == null) {
+            return spacing(T, numSteps == null ? spec.defaults.numSteps : numSteps);
+        }
+        boolean falls = times.length > 0 && times[0] < T && times[times.length - 1] >= 0;
+        for (int k = 1; k < times.length; k++) {
+            falls &= times[k] < times[k - 1];
+        }
+        if (!falls) {
+            String first = Arrays.toString(Arrays.copyOf(times, Math.min(5, times.length)));
+            throw usage("times must strictly fall from at most " + (T - 1) + " to at least 0, got "
+                    + first.substring(1, first.length() - 1) + (times.length > 5 ? ", ..." : "") + " (" + times.length
+                    + " of them).");
+        }
+        if (numSteps != null && numSteps != times.length) {
+            throw usage("num_steps must be left out or be the number of times, " + times.length + ", got " + numSteps
+                    + ".");
+        }
+        return times;
+    }
+
+    /** Returns the rows of DDIM (Song et al. 2020, eq. 12 and 16); eta = 1 is DDPM's fixed_small (Ho et al., eq. 7). */
+    private static List<Row> ddim(int[] t, double[] a, double eta) {
+        if (!(eta >= 0.0 && eta <= 1.0)) {
+            throw usage("eta must be between 0 and 1, got " + eta + ".");
+        }
+        List<Row> rows = new ArrayList<>(t.length);
+        for (int k = 0; k < t.length; k++) {
+            double a_prev = a[k + 1];
+            double noiseStd = (float) eta * Math.sqrt((1.0 - a_prev) / (1.0 - a[k])) * Math.sqrt(1.0 - a[k] / a_prev);
+            double toNoise = Math.sqrt(Math.max(1.0 - a_prev - noiseStd * noiseStd, 0.0));
+            rows.add(new Row(k + 1, t[k], a[k], new double[] {Math.sqrt(a_prev)}, new double[] {toNoise},
+                    noiseStd > 0.0 ? new double[] {noiseStd} : new double[0]));
+        }
+        return rows;
     }
 
     /**
-     * Returns the steps at the given times.
-     *
-     * @throws DdpmException (USAGE) for times that do not strictly fall within 0..T-1
+     * Returns the rows of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where the times leave any out:
+     * fixed_small is the posterior's variance (eq. 7), fixed_large is beta's (section 3.2), learned lies where the
+     * network says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15).
      */
-    public static List<Step> trajectory(ModelSpec spec, int[] times) {
-        int before = spec.numTrainTimesteps();
-        for (int t : times) {
-            if (t >= before || t < 0) {
-                throw usage("times: not a trajectory", t + " after " + before,
-                        "strictly falling times from " + (spec.numTrainTimesteps() - 1) + " to 0", "sort them");
+    private static List<Row> ddpm(int[] t, double[] a, String variance) {
+        if (!ModelSpec.VARIANCES.contains(variance)) {
+            throw usage("variance must be one of " + String.join(", ", ModelSpec.VARIANCES) + ", got "
+                    + shown(variance) + ".");
+        }
+        List<Row> rows = ddim(t, a, 1.0);
+        for (int k = 0; k < t.length; k++) {
+            Row row = rows.get(k);
+            if (row.noise.length > 0 && !variance.equals("fixed_small")) {
+                double large = Math.sqrt(1.0 - a[k] / a[k + 1]);
+                double[] noise = variance.equals("learned") ? new double[] {row.noise[0], large}
+                        : new double[] {large};
+                rows.set(k, new Row(row.i, row.t, row.a, row.x_0, row.eps, noise));
             }
-            before = t;
         }
-        if (times.length == 0) {
-            throw usage("times: not a trajectory", "none", "at least one", "name one");
-        }
-        List<Step> steps = new ArrayList<>(times.length);
-        for (int k = 0; k < times.length; k++) {
-            double a_prev = k + 1 < times.length ? spec.alphasCumprod(times[k + 1]) : 1.0;
-            steps.add(new Step(k + 1, times[k], spec.alphasCumprod(times[k]), a_prev));
-        }
-        return steps;
+        return rows;
     }
 
     /**
-     * Binds a network, what it predicts and its clipping: x_t and a step give (x_0, eps).
+     * Binds a model, what it predicts, its clipping and its inputs: x_t and a row give (x_0, eps). One network
+     * evaluation a call, for any batch; no array is made after the first of a size.
      *
-     * <p>x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is
-     * set, x_0 is clipped and eps is what then leads from it to x_t. One network evaluation a call.
-     *
-     * @param batch the number of images, for which the arrays are made here
+     * @param inputs by the names of the spec's inputs: of a label a class's name or index (String, Integer, Long), or a
+     *     List of them, one for each image; of others float[], for all images or one after the other. Null for none
+     * @throws DdpmException (USAGE) for inputs that are unknown, missing or do not fit, here where it can be seen
+     *     without a batch; its calls throw (NOT_FINITE) where the network gives NaN or infinity
      */
-    public static Denoiser denoiser(Network network, ModelSpec spec, int batch) {
-        int size = size(batch, spec.imageShape());
-        Denoiser.Denoised found = new Denoiser.Denoised(size, spec.hasVarianceFraction);
-        float[] predicted = spec.prediction.equals("x_0") ? found.x_0 : found.eps;
-        long[] t = new long[batch];
-        return (x_t, step) -> {
-            Arrays.fill(t, step.t);
-            network.evaluate(x_t, t, predicted, found.varianceFraction);
-            float signal = (float) Math.sqrt(step.a);
-            float noise = (float) Math.sqrt(1.0 - step.a);
-            float perSignal = (float) (1.0 / Math.sqrt(step.a));
-            float perNoise = (float) (1.0 / Math.sqrt(1.0 - step.a));
-            float[] x_0 = found.x_0;
-            float[] eps = found.eps;
-            switch (spec.prediction) {
-                case "eps":
-                    for (int k = 0; k < size; k++) {
-                        x_0[k] = (x_t[k] - noise * eps[k]) * perSignal;
-                    }
-                    break;
-                case "v":
-                    for (int k = 0; k < size; k++) {
-                        float v = eps[k];
-                        x_0[k] = signal * x_t[k] - noise * v;
-                        eps[k] = noise * x_t[k] + signal * v;
-                    }
-                    break;
-                default:
-                    for (int k = 0; k < size; k++) {
-                        eps[k] = (x_t[k] - signal * x_0[k]) * perNoise;
-                    }
+    public static Denoiser denoiser(Model model, ModelSpec spec, Map<String, ?> inputs) {
+        Map<String, Object> given = new LinkedHashMap<>(inputs == null ? Collections.emptyMap() : inputs);
+        if (given.values().stream().noneMatch(value -> value instanceof float[] || value instanceof List)) {
+            Input.bound(spec.inputs, given, 1); // what fits any batch is checked before the first
+        }
+        return new Bound(model, spec, given);
+    }
+
+    private static final class Bound implements Denoiser {
+        private final Model model;
+        private final ModelSpec spec;
+        private final Map<String, Object> given;
+        private final int imageSize;
+        private final Map<String, float[]> outputs = new LinkedHashMap<>();
+        private Map<String, Object> bound;
+        private float[] zeros = {};
+
+        Bound(Model model, ModelSpec spec, Map<String, Object> given) {
+            this.model = model;
+            this.spec = spec;
+            this.given = given;
+            imageSize = size(1, spec.stateShape());
+        }
+
+        @Override
+        public void denoise(float[] x_t, Row row, float[] x_0_before, Denoised found) {
+            if (x_t.length == 0 || x_t.length % imageSize != 0) {
+                throw usage("x_t must hold images of " + imageSize + " numbers, got " + x_t.length + ".");
             }
-            if (spec.clip_x_0 != null) {
-                float bound = spec.clip_x_0.floatValue();
-                for (int k = 0; k < size; k++) {
-                    x_0[k] = Math.max(-bound, Math.min(bound, x_0[k]));
-                    eps[k] = (x_t[k] - signal * x_0[k]) * perNoise;
+            if (bound == null || zeros.length != x_t.length) {
+                bound = Input.bound(spec.inputs, given, x_t.length / imageSize);
+                zeros = new float[x_t.length];
+            }
+            for (Input one : spec.inputs) {
+                if (one.kind.equals("previous")) {
+                    bound.put(one.name, x_0_before == null ? zeros : x_0_before);
                 }
             }
-            return found;
-        };
-    }
-
-    /** Returns DDIM's noise standard deviation (Song et al. 2020, eq. 16); eta = 1 is Ho's fixed_small, eq. 7. */
-    public static double noiseStd(Step step, double eta) {
-        return eta * Math.sqrt((1.0 - step.a_prev) / (1.0 - step.a)) * Math.sqrt(1.0 - step.a / step.a_prev);
+            if (spec.hasVarianceFraction && found.varianceFraction == null) {
+                found.varianceFraction = new float[x_t.length];
+            }
+            // the prediction lands where the walk wants it, and what follows from it is computed in place
+            outputs.put(spec.prediction, spec.prediction.equals("x_0") ? found.x_0 : found.eps);
+            if (spec.hasVarianceFraction) {
+                outputs.put(ModelSpec.VARIANCE_FRACTION, found.varianceFraction);
+            }
+            predict(model, spec, x_t, row, bound, outputs);
+            denoised(combine(Collections.singletonList(outputs)), spec, x_t, row, found);
+        }
     }
 
     /**
-     * Returns the states of DDIM (Song et al. 2020, eq. 12), one network evaluation each, made as they are asked for:
-     * to cancel, ask no more. No array is made after the first.
+     * Fills in what the network says of x_t in a row, by the names of the spec's outputs.
      *
-     * @param denoise of as many images as the noise
-     * @param x the state before the first of the steps, copied; null to start at noise draw 0
-     * @param eta 0 (adds no noise) to 1 (DDPM's fixed_small); rounded to float first, as everywhere
-     * @throws DdpmException (USAGE) for eta outside 0..1 or an x of another size
+     * @throws DdpmException (NOT_FINITE) where a number is not finite: clipping would hide it
      */
-    public static Iterable<State> ddim(Denoiser denoise, Noise noise, List<Step> steps, float[] x, double eta) {
-        if (!(eta >= 0.0 && eta <= 1.0)) {
-            throw usage("eta: out of range", eta, "0 (no noise) to 1 (ddpm)", "pick one in that range");
+    public static void predict(Model model, ModelSpec spec, float[] x_t, Row row, Map<String, Object> inputs,
+            Map<String, float[]> outputs) {
+        model.evaluate(x_t, row.t, inputs, outputs);
+        for (float[] values : outputs.values()) {
+            refuseNonFinite(values, row, x_t.length / size(1, spec.stateShape()));
         }
-        checkState(noise, x);
-        return () -> new Walk(denoise, noise, steps, x, (float) eta, "fixed_small");
+    }
+
+    /** Returns what several predictions of one x_t make, before anything is converted or clipped: of one, itself. */
+    public static Map<String, float[]> combine(List<Map<String, float[]>> predictions) {
+        return predictions.get(0);
     }
 
     /**
-     * Returns the states of ancestral sampling (Ho et al. 2020, algorithm 2), respaced where the steps leave times out.
+     * Converts a prediction into the clean image and the noise, and clips, once.
      *
-     * @param variance fixed_small is the posterior's (eq. 7), fixed_large is beta's (section 3.2), learned lies where
-     *     the network says between the two of the steps taken (Nichol and Dhariwal 2021, eq. 15)
-     * @throws DdpmException (USAGE) for another variance or an x of another size, and, at the first step, for a learned
-     *     one where the network has learned none; the rest as in {@link #ddim}
+     * <p>x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is
+     * set, x_0 is clipped and eps is what then leads from it to x_t.
+     *
+     * @param found receives both; its arrays may be those of the outputs
      */
-    public static Iterable<State> ddpm(Denoiser denoise, Noise noise, List<Step> steps, float[] x, String variance) {
-        if (!variance.equals("fixed_small") && !variance.equals("fixed_large") && !variance.equals("learned")) {
-            throw usage("variance: unknown", shown(variance), "one of fixed_small, fixed_large, learned", "pick one");
+    public static void denoised(Map<String, float[]> outputs, ModelSpec spec, float[] x_t, Row row, Denoised found) {
+        float signal = (float) Math.sqrt(row.a);
+        float noise = (float) Math.sqrt(1.0 - row.a);
+        float perSignal = (float) (1.0 / Math.sqrt(row.a));
+        float perNoise = (float) (1.0 / Math.sqrt(1.0 - row.a));
+        float[] predicted = outputs.get(spec.prediction);
+        float[] x_0 = found.x_0;
+        float[] eps = found.eps;
+        found.varianceFraction = outputs.get(ModelSpec.VARIANCE_FRACTION);
+        switch (spec.prediction) {
+            case "eps":
+                for (int k = 0; k < x_t.length; k++) {
+                    eps[k] = predicted[k];
+                    x_0[k] = (x_t[k] - noise * eps[k]) * perSignal;
+                }
+                break;
+            case "v":
+                for (int k = 0; k < x_t.length; k++) {
+                    float v = predicted[k];
+                    x_0[k] = signal * x_t[k] - noise * v;
+                    eps[k] = noise * x_t[k] + signal * v;
+                }
+                break;
+            default:
+                for (int k = 0; k < x_t.length; k++) {
+                    x_0[k] = predicted[k];
+                    eps[k] = (x_t[k] - signal * x_0[k]) * perNoise;
+                }
         }
-        checkState(noise, x);
-        return () -> new Walk(denoise, noise, steps, x, 1.0, variance);
-    }
-
-    private static void checkState(Noise noise, float[] x) {
-        if (x != null && x.length != noise.size()) {
-            throw usage("x: another size than the noise", x.length, String.valueOf(noise.size()),
-                    "pass the state of these images");
+        if (spec.clip_x_0 != null) {
+            float bound = spec.clip_x_0.floatValue();
+            for (int k = 0; k < x_t.length; k++) {
+                x_0[k] = Math.max(-bound, Math.min(bound, x_0[k]));
+                eps[k] = (x_t[k] - signal * x_0[k]) * perNoise;
+            }
         }
     }
 
-    private static double largeStd(Step step) {
-        return step.a_prev < 1.0 ? Math.sqrt(1.0 - step.a / step.a_prev) : 0.0;
+    static boolean isFinite(float value) {
+        return Math.abs(value) <= Float.MAX_VALUE;
     }
 
-    /** Walks down the steps; eta says what noise the mean makes room for, variance what noise is added. */
+    private static void refuseNonFinite(float[] values, Row row, int images) {
+        for (int k = 0; k < values.length; k++) {
+            if (!isFinite(values[k])) {
+                int index = k / (values.length / images);
+                throw DdpmException.notFinite(row, index, "image " + index + " of its batch");
+            }
+        }
+    }
+
+    /**
+     * Returns the states after every row of a plan, one network evaluation each, made as they are asked for: to cancel,
+     * ask no more. No array is made after the first.
+     *
+     * @param x the state before the first row, copied; null to start at noise draw 0
+     * @param state one that an earlier walk of the same plan gave, copied, to go on from exactly; null to start
+     * @throws DdpmException (USAGE) for an x of another size than the noise, and, at its row, for a history that it
+     *     lacks or a variance that the network has not learned, (NOT_FINITE) where a number is no longer finite
+     */
+    public static Iterable<State> walk(Denoiser denoise, Noise noise, Plan plan, float[] x, State state) {
+        float[] from = state == null ? x : state.x;
+        if (from != null && from.length != noise.size()) {
+            throw usage("x must be as many numbers as the noise, " + noise.size() + ", got " + from.length + ".");
+        }
+        return () -> new Walk(denoise, noise, plan, from, state);
+    }
+
     private static final class Walk implements Iterator<State> {
         private final Denoiser denoise;
         private final Noise noise;
-        private final Iterator<Step> steps;
-        private final double eta;
-        private final String variance;
+        private final Plan plan;
         private final float[] x;
         private final float[] z;
+        private final Denoised[] ring; // what was found last, at `found` and before it
+        private int found = -1;
+        private int known; // how many of them hold something
+        private int next; // row
 
-        Walk(Denoiser denoise, Noise noise, List<Step> steps, float[] x, double eta, String variance) {
+        Walk(Denoiser denoise, Noise noise, Plan plan, float[] from, State state) {
             this.denoise = denoise;
             this.noise = noise;
-            this.steps = steps.iterator();
-            this.eta = eta;
-            this.variance = variance;
-            this.z = new float[noise.size()];
-            if (x == null) {
-                this.x = new float[noise.size()];
-                noise.fill(0, this.x);
-            } else {
-                this.x = x.clone();
+            this.plan = plan;
+            z = new float[noise.size()];
+            x = from == null ? new float[z.length] : from.clone();
+            int reach = 2; // the x_0 before must outlast an evaluation
+            for (Row row : plan.rows) {
+                reach = Math.max(reach, row.reach());
+            }
+            ring = new Denoised[reach];
+            for (int k = 0; k < reach; k++) {
+                ring[k] = new Denoised(z.length);
+            }
+            if (state != null) {
+                known = Math.min(reach, Math.max(1, state.history.size()));
+                found = known - 1;
+                for (int age = 1; age < known; age++) {
+                    ring[found - age] = new Denoised(state.history.get(age).x_0, state.history.get(age).eps);
+                }
+                ring[found] = new Denoised(state.x_0, state.eps);
+                while (next < plan.rows.size() && plan.rows.get(next).i <= state.row.i) {
+                    next++;
+                }
+            } else if (from == null) {
+                noise.fill(0, x);
+                if (plan.start != 1.0) {
+                    scale((float) plan.start, x, x);
+                }
             }
         }
 
         @Override
         public boolean hasNext() {
-            return steps.hasNext();
+            return next < plan.rows.size();
         }
 
         @Override
         public State next() {
-            Step step = steps.next();
-            Denoiser.Denoised found = denoise.denoise(x, step);
-            double room = noiseStd(step, eta);
-            float toImage = (float) Math.sqrt(step.a_prev);
-            float toNoise = (float) Math.sqrt(Math.max(0.0, 1.0 - step.a_prev - room * room));
-            for (int k = 0; k < x.length; k++) {
-                x[k] = toImage * found.x_0[k] + toNoise * found.eps[k];
+            if (!hasNext()) {
+                throw new NoSuchElementException();
             }
-            if (variance.equals("learned")) {
-                addLearned(step, room, found.varianceFraction);
+            Row row = plan.rows.get(next);
+            if (row.reach() > known + 1) {
+                throw usage("Row " + row.i + " reads " + row.reach() + " evaluations, got " + (known + 1)
+                        + ". Go on from a state, whose history holds them.");
+            }
+            float[] x_0_before = known == 0 ? null : ring[found].x_0;
+            found = (found + 1) % ring.length;
+            known = Math.min(known + 1, ring.length);
+            Denoised now = ring[found];
+            denoise.denoise(x, row, x_0_before, now);
+            // newest first, clean image before noise, then fresh noise: this order is fixed
+            boolean isFirst = true;
+            for (int age = 0; age < row.reach(); age++) {
+                if (age < row.x_0.length) {
+                    weigh(isFirst, row.x_0[age], aged(age).x_0);
+                    isFirst = false;
+                }
+                if (age < row.eps.length) {
+                    weigh(isFirst, row.eps[age], aged(age).eps);
+                    isFirst = false;
+                }
+            }
+            if (row.noise.length > 0) {
+                addNoise(row, now.varianceFraction);
+            }
+            refuseNonFinite(x, row, noise.images());
+            int kept = plan.keptAfter(next++);
+            List<Denoised> history = kept == 0 ? Collections.emptyList() : new ArrayList<>(kept);
+            for (int age = 0; age < kept; age++) {
+                history.add(aged(age));
+            }
+            return new State(row, x, now.x_0, now.eps, history);
+        }
+
+        private Denoised aged(int age) {
+            return ring[(found - age + ring.length) % ring.length];
+        }
+
+        private void weigh(boolean isFirst, double weight, float[] values) {
+            if (isFirst) {
+                scale((float) weight, values, x);
             } else {
-                add(step, variance.equals("fixed_large") ? largeStd(step) : room);
-            }
-            return new State(step, x, found.x_0, found.eps);
-        }
-
-        private void add(Step step, double std) {
-            if (std > 0.0) {
-                noise.fill(step.i, z);
-                float added = (float) std;
-                for (int k = 0; k < x.length; k++) {
-                    x[k] += added * z[k];
-                }
+                add((float) weight, values);
             }
         }
 
-        private void addLearned(Step step, double small, float[] fraction) {
-            if (fraction == null) {
-                throw usage("variance: the network has learned none", "'learned'", "fixed_small or fixed_large",
-                        "pick one");
-            }
-            if (small > 0.0) {
-                noise.fill(step.i, z);
-                float ratio = (float) (largeStd(step) / small);
-                for (int k = 0; k < x.length; k++) {
-                    x[k] += (float) small * (float) Math.pow(ratio, fraction[k]) * z[k];
-                }
+        private static void scale(float weight, float[] values, float[] product) {
+            for (int k = 0; k < product.length; k++) {
+                product[k] = weight * values[k];
             }
         }
+
+        private void add(float weight, float[] values) {
+            for (int k = 0; k < x.length; k++) {
+                x[k] += weight * values[k];
+            }
+        }
+
+        private void addNoise(Row row, float[] fraction) {
+            if (row.noise.length == 2 && fraction == null) {
+                throw noLearnedVariance();
+            }
+            noise.fill(row.i, z);
+            if (row.noise.length == 2) {
+                float small = (float) row.noise[0];
+                float ratio = (float) (row.noise[1] / row.noise[0]);
+                for (int k = 0; k < x.length; k++) {
+                    x[k] += small * (float) Math.pow(ratio, fraction[k]) * z[k];
+                }
+            } else {
+                add((float) row.noise[0], z);
+            }
+        }
+    }
+
+    private static DdpmException noLearnedVariance() {
+        return usage("variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'.");
     }
 
     /**
      * Returns pixels of images in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up; n (H, W, C) bytes, unsigned.
      *
-     * @param images (n, C, H, W)
+     * @param x (n, C, H, W)
      * @param shape (C, H, W)
      */
-    public static byte[] toUint8(float[] images, int[] shape) {
+    public static byte[] toUint8(float[] x, int[] shape) {
         int channels = shape[0];
         int plane = shape[1] * shape[2];
-        byte[] pixels = new byte[images.length];
-        for (int k = 0; k < images.length; k++) {
-            float level = Math.max(0f, Math.min(255f, 127.5f * images[k] + 127.5f));
+        byte[] pixels = new byte[x.length];
+        for (int k = 0; k < x.length; k++) {
+            float level = Math.max(0f, Math.min(255f, 127.5f * x[k] + 127.5f));
             int n = k / (channels * plane);
             int channel = k / plane % channels;
             pixels[(n * plane + k % plane) * channels + channel] = (byte) (int) (level + 0.5f);
@@ -413,74 +606,38 @@ public final class Ddpm {
     }
 
     /**
-     * Samples n images in one batch and returns them, (n, C, H, W); {@link #toUint8} makes pixels of them.
+     * Samples images in one batch and returns them, (n, C, H, W); {@link #toUint8} makes pixels of them. One network
+     * evaluation a row of the plan.
      *
-     * @param seed 0 to 2^63 - 1; first: the number of the first image; both decide the images, n does not
-     * @param numSteps 1 to T network evaluations
-     * @param sampler ddim, or ddpm with the spec's own variance
-     * @param eta 0 to 1, of ddim; 0 for ddpm, which has none
-     * @param progress told after every step; null for nobody
-     * @throws DdpmException (USAGE) for what no image can be made from, (NOT_FINITE) at the step where a number is no
-     *     longer finite
+     * @param progress told after every row; null for nobody
+     * @throws DdpmException (USAGE) for what no image can be made from, (REFUSED) for a default sampler that is unknown
+     *     here, (NOT_FINITE) at the row where a number is no longer finite
      * @throws CancellationException where progress says so
      */
-    public static float[] sample(Network network, ModelSpec spec, long seed, long first, int n, int numSteps,
-            String sampler, double eta, Progress progress) {
-        if (sampler.equals("ddpm") && eta != 0.0) {
-            throw usage("eta: has no meaning for ddpm", eta, "0", "leave it out, or choose ddim");
-        }
-        List<Step> steps = trajectory(spec, numSteps);
-        Noise noise = noiseStream(seed, first, n, spec.imageShape());
-        Denoiser denoise = denoiser(watched(network, steps, first), spec, n);
-        Iterable<State> states;
-        switch (sampler) {
-            case "ddim":
-                states = ddim(denoise, noise, steps, null, eta);
-                break;
-            case "ddpm":
-                states = ddpm(denoise, noise, steps, null, spec.variance);
-                break;
-            default:
-                throw usage("sampler: unknown", shown(sampler), "one of ddim, ddpm", "pick one");
-        }
+    public static float[] sample(Model model, ModelSpec spec, Settings settings, Progress progress) {
+        Plan plan = plan(spec, settings.sampler, settings.numSteps, settings.times, settings.plan, settings.eta,
+                settings.variance);
+        size(settings.n, spec.stateShape()); // before room is made for it
+        long[] images = new long[settings.n];
+        Arrays.setAll(images, k -> settings.first + k);
+        Noise noise = noiseStream(settings.seed, images, spec.stateShape(), SAMPLING);
         float[] x = null;
-        for (State state : states) {
-            x = state.x;
-            refuseNonFinite(x, state.step, first, n);
-            if (progress != null && !progress.step(state.step.i, steps.size(), x, state.x_0)) {
-                throw new CancellationException("cancelled after step " + state.step.i + " of " + steps.size());
+        try {
+            for (State state : walk(denoiser(model, spec, null), noise, plan, null, null)) {
+                x = state.x;
+                if (progress != null && !progress.step(state.row.i, plan.rows.size(), x, state.x_0)) {
+                    throw new CancellationException(
+                            "cancelled after step " + state.row.i + " of " + plan.rows.size());
+                }
             }
+        } catch (DdpmException error) {
+            throw error.row == null ? error
+                    : DdpmException.notFinite(error.row, error.index, "image " + images[error.index]);
         }
         return x;
     }
 
-    /** Returns the network, stopped where it predicts what is not finite: clipping would hide an infinity. */
-    private static Network watched(Network network, List<Step> steps, long first) {
-        return (x_t, t, predicted, varianceFraction) -> {
-            network.evaluate(x_t, t, predicted, varianceFraction);
-            int i = 0;
-            while (steps.get(i).t != t[0]) {
-                i++;
-            }
-            refuseNonFinite(predicted, steps.get(i), first, t.length);
-            if (varianceFraction != null) {
-                refuseNonFinite(varianceFraction, steps.get(i), first, t.length);
-            }
-        };
-    }
-
-    private static void refuseNonFinite(float[] values, Step step, long first, int n) {
-        for (int k = 0; k < values.length; k++) {
-            if (Float.isNaN(values[k]) || Float.isInfinite(values[k])) {
-                long image = first + k / (values.length / n);
-                throw new DdpmException(NOT_FINITE,
-                        "step " + step.i + " (t = " + step.t + "), image " + image + ": a number is not finite",
-                        "NaN or infinity", "finite values", "run ddpm-check on the model");
-            }
-        }
-    }
-
-    private static DdpmException usage(String where, Object got, String expected, String action) {
-        return new DdpmException(USAGE, where, String.valueOf(got), expected, action);
+    private static DdpmException usage(String message) {
+        return new DdpmException(USAGE, message);
     }
 }

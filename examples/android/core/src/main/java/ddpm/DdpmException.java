@@ -1,6 +1,6 @@
 package ddpm;
 
-/** What stops the work, told in one line: where, what, got, expected, what to do. */
+/** What stops the work, told in one line: what is wrong and the value seen, then what helps. */
 public final class DdpmException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
@@ -25,10 +25,23 @@ public final class DdpmException extends RuntimeException {
     }
 
     public final Kind kind;
+    /** Of NOT_FINITE: the row, and the place of the image in its batch. */
+    transient Row row;
+    int index;
 
-    public DdpmException(Kind kind, String where, String got, String expected, String action) {
-        super(where + ". got " + got + ", expected " + expected + ". Do " + action + ".");
+    public DdpmException(Kind kind, String message) {
+        super(message);
         this.kind = kind;
+    }
+
+    /** Returns the error for an image of a batch that is no longer finite after, or in, a row. */
+    static DdpmException notFinite(Row row, int index, String image) {
+        DdpmException error = new DdpmException(Kind.NOT_FINITE, "At step " + row.i + " (t = "
+                + (row.t == Math.rint(row.t) ? String.valueOf((long) row.t) : String.valueOf(row.t)) + "), " + image
+                + " became NaN or infinite. Run ddpm-check on the model.");
+        error.row = row;
+        error.index = index;
+        return error;
     }
 
     /** Returns a value as text for an error: strings in quotes, one line, at most 80 characters. */

@@ -8,8 +8,11 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /**
  * The numbers that travel inside a model file (docs/format.md, section 1). What is missing, unknown or out of range is
@@ -21,14 +24,36 @@ public final class ModelSpec {
 
     static final String VARIANCE_FRACTION = "variance_fraction";
 
+    private static final List<String> UNDERSTOOD =
+            Arrays.asList(VARIANCE_FRACTION, "fractional_t", "inputs", "plan", "times");
+    private static final List<String> GRAPHS = Arrays.asList("sampler", "slice");
     private static final String FORMAT = "ddpm-export/1";
     private static final List<String> PREDICTIONS = Arrays.asList("eps", "x_0", "v");
-    private static final List<String> VARIANCES = Arrays.asList("fixed_small", "fixed_large", "learned");
+    static final List<String> VARIANCES = Arrays.asList("fixed_small", "fixed_large", "learned");
     private static final List<String> REQUIRED =
             Arrays.asList("name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range",
                     "defaults", "noise", "requires");
     private static final int MAX_JSON_BYTES = 256 * 1024;
     private static final int MAX_PIXELS = 1 << 26; // numbers in one image: a header alone must not fill the memory
+
+    /** How a model is sampled where the user says nothing. */
+    public static final class Defaults {
+        public final String sampler;
+        public final int numSteps;
+        public final double eta;
+        /** In place of numSteps evenly spaced ones, or null; not to be changed. */
+        public final int[] times;
+        /** The name of one of the plans, in place of all else, or null. */
+        public final String plan;
+
+        Defaults(String sampler, int numSteps, double eta, int[] times, String plan) {
+            this.sampler = sampler;
+            this.numSteps = numSteps;
+            this.eta = eta;
+            this.times = times;
+            this.plan = plan;
+        }
+    }
 
     /** A short name, for people. */
     public final String name;
@@ -38,12 +63,17 @@ public final class ModelSpec {
     public final Double clip_x_0;
     /** Of the ddpm sampler: fixed_small, fixed_large or learned. */
     public final String variance;
-    /** What is used when the user says nothing. */
-    public final String defaultSampler;
-    public final int defaultNumSteps;
-    public final double defaultEta;
+    public final Defaults defaults;
+    /** Null of a denoiser, else which graph around one the file holds: sampler or slice. */
+    public final String graph;
+    /** What the network is told besides x_t and t. */
+    public final List<Input> inputs;
+    /** Solvers as tables of numbers, by name. */
+    public final Map<String, Plan> plans;
     /** Whether the network has a second output, variance_fraction. */
     public final boolean hasVarianceFraction;
+    /** Whether the graph's t is float32, not int64. */
+    public final boolean hasFractionalT;
 
     private final int[] imageShape;
     private final double[] alphasCumprod;
@@ -58,9 +88,14 @@ public final class ModelSpec {
         return alphasCumprod[t];
     }
 
-    /** Returns (C, H, W), a copy. */
-    public int[] imageShape() {
+    /** Returns (C, H, W) of what is sampled, a copy. */
+    public int[] stateShape() {
         return imageShape.clone();
+    }
+
+    /** Returns (C, H, W) of the pictures; that of the state for models that work on pixels. */
+    public int[] pictureShape() {
+        return stateShape();
     }
 
     /** Returns the names of the network's outputs, in order. */
@@ -81,11 +116,11 @@ public final class ModelSpec {
         try {
             value = Json.parse(json);
         } catch (Json.Malformed malformed) {
-            throw new DdpmException(BAD_FILE, "spec: not JSON", malformed.getMessage(), "one object",
-                    "export the model again");
+            throw new DdpmException(BAD_FILE, "The spec must be JSON, got " + malformed.getMessage()
+                    + ". Export the model again.");
         }
         if (!(value instanceof Map)) {
-            throw bad("it", value, "an object");
+            throw new DdpmException(BAD_FILE, "The spec must be an object, got " + shown(value) + ".");
         }
         return new ModelSpec((Map<?, ?>) value);
     }
@@ -94,20 +129,36 @@ public final class ModelSpec {
         checkFormat(values.get("format"));
         for (String key : REQUIRED) {
             if (!values.containsKey(key)) {
-                throw bad("a key", "no " + key, "all of " + String.join(", ", REQUIRED));
+                throw new DdpmException(BAD_FILE, "The spec has no " + key + ". Export the model again.");
             }
         }
         List<?> shape = list(values, "image_shape");
         List<?> alphas = list(values, "alphas_cumprod");
         List<?> range = list(values, "value_range");
         List<?> requires = list(values, "requires");
-        Object defaults = values.get("defaults");
+        Object said = values.get("defaults");
         List<String> wanted = Arrays.asList("sampler", "num_steps", "eta");
-        if (!(defaults instanceof Map) || !((Map<?, ?>) defaults).keySet().containsAll(wanted)) {
-            throw bad("defaults", defaults, "an object with " + String.join(", ", wanted));
+        if (!(said instanceof Map) || !((Map<?, ?>) said).keySet().containsAll(wanted)) {
+            throw bad("defaults", said, "an object with " + String.join(", ", wanted));
         }
+        Object times = ((Map<?, ?>) said).get("times");
+        if (times != null && !(times instanceof List)) {
+            throw bad("defaults.times", times, "a list");
+        }
+        List<?> inputs = (List<?>) container(values, "inputs", Collections.emptyList());
+        inputs.forEach(Input::checkParts);
+        hasFractionalT = requires.contains("fractional_t");
+        Map<String, Plan> plans = new LinkedHashMap<>();
+        ((Map<?, ?>) container(values, "plans", Collections.emptyMap())).forEach((name, plan) -> plans.put(
+                (String) name, Plan.fromJson((String) name, plan, alphas.size(), hasFractionalT)));
+        this.plans = Collections.unmodifiableMap(plans);
         checkRequires(requires);
         hasVarianceFraction = requires.contains(VARIANCE_FRACTION);
+        Object graph = values.get("graph");
+        if (graph != null && !GRAPHS.contains(graph)) {
+            throw refused("The graph " + shown(graph) + " is unknown to this version.");
+        }
+        this.graph = (String) graph;
 
         Object name = values.get("name");
         if (!(name instanceof String) || ((String) name).codePointCount(0, ((String) name).length()) > 200) {
@@ -117,11 +168,10 @@ public final class ModelSpec {
         prediction = oneOf(values, "prediction", PREDICTIONS);
         variance = oneOf(values, "variance", VARIANCES);
         if (variance.equals("learned") && !hasVarianceFraction) {
-            throw bad("variance", variance, "'" + VARIANCE_FRACTION + "' among requires");
+            throw bad("requires", requires, "one with '" + VARIANCE_FRACTION + "', since the variance is learned");
         }
         if (!Ddpm.NOISE_TAG.equals(values.get("noise"))) {
-            throw new DdpmException(REFUSED, "spec: unknown noise", shown(values.get("noise")),
-                    "'" + Ddpm.NOISE_TAG + "'", "install a newer version");
+            throw refused("The noise " + shown(values.get("noise")) + " is unknown to this version.");
         }
         imageShape = imageShape(shape);
         if (range.size() != 2 || !isNumber(range.get(0)) || number(range.get(0)) != -1.0
@@ -135,26 +185,85 @@ public final class ModelSpec {
         clip_x_0 = clip == null ? null : (Double) number(clip);
         alphasCumprod = alphasCumprod(alphas, !prediction.equals("eps"));
 
-        Object sampler = ((Map<?, ?>) defaults).get("sampler");
-        if (!(sampler instanceof String)) {
-            throw bad("defaults.sampler", sampler, "a sampler's name");
-        }
-        defaultSampler = (String) sampler;
-        Object numSteps = ((Map<?, ?>) defaults).get("num_steps");
-        if (!(numSteps instanceof Long) || (Long) numSteps < 1 || (Long) numSteps > alphasCumprod.length) {
-            throw bad("defaults.num_steps", numSteps, "1 to " + alphasCumprod.length);
-        }
-        defaultNumSteps = ((Long) numSteps).intValue();
-        Object eta = ((Map<?, ?>) defaults).get("eta");
-        if (!isNumber(eta) || !(number(eta) >= 0 && number(eta) <= 1)) {
-            throw bad("defaults.eta", eta, "a number from 0 to 1");
-        }
-        defaultEta = number(eta);
+        defaults = defaults((Map<?, ?>) said);
 
         Object source = values.get("source");
         Object golden = values.get("golden");
         if (values.containsKey("source") && !(source instanceof Map) || golden != null && !(golden instanceof Map)) {
             throw bad("source or golden", "another value", "objects");
+        }
+        List<Input> checked = new ArrayList<>();
+        Set<String> names = new HashSet<>();
+        for (Object one : inputs) {
+            checked.add(Input.fromJson((Map<?, ?>) one, imageShape));
+            names.add(checked.get(checked.size() - 1).name);
+        }
+        this.inputs = Collections.unmodifiableList(checked);
+        if (names.size() < checked.size() || checked.isEmpty() == requires.contains("inputs")) {
+            throw new DdpmException(BAD_FILE,
+                    "The spec's inputs must have different names and be named in its requires.");
+        }
+        checkPlans();
+        checkNamed("times", defaults.times != null, requires);
+        checkNamed("plan", defaults.plan != null, requires);
+    }
+
+    private Defaults defaults(Map<?, ?> said) {
+        Object sampler = said.get("sampler");
+        if (!(sampler instanceof String)) {
+            throw bad("defaults.sampler", sampler, "a sampler's name");
+        }
+        Object numSteps = said.get("num_steps");
+        if (!(numSteps instanceof Long) || (Long) numSteps < 1 || (Long) numSteps > alphasCumprod.length) {
+            throw bad("defaults.num_steps", numSteps, "1 to " + alphasCumprod.length);
+        }
+        Object eta = said.get("eta");
+        if (!isNumber(eta) || !(number(eta) >= 0 && number(eta) <= 1)) {
+            throw bad("defaults.eta", eta, "a number from 0 to 1");
+        }
+        Object plan = said.get("plan");
+        if (plan != null && !plans.containsKey(plan)) {
+            throw new DdpmException(BAD_FILE, "The spec's default plan " + shown(plan) + " is not among its plans.");
+        }
+        return new Defaults((String) sampler, ((Long) numSteps).intValue(), number(eta),
+                times((List<?>) said.get("times")), (String) plan);
+    }
+
+    private int[] times(List<?> values) {
+        if (values == null) {
+            return null;
+        }
+        int[] times = new int[values.size()];
+        long before = alphasCumprod.length;
+        for (int k = 0; k < times.length || k == 0; k++) {
+            Object t = k < times.length ? values.get(k) : null;
+            if (!(t instanceof Long) || (Long) t < 0 || (Long) t >= before) {
+                throw bad("defaults.times", values,
+                        "strictly falling integers from " + (alphasCumprod.length - 1) + " to 0");
+            }
+            before = (Long) t;
+            times[k] = (int) before;
+        }
+        return times;
+    }
+
+    private void checkPlans() {
+        for (Map.Entry<String, Plan> entry : plans.entrySet()) {
+            if (entry.getValue().needsLearnedVariance() && !hasVarianceFraction) {
+                throw new DdpmException(BAD_FILE, "Plan " + entry.getKey()
+                        + " needs a learned variance, which the network does not have.");
+            }
+            if (prediction.equals("eps") && !entry.getValue().rows.stream().allMatch(row -> row.a > 0)) {
+                throw new DdpmException(BAD_FILE,
+                        "Plan " + entry.getKey() + " must keep a above 0, since the network predicts eps.");
+            }
+        }
+    }
+
+    private static void checkNamed(String name, boolean needed, List<?> requires) {
+        if (needed && !requires.contains(name)) {
+            throw new DdpmException(BAD_FILE,
+                    "The spec's requires must name '" + name + "', got " + shown(requires) + ".");
         }
     }
 
@@ -163,8 +272,7 @@ public final class ModelSpec {
             throw bad("format", format, "'" + FORMAT + "'");
         }
         if (!((String) format).matches("(?s)ddpm-export/1([./].*)?")) {
-            throw new DdpmException(REFUSED, "spec: unknown format", shown(format), "'" + FORMAT + "'",
-                    "install a newer version");
+            throw refused("The format " + shown(format) + " is unknown to this version.");
         }
     }
 
@@ -175,9 +283,8 @@ public final class ModelSpec {
             }
         }
         for (Object entry : requires) {
-            if (!entry.equals(VARIANCE_FRACTION)) {
-                throw new DdpmException(REFUSED, "spec: asks for what this version cannot do",
-                        "requires " + shown(entry), "at most '" + VARIANCE_FRACTION + "'", "install a newer version");
+            if (!UNDERSTOOD.contains(entry)) {
+                throw refused("The model requires " + shown(entry) + ", which is unknown to this version.");
             }
         }
     }
@@ -238,16 +345,32 @@ public final class ModelSpec {
         return (List<?>) list;
     }
 
-    private static boolean isNumber(Object value) {
+    private static Object container(Map<?, ?> values, String key, Object usual) {
+        Object value = values.containsKey(key) ? values.get(key) : usual;
+        if (!(usual instanceof List ? value instanceof List : value instanceof Map)) {
+            throw bad(key, value, usual instanceof List ? "a list" : "an object");
+        }
+        return value;
+    }
+
+    static boolean isNumber(Object value) {
         return value instanceof Long || value instanceof Double && !((Double) value).isInfinite();
     }
 
-    private static double number(Object value) {
+    static double number(Object value) {
         return ((Number) value).doubleValue();
     }
 
     private static DdpmException bad(String where, Object got, String expected) {
-        return new DdpmException(BAD_FILE, "spec: " + where + " is not usable", shown(got), expected,
-                "export the model again");
+        return new DdpmException(BAD_FILE,
+                "The spec's " + where + " must be " + expected + ", got " + shown(got) + ". Export the model again.");
+    }
+
+    static DdpmException unusable(String reason) {
+        return new DdpmException(BAD_FILE, "The spec cannot be used: " + reason + ".");
+    }
+
+    private static DdpmException refused(String what) {
+        return new DdpmException(REFUSED, what + " Install a newer one.");
     }
 }

@@ -1,7 +1,10 @@
 package ddpm;
 
-/** The noise of some images as a function of the draw: draw 0 is x_T, draw i belongs to step i. */
+/** The noise of some images as a function of the draw: draw 0 is x_T, draw i belongs to row i. */
 public interface Noise {
+    /** Returns how many images it is for. */
+    int images();
+
     /** Returns how many numbers one draw has: images times C times H times W. */
     int size();
 

@@ -11,8 +11,9 @@ import android.widget.ProgressBar
 import android.widget.TextView
 import ddpm.Ddpm
 import ddpm.DdpmException
-import ddpm.OrtNetwork
+import ddpm.OrtModel
 import ddpm.Progress
+import ddpm.Settings
 import java.util.concurrent.CancellationException
 import java.util.concurrent.Executors
 
@@ -21,7 +22,7 @@ class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
 
     /** Opened at the first run, and from then on used, on the worker's thread alone. */
-    private var network: OrtNetwork? = null
+    private var model: OrtModel? = null
 
     @Volatile
     private var cancelled = false
@@ -43,7 +44,7 @@ class MainActivity : Activity() {
 
     override fun onDestroy() {
         cancelled = true
-        worker.execute { network?.close() } // after the run, which ends at its next step
+        worker.execute { model?.close() } // after the run, which ends at its next step
         worker.shutdown()
         super.onDestroy()
     }
@@ -74,13 +75,19 @@ class MainActivity : Activity() {
     private fun sample(seed: Long, steps: Int): String {
         val started = System.nanoTime()
         try {
-            val model = opened()
-            val shape = model.spec().imageShape()
+            val opened = opened()
+            val shape = opened.spec().pictureShape()
             val report = Progress { step, numSteps, _, x_0 ->
                 show(step, numSteps, bitmap(x_0, shape))
                 !cancelled
             }
-            val x = Ddpm.sample(model, model.spec(), seed, 0L, 1, steps, "ddim", 0.0, report)
+            val settings = Settings()
+            settings.n = 1
+            settings.numSteps = steps
+            settings.sampler = "ddim"
+            settings.eta = 0.0
+            settings.seed = seed
+            val x = Ddpm.sample(opened, opened.spec(), settings, report)
             val finished = bitmap(x, shape)
             runOnUiThread {
                 show(finished)
@@ -94,9 +101,9 @@ class MainActivity : Activity() {
         }
     }
 
-    private fun opened(): OrtNetwork {
-        val opened = network ?: OrtNetwork.open(assets.open("unet.onnx").use { it.readBytes() }, 0)
-        network = opened
+    private fun opened(): OrtModel {
+        val opened = model ?: OrtModel.open(assets.open("unet.onnx").use { it.readBytes() }, 0)
+        model = opened
         return opened
     }
 

@@ -1,0 +1,239 @@
+package ddpm;
+
+import static ddpm.DdpmException.Kind.BAD_FILE;
+import static ddpm.DdpmException.Kind.USAGE;
+import static ddpm.DdpmException.shown;
+import static ddpm.ModelSpec.isNumber;
+import static ddpm.ModelSpec.number;
+
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** What a network is told besides x_t and t, as data. */
+public final class Input {
+    private static final List<String> KINDS = Arrays.asList("label", "vector", "image", "previous");
+    private static final int MAX_CLASSES = 4096;
+    private static final int MAX_NUMBERS = 1 << 26;
+
+    public final String name;
+    /**
+     * label, an index for each image; vector, D floats; image, (C', H', W') floats; previous, the clean image that the
+     * evaluation before found, zeros at first.
+     */
+    public final String kind;
+    /** Without the batch, empty of a label; not to be changed. */
+    public final int[] shape;
+    /** The number that fills it where nothing is said, the index of "no class" of a label; null: has to be given. */
+    public final Double none;
+    /** The names of a label's values, from 0 on. */
+    public final List<String> classes;
+
+    private Input(String name, String kind, int[] shape, Double none, List<String> classes) {
+        this.name = name;
+        this.kind = kind;
+        this.shape = shape;
+        this.none = none;
+        this.classes = classes;
+    }
+
+    /** Returns how many numbers it has for one image. */
+    public int size() {
+        return (int) product(shape);
+    }
+
+    /** Refuses what lacks a part of an input, before it is known what this version understands. */
+    static void checkParts(Object values) {
+        if (!(values instanceof Map)
+                || !((Map<?, ?>) values).keySet().containsAll(Arrays.asList("name", "kind", "shape", "none"))) {
+            throw ModelSpec.unusable("an input must be an object with name, kind, shape and none");
+        }
+        Map<?, ?> parts = (Map<?, ?>) values;
+        if (!(parts.get("shape") instanceof List) || !(classesOf(parts) instanceof List)) {
+            throw ModelSpec.unusable("shape and classes of an input must be lists");
+        }
+    }
+
+    private static Object classesOf(Map<?, ?> parts) {
+        return parts.containsKey("classes") ? parts.get("classes") : Collections.emptyList();
+    }
+
+    /** Reads an input of a file whose parts are checked. */
+    static Input fromJson(Map<?, ?> parts, int[] stateShape) {
+        Object name = parts.get("name");
+        if (!(name instanceof String) || !isIdentifier((String) name) || name.equals("x_t") || name.equals("t")) {
+            throw bad("an input's name must be an identifier other than x_t and t, not " + shown(name));
+        }
+        String where = "input " + shown(name);
+        Object kind = parts.get("kind");
+        if (!KINDS.contains(kind)) {
+            throw bad("the kind of " + where + " must be one of " + String.join(", ", KINDS) + ", not " + shown(kind));
+        }
+        boolean isLabel = kind.equals("label");
+        boolean isPrevious = kind.equals("previous");
+        if (name.equals("y") != isLabel || name.equals("x_0_prev") != isPrevious) {
+            throw bad("the name " + (name.equals("y") || isLabel ? "y is kept for the kind label"
+                    : "x_0_prev is kept for the kind previous") + ", and the only one that it may have");
+        }
+        List<?> sizes = (List<?>) parts.get("shape");
+        int[] shape = new int[sizes.size()];
+        for (int k = 0; k < shape.length; k++) {
+            Object size = sizes.get(k);
+            boolean usable = size instanceof Long && (Long) size > 0 && (Long) size <= MAX_NUMBERS;
+            shape[k] = usable ? (int) (long) (Long) size : 0;
+            if (!usable || product(Arrays.copyOf(shape, k + 1)) > MAX_NUMBERS) {
+                throw bad("the shape of " + where + " must be positive integers with a product of at most "
+                        + MAX_NUMBERS);
+            }
+        }
+        if (shape.length != (isLabel ? 0 : kind.equals("vector") ? 1 : 3)
+                || isPrevious && !Arrays.equals(shape, stateShape)) {
+            throw bad("the shape of " + where + ", a " + kind + ", does not fit it: " + Arrays.toString(shape));
+        }
+        List<?> classes = (List<?>) classesOf(parts);
+        Object none = parts.get("none");
+        if (isLabel) {
+            if (classes.isEmpty() || classes.size() > MAX_CLASSES
+                    || !classes.stream().allMatch(one -> one instanceof String)) {
+                throw bad("the classes of " + where + " must be 1 to " + MAX_CLASSES + " names");
+            }
+            if (new HashSet<>(classes).size() < classes.size()) {
+                throw bad("the classes of " + where + " must have different names");
+            }
+            if (none != null && !(none instanceof Long && (Long) none >= 0 && (Long) none <= classes.size())) {
+                throw bad("none of " + where + " must be null or an index from 0 to " + classes.size());
+            }
+        } else if (!classes.isEmpty()) {
+            throw bad("only a label has classes, " + where + " is a " + kind);
+        } else if (none != null && !isNumber(none)) {
+            throw bad("none of " + where + " must be null or a finite number");
+        }
+        String[] names = classes.stream().map(String::valueOf).toArray(String[]::new);
+        return new Input((String) name, (String) kind, shape, none == null ? null : (Double) number(none),
+                Collections.unmodifiableList(Arrays.asList(names)));
+    }
+
+    private static boolean isIdentifier(String name) {
+        return !name.isEmpty() && name.codePoints().noneMatch(Character::isIdentifierIgnorable)
+                && name.codePoints().allMatch(c -> Character.isUnicodeIdentifierPart(c))
+                && (name.charAt(0) == '_' || Character.isUnicodeIdentifierStart(name.codePointAt(0)));
+    }
+
+    private static long product(int[] shape) {
+        long product = 1;
+        for (int size : shape) {
+            product *= size;
+        }
+        return product;
+    }
+
+    private static DdpmException bad(String reason) {
+        return new DdpmException(BAD_FILE, "The spec's inputs cannot be used: " + reason + ".");
+    }
+
+    /**
+     * Returns the arrays of a network's inputs for a batch: what was given, and what stands for nothing; zeros for one
+     * of kind previous.
+     *
+     * @throws DdpmException (USAGE) for an input that is unknown, missing or does not fit
+     */
+    static Map<String, Object> bound(List<Input> inputs, Map<String, ?> given, int batch) {
+        Map<String, Object> values = new LinkedHashMap<>();
+        Map<String, Input> named = new LinkedHashMap<>();
+        for (Input one : inputs) {
+            if (one.kind.equals("previous")) {
+                values.put(one.name, new float[batch * one.size()]);
+            } else {
+                named.put(one.name, one);
+                values.put(one.name, null); // to keep their order
+            }
+        }
+        for (String name : given.keySet()) {
+            if (!named.containsKey(name)) {
+                throw usage("The model has no input " + shown(name) + "; it has "
+                        + (named.isEmpty() ? "none" : String.join(", ", named.keySet())) + ".");
+            }
+        }
+        for (Input one : named.values()) {
+            if (!given.containsKey(one.name) && one.none == null) {
+                throw usage("Input " + shown(one.name) + " must be given: a " + one.kind + " of shape "
+                        + tuple(one.shape) + ".");
+            }
+            values.put(one.name, given.containsKey(one.name) ? one.batchOf(given.get(one.name), batch)
+                    : one.filled(batch));
+        }
+        return values;
+    }
+
+    private Object filled(int batch) {
+        if (kind.equals("label")) {
+            long[] labels = new long[batch];
+            Arrays.fill(labels, none.longValue());
+            return labels;
+        }
+        float[] values = new float[batch * size()];
+        Arrays.fill(values, none.floatValue());
+        return values;
+    }
+
+    /** Returns a value for each image, long[] of a label and float[] of others, from one for all or one for each. */
+    private Object batchOf(Object given, int batch) {
+        if (kind.equals("label")) {
+            List<?> labels = given instanceof List ? (List<?>) given : Collections.nCopies(batch, given);
+            if (labels.size() != batch) {
+                throw misshapen("int64 (" + labels.size() + ",)", batch);
+            }
+            return labels.stream().mapToLong(this::label).toArray();
+        }
+        if (!(given instanceof float[])) {
+            throw misshapen(shown(given), batch);
+        }
+        float[] one = (float[]) given;
+        if (one.length != size() && one.length != batch * size()) {
+            throw misshapen("float32 (" + one.length + ",)", batch);
+        }
+        float[] values = new float[batch * size()];
+        for (int k = 0; k < values.length; k++) {
+            values[k] = one[k % one.length];
+            if (!Ddpm.isFinite(values[k])) {
+                throw usage("Input " + shown(name) + " must be finite, got NaN or infinity.");
+            }
+        }
+        return values;
+    }
+
+    private long label(Object given) {
+        if (given instanceof String && classes.contains(given)) {
+            return classes.indexOf(given);
+        }
+        if (given instanceof Integer || given instanceof Long) {
+            long label = ((Number) given).longValue();
+            if (label >= 0 && label < classes.size() || none != null && label == none) {
+                return label;
+            }
+        }
+        String names = String.join(", ", classes.subList(0, Math.min(20, classes.size())));
+        throw usage("Input " + shown(name) + " must be one of " + names + (classes.size() > 20 ? ", ..." : "")
+                + " or its index from 0 to " + (classes.size() - 1) + ", got " + shown(String.valueOf(given)) + ".");
+    }
+
+    private DdpmException misshapen(String got, int batch) {
+        int[] each = new int[shape.length + 1];
+        each[0] = batch;
+        System.arraycopy(shape, 0, each, 1, shape.length);
+        return usage("Input " + shown(name) + " must have shape " + tuple(shape) + " or " + tuple(each) + ", got "
+                + got + ".");
+    }
+
+    private static String tuple(int[] shape) {
+        String sizes = Arrays.toString(shape);
+        return "(" + sizes.substring(1, sizes.length() - 1) + (shape.length == 1 ? ",)" : ")");
+    }
+
+    private static DdpmException usage(String message) {
+        return new DdpmException(USAGE, message);
+    }
+}

@@ -1,0 +1,144 @@
+"""Specs for readers in other languages to judge as Python's does: sound, broken, hostile, and a thousand damaged."""
+
+import json
+import random
+
+from test_spec import HUGE, INVALID, SPEC, values
+
+from ddpm_export.spec import json_from_spec
+
+DEFAULTS = values()["defaults"]
+ROW = [3, 0.1, [0.5], [0.25], []]
+LABEL = {"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]}
+VECTOR = {"name": "w", "kind": "vector", "shape": [5], "none": 0.5}
+PREVIOUS = {"name": "x_0_prev", "kind": "previous", "shape": [3, 8, 16], "none": None}
+IMAGE = {"name": "hint", "kind": "image", "shape": [1, 2, 2], "none": None}
+
+
+def plan_changes():
+    """Plans, most of them not usable; the first four are."""
+    many = [[3, 0.1, [0.5], [0.25], []]] * 3
+    yield from (
+        {"rows": [ROW]},
+        {"start": 2, "rows": many},
+        {"rows": [[3, 0, [], [1], [0.5]], [3, 0.5, [1, 2], [], []]]},
+    )
+    yield {"rows": [[i % 4, 0.5, [0] * min(i + 1, 16), [], []] for i in range(40)], "later": 1}
+    yield from (None, [], {}, {"rows": None}, {"rows": []}, {"rows": [ROW], "start": 0}, {"rows": [ROW], "start": None})
+    yield from ({"rows": [ROW], "start": start} for start in (-1, "1", True, HUGE, 1e300))
+    places = [
+        *((0, t) for t in (-1, 4, 2.0, 2.5, None, "3", True, HUGE)),
+        *((1, a) for a in (-0.1, 1, 1.5, None, "0", False, HUGE)),
+        *((k, numbers) for k in (2, 3) for numbers in (None, 1, ["1"], [None], [True], [HUGE], [[1]], [0.5, 0.5])),
+        *((4, noise) for noise in (None, [0], [-1], [0.5, 0], [0.5, 0.5, 0.5], [HUGE], 0.5, ["x"], [0.5, 0.75])),
+    ]
+    yield from ({"rows": [[*ROW[:k], value, *ROW[k + 1 :]]]} for k, value in places)
+    yield from ({"rows": [row]} for row in (None, {}, [], ROW[:4], [*ROW, 1], [3, 0.1, [], [], []]))
+    yield {"rows": [[i % 4, 0.5, [0] * (i + 1), [], []] for i in range(17)]}
+    yield {"rows": [[0, 0.5, [0], [], []]] * 10_001}
+
+
+def input_changes():
+    """Lists of inputs, most of them not usable; the first three are."""
+    yield from ([LABEL], [VECTOR, IMAGE, PREVIOUS, {**LABEL, "none": None}], [{**IMAGE, "none": -1, "later": 0}])
+    yield from (None, {}, "y", [], [1], [None], [{}], [LABEL, LABEL], [VECTOR, {**IMAGE, "name": "w"}])
+    yield from ([{key: value for key, value in LABEL.items() if key != gone}] for gone in LABEL)
+    yield from ([{**LABEL, "name": name}] for name in (None, 1, "", "x_t", "t", "label", "1y", "y z", "é", "x-y"))
+    yield from ([{**VECTOR, "name": name}] for name in ("y", "x_0_prev", "t", "_1", "größe", "w\u0000", "a" * 300, "²"))
+    yield from ([{**VECTOR, "kind": kind}] for kind in (None, 1, "", "label", "image", "previous", "Vector"))
+    yield from ([{**LABEL, "shape": shape}] for shape in (None, 1, [1], [2, 2]))
+    shapes = (None, [], [0], [-1], [2.0], [True], ["2"], [2, 2], [2**26], [2**26 + 1], [HUGE], [1, 1, 1])
+    yield from ([{**VECTOR, "shape": shape}] for shape in shapes)
+    yield from ([{**IMAGE, "shape": shape}] for shape in ([1], [2**20, 2**20, 2**20], [2**9, 2**9, 2**8], [0, 1, 1]))
+    yield from ([{**PREVIOUS, "shape": shape}] for shape in ([3, 16, 8], [], [3, 8]))
+    yield from ([{**LABEL, "none": none}] for none in (-1, 0, 1, 3, 1.0, "2", True, [], HUGE))
+    yield from ([{**VECTOR, "none": none}] for none in ("0", True, [], 1, -0.5))
+    classes = (None, {}, [], [1], ["a", None], ["a", "a"], ["a"] * 5000, [str(k) for k in range(4096)])
+    yield from ([{**LABEL, "classes": names}] for names in (*classes, [str(k) for k in range(4097)], ["", "\x07"]))
+    yield [{**VECTOR, "classes": ["a"]}]
+
+
+def new_changes():
+    """What came after the format's first files: graphs, inputs, plans, times, and what requires says of them."""
+    yield from ({"graph": graph} for graph in (None, "sampler", "slice", "other", 7, ["sampler"]))
+    for plan in plan_changes():
+        yield {"plans": {"p": plan}}
+        yield {"plans": {"p": plan}, "requires": ["fractional_t", "variance_fraction"]}
+        yield {"plans": {"p": plan}, "prediction": "eps", "alphas_cumprod": [0.9, 0.5, 0.1, 0.05]}
+    yield from (
+        {"plans": {name: {"rows": [ROW]}}} for name in ("", "a b", "-a", "a" * 64, "a" * 65, "é", "a\n", "1._+-")
+    )
+    yield from ({"plans": plans} for plans in (None, [], {}, "p", {"p": {"rows": [ROW]}, "q": None}))
+    for inputs in input_changes():
+        yield {"inputs": inputs, "requires": ["inputs"]}
+        yield {"inputs": inputs}
+    yield {"requires": ["inputs"]}
+    for times in (
+        None,
+        [],
+        [3],
+        [3, 2, 0],
+        [0],
+        [2, 2],
+        [1, 2],
+        [4],
+        [-1],
+        [2.0],
+        ["1"],
+        [True],
+        [None],
+        [[1]],
+        {},
+        3,
+        HUGE,
+    ):
+        for names in ([], ["times"], ["plan"]):
+            yield {"defaults": {**DEFAULTS, "times": times}, "requires": names}
+    yield {"requires": ["times", "plan", "fractional_t", "variance_fraction"]}
+    for plan in (None, "p", "q", "", 1, True, "\x1b"):
+        for names in ([], ["plan"]):
+            yield {"plans": {"p": {"rows": [ROW]}}, "defaults": {**DEFAULTS, "plan": plan}, "requires": names}
+    yield {"plans": {"p": None}, "requires": ["unheard-of"]}
+    yield {"inputs": [LABEL], "requires": ["inputs", "unheard-of"]}
+    yield {"inputs": [{}], "requires": ["inputs", "unheard-of"]}
+
+
+def specs():
+    """Yield the texts."""
+    sound = json_from_spec(SPEC)
+    yield from (sound, sound.replace(":", " :\t").replace("{", "{\r\n"))
+    yield from (sound.encode().decode("unicode_escape"), "", " ", "{", "null", "1", "[]", "{}", "\x00", "\ufeff{}")
+    yield from (sound[:-1], sound + "}", "1" * 100_000)
+    yield from (json.dumps(values(**changes)) for changes in (*INVALID, *new_changes()))
+    yield from (json.dumps(values(format=f"ddpm-export/{version}")) for version in ("1.7", "1/x", "2", "10", "1x", ""))
+    yield from (
+        json.dumps(values(noise=tag)) for tag in (None, 1, "", "philox4x32-10/icdf-q20/2", "\x1b]0;owned\x07\n")
+    )
+    for names in (["y"], ["variance_fraction"], ["variance_fraction", "y"]):
+        yield from (json.dumps(values(requires=names)), json.dumps(values(requires=names, variance="learned")))
+    numbers = ("NaN", "Infinity", "-Infinity", "1e999", "01", "1.", ".5", "+1", "1e", "-", "0x1", "1e-999", "1E+2")
+    for number in (*numbers, "9" * 400):
+        yield json.dumps(values(later="HERE", clip_x_0=1)).replace('"HERE"', number)
+        yield json.dumps(values(clip_x_0="HERE")).replace('"HERE"', number)
+    for depth in (*range(25, 40), 5000):
+        for left, right, middle in (("[", "]", ""), ('{"a":', "}", "1"), ("[", "]", "1")):
+            yield json.dumps(values(later="HERE")).replace('"HERE"', left * depth + middle + right * depth)
+    for name in (r'"\u0041\n\"\/"', r'"\x41"', r'"\u00g1"', r'"\u٤٤٤٤"', '"\t"', '"\\', r'"\u', r'"\ud800"'):
+        yield sound.replace('"tiny"', name)
+    yield from (sound + " " * (256 * 1024 - len(sound) + extra) for extra in (0, 1))
+    full = json.dumps(
+        values(
+            inputs=[LABEL, VECTOR],
+            plans={"p": {"start": 2.5, "rows": [ROW, [1, 0.5, [1.5, -0.5], [], [0.5]]]}},
+            defaults={**DEFAULTS, "times": [3, 1], "plan": "p"},
+            requires=["inputs", "times", "plan"],
+        )
+    )
+    yield full
+    noise = random.Random(0)
+    for k in range(1000):
+        damaged = list(full if k % 2 else sound)
+        for _ in range(noise.randint(1, 3)):
+            at = noise.randrange(len(damaged))
+            damaged[at] = noise.choice(['"', "{", "]", ",", "0", "-", "e", ".", "\\", "", "\u00e9", damaged[at] * 2])
+        yield "".join(damaged)
