@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from gaussian import gaussian_model, gaussian_spec
-from models import constant, node, onnx_file
+from models import node, onnx_file
 from PIL import Image
 from test_spec import SPEC, values
 
@@ -34,6 +34,7 @@ from ddpm_export.plans import Plan, Row, json_from_plan, plan_from_json
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
 
+from .fed import FED, TOLD, mixed, mixed_with_t
 from .specs import specs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,21 +354,6 @@ def test_learned_variances_given_times_and_bit_equality(java, prediction):
                     np.testing.assert_allclose(floats(state[name]), getattr(right, name).reshape(-1), rtol=0, atol=2e-6)
                 else:
                     assert state[name] == bits_of(getattr(right, name))
-
-
-INPUTS = (
-    Input("y", "label", (), 3, ("cat", "dog", "owl")),
-    Input("w", "vector", (2,), 0.5),
-    Input("hint", "image", (1, 2, 3), None),
-    Input("x_0_prev", "previous", (1, 2, 3), None),
-)
-TOLD = gaussian_spec(np.linspace(0.99, 0.01, 50), inputs=INPUTS, requires=("inputs",))
-
-
-def mixed(x_t, t, y, w, hint, x_0_prev):
-    """As the model of the Java calls."""
-    said = np.float32(0.5) * x_t + np.float32(0.25) * x_0_prev + hint
-    return {"eps": said + y.astype(np.float32).reshape(-1, 1, 1, 1) + w[:, 0].reshape(-1, 1, 1, 1)}
 
 
 def fed_call(inputs, **changes):
@@ -748,46 +734,6 @@ def test_colours_and_a_second_output(program, tmp_path):
     assert pixels.shape == (8, 10, 3)
     expected = grid(generate(path, n=3, num_steps=4, sampler="ddpm", seed=2)).astype(int)
     assert np.abs(pixels - expected).max() <= 1
-
-
-ALL_INPUTS = tuple(replace(one, none={"hint": -1.25, "y": 1}.get(one.name, one.none)) for one in INPUTS)
-TWICE = Plan(
-    (Row(1, 40.5, 0.25, (0.5,), (0.5,), (0.25,)), Row(2, 40.5, 0.25, (0.75, -0.25), (0.25,)), Row(3, 2, 0.9, (1.0,)))
-)
-FED = {
-    "spec": gaussian_spec(
-        np.linspace(0.99, 0.01, 50),
-        **{"clip_x_0": 1.0, "inputs": ALL_INPUTS, "requires": ("inputs", "fractional_t"), "plans": {"twice": TWICE}},
-    ),
-    "nodes": [
-        node("Mul", ["x_t", "half"], "a"),
-        node("Mul", ["x_0_prev", "quarter"], "b"),
-        node("Add", ["a", "b"], "ab"),
-        node("Add", ["ab", "hint"], "abc"),
-        node("Cast", ["y"], "label", to=1),
-        node("Reshape", ["label", "column"], "d"),
-        node("Add", ["abc", "d"], "abcd"),
-        node("Gather", ["w", "zero"], "first", axis=1),
-        node("Reshape", ["first", "column"], "e"),
-        node("Add", ["abcd", "e"], "abcde"),
-        node("Mul", ["t", "fiftieth"], "late"),
-        node("Reshape", ["late", "column"], "f"),
-        node("Sub", ["abcde", "f"], "eps"),
-    ],
-    "constants": [
-        *(constant("half", 0.5), constant("quarter", 0.25), constant("fiftieth", 0.02)),
-        *(constant("column", [-1, 1, 1, 1], np.int64), constant("zero", 0, np.int64)),
-    ],
-    "inputs": {
-        **{"x_t": (1, ["batch", 1, 2, 3]), "t": (1, ["batch"]), "y": (7, ["batch"]), "w": (1, ["batch", 2])},
-        **{"hint": (1, ["batch", 1, 2, 3]), "x_0_prev": (1, ["batch", 1, 2, 3])},
-    },
-}
-
-
-def mixed_with_t(x_t, t, **inputs):
-    assert t.dtype == np.float32
-    return {"eps": mixed(x_t, t, **inputs)["eps"] - (np.float32(0.02) * t).reshape(-1, 1, 1, 1)}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -12,13 +11,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_spec import INVALID, SPEC, values
+from gaussian import gaussian_spec
+from models import onnx_file
 
 from ddpm_export import generate
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
-from ddpm_export.images import grid, read_image
+from ddpm_export.generation import sample, settings_for
+from ddpm_export.images import grid, read_image, to_uint8
+from ddpm_export.inputs import Input
+from ddpm_export.plans import Plan, Row
 from ddpm_export.spec import METADATA_KEY, json_from_spec, spec_from_json
+
+from .fed import FED, mixed_with_t
+from .specs import specs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "examples" / "ios"
@@ -71,6 +77,7 @@ def sources(folder):
     [
         (3, ["--steps", 5, "--sampler", "ddim", "--eta", 0.5], {"num_steps": 5, "sampler": "ddim", "eta": 0.5}),
         (17, ["--steps", 2, "--sampler", "ddpm"], {"num_steps": 2, "sampler": "ddpm"}),
+        (2, ["--times", "900,500,20"], {"times": [900, 500, 20]}),
     ],
 )
 def test_sample_makes_pythons_pictures(build, tmp_path, n, options, settings):
@@ -87,30 +94,60 @@ def test_sample_makes_pythons_pictures(build, tmp_path, n, options, settings):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "place"),
+    ("options", "settings"),
     [
-        ([], 2, "argument"),
-        ([MODEL, "--what", 1], 2, "argument"),
-        ([MODEL, "--n"], 2, "--n"),
-        ([MODEL, "--n", 0], 2, "--n"),
-        ([MODEL, "--seed", -1], 2, "--seed"),
-        ([MODEL, "--seed", 2**63], 2, "--seed"),
-        ([MODEL, "--eta", "nan"], 2, "--eta"),
-        ([MODEL, "--steps", 1001], 2, "steps"),
-        ([MODEL, "--sampler", "euler"], 2, "sampler"),
-        ([MODEL, "--sampler", "ddpm", "--eta", 0], 2, "eta"),
-        ([MODEL, "--n", 2, "--first", 2**32 - 1], 2, "images"),
-        (["missing.onnx"], 3, "missing.onnx"),
-        (["README.md"], 3, "model"),
-        ([MODEL, "--out", "missing/grid.png"], 5, "missing/grid.png"),
+        (["--plan", "twice"], {"plan": "twice"}),
+        (["--times", "49,30,2", "--eta", 0.5], {"times": [49, 30, 2], "eta": 0.5}),
     ],
 )
-def test_errors_are_one_line_with_an_exit_code(build, arguments, code, place):
+def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
+    """Inputs of every kind, a time that is a fraction, a plan that the file carries, times of one's own."""
+    spec = FED["spec"]
+    (tmp_path / "fed.onnx").write_bytes(onnx_file(FED["nodes"], FED["constants"], spec, inputs=FED["inputs"]))
+    out = tmp_path / "grid.png"
+    done = run(build / "sample", tmp_path / "fed.onnx", "--n", 17, "--seed", 4, *options, "--out", out)
+    assert done.returncode == 0, done.stderr
+    chosen = settings_for(spec, n=17, seed=4, **settings)
+    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.plan.rows[-1]]
+    expected = grid(to_uint8(np.concatenate(last))).astype(int)
+    assert len(np.unique(expected)) > 50
+    assert np.abs(read_image(out, 1) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "A model must be named."),
+        ([MODEL, "--what", 1], 2, 'Unknown argument "--what".'),
+        ([MODEL, "--n"], 2, "--n needs a value."),
+        ([MODEL, "--n", 0], 2, "--n must be an integer from 1 to 1048576"),
+        ([MODEL, "--seed", -1], 2, "--seed must be"),
+        ([MODEL, "--seed", 2**63], 2, "--seed must be"),
+        ([MODEL, "--eta", "nan"], 2, "eta must be between 0 and 1, got nan."),
+        ([MODEL, "--eta", "x"], 2, "--eta must be a number"),
+        ([MODEL, "--steps", 1001], 2, "num_steps must be between 1 and 1000, got 1001."),
+        ([MODEL, "--times", "9,8,"], 2, "--times must be integers with commas between them"),
+        (
+            [MODEL, "--times", "8,9"],
+            2,
+            "times must strictly fall from at most 999 to at least 0, got 8, 9 (2 of them).",
+        ),
+        ([MODEL, "--times", "9,8", "--steps", 3], 2, "num_steps must be left out or be the number of times, 2, got 3."),
+        ([MODEL, "--plan", "p"], 2, "plan must be one of none, for the model carries none, got 'p'."),
+        ([MODEL, "--sampler", "euler"], 2, "sampler must be one of ddpm, ddim, got 'euler'."),
+        ([MODEL, "--sampler", "ddpm", "--eta", 0], 2, "eta does not apply to ddpm."),
+        ([MODEL, "--n", 2, "--first", 2**32 - 1], 2, "--first must be at most 2^32 - n"),
+        (["missing.onnx"], 3, "missing.onnx: cannot be read"),
+        (["README.md"], 3, "The model is no ONNX file"),
+        ([MODEL, "--out", "missing/grid.png"], 5, "missing/grid.png cannot be written."),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(build, arguments, code, words):
     done = run(build / "sample", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"sample: {place}: ")
-    assert re.search(r"\. got .*, expected .*\. Do .*\.$", done.stderr)
+    assert done.stderr.startswith(f"sample: {words}")
+    assert not re.search(r"\. got |, expected |\. Do ", done.stderr)
 
 
 def edited(old, new, path):
@@ -125,7 +162,7 @@ def test_a_newer_file_is_refused(build, tmp_path):
     model = edited(b'"format": "ddpm-export/1"', b'"format": "ddpm-export/2"', tmp_path / "newer.onnx")
     done = run(build / "sample", model, "--n", 1, "--steps", 1, "--out", tmp_path / "grid.png")
     assert done.returncode == 4
-    assert done.stderr.startswith("sample: spec: unknown format. got ")
+    assert done.stderr == "sample: The format 'ddpm-export/2' is unknown to this version. Install a newer one.\n"
 
 
 def test_numbers_that_are_not_finite_end_it(build, tmp_path):
@@ -135,7 +172,7 @@ def test_numbers_that_are_not_finite_end_it(build, tmp_path):
     onnx.save(model, tmp_path / "nan.onnx")
     done = run(build / "sample", tmp_path / "nan.onnx", "--n", 1, "--steps", 3, "--out", tmp_path / "grid.png")
     assert done.returncode == 6
-    assert done.stderr.startswith("sample: step 1 (t = 999), image 0: a number is not finite. ")
+    assert done.stderr.startswith("sample: At step 1 (t = 999), image 0 became NaN or infinite.")
     assert not (tmp_path / "grid.png").exists()
 
 
@@ -182,44 +219,6 @@ def verdict(text):
     return 0
 
 
-def specs():
-    """Return sound, broken and hostile specs, and a thousand damaged ones."""
-    sound = json_from_spec(SPEC)
-    yield from (
-        sound,
-        sound.replace(":", " :\t").replace("{", "{\r\n"),
-        "",
-        " ",
-        "{",
-        "1",
-        "[]",
-        "\ufeff{}",
-        sound + "}",
-    )
-    yield from (json.dumps(values(**changes)) for changes in INVALID)
-    yield from (json.dumps(values(format=f"ddpm-export/{version}")) for version in ("1.7", "1/x", "2", "10", "1x", ""))
-    yield from (json.dumps(values(noise=tag)) for tag in (None, 1, "philox4x32-10/icdf-q20/2", "\x1b]0;owned\x07\n"))
-    yield from (json.dumps(values(graph=graph)) for graph in (None, "sampler", "slice", "other", 7, ["sampler"]))
-    for names in (["y"], ["variance_fraction"], ["variance_fraction", "y"]):
-        yield from (json.dumps(values(requires=names)), json.dumps(values(requires=names, variance="learned")))
-    for number in ("NaN", "-Infinity", "1e999", "01", "1.", ".5", "+1", "1e", "-", "0x1", "1e-999", "1E+2", "9" * 400):
-        yield json.dumps(values(later="HERE")).replace('"HERE"', number)
-        yield json.dumps(values(clip_x_0="HERE")).replace('"HERE"', number)
-    for depth in (*range(28, 36), 5000):
-        for left, right, middle in (("[", "]", ""), ('{"a":', "}", "1"), ("[", "]", "1")):
-            yield json.dumps(values(later="HERE")).replace('"HERE"', left * depth + middle + right * depth)
-    for name in (r'"\u0041\n\"\/"', r'"\x41"', r'"\u00g1"', r'"\u٤٤٤٤"', '"\t"', '"\\', r'"\u', r'"\ud800"'):
-        yield sound.replace('"tiny"', name)
-    yield from (sound + " " * (256 * 1024 - len(sound) + extra) for extra in (0, 1))
-    noise = random.Random(0)
-    for _ in range(1000):
-        damaged = list(sound)
-        for _ in range(noise.randint(1, 3)):
-            at = noise.randrange(len(damaged))
-            damaged[at] = noise.choice(['"', "{", "]", ",", "0", "-", "e", ".", "\\", "", "\u00e9", damaged[at] * 2])
-        yield "".join(damaged)
-
-
 def test_specs_are_taken_and_refused_as_python_does(build, tmp_path):
     texts = list(specs())
     assert '"tiny"' in texts[0]
@@ -255,22 +254,29 @@ void *malloc(size_t size) {
 }
 """
 
-LOOP = """
+LOOP = r"""
 import DDPM
 import Foundation
 
-struct Half: Network {
-    func predict(_ x_t: [Float], t: Int, predicted: inout [Float], varianceFraction: inout [Float]) {
-        for k in x_t.indices { predicted[k] = 0.5 * x_t[k] }
+struct Half: Model {
+    func evaluate(
+        _ x_t: [Float], t: Double, inputs: [String: InputArray], outputs: inout [String: [Float]]
+    ) {
+        for name in outputs.keys {
+            outputs[name]!.withUnsafeMutableBufferPointer { said in
+                for k in x_t.indices { said[k] = 0.5 * x_t[k] }
+            }
+        }
     }
 }
 
 let spec = try specFromJson(Data(CommandLine.arguments[1].utf8))
-let steps = try trajectory(spec, numSteps: Int(CommandLine.arguments[2])!)
-let noise = try noiseStream(seed: 1, images: 0..<16, shape: spec.imageShape)
+let times = CommandLine.arguments[2].split(separator: ",").map { Int($0)! }
+let rows = times.count > 1 ? try plan(spec, name: "p\(times[0])") : try plan(spec, numSteps: times[0], eta: 1)
+let noise = try noiseStream(seed: 1, images: 0..<16, shape: spec.stateShape)
 let keep = CommandLine.arguments.count > 3
-var kept: [SamplerState] = []
-try ddim(denoiser(Half(), spec), noise, steps, eta: 1) { state in
+var kept: [State] = []
+try walk(denoiser(Half(), spec), noise, rows) { state in
     if keep { kept.append(state) }
     return true
 }
@@ -288,15 +294,23 @@ def test_the_loop_takes_no_memory(build, tmp_path):
     (tmp_path / "main.swift").write_text(LOOP, encoding="utf-8")
     compiled(build, tmp_path / "program", tmp_path / "main.swift")
     alphas = [1 - 0.01 * k for k in range(1, 61)]
-    spec = json_from_spec(replace(SPEC, image_shape=(1, 28, 28), alphas_cumprod=alphas, prediction="eps"))
+    rows = [Row(i, 60 - i, 0.01 * i, (0.25,) * min(i, 3), (0.25,) * min(i, 3), (0.5,)) for i in range(1, 51)]
+    plans = {"p5": Plan(tuple(rows[:5])), "p50": Plan(tuple(rows))}
+    inputs = (Input("x_0_prev", "previous", (1, 28, 28), None),)
+    spec = gaussian_spec(alphas, image_shape=(1, 28, 28), plans=plans)
+    fed = replace(spec, inputs=inputs, requires=("inputs", "variance_fraction"))
 
-    def allocations(*arguments):
-        done = run("env", f"LD_PRELOAD={tmp_path / 'count.so'}", tmp_path / "program", spec, *arguments)
+    def allocations(spec, *arguments):
+        text = json_from_spec(spec)
+        done = run("env", f"LD_PRELOAD={tmp_path / 'count.so'}", tmp_path / "program", text, *arguments)
         assert done.returncode == 0, done.stderr
         return int(done.stderr.splitlines()[-1])
 
-    assert allocations(50) == allocations(5) > 0
-    assert allocations(50, "keep") >= allocations(50) + 3 * 49  # who keeps the states is who pays for them
+    assert allocations(spec, 50) == allocations(spec, 5) > 0
+    assert allocations(spec, "50,0") == allocations(spec, "5,0") > 0, "with a history"
+    assert allocations(fed, "50,0") == allocations(fed, "5,0") > 0, "with what was found before as an input"
+    # who keeps the states is who pays for them
+    assert allocations(spec, 50, "keep") >= allocations(spec, 50) + 3 * 49
 
 
 def blocks():
@@ -308,7 +322,7 @@ def blocks():
 def test_the_readmes_program_makes_a_picture(build, tmp_path):
     (tmp_path / "block.swift").write_text(blocks()["picture"], encoding="utf-8")
     (tmp_path / "main.swift").write_text(
-        f'import DDPM\nlet made = try picture(model: "{MODEL}", seed: 7, n: 2)\nprint(made.width, made.height, '
+        f'import DDPM\nlet made = try picture(path: "{MODEL}", seed: 7, n: 2)\nprint(made.width, made.height, '
         "made.channels)\nprint(made.pixels)\n",
         encoding="utf-8",
     )
@@ -340,7 +354,7 @@ def test_the_readmes_one_call_program_makes_pictures(build, tmp_path):
     # the package itself says that this is no network to sample with
     done = run(build / "sample", tmp_path / "unet.sampler.onnx", "--out", tmp_path / "grid.png")
     assert done.returncode == 4
-    assert "got a sampler file" in done.stderr
+    assert "a one-call sampler" in done.stderr
 
 
 def test_the_apps_files_parse(build):

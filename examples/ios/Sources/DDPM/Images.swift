@@ -3,9 +3,7 @@
 /// What is not a number becomes black. Throws `usage` where `x` holds no whole images.
 public func toUint8(_ x: [Float], _ shape: ImageShape) throws -> [UInt8] {
     guard x.count % shape.count == 0 else {
-        throw DDPMError(
-            .usage, "x: not a batch of images. got \(x.count) numbers, expected a multiple of \(shape.count). "
-                + "Do pass whole images.")
+        throw DDPMError(.usage, "x must hold images of \(shape.count) numbers, got \(x.count).")
     }
     let area = shape.height * shape.width
     return [UInt8](unsafeUninitializedCapacity: x.count) { pixels, count in

@@ -31,6 +31,8 @@ indirect enum Json: Equatable, CustomDebugStringConvertible {
         }
     }
 
+    var isInteger: Bool { if case .integer = self { true } else { false } }
+
     /// The value as errors show it.
     var debugDescription: String {
         switch self {
@@ -49,9 +51,7 @@ private struct JsonReader {
     var rest: ArraySlice<UInt8>
 
     func noJson(_ got: String) -> DDPMError {
-        DDPMError(
-            .badFile, "spec: not JSON. got \(got) at byte \(rest.startIndex), expected one object. "
-                + "Do export the model again.")
+        DDPMError(.badFile, "The spec must be JSON, got \(got) at byte \(rest.startIndex). Export the model again.")
     }
 
     mutating func skipSpace() {

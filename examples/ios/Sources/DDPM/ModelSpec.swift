@@ -47,6 +47,10 @@ public struct ModelSpec: Equatable, Sendable {
         public let sampler: String
         public let numSteps: Int
         public let eta: Double
+        /// In place of numSteps evenly spaced ones.
+        public let times: [Int]?
+        /// The name of one of the plans, in place of all else.
+        public let plan: String?
     }
 
     public let name: String
@@ -61,6 +65,16 @@ public struct ModelSpec: Equatable, Sendable {
     public let requires: Set<String>
     /// nil for a denoiser, else which graph around one the file holds: sampler or slice, which need no sampler here.
     public let graph: String?
+    /// What the network is told besides x_t and t.
+    public let inputs: [Input]
+    /// Solvers as tables of numbers, by name.
+    public let plans: [String: Plan]
+
+    /// The size of what is sampled.
+    public var stateShape: ImageShape { imageShape }
+
+    /// The size of the pictures; that of the state for models that work on pixels.
+    public var pictureShape: ImageShape { imageShape }
 
     /// T.
     public var numTrainTimesteps: Int { alphasCumprod.count }
@@ -70,12 +84,16 @@ public struct ModelSpec: Equatable, Sendable {
 
     /// Whether the network learned its variances, and says so in a second output.
     public var hasVarianceFraction: Bool { requires.contains(varianceFractionName) }
+
+    /// Whether the graph's t is float32, not int64.
+    public var hasFractionalT: Bool { requires.contains("fractional_t") }
 }
 
 private let format = "ddpm-export/1"
 private let metadataKey = "ddpm_export"
-private let varianceFractionName = "variance_fraction"
-private let understood: Set = [varianceFractionName]  // the entries of `requires` that this reader can honour
+let varianceFractionName = "variance_fraction"
+// the entries of `requires` that this reader can honour
+private let understood: Set = [varianceFractionName, "fractional_t", "inputs", "plan", "times"]
 private let keys = [
     "name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range", "defaults", "noise",
     "requires",
@@ -110,8 +128,8 @@ public func specFromOnnx(_ model: Data) throws -> ModelSpec {
     }
     guard found.count == 1 else {
         throw DDPMError(
-            .badFile, "model: not a file of ddpm-export. got an ONNX model with \(found.count) entries "
-                + "\(shown(metadataKey)) in its metadata, expected one. Do export the checkpoint with ddpm-export.")
+            .badFile, "The model must have one entry '\(metadataKey)' in its metadata, got \(found.count). "
+                + "Export the checkpoint with ddpm-export.")
     }
     return try specFromJson(found[0])
 }
@@ -125,7 +143,7 @@ private struct Values {
 
     init(_ place: String, _ json: Json) throws {
         guard case .object(let values) = json else {
-            throw unusable(place.isEmpty ? "it" : place, json, "an object")
+            throw place.isEmpty ? noUse("it must be an object") : unusable(place, json, "an object")
         }
         (self.place, self.values) = (place, values)
     }
@@ -133,7 +151,7 @@ private struct Values {
     func path(_ key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
 
     func value(_ key: String) throws -> Json {
-        guard let value = values[key] else { throw unusable("a key", "no \(path(key))", "all of them") }
+        guard let value = values[key] else { throw DDPMError(.badFile, "The spec has no \(path(key)). Export the model again.") }
         return value
     }
 
@@ -171,9 +189,7 @@ private func spec(_ json: Values) throws -> ModelSpec {
     let parts = version.split(separator: "/", omittingEmptySubsequences: false)
     guard parts.count >= 2, parts[0] == "ddpm-export" else { throw unusable("format", version, shown(format)) }
     guard parts[1].prefix(while: { $0 != "." }) == "1" else {
-        throw DDPMError(
-            .refused, "spec: unknown format. got \(shown(version)), expected \(shown(format)). "
-                + "Do install a newer ddpm-export.")
+        throw refused("The format \(quoted(version)) is unknown to this version")
     }
     for key in keys { _ = try json.value(key) }
     let defaults = try json.object("defaults")
@@ -181,20 +197,26 @@ private func spec(_ json: Values) throws -> ModelSpec {
     let requires = Set(try json.list("requires", "names") {
         if case .string(let name) = $0 { return name } else { return nil }
     })
-    let unknown = requires.subtracting(understood).sorted()
-    guard unknown.isEmpty else {
-        throw DDPMError(
-            .refused, "spec: asks for what this version cannot do. got requires \(shown(Array(unknown.prefix(5)))), "
-                + "expected some of \(understood.sorted()). Do install a newer ddpm-export.")
+    let times = defaults.values["times", default: .null]
+    if case .array = times {} else if times != .null { throw unusable("defaults.times", times, "a list") }
+    let inputParts = json.values["inputs"] == nil ? [] : try json.list("inputs", "inputs") { $0 }
+    for parts in inputParts { _ = try InputParts(parts) }
+    guard case .array(let levels) = try json.value("alphas_cumprod") else {
+        throw unusable("alphas_cumprod", try json.value("alphas_cumprod"), "a list")
+    }
+    let planValues = json.values["plans"] == nil ? [:] : try json.object("plans").values
+    let plans = try Dictionary(uniqueKeysWithValues: planValues.map { name, plan in
+        (name, try Plan(name, plan, numTrainTimesteps: levels.count, fractional: requires.contains("fractional_t")))
+    })
+    if let unknown = requires.subtracting(understood).min() {
+        throw refused("The model requires \(quoted(unknown)), which is unknown to this version")
     }
     let graph: String?
     switch json.values["graph", default: .null] {
     case .null: graph = nil
     case .string(let name) where graphs.contains(name): graph = name
     case let other:
-        throw DDPMError(
-            .refused, "spec: unknown graph. got \(shown(other)), expected a denoiser or one of "
-                + "\(graphs.joined(separator: ", ")). Do install a newer ddpm-export.")
+        throw refused("The graph \(quoted(other)) is unknown to this version")
     }
     let name = try json.string("name")
     guard name.unicodeScalars.count <= 200 else { throw unusable("name", name, "a short string") }
@@ -205,12 +227,11 @@ private func spec(_ json: Values) throws -> ModelSpec {
         throw unusable("variance", try json.string("variance"), "one of \(names(Variance.self))")
     }
     guard variance != .learned || requires.contains(varianceFractionName) else {
-        throw unusable("variance", variance.rawValue, "\(shown(varianceFractionName)) among requires")
+        throw unusable(
+            "requires", requires.sorted(), "one with '\(varianceFractionName)', since the variance is learned")
     }
     guard case .string(noiseTag) = try json.value("noise") else {
-        throw DDPMError(
-            .refused, "spec: unknown noise. got \(shown(try json.value("noise"))), expected \(shown(noiseTag)). "
-                + "Do install a newer ddpm-export.")
+        throw refused("The noise \(quoted(try json.value("noise"))) is unknown to this version")
     }
     let shape = try ImageShape(json.list("image_shape", "whole numbers") {
         if case .integer(let size) = $0 { return size } else { return nil }
@@ -238,11 +259,47 @@ private func spec(_ json: Values) throws -> ModelSpec {
     }
     let eta = try defaults.number("eta")
     guard (0...1).contains(eta) else { throw unusable("defaults.eta", eta, "a number from 0 to 1") }
+    let given = try times == .null ? nil : defaults.list("times", "integers") {
+        if case .integer(let t) = $0 { return t } else { return nil }
+    }
+    if let given {
+        guard let first = given.first, let last = given.last, first < a.count, last >= 0,
+            zip(given, given.dropFirst()).allSatisfy({ $0 > $1 })
+        else { throw unusable("defaults.times", given, "strictly falling integers from \(a.count - 1) to 0") }
+    }
+    let planName: String?
+    switch defaults.values["plan", default: .null] {
+    case .null: planName = nil
+    case .string(let name) where plans[name] != nil: planName = name
+    case let other:
+        throw DDPMError(.badFile, "The spec's default plan \(quoted(other)) is not among its plans.")
+    }
+    let inputs = try inputParts.map { try Input($0, shape) }
+    guard Set(inputs.map(\.name)).count == inputs.count, inputs.isEmpty != requires.contains("inputs") else {
+        throw DDPMError(.badFile, "The spec's inputs must have different names and be named in its requires.")
+    }
+    for (name, plan) in plans {
+        guard !plan.needsLearnedVariance || requires.contains(varianceFractionName) else {
+            throw DDPMError(
+                .badFile, "Plan \(name) needs a learned variance, which the network does not have.")
+        }
+        guard prediction != .eps || plan.rows.allSatisfy({ $0.a > 0 }) else {
+            throw DDPMError(.badFile, "Plan \(name) must keep a above 0, since the network predicts eps.")
+        }
+    }
+    for (name, isNeeded) in [("times", given != nil), ("plan", planName != nil)] {
+        guard !isNeeded || requires.contains(name) else {
+            throw DDPMError(.badFile, "The spec's requires must name '\(name)', got \(shown(requires.sorted())).")
+        }
+    }
     return ModelSpec(
         name: name, prediction: prediction, imageShape: shape, alphasCumprod: a, clip_x_0: clip_x_0, variance: variance,
-        defaults: .init(sampler: try defaults.string("sampler"), numSteps: numSteps, eta: eta), requires: requires,
-        graph: graph)
+        defaults: .init(
+            sampler: try defaults.string("sampler"), numSteps: numSteps, eta: eta, times: given, plan: planName),
+        requires: requires, graph: graph, inputs: inputs, plans: plans)
 }
+
+private func refused(_ what: String) -> DDPMError { DDPMError(.refused, "\(what). Install a newer one.") }
 
 /// Return the raw values of an enumeration, for an error's "expected one of".
 func names<Names: CaseIterable & RawRepresentable<String>>(_: Names.Type) -> String {
@@ -250,9 +307,7 @@ func names<Names: CaseIterable & RawRepresentable<String>>(_: Names.Type) -> Str
 }
 
 private func unusable(_ place: String, _ got: some Any, _ expected: String) -> DDPMError {
-    DDPMError(
-        .badFile, "spec: \(place) is not usable. got \(shown(got)), expected \(expected). "
-            + "Do export the model again.")
+    DDPMError(.badFile, "The spec's \(place) must be \(expected), got \(shown(got)). Export the model again.")
 }
 
 // MARK: - Protobuf
@@ -300,5 +355,5 @@ private func take(_ count: UInt64, _ rest: inout Bytes) throws -> Bytes {
 }
 
 private func notOnnx(_ got: String) -> DDPMError {
-    DDPMError(.badFile, "model: not an ONNX file. got \(got), expected a protobuf message. Do copy the file again.")
+    DDPMError(.badFile, "The model is no ONNX file, got \(got). Copy it again.")
 }

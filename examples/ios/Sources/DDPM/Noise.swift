@@ -8,7 +8,17 @@ public let noiseTag = "philox4x32-10/icdf-q20/1"
 /// The noise of some images: fills `z` with draw number `draw`, (n, C, H, W) flat; draw 0 is x_T.
 ///
 /// Pure: the same draw is the same numbers. `z` is sized where it has another size, and otherwise reused.
-public typealias Noise = (_ draw: Int, _ z: inout [Float]) throws -> Void
+public struct Noise {
+    /// How many images it is for.
+    public let images: Int
+    private let fill: (_ draw: Int, _ z: inout [Float]) throws -> Void
+
+    public init(images: Int, _ fill: @escaping (_ draw: Int, _ z: inout [Float]) throws -> Void) {
+        (self.images, self.fill) = (images, fill)
+    }
+
+    public func callAsFunction(_ draw: Int, _ z: inout [Float]) throws { try fill(draw, &z) }
+}
 
 /// Return the four output words of Philox4x32-10 (Salmon et al. 2011, section 3.3).
 public func philox4x32_10(_ counter: SIMD4<UInt32>, _ key: SIMD2<UInt32>) -> SIMD4<UInt32> {
@@ -54,27 +64,23 @@ private func normal(_ word: UInt32, _ table: UnsafeBufferPointer<Int32>) -> Floa
 /// Return the noise of some images: draw index -> (n, C, H, W) float32; draw 0 is x_T.
 ///
 /// Nothing is kept between calls: image 7 has the same noise alone or among others. `domain` 0 is sampling, 1 is kept
-/// for inpainting. Throws `usage` for a negative seed, and for an image or (when called) a draw outside [0, 2^32).
+/// for inpainting, 2 is for inputs in golden vectors. Throws `usage` for a negative seed, and for an image or (when called) a draw outside [0, 2^32).
 public func noiseStream(
     seed: Int64, images: some Sequence<Int>, shape: ImageShape, domain: UInt32 = 0
 ) throws -> Noise {
-    guard seed >= 0 else {
-        throw DDPMError(.usage, "seed: out of range. got \(seed), expected 0 to 2^63 - 1. Do pick one in that range.")
-    }
+    guard seed >= 0 else { throw DDPMError(.usage, "seed must be between 0 and 2^63 - 1, got \(seed).") }
     let numbers = try images.map { number in
         guard let image = UInt32(exactly: number) else {
-            throw DDPMError(
-                .usage, "images: out of range. got \(number), expected 0 to 2^32 - 1. Do pick a smaller first.")
+            throw DDPMError(.usage, "An image's number must be between 0 and 2^32 - 1, got \(number).")
         }
         return image
     }
     let key = SIMD2(UInt32(truncatingIfNeeded: seed), UInt32(truncatingIfNeeded: seed >> 32))
     let size = shape.count
 
-    return { draw, z in
+    return Noise(images: numbers.count) { draw, z in
         guard let draw = UInt32(exactly: draw) else {
-            throw DDPMError(
-                .usage, "draw: out of range. got \(draw), expected 0 to 2^32 - 1. Do pick one in that range.")
+            throw DDPMError(.usage, "draw must be between 0 and 2^32 - 1, got \(draw).")
         }
         resize(&z, to: numbers.count * size)
         normalTable.withUnsafeBufferPointer { table in

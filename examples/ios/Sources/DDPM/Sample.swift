@@ -1,23 +1,32 @@
 // The whole line in one call, and the same as a stream for user interfaces.
 
-import Foundation
+/// All that decides the images besides the model; what is nil is the file's default.
+public struct Settings: Equatable, Sendable {
+    /// How many images, in one batch.
+    public var n: Int
+    /// 1 to T.
+    public var numSteps: Int?
+    /// Falling, in place of numSteps evenly spaced ones.
+    public var times: [Int]?
+    /// ddim or ddpm.
+    public var sampler: String?
+    /// Of ddim: 0 (adds no noise) to 1.
+    public var eta: Double?
+    /// Of ddpm.
+    public var variance: Variance?
+    /// The name of a plan that the file carries, in place of the five above.
+    public var plan: String?
+    /// 0 to 2^63 - 1.
+    public var seed: Int64
+    /// The number of the first image, of 2^32.
+    public var first: Int
 
-/// How to go down the steps.
-public enum Sampler: Equatable, Sendable {
-    case ddim(eta: Double)
-    case ddpm(Variance)
-
-    /// Throws `usage` for another name than ddim and ddpm; what the name leaves open comes from the spec.
-    public init(_ name: String, eta: Double? = nil, of spec: ModelSpec) throws {
-        switch name {
-        case "ddim": self = .ddim(eta: eta ?? spec.defaults.eta)
-        case "ddpm" where eta == nil: self = .ddpm(spec.variance)
-        case "ddpm":
-            throw DDPMError(
-                .usage, "eta: has no meaning for ddpm. got \(eta!), expected none. Do leave it out, or choose ddim.")
-        default:
-            throw DDPMError(.usage, "sampler: unknown. got \(shown(name)), expected one of ddim, ddpm. Do pick one.")
-        }
+    public init(
+        n: Int = 16, numSteps: Int? = nil, times: [Int]? = nil, sampler: String? = nil, eta: Double? = nil,
+        variance: Variance? = nil, plan: String? = nil, seed: Int64 = 0, first: Int = 0
+    ) {
+        (self.n, self.numSteps, self.times, self.sampler, self.eta) = (n, numSteps, times, sampler, eta)
+        (self.variance, self.plan, self.seed, self.first) = (variance, plan, seed, first)
     }
 }
 
@@ -31,50 +40,45 @@ public struct StepProgress: Sendable {
 
 /// Return a batch of images (n, C, H, W) flat: numbers `first` to `first + n - 1` of `seed`.
 ///
-/// What is nil comes from the spec. `onStep` sees every step and says whether to go on. numSteps network evaluations.
-/// Throws `CancellationError` where `onStep` said no, `usage` for what no image can be made from, `notFinite` at the
-/// step where a number is no longer finite, and what the network throws.
+/// `progress` sees every row of the plan and says whether to go on. One network evaluation a row.
+/// Throws `CancellationError` where `progress` said no, `usage` for what no image can be made from, `notFinite` at the
+/// row where a number is no longer finite, and what the network throws.
 public func sample(
-    _ network: some Network, _ spec: ModelSpec, seed: Int64, first: Int = 0, n: Int = 1, numSteps: Int? = nil,
-    sampler: Sampler? = nil, onStep: (StepProgress) throws -> Bool = { _ in true }
+    _ model: some Model, _ spec: ModelSpec, _ settings: Settings,
+    progress: (StepProgress) throws -> Bool = { _ in true }
 ) throws -> [Float] {
-    let largest = 1 << 32
-    guard n >= 1, (0..<largest).contains(first), n <= largest - first else {
-        throw DDPMError(
-            .usage, "images: out of range. got \(n) from \(first), expected at least one, below 2^32. "
-                + "Do pick another n or first.")
+    let plan = try plan(
+        spec, sampler: settings.sampler, numSteps: settings.numSteps, times: settings.times, name: settings.plan,
+        eta: settings.eta, variance: settings.variance)
+    guard settings.n >= 1 else { throw DDPMError(.usage, "n must be at least 1, got \(settings.n).") }
+    let (largest, first) = (1 << 32, settings.first)
+    guard (0..<largest).contains(first), settings.n <= largest - first else {
+        throw DDPMError(.usage, "first + n must be at most 2^32, and first 0 or more, got \(first) and \(settings.n).")
     }
-    let numbers = first..<first + n
-    let steps = try trajectory(spec, numSteps: numSteps)
-    let noise = try noiseStream(seed: seed, images: numbers, shape: spec.imageShape)
-    let denoise = denoiser(WatchedNetwork(network: network, steps: steps, numbers: numbers), spec)
-
-    func go(_ state: SamplerState) throws -> Bool {
-        try refuseNonFinite(state.x, state.step, numbers)
-        let progress = StepProgress(step: state.step.i, numSteps: steps.count, x: state.x, x_0: state.x_0)
-        guard try onStep(progress) else { throw CancellationError() }
-        return true
-    }
-
-    switch try sampler ?? Sampler(spec.defaults.sampler, of: spec) {
-    case .ddim(let eta): return try ddim(denoise, noise, steps, eta: eta, onStep: go)
-    case .ddpm(.learned) where !spec.hasVarianceFraction: throw noLearnedVariance()
-    case .ddpm(let variance): return try ddpm(denoise, noise, steps, variance: variance, onStep: go)
+    let noise = try noiseStream(seed: settings.seed, images: first..<first + settings.n, shape: spec.stateShape)
+    do {
+        return try walk(try denoiser(model, spec), noise, plan) { state in
+            let told = StepProgress(step: state.row.i, numSteps: plan.rows.count, x: state.x, x_0: state.x_0)
+            guard try progress(told) else { throw CancellationError() }
+            return true
+        }
+    } catch let error as DDPMError {
+        guard let row = error.row else { throw error }
+        throw DDPMError(notFinite: row, error.index, "image \(first + error.index)")
     }
 }
 
-/// Return the same as a stream, made off the caller's actor: one `StepProgress` a step, the last with the images.
+/// Return the same as a stream, made off the caller's actor: one `StepProgress` a row, the last with the images.
 ///
 /// A reader that is slower than the network sees the newest state only, and always the last one. Cancelling the reading
-/// task, or leaving its loop, stops the work after the step in progress.
+/// task, or leaving its loop, stops the work after the row in progress.
 public func sampleStream(
-    _ network: some Network & Sendable, _ spec: ModelSpec, seed: Int64, first: Int = 0, n: Int = 1,
-    numSteps: Int? = nil, sampler: Sampler? = nil
+    _ model: some Model & Sendable, _ spec: ModelSpec, _ settings: Settings
 ) -> AsyncThrowingStream<StepProgress, any Error> {
     AsyncThrowingStream(bufferingPolicy: .bufferingNewest(1)) { stream in
         let work = Task.detached(priority: .userInitiated) {
             do {
-                _ = try sample(network, spec, seed: seed, first: first, n: n, numSteps: numSteps, sampler: sampler) {
+                _ = try sample(model, spec, settings) {
                     stream.yield($0)
                     return !Task.isCancelled
                 }
@@ -85,26 +89,4 @@ public func sampleStream(
         }
         stream.onTermination = { _ in work.cancel() }
     }
-}
-
-/// A network that is stopped where it predicts what is not finite: clipping would hide an infinity.
-private struct WatchedNetwork<Watched: Network>: Network {
-    let network: Watched
-    let steps: [Step]
-    let numbers: Range<Int>
-
-    func predict(_ x_t: [Float], t: Int, predicted: inout [Float], varianceFraction: inout [Float]) throws {
-        try network.predict(x_t, t: t, predicted: &predicted, varianceFraction: &varianceFraction)
-        let step = steps.first { $0.t == t }!  // the denoiser asks for the times of these steps alone
-        try refuseNonFinite(predicted, step, numbers)
-        try refuseNonFinite(varianceFraction, step, numbers)
-    }
-}
-
-private func refuseNonFinite(_ values: [Float], _ step: Step, _ numbers: Range<Int>) throws {
-    guard let k = values.firstIndex(where: { !$0.isFinite }) else { return }
-    let image = numbers.lowerBound + k / (values.count / numbers.count)
-    throw DDPMError(
-        .notFinite, "step \(step.i) (t = \(step.t)), image \(image): a number is not finite. got \(values[k]), "
-            + "expected finite values. Do run ddpm-check on the model.")
 }

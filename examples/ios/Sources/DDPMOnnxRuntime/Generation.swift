@@ -17,7 +17,7 @@ public final class Generation {
     public var isRunning: Bool { work != nil }
 
     private let path: String
-    private var network: OnnxNetwork?
+    private var model: OnnxModel?
     private var work: Task<Void, Never>?
 
     /// `path`: the `.onnx` file.
@@ -43,19 +43,21 @@ public final class Generation {
     public func cancel() { work?.cancel() }
 
     private func run(_ seed: Int64, _ n: Int, _ numSteps: Int) async throws {
-        let network = try await opened()
-        let shape = network.spec.imageShape
-        for try await progress in sampleStream(network, network.spec, seed: seed, n: n, numSteps: numSteps) {
-            picture = grid(try toUint8(progress.x_0, shape), shape)
+        let model = try await opened()
+        let shape = model.spec.pictureShape
+        let settings = Settings(n: n, numSteps: numSteps, seed: seed)
+        for try await progress in sampleStream(model, model.spec, settings) {
+            let isLast = progress.step == progress.numSteps
+            picture = grid(try toUint8(isLast ? progress.x : progress.x_0, shape), shape)
             step = progress.step
         }
         try Task.checkCancellation()  // a stream whose reader is cancelled just ends
     }
 
-    private func opened() async throws -> OnnxNetwork {
-        if let network { return network }
-        let fresh = try await Task.detached { [path] in try OnnxNetwork(path: path) }.value
-        network = fresh
+    private func opened() async throws -> OnnxModel {
+        if let model { return model }
+        let fresh = try await Task.detached { [path] in try OnnxModel(path: path) }.value
+        model = fresh
         return fresh
     }
 }

@@ -20,42 +20,37 @@ func run(_ arguments: [String]) throws {
     let options = try Options(arguments)
     let folder = URL(fileURLWithPath: options.out).deletingLastPathComponent().path
     guard FileManager.default.isWritableFile(atPath: folder) else {  // before the work, not after it
-        throw DDPMError(
-            .environment, "\(options.out): cannot be written. got \(shown(folder)), expected a writable folder. "
-                + "Do choose another --out.")
+        throw DDPMError(.environment, "\(options.out) cannot be written. Choose another --out.")
     }
     let opening = Date()
-    let network = try OnnxNetwork(path: options.model, threads: options.threads)
+    let model = try OnnxModel(path: options.model, threads: options.threads)
     let secondsToLoad = Date().timeIntervalSince(opening)
-    let spec = network.spec
-    guard [1, 3].contains(spec.imageShape.channels) else {
+    let spec = model.spec
+    let shape = spec.pictureShape
+    guard [1, 3].contains(shape.channels) else {
         throw DDPMError(
-            .usage, "images: cannot be shown. got \(spec.imageShape.channels) channels, expected 1 or 3. "
-                + "Do write a program that keeps the numbers.")
+            .usage, "The model's pictures must have 1 or 3 channels to be shown, got \(shape.channels).")
     }
-    let sampler = try Sampler(options.sampler ?? spec.defaults.sampler, eta: options.eta, of: spec)
+    guard options.n <= 1 << 32 - options.settings.first else {
+        throw DDPMError(.usage, "--first must be at most 2^32 - n, got \(options.settings.first).")
+    }
 
     var pixels: [UInt8] = []
     for start in stride(from: 0, to: options.n, by: batch) {
-        let n = min(batch, options.n - start)
-        let x = try sample(
-            network, spec, seed: options.seed, first: options.first + start, n: n, numSteps: options.steps,
-            sampler: sampler)
-        pixels += try toUint8(x, spec.imageShape)
+        var settings = options.settings
+        settings.n = min(batch, options.n - start)
+        settings.first += start
+        pixels += try toUint8(try sample(model, spec, settings), shape)
     }
     let seconds = Date().timeIntervalSince(started)
-    try writePNG(grid(pixels, spec.imageShape), to: options.out)
+    try writePNG(grid(pixels, shape), to: options.out)
     print("{\"images\": \(options.n), \"seconds_load\": \(secondsToLoad), \"seconds\": \(seconds)}")
 }
 
 struct Options {
     var model = ""
     var n = 16
-    var steps: Int?
-    var sampler: String?
-    var eta: Double?
-    var seed: Int64 = 0
-    var first = 0
+    var settings = Settings()
     var threads = 0
     var out = "grid.png"
 
@@ -63,40 +58,46 @@ struct Options {
         var rest = arguments[...]
         while let argument = rest.popFirst() {
             guard argument.hasPrefix("--") else {
-                guard model.isEmpty else { throw usage("argument", argument, "one model") }
+                guard model.isEmpty else { throw usage("Unknown argument \(shown(argument)). \(known)") }
                 model = argument
                 continue
             }
-            guard let value = rest.popFirst() else { throw usage(argument, "nothing", "a value") }
+            guard let value = rest.popFirst() else { throw usage("\(argument) needs a value. \(known)") }
             switch argument {
             case "--n": n = try number(argument, value, 1...1 << 20)
-            case "--steps": steps = try number(argument, value, 1...Int.max)
-            case "--sampler": sampler = value
-            case "--eta":
-                guard let number = Double(value), (0...1).contains(number) else {
-                    throw usage(argument, value, "a number from 0 to 1")
+            case "--steps": settings.numSteps = try number(argument, value, 1...Int.max)
+            case "--times":
+                settings.times = try value.split(separator: ",", omittingEmptySubsequences: false).map {
+                    guard let t = Int($0) else {
+                        throw usage(
+                            "--times must be integers with commas between them, such as 980,960,0, got \(shown(value)).")
+                    }
+                    return t
                 }
-                eta = number
-            case "--seed": seed = Int64(try number(argument, value, 0...Int.max))
-            case "--first": first = try number(argument, value, 0...1 << 32 - 1)
+            case "--sampler": settings.sampler = value
+            case "--eta":
+                guard let number = Double(value) else { throw usage("--eta must be a number, got \(shown(value)).") }
+                settings.eta = number
+            case "--plan": settings.plan = value
+            case "--seed": settings.seed = Int64(try number(argument, value, 0...Int.max))
+            case "--first": settings.first = try number(argument, value, 0...1 << 32 - 1)
             case "--threads": threads = try number(argument, value, 0...1024)
             case "--out": out = value
-            default:
-                throw usage(
-                    "argument", argument, "--n, --steps, --sampler, --eta, --seed, --first, --threads or --out")
+            default: throw usage("Unknown argument \(shown(argument)). \(known)")
             }
         }
-        guard !model.isEmpty else { throw usage("argument", "no model", "unet.onnx [--n 16] [--steps 50] ...") }
+        guard !model.isEmpty else { throw usage("A model must be named. \(known)") }
     }
 }
 
+let known = "Say unet.onnx [--n 16] [--steps 50] [--times 980,960,0] [--sampler ddim] [--eta 0] [--plan NAME] [--seed 0] "
+    + "[--first 0] [--threads 0] [--out grid.png]."
+
 func number(_ option: String, _ value: String, _ range: ClosedRange<Int>) throws -> Int {
     guard let number = Int(value), range.contains(number) else {
-        throw usage(option, value, "a whole number from \(range.lowerBound) to \(range.upperBound)")
+        throw usage("\(option) must be an integer from \(range.lowerBound) to \(range.upperBound), got \(shown(value)).")
     }
     return number
 }
 
-func usage(_ place: String, _ got: String, _ expected: String) -> DDPMError {
-    DDPMError(.usage, "\(place): not understood. got \(shown(got)), expected \(expected). Do correct it.")
-}
+func usage(_ message: String) -> DDPMError { DDPMError(.usage, message) }

@@ -61,8 +61,9 @@ func thrown(_ kind: DDPMError.Kind, file: StaticString = #filePath, line: UInt =
         XCTAssertEqual((error as? DDPMError)?.kind, kind, "\(error)", file: file, line: line)
         message = error.localizedDescription
         XCTAssertFalse(message.contains { $0.isNewline }, message, file: file, line: line)
-        for part in [": ", ". got ", ", expected ", ". Do "] {
-            XCTAssertTrue(message.contains(part), message, file: file, line: line)
+        XCTAssertTrue(message.hasSuffix("."), message, file: file, line: line)
+        for part in [". got ", ", expected ", ". Do "] {
+            XCTAssertFalse(message.contains(part), message, file: file, line: line)
         }
     }
     return message

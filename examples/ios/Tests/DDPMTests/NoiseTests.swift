@@ -34,14 +34,14 @@ final class NoiseTests: XCTestCase {
     }
 
     func testNoise() throws {
-        struct Noise: Decodable {
+        struct GoldenNoise: Decodable {
             struct Case: Decodable {
                 let seed: String, image: Int, draw: Int, domain: UInt32, shape: [Int], sha256: String
                 let first_bits: [UInt32], last_bits: [UInt32]
             }
             let noise: String, cases: [Case]
         }
-        let expected = try golden("noise", as: Noise.self)
+        let expected = try golden("noise", as: GoldenNoise.self)
         XCTAssertEqual(expected.noise, noiseTag)
         for test in expected.cases {
             let noise = try noiseStream(
@@ -66,14 +66,14 @@ final class NoiseTests: XCTestCase {
 
     func testOutOfRange() throws {
         let shape = try ImageShape([1, 2, 2])
-        XCTAssertTrue(thrown(.usage) { try noiseStream(seed: -1, images: [0], shape: shape) }.hasPrefix("seed: "))
+        XCTAssertTrue(thrown(.usage) { try noiseStream(seed: -1, images: [0], shape: shape) }.hasPrefix("seed must be "))
         for image in [-1, 1 << 32] {
             let message = thrown(.usage) { try noiseStream(seed: 0, images: [0, image], shape: shape) }
-            XCTAssertTrue(message.hasPrefix("images: "))
+            XCTAssertTrue(message.hasPrefix("An image's number must be "))
         }
         let noise = try noiseStream(seed: .max, images: [1 << 32 - 1], shape: shape)
         var z: [Float] = []
         try noise(1 << 32 - 1, &z)
-        for draw in [-1, 1 << 32] { XCTAssertTrue(thrown(.usage) { try noise(draw, &z) }.hasPrefix("draw: ")) }
+        for draw in [-1, 1 << 32] { XCTAssertTrue(thrown(.usage) { try noise(draw, &z) }.hasPrefix("draw must be ")) }
     }
 }

@@ -32,10 +32,34 @@ final class SpecTests: XCTestCase {
         XCTAssertEqual(try specFromJson(edited(#""golden": {"cases": []}"#, #""graph": "slice""#)).graph, "slice")
     }
 
+    func testInputsPlansAndTimes() throws {
+        let spec = try specFromJson(edited(#""golden": {"cases": []}"#, #"""
+            "inputs": [{"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]},
+                       {"name": "w", "kind": "vector", "shape": [4], "none": null}],
+            "plans": {"p": {"start": 2, "rows": [[2.5, 0.1, [0.5], [], []], [0, 0, [1, -1], [2], [0.5, 0.75]]]}}
+            """#).replacing(#"["variance_fraction"]"#, #"["variance_fraction", "inputs", "times", "plan", "fractional_t"]"#)
+            .replacing(#""eta": 0.5"#, #""eta": 0.5, "times": [3, 1], "plan": "p""#))
+        XCTAssertEqual(spec.inputs.map(\.name), ["y", "w"])
+        XCTAssertEqual(spec.inputs.map(\.kind), [.label, .vector])
+        XCTAssertEqual(spec.inputs.map(\.shape), [[], [4]])
+        XCTAssertEqual(spec.inputs.map(\.none), [2, nil])
+        XCTAssertEqual(spec.inputs[0].classes, ["cat", "dog"])
+        XCTAssertEqual(spec.plans["p"], Plan(
+            rows: [
+                Row(i: 1, t: 2.5, a: 0.1, x_0: [0.5], eps: [], noise: []),
+                Row(i: 2, t: 0, a: 0, x_0: [1, -1], eps: [2], noise: [0.5, 0.75]),
+            ], start: 2))
+        XCTAssertEqual(spec.defaults.times, [3, 1])
+        XCTAssertEqual(spec.defaults.plan, "p")
+        XCTAssertTrue(spec.hasFractionalT)
+        XCTAssertFalse(try specFromJson(Data(Self.valid.utf8)).hasFractionalT)
+        XCTAssertEqual(spec.stateShape, spec.pictureShape)
+    }
+
     func testNewerFilesAreRefused() {
         for (from, to) in [
             ("ddpm-export/1", "ddpm-export/2"), ("ddpm-export/1", "ddpm-export/10"), (noiseTag, "philox/2"),
-            (#"["variance_fraction"]"#, #"["variance_fraction", "y"]"#),
+            (#"["variance_fraction"]"#, #"["variance_fraction", "unheard-of"]"#),
             (#""golden": {"cases": []}"#, #""graph": "another""#),
         ] {
             _ = thrown(.refused) { try specFromJson(edited(from, to)) }
@@ -47,7 +71,7 @@ final class SpecTests: XCTestCase {
             (#""ddpm-export/1""#, #""other/1""#, "format"), (#""ddpm-export/1""#, "1", "format"),
             (#""tiny""#, "7", "name"), (#""tiny""#, "\"\(String(repeating: "x", count: 201))\"", "name"),
             (#""v""#, #""w""#, "prediction"), (#""v""#, #""eps""#, "alphas_cumprod"),
-            (#""learned""#, #""small""#, "variance"), (#"["variance_fraction"]"#, "[]", "variance"),
+            (#""learned""#, #""small""#, "variance"), (#"["variance_fraction"]"#, "[]", "requires"),
             (#"["variance_fraction"]"#, "3", "requires"), (#"["variance_fraction"]"#, "[3]", "requires"),
             ("[1, 2, 3]", "[1, 2]", "image_shape"), ("[1, 2, 3]", "[1, 2, 0]", "image_shape"),
             ("[1, 2, 3]", "[1, 2, -3]", "image_shape"), ("[1, 2, 3]", "[1, 2, 2.5]", "image_shape"),
@@ -61,11 +85,11 @@ final class SpecTests: XCTestCase {
             (#""ddim""#, "null", "defaults"), (#""num_steps": 3"#, #""num_steps": 5"#, "defaults.num_steps"),
             (#""num_steps": 3"#, #""num_steps": 2.5"#, "defaults.num_steps"),
             (#""num_steps": 3"#, #""num_steps": 0"#, "defaults.num_steps"), ("0.5}", "1.5}", "defaults.eta"),
-            ("0.5}", "-0.5}", "defaults.eta"), ("0.5}", "true}", "defaults.eta"), ("0.5}", "1e999}", "not JSON"),
+            ("0.5}", "-0.5}", "defaults.eta"), ("0.5}", "true}", "defaults.eta"), ("0.5}", "1e999}", "must be JSON"),
             ("[1, 2, 3]", "[1, 2.0, 3]", "image_shape"),
         ] {
             let message = thrown(.badFile) { try specFromJson(edited(from, to)) }
-            XCTAssertTrue(message.hasPrefix("spec: \(place)") , "\(to): \(message)")
+            XCTAssertTrue(message.hasPrefix("The spec's \(place)") || message.contains(place), "\(to): \(message)")
         }
     }
 
@@ -75,7 +99,7 @@ final class SpecTests: XCTestCase {
             "defaults", "noise", "requires", "sampler", "num_steps", "eta",
         ] {
             let message = thrown(.badFile) { try specFromJson(edited("\"\(key)\"", "\"other\"")) }
-            XCTAssertTrue(message.contains("\(key)\", expected all of them"), message)
+            XCTAssertTrue(message.hasSuffix("\(key). Export the model again."), message)
         }
     }
 
@@ -93,7 +117,7 @@ final class SpecTests: XCTestCase {
         let noUtf8 = Data("{\"".utf8) + [0xFF] + Data("\": 1}".utf8)
         XCTAssertTrue(thrown(.badFile) { try specFromJson(noUtf8) }.contains("no UTF-8"))
         let long = Data(repeating: 0x20, count: 256 * 1024 + 1)
-        XCTAssertTrue(thrown(.badFile) { try specFromJson(long) }.hasPrefix("spec: size"))
+        XCTAssertTrue(thrown(.badFile) { try specFromJson(long) }.hasPrefix("The spec's size"))
         let deep = String(repeating: "[", count: 31) + String(repeating: "]", count: 31)
         XCTAssertNoThrow(try specFromJson(edited("[[[1, {\"a\": true}]]]", deep)))
         XCTAssertTrue(thrown(.badFile) { try specFromJson(edited("[[[1, {\"a\": true}]]]", "[\(deep)]")) }.contains("32"))
@@ -153,7 +177,7 @@ final class SpecTests: XCTestCase {
             XCTAssertEqual(try specFromOnnx(Data([0] + model).dropFirst()), spec)  // a slice starts elsewhere than at 0
         }
         for model in [[], others, ours + ours, metadata("ddpm_export2", Self.valid), field(7, ours)] {
-            XCTAssertTrue(thrown(.badFile) { try specFromOnnx(Data(model)) }.hasPrefix("model: not a file of"))
+            XCTAssertTrue(thrown(.badFile) { try specFromOnnx(Data(model)) }.hasPrefix("The model must have one entry"))
         }
     }
 
@@ -164,7 +188,15 @@ final class SpecTests: XCTestCase {
             [0x0B], [0x08], [0x72, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F],
             [0x08] + [UInt8](repeating: 0x80, count: 11),
         ] {
-            XCTAssertTrue(thrown(.badFile) { try specFromOnnx(Data(broken)) }.hasPrefix("model: not an ONNX file"))
+            XCTAssertTrue(thrown(.badFile) { try specFromOnnx(Data(broken)) }.hasPrefix("The model is no ONNX file"))
         }
+    }
+}
+
+extension Data {
+    fileprivate func replacing(_ from: String, _ to: String) -> Data {
+        let text = String(decoding: self, as: UTF8.self)
+        precondition(text.contains(from))
+        return Data(text.replacingOccurrences(of: from, with: to).utf8)
     }
 }

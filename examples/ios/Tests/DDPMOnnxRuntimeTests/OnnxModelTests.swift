@@ -10,29 +10,30 @@ private func shipped() throws -> String {
     return model
 }
 
-final class OnnxNetworkTests: XCTestCase {
+final class OnnxModelTests: XCTestCase {
     func testTheGoldenImage() throws {
         struct FullImage: Decodable {
             let seed: Int64, first: Int, num_steps: Int, sampler: String, eta: Double, shape: [Int], pixels: [UInt8]
         }
-        let network = try OnnxNetwork(path: try shipped(), threads: 2)
+        let model = try OnnxModel(path: try shipped(), threads: 2)
         let golden = try JSONDecoder().decode(
             FullImage.self, from: Data(contentsOf: root.appendingPathComponent("tests/golden/full_image.json")))
-        let spec = network.spec
-        XCTAssertEqual(golden.shape, [spec.imageShape.height, spec.imageShape.width, spec.imageShape.channels])
-        let x = try sample(
-            network, spec, seed: golden.seed, first: golden.first, numSteps: golden.num_steps,
-            sampler: try Sampler(golden.sampler, eta: golden.eta, of: spec))
-        let pixels = try toUint8(x, spec.imageShape)
+        let spec = model.spec
+        XCTAssertEqual(golden.shape, [spec.pictureShape.height, spec.pictureShape.width, spec.pictureShape.channels])
+        let settings = Settings(
+            n: 1, numSteps: golden.num_steps, sampler: golden.sampler, eta: golden.eta, seed: golden.seed,
+            first: golden.first)
+        let x = try sample(model, spec, settings)
+        let pixels = try toUint8(x, spec.pictureShape)
         XCTAssertEqual(pixels.count, golden.pixels.count)
         XCTAssertLessThanOrEqual(zip(pixels, golden.pixels).map { abs(Int($0) - Int($1)) }.max()!, 1)
     }
 
     func testAnImageIsTheSameInAnyBatch() throws {
-        let network = try OnnxNetwork(path: try shipped(), threads: 2)
-        let spec = network.spec
-        let two = try sample(network, spec, seed: 1, first: 4, n: 2, numSteps: 2)
-        let one = try sample(network, spec, seed: 1, first: 5, n: 1, numSteps: 2)
+        let model = try OnnxModel(path: try shipped(), threads: 2)
+        let spec = model.spec
+        let two = try sample(model, spec, Settings(n: 2, numSteps: 2, seed: 1, first: 4))
+        let one = try sample(model, spec, Settings(n: 1, numSteps: 2, seed: 1, first: 5))
         for (a, b) in zip(two.suffix(one.count), one) { XCTAssertEqual(a, b, accuracy: 1e-4) }
         XCTAssertNotEqual(Array(two.prefix(one.count)), one)
     }
@@ -40,14 +41,14 @@ final class OnnxNetworkTests: XCTestCase {
     func testWhatIsNoModel() throws {
         func message(_ path: String) -> String {
             var message = ""
-            XCTAssertThrowsError(try OnnxNetwork(path: path)) { error in
+            XCTAssertThrowsError(try OnnxModel(path: path)) { error in
                 XCTAssertEqual((error as? DDPMError)?.kind, .badFile)
                 message = error.localizedDescription
             }
             return message
         }
         XCTAssertTrue(message("/nowhere/unet.onnx").contains("cannot be read"))
-        XCTAssertTrue(message(#filePath).contains("not an ONNX file"))
+        XCTAssertTrue(message(#filePath).contains("no ONNX file"))
 
         // sound metadata behind a graph that is none
         let model = try Data(contentsOf: URL(fileURLWithPath: try shipped()))
@@ -80,9 +81,9 @@ final class GenerationTests: XCTestCase {
         try await finished(generation)
         XCTAssertNil(generation.message)
         XCTAssertEqual([generation.step, generation.numSteps], [3, 3])
-        let network = try OnnxNetwork(path: model)
-        let x = try sample(network, network.spec, seed: 7, n: 2, numSteps: 3)
-        let shape = network.spec.imageShape
+        let opened = try OnnxModel(path: model)
+        let x = try sample(opened, opened.spec, Settings(n: 2, numSteps: 3, seed: 7))
+        let shape = opened.spec.pictureShape
         XCTAssertEqual(generation.picture, grid(try toUint8(x, shape), shape))
     }
 
@@ -105,6 +106,6 @@ final class GenerationTests: XCTestCase {
         let generation = Generation(path: "/nowhere/unet.onnx")
         generation.start(seed: 7, numSteps: 1)
         try await finished(generation)
-        XCTAssertTrue(try XCTUnwrap(generation.message).hasPrefix("/nowhere/unet.onnx: cannot be read."))
+        XCTAssertTrue(try XCTUnwrap(generation.message).hasPrefix("/nowhere/unet.onnx: cannot be read:"))
     }
 }
