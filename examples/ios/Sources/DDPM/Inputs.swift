@@ -59,7 +59,7 @@ func boundInputs(_ inputs: [Input], _ given: [String: InputValue], _ batch: Int)
         if let value = given[one.name] { return (one.name, try one.batch(of: value, batch)) }
         guard let none = one.none else {
             throw DDPMError(
-                .usage, "Input \(quoted(one.name)) must be given: a \(one.kind) of shape \(tuple(one.shape)).")
+                .usage, "Input \(quoted(one.name)), of kind \(one.kind) and shape \(tuple(one.shape)), must be given.")
         }
         return one.kind == .label
             ? (one.name, .labels([Int64](repeating: Int64(none), count: batch)))
@@ -113,21 +113,21 @@ extension Input {
     init(_ json: Json, _ state: ImageShape) throws {
         let parts = try InputParts(json)
         guard case .string(let name) = parts.name, isIdentifier(name), !["x_t", "t"].contains(name) else {
-            throw bad("an input's name must be an identifier other than x_t and t, not \(quoted(parts.name))")
+            throw noUse("an input's name must be an identifier other than x_t and t, not \(quoted(parts.name))")
         }
         let place = "input \(quoted(name))"
         guard case .string(let kindName) = parts.kind, let kind = Kind(rawValue: kindName) else {
-            throw bad("the kind of \(place) must be one of \(names(Kind.self)), not \(quoted(parts.kind))")
+            throw noUse("the kind of \(place) must be one of \(names(Kind.self)), not \(quoted(parts.kind))")
         }
         for (reserved, owner) in [("y", Kind.label), ("x_0_prev", .previous)] {
             guard (name == reserved) == (kind == owner) else {
-                throw bad("the name \(reserved) is kept for the kind \(owner), and the only one that it may have")
+                throw noUse("the name \(reserved) is kept for the kind \(owner), and the only one that it may have")
             }
         }
         var (sizes, product): ([Int], Int) = ([], 1)
         for value in parts.shape {
             guard case .integer(let size) = value, (1...maxNumbers).contains(size), product * size <= maxNumbers else {
-                throw bad(
+                throw noUse(
                     "the shape of \(place) must be positive integers with a product of at most \(maxNumbers)")
             }
             sizes.append(size)
@@ -136,24 +136,24 @@ extension Input {
         let dimensions = [Kind.label: 0, .vector: 1, .image: 3, .previous: 3][kind]
         guard sizes.count == dimensions,
             kind != .previous || sizes == [state.channels, state.height, state.width]
-        else { throw bad("the shape of \(place), a \(kind), does not fit it: \(sizes)") }
+        else { throw noUse("the shape of \(place), a \(kind), does not fit it: \(sizes)") }
         let classes = parts.classes.compactMap { if case .string(let text) = $0 { text } else { nil } }
         if kind == .label {
             guard (1...maxClasses).contains(parts.classes.count), classes.count == parts.classes.count else {
-                throw bad("the classes of \(place) must be 1 to \(maxClasses) names")
+                throw noUse("the classes of \(place) must be 1 to \(maxClasses) names")
             }
             guard Set(classes.map { Array($0.unicodeScalars) }).count == classes.count else {
-                throw bad("the classes of \(place) must have different names")
+                throw noUse("the classes of \(place) must have different names")
             }
             switch parts.none {
             case .null: break
             case .integer(let none) where (0...classes.count).contains(none): break
-            default: throw bad("none of \(place) must be null or an index from 0 to \(classes.count)")
+            default: throw noUse("none of \(place) must be null or an index from 0 to \(classes.count)")
             }
         } else if !parts.classes.isEmpty {
-            throw bad("only a label has classes, \(place) is a \(kind)")
+            throw noUse("only a label has classes, \(place) is a \(kind)")
         } else if parts.none != .null, parts.none.double == nil {
-            throw bad("none of \(place) must be null or a finite number")
+            throw noUse("none of \(place) must be null or a finite number")
         }
         (self.name, self.kind, shape, none, self.classes) = (name, kind, sizes, parts.none.double, classes)
     }
@@ -180,10 +180,6 @@ struct InputParts {
 private func isIdentifier(_ text: String) -> Bool {
     guard let first = text.unicodeScalars.first else { return false }
     return (first == "_" || first.properties.isXIDStart) && text.unicodeScalars.allSatisfy(\.properties.isXIDContinue)
-}
-
-private func bad(_ reason: String) -> DDPMError {
-    DDPMError(.badFile, "The spec's inputs cannot be used: \(reason).")
 }
 
 private func tuple(_ shape: [Int]) -> String {

@@ -51,7 +51,7 @@ private struct JsonReader {
     var rest: ArraySlice<UInt8>
 
     func noJson(_ got: String) -> DDPMError {
-        DDPMError(.badFile, "The spec must be JSON, got \(got) at byte \(rest.startIndex). Export the model again.")
+        DDPMError(.badFile, "The model's spec is not JSON: \(got) at byte \(rest.startIndex).")
     }
 
     mutating func skipSpace() {

@@ -105,7 +105,10 @@ private let maxJsonBytes = 256 * 1024
 ///
 /// Throws `badFile` where the text is no valid spec, `refused` where a newer reader is needed.
 public func specFromJson(_ text: Data) throws -> ModelSpec {
-    guard text.count <= maxJsonBytes else { throw unusable("size", text.count, "at most \(maxJsonBytes) bytes") }
+    guard text.count <= maxJsonBytes else {
+        throw DDPMError(
+            .badFile, "The model's spec must have at most \(maxJsonBytes) bytes, got \(text.count).")
+    }
     return try spec(Values("", Json(text)))
 }
 
@@ -143,7 +146,9 @@ private struct Values {
 
     init(_ place: String, _ json: Json) throws {
         guard case .object(let values) = json else {
-            throw place.isEmpty ? noUse("it must be an object") : unusable(place, json, "an object")
+            throw place.isEmpty
+                ? DDPMError(.badFile, "The model's spec must be a JSON object, got \(shown(json)).")
+                : unusable(place, json, "an object")
         }
         (self.place, self.values) = (place, values)
     }
@@ -151,7 +156,7 @@ private struct Values {
     func path(_ key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
 
     func value(_ key: String) throws -> Json {
-        guard let value = values[key] else { throw DDPMError(.badFile, "The spec has no \(path(key)). Export the model again.") }
+        guard let value = values[key] else { throw DDPMError(.badFile, "The model's spec must have \(path(key)), which it lacks.") }
         return value
     }
 
@@ -189,7 +194,7 @@ private func spec(_ json: Values) throws -> ModelSpec {
     let parts = version.split(separator: "/", omittingEmptySubsequences: false)
     guard parts.count >= 2, parts[0] == "ddpm-export" else { throw unusable("format", version, shown(format)) }
     guard parts[1].prefix(while: { $0 != "." }) == "1" else {
-        throw refused("The format \(quoted(version)) is unknown to this version")
+        throw tooNew("the format", version, format)
     }
     for key in keys { _ = try json.value(key) }
     let defaults = try json.object("defaults")
@@ -209,14 +214,14 @@ private func spec(_ json: Values) throws -> ModelSpec {
         (name, try Plan(name, plan, numTrainTimesteps: levels.count, fractional: requires.contains("fractional_t")))
     })
     if let unknown = requires.subtracting(understood).min() {
-        throw refused("The model requires \(quoted(unknown)), which is unknown to this version")
+        throw tooNew("a reader of", unknown, understood.sorted().joined(separator: ", "))
     }
     let graph: String?
     switch json.values["graph", default: .null] {
     case .null: graph = nil
     case .string(let name) where graphs.contains(name): graph = name
     case let other:
-        throw refused("The graph \(quoted(other)) is unknown to this version")
+        throw tooNew("the graph", other, "a denoiser, \(graphs.joined(separator: " and "))")
     }
     let name = try json.string("name")
     guard name.unicodeScalars.count <= 200 else { throw unusable("name", name, "a short string") }
@@ -227,11 +232,10 @@ private func spec(_ json: Values) throws -> ModelSpec {
         throw unusable("variance", try json.string("variance"), "one of \(names(Variance.self))")
     }
     guard variance != .learned || requires.contains(varianceFractionName) else {
-        throw unusable(
-            "requires", requires.sorted(), "one with '\(varianceFractionName)', since the variance is learned")
+        throw unusable("variance", variance.rawValue, "fixed unless requires has \(varianceFractionName)")
     }
     guard case .string(noiseTag) = try json.value("noise") else {
-        throw refused("The noise \(quoted(try json.value("noise"))) is unknown to this version")
+        throw tooNew("the noise", try json.value("noise"), noiseTag)
     }
     let shape = try ImageShape(json.list("image_shape", "whole numbers") {
         if case .integer(let size) = $0 { return size } else { return nil }
@@ -272,11 +276,13 @@ private func spec(_ json: Values) throws -> ModelSpec {
     case .null: planName = nil
     case .string(let name) where plans[name] != nil: planName = name
     case let other:
-        throw DDPMError(.badFile, "The spec's default plan \(quoted(other)) is not among its plans.")
+        throw DDPMError(.badFile, "The model's default plan, \(quoted(other)), is not among its plans.")
     }
     let inputs = try inputParts.map { try Input($0, shape) }
     guard Set(inputs.map(\.name)).count == inputs.count, inputs.isEmpty != requires.contains("inputs") else {
-        throw DDPMError(.badFile, "The spec's inputs must have different names and be named in its requires.")
+        throw DDPMError(
+            .badFile,
+            "In the model's spec, inputs must have different names, and requires must name inputs if there are any.")
     }
     for (name, plan) in plans {
         guard !plan.needsLearnedVariance || requires.contains(varianceFractionName) else {
@@ -289,7 +295,8 @@ private func spec(_ json: Values) throws -> ModelSpec {
     }
     for (name, isNeeded) in [("times", given != nil), ("plan", planName != nil)] {
         guard !isNeeded || requires.contains(name) else {
-            throw DDPMError(.badFile, "The spec's requires must name '\(name)', got \(shown(requires.sorted())).")
+            throw DDPMError(
+                .badFile, "In the model's spec, requires must name '\(name)', got \(shown(requires.sorted())).")
         }
     }
     return ModelSpec(
@@ -299,7 +306,10 @@ private func spec(_ json: Values) throws -> ModelSpec {
         requires: requires, graph: graph, inputs: inputs, plans: plans)
 }
 
-private func refused(_ what: String) -> DDPMError { DDPMError(.refused, "\(what). Install a newer one.") }
+private func tooNew(_ what: String, _ got: some Any, _ known: String) -> DDPMError {
+    DDPMError(
+        .refused, "The model needs \(what) \(quoted(got)), and this version knows \(known). Install a newer one.")
+}
 
 /// Return the raw values of an enumeration, for an error's "expected one of".
 func names<Names: CaseIterable & RawRepresentable<String>>(_: Names.Type) -> String {
@@ -307,7 +317,7 @@ func names<Names: CaseIterable & RawRepresentable<String>>(_: Names.Type) -> Str
 }
 
 private func unusable(_ place: String, _ got: some Any, _ expected: String) -> DDPMError {
-    DDPMError(.badFile, "The spec's \(place) must be \(expected), got \(shown(got)). Export the model again.")
+    DDPMError(.badFile, "In the model's spec, \(place) must be \(expected), got \(shown(got)).")
 }
 
 // MARK: - Protobuf

@@ -68,10 +68,10 @@ private func normal(_ word: UInt32, _ table: UnsafeBufferPointer<Int32>) -> Floa
 public func noiseStream(
     seed: Int64, images: some Sequence<Int>, shape: ImageShape, domain: UInt32 = 0
 ) throws -> Noise {
-    guard seed >= 0 else { throw DDPMError(.usage, "seed must be between 0 and 2^63 - 1, got \(seed).") }
+    guard seed >= 0 else { throw DDPMError(.usage, "seed must be from 0 to 2^63 - 1, got \(seed).") }
     let numbers = try images.map { number in
         guard let image = UInt32(exactly: number) else {
-            throw DDPMError(.usage, "An image's number must be between 0 and 2^32 - 1, got \(number).")
+            throw DDPMError(.usage, "Numbers of images must be from 0 to 2^32 - 1, got \(number).")
         }
         return image
     }
@@ -80,7 +80,7 @@ public func noiseStream(
 
     return Noise(images: numbers.count) { draw, z in
         guard let draw = UInt32(exactly: draw) else {
-            throw DDPMError(.usage, "draw must be between 0 and 2^32 - 1, got \(draw).")
+            throw DDPMError(.usage, "draw must be from 0 to 2^32 - 1, got \(draw).")
         }
         resize(&z, to: numbers.count * size)
         normalTable.withUnsafeBufferPointer { table in

@@ -96,4 +96,4 @@ extension Row {
     }
 }
 
-func noUse(_ reason: String) -> DDPMError { DDPMError(.badFile, "The spec cannot be used: \(reason).") }
+func noUse(_ reason: String) -> DDPMError { DDPMError(.badFile, "The model's spec cannot be used: \(reason).") }

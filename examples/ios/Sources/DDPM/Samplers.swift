@@ -7,7 +7,7 @@ import Foundation
 /// Throws `usage` for numSteps outside 1...T.
 public func spacing(_ numTrainTimesteps: Int, _ numSteps: Int) throws -> [Int] {
     guard numTrainTimesteps >= 1, (1...numTrainTimesteps).contains(numSteps) else {
-        throw DDPMError(.usage, "num_steps must be between 1 and \(numTrainTimesteps), got \(numSteps).")
+        throw DDPMError(.usage, "The number of steps must be from 1 to \(numTrainTimesteps), the model's own, got \(numSteps).")
     }
     return (0..<numSteps).map { numTrainTimesteps * (numSteps - $0) / numSteps - 1 }
 }
@@ -61,10 +61,9 @@ private func grid(_ spec: ModelSpec, _ numSteps: Int?, _ times: [Int]?) throws -
     guard let first = times.first, let last = times.last, first < T, last >= 0,
         zip(times, times.dropFirst()).allSatisfy({ $0 > $1 })
     else {
-        let shown = times.prefix(5).map { "\($0)" }.joined(separator: ", ") + (times.count > 5 ? ", ..." : "")
+        let shown = times.prefix(5).map { "\($0)" }.joined(separator: ", ") + (times.count > 5 ? ", ... (\(times.count) of them)" : "")
         throw DDPMError(
-            .usage, "times must strictly fall from at most \(T - 1) to at least 0, got \(shown) (\(times.count) of "
-                + "them).")
+            .usage, "times must strictly fall from at most \(T - 1) to at least 0, got \(shown).")
     }
     guard numSteps == nil || numSteps == times.count else {
         throw DDPMError(

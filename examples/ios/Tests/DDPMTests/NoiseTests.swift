@@ -69,7 +69,7 @@ final class NoiseTests: XCTestCase {
         XCTAssertTrue(thrown(.usage) { try noiseStream(seed: -1, images: [0], shape: shape) }.hasPrefix("seed must be "))
         for image in [-1, 1 << 32] {
             let message = thrown(.usage) { try noiseStream(seed: 0, images: [0, image], shape: shape) }
-            XCTAssertTrue(message.hasPrefix("An image's number must be "))
+            XCTAssertTrue(message.hasPrefix("Numbers of images must be "))
         }
         let noise = try noiseStream(seed: .max, images: [1 << 32 - 1], shape: shape)
         var z: [Float] = []

@@ -58,7 +58,7 @@ final class SamplerTests: XCTestCase {
                 XCTAssertTrue(zip(times, times.dropFirst()).allSatisfy { $0 > $1 } && times.last! >= 0)
             }
         }
-        for n in [-1, 0, 11, .max] { XCTAssertTrue(thrown(.usage) { try spacing(10, n) }.hasPrefix("num_steps must be ")) }
+        for n in [-1, 0, 11, .max] { XCTAssertTrue(thrown(.usage) { try spacing(10, n) }.hasPrefix("The number of steps must be ")) }
     }
 
     func testCoefficients() throws {
@@ -264,7 +264,7 @@ final class SamplerTests: XCTestCase {
 
         let choice = "must be one of cat, dog, owl or its index from 0 to 2, got "
         for (inputs, message): ([String: InputValue], String) in [
-            ([:], "Input 'hint' must be given: a image of shape (1, 1, 2)."),
+            ([:], "Input 'hint', of kind image and shape (1, 1, 2), must be given."),
             (["hint": hint, "z": .index(1)], "The model has no input 'z'; it has y, w, hint."),
             (["hint": hint, "x_0_prev": hint], "The model has no input 'x_0_prev'; it has y, w, hint."),
             (["hint": hint, "y": .index(4)], "Input 'y' \(choice)'4'."),
@@ -347,10 +347,10 @@ final class SamplerTests: XCTestCase {
         func say(_ message: String, _ work: @autoclosure () throws -> Plan, line: UInt = #line) {
             XCTAssertEqual(thrown(.usage, line: line) { try work() }, message, line: line)
         }
-        say("num_steps must be between 1 and 20, got 21.", try plan(spec, numSteps: 21))
-        say("\(times) (0 of them).", try plan(spec, times: []))
-        say("\(times)3, 3 (2 of them).", try plan(spec, times: [3, 3]))
-        say("\(times)20 (1 of them).", try plan(spec, times: [20]))
+        say("The number of steps must be from 1 to 20, the model's own, got 21.", try plan(spec, numSteps: 21))
+        say("\(times).", try plan(spec, times: []))
+        say("\(times)3, 3.", try plan(spec, times: [3, 3]))
+        say("\(times)20.", try plan(spec, times: [20]))
         say("\(times)6, 5, 4, 3, 2, ... (7 of them).", try plan(spec, times: [6, 5, 4, 3, 2, 1, -1]))
         say("num_steps must be left out or be the number of times, 2, got 3.", try plan(spec, numSteps: 3, times: [5, 2]))
         say("sampler must be one of ddpm, ddim, got 'euler'.", try plan(spec, sampler: "euler"))

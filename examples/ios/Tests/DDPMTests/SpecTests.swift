@@ -71,7 +71,7 @@ final class SpecTests: XCTestCase {
             (#""ddpm-export/1""#, #""other/1""#, "format"), (#""ddpm-export/1""#, "1", "format"),
             (#""tiny""#, "7", "name"), (#""tiny""#, "\"\(String(repeating: "x", count: 201))\"", "name"),
             (#""v""#, #""w""#, "prediction"), (#""v""#, #""eps""#, "alphas_cumprod"),
-            (#""learned""#, #""small""#, "variance"), (#"["variance_fraction"]"#, "[]", "requires"),
+            (#""learned""#, #""small""#, "variance"), (#"["variance_fraction"]"#, "[]", "variance"),
             (#"["variance_fraction"]"#, "3", "requires"), (#"["variance_fraction"]"#, "[3]", "requires"),
             ("[1, 2, 3]", "[1, 2]", "image_shape"), ("[1, 2, 3]", "[1, 2, 0]", "image_shape"),
             ("[1, 2, 3]", "[1, 2, -3]", "image_shape"), ("[1, 2, 3]", "[1, 2, 2.5]", "image_shape"),
@@ -85,11 +85,11 @@ final class SpecTests: XCTestCase {
             (#""ddim""#, "null", "defaults"), (#""num_steps": 3"#, #""num_steps": 5"#, "defaults.num_steps"),
             (#""num_steps": 3"#, #""num_steps": 2.5"#, "defaults.num_steps"),
             (#""num_steps": 3"#, #""num_steps": 0"#, "defaults.num_steps"), ("0.5}", "1.5}", "defaults.eta"),
-            ("0.5}", "-0.5}", "defaults.eta"), ("0.5}", "true}", "defaults.eta"), ("0.5}", "1e999}", "must be JSON"),
+            ("0.5}", "-0.5}", "defaults.eta"), ("0.5}", "true}", "defaults.eta"), ("0.5}", "1e999}", "not JSON"),
             ("[1, 2, 3]", "[1, 2.0, 3]", "image_shape"),
         ] {
             let message = thrown(.badFile) { try specFromJson(edited(from, to)) }
-            XCTAssertTrue(message.hasPrefix("The spec's \(place)") || message.contains(place), "\(to): \(message)")
+            XCTAssertTrue(message.contains(place), "\(to): \(message)")
         }
     }
 
@@ -99,7 +99,7 @@ final class SpecTests: XCTestCase {
             "defaults", "noise", "requires", "sampler", "num_steps", "eta",
         ] {
             let message = thrown(.badFile) { try specFromJson(edited("\"\(key)\"", "\"other\"")) }
-            XCTAssertTrue(message.hasSuffix("\(key). Export the model again."), message)
+            XCTAssertTrue(message.hasSuffix("\(key), which it lacks."), message)
         }
     }
 
@@ -117,7 +117,7 @@ final class SpecTests: XCTestCase {
         let noUtf8 = Data("{\"".utf8) + [0xFF] + Data("\": 1}".utf8)
         XCTAssertTrue(thrown(.badFile) { try specFromJson(noUtf8) }.contains("no UTF-8"))
         let long = Data(repeating: 0x20, count: 256 * 1024 + 1)
-        XCTAssertTrue(thrown(.badFile) { try specFromJson(long) }.hasPrefix("The spec's size"))
+        XCTAssertTrue(thrown(.badFile) { try specFromJson(long) }.hasPrefix("The model's spec must have at most 262144 bytes, got 262145."))
         let deep = String(repeating: "[", count: 31) + String(repeating: "]", count: 31)
         XCTAssertNoThrow(try specFromJson(edited("[[[1, {\"a\": true}]]]", deep)))
         XCTAssertTrue(thrown(.badFile) { try specFromJson(edited("[[[1, {\"a\": true}]]]", "[\(deep)]")) }.contains("32"))

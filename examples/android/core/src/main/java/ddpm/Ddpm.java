@@ -106,7 +106,7 @@ public final class Ddpm {
     public static Noise noiseStream(long seed, long[] images, int[] shape, long domain) {
         checkRange("seed", seed, Long.MAX_VALUE, "2^63 - 1");
         for (long image : images) {
-            checkRange("An image's number", image, WORD, "2^32 - 1");
+            checkRange("Numbers of images", image, WORD, "2^32 - 1");
         }
         checkRange("domain", domain, WORD, "2^32 - 1");
         int size = size(images.length, shape);
@@ -139,7 +139,7 @@ public final class Ddpm {
 
     private static void checkRange(String name, long value, long most, String asText) {
         if (value < 0 || value > most) {
-            throw usage(name + " must be between 0 and " + asText + ", got " + value + ".");
+            throw usage(name + " must be from 0 to " + asText + ", got " + value + ".");
         }
     }
 
@@ -177,7 +177,8 @@ public final class Ddpm {
      */
     public static int[] spacing(int numTrainTimesteps, int numSteps) {
         if (numSteps < 1 || numSteps > numTrainTimesteps) {
-            throw usage("num_steps must be between 1 and " + numTrainTimesteps + ", got " + numSteps + ".");
+            throw usage("The number of steps must be from 1 to " + numTrainTimesteps + ", the model's own, got "
+                    + numSteps + ".");
         }
         int[] times = new int[numSteps];
         for (int i = 0; i < numSteps; i++) {
@@ -251,8 +252,7 @@ public final class Ddpm {
         if (!falls) {
             String first = Arrays.toString(Arrays.copyOf(times, Math.min(5, times.length)));
             throw usage("times must strictly fall from at most " + (T - 1) + " to at least 0, got "
-                    + first.substring(1, first.length() - 1) + (times.length > 5 ? ", ..." : "") + " (" + times.length
-                    + " of them).");
+                    + first.substring(1, first.length() - 1) + (times.length > 5 ? ", ... (" + times.length + " of them)." : "."));
         }
         if (numSteps != null && numSteps != times.length) {
             throw usage("num_steps must be left out or be the number of times, " + times.length + ", got " + numSteps

@@ -1,10 +1,10 @@
 package ddpm;
 
-import static ddpm.DdpmException.Kind.BAD_FILE;
 import static ddpm.DdpmException.Kind.USAGE;
 import static ddpm.DdpmException.shown;
 import static ddpm.ModelSpec.isNumber;
 import static ddpm.ModelSpec.number;
+import static ddpm.ModelSpec.unusable;
 
 import java.util.Arrays;
 import java.util.Collections;
@@ -49,11 +49,11 @@ public final class Input {
     static void checkParts(Object values) {
         if (!(values instanceof Map)
                 || !((Map<?, ?>) values).keySet().containsAll(Arrays.asList("name", "kind", "shape", "none"))) {
-            throw ModelSpec.unusable("an input must be an object with name, kind, shape and none");
+            throw unusable("an input must be an object with name, kind, shape and none");
         }
         Map<?, ?> parts = (Map<?, ?>) values;
         if (!(parts.get("shape") instanceof List) || !(classesOf(parts) instanceof List)) {
-            throw ModelSpec.unusable("shape and classes of an input must be lists");
+            throw unusable("shape and classes of an input must be lists");
         }
     }
 
@@ -65,17 +65,17 @@ public final class Input {
     static Input fromJson(Map<?, ?> parts, int[] stateShape) {
         Object name = parts.get("name");
         if (!(name instanceof String) || !isIdentifier((String) name) || name.equals("x_t") || name.equals("t")) {
-            throw bad("an input's name must be an identifier other than x_t and t, not " + shown(name));
+            throw unusable("an input's name must be an identifier other than x_t and t, not " + shown(name));
         }
         String where = "input " + shown(name);
         Object kind = parts.get("kind");
         if (!KINDS.contains(kind)) {
-            throw bad("the kind of " + where + " must be one of " + String.join(", ", KINDS) + ", not " + shown(kind));
+            throw unusable("the kind of " + where + " must be one of " + String.join(", ", KINDS) + ", not " + shown(kind));
         }
         boolean isLabel = kind.equals("label");
         boolean isPrevious = kind.equals("previous");
         if (name.equals("y") != isLabel || name.equals("x_0_prev") != isPrevious) {
-            throw bad("the name " + (name.equals("y") || isLabel ? "y is kept for the kind label"
+            throw unusable("the name " + (name.equals("y") || isLabel ? "y is kept for the kind label"
                     : "x_0_prev is kept for the kind previous") + ", and the only one that it may have");
         }
         List<?> sizes = (List<?>) parts.get("shape");
@@ -85,31 +85,31 @@ public final class Input {
             boolean usable = size instanceof Long && (Long) size > 0 && (Long) size <= MAX_NUMBERS;
             shape[k] = usable ? (int) (long) (Long) size : 0;
             if (!usable || product(Arrays.copyOf(shape, k + 1)) > MAX_NUMBERS) {
-                throw bad("the shape of " + where + " must be positive integers with a product of at most "
+                throw unusable("the shape of " + where + " must be positive integers with a product of at most "
                         + MAX_NUMBERS);
             }
         }
         if (shape.length != (isLabel ? 0 : kind.equals("vector") ? 1 : 3)
                 || isPrevious && !Arrays.equals(shape, stateShape)) {
-            throw bad("the shape of " + where + ", a " + kind + ", does not fit it: " + Arrays.toString(shape));
+            throw unusable("the shape of " + where + ", a " + kind + ", does not fit it: " + Arrays.toString(shape));
         }
         List<?> classes = (List<?>) classesOf(parts);
         Object none = parts.get("none");
         if (isLabel) {
             if (classes.isEmpty() || classes.size() > MAX_CLASSES
                     || !classes.stream().allMatch(one -> one instanceof String)) {
-                throw bad("the classes of " + where + " must be 1 to " + MAX_CLASSES + " names");
+                throw unusable("the classes of " + where + " must be 1 to " + MAX_CLASSES + " names");
             }
             if (new HashSet<>(classes).size() < classes.size()) {
-                throw bad("the classes of " + where + " must have different names");
+                throw unusable("the classes of " + where + " must have different names");
             }
             if (none != null && !(none instanceof Long && (Long) none >= 0 && (Long) none <= classes.size())) {
-                throw bad("none of " + where + " must be null or an index from 0 to " + classes.size());
+                throw unusable("none of " + where + " must be null or an index from 0 to " + classes.size());
             }
         } else if (!classes.isEmpty()) {
-            throw bad("only a label has classes, " + where + " is a " + kind);
+            throw unusable("only a label has classes, " + where + " is a " + kind);
         } else if (none != null && !isNumber(none)) {
-            throw bad("none of " + where + " must be null or a finite number");
+            throw unusable("none of " + where + " must be null or a finite number");
         }
         String[] names = classes.stream().map(String::valueOf).toArray(String[]::new);
         return new Input((String) name, (String) kind, shape, none == null ? null : (Double) number(none),
@@ -128,10 +128,6 @@ public final class Input {
             product *= size;
         }
         return product;
-    }
-
-    private static DdpmException bad(String reason) {
-        return new DdpmException(BAD_FILE, "The spec's inputs cannot be used: " + reason + ".");
     }
 
     /**
@@ -159,8 +155,8 @@ public final class Input {
         }
         for (Input one : named.values()) {
             if (!given.containsKey(one.name) && one.none == null) {
-                throw usage("Input " + shown(one.name) + " must be given: a " + one.kind + " of shape "
-                        + tuple(one.shape) + ".");
+                throw usage("Input " + shown(one.name) + ", of kind " + one.kind + " and shape " + tuple(one.shape)
+                        + ", must be given.");
             }
             values.put(one.name, given.containsKey(one.name) ? one.batchOf(given.get(one.name), batch)
                     : one.filled(batch));

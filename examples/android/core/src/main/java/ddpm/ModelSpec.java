@@ -110,17 +110,17 @@ public final class ModelSpec {
     /** Reads and validates a spec; see {@link Ddpm#specFromJson}. */
     static ModelSpec fromJson(String json) {
         if (json.getBytes(StandardCharsets.UTF_8).length > MAX_JSON_BYTES) {
-            throw bad("size", json.length(), "at most " + MAX_JSON_BYTES + " bytes");
+            throw new DdpmException(BAD_FILE, "The model's spec must have at most " + MAX_JSON_BYTES + " bytes, got "
+                    + json.getBytes(StandardCharsets.UTF_8).length + ".");
         }
         Object value;
         try {
             value = Json.parse(json);
         } catch (Json.Malformed malformed) {
-            throw new DdpmException(BAD_FILE, "The spec must be JSON, got " + malformed.getMessage()
-                    + ". Export the model again.");
+            throw new DdpmException(BAD_FILE, "The model's spec is not JSON: " + malformed.getMessage() + ".");
         }
         if (!(value instanceof Map)) {
-            throw new DdpmException(BAD_FILE, "The spec must be an object, got " + shown(value) + ".");
+            throw new DdpmException(BAD_FILE, "The model's spec must be a JSON object, got " + shown(value) + ".");
         }
         return new ModelSpec((Map<?, ?>) value);
     }
@@ -129,7 +129,7 @@ public final class ModelSpec {
         checkFormat(values.get("format"));
         for (String key : REQUIRED) {
             if (!values.containsKey(key)) {
-                throw new DdpmException(BAD_FILE, "The spec has no " + key + ". Export the model again.");
+                throw new DdpmException(BAD_FILE, "The model's spec must have " + key + ", which it lacks.");
             }
         }
         List<?> shape = list(values, "image_shape");
@@ -156,7 +156,7 @@ public final class ModelSpec {
         hasVarianceFraction = requires.contains(VARIANCE_FRACTION);
         Object graph = values.get("graph");
         if (graph != null && !GRAPHS.contains(graph)) {
-            throw refused("The graph " + shown(graph) + " is unknown to this version.");
+            throw tooNew("the graph", graph, "a denoiser, sampler and slice");
         }
         this.graph = (String) graph;
 
@@ -168,10 +168,10 @@ public final class ModelSpec {
         prediction = oneOf(values, "prediction", PREDICTIONS);
         variance = oneOf(values, "variance", VARIANCES);
         if (variance.equals("learned") && !hasVarianceFraction) {
-            throw bad("requires", requires, "one with '" + VARIANCE_FRACTION + "', since the variance is learned");
+            throw bad("variance", variance, "fixed unless requires has " + VARIANCE_FRACTION);
         }
         if (!Ddpm.NOISE_TAG.equals(values.get("noise"))) {
-            throw refused("The noise " + shown(values.get("noise")) + " is unknown to this version.");
+            throw tooNew("the noise", values.get("noise"), Ddpm.NOISE_TAG);
         }
         imageShape = imageShape(shape);
         if (range.size() != 2 || !isNumber(range.get(0)) || number(range.get(0)) != -1.0
@@ -190,7 +190,7 @@ public final class ModelSpec {
         Object source = values.get("source");
         Object golden = values.get("golden");
         if (values.containsKey("source") && !(source instanceof Map) || golden != null && !(golden instanceof Map)) {
-            throw bad("source or golden", "another value", "objects");
+            throw bad("source and golden", "another value", "objects");
         }
         List<Input> checked = new ArrayList<>();
         Set<String> names = new HashSet<>();
@@ -201,7 +201,8 @@ public final class ModelSpec {
         this.inputs = Collections.unmodifiableList(checked);
         if (names.size() < checked.size() || checked.isEmpty() == requires.contains("inputs")) {
             throw new DdpmException(BAD_FILE,
-                    "The spec's inputs must have different names and be named in its requires.");
+                    "In the model's spec, inputs must have different names, and requires must name inputs if there are "
+                            + "any.");
         }
         checkPlans();
         checkNamed("times", defaults.times != null, requires);
@@ -223,7 +224,7 @@ public final class ModelSpec {
         }
         Object plan = said.get("plan");
         if (plan != null && !plans.containsKey(plan)) {
-            throw new DdpmException(BAD_FILE, "The spec's default plan " + shown(plan) + " is not among its plans.");
+            throw new DdpmException(BAD_FILE, "The model's default plan, " + shown(plan) + ", is not among its plans.");
         }
         return new Defaults((String) sampler, ((Long) numSteps).intValue(), number(eta),
                 times((List<?>) said.get("times")), (String) plan);
@@ -263,7 +264,7 @@ public final class ModelSpec {
     private static void checkNamed(String name, boolean needed, List<?> requires) {
         if (needed && !requires.contains(name)) {
             throw new DdpmException(BAD_FILE,
-                    "The spec's requires must name '" + name + "', got " + shown(requires) + ".");
+                    "In the model's spec, requires must name '" + name + "', got " + shown(requires) + ".");
         }
     }
 
@@ -272,7 +273,7 @@ public final class ModelSpec {
             throw bad("format", format, "'" + FORMAT + "'");
         }
         if (!((String) format).matches("(?s)ddpm-export/1([./].*)?")) {
-            throw refused("The format " + shown(format) + " is unknown to this version.");
+            throw tooNew("the format", format, FORMAT);
         }
     }
 
@@ -284,7 +285,7 @@ public final class ModelSpec {
         }
         for (Object entry : requires) {
             if (!UNDERSTOOD.contains(entry)) {
-                throw refused("The model requires " + shown(entry) + ", which is unknown to this version.");
+                throw tooNew("a reader of", entry, String.join(", ", UNDERSTOOD));
             }
         }
     }
@@ -363,14 +364,15 @@ public final class ModelSpec {
 
     private static DdpmException bad(String where, Object got, String expected) {
         return new DdpmException(BAD_FILE,
-                "The spec's " + where + " must be " + expected + ", got " + shown(got) + ". Export the model again.");
+                "In the model's spec, " + where + " must be " + expected + ", got " + shown(got) + ".");
     }
 
     static DdpmException unusable(String reason) {
-        return new DdpmException(BAD_FILE, "The spec cannot be used: " + reason + ".");
+        return new DdpmException(BAD_FILE, "The model's spec cannot be used: " + reason + ".");
     }
 
-    private static DdpmException refused(String what) {
-        return new DdpmException(REFUSED, what + " Install a newer one.");
+    private static DdpmException tooNew(String what, Object got, String known) {
+        return new DdpmException(REFUSED, "The model needs " + what + " " + shown(got) + ", and this version knows "
+                + known + ". Install a newer one.");
     }
 }
