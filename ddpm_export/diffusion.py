@@ -24,7 +24,6 @@ __all__ = [
     "Denoiser",
     "Level",
     "Model",
-    "OneCall",
     "clean_and_noise",
     "combine",
     "decode",
@@ -38,10 +37,6 @@ __all__ = [
 
 Array = NDArray[Any]
 Model = Callable[..., dict[str, Array]]  # (x_t (B, C, H, W), t (B,), **inputs of the spec) -> outputs by name
-# what a one-call file does: (seed, image numbers, num_steps, eta, times=None, plan=None, **inputs of the spec) -> where
-# it stops to show it: the number of the row, from 1, the state x after it (B, C, H, W) and its pictures, uint8
-# (B, H, W, C); the last one is the end
-OneCall = Callable[..., Iterator[tuple[int, Array, Array]]]
 
 
 class Denoised(NamedTuple):

@@ -4,17 +4,17 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Model, OneCall, decode, denoiser, numbered
+from ddpm_export.diffusion import Model, decode, denoiser, numbered
 from ddpm_export.errors import UsageError
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row
-from ddpm_export.runtimes import open_file
+from ddpm_export.runtimes import DenoiserFile, OneCallFile, open_file
 from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
 from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec
 
@@ -194,27 +194,27 @@ def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[
 
 
 def pictures(
-    opened: Model | OneCall, spec: ModelSpec, settings: Settings, wants: Callable[[int], bool]
+    opened: DenoiserFile | OneCallFile, settings: Settings, wants: Callable[[int], bool]
 ) -> Iterator[tuple[range, Row, NDArray[np.uint8] | None]]:
     """Yield (image numbers, row, pictures after it) of whatever file was opened; None where `wants` says no of i.
 
     A denoiser and a slice yield after every row of every batch, a one-call sampler after every batch.
     """
-    if spec.graph is None:
-        for numbers, state in sample(cast(Model, opened), spec, settings):
+    if isinstance(opened, DenoiserFile):
+        for numbers, state in sample(opened.model, opened.spec, settings):
             yield numbers, state.row, to_uint8(decode(state.x)) if wants(state.row.i) else None
         return
     eta = 1.0 if settings.eta is None else settings.eta  # ddpm, whose variance is fixed_small here
     how = (settings.num_rows, eta, settings.times, settings.plan_name)
     for numbers in settings.batches:
-        for i, x, images in cast(OneCall, opened)(settings.seed, numbers, *how):
+        for i, x, images in opened.run(settings.seed, numbers, *how):
             # on the way the state, as of a denoiser; the pictures at its end are the graph's own
             shown = images if i == settings.num_rows else to_uint8(decode(x))
             yield numbers, settings.plan.rows[i - 1], shown if wants(i) else None
 
 
 def generate(
-    model: str | Path | tuple[Model | OneCall, ModelSpec],
+    model: str | Path | DenoiserFile | OneCallFile | tuple[Model, ModelSpec],
     *,
     provider: str = "cpu",
     threads: int | None = None,
@@ -222,10 +222,15 @@ def generate(
 ) -> NDArray[np.uint8]:
     """Return n images as uint8 (n, H, W, C) from a file, be it a denoiser or a one-call one, or from what was opened.
 
+    model: a path, or what `open_model` or `open_file` gave.
+
     settings: n, num_steps, times, sampler, eta, variance, plan, seed, first, batch, as in `settings_for`. Costs one
     network evaluation a row of the plan and batch. Raises what `open_file`, `settings_for` and `sample` raise.
     """
-    opened, spec = open_file(model, provider, threads=threads) if isinstance(model, (str, Path)) else model
-    chosen = settings_for(spec, **settings)
-    done = pictures(opened, spec, chosen, lambda i: i == chosen.num_rows)
+    if isinstance(model, (str, Path)):
+        opened = open_file(model, provider, threads=threads)
+    else:
+        opened = DenoiserFile(*model) if isinstance(model, tuple) else model
+    chosen = settings_for(opened.spec, **settings)
+    done = pictures(opened, chosen, lambda i: i == chosen.num_rows)
     return np.concatenate([images for _, _, images in done if images is not None])

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
+from ddpm_export.inputs import example_of_inputs
 from ddpm_export.noise import noise_stream
 from ddpm_export.spec import ModelSpec
 
@@ -58,20 +59,19 @@ class GoldenResult:
 def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
     """Return the golden vectors of a model as JSON values, to be put into `spec.golden`.
 
-    Three cases, at the first, middle and last time, each for an image of its own; 16 values of each output, evenly
-    spread. One network evaluation a case. Raises NonFiniteError where the model gives no numbers.
+    Three cases, at the first, middle and last time, each for an image of its own, the last of "no class" where there
+    are labels; 16 values of each output, evenly spread. One network evaluation a case. Raises NonFiniteError where the
+    model gives no numbers.
     """
     size = math.prod(spec.image_shape) * len(spec.outputs)
     positions = np.unique(np.linspace(0, size - 1, min(size, NUM_POSITIONS)).round().astype(np.int64))
     T = spec.num_train_timesteps
     cases = []
-    for image, t in enumerate(sorted({0, T // 2, T - 1})):
+    last_image = max((2, *(one.num_labels - 1 for one in spec.inputs)))
+    for image, t in zip((0, 1, last_image), sorted({0, T // 2, T - 1}), strict=False):
         out = _evaluate(model, spec, SEED, image, t)
         if not np.isfinite(out).all():
-            raise NonFiniteError(
-                f"network: gives no numbers. got NaN or infinity at t={t}, expected finite values. Do export an "
-                "earlier checkpoint."
-            )
+            raise NonFiniteError(f"network: gives NaN or infinity at t={t}. Export an earlier checkpoint.")
         cases.append(
             {
                 "seed": SEED,
@@ -94,9 +94,7 @@ def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") 
     Raises BadFileError for golden vectors that cannot be meant, UsageError for an unknown precision.
     """
     if precision not in TOLERANCES:
-        raise UsageError(
-            f"precision: unknown. got {precision!r}, expected one of {', '.join(TOLERANCES)}. Do pick one."
-        )
+        raise UsageError(f"precision must be one of {', '.join(TOLERANCES)}, got {precision!r}.")
     if spec.golden is None:
         return []
     tolerance = _tolerance(spec.golden, precision)
@@ -118,15 +116,16 @@ def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") 
 def _evaluate(model: Model, spec: ModelSpec, seed: int, image: int, t: int) -> Array:
     """Return the flat float64 outputs at x_t = sqrt(1 - alphas_cumprod[t]) * draw 0: noise at its level, no image.
 
+    The spec's inputs are those of `example_of_inputs`.
     Several outputs follow one another in the spec's order.
     """
     x_t = noise_stream(seed, [image], spec.image_shape)(0) * math.sqrt(1.0 - spec.alphas_cumprod[t])
-    outputs = model(x_t, np.array([t], dtype=np.int64))
+    outputs = model(x_t, np.array([t], dtype=spec.t_dtype), **example_of_inputs(spec.inputs, seed, [image]))
     for name in spec.outputs:
         if name not in outputs or outputs[name].shape != x_t.shape:
             raise BadFileError(
-                f"model: does not give what its spec says. got outputs {sorted(outputs)!r}, expected {name!r} "
-                f"of shape {x_t.shape}. Do export the model again."
+                f"model: must give {name!r} of shape {x_t.shape}, as its spec says, got {sorted(outputs)!r}. Export "
+                "the model again."
             )
     return np.concatenate([np.asarray(outputs[name], dtype=np.float64).reshape(-1) for name in spec.outputs])
 
@@ -186,4 +185,4 @@ def unusable(where: str, got: Any, expected: str) -> BadFileError:
     """Return the error for a part of golden vectors that cannot be meant."""
     text = repr(got)
     shown = text if len(text) <= 80 else text[:77] + "..."
-    return BadFileError(f"golden: {where} is not usable. got {shown}, expected {expected}. Do export the model again.")
+    return BadFileError(f"golden: {where} must be {expected}, got {shown}. Export the model again.")

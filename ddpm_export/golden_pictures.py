@@ -5,7 +5,6 @@ docs/format.md section 5 is the contract. golden.py has those of a denoiser, who
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, OneCall
+from ddpm_export.diffusion import Array
 from ddpm_export.golden import MAX_CASES, checked_positions, unusable
 from ddpm_export.inputs import example_of_inputs
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["Draw", "PictureResult", "draws_of", "end_of", "golden_from_pictures", "replay_golden_pictures", "told_in"]
+__all__ = ["Draw", "PictureResult", "draws_of", "golden_from_pictures", "replay_golden_pictures", "told_in"]
 
 LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a level may round to its neighbour
 # promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave
@@ -48,6 +47,11 @@ class Draw:
     def numbers(self) -> range:
         """Return the numbers of the images."""
         return range(self.first, self.first + self.n)
+
+    @property
+    def settings(self) -> tuple[int, range, int, float, tuple[int, ...] | None, str | None]:
+        """Return what a one-call file is given of it, in order."""
+        return self.seed, self.numbers, self.num_steps, self.eta, self.times, self.plan
 
     def __str__(self) -> str:
         of = f"seed {self.seed}, images {self.first} to {self.numbers[-1]}"
@@ -96,13 +100,6 @@ def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Array]:
     return example_of_inputs(told, draw.seed, draw.numbers)
 
 
-def end_of(one_call: OneCall, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:
-    """Return what a one-call file gives of a draw: x (n, C, H, W) and its pictures, uint8 (n, H, W, C)."""
-    how = (draw.seed, draw.numbers, draw.num_steps, draw.eta, draw.times, draw.plan)
-    _, x, images = deque(one_call(*how, **told_in(spec, draw)), maxlen=1).pop()
-    return x, images
-
-
 def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any]:
     """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
 
@@ -120,17 +117,18 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
     return {"cases": cases, "tolerance": {"levels": LEVELS}}
 
 
-def replay_golden_pictures(one_call: OneCall, spec: ModelSpec) -> list[PictureResult]:
+def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> list[PictureResult]:
     """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
 
-    Raises BadFileError for golden vectors that cannot be meant, and what the one-call file raises.
+    pictures: what the file makes of a draw, uint8 (n, H, W, C). Raises BadFileError for golden vectors that cannot be
+    meant, and what `pictures` raises.
     """
     if spec.golden is None:
         return []
     tolerance = _tolerance(spec.golden)
     results = []
     for draw, case in _checked_cases(spec):
-        levels = end_of(one_call, spec, draw)[1].reshape(-1).astype(np.float64)
+        levels = pictures(draw).reshape(-1).astype(np.float64)
         off = float(np.abs(levels[case["positions"]] - np.array(case["levels"])).max())
         off_mean = abs(float(levels.mean()) - case["mean"])
         results.append(PictureResult(draw, max(off, off_mean * LEVELS / MEAN_LEVELS), tolerance))

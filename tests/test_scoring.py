@@ -124,7 +124,7 @@ def test_scores_are_those_of_the_metrics(extract):
 @pytest.mark.parametrize(
     ("content", "shape", "words"),
     [
-        (extractor_file(), COLOUR, "is for other images"),
+        (extractor_file(), COLOUR, "takes images of"),
         (scale_model(tiny_spec()), GREY, "not an extractor"),
         (b"hello", GREY, "not an ONNX file"),
     ],

@@ -13,7 +13,7 @@ import typer
 
 from ddpm_export.cli.console import Debug, entry_point, progress
 from ddpm_export.datasets import Dataset, open_dataset
-from ddpm_export.exporting import FORMATS, export, load_checkpoint
+from ddpm_export.exporting import FORMATS, export_all, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
 from ddpm_export.generation import sample, settings_for, with_defaults
@@ -53,10 +53,9 @@ def ship(
     checkpoint = replace(checkpoint, spec=with_defaults(checkpoint.spec, sampler=sampler, num_steps=steps, eta=eta))
     with replacing(out / "checkpoint.pt") as beside:
         shutil.copyfile(run / "checkpoint.pt", beside)
-    reports = {}
-    for format_name in ["onnx"] if only_onnx else FORMATS:
-        print(f"exporting {format_name}", file=sys.stderr)
-        reports[format_name] = export(checkpoint, out / f"unet{FORMATS[format_name]}", format=format_name)
+    paths = {name: out / f"unet{FORMATS[name].ending}" for name in (["onnx"] if only_onnx else FORMATS)}
+    print(f"exporting {', '.join(paths)}", file=sys.stderr)
+    reports = {report.format: report for report in export_all(checkpoint, paths)}
 
     model, spec = open_model(out / "unet.onnx")
     dataset = _training_set(contents["config"], data)
@@ -114,7 +113,9 @@ def _card(
     config, step = contents["config"], int(contents["step"])
     parameters = sum(p.numel() for p in checkpoint.network.parameters())
     images = step * config["batch_size"]
-    rows = "\n".join(f"| `unet{FORMATS[name]}` | {name} | {_worst(report):.1e} |" for name, report in reports.items())
+    rows = "\n".join(
+        f"| `unet{FORMATS[name].ending}` | {name} | {_worst(report):.1e} |" for name, report in reports.items()
+    )
     of_background = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in shares.items())
     where = " --data DATA" if told_of_data else ""
     paper = PAPERS.get(dataset.name)

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,10 +22,9 @@ from ddpm_export.cli.console import (
     print_json,
     printable,
 )
-from ddpm_export.errors import ModelRefusedError
+from ddpm_export.errors import ModelRefusedError, UsageError
 
 if TYPE_CHECKING:
-    from ddpm_export.diffusion import Model, OneCall
     from ddpm_export.exporting import PictureProof, Proof
     from ddpm_export.golden import GoldenResult
     from ddpm_export.golden_pictures import PictureResult
@@ -41,6 +40,16 @@ def check(
     against: Annotated[
         str | None, typer.Option(help="The checkpoint it was made from: repeats the export's proof. Needs torch.")
     ] = None,
+    weights: Annotated[
+        str, typer.Option(help="With --against: which of the checkpoint's weights the file has, ema or raw.")
+    ] = "ema",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What the provider computes in: float32, float16 or bfloat16; a file promises less of those. "
+            "[default: the provider's]"
+        ),
+    ] = None,
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
@@ -54,10 +63,11 @@ def check(
     """
     from ddpm_export.files import sha256_of
     from ddpm_export.golden import replay_golden
-    from ddpm_export.golden_pictures import replay_golden_pictures
-    from ddpm_export.runtimes import open_file
+    from ddpm_export.golden_pictures import replay_golden_pictures, told_in
+    from ddpm_export.runtimes import PROVIDERS, DenoiserFile, open_file
 
-    opened, spec = open_file(model, provider, threads=threads, trust=trust)
+    opened = open_file(model, provider, threads=threads, trust=trust)
+    spec = opened.spec
     facts: dict[str, Any] = {
         "file": str(model),
         "bytes": model.stat().st_size,
@@ -66,30 +76,30 @@ def check(
         **_facts(spec),
     }
     results: Sequence[GoldenResult | PictureResult]
-    if spec.graph is None:
-        results = replay_golden(cast("Model", opened), spec)
+    if isinstance(opened, DenoiserFile):
+        results = replay_golden(opened.model, spec, precision=precision or PROVIDERS[provider].precision)
+    elif precision is None:
+        run = opened
+        results = replay_golden_pictures(lambda draw: run.end(*draw.settings, **told_in(spec, draw))[1], spec)
     else:
-        results = replay_golden_pictures(cast("OneCall", opened), spec)
+        raise UsageError("--precision does not apply to a one-call file, whose pictures are compared.")
     proof: Proof | PictureProof | None = None
     if against is not None:
         from ddpm_export import exporting
 
-        # the file says which of the checkpoint's weights it holds; without that, the usual ones
-        weights = spec.source.get("weights")
-        weights = "raw" if weights == "raw" else "ema"
         options = options_from_settings(config, settings or [])
         if network is None:
             checkpoint = exporting.load_checkpoint(against, weights=weights, options=options)
             _refuse_other_spec(model, spec, against, checkpoint.spec)
         else:  # a class does not say what the spec says: the file's own is taken
             checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
-        if spec.source.get("storage") == "float16":
+        if exporting.is_stored_as_float16(model):
             checkpoint = exporting.rounded(checkpoint)
         reference = exporting.eager_model(checkpoint)
-        if spec.graph is None:
-            proof = exporting.prove(cast("Model", opened), reference, spec, where=str(model))
+        if isinstance(opened, DenoiserFile):
+            proof = exporting.prove(opened.model, reference, spec, where=str(model))
         else:
-            proof = exporting.prove_pictures(cast("OneCall", opened), reference, checkpoint.spec, where=str(model))
+            proof = exporting.prove_pictures(opened, reference, checkpoint.spec, where=str(model))
     if as_json:
         golden = [{**dataclasses.asdict(result), "passed": result.passed} for result in results]
         print_json({**facts, "golden": golden, "proof": proof.to_json() if proof else None})
@@ -102,9 +112,9 @@ def check(
     if failed:
         worst = max(failed, key=lambda result: result.error)
         raise ModelRefusedError(
-            f"{model}: does not compute what it promises. got error {worst.error:.3g} at {worst.place} "
-            f"({len(failed)} of {len(results)} golden cases), expected at most {worst.tolerance:g}. Do export or copy "
-            "it again."
+            f"{model}: does not compute what it promises: in {len(failed)} of {len(results)} golden cases the error is "
+            f"too large, {worst.error:.3g} at {worst.place}, at most {worst.tolerance:g} promised. Export or copy it "
+            "again."
         )
 
 
@@ -121,6 +131,7 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
         "clip_x_0": spec.clip_x_0,
         "variance": spec.variance,
         "defaults": vars(spec.defaults),
+        "inputs": [f"{one.name} ({one.kind})" for one in spec.inputs],
         "noise": spec.noise,
         "requires": list(spec.requires),
         "source": spec.source,
@@ -129,11 +140,10 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
 
 def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:
     variance = () if spec.graph is not None else ("variance",)  # a one-call file has no variance of the checkpoint's
-    for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", *variance):
+    for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", "inputs", *variance):
         if getattr(spec, name) != getattr(other, name):
             raise ModelRefusedError(
-                f"{model}: is not from {against}. got another {name} than the checkpoint's, expected the same. Do name "
-                "the checkpoint it was exported from."
+                f"{model}: is not from {against}, which has another {name}. Name the checkpoint it was exported from."
             )
 
 

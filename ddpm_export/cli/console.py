@@ -13,6 +13,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
+from ddpm_export.runtimes import PROVIDERS
 
 __all__ = [
     "Advance",
@@ -35,7 +36,7 @@ __all__ = [
 # Options that several commands have.
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Provider = Annotated[str, typer.Option(help="cpu or cuda; never another in its place.")]
+Provider = Annotated[str, typer.Option(help=f"{' or '.join(PROVIDERS)}; never another in its place.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one a core]")]
 Config = Annotated[Path | None, typer.Option(help="What the checkpoint does not say, as a JSON file of its project.")]
 Settings = Annotated[

@@ -97,8 +97,8 @@ def export(
     paths = _paths(
         list(dict.fromkeys(formats)),
         out or _folder_of(checkpoint),
-        exporting.FORMATS,
-        exporting.ONE_CALL_FORMATS,
+        {name: format.ending for name, format in exporting.FORMATS.items()},  # noqa: A001
+        {name: format.ending for name, format in exporting.ONE_CALL_FORMATS.items()},  # noqa: A001
         (Path(checkpoint).stem if is_exported else "unet") + (".float16" if storage == "float16" else ""),
     )
     options = options_from_settings(config, settings or [])
@@ -115,17 +115,14 @@ def export(
         asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta}
         given = [name for name, value in asked.items() if value is not None]
         if given:
-            raise UsageError(
-                f"{given[0]}: has no meaning for an exported file. got {checkpoint}, expected a checkpoint. Do leave "
-                f"{given[0]} out."
-            )
+            raise UsageError(f"{given[0]} does not apply to an exported file, such as {checkpoint}.")
         loaded = Path(checkpoint)
     elif network is None:
-        given = [f"{name} {value}" for name, value in asked.items() if value is not None]
+        given = [name for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(
-                f"{given[0].split()[0]}: has no meaning without --network. got {', '.join(given)}, expected none. Do "
-                "use --set and the names of the checkpoint's own project (docs/importing.md)."
+                f"{given[0]} does not apply without --network. Use --set and the names of the checkpoint's own project "
+                "(docs/importing.md)."
             )
         loaded = exporting.load_checkpoint(checkpoint, weights=weights or "ema", options=options)
     else:
@@ -141,9 +138,9 @@ def export(
     _print_notes(notes)
     reports: list[Report] = []
     with progress(len(paths), "exporting") as advance:
-        for format, path in paths.items():  # noqa: A001
-            reports.append(exporting.export(loaded, path, format=format, storage=storage))
-            advance(str(path))
+        for report in exporting.export_all(loaded, paths, storage=storage):
+            reports.append(report)
+            advance(str(report.path))
     _print_notes(new := list(dict.fromkeys(note for report in reports for note in report.notes)))
     if as_json:
         print_json(
@@ -180,10 +177,7 @@ def _spec(
 
     for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
         if value is None:
-            raise UsageError(
-                f"{option}: missing. got none, expected it with --network, whose class cannot say it. Do add "
-                f"{option} {example}."
-            )
+            raise UsageError(f"--network needs {option}, which its class cannot say. Add {option} {example}.")
     schedule_name, *settings = str(schedule).split(",")
     parameters = options_from_settings(None, settings)
     try:
@@ -191,8 +185,7 @@ def _spec(
         bound = None if clip == "none" else float(clip)
     except ValueError as exc:
         raise UsageError(
-            f"--image-shape or --clip: no number. got {image_shape!r} and {clip!r}, expected such as 1,28,28 and 1. Do "
-            "correct it."
+            f"--image-shape and --clip must be such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
         ) from exc
     betas = betas_from_name(schedule_name, timesteps, **parameters)
     try:
@@ -206,7 +199,7 @@ def _spec(
             source={"schedule": {"name": schedule_name, **parameters}},
         )
     except BadFileError as exc:  # here it is what was typed that is wrong
-        raise UsageError(str(exc).replace("Do export the model again.", "Do correct the options.")) from exc
+        raise UsageError(str(exc)) from exc
 
 
 def _print_notes(notes: list[str]) -> None:
@@ -221,17 +214,14 @@ def _paths(
     suffixes = {**suffixes, **one_call}
     for format in formats:  # noqa: A001
         if format not in suffixes:
-            raise UsageError(
-                f"--format: unknown. got {format!r}, expected one of {', '.join(suffixes)}. Do pick some of them."
-            )
+            raise UsageError(f"--format must be one of {', '.join(suffixes)}, got {format!r}.")
     if out.suffix not in suffixes.values() or out.is_dir():
         return {format: out / f"{name}{suffixes[format]}" for format in formats}  # noqa: A001
     if len(formats) == 1 and formats[0] in one_call and out.suffix == ".onnx":
         return {formats[0]: out}  # called as its owner likes
     if [suffixes[format] for format in formats] != [out.suffix]:  # noqa: A001
         raise UsageError(
-            f"--out: {out} is one file of another format. got --format {' '.join(formats)}, expected the one of its "
-            f"ending {out.suffix}. Do name a folder."
+            f"--out {out} is one file, of another format than --format {' '.join(formats)}. Name a folder."
         )
     return {formats[0]: out}
 

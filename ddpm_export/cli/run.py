@@ -48,7 +48,8 @@ def run(
     from ddpm_export.images import open_output
     from ddpm_export.runtimes import open_file
 
-    opened, spec = open_file(model, provider, threads=threads, trust=trust)
+    opened = open_file(model, provider, threads=threads, trust=trust)
+    spec = opened.spec
     settings = settings_for(
         spec,
         n=n,
@@ -74,7 +75,7 @@ def run(
         open_output(out, settings.numbers, spec.picture_shape, settings.num_rows, text) as output,
         progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
     ):
-        for numbers, row, images in pictures(opened, spec, settings, output.wants):
+        for numbers, row, images in pictures(opened, settings, output.wants):
             if images is not None:
                 output.add(numbers, row.i, images)
             advance(f"images {numbers[0]}-{numbers[-1]}, t = {row.t:g}")

@@ -1,26 +1,47 @@
-"""Our own checkpoint: one atomic `weights_only` file with network, EMA, optimiser, step, config and spec."""
+"""A checkpoint: a network with its spec, ready to be exported, and files of torch.save, our own among them.
+
+Imports torch only where a file is read or written: whoever names a Checkpoint need not have it.
+"""
 
 import io
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ddpm_export.errors import BadFileError
 from ddpm_export.files import replacing
+from ddpm_export.spec import ModelSpec
 
-__all__ = ["CHECKPOINT_FORMAT", "load_torch_file", "save_checkpoint"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["CHECKPOINT_FORMAT", "Checkpoint", "load_torch_file", "save_checkpoint"]
 
 CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Hold a network in evaluation mode, float32 on the CPU, and its spec.
+
+    The network maps (x_t (B, C, H, W), t (B,), the spec's inputs by name) to what the spec's `prediction` names, or to
+    that and variance_fraction where the spec requires it. notes: what to tell whoever exports it.
+    """
+
+    network: "nn.Module"
+    spec: ModelSpec
+    notes: tuple[str, ...] = ()
+
+
 def save_checkpoint(path: str | Path, **contents: Any) -> None:
-    """Write plain tensors and values, the same bytes for the same contents.
+    """Write our own checkpoint: plain tensors and values, the same bytes for the same contents.
 
     The previous file is replaced only once the new one is on the disk.
     """
+    import torch
+
     archive = io.BytesIO()  # given a path, torch would write that file's random name into the archive
     torch.save(_fresh({"format": CHECKPOINT_FORMAT, **contents}), archive)
     with replacing(path) as beside:
@@ -41,15 +62,14 @@ def load_torch_file(path: str | Path) -> Any:
 
     Raises BadFileError for whatever cannot be read so, including a checksum that torch itself would not look at.
     """
+    import torch
+
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 broken = archive.testzip()
             if broken is not None:
-                raise BadFileError(
-                    f"{path}: damaged. got a wrong checksum in {broken!r}, expected the bytes as written. Do copy "
-                    "the file again."
-                )
+                raise BadFileError(f"{path}: damaged: the checksum of {broken!r} is wrong. Copy the file again.")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise BadFileError(f"{path} does not exist.") from exc
@@ -58,6 +78,6 @@ def load_torch_file(path: str | Path) -> Any:
     except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it
         reason = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
         raise BadFileError(
-            f"{path}: not a checkpoint that can be read safely. got {reason!r}, expected tensors and plain values "
-            "saved by torch.save. Do save it again as a state dict."
+            f"{path}: not a checkpoint that can be read safely: {reason!r}. Save it again with torch.save, as a state "
+            "dict."
         ) from exc

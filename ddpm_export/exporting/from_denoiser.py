@@ -1,70 +1,126 @@
-"""Files that are made of a denoiser's ONNX graph: samplers, slices, and weights stored as float16. No torch.
+"""Files that are made of a denoiser's ONNX graph: itself, samplers, slices, and weights stored as float16. No torch.
 
 Whatever is written is opened again and compared with the network before it gets its name.
 """
 
 import dataclasses
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import onnx
-from onnx import helper
+from onnx import ModelProto, helper
 
-from ddpm_export.diffusion import Array, Model, OneCall
-from ddpm_export.exporting.onnx_file import read_weights, round_weights, store_as_float16, writing_model
+from ddpm_export.diffusion import Model
+from ddpm_export.exporting.onnx_file import fits_inline, read_weights, round_weights, store_as_float16, writing_model
+from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_pictures
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
-from ddpm_export.golden import golden_from_model
-from ddpm_export.golden_pictures import Draw, golden_from_pictures
-from ddpm_export.runtimes import open_file, open_model
+from ddpm_export.golden_pictures import golden_from_pictures
+from ddpm_export.runtimes import OneCallFile, open_file, open_model
+from ddpm_export.runtimes.onnx import model_from_bytes
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec
 
-__all__ = ["write_from_denoiser", "write_rounded"]
+__all__ = [
+    "DenoiserGraph",
+    "graph_from_file",
+    "graph_from_model",
+    "model_from_graph",
+    "write_denoiser",
+    "write_one_call",
+]
 
 BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}
 
 
-def write_rounded(source: Path, path: Path) -> None:
-    """Write a denoiser's file anew, its large weights rounded to what float16 can hold, in float32 still."""
-    denoiser = onnx.load(source)
-    round_weights(denoiser)
-    with writing_model(denoiser, path):
-        pass
+@dataclass(frozen=True)
+class DenoiserGraph:
+    """Hold a denoiser's ONNX model, in memory, or without its weights where those lie in files beside `path`.
 
-
-def write_from_denoiser(
-    source: Path,
-    spec: ModelSpec,
-    reference: Model,
-    path: Path,
-    format: str,  # noqa: A002
-    storage: str,
-) -> Proof | PictureProof:
-    """Write a denoiser's file in another format, with its weights as they are to be stored, and prove it.
-
-    reference: the network whose weights these are. format: onnx, sampler or slice. Raises ModelRefusedError where the
-    file does not reproduce the reference.
+    Protobuf copies no message of 2 GB: a transform of a larger model takes the graph first and its weights last.
     """
-    # weights that lie beside the file are read last: protobuf copies no message of 2 GB
-    model = onnx.load(source, load_external_data=False)
+
+    model: ModelProto
+    path: Path | None = None
+
+    def copy(self) -> ModelProto:
+        """Return a model of one's own, without the weights that lie in files."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        return model
+
+
+def graph_from_model(model: ModelProto, storage: str, stack: ExitStack) -> DenoiserGraph:
+    """Return a model with its weights rounded as they are to be stored, in float32 still.
+
+    One that is too large for protobuf lies in a temporary folder until the stack is left.
+    """
     if storage == "float16":
-        spec = dataclasses.replace(spec, source={**spec.source, "storage": "float16"})
-    if format == "onnx":
-        own = dataclasses.replace(spec, golden=golden_from_model(reference, spec))
-        helper.set_model_props(model, {METADATA_KEY: json_from_spec(own)})
-    else:
-        own = spec_of_graph(spec, format)
-        own = dataclasses.replace(own, golden=golden_from_pictures(_pictures(reference, spec), spec))
-        model = BUILDERS[format](model, own)
-    read_weights(model, source.parent)
+        round_weights(model)
+    if fits_inline(model):
+        return DenoiserGraph(model)
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "unet.onnx"
+    with writing_model(model, path):
+        pass
+    return DenoiserGraph(onnx.load(path, load_external_data=False), path)
+
+
+def graph_from_file(path: Path, storage: str, stack: ExitStack) -> DenoiserGraph:
+    """Return the graph of a denoiser's file, as `graph_from_model` does."""
     if storage == "float16":
+        return graph_from_model(onnx.load(path), storage, stack)
+    return DenoiserGraph(onnx.load(path, load_external_data=False), path)
+
+
+def model_from_graph(graph: DenoiserGraph, spec: ModelSpec, *, threads: int | None = None) -> Model:
+    """Return the network of a graph, evaluated by ONNX Runtime on the CPU."""
+    if graph.path is None:
+        return model_from_bytes(graph.model.SerializeToString(), spec, threads=threads)
+    return open_model(graph.path, threads=threads)[0]
+
+
+def write_denoiser(original: Original, path: Path) -> Proof:
+    """Write the graph itself with its golden vectors; it takes its name once it reproduces the network."""
+    model = original.graph.copy()
+    helper.set_model_props(model, {METADATA_KEY: json_from_spec(_stored(original.spec_with_golden, original))})
+    with _writing(model, original, path) as beside:
+        proof = original.prove_file(beside, path)
+    original.is_proven = True
+    return proof
+
+
+def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
+    """Write a sampler or a slice; it takes its name once its pictures are those of the Python sampler.
+
+    The denoiser's own graph is proven first, unless that has been done for another file.
+    """
+    spec, reference = original.spec, original.reference
+    if not original.is_proven:
+        prove(model_from_graph(original.graph, spec), reference, spec, where=str(path))
+        original.is_proven = True
+    with original.one_thread():
+        golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], spec)
+        own = dataclasses.replace(spec_of_graph(_stored(spec, original), graph), golden=golden)
+        with _writing(BUILDERS[graph](original.graph.copy(), own), original, path) as beside:
+            opened = open_file(beside)
+            assert isinstance(opened, OneCallFile)  # we have just named its graph
+            return prove_pictures(opened, reference, spec, where=str(path))
+
+
+def _stored(spec: ModelSpec, original: Original) -> ModelSpec:
+    if original.storage == "float32":
+        return spec
+    return dataclasses.replace(spec, source={**spec.source, "storage": original.storage})
+
+
+@contextmanager
+def _writing(model: ModelProto, original: Original, path: Path) -> Iterator[Path]:
+    """Give a model its weights, stored as they are to be, and write it beside `path`."""
+    if original.graph.path is not None:
+        read_weights(model, original.graph.path.parent)
+    if original.storage == "float16":
         store_as_float16(model.graph)
     with writing_model(model, path) as beside:
-        if format == "onnx":
-            return prove(open_model(beside)[0], reference, spec, where=str(path))
-        return prove_pictures(cast(OneCall, open_file(beside)[0]), reference, spec, where=str(path))
-
-
-def _pictures(reference: Model, spec: ModelSpec) -> Callable[[Draw], Array]:
-    return lambda draw: pictures_of(reference, spec, draw)[1]
+        yield beside

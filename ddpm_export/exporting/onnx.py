@@ -7,10 +7,6 @@ path, initializers as in the state dict) and clean (none of the exporter's notes
 import ast
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -21,14 +17,13 @@ from torch import Tensor, nn
 
 from ddpm_export.diffusion import Array
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, writing_model
-from ddpm_export.exporting.program import example_inputs, program_from_network, quiet_torch
+from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET
+from ddpm_export.exporting.program import program_from_network, quiet_torch
+from ddpm_export.runtimes.inputs import input_types
 from ddpm_export.spec import METADATA_KEY, json_from_spec
 
-if TYPE_CHECKING:
-    from ddpm_export.exporting import Checkpoint
-
-__all__ = ["model_from_checkpoint", "model_from_network", "writing"]
+__all__ = ["model_from_checkpoint", "model_from_network"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a place that it has lost
@@ -36,21 +31,14 @@ NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a 
 SHORT_INPUTS = {"Reshape": (1, "shape"), "Unsqueeze": (1, "axes"), "Split": (1, "sizes"), "Resize": (2, "scales")}
 
 
-@contextmanager
-def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
-    """Write the network beside `path` and give it that name if no error follows."""
-    with writing_model(model_from_checkpoint(checkpoint), path) as beside:
-        yield beside
-
-
-def model_from_checkpoint(checkpoint: "Checkpoint") -> onnx.ModelProto:
-    """Return the network as an ONNX model: inputs x_t and t, output named for the prediction, the spec as metadata.
+def model_from_checkpoint(checkpoint: Checkpoint, program: torch.export.ExportedProgram) -> onnx.ModelProto:
+    """Return a traced network as an ONNX model: inputs and outputs named by the spec, which is its metadata.
 
     Raises ModelRefusedError where torch cannot express the network in ONNX.
     """
-    network, example = checkpoint.network, example_inputs(checkpoint)
-    metadata = {METADATA_KEY: json_from_spec(checkpoint.spec)}
-    return model_from_network(network, example, ["x_t", "t"], list(checkpoint.spec.outputs), "denoiser", metadata)
+    spec = checkpoint.spec
+    metadata = {METADATA_KEY: json_from_spec(spec)}
+    return _model(program, checkpoint.network, list(input_types(spec)), list(spec.outputs), "denoiser", metadata)
 
 
 def model_from_network(
@@ -66,7 +54,18 @@ def model_from_network(
     example: inputs of two images, of which only shapes and types count. The first dimension of all is the batch.
     Raises ModelRefusedError where torch cannot express the network in ONNX.
     """
-    model = _torch_export(network, example, inputs, outputs)
+    return _model(program_from_network(network, example), network, inputs, outputs, name, metadata)
+
+
+def _model(
+    program: torch.export.ExportedProgram,
+    network: nn.Module,
+    inputs: list[str],
+    outputs: list[str],
+    name: str,
+    metadata: dict[str, str],
+) -> onnx.ModelProto:
+    model = _torch_export(program, inputs, outputs)
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     scopes = _scopes(graph)
@@ -94,10 +93,7 @@ def model_from_network(
     return model
 
 
-def _torch_export(
-    network: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str]
-) -> onnx.ModelProto:
-    traced = program_from_network(network, example)
+def _torch_export(traced: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     with quiet_torch():
         warnings.filterwarnings("ignore", r"# The axis name: batch", UserWarning)  # x_t and t share one: that is meant
         try:
@@ -113,8 +109,7 @@ def _torch_export(
         except torch.onnx.errors.OnnxExporterError as exc:
             reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
             raise ModelRefusedError(
-                f"network: torch cannot write it as ONNX. got {reason!r}, expected operators of opset {OPSET}. Do try "
-                "--format pt2."
+                f"network: torch cannot write it as ONNX of opset {OPSET}: {reason!r}. Try --format pt2."
             ) from exc
     assert program is not None  # dynamo=True gives a program
     model: onnx.ModelProto = program.model_proto

@@ -9,14 +9,15 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from ddpm_export.diffusion import Array
-from ddpm_export.exporting.storage import MIN_ROUNDED, float16_values
+from ddpm_export.exporting.storage import is_rounded, rounded_values
 from ddpm_export.files import replacing
 
 __all__ = [
     "IR_VERSION",
     "OPSET",
+    "fits_inline",
     "graphs_within",
+    "is_stored_as_float16",
     "read_weights",
     "round_weights",
     "store_as_float16",
@@ -25,6 +26,7 @@ __all__ = [
 
 OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
 IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
+STORED = ".float16"  # after the name of a weight that is stored so
 MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
 
 
@@ -35,8 +37,7 @@ def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None
     Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling `<name>.onnx.data`, replaced
     just before the model that needs it.
     """
-    most = MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes
-    if sum(len(tensor.raw_data) for tensor in _tensors(model.graph)) <= most:
+    if fits_inline(model, MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes):
         with replacing(path) as beside:
             beside.write_bytes(model.SerializeToString(deterministic=True))
             onnx.checker.check_model(str(beside), full_check=True)
@@ -49,6 +50,11 @@ def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None
         yield beside
         _point_weights_to(model, f"{path.name}.data")
         beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def fits_inline(model: ModelProto, most: int | None = None) -> bool:
+    """Return whether a model's weights, together, are small enough to lie in the message itself."""
+    return sum(len(tensor.raw_data) for tensor in _tensors(model.graph)) <= (MAX_INLINE_BYTES if most is None else most)
 
 
 def graphs_within(node: NodeProto) -> Iterator[GraphProto]:
@@ -79,8 +85,8 @@ def round_weights(model: ModelProto) -> None:
     """Round the large float32 weights of a model to what float16 can hold; they stay float32."""
     for tensor in _tensors(model.graph):
         values = numpy_helper.to_array(tensor)
-        if _is_large(values):
-            tensor.CopyFrom(numpy_helper.from_array(float16_values(tensor.name, values), tensor.name))
+        if is_rounded(values):
+            tensor.CopyFrom(numpy_helper.from_array(rounded_values(tensor.name, values), tensor.name))
 
 
 def store_as_float16(graph: GraphProto) -> None:
@@ -93,19 +99,21 @@ def store_as_float16(graph: GraphProto) -> None:
     casts = []
     for tensor in graph.initializer:
         values, name = numpy_helper.to_array(tensor), tensor.name
-        if not _is_large(values):
+        if not is_rounded(values):
             continue
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)
         if np.array_equal(halves.astype(np.float32), values):
-            tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.float16"))
+            tensor.CopyFrom(numpy_helper.from_array(halves, name + STORED))
             casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}/Cast", to=TensorProto.FLOAT))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
 
 
-def _is_large(values: Array) -> bool:
-    return values.dtype == np.float32 and values.size >= MIN_ROUNDED
+def is_stored_as_float16(path: Path) -> bool:
+    """Return whether a file of ours stores weights as float16, by its initializers."""
+    tensors = _tensors(onnx.load(path, load_external_data=False).graph)
+    return any(tensor.data_type == TensorProto.FLOAT16 and tensor.name.endswith(STORED) for tensor in tensors)
 
 
 def _move_weights(model: ModelProto, data: Path) -> None:

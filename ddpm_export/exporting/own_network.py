@@ -35,23 +35,20 @@ def network_from_class(
 def _made(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
     module_name, colon, class_name = reference.partition(":")
     if not (module_name and colon and class_name):
-        raise UsageError(f"--network: no class. got {reference!r}, expected package.module:Class. Do name one.")
+        raise UsageError(f"--network must be package.module:Class, got {reference!r}.")
     sys.path.insert(0, str(Path.cwd()))  # as python -m has it
     try:
         made = getattr(importlib.import_module(module_name), class_name)(**arguments)
     except Exception as exc:  # their module, their class: anything may be raised
         line = (str(exc).splitlines() or [""])[0][:200]
         raise UsageError(
-            f"--network {reference}: cannot be made. got {type(exc).__name__} {line!r}, expected a class that takes "
-            f"({', '.join(arguments)}). Do correct it, or its arguments by --set."
+            f"--network {reference}: cannot be made with ({', '.join(arguments)}): {type(exc).__name__} {line!r}. "
+            "Correct it, or its arguments by --set."
         ) from exc
     finally:
         sys.path.remove(str(Path.cwd()))
     if not isinstance(made, nn.Module):
-        raise UsageError(
-            f"--network {reference}: no network. got a {type(made).__name__}, expected a torch.nn.Module. Do name its "
-            "class."
-        )
+        raise UsageError(f"--network {reference}: must be a torch.nn.Module, got a {type(made).__name__}.")
     return made
 
 

@@ -6,55 +6,63 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import DdpmExportError, ModelRefusedError
-from ddpm_export.exporting.storage import MIN_ROUNDED, float16_values
+from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.exporting.storage import rounded_values
+from ddpm_export.inputs import example_of_inputs
 from ddpm_export.runtimes.torch_archive import model_from_module
+from ddpm_export.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from ddpm_export.exporting import Checkpoint
-
-__all__ = ["eager_model", "example_inputs", "program_from_network", "quiet_torch", "with_rounded_weights"]
+__all__ = [
+    "eager_model",
+    "example_inputs",
+    "one_thread",
+    "program_from_checkpoint",
+    "program_from_network",
+    "quiet_torch",
+    "with_rounded_weights",
+]
 
 TORCH = str(Path(torch.__file__).parent)
 SHAPES_LOG = "torch.fx.experimental.symbolic_shapes"
 
 
-def eager_model(checkpoint: "Checkpoint") -> Model:
+def eager_model(checkpoint: Checkpoint) -> Model:
     """Return the network itself, in eager PyTorch, as a Model: NumPy in and out, float32.
 
-    It raises ModelRefusedError where the network's own code fails, with the module and the line.
+    The model raises ModelRefusedError where the network's own code fails, with the module and the line.
     """
     model = model_from_module(checkpoint.network, checkpoint.spec, "cpu")
 
-    def told(x_t: Array, t: Array) -> dict[str, Array]:
+    def told(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         try:
-            return model(x_t, t)
+            return model(x_t, t, **inputs)
         except DdpmExportError:
             raise
         except Exception as exc:  # whatever a user's network raises
             frames = _frames_of(exc)
             raise ModelRefusedError(
-                f"network: does not run on a batch of {len(x_t)}. got {_first_line(exc)} in "
-                f"{_place(checkpoint.network, frames)}, expected {checkpoint.spec.prediction} for x_t of shape "
-                f"{x_t.shape} and t of shape {t.shape}. Do correct the network, or the image shape."
+                f"network: does not run on a batch of {len(x_t)}, x_t of shape {x_t.shape} and t of shape {t.shape}: "
+                f"{_first_line(exc)} in {_place(checkpoint.network, frames)}. Correct the network, or the image shape."
             ) from exc
 
     return told
 
 
-def example_inputs(checkpoint: "Checkpoint") -> tuple[Tensor, Tensor]:
-    """Return x_t and t of two images: with one, torch takes the batch for a constant."""
-    return torch.zeros(2, *checkpoint.spec.image_shape), torch.tensor([0, 1])
+def example_inputs(spec: ModelSpec) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return (x_t, t) and the spec's inputs by name, of two images: with one, torch takes the batch for a constant."""
+    t = torch.tensor([0, 1], dtype=getattr(torch, spec.t_dtype))
+    named = example_of_inputs(spec.inputs, 0, (0, 1))
+    return (torch.zeros(2, *spec.state_shape), t), {name: torch.from_numpy(value) for name, value in named.items()}
 
 
 def with_rounded_weights(network: nn.Module) -> nn.Module:
@@ -64,34 +72,62 @@ def with_rounded_weights(network: nn.Module) -> nn.Module:
     """
     network = copy.deepcopy(network)
     with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if weight.numel() >= MIN_ROUNDED:
-                weight.copy_(torch.from_numpy(float16_values(name, weight.numpy())))
+        for name, weight in (*network.named_parameters(), *network.named_buffers()):
+            weight.copy_(torch.from_numpy(rounded_values(name, weight.numpy())))
     return network
 
 
-def program_from_network(network: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def program_from_network(
+    network: nn.Module, example: tuple[Tensor, ...], named: Mapping[str, Tensor] = MappingProxyType({})
+) -> torch.export.ExportedProgram:
     """Return a network as a graph of ATen operators whose batch may be of any size.
 
-    Raises ModelRefusedError where the network does what no graph can express, with the module and the line.
+    example, named: what it is called with, by place and by name, of two images. Raises ModelRefusedError where the
+    network does what no graph can express, with the module and the line.
     """
     try:
         with quiet_torch():
-            return _traced(network, example)
+            program = _traced(network, example, named)
     except Exception as exc:  # torch raises whatever its tracer and the network's own code met
         if "Constraints violated" in str(exc):
-            reason, place = "code that fixes the size of the batch", _place_that_fixes_the_batch(network, example)
+            reason, place = (
+                "code that fixes the size of the batch",
+                _place_that_fixes_the_batch(network, example, named),
+            )
         else:
             reason, place = _first_line(exc), _place(network, _frames_of(exc))
         raise ModelRefusedError(
-            f"network: cannot be traced. got {reason} in {place}, expected nothing that depends on the values of x_t "
-            "and t or on the size of the batch. Do write it with tensor operations."
+            f"network: cannot be traced: {reason} in {place}. Nothing may depend on the values of its inputs or on the "
+            "size of the batch: write it with tensor operations."
         ) from exc
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # absolute paths of this machine
+    return program
 
 
-def _traced(network: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch")
-    return torch.export.export(network, example, dynamic_shapes=({0: batch},) * len(example))
+def program_from_checkpoint(checkpoint: Checkpoint) -> torch.export.ExportedProgram:
+    """Return a checkpoint's network as a graph of ATen operators, as `program_from_network` does."""
+    return program_from_network(checkpoint.network, *example_inputs(checkpoint.spec))
+
+
+def _traced(
+    network: nn.Module, example: tuple[Tensor, ...], named: Mapping[str, Tensor]
+) -> torch.export.ExportedProgram:
+    batch, shapes = torch.export.Dim("batch"), torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in (*example, *named.values()):
+        shapes[tensor] = {0: batch}
+    return torch.export.export(network, example, dict(named), dynamic_shapes=shapes)  # type: ignore[arg-type]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch sum in one order: golden values are written to the last bit, whatever the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -114,7 +150,7 @@ def _first_line(exc: Exception) -> str:
     return repr(f"{type(exc).__name__}: {line[:160]}")
 
 
-def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...]) -> str:
+def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> str:
     """Trace once more and look, at the first assumption on a size that torch logs, at who is calling."""
     places: list[str] = []
 
@@ -130,7 +166,7 @@ def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...])
     disabled, logging.root.manager.disable = logging.root.manager.disable, logging.NOTSET
     try:
         with contextlib.suppress(Exception):
-            _traced(network, example)
+            _traced(network, example, named)
     finally:
         log.handlers[:], log.propagate = others, propagate
         log.setLevel(level)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model, OneCall, denoiser, noised
+from ddpm_export.diffusion import Array, Model, denoiser, noised, numbered
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
-from ddpm_export.golden_pictures import Draw, draws_of, end_of, told_in
+from ddpm_export.golden_pictures import Draw, draws_of, told_in
 from ddpm_export.images import to_uint8
+from ddpm_export.inputs import example_of_inputs
 from ddpm_export.noise import noise_stream
+from ddpm_export.runtimes import OneCallFile
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import ModelSpec
 
@@ -101,45 +103,45 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
     Inputs are at the noise level of their time, from our own noise; the images of a batch have different times.
     Evaluates each model on 48 batches, and on a batch of 4 at each of 10 steps; where an image has more than 64x64x3
     values, on one batch of each size, at 8 times in all, and on one image at each step. where: what an error is about.
-    Raises ModelRefusedError with the worst place where they differ by more than 1e-5 or fewer than 99.5 % of the
-    trajectory's pixels are equal; NonFiniteError where the reference itself gives no numbers.
+    Raises ModelRefusedError with the worst place where they differ by more than 1e-5, and where a pixel of the
+    trajectory differs by more than one level or fewer than 99.5 % are equal; NonFiniteError where the reference itself
+    gives no numbers.
     """
     T = spec.num_train_timesteps
     grid = sorted({round(t) for t in np.linspace(0, T - 1, min(T, NUM_TIMES)).tolist()})
     places = []
     times: set[int] = set()
+    image = _no_class(spec)
     for place, batch in enumerate(BATCHES):
         firsts = [place] if _is_large(spec) else range(len(grid))
-        # neighbours in the batch get other times, so that a graph that reads t[0] for all is found out
-        inputs = [_input(spec, [grid[(first + 5 * k) % len(grid)] for k in range(batch)]) for first in firsts]
-        times.update(*(t.tolist() for _, t in inputs))
+        inputs = []
+        for first in firsts:
+            # neighbours in the batch get other times, so that a graph that reads t[0] for all is found out
+            inputs.append(_input(spec, [grid[(first + 5 * k) % len(grid)] for k in range(batch)], image))
+            image += batch
+        times.update(*(t.astype(np.int64).tolist() for _, t, _ in inputs))
         # one model after the other: taking turns, their thread pools would wait for each other
-        expected_outputs = [_reference_output(reference, spec, x_t, t) for x_t, t in inputs]
-        for (x_t, t), b in zip(inputs, expected_outputs, strict=True):
-            outputs = candidate(x_t, t)
+        expected_outputs = [_reference_output(reference, spec, x_t, t, named) for x_t, t, named in inputs]
+        for (x_t, t, named), b in zip(inputs, expected_outputs, strict=True):
+            outputs = candidate(x_t, t, **named)
             places += [_worst_of(outputs[name], b[name], t, where) for name in spec.outputs]
     worst = max(places, key=lambda place: place[0])
     error, relative, at, batch, value, expected = worst
     if not error <= MAX_RELATIVE_ERROR:
         raise ModelRefusedError(
-            f"{where}: does not reproduce its network. got {value!r} at t={at}, batch {batch} "
-            f"({'relative' if relative else 'absolute'} error {error:.3g}), expected {expected!r} within "
-            f"{MAX_RELATIVE_ERROR}. Do export it again, with another version of torch if it stays."
+            f"{where}: does not reproduce its network: {value!r} at t={at}, batch {batch}, instead of {expected!r} "
+            f"({'relative' if relative else 'absolute'} error {error:.3g}, at most {MAX_RELATIVE_ERROR}). Export it "
+            "again, with another version of torch if that does not help."
         )
     num_steps = min(NUM_STEPS, T)
     equal_share, difference = _trajectories(candidate, reference, spec, num_steps)
-    if not equal_share >= MIN_EQUAL_SHARE:
-        raise ModelRefusedError(
-            f"{where}: images differ from those of its network. got {equal_share:.3%} equal values after "
-            f"{num_steps} steps, the largest difference {difference} levels, expected at least "
-            f"{MIN_EQUAL_SHARE:.1%}. Do export it again."
-        )
+    _refuse_other_pictures(where, equal_share, difference, f"after {num_steps} steps")
     return Proof(
         error, relative, at, batch, value, expected, BATCHES, tuple(sorted(times)), num_steps, equal_share, difference
     )
 
 
-def prove_pictures(one_call: OneCall, reference: Model, spec: ModelSpec, *, where: str = "model") -> PictureProof:
+def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *, where: str = "model") -> PictureProof:
     """Compare the pictures of a one-call file with those of the Python sampler over the network it was made from.
 
     spec: the network's. Evaluates each on 4 draws of 1 to 4 images, 38 steps in all, one of 3 steps, and up to three of
@@ -150,19 +152,14 @@ def prove_pictures(one_call: OneCall, reference: Model, spec: ModelSpec, *, wher
     draws = draws_of(spec, DRAWS)
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
-        x, images = end_of(one_call, spec, draw)
+        x, images = candidate.end(*draw.settings, **told_in(spec, draw))
         if images.shape != expected.shape or x.shape != expected_x.shape:
             raise ModelRefusedError(
-                f"{where}: gives another shape. got {images.shape} and {x.shape}, expected {expected.shape} and "
-                f"{expected_x.shape}. Do export it again."
+                f"{where}: its images and x_0 have shapes {images.shape} and {x.shape}, not {expected.shape} and "
+                f"{expected_x.shape}. Export it again."
             )
         share, levels = _difference(images, expected)
-        if not share >= MIN_EQUAL_SHARE or levels > MAX_LEVELS:
-            raise ModelRefusedError(
-                f"{where}: images differ from those of its network. got {share:.3%} equal values, the largest "
-                f"difference {levels} levels, at {draw}, expected at least {MIN_EQUAL_SHARE:.1%} and at most "
-                f"{MAX_LEVELS}. Do export it again."
-            )
+        _refuse_other_pictures(where, share, levels, f"at {draw}")
         off = float(np.abs(x.astype(np.float64) - expected_x).max())
         if off >= error:
             error, at = off, str(draw)
@@ -180,13 +177,8 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
         rows = plan(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
     else:
         rows = plan(spec, name=draw.plan)
-    states = walk(denoiser(model, spec, **told_in(spec, draw)), noise, rows)
-    x = deque(states, maxlen=1).pop().x
-    if not np.isfinite(x).all():
-        raise NonFiniteError(
-            f"network: gives no numbers. got NaN or infinity at {draw}, expected finite values. Do export an earlier "
-            "checkpoint."
-        )
+    with numbered(draw.numbers):
+        x = deque(walk(denoiser(model, spec, **told_in(spec, draw)), noise, rows), maxlen=1).pop().x
     return x, to_uint8(x)
 
 
@@ -196,8 +188,22 @@ def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
     return Rounding(*_trajectories(rounded, exact, spec, num_steps), num_steps)
 
 
+def _refuse_other_pictures(where: str, equal_share: float, difference: int, at: str) -> None:
+    if not equal_share >= MIN_EQUAL_SHARE or difference > MAX_LEVELS:
+        raise ModelRefusedError(
+            f"{where}: images differ from those of its network: {equal_share:.3%} equal values {at}, at least "
+            f"{MIN_EQUAL_SHARE:.1%} expected, and the largest difference is {difference} levels, at most {MAX_LEVELS} "
+            "expected. Export it again."
+        )
+
+
 def _is_large(spec: ModelSpec) -> bool:
     return math.prod(spec.image_shape) > MAX_VALUES_OF_SMALL
+
+
+def _no_class(spec: ModelSpec) -> int:
+    """Return the number of an image whose label is the last, "no class"; those after it have one after the other."""
+    return max((0, *(one.num_labels - 1 for one in spec.inputs)))
 
 
 def _difference(images: Array, expected: Array) -> tuple[float, int]:
@@ -205,31 +211,29 @@ def _difference(images: Array, expected: Array) -> tuple[float, int]:
     return float((difference == 0).mean()), int(difference.max())
 
 
-def _input(spec: ModelSpec, times: list[int]) -> tuple[Array, Array]:
-    """Return x_t (B, C, H, W) float32 and t (B,) int64, image k at the noise level of times[k]."""
+def _input(spec: ModelSpec, times: list[int], image: int) -> tuple[Array, Array, dict[str, Array]]:
+    """Return x_t (B, C, H, W), image k at the noise level of times[k], t (B,), and inputs of images from `image` on."""
     noise = noise_stream(SEED, range(len(times)), spec.image_shape)
     eps, x_0 = noise(0), np.clip(noise(1), -1.0, 1.0)  # an image's range, if not an image's content
     x_t = np.stack([noised(x_0[k], eps[k], spec.alphas_cumprod[t]) for k, t in enumerate(times)])
-    return x_t, np.array(times, dtype=np.int64)
+    named = example_of_inputs(spec.inputs, SEED, range(image, image + len(times)))
+    return x_t, np.array(times, dtype=spec.t_dtype), named
 
 
-def _reference_output(reference: Model, spec: ModelSpec, x_t: Array, t: Array) -> dict[str, Array]:
-    outputs = reference(x_t, t)
+def _reference_output(
+    reference: Model, spec: ModelSpec, x_t: Array, t: Array, named: dict[str, Array]
+) -> dict[str, Array]:
+    outputs = reference(x_t, t, **named)
     b = {name: np.array(outputs[name]) for name in spec.outputs}  # copies: an output may alias a buffer
     if not all(np.isfinite(values).all() for values in b.values()):
-        raise NonFiniteError(
-            f"network: gives no numbers. got NaN or infinity at t in {t.tolist()}, expected finite values. Do export "
-            "an earlier checkpoint."
-        )
+        raise NonFiniteError(f"network: gives NaN or infinity at t in {t.tolist()}. Export an earlier checkpoint.")
     return b
 
 
 def _worst_of(a: Array, b: Array, t: Array, where: str) -> tuple[float, bool, int, int, float, float]:
     """Return (error, relative, t, batch, value, expected) of the image of `a` that is farthest from that of `b`."""
     if a.shape != b.shape:
-        raise ModelRefusedError(
-            f"{where}: gives another shape. got {a.shape} at batch {len(t)}, expected {b.shape}. Do export it again."
-        )
+        raise ModelRefusedError(f"{where}: gives shape {a.shape} at batch {len(t)}, not {b.shape}. Export it again.")
     a, b = (out.astype(np.float64).reshape(len(t), -1) for out in (a, b))
     difference = np.abs(a - b)
     difference[np.isnan(difference)] = math.inf
@@ -248,11 +252,14 @@ def _worst_of(a: Array, b: Array, t: Array, where: str) -> tuple[float, bool, in
 
 
 def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps: int) -> tuple[float, int]:
-    noise = noise_stream(SEED, range(1 if _is_large(spec) else NUM_IMAGES), spec.image_shape)
+    numbers = range(1 if _is_large(spec) else NUM_IMAGES)
+    noise = noise_stream(SEED, numbers, spec.image_shape)
     how = {"sampler": "ddpm", "variance": "learned"} if spec.variance == "learned" else {"sampler": "ddim", "eta": 0.0}
     rows = plan(spec, num_steps=num_steps, **how)
+    given = example_of_inputs(spec.inputs, SEED, [_no_class(spec) + k for k in numbers])
+    given = {one.name: given[one.name] for one in spec.inputs if one.kind != "previous"}  # the walk's own
     images = []
     for model in (candidate, reference):
-        last = deque(walk(denoiser(model, spec), noise, rows), maxlen=1).pop()
+        last = deque(walk(denoiser(model, spec, **given), noise, rows), maxlen=1).pop()
         images.append(to_uint8(last.x))
     return _difference(*images)

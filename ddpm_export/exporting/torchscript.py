@@ -4,51 +4,62 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from ddpm_export.exporting.program import example_inputs, program_from_network
+from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.exporting.original import Original
+from ddpm_export.exporting.program import example_inputs
+from ddpm_export.exporting.proof import Proof
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
 from ddpm_export.spec import json_from_spec
 
-if TYPE_CHECKING:
-    from ddpm_export.exporting import Checkpoint
-
-__all__ = ["writing"]
+__all__ = ["write_torchscript"]
 
 MANGLE = "___torch_mangle_"  # and a number: how torch keeps classes of one name apart
 
 
-@contextmanager
-def writing(checkpoint: "Checkpoint", path: Path) -> Iterator[Path]:
-    """Trace the network with a dynamic batch, write it beside `path` and give it that name if no error follows."""
-    program_from_network(
-        checkpoint.network, example_inputs(checkpoint)
-    )  # refuses what a trace would fix without a word: branches on values, the batch
-    archive = _archive(checkpoint)
+def write_torchscript(original: Original, path: Path) -> Proof:
+    """Write the network, traced with a dynamic batch, beside `path`; it takes that name once it is proven."""
+    _ = original.program  # refuses what a trace would fix without a word: branches on values, the batch
+    checkpoint, text = original.traced_from, json_from_spec(original.spec_with_golden)
+    archive = _archive(checkpoint, text)
     if any(name.endswith(".py") and MANGLE not in name for name in zipfile.ZipFile(archive).namelist()):
         # torch numbers a class unless it is the first of its name in this process: the second trace has numbers alone
-        archive = _archive(checkpoint)
+        archive = _archive(checkpoint, text)
     with replacing(path) as beside:
         beside.write_bytes(_canonical(archive))
-        yield beside
+        return original.prove_file(beside, path)
 
 
-def _archive(checkpoint: "Checkpoint") -> io.BytesIO:
+class _InOrder(nn.Module):
+    """A network that takes its named inputs in their order: a trace keeps no names."""
+
+    def __init__(self, network: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, x_t: Tensor, t: Tensor, *inputs: Tensor) -> Any:
+        return self.network(x_t, t, **dict(zip(self.names, inputs, strict=True)))
+
+
+def _archive(checkpoint: Checkpoint, text: str) -> io.BytesIO:
     buffer = io.BytesIO()  # a path would write its own, temporary, name into the archive
     with warnings.catch_warnings():
         # torch deprecates TorchScript: known, and said above; a user who asked for it need not read it at each export
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         # the checks of shapes inside torch's own functions; what the trace computes is proven at other batches
         warnings.filterwarnings("ignore", category=TracerWarning)
-        traced = torch.jit.trace(checkpoint.network, example_inputs(checkpoint), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, buffer, _extra_files={SPEC_NAME: json_from_spec(checkpoint.spec)})
+        example, named = example_inputs(checkpoint.spec)
+        network = _InOrder(checkpoint.network, list(named)) if named else checkpoint.network
+        example = (*example, *named.values())
+        traced = torch.jit.trace(network.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, buffer, _extra_files={SPEC_NAME: text})
     return buffer
 
 

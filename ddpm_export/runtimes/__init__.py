@@ -1,15 +1,15 @@
 """Open a model file for evaluation: one file a runtime, chosen by the file's ending."""
 
 from pathlib import Path
-from typing import cast
 
-from ddpm_export.diffusion import Model, OneCall
+from ddpm_export.diffusion import Model
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
+from ddpm_export.runtimes.opened import DenoiserFile, OneCall, OneCallFile
+from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["PROVIDERS", "open_file", "open_model"]
+__all__ = ["PROVIDERS", "DenoiserFile", "OneCall", "OneCallFile", "Provider", "open_file", "open_model"]
 
-PROVIDERS = ("cpu", "cuda")
 MAX_THREADS = 1024  # a million keep ONNX Runtime busy for minutes before it dies
 
 
@@ -18,57 +18,50 @@ def open_model(
 ) -> tuple[Model, ModelSpec]:
     """Open an exported file: (model, spec), where model(x_t (B, C, H, W) float32, t (B,) int64) gives outputs by name.
 
-    provider: cpu or cuda; never another in its place. threads: of one evaluation, None for one a core. trust: allow
-    TorchScript (.ts) and torch.export (.pt2) files, which can run code. An output may alias a buffer of the runtime.
-    Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour and
-    for a one-call file, EnvironmentProblem where the runtime or the provider is missing.
+    provider: a name of PROVIDERS; every node that computes runs there, or the file is refused. threads: of one
+    evaluation, None for one a core. trust: allow TorchScript (.ts) and torch.export (.pt2) files, which can run code.
+    An output may alias a buffer of the runtime. The model raises UsageError for inputs that are not those of the spec,
+    BadFileError where the graph does not run.
+    Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour, for
+    one that the provider does not run and for a one-call file, EnvironmentProblem where the runtime or the provider is
+    missing.
     """
-    opened, spec = open_file(path, provider, threads=threads, trust=trust)
-    if spec.graph is not None:
+    opened = open_file(path, provider, threads=threads, trust=trust)
+    if isinstance(opened, OneCallFile):
         raise ModelRefusedError(
-            f"{path}: a one-call {spec.graph}, which shows no network. got graph {spec.graph!r}, expected a denoiser. "
-            "Do run it with ddpm-run or generate, or open the .onnx that it was made from."
+            f"{path}: a one-call {opened.spec.graph} shows no network. Run it with ddpm-run or generate, or open the "
+            ".onnx that it was made from."
         )
-    return cast(Model, opened), spec
+    return opened.model, opened.spec
 
 
 def open_file(
     path: str | Path, provider: str = "cpu", *, threads: int | None = None, trust: bool = False
-) -> tuple[Model | OneCall, ModelSpec]:
-    """Open any exported file: as `open_model`, and one-call files as well; `spec.graph` tells which it is."""
-    path = Path(path)
-    if provider not in PROVIDERS:
-        raise UsageError(f"provider: unknown. got {provider!r}, expected one of {', '.join(PROVIDERS)}. Do pick one.")
+) -> DenoiserFile | OneCallFile:
+    """Open any exported file, as `open_model` does, and one-call files as well."""
+    path, device = Path(path), provider_from_name(provider)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(
-            f"threads: out of range. got {threads}, expected 1 to {MAX_THREADS}. Do pick one in that range."
-        )
+        raise UsageError(f"threads must be between 1 and {MAX_THREADS}, got {threads}.")
     if not path.is_file():
-        raise BadFileError(f"{path}: no such file. got nothing, expected a model. Do check the path.")
+        raise BadFileError(f"{path}: no such file.")
     if path.suffix == ".onnx":
         from ddpm_export.runtimes.onnx import open_onnx
 
-        return open_onnx(path, provider, threads)
+        return open_onnx(path, device, threads)
     if path.suffix in (".ts", ".pt2"):
         if not trust:
             raise BadFileError(
-                f"{path}: can run code when it is opened. got a torch file, expected .onnx. Do pass --trust if you "
-                "know who made it, or export it as onnx."
+                f"{path}: a {path.suffix} file can run code when it is opened. Pass --trust if you know who made it, "
+                "or export it as onnx."
             )
-        opened, spec = _open_torch_file(path, provider, threads)
-        if spec.graph is not None:
-            raise BadFileError(
-                f"{path}: graph and spec disagree. got a network said to be a {spec.graph}, expected a denoiser. Do "
-                "export the model again."
-            )
-        return opened, spec
-    raise BadFileError(
-        f"{path}: unknown ending. got {path.suffix!r}, expected .onnx, .ts or .pt2. Do export a checkpoint first: "
-        "ddpm-export CHECKPOINT --format onnx."
-    )
+        opened = _open_torch_file(path, device, threads)
+        if opened.spec.graph is not None:
+            raise BadFileError(f"{path}: graph and spec disagree: a network is said to be a {opened.spec.graph}.")
+        return opened
+    raise BadFileError(f"{path}: the name of a model ends in .onnx, .ts or .pt2. Export a checkpoint with ddpm-export.")
 
 
-def _open_torch_file(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
+def _open_torch_file(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
     if path.suffix == ".ts":
         from ddpm_export.runtimes.torchscript import open_torchscript
 

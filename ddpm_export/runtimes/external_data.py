@@ -38,8 +38,8 @@ def check_external_data(path: Path) -> None:
         inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder)
         if not inside:
             raise BadFileError(
-                f"{path}: weights lie outside the model's folder. got {location[:200]!r}, expected a file beside the "
-                "model. Do not use this file unless you made it."
+                f"{path}: its weights lie outside the model's folder, in {location[:200]!r}. Do not use this file "
+                "unless you made it."
             )
 
 
@@ -55,7 +55,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def _no_protobuf(path: Path, exc: Exception) -> BadFileError:
-    return BadFileError(f"{path}: not an ONNX file. got {str(exc)!r}, expected a protobuf. Do export or copy it again.")
+    return BadFileError(f"{path}: not an ONNX file: {str(exc)!r}. Export or copy it again.")
 
 
 def _locations(raw: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, OneCall
+from ddpm_export.diffusion import Array
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.inputs import bound_inputs
+from ddpm_export.runtimes.opened import OneCall
 from ddpm_export.spec import PLAN, TIMES, ModelSpec
 
 __all__ = ["NOT_FINITE", "OWN_NAMES", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]

@@ -3,62 +3,63 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model, OneCall
+from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
+from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.one_call import one_call_from_session
+from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
+from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 
-__all__ = ["Extractor", "open_extractor", "open_onnx"]
+__all__ = ["Extractor", "model_from_bytes", "open_extractor", "open_onnx"]
 
 # images (B, C, H, W) float32 in [-1, 1] -> features (B, D) and logits (B, K), float32
 Extractor = Callable[[Array], tuple[Array, Array]]
+# the inputs by name -> the spec's outputs in order
+Evaluate = Callable[[dict[str, Array]], list[Array]]
+CPU = PROVIDERS["cpu"]
+TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
+# operators that ONNX Runtime itself keeps on the CPU to work out shapes with: they count and move, and compute nothing
+MOVING = frozenset({"Cast", "Concat", "Gather", "Identity", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze"})
+MAX_NAMED = 5
 
 
-def open_onnx(path: Path, provider: str, threads: int | None) -> tuple[Model | OneCall, ModelSpec]:
-    """Open `*.onnx` on the CPU or CUDA provider of ONNX Runtime, exactly the one named; one-call files on the CPU."""
-    if provider == "cuda":
-        _refuse_one_call(path)
-    ort = _onnxruntime()
-    session = _opened(ort, path, provider, threads)
-    metadata = _metadata(path, session)
+def open_onnx(path: Path, provider: Provider, threads: int | None) -> DenoiserFile | OneCallFile:
+    """Open `*.onnx` so that every node that computes runs on the provider.
+
+    Raises ModelRefusedError, with the names of nodes, where one would not, and as `open_model`.
+    """
+    metadata = metadata_of(path)
     if METADATA_KEY not in metadata:
         raise BadFileError(
-            f"{path}: not a file of ddpm-export. got an ONNX model without metadata {METADATA_KEY!r}, expected one. Do "
-            "export the checkpoint with ddpm-export."
+            f"{path}: not a file of ddpm-export: its metadata has no {METADATA_KEY!r}. Export the checkpoint with "
+            "ddpm-export."
         )
     spec = spec_from_json(metadata[METADATA_KEY])
+    if spec.graph is not None and provider.lacks is not None:
+        raise ModelRefusedError(
+            f"{path}: a one-call {spec.graph} does not run on {provider.name}, which lacks {provider.lacks} for its "
+            "noise. Run it with --provider cpu, or export --format onnx."
+        )
+    ort = _onnxruntime()
+    check_external_data(path)
+    session = _session(ort, str(path), str(path), provider, threads)
     if spec.graph is not None:
-        return one_call_from_session(path, session, spec), spec
-    _check_signature(path, session, spec)
-    names = [output.name for output in session.get_outputs()]
-    if provider == "cuda":
-        return _bound_model(ort, session, spec), spec
+        return OneCallFile(one_call_from_session(path, session, spec), spec)
+    return DenoiserFile(_model(ort, str(path), session, spec, provider), spec)
 
-    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
-        try:
-            values = session.run(names, {"x_t": x_t, "t": t, **inputs})
-        except Exception as exc:  # a graph may load and yet not run
-            raise BadFileError(
-                f"{path}: the graph does not run. got {_first_line(exc)}, expected values of shape {x_t.shape!r}. Do "
-                "export the model again."
-            ) from exc
-        outputs = dict(zip(names, values, strict=True))
-        for name in spec.outputs:
-            if outputs[name].shape != x_t.shape:
-                raise BadFileError(
-                    f"{path}: {name} has another shape than x_t. got {outputs[name].shape!r}, expected {x_t.shape!r}. "
-                    "Do export the model again."
-                )
-        return outputs
 
-    return model, spec
+def model_from_bytes(content: bytes, spec: ModelSpec, *, threads: int | None = None) -> Model:
+    """Return the network of a denoiser's graph that lies in memory, weights included, on the CPU."""
+    ort = _onnxruntime()
+    return _model(ort, "network", _session(ort, content, "network", CPU, threads), spec, CPU)
 
 
 def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str, threads: int | None) -> Extractor:
@@ -67,104 +68,129 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
     Raises BadFileError for a file that cannot be run so on images (C, H, W), EnvironmentProblem as `open_onnx`.
     """
     if not path.is_file():
-        raise BadFileError(f"{path}: no such file. got nothing, expected an extractor. Do see docs/scoring.md.")
-    session = _opened(_onnxruntime(), path, provider, threads)
+        raise BadFileError(f"{path}: no such file. docs/scoring.md says what an extractor is.")
+    ort = _onnxruntime()
+    check_external_data(path)
+    session = _session(ort, str(path), str(path), provider_from_name(provider), threads)
     inputs, outputs = session.get_inputs(), {output.name for output in session.get_outputs()}
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not {"features", "logits"} <= outputs:
         raise BadFileError(
-            f"{path}: not an extractor. got inputs {[value.name for value in inputs]!r} and outputs "
-            f"{sorted(outputs)!r}, expected one float input and outputs features and logits. Do see docs/scoring.md."
+            f"{path}: not an extractor: it has inputs {[value.name for value in inputs]!r} and outputs "
+            f"{sorted(outputs)!r}, not one float input and outputs features and logits. See docs/scoring.md."
         )
     sizes = list(inputs[0].shape[1:])
     if len(sizes) != 3 or any(type(size) is int and size != own for size, own in zip(sizes, image_shape, strict=True)):
         raise BadFileError(
-            f"{path}: is for other images. got an input of {sizes!r}, expected {list(image_shape)!r}. Do pass an "
-            "extractor that takes or resizes them."
+            f"{path}: takes images of {sizes!r}, not of {list(image_shape)!r}. Pass an extractor that takes or resizes "
+            "them."
         )
 
     def extract(images: Array) -> tuple[Array, Array]:
         try:
             features, logits = session.run(["features", "logits"], {inputs[0].name: images})
         except Exception as exc:  # a graph may load and yet not run
-            raise BadFileError(
-                f"{path}: the graph does not run. got {_first_line(exc)}, expected images of shape {images.shape!r}. "
-                "Do export the extractor again."
-            ) from exc
+            raise _does_not_run(str(path), exc) from exc
         if features.ndim != 2 or logits.ndim != 2 or not len(features) == len(logits) == len(images):
             raise BadFileError(
-                f"{path}: gives no rows. got features {features.shape!r} and logits {logits.shape!r}, expected "
-                f"({len(images)}, D) and ({len(images)}, K). Do export the extractor again."
+                f"{path}: features and logits must have {len(images)} rows, got shapes {features.shape!r} and "
+                f"{logits.shape!r}. Export the extractor again."
             )
         return features, logits
 
     return extract
 
 
-def _opened(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what matters is raised and translated below
-    # the cores this process may use, not those of the machine; 0 leaves it to ONNX Runtime
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    options.intra_op_num_threads = threads or cores
-    options.use_deterministic_compute = True
-    check_external_data(path)
-    return _session(ort, path, options, provider)
-
-
-def _refuse_one_call(path: Path) -> None:
-    """Raise ModelRefusedError for a one-call file, before CUDA is asked for: it would do a part of it, unseen."""
-    text = metadata_of(path).get(METADATA_KEY)
-    if text is not None and (graph := spec_from_json(text).graph) is not None:
-        raise ModelRefusedError(
-            f"{path}: a one-call {graph} runs on the CPU. got provider cuda, which has no BitwiseXor for its noise, "
-            "expected cpu. Do export --format onnx for a GPU."
-        )
-
-
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
-        raise EnvironmentProblem(
-            "onnxruntime: not installed. got no module of that name, expected one. Do pip install 'ddpm-export[cpu]', "
-            "or 'ddpm-export[cuda]' on a machine with an NVIDIA GPU."
-        ) from exc
+        extras = " or ".join(f"'ddpm-export[{provider.extra}]'" for provider in PROVIDERS.values())
+        raise EnvironmentProblem(f"onnxruntime is not installed. Run: pip install {extras}.") from exc
     return onnxruntime
 
 
-def _session(ort: Any, path: Path, options: Any, provider: str) -> Any:
-    wanted: Any = "CPUExecutionProvider"
-    if provider == "cuda":
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise EnvironmentProblem(
-                f"provider cuda: this onnxruntime has none. got {', '.join(ort.get_available_providers())}, expected "
-                "CUDAExecutionProvider. Do pip uninstall onnxruntime, then pip install 'ddpm-export[cuda]'."
-            )
-        if hasattr(ort, "preload_dlls"):
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-                ort.preload_dlls()
-        # TF32 keeps 10 bits of mantissa: parity needs it off
-        wanted = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"})
-    try:
+def _session(ort: Any, source: str | bytes, where: str, provider: Provider, threads: int | None) -> Any:
+    """Return a session of a path or of a file's bytes, on just one provider. where: what errors are about."""
+    available = ort.get_available_providers()
+    if provider.onnx_name not in available:
+        raise EnvironmentProblem(
+            f"provider {provider.name}: this onnxruntime has only {', '.join(available)}. Run: pip uninstall "
+            f"onnxruntime, then pip install 'ddpm-export[{provider.extra}]'."
+        )
+    if provider is not CPU and hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+    options = _session_options(ort, provider, threads)
+
+    def begun() -> Any:
         # without fallback: it would print on stdout and go on with the CPU
-        session = ort.InferenceSession(str(path), options, providers=[wanted], enable_fallback=0)
+        providers = [(provider.onnx_name, dict(provider.options))]
+        return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+
+    try:
+        session = begun()
     except Exception as exc:  # ONNX Runtime's own exceptions share no base class of their own
-        if provider == "cuda" and "cuda" in str(exc).lower():
-            raise EnvironmentProblem(_cuda_does_not_start(exc)) from exc
+        if provider is not CPU and provider.name in str(exc).lower():
+            raise _does_not_start(provider, exc) from exc
         raise BadFileError(
-            f"{path}: ONNX Runtime cannot load it. got {_first_line(exc)}, expected a sound ONNX file. Do export "
-            "or copy it again."
+            f"{where}: ONNX Runtime cannot load it: {_first_line(exc)}. Export or copy it again."
         ) from exc
-    if provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise EnvironmentProblem(_cuda_does_not_start("no working device, CUDA 13 or cuDNN 9"))
-    return session
+    if session.get_providers()[0] != provider.onnx_name:
+        raise _does_not_start(provider, "no working device or library")
+    if provider is CPU:
+        return session
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        _refuse_other_places(where, provider, session)
+        return session
+    # ONNX Runtime below 1.24 does not tell which node runs where: not one may run on the CPU
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        return begun()
+    except Exception as exc:  # what was begun a moment ago, and now may not have the CPU
+        raise ModelRefusedError(
+            f"{where}: {provider.name} cannot run all of it, and ONNX Runtime {ort.__version__} does not tell which "
+            f"nodes would run on the CPU: {_first_line(exc)}. Run it with --provider cpu."
+        ) from exc
 
 
-def _cuda_does_not_start(reason: object) -> str:
-    return (
-        f"provider cuda: does not start. got {_first_line(reason)}, expected an NVIDIA GPU with its driver, CUDA 13 "
-        "and cuDNN 9. Do pip install 'ddpm-export[cuda]', or run with --provider cpu."
+def _session_options(ort: Any, provider: Provider, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what matters is raised and translated
+    # the cores this process may use, not those of the machine; 0 leaves it to ONNX Runtime
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = threads or cores
+    options.use_deterministic_compute = True
+    if provider is not CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _refuse_other_places(where: str, provider: Provider, session: Any) -> None:
+    """Raise ModelRefusedError where a node that computes runs elsewhere than asked for."""
+    elsewhere = [
+        f"{node.name} ({node.op_type})"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider.onnx_name
+        for node in part.get_nodes()
+        if node.op_type not in MOVING
+    ]
+    if elsewhere:
+        more = f" and {len(elsewhere) - MAX_NAMED} more" if len(elsewhere) > MAX_NAMED else ""
+        raise ModelRefusedError(
+            f"{where}: {provider.name} cannot run all of it: {', '.join(elsewhere[:MAX_NAMED])}{more} would run on "
+            "another device. Run it with --provider cpu."
+        )
+
+
+def _does_not_start(provider: Provider, reason: object) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"provider {provider.name} does not start: {_first_line(reason)}. It needs {provider.needs} and 'ddpm-export"
+        f"[{provider.extra}]'; --provider cpu needs nothing."
     )
+
+
+def _does_not_run(where: str, reason: object) -> BadFileError:
+    return BadFileError(f"{where}: the graph does not run: {_first_line(reason)}. Export the model again.")
 
 
 def _first_line(reason: object) -> str:
@@ -172,59 +198,77 @@ def _first_line(reason: object) -> str:
     return repr(lines[0][:200])
 
 
-def _metadata(path: Path, session: Any) -> dict[str, str]:
+def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provider) -> Model:
+    """Return a session as a Model, with the same checks whether its arrays are copied or stay on a device."""
+    _check_signature(where, session, spec)
+    device = provider.bound_to
+    evaluate = _copying(session, spec) if device is None else _binding(ort, session, spec, device)
+
+    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        feeds = checked_inputs(spec, x_t, t, inputs)
+        try:
+            outputs = dict(zip(spec.outputs, evaluate(feeds), strict=True))
+        except Exception as exc:  # a graph may load and yet not run
+            raise _does_not_run(where, exc) from exc
+        for name, values in outputs.items():
+            if values.shape != x_t.shape:
+                raise BadFileError(
+                    f"{where}: {name} must have the shape of x_t, {x_t.shape!r}, got {values.shape!r}. Export the "
+                    "model again."
+                )
+        return outputs
+
+    return model
+
+
+def _copying(session: Any, spec: ModelSpec) -> Evaluate:
+    def evaluate(feeds: dict[str, Array]) -> list[Array]:
+        values: list[Array] = session.run(list(spec.outputs), feeds)
+        return values
+
+    return evaluate
+
+
+def _binding(ort: Any, session: Any, spec: ModelSpec, device: str) -> Evaluate:
+    """Keep inputs and outputs on the device, allocated once for a batch size: for one thread at a time."""
+    bound: dict[int, tuple[Any, dict[str, Any], list[Any]]] = {}
+
+    def evaluate(feeds: dict[str, Array]) -> list[Array]:
+        batch = len(feeds["x_t"])
+        if batch not in bound:
+            bound.clear()
+            binding, shape = session.io_binding(), list(feeds["x_t"].shape)
+            given = {name: ort.OrtValue.ortvalue_from_numpy(values, device, 0) for name, values in feeds.items()}
+            out = [ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0) for _ in spec.outputs]
+            for name, value in given.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, value in zip(spec.outputs, out, strict=True):
+                binding.bind_ortvalue_output(name, value)
+            bound[batch] = binding, given, out
+        binding, given, out = bound[batch]
+        for name, values in feeds.items():
+            given[name].update_inplace(values)
+        session.run_with_iobinding(binding)
+        return [value.numpy() for value in out]
+
+    return evaluate
+
+
+def _check_signature(where: str, session: Any, spec: ModelSpec) -> None:
     try:
-        return dict(session.get_modelmeta().custom_metadata_map)
+        inputs = {value.name: (TYPES.get(value.type, value.type), value.shape[1:]) for value in session.get_inputs()}
+        outputs = [(value.name, TYPES.get(value.type, value.type)) for value in session.get_outputs()]
     except UnicodeDecodeError as exc:
-        raise _not_text(path, exc) from exc
-
-
-def _not_text(path: Path, exc: UnicodeDecodeError) -> BadFileError:
-    return BadFileError(
-        f"{path}: damaged. got names or metadata that are not UTF-8 ({exc.reason}), expected text. Do copy the file "
-        "again."
-    )
-
-
-def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
-    try:
-        inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
-        outputs = [(value.name, value.type) for value in session.get_outputs()]
-    except UnicodeDecodeError as exc:
-        raise _not_text(path, exc) from exc
-    expected = {"x_t": ("tensor(float)", list(spec.image_shape)), "t": ("tensor(int64)", [])}
-    wanted = [(name, "tensor(float)") for name in spec.outputs]
+        raise BadFileError(f"{where}: damaged: its names are not UTF-8 ({exc.reason}). Copy the file again.") from exc
+    expected = input_types(spec)
+    wanted = [(name, np.dtype(np.float32)) for name in spec.outputs]
     if inputs != expected or outputs[: len(wanted)] != wanted:
         raise BadFileError(
-            f"{path}: graph and spec disagree. got inputs {inputs!r} and outputs {outputs!r}, expected {expected!r} "
-            f"and {', '.join(spec.outputs)}. Do export the model again."
+            f"{where}: graph and spec disagree: the graph has {_signature(inputs.items(), outputs)}, the spec says "
+            f"{_signature(expected.items(), wanted)}. Export the model again."
         )
 
 
-def _bound_model(ort: Any, session: Any, spec: ModelSpec) -> Model:
-    """Keep inputs and outputs on the device, allocated once for a batch size."""
-    buffers: dict[int, tuple[Any, Any, Any, dict[str, Any]]] = {}
-
-    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
-        batch = len(x_t)
-        if batch not in buffers:
-            buffers.clear()
-            x = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x_t), "cuda", 0)
-            times = ort.OrtValue.ortvalue_from_numpy(t, "cuda", 0)
-            shape = [batch, *spec.image_shape]
-            out = {
-                name: ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0) for name in spec.outputs
-            }
-            binding = session.io_binding()
-            binding.bind_ortvalue_input("x_t", x)
-            binding.bind_ortvalue_input("t", times)
-            for name, value in out.items():
-                binding.bind_ortvalue_output(name, value)
-            buffers[batch] = (binding, x, times, out)
-        binding, x, times, out = buffers[batch]
-        x.update_inplace(np.ascontiguousarray(x_t))
-        times.update_inplace(t)
-        session.run_with_iobinding(binding)
-        return {name: value.numpy() for name, value in out.items()}
-
-    return model
+def _signature(inputs: Iterable[tuple[str, tuple[Any, list[Any]]]], outputs: Iterable[tuple[str, Any]]) -> str:
+    takes = ", ".join(f"{name} {kind} {shape!r}" for name, (kind, shape) in inputs)
+    return f"inputs {takes} and outputs {', '.join(f'{name} {kind}' for name, kind in outputs)}"

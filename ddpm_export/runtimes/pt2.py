@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ddpm_export.diffusion import Model
+from ddpm_export.runtimes.opened import DenoiserFile
+from ddpm_export.runtimes.providers import Provider
 from ddpm_export.runtimes.torch_archive import (
     broken_file,
     import_torch,
@@ -10,13 +11,12 @@ from ddpm_export.runtimes.torch_archive import (
     spec_from_archive,
     torch_device,
 )
-from ddpm_export.spec import ModelSpec
 
 __all__ = ["open_pt2"]
 
 
-def open_pt2(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
-    """Open `*.pt2` on the CPU or CUDA; the spec is read before anything else in the file."""
+def open_pt2(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
+    """Open `*.pt2` on a provider's device; the spec is read before anything else in the file."""
     spec = spec_from_archive(path)
     torch, device = import_torch(), torch_device(provider, threads)
     try:
@@ -28,4 +28,4 @@ def open_pt2(path: Path, provider: str, threads: int | None) -> tuple[Model, Mod
         module = program.module()
     except Exception as exc:  # torch raises whatever its parser met: one translation for all of it
         raise broken_file(path, exc) from exc
-    return model_from_module(module, spec, device), spec
+    return DenoiserFile(model_from_module(module, spec, device), spec)

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
+from ddpm_export.runtimes.inputs import checked_inputs
+from ddpm_export.runtimes.providers import Provider
 from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
 
 __all__ = ["SPEC_NAME", "broken_file", "import_torch", "model_from_module", "spec_from_archive", "torch_device"]
@@ -25,15 +29,12 @@ def spec_from_archive(path: Path) -> ModelSpec:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith(f"/extra/{SPEC_NAME}")]
             if len(entries) != 1 or entries[0].file_size > MAX_JSON_BYTES:
                 raise BadFileError(
-                    f"{path}: not a file of ddpm-export. got {len(entries)} entries extra/{SPEC_NAME}, expected one "
-                    f"of at most {MAX_JSON_BYTES} bytes. Do export the checkpoint with ddpm-export."
+                    f"{path}: not a file of ddpm-export: it must have one entry extra/{SPEC_NAME} of at most "
+                    f"{MAX_JSON_BYTES} bytes, got {len(entries)} entries. Export the checkpoint with ddpm-export."
                 )
             broken = archive.testzip()
             if broken is not None:
-                raise BadFileError(
-                    f"{path}: damaged. got a wrong checksum in {broken!r}, expected the bytes as written. Do "
-                    "copy the file again."
-                )
+                raise BadFileError(f"{path}: damaged: the checksum of {broken!r} is wrong. Copy the file again.")
             text = archive.read(entries[0]).decode()
     except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as exc:
         raise broken_file(path, exc) from exc
@@ -43,10 +44,7 @@ def spec_from_archive(path: Path) -> ModelSpec:
 def broken_file(path: Path, exc: Exception) -> BadFileError:
     """Return the one error for whatever torch or zipfile met in a file."""
     reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
-    return BadFileError(
-        f"{path}: torch cannot load it. got {reason!r}, expected a file as ddpm-export wrote it. Do export or "
-        "copy it again."
-    )
+    return BadFileError(f"{path}: torch cannot load it: {reason!r}. Export or copy it again.")
 
 
 def import_torch() -> Any:
@@ -55,44 +53,54 @@ def import_torch() -> Any:
         import torch
     except ImportError as exc:
         raise EnvironmentProblem(
-            "torch: not installed. got no module of that name, expected one for .ts and .pt2 files. Do pip install "
-            "'ddpm-export[export]', or use the .onnx file."
+            "torch is not installed, and .ts and .pt2 files need it. Run: pip install 'ddpm-export[export]', or use "
+            "the .onnx file."
         ) from exc
     return torch
 
 
-def torch_device(provider: str, threads: int | None) -> str:
+def torch_device(provider: Provider, threads: int | None) -> str:
     """Return torch's device for a provider; threads, if any, hold for the whole process, as torch has it.
 
-    Raises EnvironmentProblem where the provider is cuda and torch has none.
+    Raises EnvironmentProblem where torch has no such device.
     """
-    torch = import_torch()
-    if provider == "cuda" and not torch.cuda.is_available():
+    torch, device = import_torch(), provider.torch_device
+    if device is None:
+        raise EnvironmentProblem(f"provider {provider.name} does not run .ts and .pt2 files. Use the .onnx file.")
+    if device != "cpu" and not getattr(torch, device).is_available():
         raise EnvironmentProblem(
-            "provider cuda: torch cannot use it. got torch.cuda.is_available() = False, expected an NVIDIA GPU with "
-            "its driver and a CUDA build of torch. Do run with --provider cpu."
+            f"provider {provider.name}: torch cannot use it. It needs {provider.needs} and a build of torch for it; "
+            "--provider cpu needs nothing."
         )
-    if provider == "cuda":  # TF32 keeps 10 bits of mantissa: parity needs it off
+    if device == "cuda":  # TF32 keeps 10 bits of mantissa: parity needs it off
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     if threads is not None:
         torch.set_num_threads(threads)
-    return provider
+    return device
 
 
-def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str) -> Model:
-    """Return a torch module on a device as a Model: NumPy in and out, the outputs named as the spec names them."""
+def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str, *, by_name: bool = True) -> Model:
+    """Return a torch module on a device as a Model: NumPy in and out, the outputs named as the spec names them.
+
+    by_name: whether it takes the spec's inputs by their names, after x_t and t; else in the spec's order. The model
+    raises UsageError for inputs that are not those of the spec.
+    """
     torch = import_torch()
 
-    def model(x_t: Array, t: Array) -> dict[str, Array]:
+    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        feeds = checked_inputs(spec, x_t, t, inputs)
+        # torch warns of arrays that cannot be written, such as one value broadcast to all images
+        writable = {name: np.require(values, requirements="W") for name, values in feeds.items()}
+        tensors = {name: torch.from_numpy(values).to(device) for name, values in writable.items()}
+        named = {one.name: tensors.pop(one.name) for one in spec.inputs} if by_name else {}
         with torch.no_grad():
-            out = module(torch.from_numpy(x_t).to(device), torch.from_numpy(t).to(device))
+            out = module(*tensors.values(), **named)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
         if len(outputs) != len(spec.outputs) or not all(isinstance(output, torch.Tensor) for output in outputs):
             got = ", ".join(type(output).__name__ for output in outputs)
             raise ModelRefusedError(
-                f"network: gives other outputs than its spec says. got {got}, expected a tensor for each of "
-                f"{', '.join(spec.outputs)}. Do return just those."
+                f"network: it must return a tensor for each of {', '.join(spec.outputs)}, as its spec says, got {got}."
             )
         return {name: output.cpu().numpy() for name, output in zip(spec.outputs, outputs, strict=True)}
 

@@ -3,7 +3,8 @@
 import warnings
 from pathlib import Path
 
-from ddpm_export.diffusion import Model
+from ddpm_export.runtimes.opened import DenoiserFile
+from ddpm_export.runtimes.providers import Provider
 from ddpm_export.runtimes.torch_archive import (
     broken_file,
     import_torch,
@@ -11,13 +12,12 @@ from ddpm_export.runtimes.torch_archive import (
     spec_from_archive,
     torch_device,
 )
-from ddpm_export.spec import ModelSpec
 
 __all__ = ["open_torchscript"]
 
 
-def open_torchscript(path: Path, provider: str, threads: int | None) -> tuple[Model, ModelSpec]:
-    """Open `*.ts` on the CPU or CUDA; the spec is read before anything in the file runs."""
+def open_torchscript(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
+    """Open `*.ts` on a provider's device; the spec is read before anything in the file runs."""
     spec = spec_from_archive(path)
     torch, device = import_torch(), torch_device(provider, threads)
     try:
@@ -27,4 +27,4 @@ def open_torchscript(path: Path, provider: str, threads: int | None) -> tuple[Mo
             module = torch.jit.load(str(path), map_location=device).eval()
     except Exception as exc:  # torch raises whatever its parser and unpickler met: one translation for all of it
         raise broken_file(path, exc) from exc
-    return model_from_module(module, spec, device), spec
+    return DenoiserFile(model_from_module(module, spec, device, by_name=False), spec)

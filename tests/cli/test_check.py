@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from models import constant, mix_model, scale_model
 
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.golden import golden_from_model, replay_golden
+from ddpm_export.runtimes import PROVIDERS, Provider, open_model
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
 
 
@@ -47,13 +49,29 @@ def test_against_repeats_the_proof(trained, command, tmp_path):
     code, out, _ = command("check", trained[1], "--against", trained[0])
     assert (code, "largest error" in out) == (0, True)
 
-    def claim_raw(values):
-        values["source"]["weights"] = "raw"
-
-    other = rewritten(trained[1], tmp_path / "raw.onnx", claim_raw)
-    code, _, err = command("check", other, "--against", trained[0])
+    code, _, err = command("check", trained[1], "--against", trained[0], "--weights", "raw")
     assert (code, err.count("\n")) == (4, 1)
     assert "does not reproduce its network" in err
+
+
+@pytest.mark.torch
+def test_what_source_says_decides_nothing(trained, command, tmp_path):
+    """It is for people: neither a wrong word nor none changes what a file is compared with."""
+    for told in ({"weights": "raw", "storage": "float16"}, {}, {"weights": 7}):
+        other = rewritten(trained[1], tmp_path / "other.onnx", lambda values, told=told: values.update(source=told))
+        code, out, err = command("check", other, "--against", trained[0])
+        assert (code, "100.00% equal pixels" in out) == (0, True), err
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("graph", ["onnx", "sampler"])
+def test_weights_stored_as_float16_are_seen_in_the_file_itself(trained, command, tmp_path, graph):
+    from ddpm_export.exporting import export, load_checkpoint
+
+    report = export(load_checkpoint(trained[0]), tmp_path / "half.onnx", format=graph, storage="float16")
+    path = rewritten(report.path, tmp_path / "other.onnx", lambda values: values.update(source={}))
+    code, _, err = command("check", path, "--against", trained[0])
+    assert code == 0, err
 
 
 @pytest.mark.torch
@@ -97,6 +115,48 @@ def test_checking_loads_neither_torch_nor_onnx(trained):
     done = subprocess.run([sys.executable, "-c", code, str(trained[1])], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "3 of 3 reproduced" in done.stdout
+
+
+def golden_file(tmp_path, weight):
+    """A file that promises what it would compute with the weight 0.5."""
+    (tmp_path / "exact.onnx").write_bytes(scale_model())
+    model, spec = open_model(tmp_path / "exact.onnx")
+    text = json.loads(json_from_spec(spec)) | {"golden": golden_from_model(model, spec)}
+    path = tmp_path / "m.onnx"
+    path.write_bytes(scale_model(weight=constant("w", weight), metadata=json.dumps(text)))
+    return path
+
+
+def test_check_measures_by_the_precision_of_the_provider_or_the_one_asked_for(tmp_path, command, monkeypatch):
+    path = golden_file(tmp_path, 0.5 * 1.001)
+    code, _, err = command("check", path)
+    assert (code, "does not compute what it promises" in err) == (4, True)
+    code, out, err = command("check", path, "--precision", "float16")
+    assert (code, "3 of 3 reproduced" in out) == (0, True), err
+    half = Provider("half", "CPUExecutionProvider", extra="cpu", needs="nothing", precision="float16")
+    monkeypatch.setitem(PROVIDERS, "half", half)
+    assert command("check", path, "--provider", "half")[0] == 0
+    assert command("check", path, "--provider", "half", "--precision", "float32")[0] == 4
+    code, _, err = command("check", path, "--precision", "int8")
+    assert (code, "precision must be one of float32, float16, bfloat16, got 'int8'" in err) == (2, True)
+
+
+def test_the_help_of_every_command_names_the_providers(command):
+    for name in ("run", "check", "eval"):
+        _, out, _ = command(name, "--help")
+        assert " or ".join(PROVIDERS) in out, name
+
+
+@pytest.mark.parametrize("graph", ["sampler", "slice"])
+def test_precision_does_not_apply_to_a_one_call_file(tmp_path, command, graph):
+    pytest.importorskip("onnx")
+    from ddpm_export.exporting import export
+
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    path = export(tmp_path / "m.onnx", tmp_path / "s.onnx", format=graph).path
+    assert command("check", path)[0] == 0
+    code, out, err = command("check", path, "--precision", "float16")
+    assert (code, out, "--precision does not apply to a one-call file" in err) == (2, "", True)
 
 
 SPEC = ModelSpec("s", "eps", (1, 2, 3), (0.9, 0.5, 0.1), defaults=dataclasses.replace(ModelSpec.__dataclass_fields__["defaults"].default_factory(), num_steps=3))  # fmt: skip  # noqa: E501

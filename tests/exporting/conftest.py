@@ -95,7 +95,7 @@ def exported(folder, checkpoint_path):
             spec = spec_of(CONFIGS[name], prediction="eps" if name == "grey" else "v")
             path = checkpoint_path if name == "grey" else save(folder / f"{name}.pt", CONFIGS[name], model_spec=spec)
             checkpoint = load_checkpoint(path)
-            made[name, kind] = checkpoint, export(checkpoint, folder / f"{name}{FORMATS[kind]}", format=kind)
+            made[name, kind] = checkpoint, export(checkpoint, folder / f"{name}{FORMATS[kind].ending}", format=kind)
         return made[name, kind]
 
     return get

@@ -126,12 +126,12 @@ def test_onnx_runtime_fuses_the_attention_transposes_away(exported, tmp_path):
 def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, monkeypatch, tmp_path):
     import ddpm_export.exporting.onnx as writer
     import ddpm_export.exporting.onnx_file as file
+    from ddpm_export.exporting.program import program_from_checkpoint
 
     _, inline = exported("grey", "onnx")  # before the limit falls
     monkeypatch.setattr(file, "MAX_INLINE_BYTES", 10_000)
     checkpoint = load_checkpoint(checkpoint_path)
-    inputs = writer.example_inputs(checkpoint)
-    traced = writer._torch_export(checkpoint.network, inputs, ["x_t", "t"], ["eps"])
+    traced = writer._torch_export(program_from_checkpoint(checkpoint), ["x_t", "t"], ["eps"])
     monkeypatch.setattr(writer, "_torch_export", lambda *_: onnx.ModelProto.FromString(traced.SerializeToString()))
     report = export(checkpoint, tmp_path / "unet.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["unet.onnx", "unet.onnx.data"]

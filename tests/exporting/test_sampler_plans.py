@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from ddpm_export.exporting.builder import Builder, value  # noqa: E402
 from ddpm_export.exporting.proof import pictures_of, prove_pictures  # noqa: E402
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph  # noqa: E402
-from ddpm_export.golden_pictures import golden_from_pictures, replay_golden_pictures  # noqa: E402
+from ddpm_export.golden_pictures import golden_from_pictures, replay_golden_pictures, told_in  # noqa: E402
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "plans.json").read_text(encoding="ascii"))
 WRITERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}
@@ -379,15 +379,20 @@ def rich(request, tmp_path):
     return path, spec, model
 
 
+def replayed(opened):
+    spec = opened.spec
+    return replay_golden_pictures(lambda draw: opened.end(*draw.settings, **told_in(spec, draw))[1], spec)
+
+
 def test_a_file_with_plans_and_inputs_is_proven_and_replayed(rich):
     path, spec, model = rich
-    one_call, own = open_file(path)
-    proof = prove_pictures(one_call, model, spec)
+    opened = open_file(path)
+    proof = prove_pictures(opened, model, spec)
     assert [draw for draw in proof.draws if "plan" in draw] == [
         "seed 3, images 1 to 1, plan own",
         "seed 3, images 1 to 1, plan start",
     ]
-    results = replay_golden_pictures(one_call, own)
+    results = replayed(opened)
     assert len(results) == 3 + 1 + 2
     assert all(result.passed for result in results)
 
@@ -401,12 +406,12 @@ def test_the_golden_vectors_of_a_plan_see_a_wrong_row(rich):
             numbers[1] += 0.3
             tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
     onnx.save(model, path)
-    assert [result.passed for result in replay_golden_pictures(*open_file(path))] == [True] * 4 + [False, True]
+    assert [result.passed for result in replayed(open_file(path))] == [True] * 4 + [False, True]
 
 
 def test_a_call_tells_what_it_was_given(rich):
     path, spec, model = rich
-    one_call, _ = open_file(path)
+    one_call = open_file(path).run
     told = {"y": ["dog", "owl"], "text": TOLD["text"], "sketch": TOLD["sketch"]}
     for rows, how in (
         (SECOND, {"plan": "own"}),
@@ -460,7 +465,7 @@ def test_a_file_from_before_there_were_times_is_run_as_ever(tmp_path, graph):
     with pytest.raises(UsageError, match="times cannot be chosen in a one-call"):
         generate(path, times=[3, 1])
     with pytest.raises(UsageError, match="times cannot be chosen, as the graph has no such input"):
-        list(open_file(path)[0](0, range(1), 2, 0.0, times=[3, 1]))
+        list(open_file(path).run(0, range(1), 2, 0.0, times=[3, 1]))
 
 
 # --- the carrier ---

@@ -1,0 +1,59 @@
+"""Every format that a network can be written in: how its files end, and what writes them.
+
+To add one, write a function (Original, path) -> proof, and name it here. torch and onnx are imported once a file is
+written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpm_export.exporting.original import Original
+from ddpm_export.exporting.packages import installed
+from ddpm_export.exporting.proof import PictureProof, Proof
+
+__all__ = ["FORMATS", "ONE_CALL_FORMATS", "Format"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Say how a format's files end, and what writes one and proves it before it takes its name."""
+
+    ending: str
+    write: Callable[[Original, Path], Proof | PictureProof]
+
+
+def _onnx(original: Original, path: Path) -> Proof:
+    with installed("onnx"):
+        from ddpm_export.exporting.from_denoiser import write_denoiser
+    return write_denoiser(original, path)
+
+
+def _torchscript(original: Original, path: Path) -> Proof:
+    with installed("export"):
+        from ddpm_export.exporting.torchscript import write_torchscript
+    return write_torchscript(original, path)
+
+
+def _pt2(original: Original, path: Path) -> Proof:
+    with installed("export"):
+        from ddpm_export.exporting.pt2 import write_pt2
+    return write_pt2(original, path)
+
+
+def _sampler(original: Original, path: Path) -> PictureProof:
+    with installed("onnx"):
+        from ddpm_export.exporting.from_denoiser import write_one_call
+    return write_one_call(original, path, "sampler")
+
+
+def _slice(original: Original, path: Path) -> PictureProof:
+    with installed("onnx"):
+        from ddpm_export.exporting.from_denoiser import write_one_call
+    return write_one_call(original, path, "slice")
+
+
+# onnx first: its proof is that of the graph which the one-call files are made of
+FORMATS = {"onnx": Format(".onnx", _onnx), "torchscript": Format(".ts", _torchscript), "pt2": Format(".pt2", _pt2)}
+# graphs around a denoiser, which open_model refuses and generate and the commands know
+ONE_CALL_FORMATS = {"sampler": Format(".sampler.onnx", _sampler), "slice": Format(".slice.onnx", _slice)}

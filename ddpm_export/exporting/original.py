@@ -1,0 +1,112 @@
+"""The network that the files of one export must reproduce, and what those files share, each made once when asked for.
+
+It comes from a checkpoint, with torch, or from the file of a denoiser, without.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm_export.diffusion import Model
+from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.exporting.packages import installed
+from ddpm_export.exporting.proof import Proof, Rounding, prove, rounding
+from ddpm_export.golden import golden_from_model
+from ddpm_export.runtimes import open_model
+from ddpm_export.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from ddpm_export.exporting.from_denoiser import DenoiserGraph
+
+__all__ = ["Original", "original_from_checkpoint", "original_from_file"]
+
+
+@dataclass
+class Original:
+    """Hold a network, how its weights are to be stored, and what has been found out about it so far.
+
+    reference: the network with its weights as they are stored; exact: with its own. checkpoint: None where it is a
+    file. one_thread: makes sums come out the same on any number of cores. is_proven: whether the ONNX graph is known to
+    be the network.
+    """
+
+    spec: ModelSpec
+    exact: Model
+    reference: Model
+    storage: str
+    checkpoint: Checkpoint | None
+    make_graph: Callable[[Any], "DenoiserGraph"]
+    one_thread: Callable[[], AbstractContextManager[None]]
+    is_proven: bool = False
+
+    @property
+    def traced_from(self) -> Checkpoint:
+        """Return the checkpoint, where torch has to trace it."""
+        assert self.checkpoint is not None  # `export` refuses formats of torch for a file
+        return self.checkpoint
+
+    @cached_property
+    def program(self) -> "ExportedProgram":
+        """Return the checkpoint's network as torch traced it."""
+        with installed("export"):
+            from ddpm_export.exporting.program import program_from_checkpoint
+        return program_from_checkpoint(self.traced_from)
+
+    @cached_property
+    def graph(self) -> "DenoiserGraph":
+        """Return the network's ONNX graph, weights rounded as they are to be stored."""
+        return self.make_graph(self)
+
+    @cached_property
+    def spec_with_golden(self) -> ModelSpec:
+        """Return the spec as the file of a denoiser carries it."""
+        with self.one_thread():
+            return dataclasses.replace(self.spec, golden=golden_from_model(self.reference, self.spec))
+
+    @cached_property
+    def cost(self) -> Rounding | None:
+        """Return what storing weights as float16 costs, None where they are not."""
+        return None if self.storage == "float32" else rounding(self.reference, self.exact, self.spec)
+
+    def prove_file(self, beside: Path, path: Path) -> Proof:
+        """Prove a file that we have just written to `beside`, and that is to be called `path`."""
+        return prove(open_model(beside, trust=True)[0], self.reference, self.spec, where=str(path))
+
+
+def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitStack) -> Original:
+    """Return a checkpoint's network; it is run once, so that what is wrong with its code is told first.
+
+    stack: removes what lies in files for as long as the export lasts.
+    """
+    with installed("export"):
+        from ddpm_export.exporting.program import eager_model, one_thread, with_rounded_weights
+
+    def make_graph(original: Original) -> "DenoiserGraph":
+        with installed("export"):
+            from ddpm_export.exporting.from_denoiser import graph_from_model
+            from ddpm_export.exporting.onnx import model_from_checkpoint
+        return graph_from_model(model_from_checkpoint(checkpoint, original.program), storage, stack)
+
+    reference = exact = eager_model(checkpoint)
+    if storage == "float16":
+        reference = eager_model(dataclasses.replace(checkpoint, network=with_rounded_weights(checkpoint.network)))
+    original = Original(checkpoint.spec, exact, reference, storage, checkpoint, make_graph, one_thread)
+    _ = original.spec_with_golden
+    return original
+
+
+def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original:
+    """Return the network of a denoiser's file, which is taken for what it says: it was proven when it was exported."""
+    with installed("onnx"):
+        from ddpm_export.exporting.from_denoiser import graph_from_file, model_from_graph
+    # one thread: golden values shall not depend on the number of cores
+    exact, spec = open_model(source, threads=1)
+    graph = graph_from_file(source, storage, stack)
+    reference = exact if storage == "float32" else model_from_graph(graph, spec, threads=1)
+    return Original(spec, exact, reference, storage, None, lambda _: graph, nullcontext, is_proven=True)
