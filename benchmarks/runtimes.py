@@ -27,7 +27,8 @@ options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 eta, n, steps = numpy.array(settings.pop("eta"), numpy.float32), settings["n"], settings["steps"]
-feeds = {"eta": eta, "times": numpy.zeros(0, numpy.int64), **{name: numpy.array(value, numpy.int64) for name, value in settings.items()}}
+feeds = {"eta": eta, "times": numpy.zeros(0, numpy.int64)}
+feeds |= {name: numpy.array(value, numpy.int64) for name, value in settings.items()}
 shape = next((value.shape[1:] for value in session.get_inputs() if value.name == "x"), None)
 if shape is None:
     images = session.run(["images"], feeds)[0]
