@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -75,3 +76,16 @@ def test_the_launcher_measures_the_child_and_not_whoever_started_it():
     assert len(ballast) > result["peak_bytes"] > 1_000_000
     assert result["exit_code"] == 3
     assert done.stderr == "to stderr\n"
+
+
+def test_pins_tell_a_checkout_with_other_pictures_from_one_with_the_same(tmp_path):
+    for name in ("exported", "emoji", "tests", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    package = Path(shutil.copytree(ROOT / "ddpm_export", tmp_path / "ddpm_export"))
+    command = [sys.executable, "-m", "benchmarks.pins", str(tmp_path), "--only", "learned.onnx --n 4 --sampler ddpm"]
+    same = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (same.returncode, same.stdout.count("| equal |")) == (0, 2), same
+    with (package / "images.py").open("a", encoding="utf-8") as code:
+        code.write("\n_pixels = to_uint8\n\n\ndef to_uint8(x):\n    return 255 - _pixels(x)\n")
+    other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (other.returncode, other.stdout.count("| equal |")) == (1, 0), other
