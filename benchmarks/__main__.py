@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import CHECKPOINT, MODEL, markdown_from_reports, write_between_marks
+from benchmarks.report import CHECKPOINT, MODEL, markdown_from_reports
+from train.pages import write_between_marks
 
 NEED_CHECKPOINT = ("step", "cold_start")
 

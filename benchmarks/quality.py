@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from benchmarks.report import Report, Table, markdown_from_reports, parser, run, write_between_marks
+from benchmarks.report import Report, Table, markdown_from_reports, parser, run
 from benchmarks.timing import Timings, interleaved, machine, warm_up
 from ddpm_export import scoring
 from ddpm_export.cli.console import phases
@@ -28,6 +28,7 @@ from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
+from train.pages import write_between_marks
 
 __all__ = ["measure"]
 

@@ -5,29 +5,23 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ddpm_export.errors import DdpmExportError
-from ddpm_export.files import replacing
+from train.pages import markdown_from_table
 
 __all__ = [
-    "BEGIN",
     "CHECKPOINT",
-    "END",
     "MODEL",
     "Report",
     "Table",
     "markdown_from_reports",
-    "markdown_from_table",
     "parser",
     "run",
-    "write_between_marks",
 ]
 
 MODEL, CHECKPOINT = "exported/unet.onnx", "exported/checkpoint.pt"
 IDLE_BELOW = 0.1
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 @dataclass(frozen=True)
@@ -101,28 +95,3 @@ def _load(busy: float | None) -> str:
     if busy < IDLE_BELOW:
         return "measured while idle"
     return f"**not idle**: other processes used {busy:.0%} of the cores, so these numbers are preliminary"
-
-
-def write_between_marks(page: Path, markdown: str, begin: str = BEGIN, end: str = END) -> None:
-    """Put text in place of what stands between two marks of a page; without them, say so and exit."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, mark, after = rest.partition(end)
-    if not mark:
-        sys.exit(f"error: {page}: no marks. got none, expected {begin!r} and {end!r}. Do add them.")
-    with replacing(page) as beside:
-        beside.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}", encoding="utf-8")
-
-
-def markdown_from_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
-    """Return a table whose columns but the first are set to the right."""
-    widths = [max(3, *(len(line[k]) for line in [columns, *rows])) for k in range(len(columns))]
-
-    def line(cells: list[str]) -> str:
-        padded = [
-            cell.rjust(width) if k else cell.ljust(width)
-            for k, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    ruler = [f"{'-' * (width - 1)}:" if k else "-" * width for k, width in enumerate(widths)]
-    return "\n".join([f"**{title}**", "", line(columns), line(ruler), *(line(row) for row in rows)])

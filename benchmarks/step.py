@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import cores, interleaved, machine, spread, warm_up
+from benchmarks.timing import interleaved, machine, spread, warm_up
+from ddpm_export.cores import cores
 from ddpm_export.diffusion import Array, noised
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.files import sha256_of

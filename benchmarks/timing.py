@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpm_export.cores import cores
 from ddpm_export.errors import EnvironmentProblem
 
-__all__ = ["Timings", "cores", "interleaved", "launched", "machine", "others_busy_share", "spread", "warm_up"]
+__all__ = ["Timings", "interleaved", "launched", "machine", "others_busy_share", "spread", "warm_up"]
 
 PAUSE_S = 0.15
 TURN_S = 0.12  # one turn repeats its call for about this long
@@ -31,11 +32,6 @@ WARM_UP_S = 1.5
 PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers")
 BUSY_LOOK_S = 1.0
 FEATURES = ("avx2", "avx512f", "amx_tile", "asimd", "sve")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

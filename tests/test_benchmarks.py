@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import BEGIN, END, Report, Table, markdown_from_reports, write_between_marks
+from benchmarks.report import Report, Table, markdown_from_reports
 from benchmarks.timing import Timings, interleaved, spread
+from train.pages import BEGIN, END, write_between_marks
 
 ROOT = Path(__file__).parents[1]
 

@@ -83,6 +83,12 @@ def test_the_library_never_imports_training():
     assert [file for file in FILES if packages_of(file) & strangers] == []
 
 
+def test_training_never_imports_what_measures_it():
+    files = sorted((ROOT.parent / "train").rglob("*.py"))
+    assert files
+    assert [file.name for file in files if packages_of(file) & {"benchmarks", "tests"}] == []
+
+
 @pytest.mark.parametrize("file", sorted(LEVEL_0))
 def test_level_0_is_numpy_the_standard_library_and_itself(file):
     level_0 = {f"ddpm_export.{Path(name).stem}" for name in LEVEL_0}

@@ -8,11 +8,11 @@ from models import GREY, extractor_file, mix_model, tiny_spec
 
 import ddpm_export.exporting
 from benchmarks import quality
-from benchmarks.report import BEGIN, END
 from ddpm_export import datasets, open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.generation import generate
 from ddpm_export.spec import Defaults
+from train.pages import BEGIN, END
 
 
 @pytest.fixture

@@ -20,10 +20,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.report import write_between_marks
-from benchmarks.timing import cores
 from ddpm_export import scoring
 from ddpm_export.cli.console import Debug, entry_point, phases, progress
+from ddpm_export.cores import cores
 from ddpm_export.datasets import Dataset, open_dataset
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.exporting import export, load_checkpoint
@@ -37,6 +36,7 @@ from ddpm_export.spec import ModelSpec
 from ddpm_export.wording import first_line, pair_of
 from train.ablation_page import Cell, Result, draw_chart, draw_samples, markdown
 from train.config import CHOICES, TrainConfig, load_config
+from train.pages import write_between_marks
 
 __all__ = ["main"]
 

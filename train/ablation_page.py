@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.report import markdown_from_table
 from ddpm_export.files import replacing
 from ddpm_export.images import grid
 from ddpm_export.schedules import SCHEDULES
 from train.config import CHOICES, TrainConfig
+from train.pages import markdown_from_table
 
 __all__ = ["STUDY", "Cell", "Result", "draw_chart", "draw_samples", "markdown", "rank_correlation", "verdicts"]
 

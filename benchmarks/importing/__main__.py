@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.importing import Case, Row, compare
-from benchmarks.report import markdown_from_table, write_between_marks
 from ddpm_export.errors import DdpmExportError
+from train.pages import markdown_from_table, write_between_marks
 
 PROJECTS = ("diffusers", "lucidrains", "openai", "tqch")
 COLUMNS = ["configuration", "one evaluation", "ancestral: equal", "largest", "DDIM: equal", "largest"]

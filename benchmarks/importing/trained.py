@@ -15,7 +15,6 @@ import torch
 
 from benchmarks.importing.diffusers import walk
 from benchmarks.importing.lucidrains import ddim_sample, fed
-from benchmarks.report import markdown_from_table, write_between_marks
 from ddpm_export.diffusion import Array, denoiser
 from ddpm_export.exporting import export, load_checkpoint
 from ddpm_export.images import grid, save_images, to_uint8
@@ -23,6 +22,7 @@ from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
 from ddpm_export.samplers import plan
 from ddpm_export.samplers import walk as walk_plan
+from train.pages import markdown_from_table, write_between_marks
 
 IMAGES = 16
 COLUMNS = ["trained network, sampler", "equal", "largest", "mean difference in levels"]

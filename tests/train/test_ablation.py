@@ -15,12 +15,12 @@ from models import extractor_file
 from PIL import Image
 from scipy.stats import spearmanr
 
-from benchmarks.report import BEGIN, END
 from ddpm_export import open_model
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import sha256_of
 from train import ablation
 from train.ablation_page import STUDY, Cell, Result, draw_chart, draw_samples, markdown, rank_correlation, verdicts
+from train.pages import BEGIN, END
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).parents[2]
