@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export import __version__
+from ddpm_export.datasets import LazyImages
+from ddpm_export.diffusion import Array, Model, decode
+from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 from ddpm_export.files import replacing
 from ddpm_export.generation import Settings, sample
 from ddpm_export.images import from_uint8, to_uint8
@@ -32,33 +34,40 @@ from ddpm_export.metrics.bits import Bits
 from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["CHUNK", "METRICS", "bits_as_json", "features_of", "sampled_images", "scores"]
+__all__ = ["CHUNK", "METRICS", "bits_as_json", "features_of", "sampled_images", "scores", "shipped_extractor"]
 
-METRICS = ("is", "fid", "kid", "pr")
 CHUNK = 100  # images a file of the spool; also how many an extractor gets at a time
 MAX_NEIGHBOURS_OF = 10_000  # precision and recall compare every image with every other
 
 Pixels = NDArray[np.uint8]
+Scored = tuple[Array, Array]  # features (N, D) and logits (N, K), float32
 Report = Callable[[int, int, str], None]
 
 
 def sampled_images(
-    model: Model, spec: ModelSpec, settings: Settings, model_sha256: str, cache: Path, report: Report
+    model: Model,
+    spec: ModelSpec,
+    settings: Settings,
+    model_sha256: str,
+    cache: Path,
+    report: Report,
+    provider: str = "cpu",
 ) -> Pixels:
     """Return the images of the settings, uint8 (n, H, W, C), each hundred of which is kept in the cache once made.
 
-    The same model, seed and sampler find them there again, whatever n. report: images done, of how many, what.
+    The same model, seed and sampler find them there again, whatever n, on the same provider and by the same version of
+    this package. report: images done, of how many, what.
     """
-    folder = cache / "samples" / _digest({"model": model_sha256, **settings.describe()})
+    folder = cache / "samples" / _digest({**_made_by(provider), "model": model_sha256, **settings.describe()})
     done = []
     for start in range(settings.first, settings.first + settings.n, CHUNK):
         count = min(CHUNK, settings.first + settings.n - start)
         path = folder / f"{start:08d}-{count:03d}.npy"
-        images = _kept(path, (count, *spec.image_shape[1:], spec.image_shape[0]), np.uint8)
+        images = _kept(path, (count, *spec.picture_shape[1:], spec.picture_shape[0]), np.uint8)
         if images is None:
             part = replace(settings, first=start, n=count, batch=min(settings.batch, count))
             states = [state.x for _, state in sample(model, spec, part) if state.row.i == part.num_rows]
-            images = to_uint8(np.concatenate(states))
+            images = to_uint8(decode(np.concatenate(states)))
             _keep(path, images)
         done.append(images)
         report(start + count - settings.first, settings.n, "sampling")
@@ -66,20 +75,25 @@ def sampled_images(
 
 
 def features_of(
-    images: Pixels, extract: Extractor, extractor_sha256: str, cache: Path | None, report: Report
-) -> tuple[Array, Array]:
+    images: Pixels | LazyImages,
+    extract: Extractor,
+    extractor_sha256: str,
+    cache: Path | None,
+    report: Report,
+    provider: str = "cpu",
+) -> Scored:
     """Return (features (N, D), logits (N, K)) float32 of images uint8 (N, H, W, C), from the cache where they are.
 
-    The cache goes by the content of images and extractor; None keeps nothing.
+    The cache goes by the content of images and extractor, the provider and this package's version; None keeps nothing.
     """
     folder = None
     if cache is not None:
-        content = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-        folder = cache / "features" / _digest({"images": content, "extractor": extractor_sha256})
+        content = _digest_of_images(images)
+        folder = cache / "features" / _digest({**_made_by(provider), "images": content, "extractor": extractor_sha256})
         kept = [_kept(folder / f"{name}.npy", None, np.float32) for name in ("features", "logits")]
         if kept[0] is not None and kept[1] is not None and len(kept[0]) == len(kept[1]) == len(images):
             return kept[0], kept[1]
-    rows: list[tuple[Array, Array]] = []
+    rows: list[Scored] = []
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]
         rows.append(extract(from_uint8(part).astype(np.float32)))
@@ -91,31 +105,60 @@ def features_of(
     return features, logits
 
 
-def scores(metrics: tuple[str, ...], fake: tuple[Array, Array], real: tuple[Array, Array]) -> dict[str, Any]:
-    """Return the metrics by name as JSON values; fake and real are (features, logits).
+def shipped_extractor() -> Path:
+    """Return where the extractor lies that comes with this package: in it once installed, in `exported/` of a clone.
 
-    is: Inception Score of the fake images, and of the real ones beside it. fid, kid: distance of the features. pr:
-    precision, recall, density, coverage, of the first 10,000 of each. Raises UsageError for an unknown metric.
+    Raises EnvironmentProblem where it is in neither.
+    """
+    package = Path(__file__).parent
+    for path in (package / "extractor.onnx", package.parent / "exported" / "extractor.onnx"):
+        if path.is_file():
+            return path
+    raise EnvironmentProblem(
+        "The extractor of this package is missing. Install ddpm-export again, or pass --extractor."
+    )
+
+
+def scores(metrics: tuple[str, ...], fake: Scored, real: Scored) -> dict[str, Any]:
+    """Return the metrics by name (`METRICS`) as JSON values; fake and real are (features, logits).
+
+    Raises UsageError for an unknown metric, and for none.
     """
     unknown = sorted(set(metrics) - set(METRICS))
     if unknown or not metrics:
-        raise UsageError(
-            f"metrics: unknown. got {', '.join(unknown) or 'none'}, expected some of {', '.join(METRICS)}. Do "
-            "correct it."
-        )
+        raise UsageError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}.")
     result: dict[str, Any] = {}
-    if "is" in metrics:
-        pairs = {"is": fake[1], "is_of_reference": real[1]}
-        for name, logits in pairs.items():
-            result[name] = inception_score(probabilities_from_logits(logits))._asdict()
-    if "fid" in metrics:
-        result["fid"] = frechet_distance(statistics(fake[0]), statistics(real[0]))
-    if "kid" in metrics:
-        result["kid"] = kernel_distance(fake[0], real[0])._asdict()
-    if "pr" in metrics:
-        a, b = real[0][:MAX_NEIGHBOURS_OF], fake[0][:MAX_NEIGHBOURS_OF]
-        result["pr"] = {**precision_recall(a, b)._asdict(), **density_coverage(a, b)._asdict()}
+    for name, score in METRICS.items():
+        if name in metrics:
+            result |= score(fake, real)
     return result
+
+
+def _inception_scores(fake: Scored, real: Scored) -> dict[str, Any]:
+    pairs = {"is": fake, "is_of_reference": real}
+    return {name: inception_score(probabilities_from_logits(logits))._asdict() for name, (_, logits) in pairs.items()}
+
+
+def _frechet(fake: Scored, real: Scored) -> dict[str, Any]:
+    return {"fid": frechet_distance(statistics(fake[0]), statistics(real[0]))}
+
+
+def _kernel(fake: Scored, real: Scored) -> dict[str, Any]:
+    return {"kid": kernel_distance(fake[0], real[0])._asdict()}
+
+
+def _neighbours(fake: Scored, real: Scored) -> dict[str, Any]:
+    a, b = real[0][:MAX_NEIGHBOURS_OF], fake[0][:MAX_NEIGHBOURS_OF]
+    return {"pr": {**precision_recall(a, b)._asdict(), **density_coverage(a, b)._asdict()}}
+
+
+# what `ddpm-eval --metrics` takes, but for bits, which are of the network: (fake, real) -> JSON values by name
+METRICS: dict[str, Callable[[Scored, Scored], dict[str, Any]]] = {
+    "is": _inception_scores,
+    "fid": _frechet,
+    "kid": _kernel,
+    "pr": _neighbours,
+}
 
 
 def bits_as_json(bits: Bits) -> dict[str, Any]:
@@ -133,6 +176,18 @@ def bits_as_json(bits: Bits) -> dict[str, Any]:
     }
 
 
+def _made_by(provider: str) -> dict[str, str]:
+    """Return what numbers depend on besides files and settings, for the keys of the cache."""
+    return {"version": __version__, "provider": provider}
+
+
+def _digest_of_images(images: Pixels | LazyImages) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(images), CHUNK):  # a part at a time: there may be too many for the memory
+        digest.update(np.ascontiguousarray(images[start : start + CHUNK]).tobytes())
+    return digest.hexdigest()
+
+
 def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -144,11 +199,10 @@ def _kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
-        raise BadFileError(f"{path}: damaged. got {exc}, expected an array. Do delete it.") from exc
+        raise BadFileError(f"{path} of the cache is damaged: {exc}. Delete it.") from exc
     if values.dtype != dtype or (shape is not None and values.shape != shape):
         raise BadFileError(
-            f"{path}: another array. got {values.dtype} {values.shape}, expected {np.dtype(dtype)} {shape}. Do "
-            "delete it."
+            f"{path} of the cache must hold {np.dtype(dtype)} {shape}, got {values.dtype} {values.shape}. Delete it."
         )
     return values
 

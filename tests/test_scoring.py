@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from models import COLOUR, GREY, extractor_file, mix_model, scale_model, tiny_spec
 
-from ddpm_export import open_model
+from ddpm_export import open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.generation import generate, settings_for
 from ddpm_export.metrics import frechet_distance, statistics
@@ -57,6 +57,27 @@ def test_images_are_those_of_generate_and_found_again(opened, tmp_path):
     assert len(calls) > made
 
 
+def test_what_another_provider_or_version_made_is_not_found(opened, extract, tmp_path, monkeypatch):
+    settings = settings_for(opened[1], n=3, num_steps=2, seed=1)
+    images = images_of(3)
+
+    def folders():
+        return {part.parent for part in tmp_path.rglob("*.npy")}
+
+    def make(provider="cpu"):
+        sampled_images(*opened, settings, "digest", tmp_path, nothing, provider)
+        features_of(images, extract, "digest", tmp_path, nothing, provider)
+
+    make()
+    make()
+    assert len(folders()) == 2  # of images, of features
+    make("cuda")
+    assert len(folders()) == 4
+    monkeypatch.setattr(scoring, "__version__", "0.0.0")
+    make()
+    assert len(folders()) == 6
+
+
 def test_a_run_that_was_cut_off_goes_on(opened, tmp_path):
     settings = settings_for(opened[1], n=3 * CHUNK, num_steps=2, seed=1)
 
@@ -102,22 +123,22 @@ def test_a_damaged_cache_is_told(opened, tmp_path):
     (path,) = tmp_path.rglob("*.npy")
     for content in (b"", b"hello", path.read_bytes()[:-3]):
         path.write_bytes(content)
-        with pytest.raises(BadFileError, match="Do delete it"):
+        with pytest.raises(BadFileError, match="is damaged"):
             sampled_images(*opened, settings, "digest", tmp_path, nothing)
     np.save(path, np.zeros((3, 2, 2, 1), dtype=np.uint8))
-    with pytest.raises(BadFileError, match="another array"):
+    with pytest.raises(BadFileError, match="must hold uint8"):
         sampled_images(*opened, settings, "digest", tmp_path, nothing)
 
 
 def test_scores_are_those_of_the_metrics(extract):
     real, fake = (features_of(images_of(300, seed), extract, "", None, nothing) for seed in (0, 1))
-    result = scores(METRICS, fake, real)
+    result = scores(tuple(METRICS), fake, real)
     assert set(result) == {"is", "is_of_reference", "fid", "kid", "pr"}
     assert result["fid"] == frechet_distance(statistics(fake[0]), statistics(real[0]))
     assert result["pr"].keys() == {"precision", "recall", "density", "coverage"}
     assert scores(("fid",), real, real)["fid"] == pytest.approx(0.0, abs=1e-9)
     for metrics in ((), ("fid", "lpips")):
-        with pytest.raises(UsageError, match="metrics: unknown"):
+        with pytest.raises(UsageError, match="metrics must be some of"):
             scores(metrics, fake, real)
 
 

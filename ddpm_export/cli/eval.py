@@ -2,33 +2,42 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, phases, print_json, printable
 from ddpm_export.errors import UsageError
 
+if TYPE_CHECKING:
+    from ddpm_export.datasets import Dataset
+
 __all__ = ["main"]
 
-EXTRACTOR = Path("exported/extractor.onnx")
 SPLITS = ("train", "test")
 IMAGES = 1000
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
-    data: Annotated[str, typer.Option(help="The reference: fashion-mnist, or a folder of images.")] = "fashion-mnist",
-    split: Annotated[str, typer.Option(help="Of fashion-mnist: train (60,000 images) or test (10,000).")] = "train",
+    data: Annotated[
+        str, typer.Option(help="The reference: fashion-mnist, a folder of images, or NAME:PLACE, such as cifar10:DIR.")
+    ] = "fashion-mnist",
+    split: Annotated[
+        str | None, typer.Option(help="Of data sets that have both: train or test. [default: train]")
+    ] = None,
     extractor: Annotated[
-        Path, typer.Option(help="ONNX with outputs features and logits (docs/scoring.md).")
-    ] = EXTRACTOR,
+        Path | None,
+        typer.Option(
+            help="ONNX with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]"
+        ),
+    ] = None,
     metrics: Annotated[str, typer.Option(help="Some of is,fid,kid,pr,bits.")] = "is,fid,kid",
     n: Annotated[
         int | None,
         typer.Option(
             help="How many images to sample; of bits, how many of the reference to code. [default: 1000, or all of "
-            "--samples]"
+            "--samples; of bits, 1000 or as many as there are]"
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
@@ -39,8 +48,8 @@ def evaluate(
     samples: Annotated[
         str | None,
         typer.Option(
-            help="Score these instead: an .npy of uint8 (N,H,W,C), a folder of images, or fashion-mnist:test (or "
-            ":train), which shows how near real images come."
+            help="Score these instead: an .npy of uint8 (N,H,W,C), a folder of images, or a data set such as "
+            "fashion-mnist:test or cifar10:DIR:test, which shows how near real images come."
         ),
     ] = None,
     t_stride: Annotated[int, typer.Option(help="Of bits: one time in so many, 1 for all T.")] = 1,
@@ -61,10 +70,7 @@ def evaluate(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
     """
-    import numpy as np
-
     from ddpm_export import scoring
-    from ddpm_export.datasets import open_dataset
     from ddpm_export.files import cache_folder, sha256_of
     from ddpm_export.generation import settings_for
     from ddpm_export.runtimes import open_model
@@ -73,32 +79,28 @@ def evaluate(
     wanted = tuple(dict.fromkeys(metrics.split(",")))
     unknown = sorted(set(wanted) - {*scoring.METRICS, "bits"})
     if unknown:
-        raise UsageError(
-            f"--metrics: unknown. got {', '.join(unknown)}, expected some of {', '.join(scoring.METRICS)}, bits. Do "
-            "correct it."
-        )
-    if split not in SPLITS:
-        raise UsageError(f"--split: unknown. got {split!r}, expected train or test. Do pick one.")
+        raise UsageError(f"--metrics must be some of {', '.join(scoring.METRICS)}, bits, got {', '.join(unknown)}.")
+    if split not in (None, *SPLITS):
+        raise UsageError(f"--split must be train or test, got {split!r}.")
     if curve is not None and curve.suffix != ".csv":
-        raise UsageError(f"--curve: not a table. got {str(curve)!r}, expected a name that ends in .csv. Do rename it.")
+        raise UsageError(f"--curve must end in .csv, got {str(curve)!r}.")
+    source = _source("--data", data, split)
     opened, spec = open_model(model, provider, threads=threads, trust=trust)
     cache = cache_folder() if cache is None else cache
-    named = data == "fashion-mnist"
-    reference = open_dataset(
-        data if named else "folder", None if named else data, image_shape=spec.image_shape, train=split == "train"
-    )
-    real_images = np.asarray(reference.images)
-    told = f"{reference.name}{f' {split}' if named else ''}, {len(real_images)} images"
-    facts: dict[str, Any] = {"reference": f"{told}, {len(reference.broken)} broken" if reference.broken else told}
+    reference = _opened(source, spec.picture_shape)
+    facts: dict[str, Any] = {"reference": ""}  # its place is first; what of it is broken is known once it is read
     digest = sha256_of(model)
     if samples is None or "bits" in wanted:
         facts |= {"model": spec.name, "model_sha256": digest}
     featured = tuple(name for name in wanted if name != "bits")
+    coded = _first(reference.images, n, "the reference") if "bits" in wanted else None
     with phases() as report:
         if featured:
-            extract, its_digest = open_extractor(extractor, spec.image_shape, provider, threads), sha256_of(extractor)
+            extractor = scoring.shipped_extractor() if extractor is None else extractor
+            extract, its_digest = open_extractor(extractor, spec.picture_shape, provider, threads), sha256_of(extractor)
             if samples is not None:
-                images = _first(_images(samples, spec.image_shape), n)
+                images = _images(samples, spec.picture_shape)
+                images = images if n is None else _first(images, n, "--samples")
                 facts |= {"samples": samples}
             else:
                 settings = settings_for(
@@ -111,20 +113,60 @@ def evaluate(
                     seed=seed,
                     batch=batch,
                 )
-                images = scoring.sampled_images(opened, spec, settings, digest, cache, report)
+                images = scoring.sampled_images(opened, spec, settings, digest, cache, report, provider)
                 facts |= settings.describe()
             facts |= {"n": len(images), "extractor": extractor.name, "extractor_sha256": its_digest}
-            fake = scoring.features_of(images, extract, its_digest, None, report)
-            real = scoring.features_of(real_images, extract, its_digest, cache, report)
+            fake = scoring.features_of(images, extract, its_digest, None, report, provider)
+            real = scoring.features_of(reference.images, extract, its_digest, cache, report, provider)
             facts |= scoring.scores(featured, fake, real)
-        if "bits" in wanted:
-            coded = real_images[: IMAGES if n is None else n]
+        if coded is not None:
             facts["bits"] = _bits(opened, spec, coded, variance, seed, t_stride, batch, curve, report)
+    facts["reference"] = _told(reference, source)
     if as_json:
         print_json(facts)
     else:
         for name, value in _rows(facts):
             typer.echo(f"{name:22} {printable(value)}")
+
+
+class Source(NamedTuple):
+    """A data set by its name, the place where it lies, and which part of it."""
+
+    name: str
+    place: str | None
+    split: str | None
+
+
+def _source(option: str, text: str, split: str | None = None) -> Source:
+    """Return what NAME[:PLACE][:SPLIT], such as cifar10:DIR:test, or the path of a folder says of a data set."""
+    from ddpm_export.datasets import READERS
+
+    name, _, place = text.partition(":")
+    if name not in READERS:
+        name, place = "folder", text
+    elif place.rpartition(":")[2] in SPLITS:
+        place, _, said = place.rpartition(":")
+        if split not in (None, said):
+            raise UsageError(f"--split {split} contradicts {option} {text}.")
+        split = said
+    reader = READERS[name]
+    if split is not None and not reader.has_splits:
+        what = "a folder of images" if name == "folder" else f"the data set {name}"
+        raise UsageError(f"--split does not apply to {what}, which has one part only.")
+    if reader.needs_place and not place:
+        raise UsageError(f"{option} {name} needs the place where it lies. Write {name}:PLACE.")
+    return Source(name, place or None, split or "train" if reader.has_splits else None)
+
+
+def _opened(source: Source, image_shape: tuple[int, int, int]) -> "Dataset":
+    from ddpm_export.datasets import open_dataset
+
+    return open_dataset(source.name, source.place, image_shape=image_shape, train=source.split != "test")
+
+
+def _told(reference: "Dataset", source: Source) -> str:
+    told = f"{reference.name}{f' {source.split}' if source.split else ''}, {len(reference.images)} images"
+    return f"{told}, {len(reference.broken)} broken" if reference.broken else told
 
 
 def _bits(
@@ -160,34 +202,32 @@ def _bits(
     return bits_as_json(bits)
 
 
-def _first(images: Any, n: int | None) -> Any:
-    if n is not None and not 1 <= n <= len(images):
-        raise UsageError(
-            f"--n: out of range. got {n}, expected 1 to {len(images)}, as many as --samples has. Do change it."
-        )
+def _first(images: Any, n: int | None, whose: str) -> Any:
+    """Return the first n images, where n is None the first thousand or as many as there are."""
+    n = min(IMAGES, len(images)) if n is None else n
+    if not 1 <= n <= len(images):
+        raise UsageError(f"--n must be between 1 and {len(images)}, the images of {whose}, got {n}.")
     return images[:n]
 
 
 def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
     import numpy as np
 
-    from ddpm_export.datasets import open_dataset
+    from ddpm_export.datasets import READERS
     from ddpm_export.errors import BadFileError
 
-    if samples in (f"fashion-mnist:{part}" for part in SPLITS):
-        return open_dataset("fashion-mnist", image_shape=image_shape, train=samples.endswith(":train")).images
     path = Path(samples)
-    if path.is_dir():
-        return np.asarray(open_dataset("folder", path, image_shape=image_shape).images)
+    if samples.partition(":")[0] in READERS or path.is_dir():
+        return _opened(_source("--samples", samples), image_shape).images
     channels, height, width = image_shape
     try:
         images = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
-        raise BadFileError(f"{path}: not images. got {exc}, expected an .npy file or a folder. Do check it.") from exc
+        raise BadFileError(f"{path} is neither an .npy file nor a folder of images: {exc}.") from exc
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
         raise BadFileError(
-            f"{path}: other images. got {images.dtype} {images.shape}, expected uint8 (N, {height}, {width}, "
-            f"{channels}). Do sample them with ddpm-run --out x.npy."
+            f"{path} must hold uint8 (N, {height}, {width}, {channels}), got {images.dtype} {images.shape}. Make it "
+            "with ddpm-run --out x.npy."
         )
     return images
 

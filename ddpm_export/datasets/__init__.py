@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_export.datasets.cifar import cifar10
 from ddpm_export.datasets.dataset import Dataset, LazyImages
@@ -15,6 +15,7 @@ __all__ = [
     "Dataset",
     "LazyImages",
     "READERS",
+    "Reader",
     "cifar10",
     "fashion_mnist",
     "image_folder",
@@ -26,16 +27,28 @@ __all__ = [
     "stanford_cars",
 ]
 
-# name -> reader of (place, (C, H, W), train); places without a split give all they have
-READERS: dict[str, Callable[[Any, tuple[int, int, int], bool], Dataset]] = {
-    "fashion-mnist": lambda place, _shape, train: fashion_mnist(place, train=train),
-    "cifar10": lambda place, _shape, train: cifar10(place, train=train),
-    "stanford-cars": lambda place, shape, train: stanford_cars(place, shape, train=train),
-    "noto-emoji": lambda place, shape, _train: noto_emoji(place, shape),
-    "lmdb": lambda place, shape, _train: lmdb_images(place, shape),
-    "folder": lambda place, shape, _train: picture_folder(place, shape),
+
+class Reader(NamedTuple):
+    """Hold how a data set is read, (place, (C, H, W), train) -> Dataset, and what it is asked for with.
+
+    has_splits: training and test images apart. needs_place: it is not found without the path of a folder or file.
+    """
+
+    read: Callable[[Any, tuple[int, int, int], bool], Dataset]
+    has_splits: bool = False
+    needs_place: bool = True
+
+
+READERS: dict[str, Reader] = {
+    "fashion-mnist": Reader(
+        lambda place, _shape, train: fashion_mnist(place, train=train), has_splits=True, needs_place=False
+    ),
+    "cifar10": Reader(lambda place, _shape, train: cifar10(place, train=train), has_splits=True),
+    "stanford-cars": Reader(lambda place, shape, train: stanford_cars(place, shape, train=train), has_splits=True),
+    "noto-emoji": Reader(lambda place, shape, _train: noto_emoji(place, shape)),
+    "lmdb": Reader(lambda place, shape, _train: lmdb_images(place, shape)),
+    "folder": Reader(lambda place, shape, _train: picture_folder(place, shape)),
 }
-FETCHED = ("fashion-mnist",)  # these need no folder
 
 
 def open_dataset(
@@ -43,22 +56,19 @@ def open_dataset(
 ) -> Dataset:
     """Read a data set by name (`READERS`): any folder of images under the name "folder", an LMDB's under "lmdb".
 
-    Raises BadFileError for an unknown name, a folder that is missing or holds something else, or images that do not
-    have `image_shape` (C, H, W) where their size is given.
+    What has no training and test images apart gives all it has. Raises BadFileError for an unknown name, a folder that
+    is missing or holds something else, or images that do not have `image_shape` (C, H, W) where their size is given.
     """
     if name not in READERS:
-        raise BadFileError(f"data: unknown data set. got {name!r}, expected one of {', '.join(READERS)}. Do pick one.")
-    if folder is None and name not in FETCHED:
-        raise BadFileError(f"data: no folder. got data set {name!r} alone, expected a path. Do pass --data DIR.")
+        raise BadFileError(f"The data set must be one of {', '.join(READERS)}, got {name!r}.")
+    if folder is None and READERS[name].needs_place:
+        raise BadFileError(f"The data set {name} needs the folder that holds it. Pass --data DIR.")
     channels, height, width = image_shape
     if channels not in (1, 3):
-        raise BadFileError(
-            f"data: no data set has such images. got {channels} channels, expected 1 or 3. Do set network.image_shape."
-        )
-    dataset = READERS[name](folder, image_shape, train)
+        raise BadFileError(f"Data sets have images of 1 or 3 channels, the network takes {channels}.")
+    dataset = READERS[name].read(folder, image_shape, train)
     if dataset.images.shape[1:] != (height, width, channels):
         raise BadFileError(
-            f"data: {name} has other images than the network takes. got (H, W, C) {dataset.images.shape[1:]}, expected "
-            f"{(height, width, channels)}. Do set network.image_shape to fit."
+            f"{name} has images of (H, W, C) {dataset.images.shape[1:]}, the network takes {(height, width, channels)}."
         )
     return dataset

@@ -1,14 +1,19 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import assert_refused, run_here
-from models import GREY, extractor_file, mix_model
+from models import GREY, extractor_file, mix_model, tiny_spec
 from PIL import Image
 
 from ddpm_export import datasets
 from ddpm_export.cli.eval import main
+from ddpm_export.datasets import READERS
+from ddpm_export.files import sha256_of
 from ddpm_export.generation import generate
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def images_of(count, seed=0):
@@ -75,6 +80,50 @@ def test_real_images_beside_others_are_the_floor(place, monkeypatch):
     assert own["fid"] == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_every_data_set_is_a_reference_and_what_is_scored(place, name, monkeypatch):
+    reader = READERS[name]
+    where = f"{name}:{place / 'real'}" if reader.needs_place else name
+    parts = {True: images_of(50, 1), False: images_of(30, 2)}
+    seen = []
+
+    def read(folder, shape, train):
+        seen.append((folder, shape))
+        return datasets.Dataset(name, parts[train], None, None)
+
+    monkeypatch.setitem(READERS, name, reader._replace(read=read))
+    usual = ("--extractor", place / "e.onnx", "--cache", place / "cache", "--metrics", "kid", "--json")
+
+    def scored(*arguments):
+        ending = run_here(main, place / "m.onnx", *usual, *arguments)
+        assert ending.code == 0, ending
+        return json.loads(ending.out)
+
+    found = scored("--data", where, "--samples", f"{where}:test" if reader.has_splits else where)
+    assert found["reference"] == f"{name}{' train' if reader.has_splits else ''}, 50 images"
+    assert found["n"] == (30 if reader.has_splits else 50)
+    if reader.has_splits:
+        test = scored("--data", where, "--split", "test", "--samples", f"{where}:train")
+        assert (test["reference"], test["n"]) == (f"{name} test, 30 images", 50)
+        assert scored("--data", f"{where}:test", "--samples", f"{where}:train") == test
+    assert set(seen) == {(str(place / "real") if reader.needs_place else None, GREY)}
+
+
+def test_more_images_than_fit_into_memory_are_a_reference(place, monkeypatch):
+    usual = ("--samples", place / "real", "--metrics", "fid,bits", "--n", 7, "--json")
+    whole = evaluated(place, *usual, "--cache", place / "a").out
+    monkeypatch.setattr(datasets.dataset, "MAX_ARRAY_BYTES", 0)
+    assert evaluated(place, *usual, "--cache", place / "b").out == whole
+
+
+def test_the_extractor_of_the_package_is_used_where_none_is_named(place, monkeypatch):
+    place.joinpath("m28.onnx").write_bytes(mix_model(tiny_spec((1, 28, 28))))
+    monkeypatch.chdir(place)  # no exported/ here
+    ending = run_here(main, "m28.onnx", "--data", "real", "--n", 4, "--steps", 1, "--metrics", "fid", "--json")
+    assert ending.code == 0, ending
+    assert json.loads(ending.out)["extractor_sha256"] == sha256_of(ROOT / "exported" / "extractor.onnx")
+
+
 def test_broken_images_of_the_reference_are_counted(place):
     (place / "real" / "broken.png").write_bytes(b"no picture")
     found = json.loads(evaluated(place, "--metrics", "kid", "--json").out)["reference"]
@@ -103,15 +152,31 @@ def test_bits_with_all_times_and_with_some(place):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--metrics", "lpips"], 2, "--metrics: unknown"),
-        (["--split", "all"], 2, "--split: unknown"),
+        (["--metrics", "lpips"], 2, "--metrics must be some of is, fid, kid, pr, bits, got lpips."),
+        (["--split", "all"], 2, "--split must be train or test, got 'all'."),
+        (["--split", "test"], 2, "--split does not apply to a folder of images"),
+        (["--data", "noto-emoji:real", "--split", "train"], 2, "--split does not apply to the data set noto-emoji"),
+        (["--data", "cifar10"], 2, "--data cifar10 needs the place where it lies. Write cifar10:PLACE."),
+        (
+            ["--data", "fashion-mnist:test", "--split", "train"],
+            2,
+            "--split train contradicts --data fashion-mnist:test",
+        ),
+        (["--metrics", "bits", "--n", "-3"], 2, "--n must be between 1 and 120, the images of the reference, got -3."),
+        (["--metrics", "bits", "--n", "0"], 2, "--n must be between 1 and 120, the images of the reference, got 0."),
+        (
+            ["--metrics", "bits", "--n", "121"],
+            2,
+            "--n must be between 1 and 120, the images of the reference, got 121.",
+        ),
+        (["--metrics", "fid,bits", "--n", "500"], 2, "--n must be between 1 and 120, the images of the reference"),
         (["--extractor", "none.onnx"], 3, "none.onnx"),
         (["--samples", "none.npy"], 3, "none.npy"),
-        (["--samples", "fashion-mnist:test"], 3, "other images than the network takes"),
-        (["--samples", "real", "--n", "121"], 2, "expected 1 to 120"),
-        (["--metrics", "bits", "--curve", "c.png"], 2, "--curve: not a table"),
+        (["--samples", "fashion-mnist:test"], 3, "the network takes (6, 5, 1)"),
+        (["--samples", "real", "--n", "121"], 2, "--n must be between 1 and 120, the images of --samples, got 121."),
+        (["--metrics", "bits", "--curve", "c.png"], 2, "--curve must end in .csv, got 'c.png'."),
         (["--data", "nowhere"], 3, "nowhere"),
-        (["--n", "0"], 2, "n must be at least 1"),
+        (["--n", "0"], 2, "n must be at least 1, got 0."),
         (["--provider", "cuda"], 5, "cuda"),
     ],
 )
