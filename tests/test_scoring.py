@@ -115,6 +115,9 @@ def test_features_follow_from_content_and_are_kept(extract, tmp_path):
     assert len(calls) == 3 * made
     features_of(images, counted, "digest", None, nothing)
     assert len(calls) == 4 * made
+    images[-1] ^= 255  # no image is left out of the content
+    features_of(images, counted, "digest", tmp_path, nothing)
+    assert len(calls) == 5 * made
 
 
 def test_a_damaged_cache_is_told(opened, tmp_path):
