@@ -1,12 +1,23 @@
-"""Every block of the README and the docs runs as pasted; every named file exists."""
+"""The README and the docs say what is so: blocks run as pasted, commands are accepted, named files exist.
 
+Blocks marked python and sh are run. What a block marked console shows takes downloads, hours, or tools that only the
+tests of its language want: each of its command lines is given to the command itself, which parses and then stops.
+"""
+
+import argparse
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
+from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import typer.core
+from commands import run_here
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/README.md"))
@@ -56,6 +67,127 @@ def test_shell_blocks_run(code: str, clone: Path) -> None:
         env={"PATH": path, "HOME": str(clone)},
     )
     assert done.returncode == 0, done.stderr
+
+
+OURS = ("ddpm-run", "ddpm-check", "ddpm-eval", "ddpm-export", "python", "torchrun")
+ELSEWHERE = {  # words that begin a line of a console block and belong to the system, or to tests/examples
+    "apt",
+    "build/ddpm_sample",
+    "build/java/sample",
+    "build/one_call",
+    "cd",
+    "cmake",
+    "gradle",
+    "./gradlew",
+    "node",
+    "npm",
+    "pip",
+    "sh",
+    "swift",
+}
+RECORD = f"""
+record() {{ for word in "$@"; do printf '%s\\0' "$word"; done; printf '\\n'; }}
+/usr/bin/time() {{ shift; "$@"; }}
+{"".join(f"{name}() {{ record {name} {chr(34)}$@{chr(34)}; }}" + chr(10) for name in OURS)}
+"""
+
+
+def command_lines(block: str) -> list[list[str]]:
+    """Return the words of each of our commands in a console block, split and expanded by bash."""
+    text = block.replace("\\\n", " ")
+    has_prompts = "$ " in text
+    lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ") or not has_prompts]
+    for line in lines:
+        word = re.sub(r"^([A-Z_]+=\S* |/usr/bin/time -v )*", "", line).split()[0]
+        assert word in {*OURS, *ELSEWHERE} or re.match(r"\w+=", word), f"neither ours nor known: {line}"
+    kept = [line for line in lines if line.split()[0] not in ELSEWHERE]
+    done = subprocess.run(["bash", "-euc", RECORD + "\n".join(kept)], capture_output=True, text=True, check=True)
+    return [line.split("\0")[:-1] for line in done.stdout.splitlines()]
+
+
+def module_of(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return (module, its arguments) of a command of ours, None for a program of examples/."""
+    name, *arguments = words
+    if name.startswith("ddpm-"):
+        return f"ddpm_export.cli.{name.removeprefix('ddpm-')}", arguments
+    if "-m" in arguments:
+        place = arguments.index("-m")
+        return arguments[place + 1], arguments[place + 2 :]
+    return None
+
+
+def call_of(module: str):
+    def main() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # runpy's, where the module has been imported before
+            found = runpy.run_module(module, run_name="__main__")
+        if module.startswith("ddpm_export.cli."):
+            found["main"]()
+
+    return main
+
+
+def parsed(module: str, arguments: list[str]) -> str:
+    """Return what a command says of its arguments, "" where it takes them; it does nothing more."""
+
+    def then_stop(self, *args, **kwargs) -> None:
+        inner(self, *args, **kwargs)
+        sys.exit(0)
+
+    inner = argparse.ArgumentParser.parse_args
+    with (
+        mock.patch.object(typer.core.TyperCommand, "invoke", return_value=0),
+        mock.patch.object(argparse.ArgumentParser, "parse_args", then_stop),
+    ):
+        ending = run_here(call_of(module), *arguments)
+    return "" if ending.code == 0 else ending.err
+
+
+def values_after(option: str, arguments: list[str]) -> list[str]:
+    return [value for before, value in pairwise(arguments) if before == option]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("block", [pytest.param(text, id=name) for name, text in blocks("console")])
+def test_commands_of_console_blocks_are_accepted(block: str) -> None:
+    from train.config import load_config
+
+    for words in command_lines(block):
+        command = module_of(words)
+        if command is None:
+            assert (ROOT / words[1]).is_file(), words
+            continue
+        module, arguments = command
+        assert parsed(module, arguments) == "", words
+        shipped = {word for word in arguments if word.startswith(("exported/", "emoji/", "docs/"))}
+        missing = {name for name in shipped.difference(values_after("--out", arguments)) if not (ROOT / name).exists()}
+        assert missing == set(), words
+        if module == "train":
+            (config,), changes = values_after("--config", arguments), values_after("--set", arguments)
+            load_config(config, dict(change.split("=", 1) for change in changes))
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+
+
+@pytest.mark.torch
+def test_options_that_prose_names_are_those_of_the_command() -> None:
+    helped: dict[str, set[str]] = {}
+    seen = 0
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for code in re.findall(
+            r"`((?:ddpm-(?:run|check|eval|export)|python -m) [^`]+)`", page.read_text(encoding="utf-8")
+        ):
+            command = module_of(code.split())
+            assert command is not None, f"{page.name}: {code}"
+            module, named = command[0], options_in(code)
+            if named:
+                if module not in helped:
+                    helped[module] = options_in(run_here(call_of(module), "--help").out)
+                assert named <= helped[module], f"{page.name}: {code}"
+                seen += 1
+    assert seen > 10
 
 
 def test_code_in_other_languages_is_that_of_a_tested_file() -> None:
