@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from ddpm_export.files import replacing, sha256_of
 from ddpm_export.generation import sample, settings_for, with_defaults
 from ddpm_export.images import save_images, to_uint8
 from ddpm_export.runtimes import open_model
+from train.config import CONFIG_FOLDER, load_config
 from train.pictures import draw_loss
 
 __all__ = ["main"]
@@ -129,6 +130,12 @@ def _card(
         width=CARD_WIDTH,
         subsequent_indent="  ",
     )
+    made = textwrap.fill(
+        f"Trained, in the end, by `python -m train {_config_options(config)}{where} --out RUN`; "
+        f"shipped by `python -m train.ship RUN{where}`. Digests: `SHA256SUMS`.",
+        width=CARD_WIDTH,
+        break_on_hyphens=False,
+    )
     return f"""# Model card: {config["name"]}
 
 Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
@@ -161,9 +168,25 @@ Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {pa
 
 ![loss](loss.png)
 
-Made by `python -m train --config {config["name"]}{where} --out RUN` with the fields above, then
-`python -m train.ship RUN{where}`. Digests: `SHA256SUMS`.
+{made}
 """
+
+
+def _config_options(config: dict[str, Any]) -> str:
+    """Return the options that give a training's configuration: a file of ours by its name, and what differs from it."""
+    if not (CONFIG_FOLDER / f"{config['name']}.json").exists():
+        return "--config FILE"  # a user's own, which holds the fields that the card shows
+    named = _flat(asdict(load_config(config["name"])))
+    changed = {field: value for field, value in _flat(config).items() if named.get(field) != value}
+    changes = "".join(f" --set {field}={json.dumps(value)}" for field, value in sorted(changed.items()))
+    return f"--config {config['name']}{changes}"
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(config)).items():  # lists for tuples, as in a checkpoint
+        fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+    return fields
 
 
 def _worst(report: Any) -> float:
