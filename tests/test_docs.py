@@ -12,19 +12,30 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import typer.core
 from commands import run_here
+from models import tiny_spec
+
+from ddpm_export.exporting.proof import prove
+from ddpm_export.noise import normal_table
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/README.md"))
 CARDS = [ROOT / name / "README.md" for name in ("exported", "emoji", "ablation")]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS, *EXAMPLES]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *CARDS,
+    *EXAMPLES,
+]
 NOT_RUN = ("make ", "pip ", "git ", "cd ")  # installing is what CI's clean clone does
 
 
@@ -226,6 +237,69 @@ def test_the_example_runs(clone: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (clone / "samples.png").stat().st_size > 1000
+
+
+DIGEST = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{12,64}\b")
+
+
+def test_every_digest_is_of_a_file_that_ships_or_said_not_to_ship() -> None:
+    sums = "".join((ROOT / name / "SHA256SUMS").read_text() for name in ("exported", "emoji"))
+    known = {line.split()[0] for line in sums.splitlines()}
+    known.add(
+        sha256(normal_table().astype("<i4").tobytes()).hexdigest()
+    )  # docs/format.md has that of the table of normals
+    seen = 0
+    for page in [*PAGES, ROOT / "exported" / "extractor.md"]:
+        text = page.read_text(encoding="utf-8")
+        for match in DIGEST.finditer(text):
+            ships = any(digest.startswith(match.group()) for digest in known)
+            said = text[match.end() :].startswith(", which no longer ships")
+            assert ships != said, f"{page.name}: {match.group()}"
+            seen += 1
+    assert seen >= 5
+
+
+def test_what_is_said_of_the_proof_is_what_it_does() -> None:
+    def model(x_t: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        return {"eps": x_t, "variance_fraction": np.full_like(x_t, 0.5)}
+
+    T = 50
+    spec = tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.01, T).tolist()), clip_x_0=1.0)
+    small, above, learned = (
+        prove(model, model, replace(spec, image_shape=shape, **changes))
+        for shape, changes in (
+            ((3, 64, 64), {}),
+            ((1, 64 * 3, 65), {}),
+            ((1, 2, 2), {"variance": "learned", "requires": ("variance_fraction",)}),
+        )
+    )
+    assert small.batches == above.batches == learned.batches
+    assert small.num_steps == above.num_steps == learned.num_steps
+    said = re.compile(
+        rf"at {len(small.times)} times in {len(small.batches)} batch sizes "
+        rf"\({len(above.times)} times where images have more than 64x64x3 values\).* a trajectory of {small.num_steps} "
+        r"steps, of DDIM or, where the variance is learned, of DDPM,"
+    )
+    for name in ("README.md", "docs/importing.md"):
+        assert said.search(" ".join((ROOT / name).read_text(encoding="utf-8").split())), name
+
+
+def test_same_bits_are_promised_only_where_they_were_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (batch|threads) +\| +([\d, ]+) \| +bit-equal \|", page, re.M))
+    batches, threads = (rows[name].split(", ") for name in ("batch", "threads"))
+    cpu, cores = re.findall(r"^Machine: ([\w ]+) \(.*?, (\d+) cores", page, re.M)[0]
+    measured = f"at batches of {batches[0]} to {batches[-1]} and with {' or '.join(threads)} threads"
+    assert f"equal to the bit {measured} on an {cpu} of {cores} cores" in readme
+    assert "any number of threads" not in readme
+
+
+def test_the_picture_is_the_state_after_the_last_row() -> None:
+    """x_0 of the last evaluation is the picture only where the last row takes all of it and nothing before."""
+    for page in [*PAGES, *(ROOT / "examples" / "python").glob("*.py")]:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"to_uint8\((decode\()?state\.x_0", text), page.name
 
 
 def test_links_lead_somewhere() -> None:

@@ -13,6 +13,7 @@ from ddpm_export import generate
 from ddpm_export.cli.run import main
 from ddpm_export.images import grid
 from ddpm_export.samplers import SAMPLERS
+from ddpm_export.spec import Defaults
 
 
 @pytest.fixture
@@ -161,6 +162,14 @@ def test_what_makes_no_sense_is_one_line_and_2(model, out, arguments, named):
     ending = run_here(main, model, *([] if "--out" in arguments else ["--out", out]), *arguments)
     assert_refused(ending, 2, named)
     assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--steps", 3]])
+def test_a_file_whose_default_sampler_is_unknown_is_refused(tmp_path, out, arguments):
+    spec = tiny_spec(defaults=Defaults(sampler="rk45", num_steps=3))
+    (tmp_path / "newer.onnx").write_bytes(mix_model(spec))
+    assert_refused(run_here(main, tmp_path / "newer.onnx", "--out", out, *arguments), 4, "'rk45'")
+    assert run_here(main, tmp_path / "newer.onnx", "--out", out, "--sampler", "ddpm", *arguments).code == 0
 
 
 def test_without_a_model_it_says_so():
