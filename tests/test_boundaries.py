@@ -4,6 +4,7 @@ import ast
 import importlib
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from commands import run_apart
@@ -12,6 +13,7 @@ from models import mix_model
 import ddpm_export
 
 ROOT = Path(ddpm_export.__file__).parent
+HOUSE = ROOT.parent / "docs" / "architecture" / "house.svg"
 LEVEL_0 = {
     "errors.py",
     "wording.py",
@@ -95,6 +97,34 @@ def test_level_0_is_numpy_the_standard_library_and_itself(file):
     for module, _ in imports_of(file):
         top = module.split(".")[0]
         assert module in level_0 if top == "ddpm_export" else top == "numpy" or top in sys.stdlib_module_names, module
+
+
+def floors():
+    """Return the rooms of each floor of docs/architecture.md's picture, from the top."""
+    shapes = [shape.attrib for shape in ElementTree.parse(HOUSE).iter("{http://www.w3.org/2000/svg}rect")]
+    storeys = sorted((shape for shape in shapes if "data-floor" in shape), key=lambda shape: float(shape["y"]))
+    found = []
+    for storey in storeys:
+        top, bottom = float(storey["y"]), float(storey["y"]) + float(storey["height"])
+        inside = [shape for shape in shapes if "data-rooms" in shape and top <= float(shape["y"]) < bottom]
+        found.append({room for shape in inside for room in shape["data-rooms"].split()})
+    return found
+
+
+def test_the_picture_of_the_house_has_every_room_and_no_import_leads_up():
+    rooms = {Path(file).parts[0].removesuffix(".py") for file in FILES} - {"__init__"}
+    assert set().union(*floors()) == rooms
+    assert sum(map(len, floors())) == len(rooms)
+    assert floors()[-1] == {Path(file).stem for file in LEVEL_0}
+    floor_of = {room: number for number, floor in enumerate(floors()) for room in floor}
+    up = []
+    for file in FILES:
+        room = Path(file).parts[0].removesuffix(".py")
+        for module, _ in imports_of(file):
+            top, *rest = module.split(".")
+            if top == "ddpm_export" and rest and room in floor_of and floor_of[rest[0]] < floor_of[room]:
+                up.append(f"{file}: {module}")
+    assert up == []
 
 
 OPENING = {
