@@ -5,6 +5,7 @@ tests of its language want: each of its command lines is given to the command it
 """
 
 import argparse
+import importlib
 import json
 import re
 import runpy
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -90,8 +92,10 @@ ELSEWHERE = {  # words that begin a line of a console block and belong to the sy
     "build/one_call",
     "cd",
     "cmake",
+    "git",
     "gradle",
     "./gradlew",
+    "make",
     "node",
     "npm",
     "pip",
@@ -300,6 +304,32 @@ def test_the_picture_is_the_state_after_the_last_row() -> None:
     for page in [*PAGES, *(ROOT / "examples" / "python").glob("*.py")]:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"to_uint8\((decode\()?state\.x_0", text), page.name
+
+
+def test_what_contributing_says_of_files_and_tables_is_so() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| a") and "`ddpm_export" in line]
+    assert len(rows) >= 8
+    for what, _, named_in, _ in rows:
+        name, file = re.findall(r"`([A-Z]+)` in `([\w/]+\.py)`", named_in)[0]
+        module = importlib.import_module(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+        table = getattr(module, name)
+        assert isinstance(table, Mapping), what
+        assert table, what
+        assert re.search(rf"^{name}\b.*=", (ROOT / file).read_text(encoding="utf-8"), re.M), f"{what}: made elsewhere"
+
+
+def test_files_that_prose_names_exist() -> None:
+    for page in (ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "README.md", "docs/architecture.md")):
+        for name in re.findall(r"`((?:ddpm_export|tests|docs|train|\.ci)/[\w/.]*)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_targets_of_make_that_prose_names_exist() -> None:
+    targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    named = {name for page in PAGES for name in re.findall(r"`make ([\w./-]+)`", page.read_text(encoding="utf-8"))}
+    assert len(named) > 3
+    assert named <= targets, named - targets
 
 
 def test_links_lead_somewhere() -> None:
