@@ -378,6 +378,23 @@ def few_bytes(monkeypatch):
     monkeypatch.setattr(dataset_module, "MAX_ARRAY_BYTES", 9 * 4 * 6)
 
 
+def test_the_first_broken_ones_are_named_alone(tmp_path, monkeypatch):
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.png").write_bytes(b"no")
+    expected = ", ".join(f"{tmp_path}/{name}.png" for name in "abc")
+    for most in (dataset_module.MAX_ARRAY_BYTES, 0):
+        monkeypatch.setattr(dataset_module, "MAX_ARRAY_BYTES", most)
+        said = refused(picture_folder, tmp_path, (1, 4, 6))
+        assert said == f"8 of 8 images cannot be read, {expected} first. Check that these are whole images."
+    broken = []
+    lazy = dataset_module.LazyImages(3, (1, 4, 6), no_image, broken, "image {}".format)
+    assert "3 of 3 images cannot be read, image 1, image 2, image 0 first." in refused(lazy.__getitem__, 1)
+
+
+def no_image(_place):
+    raise BadFileError("it is none")
+
+
 @pytest.fixture
 def ten(tmp_path):
     for number in range(10):

@@ -53,14 +53,21 @@ class LazyImages:
     In place of a broken image comes the next sound one, so that what stands at a position depends on the files alone.
     """
 
-    def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable[[int], Pixels], broken: list[str]):
+    def __init__(
+        self,
+        count: int,
+        image_shape: tuple[int, int, int],
+        read: Callable[[int], Pixels],
+        broken: list[str],
+        name_of: Callable[[int], str] = str,
+    ):
         channels, height, width = image_shape
         self.shape = (count, height, width, channels)
         self.dtype = np.dtype(np.uint8)
         self._positions = np.arange(count)
-        self._read = read
+        self._read, self._name_of = read, name_of
         self._broken = broken
-        self._known: set[int] = set()  # positions of broken ones
+        self._known: dict[int, None] = {}  # positions of broken ones, in the order in which they were met
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -90,9 +97,9 @@ class LazyImages:
             except BadFileError as exc:
                 with self._lock:
                     if place not in self._known:
-                        self._known.add(place)
+                        self._known[place] = None
                         self._broken.append(str(exc))
-        raise _mostly_broken(self._broken, len(self))
+        raise _mostly_broken([self._name_of(place) for place in self._known], len(self))
 
 
 def encoded_images(
@@ -102,21 +109,27 @@ def encoded_images(
     image_shape: tuple[int, int, int],
     labels: NDArray[np.int64] | None = None,
     classes: tuple[str, ...] | None = None,
+    *,
+    name_of: Callable[[Any], str] = str,
 ) -> Dataset:
     """Return the data set of encoded images: where they fit, decoded at once and without the broken ones, else lazily.
 
     `items` are what `read` takes, one an image, at least one; `read` returns uint8 (H, W, C) of `image_shape` (C, H, W)
-    or raises BadFileError for a broken one, and runs in threads. `labels` (N,) and `classes` are those of the items.
-    Raises BadFileError where more than half are broken: of all, or of 64 spread over those that are decoded lazily.
+    or raises BadFileError for a broken one, and runs in threads. `labels` (N,) and `classes` are those of the items,
+    `name_of` gives what errors call one. Raises BadFileError where more than half are broken: of all, or of 64 spread
+    over those that are decoded lazily.
     """
     broken: list[str] = []
     channels, height, width = image_shape
     if len(items) * channels * height * width > MAX_ARRAY_BYTES:
-        lazy = LazyImages(len(items), image_shape, lambda position: read(items[position]), broken)
+        lazy = LazyImages(
+            len(items), image_shape, lambda place: read(items[place]), broken, lambda k: name_of(items[k])
+        )
         probed = np.unique(np.linspace(0, len(items) - 1, NUM_PROBED).astype(np.int64)).tolist()
-        failed = [told for told in _in_threads(lambda place: _try(read, items[place]), probed) if isinstance(told, str)]
+        tried = _in_threads(lambda place: _try(read, items[place]), probed)
+        failed = [items[place] for place, image in zip(probed, tried, strict=True) if isinstance(image, str)]
         if 2 * len(failed) > len(probed):
-            raise _mostly_broken(failed, len(probed))
+            raise _mostly_broken([name_of(item) for item in failed], len(probed))
         return Dataset(name, lazy, labels, None, broken, classes)
     images = np.empty((len(items), height, width, channels), dtype=np.uint8)
     sound: list[int] = []
@@ -128,7 +141,9 @@ def encoded_images(
                 images[len(sound)] = image
                 sound.append(place)
     if 2 * len(broken) > len(items):
-        raise _mostly_broken(broken, len(items))
+        is_sound = set(sound)
+        failed = [item for place, item in enumerate(items) if place not in is_sound]
+        raise _mostly_broken([name_of(item) for item in failed], len(items))
     return Dataset(name, images[: len(sound)], None if labels is None else labels[sound], None, broken, classes)
 
 
@@ -144,8 +159,8 @@ def _in_threads(do: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return list(pool.map(do, items))
 
 
-def _mostly_broken(broken: list[str], count: int) -> BadFileError:
-    names = ", ".join(told.partition(": not an image.")[0] for told in broken[:SHOWN])
+def _mostly_broken(names: list[str], count: int) -> BadFileError:
+    first = ", ".join(names[:SHOWN])
     return BadFileError(
-        f"{len(broken)} of {count} images cannot be read, {names} first. Check that these are whole images."
+        f"{len(names)} of {count} images cannot be read, {first} first. Check that these are whole images."
     )

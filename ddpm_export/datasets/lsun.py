@@ -38,6 +38,9 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     def read(key: Any) -> NDArray[np.uint8]:
         with database.begin() as transaction:
             value = transaction.get(key, b"")
-        return read_image(value, channels, size=(height, width), where=f"{path}, key {key!r}")
+        return read_image(value, channels, size=(height, width), where=name_of(key))
 
-    return encoded_images(Path(path).name, keys, read, image_shape)
+    def name_of(key: Any) -> str:
+        return f"{path}, key {key!r}"
+
+    return encoded_images(Path(path).name, keys, read, image_shape, name_of=name_of)
