@@ -76,9 +76,7 @@ def _cells(results: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[st
 def _console_script(name: str) -> str:
     path = Path(sysconfig.get_path("scripts")) / name
     if not path.exists():
-        raise EnvironmentProblem(
-            f"{name}: not installed. got no such script, expected one. Do pip install -e '.[cpu]'."
-        )
+        raise EnvironmentProblem(f"{name} is not installed. Run: pip install -e '.[cpu]'.")
     return str(path)
 
 

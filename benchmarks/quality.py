@@ -100,9 +100,7 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     try:
         steps = sorted({int(count) for count in arguments.steps.split(",")})
     except ValueError as exc:
-        raise UsageError(
-            f"--steps: not numbers. got {arguments.steps!r}, expected numbers with commas. Do correct it."
-        ) from exc
+        raise UsageError(f"--steps must be numbers with commas between them, got {arguments.steps!r}.") from exc
     counts = {count: arguments.n_slow if count >= SLOW_FROM else arguments.n for count in steps}
     return [Case(sampler, count, n) for sampler in SAMPLERS for count, n in counts.items()]
 
@@ -175,7 +173,7 @@ class _Judge:
             values = json.loads(self.path.read_text(encoding="utf-8"))
             return dict(values["rows"]) if values["of"] == self.of else {}
         except (ValueError, KeyError, TypeError) as exc:
-            raise BadFileError(f"{self.path}: damaged. got {exc!r}, expected results. Do delete it.") from exc
+            raise BadFileError(f"{self.path} is damaged: {exc!r}. Delete it.") from exc
 
 
 def _sha256_of_images(path: str, spec: ModelSpec) -> str:

@@ -109,7 +109,7 @@ def test_finished_rows_are_kept_and_others_made(place, monkeypatch):
     (place / "r.json").write_text("[")
     with pytest.raises(BadFileError, match="damaged"):
         measured(place)
-    with pytest.raises(UsageError, match="--steps: not numbers"):
+    with pytest.raises(UsageError, match="--steps must be numbers"):
         measured(place, "--steps", "5,x")
 
 

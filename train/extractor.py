@@ -35,7 +35,7 @@ CARD = """# The extractor
 `extractor.onnx` scores 28x28 grey images in the range [-1, 1]: input `images` (B, 1, 28, 28) float32, outputs
 `features` (B, 128) and `logits` (B, 10). It is a small residual network (He et al. 2016; widths 32, 64, 128) trained on
 the 60,000 training images of Fashion-MNIST (Xiao et al. 2017, MIT) by `python -m train.extractor --epochs {epochs}`
-and names {accuracy:.2%} of the 10,000 test images rightly.
+and names {accuracy:.2%} of the 10,000 test images correctly.
 
 SHA-256 {sha256}
 
@@ -139,7 +139,7 @@ def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def accuracy(network: Classifier, data: Dataset) -> float:
-    """Return the share of images that the network names rightly."""
+    """Return the share of images that the network names correctly."""
     network.eval()
     images = torch.from_numpy(data.images.transpose(0, 3, 1, 2).copy())
     right = 0
