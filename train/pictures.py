@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_export.diffusion import denoiser
+from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.exporting.unet import UNet, UNetConfig
 from ddpm_export.files import replacing
 from ddpm_export.noise import noise_stream
@@ -15,7 +15,7 @@ from ddpm_export.runtimes.torch_archive import model_from_module
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["draw_loss", "draw_samples"]
+__all__ = ["draw_loss", "draw_samples", "model_from_weights"]
 
 SEED, NUM_IMAGES = 0, 16
 
@@ -23,24 +23,27 @@ SEED, NUM_IMAGES = 0, 16
 def draw_samples(
     path: Path, config: UNetConfig, weights: Mapping[str, Tensor], spec: ModelSpec, device: str, step: int
 ) -> None:
-    """Write a grid of 16 samples, always of the same noise, by the spec's default steps of DDIM.
-
-    Of a network with K classes sample k is of class k mod K.
-    """
+    """Write a grid of 16 samples, always of the same noise and classes, by the spec's default steps of DDIM."""
     from ddpm_export.images import save_images, to_uint8
 
+    denoise = denoiser(model_from_weights(config, weights, spec, device, range(NUM_IMAGES)), spec)
+    noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
+    *_, last = walk(denoise, noise, plan(spec, sampler="ddim"))
+    save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})
+
+
+def model_from_weights(
+    config: UNetConfig, weights: Mapping[str, Tensor], spec: ModelSpec, device: str, images: range
+) -> Model:
+    """Return a network with these weights as a Model of a batch of these images; with K classes, k is of k mod K."""
     with torch.device("meta"):  # no memory, and no random initialisation
         network = UNet(config)
     network.load_state_dict(weights, assign=True)
     network.eval()
-    if config.num_classes:
-        y = (torch.arange(NUM_IMAGES) % config.num_classes).to(device)
-        denoise = denoiser(model_from_module(lambda x_t, t: network(x_t, t, y), spec, device), spec)
-    else:
-        denoise = denoiser(model_from_module(network, spec, device), spec)
-    noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
-    *_, last = walk(denoise, noise, plan(spec, sampler="ddim"))
-    save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})
+    if not config.num_classes:
+        return model_from_module(network, spec, device)
+    y = torch.tensor(images, device=device) % config.num_classes
+    return model_from_module(lambda x_t, t: network(x_t, t, y), spec, device)
 
 
 def draw_loss(path: Path, log: Path) -> None:

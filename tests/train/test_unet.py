@@ -125,6 +125,7 @@ def test_time_embedding_is_the_formula(channels):
     [
         ("fashion-mnist-small", 1_623_169),
         ("fashion-mnist", 4_634_305),
+        ("fashion-mnist-conditional", 3_832_897),
         ("emoji", 4_437_699),
         ("stanford-cars", 74_051_331),
         ("cifar10", 35_746_307),  # Ho et al. 2020, appendix B: 35.7 million
