@@ -128,7 +128,8 @@ def _errors(contenders: dict[str, Callable[[], Array]]) -> dict[str, float]:
     for name, error in errors.items():
         if not error <= MAX_RELATIVE_ERROR:
             raise ModelRefusedError(
-                f"{name} must give what the checkpoint's network gives within {MAX_RELATIVE_ERROR}, got a relative error "
+                f"{name} must give what the checkpoint's network gives within {MAX_RELATIVE_ERROR}, got a "
+                "relative error "
                 f"of {error:.2g}. Pass the --checkpoint that the --model was exported from."
             )
     return errors

@@ -173,6 +173,7 @@ def launched(name: str, command: list[str]) -> tuple[dict[str, Any], str]:
     result: dict[str, Any] = json.loads(done.stdout)
     if result["exit_code"] != 0:
         raise EnvironmentProblem(
-            f"{name} ended with {result['exit_code']} and {(done.stderr.splitlines() or ['nothing'])[-1]!r}. Run it by hand."
+            f"{name} ended with {result['exit_code']} and {(done.stderr.splitlines() or ['nothing'])[-1]!r}. "
+            "Run it by hand."
         )
     return result, done.stderr

@@ -36,7 +36,8 @@ def test_samples_of_a_checkpoint_do_not_depend_on_how_many_there_are(checkpoint,
     spec = spec_from_json(contents["spec"])
     config = compare.config_from_dict(contents["config"]).network
     model = model_from_weights(config, contents["ema"], spec, "cpu", range(5, 6))  # of class 5 mod 3
-    *_, last = ddim(denoiser(model, spec), noise_stream(0, [5], SHAPE), trajectory(spec, 3))
+    rows = plan(spec, sampler="ddim", num_steps=3)
+    *_, last = walk(denoiser(model, spec), noise_stream(0, [5], SHAPE), rows)
     assert np.abs(to_uint8(last.x)[0].astype(int) - images[5]).max() <= 1
 
 
