@@ -14,6 +14,7 @@ import typer
 
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.runtimes import PROVIDERS
+from ddpm_export.wording import first_line, pair_of, shown
 
 __all__ = [
     "Advance",
@@ -77,16 +78,14 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
             if debug:
                 traceback.print_exc()
             if tell is not None:
-                print(f"error: {printable(tell().rstrip('.'))}. Do see --help.", file=sys.stderr)
+                print(f"error: {printable(tell().rstrip('.'))}. See --help.", file=sys.stderr)
                 code = 2
             elif isinstance(exc, MemoryError):
-                print("error: memory: not enough. got none left, expected more. Do lower --batch.", file=sys.stderr)
+                print("error: Out of memory. Try a smaller --batch.", file=sys.stderr)
                 code = 5
             else:
-                told = printable(f"{type(exc).__name__} {str(exc)[:200]!r}")
-                print(
-                    f"error: unexpected. got {told}, expected none. Do run with --debug and report it.", file=sys.stderr
-                )
+                told = printable(f"{type(exc).__name__} {first_line(exc)!r}")
+                print(f"error: Unexpected {told}. Run it with --debug and report it.", file=sys.stderr)
                 code = 1
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -110,15 +109,15 @@ def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[
             if not isinstance(options, dict):
                 raise ValueError(f"a JSON {type(options).__name__}")
         except (OSError, ValueError, RecursionError) as exc:
-            raise BadFileError(f"{config}: not usable. got {exc}, expected a JSON object. Do check the file.") from exc
+            raise BadFileError(f"{config} must hold a JSON object: {first_line(exc)}.") from exc
     for setting in settings:
-        key, equals, text = setting.partition("=")
+        key, text = pair_of("--set", setting)
         *parents, leaf = key.split(".")
         place = options
         for parent in parents:
             place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-        if not equals or not leaf or not isinstance(place, dict):
-            raise UsageError(f"--set: no assignment. got {setting!r}, expected KEY=VALUE. Do correct it.")
+        if not leaf or not isinstance(place, dict):
+            raise UsageError(f"--set must be given as KEY=VALUE, got {shown(setting)}.")
         try:
             place[leaf] = json.loads(text)
         except (ValueError, RecursionError):

@@ -8,6 +8,7 @@ import typer
 
 from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable, progress
 from ddpm_export.errors import UsageError
+from ddpm_export.wording import shown
 
 __all__ = ["main"]
 
@@ -66,8 +67,8 @@ def run(
     at_once = spec.graph == "sampler"
     if at_once and out.suffix.lower() in (".gif", ".webp"):
         raise UsageError(
-            f"--out: a one-call sampler shows no steps. got {printable(str(out))}, expected .png, .npy or a folder. Do "
-            "run the slice, or the .onnx that the file was made from."
+            f"--out must end in .png or .npy or be a folder for a one-call sampler, which shows no steps, got "
+            f"{printable(out.name)!r}. Run the slice, or the .onnx that the file was made from."
         )
     text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
     since = time.perf_counter()
@@ -94,8 +95,7 @@ def _times(text: str) -> list[int]:
         return [int(item) for item in text.split(",")]
     except ValueError as exc:
         raise UsageError(
-            f"--times: not a list of times. got {text[:80]!r}, expected integers with commas between them, such as "
-            "980,960,0. Do correct it."
+            f"--times must be integers with commas between them, such as 980,960,0, got {shown(text)}."
         ) from exc
 
 

@@ -130,7 +130,7 @@ def test_a_slice_shows_the_denoising_as_the_denoiser_does_and_a_sampler_says_tha
     assert np.abs(frames[0] - frames[1]).max() <= 1
     code, out, err = command("run", made["sampler"], "--n", 2, "--out", tmp_path / "no.gif")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "a one-call sampler shows no steps" in err
+    assert "a one-call sampler, which shows no steps" in err
     assert not (tmp_path / "no.gif").exists()
 
 

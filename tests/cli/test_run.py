@@ -149,7 +149,7 @@ REFUSED = [
     (["--sampler", "ddpm", "--eta", 0], "eta does not apply to ddpm"),
     (["--variance", "fixed_small"], "variance does not apply to ddim"),
     (["--sampler", "ddpm", "--variance", "tiny"], "variance must be one of"),
-    (["--times", "30,b"], "--times: not a list of times"),
+    (["--times", "30,b"], "--times must be integers with commas"),
     (["--times", "3,30"], "times must strictly fall"),
     (["--out", "a.jpg"], "must end in .png"),
     (["--nope"], "--nope"),
