@@ -32,6 +32,7 @@ __all__ = [
     "print_json",
     "printable",
     "progress",
+    "times_from_text",
 ]
 
 # Options that several commands have.
@@ -124,6 +125,16 @@ def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[
             place[leaf] = text  # a bare word
     found: dict[str, Any] = options
     return found
+
+
+def times_from_text(text: str | None) -> list[int] | None:
+    """Return the times of an option such as 980,960,0; raises UsageError for anything else."""
+    try:
+        return None if text is None else [int(item) for item in text.split(",")]
+    except ValueError as exc:
+        raise UsageError(
+            f"--times must be integers with commas between them, such as 980,960,0, got {shown(text)}."
+        ) from exc
 
 
 def printable(text: str) -> str:

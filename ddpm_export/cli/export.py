@@ -18,6 +18,7 @@ from ddpm_export.cli.console import (
     print_json,
     printable,
     progress,
+    times_from_text,
 )
 from ddpm_export.errors import BadFileError, UsageError
 
@@ -52,12 +53,22 @@ def export(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="What the file is sampled with where its user says nothing: ddim or ddpm. [default: ddim]"),
+        typer.Option(
+            help="What the file is sampled with where its user says nothing: ddim, ddpm, or another, which it then "
+            "carries as a plan. [default: ddim]"
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Of it. [default: 50, or as many as the checkpoint's own project takes]")
     ] = None,
     eta: Annotated[float | None, typer.Option(help="Of ddim, 0 to 1. [default: 0]")] = None,
+    times: Annotated[
+        str | None, typer.Option(help="The steps' own times, falling, such as 980,960,0; in place of --steps.")
+    ] = None,
+    plans: Annotated[
+        list[str] | None,
+        typer.Option(help="Samplers that the file carries as plans, such as dpmpp_2m:5,10,20; repeatable."),
+    ] = None,
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
@@ -91,7 +102,7 @@ def export(
     bad, 130 interrupted.
     """
     from ddpm_export import exporting
-    from ddpm_export.generation import with_defaults
+    from ddpm_export.generation import with_defaults, with_plans
 
     is_exported = Path(checkpoint).suffix == ".onnx"
     paths = _paths(
@@ -112,7 +123,7 @@ def export(
     loaded: Checkpoint | Path
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
-        asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta}
+        asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--plans": plans}
         given = [name for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(f"{given[0]} does not apply to an exported file, such as {checkpoint}.")
@@ -133,7 +144,9 @@ def export(
         loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
     if not isinstance(loaded, Path):
-        loaded = replace(loaded, spec=with_defaults(loaded.spec, sampler=sampler, num_steps=steps, eta=eta))
+        spec = with_plans(loaded.spec, plans or [])
+        spec = with_defaults(spec, sampler=sampler, num_steps=steps, times=times_from_text(times), eta=eta)
+        loaded = replace(loaded, spec=spec)
         notes += loaded.notes
     _print_notes(notes)
     reports: list[Report] = []

@@ -6,9 +6,19 @@ from typing import Annotated
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, print_json, printable, progress
+from ddpm_export.cli.console import (
+    Debug,
+    Json,
+    Provider,
+    Threads,
+    Trust,
+    entry_point,
+    print_json,
+    printable,
+    progress,
+    times_from_text,
+)
 from ddpm_export.errors import UsageError
-from ddpm_export.wording import shown
 
 __all__ = ["main"]
 
@@ -55,7 +65,7 @@ def run(
         spec,
         n=n,
         num_steps=steps,
-        times=None if times is None else _times(times),
+        times=times_from_text(times),
         sampler=sampler,
         eta=eta,
         variance=variance,
@@ -88,15 +98,6 @@ def run(
     else:
         how = f"{settings.plan_name or settings.sampler}, {settings.num_rows} steps, seed {settings.seed}"
         typer.echo(f"{printable(str(out))}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
-
-
-def _times(text: str) -> list[int]:
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError as exc:
-        raise UsageError(
-            f"--times must be integers with commas between them, such as 980,960,0, got {shown(text)}."
-        ) from exc
 
 
 main = entry_point(run)

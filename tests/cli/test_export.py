@@ -62,11 +62,28 @@ def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
     assert (np.load(tmp_path / "a.npy") == expected).all()
 
 
+def test_a_file_carries_the_plans_it_was_told_to(trained, command, tmp_path):
+    options = ("--plans", "dpmpp_2m:3,5", "--plans", "heun:2", "--times", "30,4,0")
+    code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
+    assert code == 0, err
+    spec = open_model(tmp_path / "a.onnx")[1]
+    assert list(spec.plans) == ["dpmpp_2m-3", "dpmpp_2m-5", "heun-2"]
+    assert (spec.defaults.times, spec.requires) == ((30, 4, 0), ("times",))
+    code, _, err = command(
+        "run", tmp_path / "a.onnx", "--n", 1, "--seed", 0, "--plan", "heun-2", "--out", tmp_path / "a.npy"
+    )
+    assert code == 0, err
+    expected = generate(tmp_path / "a.onnx", n=1, num_steps=2, sampler="heun", seed=0)
+    assert (np.load(tmp_path / "a.npy") == expected).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--steps", "0"], "number of steps must be from 1 to"),
         (["--sampler", "euler"], "sampler must be one of"),
+        (["--plans", "heun"], "plans must be given as sampler:steps,steps"),
+        (["--times", "3,a"], "--times must be integers with commas"),
         (["--sampler", "ddpm", "--eta", "0.5"], "eta does not apply to ddpm"),
         (["--eta", "2"], "eta must be between 0 and 1"),
         (["--format", "tflite"], "onnx, torchscript, pt2"),
