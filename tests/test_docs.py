@@ -96,6 +96,7 @@ ELSEWHERE = {  # words that begin a line of a console block and belong to the sy
     "gradle",
     "./gradlew",
     "make",
+    "mkdir",
     "node",
     "npm",
     "pip",
