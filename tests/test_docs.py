@@ -94,6 +94,7 @@ ELSEWHERE = {  # words that begin a line of a console block and belong to the sy
     "cmake",
     "git",
     "gradle",
+    "kill",
     "./gradlew",
     "make",
     "mkdir",
@@ -106,21 +107,23 @@ ELSEWHERE = {  # words that begin a line of a console block and belong to the sy
 RECORD = f"""
 record() {{ for word in "$@"; do printf '%s\\0' "$word"; done; printf '\\n'; }}
 /usr/bin/time() {{ shift; "$@"; }}
+nohup() {{ "$@"; }}
+nice() {{ shift 2; "$@"; }}
 {"".join(f"{name}() {{ record {name} {chr(34)}$@{chr(34)}; }}" + chr(10) for name in OURS)}
 """
 
 
 def command_lines(block: str) -> list[list[str]]:
     """Return the words of each of our commands in a console block, split and expanded by bash."""
-    text = block.replace("\\\n", " ")
+    text = re.sub(r" (\d?>>?|<) ?\S+", "", block.replace("\\\n", " "))  # what goes into files is no command's
     has_prompts = "$ " in text
     lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ") or not has_prompts]
     for line in lines:
-        word = re.sub(r"^([A-Z_]+=\S* |/usr/bin/time -v )*", "", line).split()[0]
+        word = re.sub(r"^([A-Z_]+=\S* |/usr/bin/time -v |nohup |nice -n \d+ )*", "", line).split()[0]
         assert word in {*OURS, *ELSEWHERE} or re.match(r"\w+=", word), f"neither ours nor known: {line}"
     kept = [line for line in lines if line.split()[0] not in ELSEWHERE]
     done = subprocess.run(["bash", "-euc", RECORD + "\n".join(kept)], capture_output=True, text=True, check=True)
-    return [line.split("\0")[:-1] for line in done.stdout.splitlines()]
+    return [line.split("\0")[:-1] for line in done.stdout.splitlines() if "\0" in line]
 
 
 def module_of(words: list[str]) -> tuple[str, list[str]] | None:
