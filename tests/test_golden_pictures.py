@@ -7,6 +7,7 @@ from models import T, tiny_spec
 
 from ddpm_export.errors import BadFileError
 from ddpm_export.golden_pictures import golden_from_pictures, replay_golden_pictures
+from ddpm_export.plans import Plan, Row
 
 SPEC = tiny_spec((3, 8, 8), graph="sampler")
 
@@ -118,6 +119,37 @@ def test_a_field_that_cannot_be_meant_is_refused_by_name(field, value):
     golden["cases"][0][field] = BAD_CASES[field] if value == "bad" else value
     with pytest.raises(BadFileError, match=f"golden: {field}"):
         replayed(golden=golden)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"times": [3, 3, 1]}, "times"),
+        ({"times": [T, 3, 1]}, "times"),
+        ({"times": []}, "times"),
+        ({"times": "321"}, "times"),
+        ({"times": [3, True, 0]}, "times"),
+        ({"times": [30, 9]}, "num_steps"),
+        ({"plan": "none of the file"}, "plan"),
+        ({"plan": ["own"]}, "plan"),
+        ({"plan": "own"}, "times"),
+        ({"plan": "own", "times": None}, "num_steps"),
+    ],
+)
+def test_times_and_plans_that_cannot_be_meant_are_refused_by_name(values, field):
+    spec = dataclasses.replace(SPEC, plans={"own": Plan((Row(1, 9, 0.5, (1.0,)),))})
+    golden = copy.deepcopy(golden_from_pictures(pictures, spec))
+    case = golden["cases"][3]
+    assert case["times"] == [39, 26, 8]
+    golden["cases"][3] = {name: value for name, value in {**case, **values}.items() if value is not None}
+    with pytest.raises(BadFileError, match=f"golden: {field} is not usable"):
+        replay_golden_pictures(one_call_of(), dataclasses.replace(spec, golden=golden))
+
+
+def test_of_many_plans_the_shortest_have_a_case():
+    plans = {f"p{n}": Plan(tuple(Row(i, 9, 0.5, (1.0,)) for i in range(1, n + 1))) for n in (7, 2, 5000, 3, 4)}
+    cases = golden_from_pictures(pictures, dataclasses.replace(SPEC, plans=plans))["cases"]
+    assert [(case["plan"], case["num_steps"]) for case in cases[4:]] == [("p2", 2), ("p3", 3), ("p4", 4)]
 
 
 def test_a_case_that_would_run_for_hours_is_refused():

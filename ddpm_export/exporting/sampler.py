@@ -289,7 +289,7 @@ def _add_loop(
         after["history"] = newest[0].followed_by(newest[1], *([history.part(0, 2 * pairs - 2)] if pairs > 1 else []))
     mean = weighted_sum([here(weight) for weight in rows.x_0], [here(weight) for weight in rows.eps], found)
     after["x"] = _add_step_noise(body, run, mean, here(rows.noise), step)
-    # clipping hides an infinity, and so may a row that does not read it: what the network says is watched, too
+    # clipping hides an infinity: what the network says is watched, too
     after["watched"] = before["watched"] + _watched(predicted) + _watched(after["x"])
     goes_on = after["watched"].equals(0.0)
     outputs = [value(goes_on.name, TensorProto.BOOL, [])]
