@@ -30,10 +30,9 @@
 //
 // WHAT TO KNOW
 //
-//   Memory   `walk` allocates what it needs: six arrays of the batch's size, one more for a learned variance, two more
-//            for every evaluation that a later row reads. `next` allocates nothing, except the arrays of a file's
-//            inputs in the first row. Everything keeps copies of what it is given; what your function captures by
-//            reference must outlive it.
+//   Memory   `walk` allocates what it needs: seven arrays of the batch's size, and two for every evaluation that a
+//            later row reads. `next` allocates nothing, except the arrays of a file's inputs in the first row.
+//            Everything keeps copies of what it is given; what your function captures by reference must outlive it.
 //   Resume   A State is all there is. Pass it to `walk` with the same plan, in another process if you like.
 //   Threads  No global state: distinct objects may be used from distinct threads.
 //   Errors   ddpm::Error, one line: what is wrong and the value seen, then what to do. Its code is an exit code.
@@ -1140,8 +1139,23 @@ inline std::string text_of(double value) {
 }
 
 inline std::string text_of(std::int64_t value) { return std::to_string(value); }
-inline std::string text_of(const std::string& value) { return value; }
-inline std::string text_of(std::string_view value) { return std::string(value); }
+
+// Return text from a file, fit for one line of a terminal.
+inline std::string text_of(std::string_view text) {
+    static constexpr char hex[] = "0123456789abcdef";
+    std::string result;
+    for (const char c : text.substr(0, 80)) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte < 0x20 || byte > 0x7e) {
+            result += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
+        } else {
+            result += c;
+        }
+    }
+    return result + (text.size() > 80 ? "..." : "");
+}
+
+inline std::string in_quotes(std::string_view text) { return "'" + text_of(text) + "'"; }
 
 // Return the first values with commas between, and how many there are where those are not all.
 template <class Values>
@@ -1154,21 +1168,6 @@ std::string several(const Values& values, std::size_t most = 20) {
         ++count;
     }
     return count <= most ? text : text + " (" + std::to_string(count) + " of them)";
-}
-
-// Return text from a file in quotes, fit for one line of a terminal.
-inline std::string in_quotes(std::string_view text) {
-    static constexpr char hex[] = "0123456789abcdef";
-    std::string result = "'";
-    for (const char c : text.substr(0, 80)) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte < 0x20 || byte > 0x7e) {
-            result += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
-        } else {
-            result += c;
-        }
-    }
-    return result + (text.size() > 80 ? "...'" : "'");
 }
 
 inline Error usage(const std::string& line) { return Error(Code::usage, line); }

@@ -496,6 +496,9 @@ void check_inputs() {
     refused({{"strength", Labels{0, 1}}}, "Input 'strength' must be floats");
     refused({{"strength", Floats{1.0f}}}, "Input 'strength' must have shape (2,) or (1, 2), got 1 values.");
     refused({{"strength", Floats{0.0f, nan}}}, "Input 'strength' must be finite, got NaN or infinity.");
+    ddpm::ModelSpec hostile = spec;
+    hostile.inputs[0].classes[1] = "b\n\x1b[31m";
+    EXPECT(code_of([&] { (void)ddpm::denoiser(model, hostile, {{"y", "d"}, {"strength", two}}); }) == 2, "one line");
     // what can be seen without a batch is told where the denoiser is made
     EXPECT(code_of([&] { (void)ddpm::denoiser(model, spec); }) == 2, "at once");
     EXPECT(code_of([&] { (void)ddpm::denoiser(model, spec, {{"strength", each}}); }) == 0, "for two images");
