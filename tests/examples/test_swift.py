@@ -236,7 +236,7 @@ def test_specs_are_taken_and_refused_as_python_does(build, tmp_path):
         if int(code) != verdict(text):
             wrong.append((text, verdict(text), answer))
         for part in message:  # quoted once more by the program: a control character would show as \\u or \\n
-            assert re.fullmatch(r'"([^\\]|\\["\\])*"', part), answer
+            assert re.fullmatch(r'"([^\\]|\\["\'\\])*"', part), answer
             assert len(part) < 500, answer
     assert not wrong
 
@@ -263,10 +263,8 @@ struct Half: Model {
     func evaluate(
         _ x_t: [Float], t: Double, inputs: [String: InputArray], outputs: inout [String: [Float]]
     ) {
-        for name in outputs.keys {
-            outputs[name]!.withUnsafeMutableBufferPointer { said in
-                for k in x_t.indices { said[k] = 0.5 * x_t[k] }
-            }
+        outputs["eps"]!.withUnsafeMutableBufferPointer { said in
+            for k in x_t.indices { said[k] = 0.5 * x_t[k] }
         }
     }
 }
@@ -310,8 +308,8 @@ def test_the_loop_takes_no_memory(build, tmp_path):
     assert allocations(spec, 50) == allocations(spec, 5) > 0
     assert allocations(spec, "50,0") == allocations(spec, "5,0") > 0, "with a history"
     assert allocations(fed, "50,0") == allocations(fed, "5,0") > 0, "with what was found before as an input"
-    # who keeps the states is who pays for them
-    assert allocations(spec, 50, "keep") >= allocations(spec, 50) + 3 * 49
+    # who keeps the states is who pays for them: three arrays each, five of which the walk has anyway
+    assert allocations(spec, 50, "keep") >= allocations(spec, 50) + 3 * 50 - 5
 
 
 def blocks():

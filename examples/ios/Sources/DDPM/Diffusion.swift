@@ -30,8 +30,8 @@ public typealias Denoiser = (
 
 /// Bind a model to what it predicts, its clipping and its inputs, given by the names of the spec's inputs.
 ///
-/// One network evaluation a call, for any batch. Throws `usage` for inputs that are unknown, missing or do not fit, here
-/// where it can be seen without a batch; its calls throw `notFinite` where the network gives NaN or infinity.
+/// One network evaluation a call, for any batch. Throws `usage` for inputs that are unknown, missing or do not fit,
+/// here where it can be seen without a batch; its calls throw `notFinite` where the network gives NaN or infinity.
 public func denoiser(_ model: some Model, _ spec: ModelSpec, inputs: [String: InputValue] = [:]) throws -> Denoiser {
     let fitsAnyBatch = inputs.values.allSatisfy {
         switch $0 { case .index, .name: true; case .each, .numbers: false }

@@ -156,7 +156,9 @@ private struct Values {
     func path(_ key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
 
     func value(_ key: String) throws -> Json {
-        guard let value = values[key] else { throw DDPMError(.badFile, "The model's spec must have \(path(key)), which it lacks.") }
+        guard let value = values[key] else {
+            throw DDPMError(.badFile, "The model's spec must have \(path(key)), which it lacks.")
+        }
         return value
     }
 

@@ -7,7 +7,8 @@ import Foundation
 /// Throws `usage` for numSteps outside 1...T.
 public func spacing(_ numTrainTimesteps: Int, _ numSteps: Int) throws -> [Int] {
     guard numTrainTimesteps >= 1, (1...numTrainTimesteps).contains(numSteps) else {
-        throw DDPMError(.usage, "The number of steps must be from 1 to \(numTrainTimesteps), the model's own, got \(numSteps).")
+        throw DDPMError(
+            .usage, "The number of steps must be from 1 to \(numTrainTimesteps), the model's own, got \(numSteps).")
     }
     return (0..<numSteps).map { numTrainTimesteps * (numSteps - $0) / numSteps - 1 }
 }
@@ -61,7 +62,8 @@ private func grid(_ spec: ModelSpec, _ numSteps: Int?, _ times: [Int]?) throws -
     guard let first = times.first, let last = times.last, first < T, last >= 0,
         zip(times, times.dropFirst()).allSatisfy({ $0 > $1 })
     else {
-        let shown = times.prefix(5).map { "\($0)" }.joined(separator: ", ") + (times.count > 5 ? ", ... (\(times.count) of them)" : "")
+        let shown = times.prefix(5).map { "\($0)" }.joined(separator: ", ")
+            + (times.count > 5 ? ", ... (\(times.count) of them)" : "")
         throw DDPMError(
             .usage, "times must strictly fall from at most \(T - 1) to at least 0, got \(shown).")
     }
@@ -118,15 +120,16 @@ public struct State: Equatable, Sendable {
 
 /// Walk a plan and return the state after its last row; one network evaluation a row.
 ///
-/// Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan gave,
-/// to the same bits. `onState` sees every state and says whether to go on; where it said no, the state so far comes back.
-/// Throws `notFinite` at the row whose numbers are no longer finite, `usage` for a history or a variance that is missing,
-/// and what the network throws.
+/// Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan
+/// gave, to the same bits. `onState` sees every state and says whether to go on; where it said no, the state so far
+/// comes back. Throws `notFinite` at the row whose numbers are no longer finite, `usage` for a history or a variance
+/// that is missing, and what the network throws.
 @discardableResult
 public func walk(
     _ denoise: @escaping Denoiser, _ noise: Noise, _ plan: Plan, x: [Float]? = nil, state: State? = nil,
     onState: (State) throws -> Bool = { _ in true }
-) throws -> [Float] {  // @escaping although nothing keeps it: where a later argument throws, Swift 6.0 leaks it otherwise
+) throws -> [Float] {
+    // `denoise` is @escaping although nothing keeps it: where a later argument throws, Swift 6.0 leaks it otherwise
     var (now, z): ([Float], [Float]) = (state?.x ?? x ?? [], [])
     if now.isEmpty {
         try noise(0, &now)

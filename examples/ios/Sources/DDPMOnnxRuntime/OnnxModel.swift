@@ -127,7 +127,9 @@ private struct Tensors {
 
     func fill<Number>(_ name: String, _ values: [Number]) {
         guard let data = memory[name] else { return }
-        values.withUnsafeBytes { data.mutableBytes.copyMemory(from: $0.baseAddress!, byteCount: min($0.count, data.length)) }
+        values.withUnsafeBytes {
+            data.mutableBytes.copyMemory(from: $0.baseAddress!, byteCount: min($0.count, data.length))
+        }
     }
 
     func read(_ name: String, into values: inout [Float]) {

@@ -48,6 +48,9 @@ func run(_ arguments: [String]) throws {
 }
 
 struct Options {
+    private static let known = "Say unet.onnx [--n 16] [--steps 50] [--times 980,960,0] [--sampler ddim] [--eta 0] "
+        + "[--plan NAME] [--seed 0] [--first 0] [--threads 0] [--out grid.png]."
+
     var model = ""
     var n = 16
     var settings = Settings()
@@ -58,11 +61,11 @@ struct Options {
         var rest = arguments[...]
         while let argument = rest.popFirst() {
             guard argument.hasPrefix("--") else {
-                guard model.isEmpty else { throw usage("Unknown argument \(shown(argument)). \(known)") }
+                guard model.isEmpty else { throw usage("Unknown argument \(shown(argument)). \(Self.known)") }
                 model = argument
                 continue
             }
-            guard let value = rest.popFirst() else { throw usage("\(argument) needs a value. \(known)") }
+            guard let value = rest.popFirst() else { throw usage("\(argument) needs a value. \(Self.known)") }
             switch argument {
             case "--n": n = try number(argument, value, 1...1 << 20)
             case "--steps": settings.numSteps = try number(argument, value, 1...Int.max)
@@ -70,7 +73,8 @@ struct Options {
                 settings.times = try value.split(separator: ",", omittingEmptySubsequences: false).map {
                     guard let t = Int($0) else {
                         throw usage(
-                            "--times must be integers with commas between them, such as 980,960,0, got \(shown(value)).")
+                            "--times must be integers with commas between them, such as 980,960,0, got "
+                                + "\(shown(value)).")
                     }
                     return t
                 }
@@ -83,19 +87,17 @@ struct Options {
             case "--first": settings.first = try number(argument, value, 0...1 << 32 - 1)
             case "--threads": threads = try number(argument, value, 0...1024)
             case "--out": out = value
-            default: throw usage("Unknown argument \(shown(argument)). \(known)")
+            default: throw usage("Unknown argument \(shown(argument)). \(Self.known)")
             }
         }
-        guard !model.isEmpty else { throw usage("A model must be named. \(known)") }
+        guard !model.isEmpty else { throw usage("A model must be named. \(Self.known)") }
     }
 }
 
-let known = "Say unet.onnx [--n 16] [--steps 50] [--times 980,960,0] [--sampler ddim] [--eta 0] [--plan NAME] [--seed 0] "
-    + "[--first 0] [--threads 0] [--out grid.png]."
-
 func number(_ option: String, _ value: String, _ range: ClosedRange<Int>) throws -> Int {
     guard let number = Int(value), range.contains(number) else {
-        throw usage("\(option) must be an integer from \(range.lowerBound) to \(range.upperBound), got \(shown(value)).")
+        throw usage(
+            "\(option) must be an integer from \(range.lowerBound) to \(range.upperBound), got \(shown(value)).")
     }
     return number
 }

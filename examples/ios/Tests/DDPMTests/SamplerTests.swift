@@ -58,7 +58,9 @@ final class SamplerTests: XCTestCase {
                 XCTAssertTrue(zip(times, times.dropFirst()).allSatisfy { $0 > $1 } && times.last! >= 0)
             }
         }
-        for n in [-1, 0, 11, .max] { XCTAssertTrue(thrown(.usage) { try spacing(10, n) }.hasPrefix("The number of steps must be ")) }
+        for n in [-1, 0, 11, .max] {
+            XCTAssertTrue(thrown(.usage) { try spacing(10, n) }.hasPrefix("The number of steps must be "))
+        }
     }
 
     func testCoefficients() throws {
@@ -352,7 +354,9 @@ final class SamplerTests: XCTestCase {
         say("\(times)3, 3.", try plan(spec, times: [3, 3]))
         say("\(times)20.", try plan(spec, times: [20]))
         say("\(times)6, 5, 4, 3, 2, ... (7 of them).", try plan(spec, times: [6, 5, 4, 3, 2, 1, -1]))
-        say("num_steps must be left out or be the number of times, 2, got 3.", try plan(spec, numSteps: 3, times: [5, 2]))
+        say(
+            "num_steps must be left out or be the number of times, 2, got 3.",
+            try plan(spec, numSteps: 3, times: [5, 2]))
         say("sampler must be one of ddpm, ddim, got 'euler'.", try plan(spec, sampler: "euler"))
         say("eta does not apply to ddpm.", try plan(spec, sampler: "ddpm", eta: 0))
         say("variance does not apply to ddim.", try plan(spec, sampler: "ddim", variance: .fixedSmall))
@@ -480,7 +484,8 @@ final class SampleTests: XCTestCase {
                 thrown(.notFinite) { try sample(broken, spec, Settings(n: 2, plan: "p", first: 4)) },
                 "At \(place), image 5 became NaN or infinite. Run ddpm-check on the model.")
         }
-        let large = thrown(.notFinite) { try sample(Broken(0, "eps", at: 0), spec, Settings(n: 2, plan: "q", first: 4)) }
+        let sound = Broken(0, "eps", at: 0)
+        let large = thrown(.notFinite) { try sample(sound, spec, Settings(n: 2, plan: "q", first: 4)) }
         XCTAssertEqual(large, "At step 1 (t = 3), image 4 became NaN or infinite. Run ddpm-check on the model.")
     }
 

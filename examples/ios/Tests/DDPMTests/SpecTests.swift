@@ -37,7 +37,9 @@ final class SpecTests: XCTestCase {
             "inputs": [{"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]},
                        {"name": "w", "kind": "vector", "shape": [4], "none": null}],
             "plans": {"p": {"start": 2, "rows": [[2.5, 0.1, [0.5], [], []], [0, 0, [1, -1], [2], [0.5, 0.75]]]}}
-            """#).replacing(#"["variance_fraction"]"#, #"["variance_fraction", "inputs", "times", "plan", "fractional_t"]"#)
+            """#)
+            .replacing(
+                #"["variance_fraction"]"#, #"["variance_fraction", "inputs", "times", "plan", "fractional_t"]"#)
             .replacing(#""eta": 0.5"#, #""eta": 0.5, "times": [3, 1], "plan": "p""#))
         XCTAssertEqual(spec.inputs.map(\.name), ["y", "w"])
         XCTAssertEqual(spec.inputs.map(\.kind), [.label, .vector])
@@ -117,7 +119,9 @@ final class SpecTests: XCTestCase {
         let noUtf8 = Data("{\"".utf8) + [0xFF] + Data("\": 1}".utf8)
         XCTAssertTrue(thrown(.badFile) { try specFromJson(noUtf8) }.contains("no UTF-8"))
         let long = Data(repeating: 0x20, count: 256 * 1024 + 1)
-        XCTAssertTrue(thrown(.badFile) { try specFromJson(long) }.hasPrefix("The model's spec must have at most 262144 bytes, got 262145."))
+        XCTAssertEqual(
+            thrown(.badFile) { try specFromJson(long) },
+            "The model's spec must have at most 262144 bytes, got 262145.")
         let deep = String(repeating: "[", count: 31) + String(repeating: "]", count: 31)
         XCTAssertNoThrow(try specFromJson(edited("[[[1, {\"a\": true}]]]", deep)))
         XCTAssertTrue(thrown(.badFile) { try specFromJson(edited("[[[1, {\"a\": true}]]]", "[\(deep)]")) }.contains("32"))

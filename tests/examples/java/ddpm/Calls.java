@@ -134,7 +134,7 @@ public final class Calls {
         return "{\"start\": " + plan.start + ", \"rows\": " + rows + "}";
     }
 
-    /** Walks a plan: whole; from an x; from a state of this test; or, with again, once more from the k-th of its own. */
+    /** Walks a plan: whole, from an x or from a state given; with again, once more from that state of its own. */
     private String states() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         Noise noise = noise(Ddpm.SAMPLING);

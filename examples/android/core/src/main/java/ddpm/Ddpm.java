@@ -18,8 +18,8 @@ import java.util.NoSuchElementException;
 import java.util.concurrent.CancellationException;
 
 /**
- * Diffusion sampling: noise, one step, plans and the loop that walks them. The same functions by the same names, in the same order, as in the
- * project's other languages; docs/format.md fixes every number.
+ * Diffusion sampling: noise, one step, plans and the loop that walks them. The same functions by the same names, in the
+ * same order, as in the project's other languages; docs/format.md fixes every number.
  *
  * <p>Letters are those of Ho et al. 2020 and Song et al. 2020. Coefficients are computed in double and rounded once to
  * float; all else is float. Images are flat arrays in (B, C, H, W) order. Nothing here knows the runtime that evaluates
@@ -252,7 +252,8 @@ public final class Ddpm {
         if (!falls) {
             String first = Arrays.toString(Arrays.copyOf(times, Math.min(5, times.length)));
             throw usage("times must strictly fall from at most " + (T - 1) + " to at least 0, got "
-                    + first.substring(1, first.length() - 1) + (times.length > 5 ? ", ... (" + times.length + " of them)." : "."));
+                    + first.substring(1, first.length() - 1)
+                    + (times.length > 5 ? ", ... (" + times.length + " of them)." : "."));
         }
         if (numSteps != null && numSteps != times.length) {
             throw usage("num_steps must be left out or be the number of times, " + times.length + ", got " + numSteps

@@ -70,7 +70,8 @@ public final class Input {
         String where = "input " + shown(name);
         Object kind = parts.get("kind");
         if (!KINDS.contains(kind)) {
-            throw unusable("the kind of " + where + " must be one of " + String.join(", ", KINDS) + ", not " + shown(kind));
+            throw unusable("the kind of " + where + " must be one of " + String.join(", ", KINDS) + ", not "
+                    + shown(kind));
         }
         boolean isLabel = kind.equals("label");
         boolean isPrevious = kind.equals("previous");
