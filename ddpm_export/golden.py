@@ -14,6 +14,7 @@ from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.inputs import example_of_inputs
 from ddpm_export.noise import noise_stream
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import shown
 
 __all__ = [
     "MAX_CASES",
@@ -183,6 +184,4 @@ def checked_positions(case: dict[str, Any], size: int) -> list[int]:
 
 def unusable(where: str, got: Any, expected: str) -> BadFileError:
     """Return the error for a part of golden vectors that cannot be meant."""
-    text = repr(got)
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    return BadFileError(f"golden: {where} must be {expected}, got {shown}. Export the model again.")
+    return BadFileError(f"In the golden vectors, {where} must be {expected}, got {shown(got)}.")

@@ -32,9 +32,10 @@ def first_line(exc: object, longest: int = MAX_LINE) -> str:
     return (lines[0].rstrip(".") if lines else type(exc).__name__)[:longest]
 
 
-def not_installed(package: str, extra: str, instead: str = "") -> EnvironmentProblem:
-    """Return the error for a package that is missing; `extra` is the one of ours that brings it."""
-    return EnvironmentProblem(f"{package} is not installed. Run: pip install 'ddpm-export[{extra}]'{instead}.")
+def not_installed(package: str, *extras: str, instead: str = "") -> EnvironmentProblem:
+    """Return the error for a package that is missing; `extras` are those of ours that bring it."""
+    bringing = " or ".join(f"'ddpm-export[{extra}]'" for extra in extras)
+    return EnvironmentProblem(f"{package} is not installed. Run: pip install {bringing}{instead}.")
 
 
 def pair_of(option: str, setting: str) -> tuple[str, str]:

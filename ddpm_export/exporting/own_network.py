@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.importers.layout import assign_weights, misfit, without_prefix
+from ddpm_export.wording import first_line
 
 __all__ = ["network_from_class"]
 
@@ -40,9 +41,9 @@ def _made(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         made = getattr(importlib.import_module(module_name), class_name)(**arguments)
     except Exception as exc:  # their module, their class: anything may be raised
-        line = (str(exc).splitlines() or [""])[0][:200]
         raise UsageError(
-            f"--network {reference}: cannot be made with ({', '.join(arguments)}): {type(exc).__name__} {line!r}. "
+            f"--network {reference} cannot be made with ({', '.join(arguments)}): {type(exc).__name__}: "
+            f"{first_line(exc)}. "
             "Correct it, or its arguments by --set."
         ) from exc
     finally:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ddpm_export.errors import EnvironmentProblem
+from ddpm_export.wording import not_installed
 
 __all__ = ["installed"]
 
@@ -20,4 +20,4 @@ def installed(extra: str) -> Iterator[None]:
         package = (exc.name or "").split(".")[0]
         if package in ("", "ddpm_export"):
             raise
-        raise EnvironmentProblem(f"{package} is not installed. Run: pip install 'ddpm-export[{extra}]'.") from exc
+        raise not_installed(package, extra) from exc

@@ -21,6 +21,7 @@ from ddpm_export.exporting.storage import rounded_values
 from ddpm_export.inputs import example_of_inputs
 from ddpm_export.runtimes.torch_archive import model_from_module
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import first_line
 
 __all__ = [
     "eager_model",
@@ -146,8 +147,7 @@ def quiet_torch() -> Iterator[None]:
 
 
 def _first_line(exc: Exception) -> str:
-    line = (str(exc).splitlines() or [""])[0].split(" (unhinted")[0]
-    return repr(f"{type(exc).__name__}: {line[:160]}")
+    return f"{type(exc).__name__}: {first_line(exc).split(' (unhinted')[0]}"
 
 
 def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.inputs import bound_inputs
 from ddpm_export.runtimes.opened import OneCall
 from ddpm_export.spec import PLAN, TIMES, ModelSpec
+from ddpm_export.wording import first_line
 
 __all__ = ["NOT_FINITE", "OWN_NAMES", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
 
@@ -165,7 +166,7 @@ def _not_finite(path: Path, numbers: range) -> NonFiniteError:
 
 def _told(path: Path, numbers: range, exc: Exception) -> BadFileError | NonFiniteError | UsageError:
     """Return the error for a run that failed: checks in the graph are nodes called by what they ask for."""
-    reason = (str(exc).splitlines() or [type(exc).__name__])[0][:200]
+    reason = first_line(exc)
     node = re.search(r"Name:'([^']*)'", reason)
     sentence = node[1] if node else ""
     if sentence == NOT_FINITE:

@@ -17,6 +17,7 @@ from ddpm_export.runtimes.one_call import one_call_from_session
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
+from ddpm_export.wording import first_line, not_installed
 
 __all__ = ["Extractor", "model_from_bytes", "open_extractor", "open_onnx"]
 
@@ -104,8 +105,7 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
-        extras = " or ".join(f"'ddpm-export[{provider.extra}]'" for provider in PROVIDERS.values())
-        raise EnvironmentProblem(f"onnxruntime is not installed. Run: pip install {extras}.") from exc
+        raise not_installed("onnxruntime", *(provider.extra for provider in PROVIDERS.values())) from exc
     return onnxruntime
 
 
@@ -133,7 +133,7 @@ def _session(ort: Any, source: str | bytes, where: str, provider: Provider, thre
         if provider is not CPU and provider.name in str(exc).lower():
             raise _does_not_start(provider, exc) from exc
         raise BadFileError(
-            f"{where}: ONNX Runtime cannot load it: {_first_line(exc)}. Export or copy it again."
+            f"{where}: ONNX Runtime cannot load it: {first_line(exc)}. Export or copy it again."
         ) from exc
     if session.get_providers()[0] != provider.onnx_name:
         raise _does_not_start(provider, "no working device or library")
@@ -149,7 +149,7 @@ def _session(ort: Any, source: str | bytes, where: str, provider: Provider, thre
     except Exception as exc:  # what was begun a moment ago, and now may not have the CPU
         raise ModelRefusedError(
             f"{where}: {provider.name} cannot run all of it, and ONNX Runtime {ort.__version__} does not tell which "
-            f"nodes would run on the CPU: {_first_line(exc)}. Run it with --provider cpu."
+            f"nodes would run on the CPU: {first_line(exc)}. Run it with --provider cpu."
         ) from exc
 
 
@@ -184,18 +184,13 @@ def _refuse_other_places(where: str, provider: Provider, session: Any) -> None:
 
 def _does_not_start(provider: Provider, reason: object) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"provider {provider.name} does not start: {_first_line(reason)}. It needs {provider.needs} and 'ddpm-export"
+        f"provider {provider.name} does not start: {first_line(reason)}. It needs {provider.needs} and 'ddpm-export"
         f"[{provider.extra}]'; --provider cpu needs nothing."
     )
 
 
 def _does_not_run(where: str, reason: object) -> BadFileError:
-    return BadFileError(f"{where}: the graph does not run: {_first_line(reason)}. Export the model again.")
-
-
-def _first_line(reason: object) -> str:
-    lines = str(reason).splitlines() or [type(reason).__name__]
-    return repr(lines[0][:200])
+    return BadFileError(f"{where}: the graph does not run: {first_line(reason)}. Export the model again.")
 
 
 def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provider) -> Model:

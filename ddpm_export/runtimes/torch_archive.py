@@ -13,6 +13,7 @@ from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedErr
 from ddpm_export.runtimes.inputs import checked_inputs
 from ddpm_export.runtimes.providers import Provider
 from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
+from ddpm_export.wording import first_line, not_installed
 
 __all__ = ["SPEC_NAME", "broken_file", "import_torch", "model_from_module", "spec_from_archive", "torch_device"]
 
@@ -43,8 +44,7 @@ def spec_from_archive(path: Path) -> ModelSpec:
 
 def broken_file(path: Path, exc: Exception) -> BadFileError:
     """Return the one error for whatever torch or zipfile met in a file."""
-    reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
-    return BadFileError(f"{path}: torch cannot load it: {reason!r}. Export or copy it again.")
+    return BadFileError(f"{path} cannot be loaded by torch: {first_line(exc)}. Export or copy it again.")
 
 
 def import_torch() -> Any:
@@ -52,10 +52,7 @@ def import_torch() -> Any:
     try:
         import torch
     except ImportError as exc:
-        raise EnvironmentProblem(
-            "torch is not installed, and .ts and .pt2 files need it. Run: pip install 'ddpm-export[export]', or use "
-            "the .onnx file."
-        ) from exc
+        raise not_installed("torch", "export", instead=", or use the .onnx file") from exc
     return torch
 
 
