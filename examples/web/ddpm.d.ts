@@ -223,10 +223,10 @@ export declare function specFromOnnx(bytes: Uint8Array): ModelSpec;
 /**
  * Return numSteps of T times, falling from T - 1, evenly spaced: t_i = floor(T (n - i) / n) - 1.
  * Throws UsageError for numSteps outside 1..T.
- * @param {number} T num_train_timesteps
+ * @param {number} numTrainTimesteps T
  * @param {number} numSteps
  */
-export declare function spacing(T: number, numSteps: number): number[];
+export declare function spacing(numTrainTimesteps: number, numSteps: number): number[];
 /**
  * Return numSteps evenly spaced times, or the given falling ones; without either, the spec's number of them.
  * Throws UsageError for numSteps outside 1..T and for times that do not strictly fall within 0..T - 1.
@@ -317,7 +317,7 @@ export declare function predict(model: Model, spec: ModelSpec, x_t: Float32Array
  * Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
  * @param {[Outputs]} predictions
  */
-export declare function combine([only]: [Outputs]): Outputs;
+export declare function combine(predictions: [Outputs]): Outputs;
 /**
  * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
  * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads
@@ -328,7 +328,7 @@ export declare function combine([only]: [Outputs]): Outputs;
  * @param {Row} row
  * @returns {Denoised}
  */
-export declare function denoised(outputs: Outputs, spec: ModelSpec, x_t: Float32Array, { a }: Row): Denoised;
+export declare function denoised(outputs: Outputs, spec: ModelSpec, x_t: Float32Array, row: Row): Denoised;
 /**
  * Return the names of the network's outputs, in order.
  * @param {ModelSpec} spec

@@ -588,10 +588,11 @@ function* protobufFields(bytes) {
 /**
  * Return numSteps of T times, falling from T - 1, evenly spaced: t_i = floor(T (n - i) / n) - 1.
  * Throws UsageError for numSteps outside 1..T.
- * @param {number} T num_train_timesteps
+ * @param {number} numTrainTimesteps T
  * @param {number} numSteps
  */
-export function spacing(T, numSteps) {
+export function spacing(numTrainTimesteps, numSteps) {
+  const T = numTrainTimesteps;
   if (!Number.isInteger(numSteps) || numSteps < 1 || numSteps > T) {
     throw new UsageError(`The number of steps must be from 1 to ${T}, the model's own, got ${shown(numSteps)}.`);
   }
@@ -834,8 +835,8 @@ export async function predict(model, spec, x_t, row, inputs) {
  * Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
  * @param {[Outputs]} predictions
  */
-export function combine([only]) {
-  return only;
+export function combine(predictions) {
+  return predictions[0];
 }
 
 /**
@@ -848,7 +849,8 @@ export function combine([only]) {
  * @param {Row} row
  * @returns {Denoised}
  */
-export function denoised(outputs, spec, x_t, { a }) {
+export function denoised(outputs, spec, x_t, row) {
+  const { a } = row;
   const predicted = outputs[spec.prediction];
   const clip = spec.clip_x_0 === null ? null : fround(spec.clip_x_0);
   const [signal, noise] = [fround(sqrt(a)), fround(sqrt(1 - a))];

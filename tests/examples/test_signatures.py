@@ -1,0 +1,121 @@
+"""The public functions of every language take Python's arguments, by the same names in the same order.
+
+What a language needs besides, a shape of flat arrays or a place to write to, comes after them.
+"""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from ddpm_export import diffusion, noise, plans, samplers, schedules
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+SOURCES = {
+    "C++": ["cpp/ddpm.hpp"],
+    "JavaScript": ["web/ddpm.js"],
+    "Java": [f"android/core/src/main/java/ddpm/{name}.java" for name in ("Ddpm", "Row", "Plan", "State")],
+    "Swift": [f"ios/Sources/DDPM/{name}.swift" for name in ("Noise", "Plans", "Diffusion", "Samplers")],
+}
+FUNCTIONS = {
+    "noise_stream": noise.noise_stream,
+    "spacing": schedules.spacing,
+    "plan": samplers.plan,
+    "walk": samplers.walk,
+    "denoiser": diffusion.denoiser,
+    "predict": diffusion.predict,
+    "combine": diffusion.combine,
+    "denoised": diffusion.denoised,
+}
+RECORDS = {
+    "Row": [*plans.Row._fields],
+    "Plan": ["rows", "start"],
+    "State": [*samplers.State._fields],
+}
+KNOBS = ["eta", "variance"]  # of the two samplers that every language knows by their formulas
+OPENING, CLOSING = "([{<", ")]}>"
+
+
+def python_names(name):
+    names = list(inspect.signature(FUNCTIONS[name]).parameters)
+    return [*names[:-1], *KNOBS] if names[-1] == "knobs" else names
+
+
+def snake(name):
+    return re.sub(r"(?<=[a-z])([A-Z])", lambda m: "_" + m[1].lower(), name)
+
+
+def arguments_of(text):
+    """Return what stands between the first parentheses of a text, split at its outermost commas."""
+    depth, parts = 0, [""]
+    text = text.replace("->", "  ").replace("=>", "  ")
+    for char in text[text.index("(") :]:
+        depth += (char in OPENING) - (char in CLOSING)
+        if depth == 0:
+            return [part.strip() for part in parts if part.strip()]
+        if char == "," and depth == 1:
+            parts.append("")
+        elif not (depth == 1 and char == "(" and parts == [""]):
+            parts[-1] += char
+    raise AssertionError(text[:80])
+
+
+def names_of(language, argument):
+    """Return the names in an argument: of JavaScript's options, all."""
+    if language == "JavaScript" and argument.startswith("{"):
+        inside = argument[1 : argument.index("}")]
+        return [snake(part.split("=")[0].strip()) for part in inside.split(",")]
+    before = re.sub(r"\{[^}]*\}", "", argument.split("=")[0]).strip()
+    name = before.split(":")[0].split()[-1] if language in ("Swift", "JavaScript") else before.split()[-1]
+    return [snake(name.strip("[]&*"))]
+
+
+def starts_of(language, name):
+    camel = re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
+    return {
+        "C++": rf"^(?:[\w:<>]+ )+{name}\(",
+        "JavaScript": rf"^export (?:async )?function\*? {camel}\(",
+        "Java": rf"^    public static [\w<>, \[\]]+ {camel}\(",
+        "Swift": rf"^public func {camel}\(",
+    }[language]
+
+
+def source(language):
+    return "\n".join((EXAMPLES / path).read_text(encoding="utf-8") for path in SOURCES[language])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("language", SOURCES)
+def test_a_function_takes_pythons_arguments_in_order(language, name):
+    text = source(language)
+    places = [match.start() for match in re.finditer(starts_of(language, name), text, re.MULTILINE)]
+    if language == "C++" and name == "combine":  # one output of one network: a reference that needs no function
+        places = places or None
+    if places is None:
+        return
+    assert places, f"{language} has no {name}"
+    expected = python_names(name)
+    for place in places:
+        names = [found for argument in arguments_of(text[place:]) for found in names_of(language, argument)]
+        assert names[: len(expected)] == expected or names == expected[: len(names)], names
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("language", ["C++", "Java", "Swift"])
+def test_a_record_has_pythons_fields_in_order(language, name):
+    text = source(language)
+    if language == "C++":
+        body = re.search(rf"^struct {name} \{{(.*?)^\}};", text, re.MULTILINE | re.DOTALL)[1]
+        body = re.sub(r"//[^\n]*", "", body)
+        body = re.sub(r"^    [^=;\n]*\(.*", "", body, flags=re.MULTILINE)  # its functions
+        names = re.findall(r"\b(\w+)(?:\{\}| = [^,;]+)?[,;]", body)
+    else:
+        head = rf"public {name}\(" if language == "Java" else r"public init\("
+        body = text[text.index({"Java": f"class {name} ", "Swift": f"public struct {name}:"}[language]) :]
+        names = [
+            found
+            for argument in arguments_of(body[re.search(head, body).start() :])
+            for found in names_of(language, argument)
+        ]
+    assert names == RECORDS[name]
