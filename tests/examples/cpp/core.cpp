@@ -520,6 +520,14 @@ void check_allocations() {
         EXPECT(done == plan.rows.size(), "rows");
         EXPECT(allocations == before, "allocations within the loop");
     }
+    const ddpm::Denoiser denoise = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5), spec);
+    ddpm::States begun = ddpm::walk(denoise, noise, third_order(spec));
+    begun.next();
+    ddpm::States on = ddpm::walk(denoise, noise, third_order(spec), {}, begun.now());
+    const std::size_t at_start = allocations;
+    while (on.next()) {
+    }
+    EXPECT(allocations == at_start, "allocations where a walk goes on");
     const ddpm::ModelSpec told = told_spec();  // inputs: in the first row
     const std::vector<float> strength = {1.0f, 2.0f};
     ddpm::States states = ddpm::walk(ddpm::denoiser(gaussian_model(told, 0.3, 0.5), told, {{"strength", strength}}),
