@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from models import COLOUR, gaussian_file, mix_model, tiny_spec, told_model
 
-from ddpm_export import denoiser, generate, noise_stream, plan, walk
+from ddpm_export import denoiser, export, generate, noise_stream, plan, walk
 from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.images import to_uint8
 from ddpm_export.inputs import Input
@@ -395,6 +395,18 @@ def test_a_file_with_plans_and_inputs_is_proven_and_replayed(rich):
     results = replayed(opened)
     assert len(results) == 3 + 1 + 2
     assert all(result.passed for result in results)
+
+
+@pytest.mark.parametrize("graph", WRITERS)
+def test_a_denoisers_file_with_plans_and_inputs_becomes_one(tmp_path, graph):
+    spec = told_spec(*KINDS, plans={"own": SECOND}, defaults=Defaults(num_steps=4))
+    (tmp_path / "m.onnx").write_bytes(told_model(spec))
+    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph)
+    assert report.proof.draws[-1] == "seed 3, images 1 to 1, plan own"
+    assert report.proof.max_level_difference <= 1
+    own = open_file(report.path).spec
+    assert (own.graph, own.requires, own.inputs) == (graph, ("inputs", "times", "plan"), spec.inputs)
+    assert own.golden["cases"][-1]["plan"] == "own"
 
 
 def test_the_golden_vectors_of_a_plan_see_a_wrong_row(rich):
