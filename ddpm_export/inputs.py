@@ -157,7 +157,7 @@ def input_from_json(values: Any) -> Input:
 
 def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
     """Raise ValueError, which says what is wrong, unless the input can be fed."""
-    if not isinstance(one.name, str) or not one.name.isidentifier() or one.name in ("x_t", "t"):
+    if not (isinstance(one.name, str) and one.name.isascii() and one.name.isidentifier()) or one.name in ("x_t", "t"):
         raise ValueError(f"an input's name must be an identifier other than x_t and t, not {str(one.name)[:40]!r}")
     where = f"input {one.name[:40]!r}"
     if not isinstance(one.kind, str) or one.kind not in KINDS:  # what cannot be hashed is none either

@@ -89,6 +89,7 @@ def test_examples_have_every_label_and_noise_of_their_own():
     [
         (Input("x_t", "vector", (2,)), "name must be an identifier other than x_t and t"),
         (Input("a b", "vector", (2,)), "name must be an identifier"),
+        (Input("ä", "vector", (2,)), "name must be an identifier"),
         (Input("v", ["vector"], (2,)), "kind of input 'v' must be one of"),
         (Input("v", "tensor", (2,)), "kind of input 'v' must be one of label, vector, image, previous"),
         (Input("c", "label", classes=("a",)), "the name y is kept for the kind label"),

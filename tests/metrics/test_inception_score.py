@@ -94,15 +94,15 @@ def test_softmax_of_large_logits_neither_overflows_nor_warns(size):
 def test_what_is_not_finite_is_refused(value):
     rows = np.full((20, 2), 0.5)
     rows[7, 1] = value
-    with pytest.raises(NonFiniteError, match=r"^logits: .* in row 7, column 1 \(1 such in all\)"):
+    with pytest.raises(NonFiniteError, match=r"^logits must be finite .* in row 7, column 1 \(1 such in all\)"):
         probabilities_from_logits(rows)
-    with pytest.raises(NonFiniteError, match=r"^probabilities: .* in row 7"):
+    with pytest.raises(NonFiniteError, match=r"^probabilities must be finite .* in row 7"):
         inception_score(rows)
 
 
 @pytest.mark.parametrize(("n", "splits"), [(9, 10), (9, 0), (9, -1)])
 def test_splits_that_cannot_be_are_refused(n, splits):
-    with pytest.raises(UsageError, match=rf"^splits: out of range\. got {splits} for 9 images, expected 1 to 9\."):
+    with pytest.raises(UsageError, match=rf"^splits must be from 1 to 9, the number of images, got {splits}\."):
         inception_score(np.ones((n, 1)), splits)
 
 
@@ -110,5 +110,5 @@ def test_splits_that_cannot_be_are_refused(n, splits):
 def test_rows_that_are_no_distribution_are_refused(row):
     p = np.full((20, 2), 0.5)
     p[4] = p[5] = row
-    with pytest.raises(UsageError, match=r"^probabilities: not a distribution\. .* in row 4 \(2 such rows\)"):
+    with pytest.raises(UsageError, match=r"^Each row of probabilities must be .* in row 4 \(2 such rows\)"):
         inception_score(p)

@@ -170,24 +170,24 @@ def test_the_largest_features_there_may_be_do_not_overflow(rng, metric):
 def test_what_is_not_finite_is_refused(metric, value):
     good, bad = np.ones((9, 3)), np.ones((9, 3))
     bad[2, 0] = value
-    with pytest.raises(NonFiniteError, match=r"^real features: .* in row 2, column 0"):
+    with pytest.raises(NonFiniteError, match=r"^real features must be finite .* in row 2, column 0"):
         metric(bad, good)
-    with pytest.raises(NonFiniteError, match=r"^fake features: "):
+    with pytest.raises(NonFiniteError, match=r"^fake features must be finite"):
         metric(good, bad)
 
 
 @BOTH
 def test_arguments_out_of_range_are_refused(metric):
     x = np.ones((6, 3))
-    with pytest.raises(UsageError, match=r"^features: two numbers of dimensions\. got 3 and 4"):
+    with pytest.raises(UsageError, match=r"^features must have one number of dimensions, got 3 and 4"):
         metric(x, np.ones((6, 4)))
     for k in (0, -1, 6):
-        with pytest.raises(UsageError, match=rf"^k: out of range\. got {k} .* expected 1 to 5\."):
+        with pytest.raises(UsageError, match=rf"^k must be from 1 to 5, .* got {k}\."):
             metric(x, x, k)
-    with pytest.raises(UsageError, match=r"^block: no rows\. got 0"):
+    with pytest.raises(UsageError, match=r"^block must be at least 1, got 0"):
         metric(x, x, block=0)
 
 
 def test_too_few_fakes_for_their_own_balls_are_refused():
-    with pytest.raises(UsageError, match=r"^k: out of range\. got 3 .* expected 1 to 2\."):
+    with pytest.raises(UsageError, match=r"^k must be from 1 to 2, .* got 3\."):
         precision_recall(np.ones((6, 3)), np.ones((3, 3)), 3)

@@ -77,7 +77,7 @@ def test_shares_are_equal_and_make_up_the_batch(size):
 
 
 def test_a_batch_that_does_not_split_is_refused_with_one_that_does(toy_config, toy_dataset, tmp_path):
-    with pytest.raises(ConfigError, match=r"got 8 images for 3 processes, .* Do use 9\."):
+    with pytest.raises(ConfigError, match=r"batch_size must be a multiple of the 3 processes, got 8\. Use 9\."):
         train(toy_config(), toy_dataset, tmp_path, "cpu", silent, world=World(1, 3))
     assert list(tmp_path.iterdir()) == []
 

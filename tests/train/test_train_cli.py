@@ -84,7 +84,7 @@ def test_epochs_are_counted_in_whole_batches(run):
         (["--set", "stepps=1"], 2, "stepps"),
         (["--set", "steps=many"], 2, "'many'"),
         (["--set", "steps"], 2, "KEY=VALUE"),
-        (["--set", "network.image_shape=[1,9,8]"], 2, "Do use 8"),
+        (["--set", "network.image_shape=[1,9,8]"], 2, "Use 8"),
         (["--set", "batch_size=41"], 2, "got 40"),
         (["--steps", "0"], 2, "--steps"),
         (["--steps", "1", "--epochs", "1"], 2, "--epochs"),
@@ -135,7 +135,7 @@ def test_under_torchrun_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert (_usable_device("auto"), _usable_device("cpu"), chosen) == ("cuda:1", "cpu", [1])
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(EnvironmentProblem, match=r"too few GPUs\. got 2"):
+    with pytest.raises(EnvironmentProblem, match=r"needs a GPU for each process of this machine, which has 2"):
         _usable_device("cuda")
 
 

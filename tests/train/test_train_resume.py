@@ -124,7 +124,7 @@ def test_weights_that_went_bad_are_not_saved(toy_config, toy_dataset, tmp_path, 
 
     update = train_loop._update
     monkeypatch.setattr(train_loop, "_update", spoiling)
-    with pytest.raises(NonFiniteError, match=r"training step 5: .* weight"):
+    with pytest.raises(NonFiniteError, match=r"At training step 5, numbers became NaN or infinite: .* weight"):
         train(toy_config(checkpoint_every=1), toy_dataset, tmp_path, "cpu", silent)
     assert load_torch_file(tmp_path / "checkpoint.pt")["step"] == 4
 
