@@ -12,7 +12,7 @@ from PIL import Image
 
 import train.loop as train_loop
 from ddpm_export.datasets import Dataset, picture_folder
-from ddpm_export.diffusion import denoiser, trajectory
+from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, ConfigError
 from ddpm_export.exporting import load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
@@ -21,7 +21,7 @@ from ddpm_export.files import sha256_of
 from ddpm_export.images import to_uint8
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes.torch_archive import model_from_module
-from ddpm_export.samplers import ddim
+from ddpm_export.samplers import plan, walk
 from train.config import config_from_dict
 from train.distributed import ALONE, World
 from train.loop import _Draws, _Order, _stored, check_classes, spec_from_config, train
@@ -218,7 +218,7 @@ def test_pictures_show_the_classes_in_turn(toy_config, labelled, tmp_path):
         def model(x_t, t, label=label):
             return network(x_t, t, torch.full((16,), label))
 
-        *_, last = ddim(denoiser(model_from_module(model, spec, "cpu"), spec), noise, trajectory(spec))
+        *_, last = walk(denoiser(model_from_module(model, spec, "cpu"), spec), noise, plan(spec, sampler="ddim"))
         same = (np.abs(to_uint8(last.x)[..., 0].astype(int) - tiles) <= 1).all(axis=(1, 2))
         assert same.tolist() == [k % 3 == label for k in range(16)]
 
