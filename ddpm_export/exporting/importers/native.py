@@ -10,7 +10,8 @@ from ddpm_export.errors import BadFileError, ConfigError
 from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT
 from ddpm_export.exporting.importers.layout import Found, Imported, assign_weights, misfit, read_options
 from ddpm_export.exporting.unet import UNet, UNetConfig
-from ddpm_export.spec import spec_from_json
+from ddpm_export.inputs import Input
+from ddpm_export.spec import INPUTS, spec_from_json
 
 __all__ = ["load", "signs"]
 
@@ -42,17 +43,24 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     if type(step) is not int or step < 0:
         raise misfit("step", step, "a count of training steps")
     network_config, model_spec = _network_config(config["network"]), spec_from_json(spec)
-    if network_config.num_classes:  # here the spec gets its input y: contents["classes"] has the names
-        raise BadFileError(
-            f"a network with {network_config.num_classes} classes cannot be exported yet. Train one without "
-            "network.num_classes."
-        )
+    if network_config.num_classes:
+        label = _label(network_config.num_classes, contents.get("classes"), config.get("label_dropout"))
+        requires = (*model_spec.requires, INPUTS)
+        model_spec = dataclasses.replace(model_spec, inputs=(label,), requires=requires)
     if network_config.image_shape != model_spec.image_shape:
         raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
     with torch.device("meta"):  # shapes alone: nothing is allocated before they are seen to fit
         network = UNet(network_config)
     assign_weights(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
     return Imported(network, model_spec, {"step": step, "weights": weights})
+
+
+def _label(count: int, names: Any, dropout: Any) -> Input:
+    """Return the class that the network is told; without label dropout "no class" was never trained, and is none."""
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise misfit("classes", names, f"{count} names")
+    none = count if isinstance(dropout, float) and dropout > 0.0 else None
+    return Input("y", "label", none=none, classes=tuple(names))
 
 
 def _network_config(values: dict[str, Any]) -> UNetConfig:
