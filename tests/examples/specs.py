@@ -101,6 +101,15 @@ def new_changes():
     yield {"plans": {"p": None}, "requires": ["unheard-of"]}
     yield {"inputs": [LABEL], "requires": ["inputs", "unheard-of"]}
     yield {"inputs": [{}], "requires": ["inputs", "unheard-of"]}
+    for key in ("defaults", "image_shape", "alphas_cumprod", "value_range", "name", "graph", "golden"):
+        for value in ([None], [], ..., 7):
+            yield {key: value, "requires": ["unheard-of"]}
+            yield {key: value, "requires": ["unheard-of", 1]}
+            yield {key: value, "noise": "other"}
+    for kind in ([], {}, ["label"]):
+        yield {"inputs": [{**VECTOR, "kind": kind}], "requires": ["inputs"]}
+    yield {"inputs": [{**VECTOR, "none": HUGE}], "requires": ["inputs"]}
+    yield from ({"defaults": {**DEFAULTS, "plan": name}, "requires": ["plan"]} for name in ([], {}, ["p"]))
 
 
 def specs():

@@ -25,7 +25,7 @@ from test_spec import SPEC, values
 from ddpm_export import generate
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
-from ddpm_export.exporting.sampler import sampler_from_denoiser
+from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.images import grid, to_uint8
 from ddpm_export.inputs import Input
@@ -831,7 +831,7 @@ def test_the_one_call_file(program, tmp_path):
     """The program that knows no sampler, over a file that holds one."""
     model = onnx.load(MODEL)
     spec = spec_from_json({entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY])
-    onnx.save(sampler_from_denoiser(model, spec), tmp_path / "unet.sampler.onnx")
+    onnx.save(sampler_from_denoiser(model, spec_of_graph(spec, "sampler")), tmp_path / "unet.sampler.onnx")
     ran(
         *("java", "-Djava.awt.headless=true", f"-Djava.library.path={program}", "-cp", program / "classes"),
         *("ddpm.OneCall", tmp_path / "unet.sampler.onnx", 2, 10, 7, tmp_path / "grid.png"),

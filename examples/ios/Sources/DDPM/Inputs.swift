@@ -79,7 +79,7 @@ extension Input {
                 throw misshapen("float32 (\(values.count),)", batch)
             }
             guard values.allSatisfy(\.isFinite) else {
-                throw DDPMError(.usage, "Input \(quoted(name)) must be finite, got NaN or infinity.")
+                throw DDPMError(.usage, "Input \(quoted(name)) must be finite in float32, got NaN, infinity or beyond.")
             }
             let times = batch * count / values.count
             return .numbers([[Float]](repeating: values, count: times).flatMap { $0 })

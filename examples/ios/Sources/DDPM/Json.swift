@@ -33,6 +33,8 @@ indirect enum Json: Equatable, CustomDebugStringConvertible {
 
     var isInteger: Bool { if case .integer = self { true } else { false } }
 
+    var isScalar: Bool { switch self { case .null, .array, .object: false; default: true } }
+
     /// The value as errors show it.
     var debugDescription: String {
         switch self {

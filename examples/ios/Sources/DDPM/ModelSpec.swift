@@ -199,25 +199,27 @@ private func spec(_ json: Values) throws -> ModelSpec {
         throw tooNew("the format", version, format)
     }
     for key in keys { _ = try json.value(key) }
-    let defaults = try json.object("defaults")
-    for key in ["sampler", "num_steps", "eta"] { _ = try defaults.value(key) }
+    for key in ["image_shape", "alphas_cumprod", "value_range"] {
+        _ = try json.list(key, "numbers") { $0.isScalar ? $0 : nil }
+    }
     let requires = Set(try json.list("requires", "names") {
         if case .string(let name) = $0 { return name } else { return nil }
     })
+    // before what a newer one may have changed is read
+    if let unknown = requires.subtracting(understood).min() {
+        throw tooNew("a reader of", unknown, understood.sorted().joined(separator: ", "))
+    }
+    let defaults = try json.object("defaults")
+    for key in ["sampler", "num_steps", "eta"] { _ = try defaults.value(key) }
     let times = defaults.values["times", default: .null]
     if case .array = times {} else if times != .null { throw unusable("defaults.times", times, "a list") }
     let inputParts = json.values["inputs"] == nil ? [] : try json.list("inputs", "inputs") { $0 }
     for parts in inputParts { _ = try InputParts(parts) }
-    guard case .array(let levels) = try json.value("alphas_cumprod") else {
-        throw unusable("alphas_cumprod", try json.value("alphas_cumprod"), "a list")
-    }
+    let T = try json.list("alphas_cumprod", "numbers") { $0 }.count
     let planValues = json.values["plans"] == nil ? [:] : try json.object("plans").values
     let plans = try Dictionary(uniqueKeysWithValues: planValues.map { name, plan in
-        (name, try Plan(name, plan, numTrainTimesteps: levels.count, fractional: requires.contains("fractional_t")))
+        (name, try Plan(name, plan, numTrainTimesteps: T, fractional: requires.contains("fractional_t")))
     })
-    if let unknown = requires.subtracting(understood).min() {
-        throw tooNew("a reader of", unknown, understood.sorted().joined(separator: ", "))
-    }
     let graph: String?
     switch json.values["graph", default: .null] {
     case .null: graph = nil

@@ -275,7 +275,7 @@ final class SamplerTests: XCTestCase {
             (["hint": hint, "y": .each([.index(0)])], "Input 'y' must have shape () or (2,), got int64 (1,)."),
             (["hint": .numbers([1])], "Input 'hint' must have shape (1, 1, 2) or (2, 1, 1, 2), got float32 (1,)."),
             (["hint": .index(1)], "Input 'hint' must have shape (1, 1, 2) or (1, 1, 1, 2), got a label."),
-            (["hint": .numbers([1, .nan])], "Input 'hint' must be finite, got NaN or infinity."),
+            (["hint": .numbers([1, .nan])], "Input 'hint' must be finite in float32, got NaN, infinity or beyond."),
         ] {
             XCTAssertEqual(thrown(.usage) { try fed(inputs) }, message)
         }

@@ -196,7 +196,7 @@ public final class Input {
         for (int k = 0; k < values.length; k++) {
             values[k] = one[k % one.length];
             if (!Ddpm.isFinite(values[k])) {
-                throw usage("Input " + shown(name) + " must be finite, got NaN or infinity.");
+                throw usage("Input " + shown(name) + " must be finite in float32, got NaN, infinity or beyond.");
             }
         }
         return values;

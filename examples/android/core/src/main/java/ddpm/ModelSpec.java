@@ -136,6 +136,7 @@ public final class ModelSpec {
         List<?> alphas = list(values, "alphas_cumprod");
         List<?> range = list(values, "value_range");
         List<?> requires = list(values, "requires");
+        checkRequires(requires); // before what a newer one may have changed is read
         Object said = values.get("defaults");
         List<String> wanted = Arrays.asList("sampler", "num_steps", "eta");
         if (!(said instanceof Map) || !((Map<?, ?>) said).keySet().containsAll(wanted)) {
@@ -152,7 +153,6 @@ public final class ModelSpec {
         ((Map<?, ?>) container(values, "plans", Collections.emptyMap())).forEach((name, plan) -> plans.put(
                 (String) name, Plan.fromJson((String) name, plan, alphas.size(), hasFractionalT)));
         this.plans = Collections.unmodifiableMap(plans);
-        checkRequires(requires);
         hasVarianceFraction = requires.contains(VARIANCE_FRACTION);
         Object graph = values.get("graph");
         if (graph != null && !GRAPHS.contains(graph)) {
