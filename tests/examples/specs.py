@@ -44,7 +44,9 @@ def input_changes():
     yield from (None, {}, "y", [], [1], [None], [{}], [LABEL, LABEL], [VECTOR, {**IMAGE, "name": "w"}])
     yield from ([{key: value for key, value in LABEL.items() if key != gone}] for gone in LABEL)
     yield from ([{**LABEL, "name": name}] for name in (None, 1, "", "x_t", "t", "label", "1y", "y z", "é", "x-y"))
-    yield from ([{**VECTOR, "name": name}] for name in ("y", "x_0_prev", "t", "_1", "größe", "w\u0000", "a" * 300, "²"))
+    yield from (
+        [{**VECTOR, "name": name}] for name in ("y", "x_0_prev", "t", "_1", "Az_9", "größe", "w\u0000", "a" * 300, "²")
+    )
     yield from ([{**VECTOR, "kind": kind}] for kind in (None, 1, "", "label", "image", "previous", "Vector"))
     yield from ([{**LABEL, "shape": shape}] for shape in (None, 1, [1], [2, 2]))
     shapes = (None, [], [0], [-1], [2.0], [True], ["2"], [2, 2], [2**26], [2**26 + 1], [HUGE], [1, 1, 1])

@@ -177,10 +177,14 @@ struct InputParts {
     }
 }
 
-private func isIdentifier(_ text: String) -> Bool {
-    guard let first = text.unicodeScalars.first else { return false }
-    return (first == "_" || first.properties.isXIDStart) && text.unicodeScalars.allSatisfy(\.properties.isXIDContinue)
+private func isIdentifier(_ text: String) -> Bool {  // in ASCII
+    let isSound = text.utf8.allSatisfy {
+        $0 == UInt8(ascii: "_") || $0 < 0x80 && (Character(Unicode.Scalar($0)).isLetter || isDigit($0))
+    }
+    return isSound && !(text.utf8.first.map(isDigit) ?? true)
 }
+
+private func isDigit(_ byte: UInt8) -> Bool { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) }
 
 private func tuple(_ shape: [Int]) -> String {
     "(" + shape.map { "\($0)" }.joined(separator: ", ") + (shape.count == 1 ? ",)" : ")")

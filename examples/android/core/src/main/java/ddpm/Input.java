@@ -64,7 +64,7 @@ public final class Input {
     /** Reads an input of a file whose parts are checked. */
     static Input fromJson(Map<?, ?> parts, int[] stateShape) {
         Object name = parts.get("name");
-        if (!(name instanceof String) || !isIdentifier((String) name) || name.equals("x_t") || name.equals("t")) {
+        if (!(name instanceof String) || !((String) name).matches("(?!(x_t|t)$)[A-Za-z_][A-Za-z0-9_]*")) {
             throw unusable("an input's name must be an identifier other than x_t and t, not " + shown(name));
         }
         String where = "input " + shown(name);
@@ -115,12 +115,6 @@ public final class Input {
         String[] names = classes.stream().map(String::valueOf).toArray(String[]::new);
         return new Input((String) name, (String) kind, shape, none == null ? null : (Double) number(none),
                 Collections.unmodifiableList(Arrays.asList(names)));
-    }
-
-    private static boolean isIdentifier(String name) {
-        return !name.isEmpty() && name.codePoints().noneMatch(Character::isIdentifierIgnorable)
-                && name.codePoints().allMatch(c -> Character.isUnicodeIdentifierPart(c))
-                && (name.charAt(0) == '_' || Character.isUnicodeIdentifierStart(name.codePointAt(0)));
     }
 
     private static long product(int[] shape) {
