@@ -177,7 +177,9 @@ def test_missing_and_extra_and_misshapen_weights_are_named(tmp_path, real, name)
     load_checkpoint(tmp_path / "sound.pt", options=options)
     for _ in range(3):
         state = dict(weights(contents))
-        key = random.choice([key for key in state if key not in signs_of(name) and state[key].dim() > 1])
+        # of emb_layers OpenAI's importer reads an option, which then contradicts the one that was given
+        keys = [key for key in state if key not in signs_of(name) and state[key].dim() > 1 and "emb_layers" not in key]
+        key = random.choice(keys)
         for change in ({}, {key: state[key][:0]}, {key: state[key][None]}, {key: state[key], key + "x": state[key]}):
             changed = {**{k: v for k, v in state.items() if k != key}, **change}
             ending = export(tmp_path, {**contents, "ema": changed} if name == "native" else changed, options)

@@ -351,7 +351,7 @@ def test_a_shuffled_network_sees_each_block_of_pixels_as_one():
         (with_diffusion(timesteps=50.0), "timesteps", "1000"),
         (
             with_diffusion(beta_schedule="const", beta_end=0.5, timesteps=300, model_mean_type="mean"),
-            "mean_type",
+            "model_mean_type",
             "float32",
         ),
         ({"image_size": 9}, "image_size", "a multiple of 2"),
@@ -363,7 +363,7 @@ def test_a_shuffled_network_sees_each_block_of_pixels_as_one():
         ({"block_size": 2}, "block_size", "no PixelUnshuffle"),
         ({"block_size": 0}, "block_size", "no PixelUnshuffle"),
         ({"diffusion": "linear"}, "diffusion", "an object"),
-        ({"beta_schedul": "linear"}, "beta_schedul", "unknown"),
+        ({"beta_schedul": "linear"}, "beta_schedul", "which knows"),
         ({"train": True}, "train", "{}"),
         ({"hid_channels": 64}, "hid_channels", "32, as the tensors say"),
         ({"in_channels": 3}, "in_channels", "1, as the tensors say"),
@@ -444,6 +444,6 @@ def test_checkpoints_that_do_not_fit_are_told_in_one_line(contents, where):
     with pytest.raises(DdpmExportError) as caught:
         load(contents)
     assert type(caught.value) is BadFileError
-    assert str(caught.value).startswith("it.pt: checkpoint: ")
+    assert str(caught.value).startswith("In it.pt, the checkpoint's ")
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)

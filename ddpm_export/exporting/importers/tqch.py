@@ -136,7 +136,7 @@ def _chosen(found: Found, weights: str) -> tuple[str, Mapping[str, Any], dict[st
         return "the state dict", model, {}, ("the file holds one set of weights, averaged or not",)
     stray = sorted({name.split(".")[0] for name in found.keys} - ENTRIES)
     if stray:
-        raise misfit(stray[0], "tensors", f"them only in {', '.join(sorted(ENTRIES))}")
+        raise misfit(stray[0], "tensors", f"tensors only in {', '.join(sorted(ENTRIES))}")
     source: dict[str, Any] = {"epoch": epoch} if type(epoch) is int else {}
     if weights == "raw" or ema is None:
         notes = () if weights == "raw" else ("no averaged weights in the file: these are the last step's",)
