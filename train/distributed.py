@@ -98,8 +98,8 @@ def joined_world(device: str) -> Iterator[World]:
         if not signs:
             raise
         raise EnvironmentProblem(
-            f"Another process than rank {world.rank} of {size} is gone: {signs[0]}. See why it ended; the "
-            "same command goes on from the last checkpoint."
+            f"Rank {world.rank} of {size} lost another process: {signs[0]}. See why that ended; the same "
+            "command goes on from the last checkpoint."
         ) from exc
     finally:
         if dist.is_initialized():

@@ -208,7 +208,7 @@ def test_a_cell_that_fails_is_shown_with_its_reason_and_tried_again(place, toy_f
     assert ending.code == 6
     failed = json.loads((place / "out/cosine-l1/failed.json").read_text())
     assert (failed["stage"], failed["exit_code"]) == ("train", 6)
-    assert failed["reason"].startswith("training step")
+    assert failed["reason"].startswith("At training step")
     assert not (place / "out/cosine-l1/unet.onnx").exists()
     page = (place / "page.md").read_text()
     assert "failed (train)" in page
@@ -260,11 +260,11 @@ def test_an_interrupt_stops_every_training_after_its_checkpoint_and_the_next_run
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--cells", "linear-l3"], 2, "--cells: unknown"),
-        (["--stages", "train,draw"], 2, "--stages: unknown"),
+        (["--cells", "linear-l3"], 2, "--cells must name some of"),
+        (["--stages", "train,draw"], 2, "--stages must name some of"),
         (["--set", "nonsense=1"], 2, "nonsense"),
         (["--set", "steps"], 2, "KEY=VALUE"),
-        (["--config", "nowhere"], 3, "not a training configuration"),
+        (["--config", "nowhere"], 3, "or a JSON file with a training configuration"),
         (["--stages", "score", "--extractor", "nowhere.onnx"], 3, "nowhere.onnx"),
     ],
 )

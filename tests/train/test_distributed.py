@@ -123,7 +123,7 @@ def test_ranks_agree(start_ranks):
         assert process.returncode == 0, err
         agreed, refused = out.splitlines()
         assert agreed == "False True 0.5"
-        assert refused.startswith("rank: differs between processes. got [0, 1], expected the same.")
+        assert refused.startswith("rank must be the same in all processes, got [0, 1].")
 
 
 @pytest.mark.parametrize("num_classes", [0, 2])
@@ -188,5 +188,5 @@ def test_when_one_is_killed_the_other_ends_with_a_line_that_says_so(running):
     told = ranks[0].communicate()[1]
     assert ranks[0].returncode == 5, told
     assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith("error: rank 0 of 2: another process is gone. got ")
+    assert told.splitlines()[-1].startswith("error: Rank 0 of 2 lost another process: ")
     assert load_torch_file(out / "checkpoint.pt")["step"] % 2 == 0  # checkpoint_every: none was written on the way out

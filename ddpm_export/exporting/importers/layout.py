@@ -131,4 +131,6 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
 def misfit(where: str, got: Any, expected: str, do: str = "save it again") -> BadFileError:
     """Return the error for something in a checkpoint that does not fit, and what to do about it."""
     text = shown(got, 120)[1:-1] if isinstance(got, str) else shown(got, 120)
-    return BadFileError(f"the checkpoint's {where} does not fit: got {text}, expected {expected}. {do[:1].upper()}{do[1:]}.")
+    return BadFileError(
+        f"the checkpoint's {where} does not fit: got {text}, expected {expected}. {do[:1].upper()}{do[1:]}."
+    )
