@@ -45,7 +45,13 @@ def test_what_is_no_onnx_file_is_3(tmp_path, content):
 
 
 def test_an_onnx_file_of_others_is_3(tmp_path):
-    refused(tmp_path, scale_model(metadata=""), 3, "without metadata", "Do export the checkpoint with ddpm-export.")
+    refused(
+        tmp_path,
+        scale_model(metadata=""),
+        3,
+        "its metadata has no 'ddpm_export'",
+        "Export the checkpoint with ddpm-export.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,7 @@ def test_an_onnx_file_of_others_is_3(tmp_path):
         (changed_spec(prediction="v"), 3, "graph and spec disagree"),
         (changed_spec(alphas_cumprod=[]), 3, "alphas_cumprod"),
         (changed_spec(defaults={"sampler": "ddim", "num_steps": 10**9, "eta": 0.0}), 3, "num_steps"),
-        (changed_spec(defaults={"sampler": "heun", "num_steps": 4, "eta": 0.0}), 2, "heun"),
+        (changed_spec(defaults={"sampler": "magic", "num_steps": 4, "eta": 0.0}), 4, "magic"),
     ],
 )
 def test_a_spec_that_does_not_fit_is_refused(tmp_path, text, code, named):

@@ -91,7 +91,7 @@ def test_outputs_that_the_spec_does_not_say_are_refused(tmp_path, cls, spec):
     ("way", "words"),
     [
         ("fixed batch", "does not run on a batch of 1"),
-        ("branch", "cannot be traced: 'GuardOnDataDependentSymNode"),
+        ("branch", "cannot be traced: GuardOnDataDependentSymNode"),
         ("loop", "code that fixes the size of the batch"),
     ],
 )
@@ -161,7 +161,7 @@ def test_weights_that_are_not_just_those_of_the_class_are_refused(tmp_path, cont
         ("nowhere.at_all:Net", {}, "ModuleNotFoundError"),
         (f"{HERE}:Missing", {}, "AttributeError"),
         (f"{HERE}:Net", {"depth": 3}, "depth"),
-        (f"{HERE}:Broken", {"width": 3}, "RuntimeError 'first line'"),
+        (f"{HERE}:Broken", {"width": 3}, "RuntimeError: first line."),
         (f"{HERE}:not_a_network", {}, "a int"),
     ],
 )
