@@ -29,16 +29,21 @@ __all__ = [
     "Solver",
     "State",
     "choose",
+    "consistency",
     "ddim",
     "ddim_weights",
     "ddpm",
+    "deis",
     "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m",
     "grid",
     "half_log_snr",
     "heun",
     "ipndm",
     "knobs_of",
     "plan",
+    "unipc",
     "walk",
     "weighted_sum",
 ]
@@ -169,7 +174,148 @@ def heun(grid: Grid) -> list[Row]:
     return rows
 
 
-SAMPLERS: dict[str, Solver] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "ipndm": ipndm, "heun": heun}
+def dpmpp_2m_sde(grid: Grid) -> list[Row]:
+    """Return the rows of SDE-DPM-Solver++(2M) (Lu et al. 2022b): dpmpp_2m for the SDE, with fresh noise in every row.
+
+    First order, which is ddim with eta = 1, at the start, at the picture, and where a is below 1e-5.
+    """
+    rows = ddim(grid, eta=1.0)
+    for k, h, (before, *_) in _looking_back(grid, 1):
+        # alpha (1 - e^-2h) / 2r, with r = -before / h: what the slope between the last two clean images weighs
+        slope = sqrt(grid.a[k + 1]) * math.expm1(-2.0 * h) * h / (2.0 * before)
+        rows[k] = rows[k]._replace(x_0=(rows[k].x_0[0] + slope, -slope))
+    return rows
+
+
+def dpmpp_3m(grid: Grid) -> list[Row]:
+    """Return the rows of DPM-Solver++(3M) (Lu et al. 2022b, section 4): third order, one evaluation a step.
+
+    The integral of proposition 4.1, with the parabola in lambda through the last three clean images found, on unequal
+    steps. diffusers' second difference lacks a factor of 2, which makes its solver one of order 2; this one has order
+    3. Orders 1 and 2 at the start, first order at the picture and where a is below 1e-5.
+    """
+    rows = ddim(grid)
+    for k, h, before in _looking_back(grid, 2):
+        alpha_next = sqrt(grid.a[k + 1])
+        own, *past = (alpha_next * weight for weight in _beyond_first_order(h, before))
+        rows[k] = rows[k]._replace(x_0=(alpha_next + own, *past))
+    return rows
+
+
+def deis(grid: Grid) -> list[Row]:
+    """Return the rows of DEIS (Zhang and Chen 2022), Adams-Bashforth of order 3 in log rho, rho = sqrt((1 - a) / a).
+
+    The parabola in log rho, which is -lambda, goes through the last three noises found. Orders 1 and 2 at the start,
+    first order at the picture and where a is below 1e-5.
+    """
+    rows = ddim(grid)
+    for k, h, before in _looking_back(grid, 2):
+        std_next = sqrt(1.0 - grid.a[k + 1])
+        own, *past = (std_next * weight for weight in _beyond_first_order(-h, [-s for s in before]))
+        rows[k] = rows[k]._replace(eps=(std_next + own, *past))
+    return rows
+
+
+def unipc(grid: Grid, *, order: int = 3) -> list[Row]:
+    """Return the rows of UniPC (Zhao et al. 2023, algorithms 1 and 2, on x_0, with B_2(h) = e^h - 1).
+
+    order: 2 or 3, of the predictor; the corrector adds one. A row corrects the state that it was given, by what the
+    network found there, and predicts the next: one evaluation a step. Corrector and predictor start from the same
+    earlier state, so that a row needs only what was found. Lower orders at the start; first order at the picture and
+    where a is below 1e-5. Raises UsageError for another order.
+    """
+    if order not in (2, 3):
+        raise UsageError(f"order must be 2 or 3, got {order!r}.")
+    rows = ddim(grid)
+    for k, h, before in _looking_back(grid, order):
+        a, a_next = grid.a[k : k + 2]
+        weights = [0.0] * (len(before) + 1)  # of what was found in this row, the last one, ...
+        for age, weight in enumerate(_b_2(h, before[: order - 1])):
+            weights[age] += sqrt(a_next) * weight
+        # the step that led here, from before[0]: corrected less predicted, and carried on
+        arrived, earlier = -before[0], [s - before[0] for s in before[1:]]
+        last, own, *past = _b_2(arrived, [arrived, *earlier])
+        carried = sqrt(a) * sqrt(1.0 - a_next) / sqrt(1.0 - a)
+        for age, weight in enumerate((own, last, *past)):
+            weights[age] += carried * weight
+        for age, weight in enumerate(_b_2(arrived, earlier), start=1):
+            weights[age] -= carried * weight
+        rows[k] = rows[k]._replace(x_0=(rows[k].x_0[0] + weights[0], *weights[1:]))
+    return rows
+
+
+def consistency(grid: Grid) -> list[Row]:
+    """Return the rows of multistep consistency sampling (Song et al. 2023, algorithm 1): jump, and add all new noise.
+
+    For networks whose x_0 is where the flow ends (consistency models and other distilled ones), not the mean of all
+    images that may have been there.
+    """
+    return [row._replace(eps=(), noise=_std(1.0 - a)) for row, a in zip(ddim(grid), grid.a[1:], strict=True)]
+
+
+def _std(variance: float) -> tuple[float, ...]:
+    """Return a row's noise: none where its variance is 0."""
+    return (sqrt(variance),) if variance > 0.0 else ()
+
+
+def _looking_back(grid: Grid, most: int) -> Iterator[tuple[int, float, list[float]]]:
+    """Yield (k, h, before) of the rows that can be more than first order.
+
+    h: how far the row goes in lambda. before: where the last evaluations, at most `most` of them, were in lambda, as
+    seen from this one: negative, newest first, those with a below MIN_A left out. The row to the picture, infinitely
+    far in lambda, is not among them.
+    """
+    for k in range(1, len(grid.t)):
+        a, a_next = grid.a[k : k + 2]
+        clear = [before for before in reversed(grid.a[max(0, k - most) : k]) if before >= MIN_A]
+        if clear and a_next < 1.0:
+            here = half_log_snr(a)
+            yield k, half_log_snr(a_next) - here, [half_log_snr(before) - here for before in clear]
+
+
+def _moment(k: int, h: float) -> float:
+    """Return the integral of e^(s - h) s^k over s from 0 to h."""
+    if abs(h) < 1.0:  # the other form would subtract nearly equal numbers
+        return math.factorial(k) * h ** (k + 1) * sum((-h) ** n / math.factorial(n + k + 1) for n in range(18))
+    return -math.expm1(-h) if k == 0 else h**k - k * _moment(k - 1, h)
+
+
+def _beyond_first_order(h: float, nodes: Sequence[float]) -> tuple[float, ...]:
+    """Return what f(0) and f(s) at every node s, none of them 0, add to (1 - e^-h) f(0), weights whose sum is 0.
+
+    So that all is the integral of e^(s - h) p(s) over 0..h, p the polynomial through these values.
+    """
+    weights = []
+    for node in nodes:
+        others = [s for s in nodes if s != node]
+        polynomial = [1.0]  # the product of (s - other), lowest power first; times s it is 0 at all nodes but this
+        for other in others:
+            polynomial = [low - other * high for low, high in zip((0.0, *polynomial), (*polynomial, 0.0), strict=True)]
+        integral = sum(factor * _moment(k, h) for k, factor in enumerate(polynomial, start=1))
+        weights.append(integral / (node * math.prod(node - other for other in others)))
+    return (-sum(weights), *weights)
+
+
+def _b_2(h: float, nodes: Sequence[float]) -> tuple[float, ...]:
+    """Return `_beyond_first_order`; for one node half of its slope, as of B_2(h) (Zhao et al. 2023)."""
+    if len(nodes) == 1:
+        half = -math.expm1(-h) * h / (2.0 * nodes[0])
+        return -half, half
+    return _beyond_first_order(h, nodes)
+
+
+SAMPLERS: dict[str, Solver] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m": dpmpp_3m,
+    "ipndm": ipndm,
+    "deis": deis,
+    "heun": heun,
+    "unipc": unipc,
+    "consistency": consistency,
+}
 FORMULAS = ("ddpm", "ddim")  # what readers in every language, and one-call files, know; others travel as plans
 
 

@@ -7,8 +7,10 @@ import numpy as np
 from ddpm_export.spec import Defaults, ModelSpec
 
 
-def gaussian_model(alphas_cumprod, mean, std, prediction="eps"):
+def gaussian_model(alphas_cumprod, mean, std, prediction="eps", *, jumps=False):
     """Return a Model for pixels that are each N(mean, std^2): (x_t, t) -> {prediction: its expectation given x_t}.
+
+    jumps: of x_0, where the probability-flow ODE ends instead, as a consistency model says it.
 
     Coefficients are computed in float64 and rounded once to the dtype of x_t.
     """
@@ -17,7 +19,7 @@ def gaussian_model(alphas_cumprod, mean, std, prediction="eps"):
     shift = np.sqrt(a) * mean
     slope = {
         "eps": np.sqrt(1.0 - a) / variance_t,
-        "x_0": np.sqrt(a) * std**2 / variance_t,
+        "x_0": std / np.sqrt(variance_t) if jumps else np.sqrt(a) * std**2 / variance_t,
         "v": np.sqrt(a * (1.0 - a)) * (1.0 - std**2) / variance_t,
     }[prediction]
     offset = {"eps": 0.0 * a, "x_0": mean + 0.0 * a, "v": -np.sqrt(1.0 - a) * mean}[prediction]

@@ -12,13 +12,20 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.torch
 
-from diffusers import DDIMScheduler, DDPMScheduler  # noqa: E402
+from diffusers import (  # noqa: E402
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from gaussian import gaussian_spec  # noqa: E402
 
 from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.noise import noise_stream  # noqa: E402
-from ddpm_export.samplers import plan, walk  # noqa: E402
+from ddpm_export.plans import Plan  # noqa: E402
+from ddpm_export.samplers import SAMPLERS, Grid, plan, walk  # noqa: E402
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name  # noqa: E402
 
 T = 1000
@@ -163,3 +170,66 @@ def test_a_whole_ddpm_trajectory(variance, monkeypatch):
         x = scheduler.step(torch.tensor(model(x.numpy(), np.full(2, state.row.t))["eps"]), state.row.t, x).prev_sample
     assert math.isfinite(float(x.abs().max()))
     np.testing.assert_allclose(state.x, x.numpy(), rtol=0, atol=1e-9)
+
+
+numpy_of_torch = pytest.mark.filterwarnings("ignore:.*__array_wrap__:DeprecationWarning")  # what their DEIS does
+DPM = {"solver_order": 2, "final_sigmas_type": "sigma_min"}  # as if it ended at the picture, "zero" lowers the order
+MULTISTEP = {
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "sde-dpmsolver++"}),
+    "deis": (DEISMultistepScheduler, {"solver_order": 3}),
+    "unipc-2": (UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
+    "unipc-3": (UniPCMultistepScheduler, {"solver_order": 3, "solver_type": "bh2"}),
+}
+
+
+def their_multistep(name, where, **others):
+    """Their scheduler on our grid: rho = sqrt((1 - a) / a) is what they call sigma."""
+    scheduler, options = MULTISTEP[name]
+    ready = scheduler(num_train_timesteps=T, **options, **others)
+    ready.num_inference_steps, ready.timesteps = len(where.t), torch.tensor(where.t)
+    a = torch.tensor(where.a, dtype=torch.float64)
+    ready.sigmas = ((1.0 - a) / a).sqrt()
+    return ready
+
+
+def walked_by_both(name, where, n, **others):
+    """Yield (row, our x, theirs); they get our x after each step."""
+    sampler, _, order = name.partition("-")
+    rows = SAMPLERS[sampler](where, **({"order": int(order)} if order else {}))
+    spec, model = gaussian_spec(ALPHAS_CUMPROD, image_shape=SHAPE), network("eps")
+    noise = noise_stream(4, range(2), SHAPE)
+    scheduler = their_multistep(name, where, **others)
+    x = torch.tensor(noise(0).astype(np.float64))
+    for state in walk(denoiser(model, spec), lambda draw: noise(draw).astype(np.float64), Plan(tuple(rows[:n]))):
+        fresh = {"variance_noise": torch.tensor(noise(state.row.i).astype(np.float64))} if state.row.noise else {}
+        predicted = torch.tensor(model(x.numpy(), np.full(2, state.row.t))["eps"])
+        yield state.row, state.x, scheduler.step(predicted, state.row.t, x, **fresh).prev_sample.numpy()
+        x = torch.tensor(state.x)
+
+
+def agree(name, both):
+    # their DPM-Solver rounds its state and its noise to float32
+    share = 2e-6 if name.startswith("dpmpp") else 1e-11
+    for row, ours, theirs in both:
+        atol = share * max(1.0, np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=str(row))
+
+
+@numpy_of_torch
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_multistep(name):
+    # uneven times, and an end before the picture: to there they find NaN without lower_order_final
+    t = tuple((np.linspace(31, 1, 12).round().astype(int) ** 2 + 30).tolist())
+    where = Grid(t, tuple(ALPHAS_CUMPROD[[*t, 5]].tolist()))
+    agree(name, walked_by_both(name, where, len(t), lower_order_final=False))
+
+
+@numpy_of_torch
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_multistep_to_the_picture(name):
+    # Below 15 steps lower_order_final lowers their order before the end, from 3 to 2 in the row before the last. We
+    # lower ours in the last row only, as they do from 15 steps on.
+    t = (900, 700, 500, 300, 100)
+    where = Grid(t, (*ALPHAS_CUMPROD[[*t]].tolist(), 1.0))
+    agree(name, walked_by_both(name, where, 3 if name in ("deis", "unipc-3") else 5, lower_order_final=True))

@@ -10,7 +10,7 @@ from ddpm_export.diffusion import Denoised, denoiser
 from ddpm_export.errors import ModelRefusedError, NonFiniteError, UsageError
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row
-from ddpm_export.samplers import SAMPLERS, Grid, State, choose, ddim, ddpm, grid, plan, walk
+from ddpm_export.samplers import SAMPLERS, Grid, State, _beyond_first_order, choose, ddim, ddpm, grid, plan, unipc, walk
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import Defaults
 
@@ -24,6 +24,7 @@ SHAPE = SPEC.state_shape
 KNOBS = {
     "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
     "ddpm": [{}, {"variance": "fixed_large"}, {"variance": "learned"}],
+    "unipc": [{}, {"order": 2}],
 }
 CASES = [pytest.param(name, knobs, id=f"{name}-{knobs}") for name in SAMPLERS for knobs in KNOBS.get(name, [{}])]
 every_sampler = pytest.mark.parametrize(("name", "knobs"), CASES)
@@ -35,6 +36,14 @@ def gaussian_denoiser(spec=SPEC, fraction=0.3, model=None):
     return lambda x_t, row, before=None: denoise(x_t, row, before)._replace(
         variance_fraction=np.full_like(x_t, fraction)
     )
+
+
+def denoiser_for(name, spec=SPEC):
+    """The denoiser that a sampler is for: consistency adds all noise anew to where a network has jumped."""
+    if name != "consistency":
+        return gaussian_denoiser(spec)
+    model = gaussian_model(spec.alphas_cumprod, MEAN, STD, "x_0", jumps=True)
+    return denoiser(model, gaussian_spec(spec.alphas_cumprod, "x_0"))
 
 
 def rows_of(name, num_steps, knobs=None, spec=SPEC):
@@ -66,7 +75,7 @@ def moments(name, knobs, num_steps, alphas_cumprod=ALPHAS_CUMPROD):
     def noise(draw):
         return np.eye(draws + 1)[draw].reshape(-1, 1, 1, 1)
 
-    x = last(walked(name, num_steps, noise, knobs, spec)).x.ravel()
+    x = last(walked(name, num_steps, noise, knobs, spec, denoiser_for(name, spec))).x.ravel()
     return x[-1], math.sqrt(np.square(x[:-1] - x[-1]).sum())
 
 
@@ -88,7 +97,7 @@ def test_sampled_moments(name, knobs):
     images, num_steps = 4096, 25
     n = images * math.prod(SHAPE)
     noise = noise_stream(2, range(images), SHAPE)
-    x = last(walked(name, num_steps, noise, knobs)).x.astype(np.float64)
+    x = last(walked(name, num_steps, noise, knobs, denoise=denoiser_for(name))).x.astype(np.float64)
     mean, std = moments(name, knobs, num_steps)
     assert abs(x.mean() - mean) < 5 * std / math.sqrt(n)
     assert abs(x.std() / std - 1) < 5 / math.sqrt(2 * n)
@@ -516,13 +525,17 @@ def even_in_log_snr(n):
     return 1.0 / (1.0 + np.geomspace(3.0, 0.3, n + 1) ** 2)
 
 
-def order_of(name, a_of, ahead=3):
+def uneven_in_log_snr(n):
+    return 1.0 / (1.0 + 3.0**2 * 0.1 ** (2.0 * np.linspace(0.1, 1.0, n + 1) ** 0.8))
+
+
+def order_of(name, a_of, knobs, ahead=3):
     """How the error falls when steps double, from exact values at the first `ahead` points."""
     errors = []
     for n in (80, 160, 320):
         a = a_of(n)
         where = Grid(tuple(float(n - k) for k in range(n)), tuple(a.tolist()))
-        rows = SAMPLERS[name](where)
+        rows = SAMPLERS[name](where, **knobs)
         x = np.array([[[[-1.5]]], [[[2.0]]]])
         starts = [exact(x, a[0], level) for level in a[: ahead + 1]]
         found = [best(start, Row(1, 0.0, float(level)))[:2] for start, level in zip(starts, a, strict=False)]
@@ -544,10 +557,23 @@ def order_of(name, a_of, ahead=3):
         ("heun", even_in_log_snr, 2),
         ("ipndm", even_in_sigma, 4),
         ("ipndm", even_in_log_snr, 2),
+        ("dpmpp_3m", even_in_sigma, 3),
+        ("dpmpp_3m", even_in_log_snr, 3),
+        ("dpmpp_3m", uneven_in_log_snr, 3),
+        ("deis", even_in_sigma, 3),
+        ("deis", even_in_log_snr, 3),
+        ("deis", uneven_in_log_snr, 3),
+        # the predictor's order and one more (Zhao et al. 2023, section 3)
+        ("unipc", uneven_in_log_snr, 4),
+        ("unipc", even_in_log_snr, 4),
+        ("unipc-2", even_in_sigma, 3),
+        ("unipc-2", even_in_log_snr, 3),
+        ("unipc-2", uneven_in_log_snr, 3),
     ],
 )
 def test_the_order_of_a_solver(name, a_of, order):
-    for measured in order_of(name, a_of):
+    name, _, solver_order = name.partition("-")
+    for measured in order_of(name, a_of, {"order": int(solver_order)} if solver_order else {}):
         assert measured == pytest.approx(order, abs=0.45), "the next order is 1 away"
 
 
@@ -562,7 +588,7 @@ def test_dpmpp_2m_without_its_second_order_term_is_ddim():
 def test_higher_orders_are_first_order_where_the_image_is_lost_in_noise():
     spec = gaussian_spec(alphas_cumprod_from_betas(betas_from_name("cosine", T)))
     assert spec.alphas_cumprod[-1] < 1e-8
-    for name in ("dpmpp_2m", "ipndm", "heun"):
+    for name in set(SAMPLERS) - {"ddpm", "ddim", "consistency"}:
         rows = SAMPLERS[name](grid(spec, 10))
         assert rows[0].reach == 1
         assert rows[1].t == rows[0].t - 100, "Heun corrects nothing there"
@@ -575,3 +601,54 @@ def test_rounding_of_a_thousand_float32_steps_stays_small(name):
     end = last(walked(name, T, noise)).x
     truth = last(walked(name, T, noise64(4))).x
     assert np.abs(end - truth).max() * 127.5 < 0.01
+
+
+@pytest.mark.parametrize("order", [1, 4, "3"])
+def test_unipcs_order_out_of_range(order):
+    with pytest.raises(UsageError, match="order must be 2 or 3, got"):
+        unipc(grid(SPEC, 5), order=order)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "reaches"),
+    [
+        ("dpmpp_2m_sde", {}, [1, 2, 2, 2, 2, 2, 1]),
+        ("dpmpp_3m", {}, [1, 2, 3, 3, 3, 3, 1]),
+        ("deis", {}, [1, 2, 3, 3, 3, 3, 1]),
+        ("unipc", {}, [1, 2, 3, 4, 4, 4, 1]),
+        ("unipc", {"order": 2}, [1, 2, 3, 3, 3, 3, 1]),
+    ],
+)
+def test_how_far_back_rows_look(name, knobs, reaches):
+    assert [row.reach for row in SAMPLERS[name](grid(SPEC, 7), **knobs)] == reaches
+
+
+def test_dpmpp_2m_sde_without_its_second_order_term_is_ddim_with_eta_1():
+    for row, first in zip(SAMPLERS["dpmpp_2m_sde"](grid(SPEC, 20)), ddim(grid(SPEC, 20), eta=1.0), strict=True):
+        assert sum(row.x_0) == pytest.approx(first.x_0[0], abs=1e-14)
+        assert (row.eps, row.noise) == (first.eps, first.noise)
+
+
+def test_consistency_adds_all_noise_anew():
+    where = grid(SPEC, 4)
+    for row, a in zip(SAMPLERS["consistency"](where), where.a[1:], strict=True):
+        assert (row.x_0, row.eps) == ((math.sqrt(a),), ())
+        assert row.noise == ((math.sqrt(1.0 - a),) if a < 1.0 else ())
+    noise, jumping = noise64(2), denoiser_for("consistency")
+    (state,) = walk(jumping, noise, rows_of("consistency", 1))
+    exact_end = flow(noise(0), ALPHAS_CUMPROD[-1], MEAN, STD)
+    np.testing.assert_allclose(state.x, exact_end, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("h", [-7.0, -1.01, -0.99, -0.01, 1e-4, 0.5, 0.99, 1.01, 6.0])
+def test_a_polynomial_is_integrated_exactly(h):
+    # by Gauss and Legendre's 40 points
+    points, weights = np.polynomial.legendre.leggauss(40)
+    s = h * (points + 1.0) / 2.0
+    nodes = [-0.7 * h, -1.1 * h, -3.0 * h]
+    for n in range(1, 4):
+        values = np.polynomial.Polynomial([0.4, -1.0 / h, 2.0 / h**2, -1.5 / h**3][: n + 1])
+        expected = (weights * np.exp(s - h) * values(s)).sum() * h / 2.0
+        found = _beyond_first_order(h, nodes[:n])
+        total = -math.expm1(-h) * values(0.0) + sum(w * values(at) for w, at in zip(found, [0.0, *nodes], strict=False))
+        assert total == pytest.approx(expected, rel=1e-12)
