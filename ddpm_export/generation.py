@@ -27,8 +27,8 @@ MAX_FRESH_SEED = 2**32
 class Settings:
     """Hold everything, besides the model, that decides the images; `batch` decides only how many at a time.
 
-    sampler, num_steps, times, eta and variance are those of `plan`, None where they have no meaning; plan_name is that
-    of a plan which the file carries.
+    sampler, num_steps, times, grid, eta, variance and order are those of `plan`, None where they have no meaning; times
+    are None, too, where they are evenly spaced. plan_name is that of a plan which the file carries.
     """
 
     plan: Plan
@@ -42,6 +42,8 @@ class Settings:
     variance: str | None = None
     times: tuple[int, ...] | None = None
     plan_name: str | None = None
+    grid: str | None = None
+    order: int | None = None
 
     @property
     def numbers(self) -> range:
@@ -68,6 +70,8 @@ class Settings:
         values = {**vars(self), "plan": self.plan_name}
         for name in ("batch", "n", "first", "plan_name"):
             del values[name]
+        if self.grid is not None:
+            del values["times"]  # follow from it
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -84,14 +88,26 @@ def settings_for(
     seed: int | None = None,
     first: int = 0,
     batch: int = 16,
+    grid: str | None = None,
+    order: int | None = None,
 ) -> Settings:
     """Fill in from the spec what is None, and a fresh seed; raises UsageError for what no image can be made from.
 
-    times: the falling times of the steps themselves, in place of num_steps evenly spaced ones. plan: the name of a plan
-    that the file carries, in place of sampler, steps, times and knobs. A one-call file makes its noise itself, of
-    fixed_small alone.
+    times: the falling times of the steps themselves, in place of num_steps evenly spaced ones; grid: the name of one of
+    GRIDS, whose times a one-call file is given. plan: the name of a plan that the file carries, in
+    place of sampler, steps, times and knobs. A one-call file makes its noise itself, of fixed_small alone.
     """
-    chosen = choose(spec, sampler=sampler, num_steps=num_steps, times=times, name=plan, eta=eta, variance=variance)
+    chosen = choose(
+        spec,
+        sampler=sampler,
+        num_steps=num_steps,
+        times=times,
+        grid=grid,
+        name=plan,
+        eta=eta,
+        variance=variance,
+        order=order,
+    )
     if spec.graph is not None:
         _refuse_what_a_graph_cannot(spec, chosen)
     for name, count in (("n", n), ("batch", batch)):
@@ -109,6 +125,8 @@ def settings_for(
         variance=chosen.knobs.get("variance"),
         times=chosen.times,
         plan_name=chosen.name,
+        grid=chosen.grid,
+        order=chosen.knobs.get("order"),
     )
     noise_stream(settings.seed, (first, first + n - 1), spec.state_shape)  # refuses a seed and numbers out of range
     return settings
@@ -122,14 +140,15 @@ def with_defaults(
     times: Sequence[int] | None = None,
     eta: float | None = None,
     plan: str | None = None,
+    grid: str | None = None,
 ) -> ModelSpec:
     """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so.
 
     A sampler whose formula only Python knows becomes a plan of the file, and that its default.
     """
-    chosen = choose(spec, sampler=sampler, num_steps=num_steps, times=times, name=plan, eta=eta)
+    chosen = choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=plan, eta=eta)
     if chosen.sampler not in (None, *FORMULAS):
-        plan = f"{chosen.sampler}-{chosen.num_steps}"
+        plan = _name_of(chosen)
         spec, chosen = replace(spec, plans={**spec.plans, plan: chosen.plan}), Choice(chosen.plan, plan)
     was = spec.defaults
     defaults = Defaults(
@@ -145,10 +164,11 @@ def with_defaults(
     return replace(spec, defaults=defaults, requires=tuple(requires))
 
 
-def with_plans(spec: ModelSpec, wanted: Iterable[str]) -> ModelSpec:
+def with_plans(spec: ModelSpec, wanted: Iterable[str], *, grid: str | None = None) -> ModelSpec:
     """Return the spec with plans added, for each of `sampler:steps,steps` one named sampler-steps of every number.
 
-    Raises UsageError for what names no sampler or no number of steps.
+    grid: the name of one of GRIDS; unless it is uniform the names are sampler-grid-steps. Raises UsageError for what
+    names no sampler, no number of steps or no grid.
     """
     plans = dict(spec.plans)
     for text in wanted:
@@ -156,8 +176,14 @@ def with_plans(spec: ModelSpec, wanted: Iterable[str]) -> ModelSpec:
         if not counts or not all(count.isascii() and count.isdigit() for count in counts.split(",")):
             raise UsageError(f"plans must be given as sampler:steps,steps, such as dpmpp_2m:5,10, got {text[:80]!r}.")
         for num_steps in map(int, counts.split(",")):
-            plans[f"{sampler}-{num_steps}"] = choose(spec, sampler=sampler, num_steps=num_steps).plan
+            chosen = choose(spec, sampler=sampler, num_steps=num_steps, grid=grid)
+            plans[_name_of(chosen)] = chosen.plan
     return replace(spec, plans=plans)
+
+
+def _name_of(chosen: Choice) -> str:
+    """Return what a file calls the plan of a choice."""
+    return "-".join(map(str, filter(None, (chosen.sampler, chosen.grid, chosen.num_steps))))
 
 
 def _refuse_what_a_graph_cannot(spec: ModelSpec, chosen: Choice) -> None:
@@ -168,10 +194,11 @@ def _refuse_what_a_graph_cannot(spec: ModelSpec, chosen: Choice) -> None:
     variance = chosen.knobs.get("variance", "fixed_small")
     if variance != "fixed_small":
         raise UsageError(f"variance must be fixed_small in a one-call {spec.graph}, got {variance!r}.")
-    for name, value in ((TIMES, chosen.times), (PLAN, chosen.name)):
-        if value is not None and name not in spec.requires:
+    for needed, value in ((TIMES, chosen.times), (PLAN, chosen.name)):
+        if value is not None and needed not in spec.requires:
+            what = "grid" if needed == TIMES and chosen.grid is not None else needed
             raise UsageError(
-                f"{name} cannot be chosen in a one-call {spec.graph} without such an input. Run the .onnx that it "
+                f"{what} cannot be chosen in a one-call {spec.graph} without the input {needed}. Run the .onnx that it "
                 "was made from."
             )
 
@@ -224,8 +251,9 @@ def generate(
 
     model: a path, or what `open_model` or `open_file` gave.
 
-    settings: n, num_steps, times, sampler, eta, variance, plan, seed, first, batch, as in `settings_for`. Costs one
-    network evaluation a row of the plan and batch. Raises what `open_file`, `settings_for` and `sample` raise.
+    settings: n, num_steps, times, grid, sampler, eta, variance, order, plan, seed, first, batch, as in `settings_for`.
+    Costs one network evaluation a row of the plan and batch. Raises what `open_file`, `settings_for` and `sample`
+    raise.
     """
     if isinstance(model, (str, Path)):
         opened = open_file(model, provider, threads=threads)

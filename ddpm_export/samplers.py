@@ -17,7 +17,7 @@ from ddpm_export.elementwise import maximum, sqrt
 from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.noise import Noise
 from ddpm_export.plans import Plan, Row
-from ddpm_export.schedules import spacing
+from ddpm_export.schedules import MIN_A, times_from_grid
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 from ddpm_export.wording import several, shown
 
@@ -72,7 +72,6 @@ class State(NamedTuple):
     history: tuple[tuple[Array, Array], ...] = ()
 
 
-MIN_A = 1e-5  # below it an image is lost in its noise, and a higher order would only weigh that by thousands
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 # --- solvers ---
@@ -263,7 +262,7 @@ def _looking_back(grid: Grid, most: int) -> Iterator[tuple[int, float, list[floa
 
     h: how far the row goes in lambda. before: where the last evaluations, at most `most` of them, were in lambda, as
     seen from this one: negative, newest first, those with a below MIN_A left out. The row to the picture, infinitely
-    far in lambda, is not among them.
+    far in lambda, is not among them. Below MIN_A a higher order would only weigh noise by thousands.
     """
     for k in range(1, len(grid.t)):
         a, a_next = grid.a[k : k + 2]
@@ -322,14 +321,18 @@ FORMULAS = ("ddpm", "ddim")  # what readers in every language, and one-call file
 # --- from a spec to a plan ---
 
 
-def grid(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] | None = None) -> Grid:
-    """Return num_steps evenly spaced times, or the given falling ones; without either, the spec's number of them.
+def grid(
+    spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] | None = None, name: str = "uniform"
+) -> Grid:
+    """Return num_steps times of a named grid, or the given falling ones; without either, the spec's number of them.
 
-    Raises UsageError for num_steps outside 1..T and for times that do not strictly fall within 0..T-1.
+    name: of one of GRIDS. Raises UsageError for an unknown one, for num_steps outside 1..T, and for times that do not
+    strictly fall within 0..T-1.
     """
     T = spec.num_train_timesteps
     if times is None:
-        chosen = spacing(T, spec.defaults.num_steps if num_steps is None else num_steps).tolist()
+        steps = spec.defaults.num_steps if num_steps is None else num_steps
+        chosen = times_from_grid(name, np.array(spec.alphas_cumprod), steps).tolist()
     else:
         chosen = [int(t) for t in times]
         falls = all(later < earlier for earlier, later in pairwise(chosen))
@@ -338,6 +341,9 @@ def grid(spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] 
         if num_steps not in (None, len(chosen)):
             raise UsageError(f"num_steps must be left out or be the number of times, {len(chosen)}, got {num_steps}.")
     return Grid(tuple(chosen), (*(float(spec.alphas_cumprod[t]) for t in chosen), 1.0))
+
+
+_grid = grid  # for those below, whose own argument is called grid
 
 
 def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
@@ -357,13 +363,17 @@ def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, 
 
 
 class Choice(NamedTuple):
-    """A plan and what it was made of: name, of a plan in the file; else a sampler, its steps, times and knobs."""
+    """A plan and what it was made of: name, of a plan in the file; else a sampler, its steps, times and knobs.
+
+    times: None where they are evenly spaced. grid: the name of the grid that they are of, where it was chosen by name.
+    """
 
     plan: Plan
     name: str | None = None
     sampler: str | None = None
     num_steps: int | None = None
     times: tuple[int, ...] | None = None
+    grid: str | None = None
     knobs: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -373,11 +383,12 @@ def choose(
     sampler: str | None = None,
     num_steps: int | None = None,
     times: Sequence[int] | None = None,
+    grid: str | None = None,
     name: str | None = None,
     **knobs: Any,
 ) -> Choice:
     """Return the rows from noise to picture, and what they are: see `plan`."""
-    given = {"sampler": sampler, "num_steps": num_steps, "times": times, **knobs}
+    given = {"sampler": sampler, "num_steps": num_steps, "times": times, "grid": grid, **knobs}
     said = [key for key, value in given.items() if value is not None]
     if name is None and not said:
         name = spec.defaults.plan
@@ -391,13 +402,18 @@ def choose(
     if sampler is None and spec.defaults.sampler not in SAMPLERS:
         raise ModelRefusedError(f"The model's default sampler, {spec.defaults.sampler!r}, is unknown to this version.")
     sampler = spec.defaults.sampler if sampler is None else sampler
-    if times is None and num_steps is None:
+    if times is not None and grid is not None:
+        raise UsageError("grid does not apply to times, which are one.")
+    if times is None and num_steps is None and grid is None:
         times = spec.defaults.times
-    chosen, usual = grid(spec, num_steps, times=times), knobs_of(sampler, spec, knobs)
+    chosen, usual = _grid(spec, num_steps, times=times, name=grid or "uniform"), knobs_of(sampler, spec, knobs)
+    if grid == "uniform":
+        grid = None  # what every file can do by itself
     plan = Plan(tuple(SAMPLERS[sampler](chosen, **usual)))
     if plan.needs_learned_variance and VARIANCE_FRACTION not in spec.outputs:
         raise no_learned_variance()
-    return Choice(plan, None, sampler, len(chosen.t), None if times is None else tuple(times), usual)
+    own_times = tuple(map(int, chosen.t)) if times is not None or grid is not None else None
+    return Choice(plan, None, sampler, len(chosen.t), own_times, grid, usual)
 
 
 def plan(
@@ -406,16 +422,17 @@ def plan(
     sampler: str | None = None,
     num_steps: int | None = None,
     times: Sequence[int] | None = None,
+    grid: str | None = None,
     name: str | None = None,
     **knobs: Any,
 ) -> Plan:
     """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries.
 
-    name: of one of spec.plans, in place of all else. What is left out or None is the spec's default. knobs: the
-    sampler's, such as eta or variance. Raises UsageError for what is no plan, ModelRefusedError for a default sampler
-    that this version does not know.
+    grid: the name of one of GRIDS. name: of one of spec.plans, in place of all else. What is left out or None is the
+    spec's default. knobs: the sampler's, such as eta or variance. Raises UsageError for what is no plan,
+    ModelRefusedError for a default sampler that this version does not know.
     """
-    return choose(spec, sampler=sampler, num_steps=num_steps, times=times, name=name, **knobs).plan
+    return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
 
 
 def no_learned_variance() -> UsageError:

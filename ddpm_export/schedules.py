@@ -1,4 +1,4 @@
-"""Noise schedules by name and the numbers that follow from them. NumPy alone; knows no model and no file."""
+"""Noise schedules and time grids by name, and the numbers that follow. NumPy alone; knows no model and no file."""
 
 import inspect
 from collections.abc import Callable
@@ -10,9 +10,21 @@ from numpy.typing import NDArray
 from ddpm_export.errors import UsageError
 from ddpm_export.wording import shown
 
-__all__ = ["SCHEDULES", "alphas_cumprod_from_betas", "betas_from_name", "log_snr", "spacing"]
+__all__ = [
+    "GRIDS",
+    "MIN_A",
+    "SCHEDULES",
+    "alphas_cumprod_from_betas",
+    "betas_from_name",
+    "log_snr",
+    "spacing",
+    "times_from_grid",
+]
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+MIN_A = 1e-5  # an alphas_cumprod below it is one where the image is lost in its noise
 
 
 def linear(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Float64:
@@ -83,7 +95,7 @@ def log_snr(alphas_cumprod: Float64) -> Float64:
     return result
 
 
-def spacing(num_train_timesteps: int, num_steps: int) -> NDArray[np.int64]:
+def spacing(num_train_timesteps: int, num_steps: int) -> Int64:
     """Return the times of a trajectory, `T (n - i) // n - 1`: (n,) int64, strictly falling from T - 1.
 
     Integer arithmetic gives exactly num_steps distinct times for every 1 <= num_steps <= T.
@@ -95,3 +107,68 @@ def spacing(num_train_timesteps: int, num_steps: int) -> NDArray[np.int64]:
         )
     i = np.arange(num_steps, dtype=np.int64)
     return num_train_timesteps * (num_steps - i) // num_steps - 1
+
+
+# --- grids: where n falling positions lie between T - 1 and 0, before they are rounded to times ---
+
+
+def uniform_positions(alphas_cumprod: Float64, num_steps: int) -> Float64:
+    """Return evenly spaced times, those of `spacing`."""
+    return spacing(len(alphas_cumprod), num_steps).astype(np.float64)
+
+
+def quadratic_positions(alphas_cumprod: Float64, num_steps: int) -> Float64:
+    """Return times whose square roots are evenly spaced (Song et al. 2020, appendix D.2)."""
+    left = np.arange(num_steps, 0, -1) / num_steps
+    positions: Float64 = len(alphas_cumprod) * left * left - 1.0
+    return positions
+
+
+def log_snr_positions(alphas_cumprod: Float64, num_steps: int) -> Float64:
+    """Return times evenly spaced in log SNR (Lu et al. 2022).
+
+    From where a is MIN_A if T - 1 lies below.
+    """
+    levels = log_snr(np.maximum(alphas_cumprod, MIN_A))
+    return _positions(levels, np.linspace(levels[-1], levels[0], num_steps))
+
+
+def karras_positions(alphas_cumprod: Float64, num_steps: int, rho: float = 7.0) -> Float64:
+    """Return times evenly spaced in sigma^(1/rho), sigma = sqrt((1 - a) / a) (Karras et al. 2022, eq. 5).
+
+    From where a is MIN_A if T - 1 lies below.
+    """
+    levels = log_snr(np.maximum(alphas_cumprod, MIN_A))
+    most, least = np.exp(-0.5 * levels[[-1, 0]] / rho)
+    roots = np.linspace(most, least, num_steps)
+    return _positions(levels, -2.0 * rho * np.log(roots))
+
+
+def _positions(levels: Float64, wanted: Float64) -> Float64:
+    """Return where levels over t, which fall, take the wanted values, rising; straight between two times."""
+    positions: Float64 = np.interp(wanted, levels[::-1], np.arange(len(levels))[::-1])
+    return positions
+
+
+GRIDS: dict[str, Callable[..., Float64]] = {
+    "uniform": uniform_positions,
+    "quadratic": quadratic_positions,
+    "log_snr": log_snr_positions,
+    "karras": karras_positions,
+}
+
+
+def times_from_grid(name: str, alphas_cumprod: Float64, num_steps: int) -> Int64:
+    """Return the times of a named grid: (n,) int64, strictly falling from T - 1, for every n from 1 to T.
+
+    The nearest time to each position, or the nearest that is free below the one before it and leaves room for the rest.
+    Raises UsageError for an unknown name and a number of steps outside that range.
+    """
+    if name not in GRIDS:
+        raise UsageError(f"grid must be one of {', '.join(GRIDS)}, got {shown(name)}.")
+    alphas_cumprod = np.asarray(alphas_cumprod, dtype=np.float64)
+    times = spacing(len(alphas_cumprod), num_steps)  # refuses what is no number of steps
+    nearest = np.rint(GRIDS[name](alphas_cumprod, num_steps)).astype(np.int64)
+    for i in range(1, num_steps):
+        times[i] = max(min(nearest[i], times[i - 1] - 1), num_steps - 1 - i)
+    return times

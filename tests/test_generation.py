@@ -10,6 +10,7 @@ from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_u
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.generation import Settings, sample, settings_for, with_defaults, with_plans
 from ddpm_export.samplers import SAMPLERS
+from ddpm_export.schedules import times_from_grid
 from ddpm_export.spec import Defaults, json_from_spec
 
 SEED = 5
@@ -246,6 +247,49 @@ def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
     assert found[-1].any()
     assert all_of_them < 1.1 * two_batches
     assert two_batches > 100 * 3 * 16 * 16 * 4  # else NumPy's memory is not seen
+
+
+def test_a_grid_by_name(path):
+    _, spec = open_model(path)
+    chosen = settings_for(spec, grid="karras", num_steps=6, seed=SEED)
+    assert chosen.describe() == {"sampler": "ddim", "num_steps": 6, "seed": SEED, "eta": 0.0, "grid": "karras"}
+    assert chosen.times == tuple(times_from_grid("karras", np.array(spec.alphas_cumprod), 6).tolist())
+    images = generate(path, n=2, **chosen.describe())
+    np.testing.assert_array_equal(images, generate(path, n=2, times=chosen.times, seed=SEED))
+    assert (images != generate(path, n=2, num_steps=6, seed=SEED)).any()
+    even = settings_for(spec, grid="uniform", num_steps=6, seed=SEED)
+    assert (even.times, even.describe()) == (None, settings_for(spec, num_steps=6, seed=SEED).describe())
+
+
+def test_the_order_of_unipc(path):
+    _, spec = open_model(path)
+    second = settings_for(spec, sampler="unipc", order=2, num_steps=6, seed=SEED)
+    assert second.describe()["order"] == 2
+    assert second.plan == plan(spec, sampler="unipc", order=2, num_steps=6)
+    assert second.plan != settings_for(spec, sampler="unipc", num_steps=6, seed=SEED).plan
+
+
+@pytest.mark.parametrize("graph", ["sampler", "slice"])
+def test_a_one_call_file_is_given_a_grid_as_times_or_refuses_it(graph):
+    without, with_times = (tiny_spec(graph=graph, requires=requires) for requires in ((), ("times",)))
+    assert (
+        settings_for(with_times, grid="log_snr", num_steps=4).times
+        == settings_for(tiny_spec(), grid="log_snr", num_steps=4).times
+    )
+    with pytest.raises(UsageError, match=f"grid cannot be chosen in a one-call {graph} without the input times"):
+        settings_for(without, grid="log_snr", num_steps=4)
+    assert settings_for(without, grid="uniform", num_steps=4).times is None
+
+
+def test_plans_and_defaults_of_a_grid():
+    spec = with_plans(tiny_spec(), ["unipc:3,5"], grid="karras")
+    assert list(spec.plans) == ["unipc-karras-3", "unipc-karras-5"]
+    assert spec.plans["unipc-karras-5"] == plan(spec, sampler="unipc", grid="karras", num_steps=5)
+    assert list(with_plans(tiny_spec(), ["unipc:3"], grid="uniform").plans) == ["unipc-3"]
+    spec = with_defaults(tiny_spec(), grid="quadratic", num_steps=4)
+    assert (spec.defaults.times, spec.requires) == ((39, 22, 9, 2), ("times",))
+    spec = with_defaults(tiny_spec(), sampler="deis", grid="quadratic", num_steps=4)
+    assert (spec.defaults.plan, spec.requires) == ("deis-quadratic-4", ("plan",))
 
 
 def test_plans_are_added_by_sampler_and_steps():

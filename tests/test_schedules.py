@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import UsageError
-from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name, log_snr, spacing
+from ddpm_export.schedules import (
+    GRIDS,
+    SCHEDULES,
+    alphas_cumprod_from_betas,
+    betas_from_name,
+    log_snr,
+    spacing,
+    times_from_grid,
+)
 
 T = 1000
 
@@ -133,3 +141,70 @@ def test_spacing_out_of_range(num_steps):
 def test_what_a_schedule_refuses(name, num_train_timesteps, parameters, says):
     with pytest.raises(UsageError, match=says):
         betas_from_name(name, num_train_timesteps, **parameters)
+
+
+# --- grids ---
+
+
+def a_of(schedule, num_train_timesteps=T):
+    return alphas_cumprod_from_betas(betas_from_name(schedule, num_train_timesteps))
+
+
+@pytest.mark.parametrize("num_train_timesteps", [1, 10, 100, 1000, 4000])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_number_of_steps_has_a_grid_of_distinct_times(name, schedule, num_train_timesteps):
+    a = a_of(schedule, num_train_timesteps)
+    for num_steps in range(1, num_train_timesteps + 1):
+        if num_train_timesteps >= 1000 and 60 < num_steps < num_train_timesteps - 3 and num_steps % 97:
+            continue  # these are a few hundred already
+        t = times_from_grid(name, a, num_steps)
+        assert (t.dtype, t.shape) == (np.int64, (num_steps,))
+        assert (t[0], t[-1] >= 0) == (num_train_timesteps - 1, True)
+        assert (np.diff(t) < 0).all(), num_steps
+    np.testing.assert_array_equal(t, np.arange(num_train_timesteps)[::-1])  # all T of them
+
+
+def test_the_uniform_grid_is_spacing():
+    for num_steps in (1, 2, 7, 50, 999, T):
+        np.testing.assert_array_equal(times_from_grid("uniform", a_of("linear"), num_steps), spacing(T, num_steps))
+
+
+def test_the_quadratic_grid():
+    np.testing.assert_array_equal(times_from_grid("quadratic", a_of("linear"), 5), [999, 639, 359, 159, 39])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "quadratic", "sigmoid"])
+def test_where_log_snr_and_karras_times_lie(schedule):
+    a = a_of(schedule)
+    levels, n = log_snr(a), 8
+    wanted = np.linspace(levels[-1], levels[0], n)
+    sigma = np.sqrt((1.0 - a) / a)
+    i = np.arange(n)  # Karras et al. 2022, eq. 5
+    wanted_sigma = (sigma[-1] ** (1 / 7) + i / (n - 1) * (sigma[0] ** (1 / 7) - sigma[-1] ** (1 / 7))) ** 7
+    for name, over_t, targets in (("log_snr", levels, wanted), ("karras", np.log(sigma), np.log(wanted_sigma))):
+        t = times_from_grid(name, a, n)
+        assert (t[0], t[-1]) == (T - 1, 0)
+        for time, target in zip(t[1:-1], targets[1:-1], strict=True):
+            # no time is nearer, but for the bend of the curve between two times
+            assert abs(over_t[time] - target) <= 0.55 * abs(over_t[time + 1] - over_t[time - 1])
+            assert abs(over_t - target).argmin() in (time - 1, time, time + 1)
+
+
+@pytest.mark.parametrize("name", ["log_snr", "karras"])
+def test_grids_where_the_image_is_lost_in_noise(name):
+    a = a_of("cosine")
+    lost = (a < 1e-5).sum()
+    assert lost >= 1
+    for ends_in in (a, np.append(a[:-1], 0.0)):
+        t = times_from_grid(name, ends_in, 10)
+        assert t[0] == T - 1
+        assert (a[t[1:]] > 1e-5).all(), "one time for all that noise"
+
+
+def test_what_is_no_grid():
+    with pytest.raises(UsageError, match="grid must be one of uniform, quadratic, log_snr, karras, got 'even'"):
+        times_from_grid("even", a_of("linear"), 5)
+    for num_steps in (0, T + 1):
+        with pytest.raises(UsageError, match=f"must be from 1 to {T}"):
+            times_from_grid("karras", a_of("linear"), num_steps)

@@ -41,9 +41,15 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim or ddpm. [default: the model's]")] = None,
+    grid: Annotated[
+        str | None, typer.Option(help="Where the steps' times lie: uniform, quadratic, log_snr or karras.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, ddpm or another of docs/samplers.md. [default: the model's]")
+    ] = None,
     eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")] = None,
     variance: Annotated[str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large or learned.")] = None,
+    order: Annotated[int | None, typer.Option(help="Of unipc: 2 or 3.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     samples: Annotated[
         str | None,
@@ -112,6 +118,8 @@ def evaluate(
                     variance=variance,
                     seed=seed,
                     batch=batch,
+                    grid=grid,
+                    order=order,
                 )
                 images = scoring.sampled_images(opened, spec, settings, digest, cache, report, provider)
                 facts |= settings.describe()

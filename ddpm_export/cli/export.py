@@ -65,6 +65,10 @@ def export(
     times: Annotated[
         str | None, typer.Option(help="The steps' own times, falling, such as 980,960,0; in place of --steps.")
     ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Where the times of --steps and --plans lie: uniform, quadratic, log_snr or karras."),
+    ] = None,
     plans: Annotated[
         list[str] | None,
         typer.Option(help="Samplers that the file carries as plans, such as dpmpp_2m:5,10,20; repeatable."),
@@ -123,7 +127,8 @@ def export(
     loaded: Checkpoint | Path
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
-        asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--plans": plans}
+        asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
+        asked |= {"--plans": plans}
         given = [name for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(f"{given[0]} does not apply to an exported file, such as {checkpoint}.")
@@ -144,8 +149,10 @@ def export(
         loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
     if not isinstance(loaded, Path):
-        spec = with_plans(loaded.spec, plans or [])
-        spec = with_defaults(spec, sampler=sampler, num_steps=steps, times=times_from_text(times), eta=eta)
+        spec = with_plans(loaded.spec, plans or [], grid=grid)
+        if plans and sampler is None and steps is None:
+            grid = None  # of the plans only
+        spec = with_defaults(spec, sampler=sampler, num_steps=steps, times=times_from_text(times), eta=eta, grid=grid)
         loaded = replace(loaded, spec=spec)
         notes += loaded.notes
     _print_notes(notes)

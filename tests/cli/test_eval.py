@@ -59,6 +59,13 @@ def test_a_score_names_what_it_is_of(place):
     assert same["fid"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_a_score_on_a_grid(place):
+    options = ("--n", 20, "--steps", 3, "--grid", "karras", "--sampler", "unipc", "--order", 2)
+    facts = json.loads(evaluated(place, *options, "--metrics", "fid", "--json").out)
+    assert (facts["grid"], facts["sampler"], facts["order"], facts["num_steps"]) == ("karras", "unipc", 2, 3)
+    assert "times" not in facts
+
+
 def test_real_images_beside_others_are_the_floor(place, monkeypatch):
     parts = {True: images_of(50, 1), False: images_of(30, 2)}
     inner = datasets.open_dataset

@@ -78,8 +78,25 @@ def test_a_file_carries_the_plans_it_was_told_to(trained, command, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "of_the_steps", "plans"),
+    [
+        (("--plans", "unipc:3"), False, ["unipc-karras-3"]),
+        (("--plans", "unipc:3", "--steps", "2"), True, ["unipc-karras-3"]),
+        (("--steps", "2"), True, []),
+    ],
+)
+def test_a_grid_is_of_the_steps_and_plans_that_are_named(trained, command, tmp_path, options, of_the_steps, plans):
+    code, _, err = command("export", trained[0], "--grid", "karras", *options, "--out", tmp_path / "a.onnx")
+    assert code == 0, err
+    spec = open_model(tmp_path / "a.onnx")[1]
+    times = (spec.num_train_timesteps - 1, 0) if of_the_steps else None
+    assert (spec.defaults.times, list(spec.plans)) == (times, plans)
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--grid", "even"], "grid must be one of"),
         (["--steps", "0"], "number of steps must be from 1 to"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--plans", "heun"], "plans must be given as sampler:steps,steps"),

@@ -92,7 +92,15 @@ def test_what_has_no_meaning_for_an_exported_file_is_a_usage_error(source, comma
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--eta", 0.5], ["--sampler", "ddpm"], ["--batch", 2, "--steps", 7], ["--times", "30,9,2"], ["--plan", "own"]],
+    [
+        [],
+        ["--eta", 0.5],
+        ["--sampler", "ddpm"],
+        ["--batch", 2, "--steps", 7],
+        ["--times", "30,9,2"],
+        ["--plan", "own"],
+        ["--grid", "karras", "--steps", 6],
+    ],
 )
 def test_run_gives_the_pictures_of_the_denoiser(source, made, command, tmp_path, graph, arguments):
     outs = [tmp_path / "a.npy", tmp_path / "b.npy"]

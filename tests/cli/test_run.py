@@ -33,6 +33,8 @@ CASES = {
     "steps": (["--n", 2, "--steps", 7], {"n": 2, "num_steps": 7}),
     "one step": (["--steps", 1], {"num_steps": 1}),
     "times": (["--times", "30,12,5"], {"times": [30, 12, 5]}),
+    "grid": (["--grid", "karras", "--steps", 6], {"grid": "karras", "num_steps": 6}),
+    "order": (["--sampler", "unipc", "--order", 2], {"sampler": "unipc", "order": 2}),
     "all steps": (["--n", 1, "--steps", T], {"n": 1, "num_steps": T}),
     "first": (["--n", 2, "--first", 5], {"n": 2, "first": 5}),
     "batch": (["--n", 5, "--batch", 2], {"n": 5}),
@@ -83,6 +85,14 @@ def test_json_says_everything_the_images_follow_from(model, out):
     ddpm = json.loads(run_here(main, model, "--out", out, "--n", 1, "--sampler", "ddpm", "--json").out)
     assert ddpm["variance"] == "fixed_small"
     assert "eta" not in ddpm
+
+
+def test_the_png_says_the_grid(model, tmp_path):
+    run_here(main, model, "--n", 1, "--grid", "log_snr", "--steps", 3, "--out", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        text = json.loads(image.text["ddpm_export"])
+    assert (text["grid"], text["num_steps"]) == ("log_snr", 3)
+    assert "times" not in text
 
 
 def test_a_fresh_seed_is_printed_and_gives_the_images_again(model, tmp_path):
@@ -151,6 +161,10 @@ REFUSED = [
     (["--sampler", "ddpm", "--variance", "tiny"], "variance must be one of"),
     (["--times", "30,b"], "--times must be integers with commas"),
     (["--times", "3,30"], "times must strictly fall"),
+    (["--times", "30,3", "--grid", "karras"], "grid does not apply to times"),
+    (["--grid", "even"], "grid must be one of uniform, quadratic, log_snr, karras, got 'even'"),
+    (["--order", 2], "order does not apply to ddim"),
+    (["--sampler", "unipc", "--order", 4], "order must be 2 or 3, got 4"),
     (["--out", "a.jpg"], "must end in .png"),
     (["--nope"], "--nope"),
     (["more"], "more"),
@@ -179,8 +193,8 @@ def test_without_a_model_it_says_so():
 def test_help_names_every_option_and_code():
     ending = run_here(main, "--help")
     assert ending.code == 0
-    options = "--n --steps --times --sampler --eta --variance --seed --first --batch --provider --threads --out --trust"
-    for word in [*options.split(), "--json", "--debug", "130"]:
+    options = "--n --steps --times --grid --sampler --eta --variance --order --plan --seed --first --batch --provider"
+    for word in [*options.split(), "--threads", "--out", "--trust", "--json", "--debug", "130"]:
         assert word in ending.out
 
 
