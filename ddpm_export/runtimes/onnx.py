@@ -102,6 +102,9 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
 
 
 def _onnxruntime() -> Any:
+    # ONNX Runtime 1.32 keeps an identifier and a queue of events under the user's cache, and looks up the host that it
+    # sends them to, unless it reads this when it is imported; whoever set it otherwise keeps that
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as exc:

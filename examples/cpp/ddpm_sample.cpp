@@ -17,6 +17,7 @@
 #endif
 
 #include "grid_png.hpp"
+#include "no_telemetry.hpp"
 #include "onnx_model.hpp"
 
 namespace {
@@ -163,6 +164,7 @@ int failed(ddpm::Code code, const char* line) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    turn_off_telemetry();
     const auto start = std::chrono::steady_clock::now();
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {

@@ -4,8 +4,10 @@
 #include <cstdio>
 
 #include "grid_png.hpp"
+#include "no_telemetry.hpp"
 
 int main(int argc, char** argv) {
+    turn_off_telemetry();
     const auto failed = [](int code, std::string reason) {
         std::fprintf(stderr, "error: one_call needs a *.sampler.onnx and numbers that it takes, got %s. See line 1 of "
                              "one_call.cpp.\n", reason.substr(0, reason.find('\n')).c_str());
@@ -27,7 +29,6 @@ int main(int argc, char** argv) {
         const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, 6, outputs, 1)[0]);
         const auto shape = images.GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
         write_grid_png(argv[5], images.GetTensorData<std::uint8_t>(), shape[0], shape[1], shape[2], shape[3]);
-        return 0;
     } catch (const Ort::Exception& problem) {
         return failed(3, problem.what());
     } catch (const std::logic_error& problem) {  // std::stoll

@@ -1,8 +1,11 @@
 """Sample with onnxruntime and nothing of this project: one_call.py unet.sampler.onnx 16 50 7 images.npy."""
 
+import os
 import sys
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
 import onnxruntime
 
 model, n, steps, seed, out = sys.argv[1:]

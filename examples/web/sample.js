@@ -79,6 +79,7 @@ async function load(name) {
 
 async function main(args) {
   const { path, out, n, first, ...settings } = settingsFromArguments(args);
+  process.env.ORT_DISABLE_TELEMETRY ??= "1"; // read when ONNX Runtime is loaded
   const [ort, { encode }] = await Promise.all([load("onnxruntime-node"), load("fast-png")]);
   const bytes = await readFile(path).catch((error) => {
     throw new BadFileError(`${path}: cannot be read (${error.code}).`);

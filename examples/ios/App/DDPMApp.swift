@@ -2,6 +2,10 @@ import SwiftUI
 
 @main
 struct DDPMApp: App {
+    init() {
+        setenv("ORT_DISABLE_TELEMETRY", "1", 0)  // before ONNX Runtime starts
+    }
+
     var body: some Scene {
         WindowGroup {
             // the model is a resource of the app, as project.yml has it

@@ -6,6 +6,7 @@ import DDPMOnnxRuntime
 import Foundation
 
 let started = Date()
+setenv("ORT_DISABLE_TELEMETRY", "1", 0)  // before ONNX Runtime starts; what the user set stays
 let batch = 16
 
 do {

@@ -4,6 +4,7 @@ import android.app.Activity
 import android.graphics.Bitmap
 import android.graphics.drawable.BitmapDrawable
 import android.os.Bundle
+import android.system.Os
 import android.widget.Button
 import android.widget.EditText
 import android.widget.ImageView
@@ -37,6 +38,7 @@ class MainActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
+        Os.setenv("ORT_DISABLE_TELEMETRY", "1", false) // before ONNX Runtime is loaded
         setContentView(R.layout.activity_main)
         generate.setOnClickListener { start() }
         cancel.setOnClickListener { cancelled = true }
