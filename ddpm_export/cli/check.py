@@ -53,6 +53,7 @@ def check(
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one run of a one-call file's graph may take.")] = 600.0,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -66,7 +67,7 @@ def check(
     from ddpm_export.golden_pictures import replay_golden_pictures, told_in
     from ddpm_export.runtimes import PROVIDERS, DenoiserFile, open_file
 
-    opened = open_file(model, provider, threads=threads, trust=trust)
+    opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=timeout)
     spec = opened.spec
     facts: dict[str, Any] = {
         "file": str(model),

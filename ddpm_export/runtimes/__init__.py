@@ -1,5 +1,6 @@
 """Open a model file for evaluation: one file a runtime, chosen by the file's ending."""
 
+import math
 from pathlib import Path
 
 from ddpm_export.diffusion import Model
@@ -36,18 +37,28 @@ def open_model(
 
 
 def open_file(
-    path: str | Path, provider: str = "cpu", *, threads: int | None = None, trust: bool = False
+    path: str | Path,
+    provider: str = "cpu",
+    *,
+    threads: int | None = None,
+    trust: bool = False,
+    timeout_s: float | None = None,
 ) -> DenoiserFile | OneCallFile:
-    """Open any exported file, as `open_model` does, and one-call files as well."""
+    """Open any exported file, as `open_model` does, and one-call files as well.
+
+    timeout_s: how long one run of a one-call file's graph may take, None for as long as it likes; BadFileError then.
+    """
     path, device = Path(path), provider_from_name(provider)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads must be between 1 and {MAX_THREADS}, got {threads}.")
+    if timeout_s is not None and not 0 < timeout_s < math.inf:
+        raise UsageError(f"timeout must be a number of seconds above 0, got {timeout_s!r}.")
     if not path.is_file():
         raise BadFileError(f"{path}: no such file.")
     if path.suffix == ".onnx":
         from ddpm_export.runtimes.onnx import open_onnx
 
-        return open_onnx(path, device, threads)
+        return open_onnx(path, device, threads, timeout_s)
     if path.suffix in (".ts", ".pt2"):
         if not trust:
             raise BadFileError(

@@ -4,21 +4,22 @@ What such a graph takes and gives (docs/format.md, section 5) is said once, here
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddpm_export.diffusion import Array
-from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
+from ddpm_export.errors import BadFileError, DdpmExportError, NonFiniteError, UsageError
 from ddpm_export.inputs import bound_inputs
 from ddpm_export.runtimes.opened import OneCall
 from ddpm_export.spec import PLAN, TIMES, ModelSpec
 from ddpm_export.wording import first_line
 
-__all__ = ["NOT_FINITE", "OWN_NAMES", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
+__all__ = ["NOT_FINITE", "OWN_NAMES", "Run", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
 
+Run = Callable[[list[str], dict[str, Array]], list[Array]]  # (names of outputs, inputs by name) -> the outputs
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
 TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "x", "begin", "end", "history")
 OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after"))  # no network's input can be called so
@@ -64,11 +65,12 @@ def outputs_of(spec: ModelSpec) -> Signature:
     return {"x_after": ("float32", images)} | x_0 | pixels | history
 
 
-def one_call_from_session(path: Path, session: Any, spec: ModelSpec) -> OneCall:
+def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: Run) -> OneCall:
     """Return the sampler of a session whose spec names a graph; a slice runs step by step, a sampler all at once.
 
-    Its calls raise UsageError for what the graph refuses, NonFiniteError where the network gave NaN or infinity, and
-    BadFileError where the graph does not run or gives something else than it should.
+    run_graph: runs the session. The sampler's calls raise what it raises of this package's errors, UsageError for what
+    the graph refuses, NonFiniteError where the network gave NaN or infinity, and BadFileError where the graph does not
+    run or gives something else than it should.
     """
     _check_signature(path, session, spec)
     taken = inputs_of(spec)
@@ -77,7 +79,9 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec) -> OneCall:
         feeds = {name: np.asarray(value, taken[name][0]) for name, value in given.items() if name in taken}
         names = list(outputs_of(spec))
         try:
-            results = dict(zip(names, session.run(names, feeds), strict=True))
+            results = dict(zip(names, run_graph(names, feeds), strict=True))
+        except DdpmExportError:
+            raise
         except Exception as exc:  # a graph may load and yet not run
             raise _told(path, numbers, exc) from exc
         _check_outputs(path, numbers, spec, results)

@@ -11,9 +11,10 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
+from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
 from ddpm_export.runtimes.inputs import checked_inputs, input_types
-from ddpm_export.runtimes.one_call import one_call_from_session
+from ddpm_export.runtimes.one_call import Run, one_call_from_session
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
@@ -32,7 +33,9 @@ MOVING = frozenset({"Cast", "Concat", "Gather", "Identity", "Shape", "Size", "Sl
 MAX_NAMED = 5
 
 
-def open_onnx(path: Path, provider: Provider, threads: int | None) -> DenoiserFile | OneCallFile:
+def open_onnx(
+    path: Path, provider: Provider, threads: int | None, timeout_s: float | None = None
+) -> DenoiserFile | OneCallFile:
     """Open `*.onnx` so that every node that computes runs on the provider.
 
     Raises ModelRefusedError, with the names of nodes, where one would not, and as `open_model`.
@@ -53,7 +56,8 @@ def open_onnx(path: Path, provider: Provider, threads: int | None) -> DenoiserFi
     check_external_data(path)
     session = _session(ort, str(path), str(path), provider, threads)
     if spec.graph is not None:
-        return OneCallFile(one_call_from_session(path, session, spec), spec)
+        run = _stoppable(ort, str(path), session, timeout_s)
+        return OneCallFile(one_call_from_session(path, session, spec, run), spec)
     return DenoiserFile(_model(ort, str(path), session, spec, provider), spec)
 
 
@@ -250,6 +254,26 @@ def _binding(ort: Any, session: Any, spec: ModelSpec, device: str) -> Evaluate:
         return [value.numpy() for value in out]
 
     return evaluate
+
+
+def _stoppable(ort: Any, where: str, session: Any, timeout_s: float | None) -> Run:
+    """Return the session's run, which ends at the node in progress when a signal comes or the limit is reached."""
+
+    def run(names: list[str], feeds: dict[str, Array]) -> list[Array]:
+        options = ort.RunOptions()
+
+        def stop() -> None:
+            options.terminate = True
+
+        try:
+            values: list[Array] = done_apart(lambda: session.run(names, feeds, options), stop, timeout_s)
+        except TimeoutError as exc:
+            raise BadFileError(
+                f"{where}: one run of the graph takes longer than {timeout_s:g} s. Raise --timeout if you trust it."
+            ) from exc
+        return values
+
+    return run
 
 
 def _check_signature(where: str, session: Any, spec: ModelSpec) -> None:

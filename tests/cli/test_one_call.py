@@ -2,9 +2,15 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import assert_refused, command_line, heeding_interrupts, run_apart
 from models import COLOUR, learned_model, mix_model, tiny_spec
 from PIL import Image
 
@@ -241,6 +247,81 @@ def test_outputs_that_are_not_those_of_the_format_are_refused_in_every_batch(com
         assert (code, shown, err.count("\n")) == (expected, "", 1), err
         assert "images" in err if expected == 6 else ("the graph gave" in err or "graph and spec disagree" in err)
     assert not out.exists()
+
+
+def endless_file(path, graph):
+    """A file that is as it should be but for its clean image, which a Loop without an end is to give."""
+    lying_file(path, graph, {})
+    model = onnx.load(path)
+    number, truth = (onnx.helper.make_tensor_value_info(*value, []) for value in (("z", 1), ("go", 9)))
+    rounds, after = (onnx.helper.make_tensor_value_info(*value, []) for value in (("k", 7), ("z_after", 1)))
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Sin", ["z"], ["z_after"]), onnx.helper.make_node("Identity", ["go"], ["go_on"])],
+        "body",
+        [rounds, truth, number],
+        [onnx.helper.make_tensor_value_info("go_on", 9, []), after],
+    )
+    nodes = {node.output[0]: node for node in model.graph.node}
+    nodes["x_0"].op_type = "Add"
+    nodes["x_0"].input.append("never")
+    loop = onnx.helper.make_node("Loop", ["", "", "zero"], ["never"], body=body)
+    model.graph.node.insert(0, loop)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.float32), "zero"))
+    onnx.save(model, path)
+
+
+def processor_time(process):
+    """Seconds that a process has computed, on Linux."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_graph_that_never_would(tmp_path, graph, number):
+    endless_file(tmp_path / "m.onnx", graph)
+    (tmp_path / "out").mkdir()
+    process = subprocess.Popen(
+        command_line(tmp_path / "m.onnx", "--n", 2, "--steps", 2, "--threads", 1, "--out", tmp_path / "out" / "a.npy"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeding_interrupts,
+    )
+    try:
+        while process.poll() is None and not any((tmp_path / "out").iterdir()):
+            time.sleep(0.02)
+        begun = processor_time(process)
+        while process.poll() is None and processor_time(process) < begun + 0.5:  # well within the Loop
+            time.sleep(0.02)
+        assert process.poll() is None
+        since = time.monotonic()
+        process.send_signal(number)
+        printed, told = process.communicate(timeout=20)
+        seconds = time.monotonic() - since
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, printed, told) == (130, "", "stopped.\n")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert seconds < 5  # on an idle machine about a quarter of a second
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_check_ends_a_graph_that_never_would_at_its_limit(tmp_path, graph):
+    endless_file(tmp_path / "m.onnx", graph)
+    since = time.monotonic()
+    ending = run_apart(tmp_path / "m.onnx", "--timeout", 0.5, code="from ddpm_export.cli.check import main; main()")
+    assert_refused(ending, 3, "m.onnx: one run of the graph takes longer than 0.5 s. Raise --timeout")
+    assert time.monotonic() - since < 20
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf"])
+def test_a_limit_must_be_one(made, command, timeout):
+    code, out, err = command("check", made["sampler"], "--timeout", timeout)
+    assert (code, out) == (2, "")
+    assert "timeout must be a number of seconds above 0" in err
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
