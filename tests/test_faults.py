@@ -150,6 +150,25 @@ def test_weights_outside_the_folder_are_3_before_the_runtime_sees_them(folder, l
     refused(folder, scale_model(weight=external(location)), 3, "weights lie outside the model's folder")
 
 
+def with_graph_s_tag(content, tag):
+    """Return a model's bytes with another tag before its graph."""
+    at = content.index(b"\x3a")  # field 7, of bytes; the fields before it are short and have no such byte
+    assert at < 20
+    return content[:at] + tag + content[at + 1 :]
+
+
+@pytest.mark.parametrize("fifth", [0x10, 0x70])
+def test_weights_outside_the_folder_are_3_where_a_tag_hides_them(folder, fifth):
+    """Protobuf drops the bits of a tag beyond the 32nd: what looks like an unknown field is the graph."""
+    hidden = with_graph_s_tag(scale_model(weight=external("../secret")), bytes([0xBA, 0x80, 0x80, 0x80, fifth]))
+    refused(folder, hidden, 3, "not an ONNX file", "a field number out of range")
+
+
+def test_a_tag_longer_than_it_need_be_is_read(folder):
+    shown = with_graph_s_tag(scale_model(weight=external("../secret")), bytes([0xBA, 0x80, 0x00]))
+    refused(folder, shown, 3, "weights lie outside the model's folder")
+
+
 @pytest.mark.parametrize("location", ["missing", "short", ""])
 def test_weights_that_are_not_there_are_3(folder, location):
     refused(folder, scale_model(weight=external(location)), 3, "ONNX Runtime cannot load it")

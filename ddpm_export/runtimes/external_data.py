@@ -76,8 +76,8 @@ def _fields(raw: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]
     while at < end:
         tag, at = _varint(raw, at)
         wire = tag & 7
-        if tag < 8:
-            raise ValueError("a field of number 0")
+        if not 8 <= tag < 2**32:  # protobuf cuts a tag to 32 bits, and would see another field than is seen here
+            raise ValueError("a field number out of range")
         if wire == 0:
             _, at = _varint(raw, at)
         elif wire in (1, 5):
