@@ -104,7 +104,7 @@ Options options_from(const std::vector<std::string>& arguments) {
 // Find out before the work whether its result can be kept.
 void check_writable(const std::string& out) {
     const std::string beside = out + ".part";
-    const bool is_writable = !std::filesystem::is_directory(out) && std::ofstream(beside).good();
+    const bool is_writable = can_be_replaced(out) && std::ofstream(beside).good();
     std::error_code problem;
     std::filesystem::remove(beside, problem);
     if (!is_writable) {

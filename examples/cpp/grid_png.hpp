@@ -11,6 +11,12 @@
 #include <string>
 #include <vector>
 
+// Return whether a file may take this name: a device or a pipe such as /dev/full would be gone for everybody.
+inline bool can_be_replaced(const std::string& path) {
+    std::error_code problem;
+    return !std::filesystem::exists(path, problem) || std::filesystem::is_regular_file(path, problem);
+}
+
 // Write images (n, H, W, C), C 1 (grey) or 3 (RGB), as near to a square as they allow; cells left over are black. The
 // file takes its name once it is whole. Throws std::runtime_error, one line, where it cannot be written.
 inline void write_grid_png(const std::string& path, const std::uint8_t* images, std::size_t n, std::size_t height,
@@ -30,6 +36,9 @@ inline void write_grid_png(const std::string& path, const std::uint8_t* images, 
     const auto failed = [&](const std::string& reason) {
         return std::runtime_error(path + ": cannot be written, " + reason + ". Choose another path.");
     };
+    if (!can_be_replaced(path)) {
+        throw failed("since it is not a file");
+    }
     png_image picture{};
     picture.version = PNG_IMAGE_VERSION;
     picture.width = static_cast<png_uint_32>(columns * width);

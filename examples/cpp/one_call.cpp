@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "external_data.hpp"
 #include "grid_png.hpp"
 #include "no_telemetry.hpp"
 
@@ -15,6 +16,9 @@ int main(int argc, char** argv) {
     };
     if (argc != 6) {
         return failed(2, std::to_string(argc - 1) + " arguments");
+    }
+    if (const std::string trouble = external_data::trouble(argv[1]); !trouble.empty()) {
+        return failed(3, "a file with " + trouble);
     }
     try {
         std::int64_t none = 0, n = std::stoll(argv[2]), steps = std::stoll(argv[3]), seed = std::stoll(argv[4]), first = 0;

@@ -13,16 +13,21 @@
 #include <vector>
 
 #include "ddpm.hpp"
+#include "external_data.hpp"
 
 // Not to be moved or copied while in use: pass it to ddpm::denoiser or ddpm::sample by std::ref.
 class OnnxModel {
 public:
     // Open a file of ddpm-export. threads: 0 takes every core this process may use.
-    // Throws ddpm::Error: bad_file for a file that is missing, broken, foreign or not what its spec says; see also
+    // Throws ddpm::Error: bad_file for a file that is missing, broken, foreign, not what its spec says, or with weights outside its
+    // folder; see also
     // ddpm::spec_from_json.
     explicit OnnxModel(const std::string& path, int threads = 0) : path_(path) {
         if (!std::filesystem::is_regular_file(path)) {
             throw bad_file("no such file.");
+        }
+        if (const std::string trouble = external_data::trouble(path); !trouble.empty()) {
+            throw bad_file("it has " + trouble + ". Do not use this file unless you made it.");
         }
         Ort::SessionOptions options;
         options.SetIntraOpNumThreads(threads > 0 ? threads : usable_cores());

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -23,6 +24,7 @@ from models import (
     COLOUR,
     GREY,
     constant,
+    external,
     learned_model,
     mix_model,
     node,
@@ -42,6 +44,7 @@ from ddpm_export.inputs import Input
 from ddpm_export.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.plans import Plan, Row
 from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes.external_data import LEADS, check_external_data
 from ddpm_export.samplers import State, dpmpp_2m, plan, walk
 from ddpm_export.samplers import grid as time_grid
 from ddpm_export.spec import Defaults, json_from_spec, spec_from_json
@@ -1223,7 +1226,7 @@ def sampler_file(tmp_path_factory):
 
 @pytest.mark.torch
 def test_one_call_gives_python_s_grid(programs, sampler_file, tmp_path):
-    assert len((CPP / "one_call.cpp").read_text().splitlines()) < 40
+    assert len((CPP / "one_call.cpp").read_text().splitlines()) < 45
     out = tmp_path / "grid.png"
     done = run([programs / "one_call", sampler_file, 3, 5, 7, out])
     assert done.returncode == 0, complaints(done)
@@ -1246,3 +1249,170 @@ def test_one_call_refuses(programs, sampler_file, tmp_path):
         (line,) = complaints(done)
         assert words in line
         assert not out.exists()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder to open models in, beside a secret that they must not reach."""
+    numbers = np.full(30, 0.5, np.float32).tobytes()
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "secret").write_bytes(numbers)
+    (inside / "m.onnx.data").write_bytes(numbers)
+    (inside / "link").symlink_to(tmp_path / "secret")
+    (inside / "up").symlink_to(tmp_path)
+    (inside / "loop").symlink_to(inside / "loop")
+    return inside
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory):
+    """Return path -> what external_data.hpp says of a file."""
+    folder = tmp_path_factory.mktemp("trouble")
+    source = "int main(int, char** argv) { std::fputs(external_data::trouble(argv[1]).c_str(), stdout); }"
+    (folder / "trouble.cpp").write_text(f'#include "external_data.hpp"\n#include <cstdio>\n{source}\n')
+    compile_with("g++", *SANITIZED, folder / "trouble.cpp", "-o", folder / "trouble")
+    return lambda path: output_of(folder / "trouble", path).decode()
+
+
+def assert_refused_as_unsafe(programs, path, out, words):
+    for command in (["ddpm_sample", path, "--n", 1, "--steps", 1, "--out", out], ["one_call", path, 1, 1, 1, out]):
+        done = run([programs / command[0], *command[1:]])
+        (line,) = complaints(done)
+        assert (done.returncode, done.stdout) == (3, b""), line
+        assert words in line
+        assert line.isprintable()
+        assert not out.exists()
+
+
+@pytest.mark.torch
+def test_weights_in_a_file_beside_are_read(programs, folder, tmp_path):
+    (folder / "m.onnx").write_bytes(scale_model(weight=external("m.onnx.data")))
+    (folder / "whole.onnx").write_bytes(scale_model())
+    for name in ("m", "whole"):
+        sampled(programs, folder / f"{name}.onnx", tmp_path / f"{name}.png", "--n", 2, "--steps", 2)
+    assert (tmp_path / "m.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+OUTSIDE = ["../secret", "up/secret", "link", "ABSOLUTE", "/etc/passwd", "loop", "loop/x", "x\0/../../../secret"]
+
+
+@pytest.mark.parametrize("location", [*OUTSIDE, "../\x1b[31m\n\u00e9"])
+def test_weights_outside_the_folder_are_found(trouble, folder, location):
+    location = location.replace("ABSOLUTE", str(folder.parent / "secret"))
+    (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
+    told = trouble(folder / "m.onnx")
+    assert told.startswith("weights outside the model's folder, in '")
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize(
+    "location", ["m.onnx.data", "./m.onnx.data", "../inside/m.onnx.data", "up/inside/x", "..x", ""]
+)
+def test_weights_inside_the_folder_are_no_trouble(trouble, folder, location):
+    (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
+    check_external_data(folder / "m.onnx")
+    assert trouble(folder / "m.onnx") == ""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("location", ["../secret", "link"])
+def test_programs_refuse_weights_outside_the_folder(programs, folder, location):
+    (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
+    words = f"weights outside the model's folder, in '{location}'"
+    assert_refused_as_unsafe(programs, folder / "m.onnx", folder / "a.png", words)
+
+
+def field(number, content):
+    """Return a field of bytes as protobuf writes it."""
+    head = b""
+    for value in (number << 3 | 2, len(content)):
+        while value >= 0x80:
+            head, value = head + bytes([value & 0x7F | 0x80]), value >> 7
+        head += bytes([value])
+    return head + content
+
+
+def ways(message, goal):
+    """Yield the field numbers on the way from one message to another, the shortest way first."""
+    waiting = [(message, ())]
+    for at, way in waiting:
+        if at == goal:
+            yield way
+        elif len(way) < 5:
+            waiting += [(to, (*way, number)) for number, to in LEADS.get(at, {}).items()]
+
+
+@pytest.mark.parametrize(("message", "number"), [(message, number) for message in LEADS for number in LEADS[message]])
+def test_weights_are_found_wherever_onnx_may_have_them(trouble, folder, message, number):
+    way = (*next(ways("Model", message)), number, *next(ways(LEADS[message][number], "Entry")))
+    content = field(1, b"location") + field(2, b"../secret")
+    for one in reversed(way):
+        content = field(99, b"before") + field(one, content) + field(99, b"behind")
+    (folder / "m.onnx").write_bytes(content)
+    with pytest.raises(BadFileError, match="weights lie outside"):
+        check_external_data(folder / "m.onnx")
+    assert trouble(folder / "m.onnx") == "weights outside the model's folder, in '../secret'"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x07", b"\x00\x00", b"\x3a", b"\x3a\x05x", b"\x3b", b"\x09x", b"\x08" + b"\xff" * 11, field(7, b"\x0a\x09x")],
+)
+def test_what_cannot_be_read_is_refused_too(trouble, folder, content):
+    (folder / "m.onnx").write_bytes(content)
+    with pytest.raises(BadFileError, match="not an ONNX file"):
+        check_external_data(folder / "m.onnx")
+    assert trouble(folder / "m.onnx") == "no readable protobuf"
+    assert trouble(folder) == "no readable protobuf"
+
+
+def test_mutants_are_judged_as_in_python(trouble, folder):
+    rng = random.Random(3)
+    sound = scale_model(weight=external("../secret"))
+    verdicts = set()
+    for _ in range(150):
+        mutant = bytearray(sound)
+        for _ in range(rng.randint(1, 3)):
+            mutant[rng.randrange(len(mutant))] = rng.choice([0, 1, 10, 58, 127, 128, 255, rng.randrange(256)])
+        (folder / "m.onnx").write_bytes(mutant)
+        try:
+            check_external_data(folder / "m.onnx")
+            expected = ""
+        except BadFileError as exc:
+            expected = "weights outside" if "weights lie outside" in str(exc) else "no readable protobuf"
+        found = trouble(folder / "m.onnx")
+        assert found.startswith(expected), (bytes(mutant), found)
+        assert bool(found) == bool(expected), (bytes(mutant), found)
+        verdicts.add(expected)
+    assert len(verdicts) == 3
+
+
+@pytest.mark.torch
+def test_a_tag_that_hides_the_graph_is_refused(programs, folder):
+    content = scale_model(weight=external("../secret"))
+    at = content.index(b"\x3a")  # field 7, the graph
+    hidden = content[:at] + bytes([0xBA, 0x80, 0x80, 0x80, 0x10]) + content[at + 1 :]  # protobuf drops bit 32
+    (folder / "m.onnx").write_bytes(hidden)
+    assert_refused_as_unsafe(programs, folder / "m.onnx", folder / "a.png", "no readable protobuf")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_a_device_or_a_pipe_is_not_replaced(programs, sampler_file, tmp_path, kind):
+    out = tmp_path / "out"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to("/dev/full")  # not itself: it would be gone if this test failed
+    before = os.lstat(out)
+    for command in (
+        ["ddpm_sample", UNET, "--n", 1, "--steps", 1, "--out", out],
+        ["one_call", sampler_file, 1, 1, 1, out],
+    ):
+        done = run([programs / command[0], *command[1:]])
+        (line,) = complaints(done)
+        assert (done.returncode, done.stdout) == (5, b"")
+        assert "cannot be written" in line
+        assert (os.lstat(out).st_ino, os.lstat(out).st_mode) == (before.st_ino, before.st_mode)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
