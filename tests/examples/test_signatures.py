@@ -34,11 +34,12 @@ RECORDS = {
     "State": [*samplers.State._fields],
 }
 KNOBS = ["eta", "variance"]  # of the two samplers that every language knows by their formulas
+PYTHONS_OWN = {"grid"}  # grids by name: the others take times
 OPENING, CLOSING = "([{<", ")]}>"
 
 
 def python_names(name):
-    names = list(inspect.signature(FUNCTIONS[name]).parameters)
+    names = [key for key in inspect.signature(FUNCTIONS[name]).parameters if key not in PYTHONS_OWN]
     return [*names[:-1], *KNOBS] if names[-1] == "knobs" else names
 
 
