@@ -212,7 +212,7 @@ def test_a_cell_that_fails_is_shown_with_its_reason_and_tried_again(place, toy_f
     assert not (place / "out/cosine-l1/unet.onnx").exists()
     page = (place / "page.md").read_text()
     assert "failed (train)" in page
-    assert "linear-l2-seed1 failed in train: training step" in page
+    assert "linear-l2-seed1 failed in train: At training step" in page
     assert ablate(place, toy_folder, "--seeds", 2, "--stages", "train", cells="linear-l2-seed1").code == 0
     assert {path.name for path in (place / "out/linear-l2-seed1").iterdir()} == {"unet.onnx", *ablation.KEPT}
     assert load_torch_file(place / "runs/linear-l2-seed1/checkpoint.pt")["config"]["seed"] == 1
