@@ -2222,7 +2222,7 @@ inline std::optional<std::vector<std::int64_t>> times_of(const json::Value* valu
 // A name is letters, digits and _, without a digit first. What is not ASCII counts as a letter.
 inline bool is_identifier(const std::string& name) {
     const auto is_letter = [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
     };
     return !name.empty() && is_letter(name[0]) && std::all_of(name.begin(), name.end(), [&](char c) {
         return is_letter(c) || (c >= '0' && c <= '9');

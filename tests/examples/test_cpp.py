@@ -1154,7 +1154,7 @@ def refusals():
         (sound, ["--sampler", "ddpm", "--eta", "0"], 2, "eta does not apply to ddpm."),
         (sound, ["another.onnx"], 2, "There must be one MODEL, got 'another.onnx' as a second one."),
         (mix_model(tiny_spec((2, 4, 4))), [], 2, "a PNG has 1 or 3 channels, got 2."),
-        (b"not a model", [], 3, "ONNX Runtime cannot load it"),
+        (b"not a model", [], 3, "it has no readable protobuf"),
         (onnx_file([], metadata=""), [], 3, "ONNX Runtime cannot load it"),
         (scale_model(metadata=""), [], 3, "no metadata 'ddpm_export'"),
         (scale_model(metadata="{"), [], 3, "The model's spec is not JSON"),

@@ -131,7 +131,7 @@ SPECS: list[tuple[dict, int]] = [
     ({}, 0),
     (inputs(LABEL, VECTOR, IMAGE, PREVIOUS), 0),
     (inputs({**LABEL, "none": None}), 0),
-    (inputs(name="größe"), 0),
+    (inputs(name="größe"), 3),
     (inputs(name="__proto__"), 0),
     (inputs(novelty=1), 0),
     ({"inputs": [], "plans": {}}, 0),
