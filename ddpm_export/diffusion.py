@@ -70,7 +70,8 @@ def denoiser(model: Model, spec: ModelSpec, **inputs: Any) -> Denoiser:
         bound_inputs(spec.inputs, inputs, 1)
 
     def denoise(x_t: Array, row: Row, x_0_before: Array | None = None) -> Denoised:
-        outputs = predict(model, spec, x_t, row, bound_inputs(spec.inputs, inputs, len(x_t), x_0_before))
+        told = bound_inputs(spec.inputs, inputs, len(x_t), x_0_before) if spec.inputs or inputs else {}
+        outputs = predict(model, spec, x_t, row, told)
         return denoised(combine([outputs]), spec, x_t, row)
 
     return denoise

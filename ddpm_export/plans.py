@@ -6,6 +6,7 @@ docs/format.md section 2 says what a row does, section 1 how plans travel in a f
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 __all__ = ["MAX_REACH", "MAX_ROWS", "Plan", "Row", "is_number", "json_from_plan", "plan_from_json"]
@@ -53,10 +54,13 @@ class Plan:
         """Return whether any row's noise depends on variance_fraction."""
         return any(len(row.noise) == 2 for row in self.rows)
 
-    def kept_after(self, k: int) -> int:
-        """Return how many of the evaluations up to rows[k], newest first, later rows read."""
-        later = self.rows[k + 1 : k + MAX_REACH]
-        return max((row.reach - ahead for ahead, row in enumerate(later, start=1)), default=0)
+    @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """Return how many of the evaluations up to each row, newest first, later rows read."""
+        kept = [0] * len(self.rows)
+        for k in range(len(self.rows) - 1, 0, -1):
+            kept[k - 1] = max(self.rows[k].reach, kept[k], 1) - 1  # what row k itself finds is one of them
+        return tuple(kept)
 
 
 def json_from_plan(plan: Plan) -> dict[str, Any]:

@@ -464,7 +464,7 @@ def walk(
             history = ((found.x_0, found.eps), *history)
             x = _after(row, history, found, noise)
         refuse_non_finite(x, row)
-        history, x_0_before = history[: plan.kept_after(k)], found.x_0
+        history, x_0_before = history[: plan.kept[k]], found.x_0
         yield State(row, x, found.x_0, found.eps, history)
 
 

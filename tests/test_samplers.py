@@ -277,7 +277,7 @@ def test_walking_is_lazy_and_keeps_nothing_that_no_row_reads(name, knobs):
     seen = []
     for number, state in enumerate(states, start=1):
         assert evaluations == [row.t for row in rows.rows[:number]], "one evaluation a row, none ahead"
-        assert len(state.history) == rows.kept_after(number - 1)
+        assert len(state.history) == rows.kept[number - 1]
         seen.append((state, [array.copy() for array in state[1:4]]))
     for state, copies in seen:
         np.testing.assert_array_equal(state[1:4], copies)

@@ -298,7 +298,7 @@ def test_the_history_is_what_later_rows_read_and_no_more(java):
     for case, answer in zip(file["cases"], answers, strict=True):
         read = plan_from_json("p", case["plan"], 50, fractional_t=False)
         held = [len(state["history"]) for state in answer["states"]]
-        assert held == [read.kept_after(k) for k in range(len(held))] == kept[case["name"]]
+        assert held == list(read.kept) == kept[case["name"]]
         for k, state in enumerate(answer["states"]):
             found = [[old["x_0"], old["eps"]] for old in reversed(answer["states"][: k + 1])]
             assert state["history"] == found[: held[k]]
