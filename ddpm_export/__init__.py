@@ -1,4 +1,4 @@
-"""Take a diffusion model out of PyTorch: export once, then sample with NumPy and ONNX Runtime alone.
+"""Take a diffusion model out of PyTorch: export once, then sample with NumPy and ONNX Runtime only.
 
 Names are loaded when they are first used: `import ddpm_export` brings in neither torch nor onnx nor onnxruntime.
 """

@@ -1,4 +1,4 @@
-"""The equations of one reverse step, in the letters of Ho et al. 2020 and Song et al. 2020. NumPy alone.
+"""The equations of one reverse step, in the letters of Ho et al. 2020 and Song et al. 2020. NumPy only.
 
 From network to (x_0, eps) in three steps: predict, combine, denoised. Coefficients are Python floats, computed in
 float64 and rounded once when they meet a float32 array; what takes `Any` also takes the values of a graph.

@@ -95,7 +95,7 @@ def settings_for(
 
     times: the falling times of the steps themselves, in place of num_steps evenly spaced ones; grid: the name of one of
     GRIDS, whose times a one-call file is given. plan: the name of a plan that the file carries, in
-    place of sampler, steps, times and knobs. A one-call file makes its noise itself, of fixed_small alone.
+    place of sampler, steps, times and knobs. A one-call file makes its noise itself, of fixed_small only.
     """
     chosen = choose(
         spec,

@@ -1,4 +1,4 @@
-"""Golden vectors: outputs of the network that travel in its file, and their replay. NumPy alone; knows no runtime.
+"""Golden vectors: outputs of the network that travel in its file, and their replay. NumPy only; knows no runtime.
 
 docs/format.md section 4 is the contract: whoever holds the file can verify it where it lands, without torch.
 """

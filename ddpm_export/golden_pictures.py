@@ -1,4 +1,4 @@
-"""Golden vectors of a one-call file: pixels that it promises, and their replay. NumPy alone; knows no runtime.
+"""Golden vectors of a one-call file: pixels that it promises, and their replay. NumPy only; knows no runtime.
 
 docs/format.md section 5 is the contract. golden.py has those of a denoiser, whose outputs can be seen.
 """

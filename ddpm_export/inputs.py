@@ -1,4 +1,4 @@
-"""What a network is told besides x_t and t, as data: one record an input. NumPy alone; knows no runtime and no file.
+"""What a network is told besides x_t and t, as data: one record an input. NumPy only; knows no runtime and no file.
 
 Whatever feeds a network (denoiser, signature check, tracing, golden vectors, proof) iterates these records.
 """

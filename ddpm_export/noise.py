@@ -1,4 +1,4 @@
-"""Noise as a pure function of (seed, image, draw), bit-equal in every language. NumPy and the standard library alone.
+"""Noise as a pure function of (seed, image, draw), bit-equal in every language. NumPy and the standard library only.
 
 The tag `philox4x32-10/icdf-q20/1` names this construction; docs/format.md section 3 fixes it to the last bit.
 """
@@ -62,7 +62,7 @@ def normal_table() -> NDArray[np.int32]:
     """Return the inverse normal distribution at the cells of a half-word, scaled by 2^20: (32, 257) int32.
 
     Row e covers the probabilities of words with e leading zeros below the sign bit, in 256 equal cells; the last row
-    is the value of the zero word alone.
+    is the value of only the zero word.
     """
     inverse = NormalDist().inv_cdf
     rows = [

@@ -1,4 +1,4 @@
-"""Samplers: each a pure function from a time grid to rows of numbers, and the one loop that walks them. NumPy alone.
+"""Samplers: each a pure function from a time grid to rows of numbers, and the one loop that walks them. NumPy only.
 
 A solver's rows weigh what the denoiser found at this and the last few evaluations; see `plans.Row`.
 """

@@ -1,4 +1,4 @@
-"""Noise schedules and time grids by name, and the numbers that follow. NumPy alone; knows no model and no file."""
+"""Noise schedules and time grids by name, and the numbers that follow. NumPy only; knows no model and no file."""
 
 import inspect
 from collections.abc import Callable

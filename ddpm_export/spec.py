@@ -44,7 +44,7 @@ FRACTIONAL_T, INPUTS, PLAN, TIMES = "fractional_t", "inputs", "plan", "times"
 UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, INPUTS, PLAN, TIMES})
 MAX_JSON_BYTES = 256 * 1024
 MAX_NESTING = 32
-MAX_PIXELS = 2**26  # numbers in one image: a header alone must not fill the memory
+MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _start(cell: Cell, arguments: list[str], runs: Path, environment: dict[str, 
     runs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "train", *arguments, *_repeated("--set", _assignments(cell))]
     with (runs / f"{cell.name}.log").open("wb") as log:
-        # in a session of its own: a terminal's Ctrl-C reaches this process alone, which then asks each to stop, once
+        # in a session of its own: a terminal's Ctrl-C reaches only this process, which then asks each to stop, once
         return subprocess.Popen(
             [*command, "--out", str(runs / cell.name)],
             env=environment,

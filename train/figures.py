@@ -276,7 +276,7 @@ def draw(
 ) -> None:
     """Draw the figures of docs/figures.md.
 
-    Exit codes: 0 done, 2 usage, 3 bad file, 5 environment, 6 numbers went bad, 130 interrupted.
+    Exit codes: 0 done, 2 usage, 3 bad file, 5 environment, 6 not finite, 130 interrupted.
     """
     wanted = only.split(",")
     unknown = [name for name in wanted if name not in FIGURES]

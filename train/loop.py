@@ -90,7 +90,7 @@ def train(
 
     report is called before the first step and with each line of the log; draw, with the EMA weights and the step, every
     `config.picture_every` steps and at the end (never where that is 0), on rank 0. Of a world of several processes each
-    takes its share of the same batches, and rank 0 alone writes; any number of them goes on from what another wrote.
+    takes its share of the same batches, and only rank 0 writes; any number of them goes on from what another wrote.
 
     Raises NonFiniteError when loss, gradient or weights are no number (the last checkpoint stays), ConfigError when the
     checkpoint was made for other weights, the batch does not split or the classes are not those of the data set,

@@ -148,7 +148,7 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 class Advance(Protocol):
-    """What moves a progress."""
+    """What tells a progress line how far the work is."""
 
     def __call__(self, note: str = "", done: int | None = None) -> None:
         """Set the note, and how many are done: one more than before unless given."""

@@ -74,7 +74,7 @@ def evaluate(
 
     Images and features are kept: what was cut off goes on where it was.
 
-    Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
+    Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
     from ddpm_export import scoring
     from ddpm_export.files import cache_folder, sha256_of

@@ -59,7 +59,7 @@ def export(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of it. [default: 50, or as many as the checkpoint's own project takes]")
+        int | None, typer.Option(help="How many steps. [default: 50, or as many as the checkpoint's own project takes]")
     ] = None,
     eta: Annotated[float | None, typer.Option(help="Of ddim, 0 to 1. [default: 0]")] = None,
     times: Annotated[
@@ -102,8 +102,8 @@ def export(
     Checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
     ddpm-torch are known (docs/importing.md); --network takes your own class.
 
-    Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 numbers went
-    bad, 130 interrupted.
+    Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
+    finite, 130 interrupted.
     """
     from ddpm_export import exporting
     from ddpm_export.generation import with_defaults, with_plans

@@ -58,7 +58,7 @@ def run(
 ) -> None:
     """Sample images from an exported diffusion model, without torch.
 
-    Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 numbers went bad, 130 interrupted.
+    Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for

@@ -50,7 +50,7 @@ class Dataset:
 class LazyImages:
     """Encoded images with the face of a uint8 array (N, H, W, C): shape, len(), and any index of the first axis.
 
-    In place of a broken image comes the next sound one, so that what stands at a position depends on the files alone.
+    In place of a broken image comes the next sound one, so that what stands at a position depends only on the files.
     """
 
     def __init__(

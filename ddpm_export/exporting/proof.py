@@ -1,4 +1,4 @@
-"""The proof that an exported file is its network. NumPy alone: it compares two Models, whatever runs them."""
+"""The proof that an exported file is its network. NumPy only: it compares two Models, whatever runs them."""
 
 import dataclasses
 import math

@@ -70,7 +70,7 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     """Return the slice of a denoiser: (seed, first, steps, eta, times, ..., x, begin, end, ...) -> x_after, x_0, ...
 
     spec: the slice's own, of `spec_of_graph`. It runs steps begin to end - 1 of a trajectory of `steps`; where begin is
-    0, x counts for its shape alone, and the first state is noise draw 0.
+    0, x counts only for its shape, and the first state is noise draw 0.
     """
     g, given = _begun(spec)
     n_is = "x must have a row or more, and first + rows at most 2^32"

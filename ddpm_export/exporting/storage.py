@@ -1,4 +1,4 @@
-"""Weights stored as float16: which, and what that rounds them to: one rule for networks and graphs. NumPy alone."""
+"""Weights stored as float16: which, and what that rounds them to: one rule for networks and graphs. NumPy only."""
 
 import numpy as np
 

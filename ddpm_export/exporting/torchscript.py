@@ -30,7 +30,7 @@ def write_torchscript(original: Original, path: Path) -> Proof:
     checkpoint, text = original.traced_from, json_from_spec(original.spec_with_golden)
     archive = _archive(checkpoint, text)
     if any(name.endswith(".py") and MANGLE not in name for name in zipfile.ZipFile(archive).namelist()):
-        # torch numbers a class unless it is the first of its name in this process: the second trace has numbers alone
+        # torch numbers a class unless it is the first of its name in this process: the second trace has only numbers
         archive = _archive(checkpoint, text)
     with replacing(path) as beside:
         beside.write_bytes(_canonical(archive))

@@ -1,4 +1,4 @@
-"""Scores of generated images from their features and class probabilities. NumPy alone; knows no image, model or file.
+"""Scores of generated images from their features and class probabilities. NumPy only; knows no image, model or file.
 
 All take arrays whose rows are images, and compute in float64. What they measure is only as good as the extractor that
 made the rows: two scores compare only where extractor, number of images and reference set are the same.

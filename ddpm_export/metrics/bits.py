@@ -1,4 +1,4 @@
-"""Bits per dimension of an opened model: the variational bound of Ho et al. 2020, term by term. NumPy alone.
+"""Bits per dimension of an opened model: the variational bound of Ho et al. 2020, term by term. NumPy only.
 
 Knows a model, its spec and images in memory; no file, no runtime, no sampler. Times count from 0: t here is t + 1 in
 the paper. The network sees float32; all else is float64.
@@ -208,7 +208,7 @@ def _decoder_nats(x_0: Float64, mean: Array, std: Any) -> Float64:
     return nats
 
 
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has none; needed at t = 0 alone
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has none; needed only at t = 0
 
 
 def _log_normal_cdf(z: Float64) -> Float64:
@@ -225,7 +225,7 @@ def _per_image(nats: Float64) -> Float64:
 
 
 def _edges(T: int, count: int) -> list[int]:
-    """Return where the strata of `count` times begin, 0 alone in the first, and T's end: count + 1 numbers.
+    """Return where the strata of `count` times begin, only 0 in the first, and T's end: count + 1 numbers.
 
     Each has at least one time; what is left of T is spread along a cubic.
     """

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features (FID), and what every metric asks of its rows. NumPy alone."""
+"""The Frechet distance between two sets of features (FID), and what every metric asks of its rows. NumPy only."""
 
 from typing import Any, NamedTuple
 

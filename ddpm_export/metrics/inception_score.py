@@ -1,4 +1,4 @@
-"""The Inception Score of class probabilities. NumPy alone; knows no classifier."""
+"""The Inception Score of class probabilities. NumPy only; knows no classifier."""
 
 import itertools
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features (KID). NumPy alone."""
+"""The kernel distance between two sets of features (KID). NumPy only."""
 
 import math
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Metrics that ask whose nearest neighbours are near: precision, recall, density, coverage. NumPy alone.
+"""Metrics that ask whose nearest neighbours are near: precision, recall, density, coverage. NumPy only.
 
 A set's shape is taken as the balls around its points that reach to the k-th nearest of the others. Distances are
 computed in blocks of rows, so that memory grows with N and not with its square.

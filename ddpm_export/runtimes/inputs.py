@@ -1,4 +1,4 @@
-"""What a network is fed: checked by name, shape and dtype against the spec, the same for every runtime. NumPy alone."""
+"""What a network is fed: checked by name, shape and dtype against the spec, the same for every runtime. NumPy only."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sample 16 images from an exported model, step by step, with NumPy and ONNX Runtime alone."""
+"""Sample 16 images from an exported model, step by step, with NumPy and ONNX Runtime only."""
 
 from ddpm_export import denoiser, noise_stream, open_model, plan, save_images, to_uint8, walk
 

@@ -59,7 +59,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     package = _diffusers()
     for name, part in found.config.get(INDEX, {}).items():
         if name[:1] != "_" and name not in ("unet", "scheduler") and part not in (None, [None, None]):
-            raise misfit(f"{INDEX}.{name}", part, "a pipeline of a unet and a scheduler alone")
+            raise misfit(f"{INDEX}.{name}", part, "a pipeline of only a unet and a scheduler")
     config = _network_config(package, found.config[MODEL])
     ours = {name: options[name] for name in ("sample_size", "scheduler") if name in options}
     entries = {name: value for name, value in options.items() if name not in ours}

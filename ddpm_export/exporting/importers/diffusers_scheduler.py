@@ -1,6 +1,6 @@
 """What a scheduler of diffusers says of a spec's numbers, computed by the user's installed package.
 
-Its schedule alone is taken: what its `step` does beyond our samplers is refused by name, or told in a note where it is
+Only its schedule is taken: what its `step` does beyond our samplers is refused by name, or told in a note where it is
 the stepping of another solver.
 """
 
@@ -170,7 +170,7 @@ def _refuse_what_is_not_ours(name: str, says: Values, options: Values) -> None:
         ("prediction_type", says["prediction_type"] in tuple(PREDICTIONS), f"one of {', '.join(PREDICTIONS)}"),
         ("variance_type", says["variance_type"] != "learned", "learned_range: a file has no place for free variances"),
         ("variance_type", says["variance_type"] in tuple(VARIANCES), "fixed_small, fixed_large or learned_range"),
-        ("thresholding", not says["thresholding"], "False: the samplers here clip by a fixed bound alone"),
+        ("thresholding", not says["thresholding"], "False: the samplers here clip by a fixed bound only"),
         ("clip_sample_range", type(clip) in (int, float) and 0 < clip < 1e9, "a number above 0"),
         ("timestep_spacing", says["timestep_spacing"] in SPACINGS, f"one of {', '.join(SPACINGS)}"),
         ("steps_offset", type(offset) is int and 0 <= offset < MAX_TIMES, "a number of steps"),

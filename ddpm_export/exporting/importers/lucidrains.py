@@ -73,7 +73,7 @@ OPTIONS: dict[str, Any] = {
     "ddim_sampling_eta": 0.0,
     "auto_normalize": True,
     **dict.fromkeys(DERIVED),
-    # of training alone, or of its speed; min_snr_gamma helps to tell the objective
+    # only of training, or of its speed; min_snr_gamma helps to tell the objective
     "min_snr_loss_weight": False,
     "min_snr_gamma": 5.0,
     "offset_noise_strength": 0.0,
@@ -169,7 +169,7 @@ def _plain_names(state: Any, where: str) -> dict[str, Any]:
         raise misfit(where, "nothing" if state is None else type(state).__name__, "a state dict of tensors")
     plain = {".".join(part for part in str(key).split(".") if part not in WRAPPERS): state[key] for key in state}
     if len(plain) != len(state):
-        raise misfit(where, "names that differ in module. or _orig_mod. alone", "one tensor of each name")
+        raise misfit(where, "names that differ only in module. or _orig_mod.", "one tensor of each name")
     return plain
 
 
@@ -179,7 +179,7 @@ def _of_ema(state: dict[str, Any], where: str, name: str) -> dict[str, Any]:
         key for key in state if not key.startswith(("ema_model.", "online_model.")) and key not in ("initted", "step")
     ]
     if other:
-        raise misfit(where, f"{other[0]} ({len(other)} such)", "ema_model., online_model., initted and step alone")
+        raise misfit(where, f"{other[0]} ({len(other)} such)", "ema_model., online_model., initted and step only")
     return without_prefix(state, f"{name}.")
 
 
@@ -317,7 +317,7 @@ def _defaults(T: int, learned_variance: bool, chosen: Mapping[str, Any]) -> Defa
 
 
 def _unet(config: Mapping[str, Any], theta: float) -> nn.Module:
-    """Build the Unet of the user's own package on the meta device: shapes alone, nothing is allocated."""
+    """Build the Unet of the user's own package on the meta device: only shapes, nothing is allocated."""
     if not 0.0 < theta < math.inf:
         raise refused("sinusoidal_pos_emb_theta", theta, "a number above 0")
     try:

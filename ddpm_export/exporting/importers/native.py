@@ -49,7 +49,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         model_spec = dataclasses.replace(model_spec, inputs=(label,), requires=requires)
     if network_config.image_shape != model_spec.image_shape:
         raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
-    with torch.device("meta"):  # shapes alone: nothing is allocated before they are seen to fit
+    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
         network = UNet(network_config)
     assign_weights(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
     return Imported(network, model_spec, {"step": step, "weights": weights})

@@ -50,7 +50,7 @@ FLAGS = {
     "clip_denoised": True,
     "use_fp16": False,
 }
-# what matters for training alone, and what names files and batches
+# what matters only for training, and what names files and batches
 IGNORED = (
     *("dropout", "use_checkpoint", "use_kl", "rescale_learned_sigmas", "data_dir", "schedule_sampler", "lr"),
     *("weight_decay", "lr_anneal_steps", "batch_size", "microbatch", "ema_rate", "log_interval", "save_interval"),
@@ -103,7 +103,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         requires=(VARIANCE_FRACTION,) if config.learn_sigma else (),
         defaults=defaults,
     )
-    with torch.device("meta"):  # shapes alone: nothing is allocated before they are seen to fit
+    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
         network = UNet(config)
     assign_weights(network, state, "weights")
     if flags["use_fp16"]:
@@ -128,7 +128,7 @@ def config_from_state(state: Mapping[str, Any]) -> UNetConfig:
         raise _refused("output_blocks", "none, as in a classifier", "a network that denoises")
     image_channels, channels_out = _shape(state, "input_blocks.0.0.weight", 4)[1], _shape(state, "out.2.weight", 4)[0]
     if image_channels == 6 and channels_out in (3, 6):
-        raise _refused("input_blocks.0.0.weight", "6 channels in, as in super-resolution", "an image alone")
+        raise _refused("input_blocks.0.0.weight", "6 channels in, as in super-resolution", "only an image")
     if image_channels < 1 or channels_out not in (image_channels, 2 * image_channels):
         expected = f"as many as in or twice as many, {image_channels} or {2 * image_channels}"
         raise misfit("weights.out.2.weight", f"{channels_out} channels", expected)

@@ -41,7 +41,7 @@ ASKED_FOR = {
     "model_mean_type": "eps",
     "model_var_type": "fixed-large",
 }
-IGNORED = {"train": {}, "loss_type": "mse", "drop_rate": 0.0}  # they matter in training alone
+IGNORED = {"train": {}, "loss_type": "mse", "drop_rate": 0.0}  # they matter only in training
 DATASETS = {"mnist": (1, 32), "cifar10": (3, 32), "celeba": (3, 64), "celebahq": (3, 256), "celeba_hq": (3, 256)}
 PREDICTIONS = {"eps": "eps", "x_0": "x_0", "mean": "x_0"}
 VARIANCES = {"fixed-small": "fixed_small", "fixed-large": "fixed_large"}
@@ -90,7 +90,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     where, wrapped, source, notes = _chosen(found, weights)
     state, is_shuffled = _unwrapped(wrapped)
     layout = _layout(state)
-    with torch.device("meta"):  # shapes alone: nothing is allocated before they are seen to fit
+    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
         network: nn.Module = UNet(layout)
     assign_weights(network, state, where)
 
