@@ -16,8 +16,8 @@ def done_apart(work: Callable[[], Result], stop: Callable[[], None], timeout_s: 
     """Return what work returns, or raise what it raises; TimeoutError if it takes longer than timeout_s.
 
     stop: asks the work to end early, from another thread. It is called, and the end awaited, at that limit and where a
-    signal handler raises meanwhile. Without a limit, and away from the main thread, the only one that hears signals, the
-    work is done right here.
+    signal handler raises meanwhile. Without a limit, and away from the main thread, the only one to hear of signals,
+    the work is done right here.
     """
     if timeout_s is None and threading.current_thread() is not threading.main_thread():
         return work()
