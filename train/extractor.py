@@ -7,7 +7,7 @@ grey 28x28 clothes are far from its world. This one is trained on the data set i
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ddpm_export.files import replacing, sha256_of
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes.onnx import open_extractor
 
-__all__ = ["Classifier", "accuracy", "main", "ship", "train"]
+__all__ = ["Classifier", "accuracy", "main", "ship", "train", "write_extractor"]
 
 WIDTHS = (32, 64, 128)
 BATCH = 128
@@ -150,30 +150,44 @@ def accuracy(network: Classifier, data: Dataset) -> float:
     return right / len(images)
 
 
+def write_extractor(
+    network: nn.Module,
+    image_shape: tuple[int, int, int],
+    facts: dict[str, Any],
+    path: Path,
+    max_relative_error: float,
+) -> None:
+    """Write a network from images (B, C, H, W) to features and logits as ONNX, with facts as its metadata.
+
+    Raises ModelRefusedError where ONNX Runtime gives other features or logits; then nothing is left at the path.
+    """
+    metadata = {"ddpm_export_extractor": json.dumps(facts, sort_keys=True)}
+    example = torch.zeros(2, *image_shape)
+    model = model_from_network(network, (example,), ["images"], ["features", "logits"], "extractor", metadata)
+    with replacing(path) as beside:
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+        extract = open_extractor(beside, image_shape, "cpu", None)
+        images = torch.from_numpy(noise_stream(0, range(7), image_shape)(0)).clamp(-1.0, 1.0)
+        with torch.no_grad():
+            expected = network(images)
+        for got, wanted in zip(extract(images.numpy()), expected, strict=True):
+            error = float(np.abs(got - wanted.numpy()).max() / np.abs(wanted.numpy()).max())
+            if not error <= max_relative_error:
+                raise ModelRefusedError(
+                    f"{path} must reproduce its network within {max_relative_error}, got a relative error of "
+                    f"{error:.3g}."
+                )
+
+
 def ship(network: Classifier, folder: Path, test_accuracy: float, epochs: int) -> Path:
     """Write the classifier as `extractor.onnx`, checked against torch, with a card; return its path.
 
     Input `images` (B, 1, 28, 28) float32 in [-1, 1]; outputs `features` (B, 128) and `logits` (B, 10).
     """
     network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    example = torch.zeros(2, 1, 28, 28)
     facts = {"name": "fashion-mnist classifier", "test_accuracy": test_accuracy, "epochs": epochs, "license": "MIT"}
-    metadata = {"ddpm_export_extractor": json.dumps(facts, sort_keys=True)}
-    model = model_from_network(network, (example,), ["images"], ["features", "logits"], "extractor", metadata)
     path = folder / "extractor.onnx"
-    with replacing(path) as beside:
-        beside.write_bytes(model.SerializeToString(deterministic=True))
-        extract = open_extractor(beside, (1, 28, 28), "cpu", None)
-        images = torch.from_numpy(noise_stream(0, range(7), (1, 28, 28))(0)).clamp(-1.0, 1.0)
-        with torch.no_grad():
-            expected = network(images)
-        for got, wanted in zip(extract(images.numpy()), expected, strict=True):
-            error = float(np.abs(got - wanted.numpy()).max() / np.abs(wanted.numpy()).max())
-            if not error <= MAX_RELATIVE_ERROR:
-                raise ModelRefusedError(
-                    f"{path} must reproduce its network within {MAX_RELATIVE_ERROR}, got a relative error of "
-                    f"{error:.3g}."
-                )
+    write_extractor(network, (1, 28, 28), facts, path, MAX_RELATIVE_ERROR)
     with replacing(folder / "extractor.md") as beside:
         beside.write_text(CARD.format(accuracy=test_accuracy, epochs=epochs, sha256=sha256_of(path)), encoding="utf-8")
     return path

@@ -9,20 +9,15 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_export.cli.console import Debug, entry_point
-from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.exporting.onnx import model_from_network
-from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.files import cache_folder, sha256_of
 from ddpm_export.wording import not_installed
+from train.extractor import write_extractor
 
 __all__ = ["Judge", "judge_from_packages", "main", "write_judge"]
 
@@ -70,22 +65,7 @@ def write_judge(judge: Judge, image_shape: tuple[int, int, int], path: Path) -> 
     Raises ModelRefusedError where ONNX Runtime gives other features or logits; then nothing is left at the path.
     """
     facts = {"name": f"{NAME} on {judge.size}x{judge.size}", "license": "Apache-2.0"}
-    metadata = {"ddpm_export_extractor": json.dumps(facts, sort_keys=True)}
-    example = torch.zeros(2, *image_shape)
-    model = model_from_network(judge, (example,), ["images"], ["features", "logits"], "extractor", metadata)
-    with replacing(path) as beside:
-        beside.write_bytes(model.SerializeToString(deterministic=True))
-        extract = open_extractor(beside, image_shape, "cpu", None)
-        images = torch.from_numpy(noise_stream(0, range(7), image_shape)(0)).clamp(-1.0, 1.0)
-        with torch.no_grad():
-            expected = judge(images)
-        for got, wanted in zip(extract(images.numpy()), expected, strict=True):
-            error = float(np.abs(got - wanted.numpy()).max() / np.abs(wanted.numpy()).max())
-            if not error <= MAX_RELATIVE_ERROR:
-                raise ModelRefusedError(
-                    f"{path} does not reproduce its network: the relative error is {error:.3g}, and at most "
-                    f"{MAX_RELATIVE_ERROR} is allowed."
-                )
+    write_extractor(judge, image_shape, facts, path, MAX_RELATIVE_ERROR)
 
 
 def command(

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.torch
 
 from torch import nn  # noqa: E402
 
-from train import judge as judge_module  # noqa: E402
 from train.judge import Judge, judge_from_packages, write_judge  # noqa: E402
 
 
@@ -69,7 +68,7 @@ def test_a_file_that_differs_from_its_network_is_not_left(tmp_path, monkeypatch)
         extract = open_extractor(path, (1, 8, 8), "cpu", 1)
         return lambda images: [value + 0.01 for value in extract(images)]
 
-    monkeypatch.setattr(judge_module, "open_extractor", off)
+    monkeypatch.setattr("train.extractor.open_extractor", off)
     with pytest.raises(ModelRefusedError, match="relative error"):
         write_judge(Judge(Small(), size=12).eval(), (1, 8, 8), tmp_path / "judge.onnx")
     assert list(tmp_path.iterdir()) == []
