@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from ddpm_export.diffusion import Array
 from ddpm_export.golden import MAX_CASES, checked_positions, unusable
 from ddpm_export.inputs import example_of_inputs
+from ddpm_export.plans import are_falling_times, is_number
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["Draw", "PictureResult", "draws_of", "golden_from_pictures", "replay_golden_pictures", "told_in"]
@@ -139,7 +139,7 @@ def _tolerance(golden: dict[str, Any]) -> float:
     promised = golden.get("tolerance")
     value: Any = promised.get("levels") if isinstance(promised, dict) else None
     # a file may promise more than this version does, never less: or a broken file could vouch for itself
-    if not _is_number(value) or not 0 <= value <= LEVELS:
+    if not is_number(value) or not 0 <= value <= LEVELS:
         raise unusable("tolerance.levels", value, f"a number from 0 to {LEVELS:g}")
     return float(value)
 
@@ -156,7 +156,8 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
         times, plan = case.get("times"), case.get("plan")
         if plan is not None and not (isinstance(plan, str) and plan in spec.plans):
             raise unusable("plan", plan, "one of the file's plans")
-        if times is not None and not (plan is None and _are_times(times, spec.num_train_timesteps)):
+        is_list = plan is None and isinstance(times, list)
+        if times is not None and not (is_list and are_falling_times(times, spec.num_train_timesteps)):
             raise unusable("times", times, "strictly falling times, and no plan")
         rows = len(spec.plans[plan].rows) if plan is not None else None if times is None else len(times)
         steps = (1, spec.num_train_timesteps) if rows is None else (rows, rows)
@@ -164,7 +165,7 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
         for name, (low, high) in limits.items():
             if type(case.get(name)) is not int or not low <= case[name] <= high:
                 raise unusable(name, case.get(name), f"an integer from {low} to {high}")
-        if not _is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
+        if not is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
             raise unusable("eta", case.get("eta"), "a number from 0 to 1")
         if case["n"] * case["num_steps"] > MAX_EVALUATIONS:
             raise unusable("n and num_steps", (case["n"], case["num_steps"]), f"a product of at most {MAX_EVALUATIONS}")
@@ -172,7 +173,7 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
         positions, levels = checked_positions(case, size), case.get("levels")
         if not isinstance(levels, list) or len(levels) != len(positions) or not all(map(_is_level, levels)):
             raise unusable("levels", levels, f"{len(positions)} integers from 0 to 255, one a position")
-        if not _is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
+        if not is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
             raise unusable("mean", case.get("mean"), "a number from 0 to 255")
         names = ("seed", "first", "n", "num_steps", "eta")
         draw = Draw(**{name: case[name] for name in names}, times=None if times is None else tuple(times), plan=plan)
@@ -180,18 +181,5 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
     return checked
 
 
-def _are_times(value: Any, T: int) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(type(t) is int and 0 <= t < T for t in value)
-        and all(later < earlier for earlier, later in pairwise(value))
-    )
-
-
 def _is_level(value: Any) -> bool:
     return type(value) is int and 0 <= value <= 255
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)

@@ -108,11 +108,10 @@ def bound_inputs(
     unknown = sorted(set(given) - set(named))
     if unknown:
         raise UsageError(f"The model has no input {unknown[0]!r}; it has {', '.join(named) or 'none'}.")
-    values = {}
+    values: dict[str, Array] = {}
     for one in inputs:
         if one.kind == "previous":
-            first = np.zeros((batch, *one.shape), dtype=one.dtype)
-            values[one.name] = first if x_0_before is None else x_0_before
+            values[one.name] = np.zeros((batch, *one.shape), one.dtype) if x_0_before is None else x_0_before
         elif one.name in given:
             values[one.name] = one.batch_of(given[one.name], batch)
         elif one.none is not None:
@@ -131,8 +130,7 @@ def example_of_inputs(inputs: Sequence[Input], seed: int, images: Sequence[int])
     values: dict[str, Array] = {}
     for k, one in enumerate(inputs):
         if one.kind == "label":
-            labels = sorted({*range(len(one.classes)), *(() if one.none is None else (int(one.none),))})
-            values[one.name] = np.array([labels[image % len(labels)] for image in images], dtype=np.int64)
+            values[one.name] = np.array([image % one.num_labels for image in images], dtype=np.int64)
         else:
             flat = noise_stream(seed, images, (1, 1, math.prod(one.shape)), domain=INPUTS)(k)
             values[one.name] = flat.reshape(len(images), *one.shape)
@@ -146,7 +144,7 @@ def json_from_input(one: Input) -> dict[str, Any]:
 
 
 def input_from_json(values: Any) -> Input:
-    """Read an input of a file. Raises ValueError, which says what is wrong; `checked` has the rules."""
+    """Read an input of a file. Raises ValueError, which says what is wrong; `check_input` has the rules."""
     if not isinstance(values, dict) or not {"name", "kind", "shape", "none"} <= set(values):
         raise ValueError("an input must be an object with name, kind, shape and none")
     shape, classes = values["shape"], values.get("classes", [])

@@ -5,11 +5,13 @@ docs/format.md section 2 says what a row does, section 1 how plans travel in a f
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_REACH", "MAX_ROWS", "Plan", "Row", "is_number", "json_from_plan", "plan_from_json"]
+__all__ = ["MAX_REACH", "MAX_ROWS", "Plan", "Row", "are_falling_times", "is_number", "json_from_plan", "plan_from_json"]
 
 MAX_ROWS = 10_000
 MAX_REACH = 16  # how many evaluations a row may read, its own among them
@@ -43,11 +45,6 @@ class Plan:
 
     rows: tuple[Row, ...]
     start: float = 1.0
-
-    @property
-    def adds_noise(self) -> bool:
-        """Return whether any row draws fresh noise."""
-        return any(row.noise for row in self.rows)
 
     @property
     def needs_learned_variance(self) -> bool:
@@ -107,6 +104,15 @@ def _row_from_json(i: int, values: Any, num_train_timesteps: int, fractional_t: 
     if len(row.noise) > 2 or not all(std > 0 for std in row.noise):
         raise ValueError("noise must be empty, one positive number, or two of them, small and large")
     return row
+
+
+def are_falling_times(values: Sequence[Any], num_train_timesteps: int) -> bool:
+    """Tell whether there is a time at least, and all are integers that strictly fall within 0..T-1."""
+    return (
+        len(values) > 0
+        and all(type(t) is int and 0 <= t < num_train_timesteps for t in values)
+        and all(later < earlier for earlier, later in pairwise(values))
+    )
 
 
 def is_number(value: Any) -> bool:

@@ -16,7 +16,7 @@ from ddpm_export.diffusion import Array, Denoised, Denoiser, refuse_non_finite
 from ddpm_export.elementwise import maximum, sqrt
 from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.noise import Noise
-from ddpm_export.plans import Plan, Row
+from ddpm_export.plans import Plan, Row, are_falling_times
 from ddpm_export.schedules import MIN_A, times_from_grid
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 from ddpm_export.wording import several, shown
@@ -335,8 +335,7 @@ def grid(
         chosen = times_from_grid(name, np.array(spec.alphas_cumprod), steps).tolist()
     else:
         chosen = [int(t) for t in times]
-        falls = all(later < earlier for earlier, later in pairwise(chosen))
-        if not chosen or not falls or chosen[0] >= T or chosen[-1] < 0:
+        if not are_falling_times(chosen, T):
             raise UsageError(f"times must strictly fall from at most {T - 1} to at least 0, got {several(chosen)}.")
         if num_steps not in (None, len(chosen)):
             raise UsageError(f"num_steps must be left out or be the number of times, {len(chosen)}, got {num_steps}.")

@@ -14,7 +14,7 @@ from typing import Any
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.inputs import Input, check_input, input_from_json, json_from_input
 from ddpm_export.noise import NOISE_TAG
-from ddpm_export.plans import Plan, is_number, json_from_plan, plan_from_json
+from ddpm_export.plans import Plan, are_falling_times, is_number, json_from_plan, plan_from_json
 from ddpm_export.wording import first_line, several, shown
 
 __all__ = [
@@ -182,11 +182,7 @@ class ModelSpec:
         times, plan_name = self.defaults.times, self.defaults.plan
         if plan_name is not None and not (isinstance(plan_name, str) and plan_name in self.plans):
             raise BadFileError(f"The model's default plan, {shown(plan_name)}, is not among its plans.")
-        if times is not None and not (
-            times
-            and all(type(t) is int and 0 <= t < self.num_train_timesteps for t in times)
-            and all(later < earlier for earlier, later in pairwise(times))
-        ):
+        if times is not None and not are_falling_times(times, self.num_train_timesteps):
             raise _bad("defaults.times", times, f"strictly falling integers from {self.num_train_timesteps - 1} to 0")
 
     def _check_alphas_cumprod(self) -> None:

@@ -73,18 +73,17 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
     run or gives something else than it should.
     """
     _check_signature(path, session, spec)
-    taken = inputs_of(spec)
+    taken, given_back = inputs_of(spec), outputs_of(spec)
 
     def run(numbers: range, **given: Any) -> dict[str, Array]:
         feeds = {name: np.asarray(value, taken[name][0]) for name, value in given.items() if name in taken}
-        names = list(outputs_of(spec))
         try:
-            results = dict(zip(names, run_graph(names, feeds), strict=True))
+            results = dict(zip(given_back, run_graph(list(given_back), feeds), strict=True))
         except DdpmExportError:
             raise
         except Exception as exc:  # a graph may load and yet not run
             raise _told(path, numbers, exc) from exc
-        _check_outputs(path, numbers, spec, results)
+        _check_outputs(path, numbers, given_back, results)
         return results
 
     def one_call(
@@ -148,9 +147,9 @@ def _other(path: Path, what: str, found: object, wanted: object) -> BadFileError
     return BadFileError(f"{path}: graph and spec disagree. The {what} are {found!r} and should be {wanted!r}.")
 
 
-def _check_outputs(path: Path, numbers: range, spec: ModelSpec, results: dict[str, Any]) -> None:
+def _check_outputs(path: Path, numbers: range, expected: Signature, results: dict[str, Any]) -> None:
     """Raise BadFileError for an output of another dtype or shape than it must have, NonFiniteError for NaN."""
-    for name, (kind, shape) in outputs_of(spec).items():
+    for name, (kind, shape) in expected.items():
         found = results[name]
         wanted = tuple(len(numbers) if size == "n" else size for size in shape)
         if (found.dtype, found.shape) != (kind, wanted):
