@@ -20,9 +20,13 @@ __all__ = [
     "Advance",
     "Config",
     "Debug",
+    "Eta",
+    "Grid",
     "Json",
     "Network",
+    "Order",
     "Provider",
+    "Sampler",
     "Settings",
     "Threads",
     "Trust",
@@ -39,6 +43,10 @@ __all__ = [
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Provider = Annotated[str, typer.Option(help=f"{' or '.join(PROVIDERS)}; never another in its place.")]
+Grid = Annotated[str | None, typer.Option(help="Where the steps' times lie: uniform, quadratic, log_snr or karras.")]
+Sampler = Annotated[str | None, typer.Option(help="ddim, ddpm or another of docs/samplers.md. [default: the model's]")]
+Eta = Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")]
+Order = Annotated[int | None, typer.Option(help="Of unipc: 2 or 3.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one a core]")]
 Config = Annotated[Path | None, typer.Option(help="What the checkpoint does not say, as a JSON file of its project.")]
 Settings = Annotated[

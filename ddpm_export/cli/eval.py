@@ -6,7 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Provider, Threads, Trust, entry_point, phases, print_json, printable
+from ddpm_export.cli.console import (
+    Debug,
+    Eta,
+    Grid,
+    Json,
+    Order,
+    Provider,
+    Sampler,
+    Threads,
+    Trust,
+    entry_point,
+    phases,
+    print_json,
+    printable,
+)
 from ddpm_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,15 +55,11 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
-    grid: Annotated[
-        str | None, typer.Option(help="Where the steps' times lie: uniform, quadratic, log_snr or karras.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm or another of docs/samplers.md. [default: the model's]")
-    ] = None,
-    eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")] = None,
+    grid: Grid = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
     variance: Annotated[str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large or learned.")] = None,
-    order: Annotated[int | None, typer.Option(help="Of unipc: 2 or 3.")] = None,
+    order: Order = None,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     samples: Annotated[
         str | None,

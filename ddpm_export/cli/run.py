@@ -8,8 +8,12 @@ import typer
 
 from ddpm_export.cli.console import (
     Debug,
+    Eta,
+    Grid,
     Json,
+    Order,
     Provider,
+    Sampler,
     Threads,
     Trust,
     entry_point,
@@ -30,17 +34,13 @@ def run(
     times: Annotated[
         str | None, typer.Option(help="The steps' own times, falling, such as 980,960,0; in place of --steps.")
     ] = None,
-    grid: Annotated[
-        str | None, typer.Option(help="Where the steps' times lie: uniform, quadratic, log_snr or karras.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm or another of docs/samplers.md. [default: the model's]")
-    ] = None,
-    eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")] = None,
+    grid: Grid = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
     variance: Annotated[
         str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large for many steps, or learned.")
     ] = None,
-    order: Annotated[int | None, typer.Option(help="Of unipc: 2 or 3.")] = None,
+    order: Order = None,
     plan: Annotated[
         str | None, typer.Option(help="A plan that the model carries, in place of sampler, steps and times.")
     ] = None,
