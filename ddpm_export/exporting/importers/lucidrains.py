@@ -157,11 +157,11 @@ def _state(contents: Mapping[str, Any], weights: str) -> tuple[dict[str, Any], s
         if contents.get("ema") is None:
             raise misfit("ema", "nothing", "the averaged weights; --weights raw takes those of the last step")
         return _of_ema(_plain_names(contents["ema"], "ema"), "ema", "ema_model"), "ema.ema_model", "ema"
-    state = _plain_names(contents, "the state dict")
+    state = _plain_names(contents, "state_dict")
     if any(key.startswith("ema_model.") for key in state):
         name = {"ema": "ema_model", "raw": "online_model"}[weights]
-        return _of_ema(state, "the state dict", name), name, weights
-    return state, "the state dict", "the only ones"
+        return _of_ema(state, "state_dict", name), name, weights
+    return state, "state_dict", "the only ones"
 
 
 def _plain_names(state: Any, where: str) -> dict[str, Any]:
