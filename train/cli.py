@@ -34,6 +34,9 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any config field; repeatable.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Begin with the weights of another training.")
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where there is any.")
     ] = "auto",
@@ -80,7 +83,7 @@ def command(
                 if world.rank == 0:
                     show(progress)
 
-            path = train(chosen, dataset, out, place, report, draw, world)
+            path = train(chosen, dataset, out, place, report, draw, world, start)
     except KeyboardInterrupt as stop:
         if stop.args and rank == 0:
             print(f"{stop}; the same command goes on from there", file=sys.stderr)

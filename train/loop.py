@@ -85,8 +85,11 @@ def train(
     report: Callable[[Progress], None],
     draw: Callable[[dict[str, Tensor], int], None] | None = None,
     world: World = ALONE,
+    start: Path | None = None,
 ) -> Path:
     """Train until `config.steps`, going on from `out/checkpoint.pt` where there is one; return that path.
+
+    start: the checkpoint whose averaged weights the first step begins with, where there is nothing to go on from.
 
     report is called before the first step and with each line of the log; draw, with the EMA weights and the step, every
     `config.picture_every` steps and at the end (never where that is 0), on rank 0. Of a world of several processes each
@@ -105,7 +108,11 @@ def train(
     ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
     # beta2 below 0.999 forgets the large early gradients sooner
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-    step = _resume(path, config, network, ema, optimizer) if path.exists() else 0
+    step = 0
+    if path.exists():
+        step = _resume(path, config, network, ema, optimizer)
+    elif start is not None:
+        _start_from(start, network, ema)
     world.check_same("step to start from, images", (step, len(dataset.images)))  # before anyone writes
     if world.rank == 0:
         _clear_after(out, step)
@@ -260,6 +267,23 @@ def _resume(
         return int(contents["step"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as exc:
         raise _unfit(path, exc) from exc
+
+
+def _start_from(path: Path, network: UNet, ema: dict[str, Tensor]) -> None:
+    """Give network and ema the averaged weights of another training; classes that it had not begin without effect."""
+    contents: Any = load_torch_file(path)
+    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
+        raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}.")
+    try:
+        weights = dict(contents["ema"])
+        for name, value in network.state_dict().items():
+            if name.startswith("label."):
+                weights.setdefault(name, torch.zeros_like(value))
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as exc:
+        raise BadFileError(f"{path} does not fit this network: {' '.join(str(exc).split())[:200]}.") from exc
+    for name, value in network.state_dict().items():
+        ema[name].copy_(value)
 
 
 def _differences(before: TrainConfig, now: TrainConfig) -> list[str]:

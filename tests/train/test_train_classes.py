@@ -253,3 +253,36 @@ def test_a_training_reads_labels_where_images_are_decoded_late(toy_config, label
     config = toy_config(**THREE)
     digests = {sha256_of(train(config, data, tmp_path / str(id(data)), "cpu", silent)) for data in (labelled, late)}
     assert len(digests) == 1
+
+
+def test_a_training_with_classes_starts_from_one_without(toy_config, toy_dataset, labelled, tmp_path):
+    train(toy_config(), toy_dataset, tmp_path / "before", "cpu", silent)
+    before = load_torch_file(tmp_path / "before" / "checkpoint.pt")["ema"]
+
+    def stop(_progress):
+        raise KeyboardInterrupt
+
+    start = tmp_path / "before" / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_config(**THREE), labelled, tmp_path / "after", "cpu", stop, start=start)
+    after = load_torch_file(tmp_path / "after" / "checkpoint.pt")
+    assert after["step"] == 0
+    for weights in (after["ema"], after["network"]):
+        assert not weights.pop("label.weight").any()  # so that it begins as what it was
+        assert weights.keys() == before.keys()
+        assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        ({"a": torch.ones(1)}, "is not a checkpoint of this trainer"),
+        ({"format": "ddpm-export-checkpoint/1", "ema": {"a": torch.ones(1)}}, "does not fit this network"),
+        ({"format": "ddpm-export-checkpoint/1"}, "does not fit this network"),
+    ],
+)
+def test_what_a_training_cannot_start_from(toy_config, toy_dataset, tmp_path, contents, says):
+    torch.save(contents, tmp_path / "start.pt")
+    with pytest.raises(BadFileError, match=says):
+        train(toy_config(), toy_dataset, tmp_path / "run", "cpu", silent, start=tmp_path / "start.pt")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()

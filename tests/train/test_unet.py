@@ -125,6 +125,7 @@ def test_time_embedding_is_the_formula(channels):
     [
         ("fashion-mnist-small", 1_623_169),
         ("fashion-mnist", 4_634_305),
+        ("fashion-mnist-classes", 1_624_577),
         ("fashion-mnist-conditional", 3_832_897),
         ("emoji", 4_437_699),
         ("stanford-cars", 74_051_331),
