@@ -17,6 +17,7 @@ _HOME = {
     "denoiser": "diffusion",
     "decode": "diffusion",
     "noise_stream": "noise",
+    "Guidance": "guidance",
     "Input": "inputs",
     "Plan": "plans",
     "Row": "plans",
@@ -34,6 +35,7 @@ _HOME = {
 __all__ = [
     "Checkpoint",
     "DdpmExportError",
+    "Guidance",
     "Input",
     "ModelSpec",
     "Plan",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from ddpm_export.errors import DdpmExportError
     from ddpm_export.exporting import Checkpoint, export, load_checkpoint, load_network
     from ddpm_export.generation import generate
+    from ddpm_export.guidance import Guidance
     from ddpm_export.images import save_images, to_uint8
     from ddpm_export.inputs import Input
     from ddpm_export.noise import noise_stream

@@ -1,7 +1,7 @@
 """The equations of one reverse step, in the letters of Ho et al. 2020 and Song et al. 2020. NumPy only.
 
-From network to (x_0, eps) in three steps: predict, combine, denoised. Coefficients are Python floats, computed in
-float64 and rounded once when they meet a float32 array; what takes `Any` also takes the values of a graph.
+From network to (x_0, eps) in three steps: predict, combine (which guides), denoised. Coefficients are Python floats,
+computed in float64 and rounded once when they meet a float32 array; what takes `Any` also takes the values of a graph.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.elementwise import clip, sqrt
-from ddpm_export.errors import BadFileError, NonFiniteError
-from ddpm_export.inputs import bound_inputs
+from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
+from ddpm_export.guidance import Guidance, check_guidance
+from ddpm_export.inputs import OWN_GUIDANCE, bound_inputs
 from ddpm_export.plans import Row
 from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
 
@@ -29,9 +30,11 @@ __all__ = [
     "decode",
     "denoised",
     "denoiser",
+    "guidance_for",
     "noised",
     "numbered",
     "predict",
+    "predict_twice",
     "refuse_non_finite",
 ]
 
@@ -59,22 +62,60 @@ def noised(x_0: Any, eps: Any, a: Any) -> Any:
     return sqrt(a) * x_0 + sqrt(1.0 - a) * eps
 
 
-def denoiser(model: Model, spec: ModelSpec, **inputs: Any) -> Denoiser:
-    """Bind a model, what it predicts, its clipping and its inputs: (x_t, row, x_0 before) -> Denoised.
+def denoiser(model: Model, spec: ModelSpec, /, *, guidance: Guidance | float | None = None, **inputs: Any) -> Denoiser:
+    """Bind a model, what it predicts, its clipping, guidance and inputs: (x_t, row, x_0 before) -> Denoised.
 
-    inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name. One
-    network evaluation a call. Raises UsageError for inputs that are unknown, missing or do not fit, here where it can
-    be seen without a batch; its calls raise NonFiniteError where the network gives NaN or infinity.
+    guidance: None is the file's own, a number a scale for all times. inputs: by the names of spec.inputs, a value for
+    all images or one for each; a label's may be a class's name, or none. One network evaluation a call, at times with
+    a scale other than 0 and 1 of two rows an image: with its label and without. Raises UsageError for inputs that are
+    unknown, missing or do not fit, here where it can be seen without a batch, and for guidance that does not apply; its
+    calls raise NonFiniteError where the network gives NaN or infinity.
     """
+    guided = guidance_for(spec, guidance)
     if not any(np.ndim(value) for value in inputs.values()):  # what fits any batch is checked before the first
         bound_inputs(spec.inputs, inputs, 1)
 
     def denoise(x_t: Array, row: Row, x_0_before: Array | None = None) -> Denoised:
         told = bound_inputs(spec.inputs, inputs, len(x_t), x_0_before) if spec.inputs or inputs else {}
-        outputs = predict(model, spec, x_t, row, told)
-        return denoised(combine([outputs]), spec, x_t, row)
+        scale = guided.at(row.t)
+        predictions = _predictions(model, spec, x_t, row, told, scale)
+        return denoised(combine(predictions, scale), spec, x_t, row)
 
     return denoise
+
+
+def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guidance:
+    """Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's.
+
+    Raises UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
+    """
+    if given is None:
+        return spec.defaults.guidance or Guidance()
+    guidance = given if isinstance(given, Guidance) else Guidance(given)
+    try:
+        check_guidance(guidance)
+    except ValueError as exc:
+        raise UsageError(f"{exc}.") from exc
+    if guidance.scale != 1 and not spec.takes_guidance:
+        raise UsageError(
+            f"guidance must be 1 for a network that has not learned to do without a class, got {guidance.scale:g}."
+        )
+    return guidance
+
+
+def _predictions(
+    model: Model, spec: ModelSpec, x_t: Array, row: Row, told: dict[str, Array], scale: float
+) -> list[dict[str, Array]]:
+    """Return the predictions that a scale needs: one, or with the label and without it."""
+    if spec.guides_itself:
+        return [predict(model, spec, x_t, row, {**told, OWN_GUIDANCE: np.full((len(x_t), 1), scale, np.float32)})]
+    label = spec.label
+    if scale == 1.0 or label is None:
+        return [predict(model, spec, x_t, row, told)]
+    without = {**told, label.name: np.full_like(told[label.name], label.none)}
+    if scale == 0.0 or np.array_equal(told[label.name], without[label.name]):
+        return [predict(model, spec, x_t, row, without)]
+    return predict_twice(model, spec, x_t, row, told, without)
 
 
 def predict(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -82,19 +123,46 @@ def predict(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[st
 
     Raises BadFileError where an output is missing, NonFiniteError where one is not finite: clipping would hide it.
     """
+    outputs = _evaluated(model, spec, x_t, row, inputs)
+    for values in outputs.values():
+        refuse_non_finite(values, row)
+    return outputs
+
+
+def predict_twice(
+    model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array], others: dict[str, Array]
+) -> list[dict[str, Array]]:
+    """Return what `predict` says with these inputs and with others: one evaluation of a batch twice as long."""
+    both = {name: np.concatenate([values, others[name]]) for name, values in inputs.items()}
+    outputs = _evaluated(model, spec, np.concatenate([x_t, x_t]), row, both)
+    halves = [
+        {name: values[part] for name, values in outputs.items()} for part in (slice(len(x_t)), slice(len(x_t), None))
+    ]
+    for half in halves:
+        for values in half.values():
+            refuse_non_finite(values, row)
+    return halves
+
+
+def _evaluated(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array]) -> dict[str, Array]:
     outputs = model(x_t, np.full(len(x_t), row.t, dtype=spec.t_dtype), **inputs)
     missing = [name for name in spec.outputs if name not in outputs]
     if missing:
         raise BadFileError(f"The model has no output {missing[0]!r}, which its spec names; it has {sorted(outputs)!r}.")
-    for name in spec.outputs:
-        refuse_non_finite(outputs[name], row)
     return {name: outputs[name] for name in spec.outputs}
 
 
-def combine(predictions: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself."""
-    (only,) = predictions
-    return only
+def combine(predictions: Sequence[dict[str, Array]], scale: Any = 1.0) -> dict[str, Array]:
+    """Return what predictions of one x_t make, before anything is converted or clipped: of one, itself.
+
+    Of two, c with a label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6); a learned
+    variance is that of c.
+    """
+    given, *without = predictions
+    if not without:
+        return given
+    guided = {name: u + scale * (given[name] - u) for name, u in without[0].items() if name != VARIANCE_FRACTION}
+    return {**given, **guided}
 
 
 def denoised(outputs: dict[str, Array], spec: ModelSpec, x_t: Array, row: Row) -> Denoised:

@@ -94,10 +94,10 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
     return [*cut, timed, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
 
 
-def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Array]:
+def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     """Return what the network is told in a draw, besides what follows from its rows."""
-    told = [one for one in spec.inputs if one.kind != "previous"]
-    return example_of_inputs(told, draw.seed, draw.numbers)
+    examples = example_of_inputs(spec.inputs, draw.seed, draw.numbers)
+    return {one.name: examples[one.name] for one in spec.inputs if one.is_told}
 
 
 def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any]:

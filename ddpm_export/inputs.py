@@ -17,6 +17,7 @@ from ddpm_export.plans import is_number
 
 __all__ = [
     "KINDS",
+    "OWN_GUIDANCE",
     "RESERVED",
     "Input",
     "bound_inputs",
@@ -30,6 +31,8 @@ Array = NDArray[Any]
 
 KINDS = {"label": "int64", "vector": "float32", "image": "float32", "previous": "float32"}  # and the dtype of each
 RESERVED = {"label": "y", "previous": "x_0_prev"}  # the names that belong to a kind
+OWN_GUIDANCE = "guidance"  # of a network that guides itself: the scale, a vector of one number, whose none is 1
+NO_CLASS = "none"  # as users call it, unless a class has that name
 MAX_CLASSES = 4096
 MAX_NUMBERS = 2**26
 
@@ -56,6 +59,11 @@ class Input:
         return KINDS[self.kind]
 
     @property
+    def is_told(self) -> bool:
+        """Return whether whoever samples says it; the walk feeds a previous, and guidance its own scale."""
+        return self.kind != "previous" and self.name != OWN_GUIDANCE
+
+    @property
     def num_labels(self) -> int:
         """Return how many values a label has, "no class" among them."""
         return max(len(self.classes), 0 if self.none is None else int(self.none) + 1)
@@ -63,11 +71,32 @@ class Input:
     def batch_of(self, given: Any, batch: int) -> Array:
         """Return a value for each of `batch` images, (B, *shape), from one for all of them or one for each.
 
-        A label may be given by the name of its class. Raises UsageError for what does not fit.
+        A label may be given by the name of its class, or none; a vector of one number as that number. Raises UsageError
+        for what does not fit.
         """
+        return np.ascontiguousarray(np.broadcast_to(self._checked(given, batch), (batch, *self.shape)))
+
+    def cycle_of(self, given: Any) -> Array:
+        """Return the values, (K, *shape), that images take in turn, image k number k mod K, from one or several.
+
+        Raises UsageError as `batch_of` does.
+        """
+        values = self._checked(given, None)
+        return values.reshape(-1, *self.shape)
+
+    def name_of(self, label: int) -> str:
+        """Return what a label's value is called."""
+        return self.classes[label] if label < len(self.classes) else NO_CLASS
+
+    def _checked(self, given: Any, count: int | None) -> Array:
+        """Return one value, (*shape), or `count` of them, (count, *shape), in the input's dtype; None for any count."""
         values = self._labels(given) if self.kind == "label" else np.asarray(given)
-        wanted = (batch, *self.shape)
-        if values.shape not in (self.shape, wanted) or not np.issubdtype(values.dtype, np.number):
+        if self.shape == (1,) and values.ndim <= 1 and values.shape != (1,):
+            values = values[..., None]  # plain numbers for vectors of one
+        several = values.shape[:1] if count is None else (count,)
+        fits = values.shape in (self.shape, (*several, *self.shape)) and values.size > 0
+        if not fits or not np.issubdtype(values.dtype, np.number):
+            wanted = str(("K" if count is None else count, *self.shape)).replace("'", "")
             raise UsageError(
                 f"Input {self.name!r} must have shape {self.shape} or {wanted}, got {values.dtype} {values.shape}."
             )
@@ -75,16 +104,22 @@ class Input:
             values = values.astype(self.dtype)
         if not np.isfinite(values).all():
             raise UsageError(f"Input {self.name!r} must be finite in {self.dtype}, got NaN, infinity or beyond.")
-        return np.ascontiguousarray(np.broadcast_to(values, wanted))
+        return values
 
     def _labels(self, given: Any) -> Array:
         several = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) and np.ndim(given) == 1
-        labels = np.array([self._label(one) for one in given] if several else self._label(given))
+        labels = np.array([self._label(one) for one in given] if several else self._label(given), dtype=np.int64)
         return labels
 
     def _label(self, given: Any) -> int:
-        if isinstance(given, str) and given in self.classes:
-            return self.classes.index(given)
+        if isinstance(given, str):
+            if given in self.classes:
+                return self.classes.index(given)
+            if given == NO_CLASS:
+                if self.none is None:
+                    raise UsageError(f"Input {self.name!r} cannot be none, since the network was always told a class.")
+                return int(self.none)
+            given = int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else given
         if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
             label = int(given)
             if 0 <= label < len(self.classes) or label == self.none:
@@ -104,7 +139,7 @@ def bound_inputs(
     x_0_before: (B, C, H, W), for an input of kind previous; None before the first evaluation. Raises
     UsageError for an input that is unknown, missing or does not fit.
     """
-    named = {one.name: one for one in inputs if one.kind != "previous"}
+    named = {one.name: one for one in inputs if one.is_told}
     unknown = sorted(set(given) - set(named))
     if unknown:
         raise UsageError(f"The model has no input {unknown[0]!r}; it has {', '.join(named) or 'none'}.")
@@ -124,6 +159,7 @@ def bound_inputs(
 def example_of_inputs(inputs: Sequence[Input], seed: int, images: Sequence[int]) -> dict[str, Array]:
     """Return values of every input for some images of a seed, as golden vectors and the proof use them.
 
+    What is not told by whoever samples is among them: a network can be evaluated by itself.
     Labels are the images' numbers modulo how many there are, "no class" among them; all else is noise draw 0 of a
     domain of its own (docs/format.md, section 3), the k-th input of it at draw k.
     """
@@ -163,6 +199,8 @@ def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
     for kind, name in RESERVED.items():
         if (one.name == name) != (one.kind == kind):
             raise ValueError(f"the name {name} is kept for the kind {kind}, and the only one that it may have")
+    if one.name == OWN_GUIDANCE and (one.kind, one.shape, one.none) != ("vector", (1,), 1):
+        raise ValueError(f"{where} must be a vector of one number, whose none is 1")
     if not all(type(size) is int and size > 0 for size in one.shape) or math.prod(one.shape) > MAX_NUMBERS:
         raise ValueError(f"the shape of {where} must be positive integers with a product of at most {MAX_NUMBERS}")
     dimensions = {"label": 0, "vector": 1, "image": 3, "previous": 3}[one.kind]

@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
-from ddpm_export.inputs import Input, check_input, input_from_json, json_from_input
+from ddpm_export.guidance import Guidance, check_guidance, guidance_from_json, json_from_guidance
+from ddpm_export.inputs import OWN_GUIDANCE, Input, check_input, input_from_json, json_from_input
 from ddpm_export.noise import NOISE_TAG
 from ddpm_export.plans import Plan, are_falling_times, is_number, json_from_plan, plan_from_json
 from ddpm_export.wording import first_line, several, shown
@@ -20,6 +21,7 @@ from ddpm_export.wording import first_line, several, shown
 __all__ = [
     "FRACTIONAL_T",
     "GRAPHS",
+    "GUIDANCE",
     "INPUTS",
     "MAX_JSON_BYTES",
     "METADATA_KEY",
@@ -40,8 +42,8 @@ VARIANCES = ("fixed_small", "fixed_large", "learned")
 GRAPHS = ("sampler", "slice")  # what a file holds that is no denoiser, docs/format.md section 5
 VARIANCE_FRACTION = "variance_fraction"  # the second output of a network that learned its variances
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
-FRACTIONAL_T, INPUTS, PLAN, TIMES = "fractional_t", "inputs", "plan", "times"
-UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, INPUTS, PLAN, TIMES})
+FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, TIMES = "fractional_t", "guidance", "inputs", "plan", "times"
+UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, TIMES})
 MAX_JSON_BYTES = 256 * 1024
 MAX_NESTING = 32
 MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
@@ -52,7 +54,7 @@ class Defaults:
     """Say how a model is sampled where the user says nothing.
 
     times: strictly falling ones, in place of num_steps evenly spaced ones. plan: the name of one of the file's plans,
-    in place of all else.
+    in place of all else. guidance: of a network that takes any, None for a scale of 1.
     """
 
     sampler: str = "ddim"
@@ -60,6 +62,7 @@ class Defaults:
     eta: float = 0.0
     times: tuple[int, ...] | None = None
     plan: str | None = None
+    guidance: Guidance | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,21 @@ class ModelSpec:
         """Return the names of the network's outputs, in order."""
         return (self.prediction, *(name for name in (VARIANCE_FRACTION,) if name in self.requires))
 
+    @property
+    def label(self) -> Input | None:
+        """Return the input that says which class is wanted, None where the network is told none."""
+        return next((one for one in self.inputs if one.kind == "label"), None)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Return whether its predictions can be guided: it knows "no class", or takes guidance in its graph."""
+        return self.guides_itself or (self.label is not None and self.label.none is not None)
+
+    @property
+    def guides_itself(self) -> bool:
+        """Return whether the scale of guidance is an input of the network, which then combines by itself."""
+        return any(one.name == OWN_GUIDANCE for one in self.inputs)
+
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.requires):
             raise _bad("requires", self.requires, "a list of names")
@@ -158,7 +176,10 @@ class ModelSpec:
             raise _bad("source and golden", type(self.source).__name__, "objects")
         self._check_inputs()
         self._check_plans()
-        for name, needed in ((INPUTS, self.inputs), (TIMES, self.defaults.times), (PLAN, self.defaults.plan)):
+        self._check_guidance()
+        defaults = self.defaults
+        used = {INPUTS: self.inputs, TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
+        for name, needed in used.items():
             if needed and name not in self.requires:
                 raise BadFileError(f"In the model's spec, requires must name {name!r}, got {list(self.requires)!r}.")
 
@@ -184,6 +205,16 @@ class ModelSpec:
             raise BadFileError(f"The model's default plan, {shown(plan_name)}, is not among its plans.")
         if times is not None and not are_falling_times(times, self.num_train_timesteps):
             raise _bad("defaults.times", times, f"strictly falling integers from {self.num_train_timesteps - 1} to 0")
+
+    def _check_guidance(self) -> None:
+        if self.defaults.guidance is None:
+            return
+        try:
+            check_guidance(self.defaults.guidance)
+        except ValueError as exc:
+            raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
+        if not self.takes_guidance:
+            raise BadFileError("In the model's spec, defaults.guidance needs a label that may be none, and has none.")
 
     def _check_alphas_cumprod(self) -> None:
         alphas = self.alphas_cumprod
@@ -233,6 +264,8 @@ def json_from_spec(spec: ModelSpec) -> str:
     values["inputs"] = [json_from_input(one) for one in spec.inputs]
     values["plans"] = {name: json_from_plan(plan) for name, plan in spec.plans.items()}
     values["defaults"] = {name: value for name, value in vars(spec.defaults).items() if value is not None}
+    if spec.defaults.guidance is not None:
+        values["defaults"]["guidance"] = json_from_guidance(spec.defaults.guidance)
     for name in ("graph", "inputs", "plans"):  # newer than the format's first files: only where they are used
         if not values[name]:
             del values[name]
@@ -285,7 +318,7 @@ def spec_from_json(text: str) -> ModelSpec:
     if times is not None and not isinstance(times, list):
         raise _bad("defaults.times", times, "a list")
     given = {name: defaults[name] for name in wanted}
-    known["defaults"] = Defaults(**given, times=None if times is None else tuple(times), plan=defaults.get("plan"))
+    given |= {"times": None if times is None else tuple(times), "plan": defaults.get("plan")}
     fractional = FRACTIONAL_T in known["requires"]
     for name, kind in (("inputs", list), ("plans", dict)):
         if name in known and not isinstance(known[name], kind):
@@ -294,6 +327,9 @@ def spec_from_json(text: str) -> ModelSpec:
         known["inputs"] = tuple(input_from_json(one) for one in known.get("inputs", ()))
         T = len(known["alphas_cumprod"])
         plans = known.get("plans", {}).items()
+        guidance = defaults.get("guidance")
+        guidance = None if guidance is None else guidance_from_json(guidance)
+        known["defaults"] = Defaults(**given, guidance=guidance)
         known["plans"] = {name: plan_from_json(name, plan, T, fractional_t=fractional) for name, plan in plans}
     except ValueError as exc:
         raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc

@@ -33,6 +33,31 @@ def gaussian_model(alphas_cumprod, mean, std, prediction="eps", *, jumps=False):
     return model
 
 
+def classes_model(alphas_cumprod, means, std, prediction="eps", fractions=None):
+    """Return a Model for pixels that are N(means[y], std^2) in images of label y: (x_t, t, y) -> its expectation.
+
+    fractions: the variance_fraction that it says besides, one for each label. Told a scale of guidance, (B, 1), it
+    combines by itself what it says with y and with the last label.
+    """
+    models = [gaussian_model(alphas_cumprod, mean, std, prediction) for mean in means]
+
+    def says(x_t, t, labels):
+        rows = [models[label](x_t[k : k + 1], t[k : k + 1])[prediction] for k, label in enumerate(labels)]
+        return np.concatenate(rows)
+
+    def model(x_t, t, y, guidance=None):
+        outputs = {prediction: says(x_t, t, y)}
+        if guidance is not None:
+            u = says(x_t, t, np.full_like(y, len(means) - 1))
+            outputs = {prediction: u + guidance.reshape(-1, 1, 1, 1) * (outputs[prediction] - u)}
+        if fractions is not None:
+            each = np.array([fractions[label] for label in y], x_t.dtype)
+            outputs["variance_fraction"] = np.broadcast_to(each.reshape(-1, 1, 1, 1), x_t.shape)
+        return outputs
+
+    return model
+
+
 def gaussian_spec(alphas_cumprod, prediction="eps", clip_x_0=None, image_shape=(1, 2, 3), **changes):
     """Return a spec that a Gaussian model fits; it does not clip unless told to. `changes` replace any field."""
     fields = {

@@ -20,6 +20,7 @@ LEVEL_0 = {
     "schedules.py",
     "noise.py",
     "elementwise.py",
+    "guidance.py",
     "inputs.py",
     "plans.py",
     "diffusion.py",

@@ -158,6 +158,46 @@ def test_clipping_is_seen_in_the_trajectories():
         assert x_0.min() < case["clip_x_0"]
 
 
+@pytest.mark.parametrize("number", range(len(cases("conditions"))))
+def test_conditions(number):
+    """In plain Python floats: c and u by the formula of the README, guided before anything is clipped."""
+    data = golden("conditions")
+    case, alphas, std, size = data["cases"][number], data["alphas_cumprod"], data["std"], math.prod(data["shape"])
+    low, high = case["guidance"].get("interval", (0, len(alphas)))
+    seed = int(data["seed"])
+    times = [len(alphas) * (data["num_steps"] - i) // data["num_steps"] - 1 for i in range(data["num_steps"])]
+    for k, (image, label) in enumerate(zip(data["images"], case["y"], strict=True)):
+        x = [z_slowly(word) / 2**20 for word in philox_slowly((0, 0, image, 0), (seed, 0))[:size]]
+        for i, state in enumerate(case["states"]):
+            t, part = times[i], slice(k * size, (k + 1) * size)
+            a, a_prev = alphas[t], alphas[times[i + 1]] if i + 1 < len(times) else 1.0
+            scale = case["guidance"]["scale"] if low <= t <= high else 1.0
+            z = [z_slowly(word) / 2**20 for word in philox_slowly((0, i + 1, image, 0), (seed, 0))]
+            std_small = math.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+            room = case.get("eta", 1.0) * std_small
+            added = room
+            if "eta" not in case and a_prev < 1:
+                fraction = data["variance_fractions"][label]  # the conditional's, whatever the scale
+                added = std_small ** (1 - fraction) * math.sqrt(1 - a / a_prev) ** fraction
+            after = []
+            for p, x_t in enumerate(x):
+                s = a * std**2 + 1 - a
+                # a prediction is affine in x_0, so guided x_0 is what guided eps and v lead to
+                c, u = (
+                    math.sqrt(a) * std**2 / s * (x_t - math.sqrt(a) * data["means"][which]) + data["means"][which]
+                    for which in (label, 3)
+                )
+                x_0 = u + scale * (c - u)
+                if case["clip_x_0"] is not None:
+                    x_0 = min(max(x_0, -case["clip_x_0"]), case["clip_x_0"])
+                eps = (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a)
+                for name, value in (("x_0", x_0), ("eps", eps)):
+                    assert math.isclose(state[name][part][p], value, rel_tol=0, abs_tol=data["tolerance"])
+                after.append(math.sqrt(a_prev) * x_0 + math.sqrt(max(0, 1 - a_prev - room**2)) * eps + added * z[p])
+            np.testing.assert_allclose(state["x"][part], after, rtol=0, atol=data["tolerance"])
+            x = after
+
+
 def test_pixels():
     for case in cases("pixels"):
         assert float_from_bits(case["bits"]) == case["x"]

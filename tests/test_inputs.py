@@ -127,3 +127,38 @@ def test_inputs_of_a_file_that_are_none(values):
     text = json.dumps({**json.loads(json_from_spec(spec_with(VECTOR))), "inputs": [values]})
     with pytest.raises(BadFileError, match="spec cannot be used"):
         spec_from_json(text)
+
+
+def test_a_cycle_of_values_for_images_in_turn():
+    np.testing.assert_array_equal(LABEL.cycle_of(["bag", "none", "0"]), np.array([1, 3, 0]), strict=True)
+    np.testing.assert_array_equal(LABEL.cycle_of("coat"), np.array([2]), strict=True)
+    np.testing.assert_array_equal(VECTOR.cycle_of([1, 2]), np.float32([[1, 2]]), strict=True)
+    np.testing.assert_array_equal(VECTOR.cycle_of(np.ones((5, 2))), np.ones((5, 2), np.float32), strict=True)
+    assert IMAGE.cycle_of(np.ones((3, 2, 2))).shape == (1, 3, 2, 2)
+    for given in ([], [1, 2, 3], np.ones((5, 3)), np.ones((0, 2))):
+        with pytest.raises(UsageError, match=r"Input 'strength' must have shape \(2,\) or \(K, 2\)"):
+            VECTOR.cycle_of(given)
+    with pytest.raises(UsageError, match=r"Input 'y' must have shape \(\) or \(K,\)"):
+        LABEL.cycle_of([])
+
+
+def test_plain_numbers_stand_for_vectors_of_one():
+    one = Input("difficulty", "vector", (1,))
+    for given in (0.5, [0.5], [[0.5]]):
+        np.testing.assert_array_equal(one.cycle_of(given), np.float32([[0.5]]), strict=True)
+        np.testing.assert_array_equal(one.batch_of(given, 1), np.float32([[0.5]]), strict=True)
+    np.testing.assert_array_equal(one.cycle_of([0.1, 0.2]), np.float32([[0.1], [0.2]]), strict=True)
+    np.testing.assert_array_equal(one.batch_of(0.5, 3), np.full((3, 1), 0.5, np.float32), strict=True)
+
+
+def test_none_is_a_class_only_where_it_was_learned():
+    always = Input("y", "label", classes=("shoe", "bag"))
+    with pytest.raises(UsageError, match="Input 'y' cannot be none, since the network was always told a class"):
+        always.batch_of("none", 1)
+    named = Input("y", "label", none=2, classes=("none", "all"))
+    assert (named.batch_of("none", 1)[0], named.name_of(2), LABEL.name_of(3), LABEL.name_of(1)) == (
+        0,
+        "none",
+        "none",
+        "bag",
+    )

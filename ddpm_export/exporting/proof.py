@@ -256,8 +256,8 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps
     noise = noise_stream(SEED, numbers, spec.image_shape)
     how = {"sampler": "ddpm", "variance": "learned"} if spec.variance == "learned" else {"sampler": "ddim", "eta": 0.0}
     rows = plan(spec, num_steps=num_steps, **how)
-    given = example_of_inputs(spec.inputs, SEED, [_no_class(spec) + k for k in numbers])
-    given = {one.name: given[one.name] for one in spec.inputs if one.kind != "previous"}  # the walk's own
+    examples = example_of_inputs(spec.inputs, SEED, [_no_class(spec) + k for k in numbers])
+    given: dict[str, Any] = {one.name: examples[one.name] for one in spec.inputs if one.is_told}
     images = []
     for model in (candidate, reference):
         last = deque(walk(denoiser(model, spec, **given), noise, rows), maxlen=1).pop()

@@ -40,6 +40,8 @@ OPENING, CLOSING = "([{<", ")]}>"
 
 def python_names(name):
     names = [key for key in inspect.signature(FUNCTIONS[name]).parameters if key not in PYTHONS_OWN]
+    if "guidance" in names:  # **inputs have to be Python's last; they are what every call says
+        names.insert(names.index("guidance"), names.pop())
     return [*names[:-1], *KNOBS] if names[-1] == "knobs" else names
 
 

@@ -14,10 +14,12 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from gaussian import gaussian_model, gaussian_spec  # noqa: E402
+from gaussian import classes_model, gaussian_model, gaussian_spec  # noqa: E402
 
 from ddpm_export.diffusion import denoiser  # noqa: E402
+from ddpm_export.guidance import Guidance, json_from_guidance  # noqa: E402
 from ddpm_export.images import to_uint8  # noqa: E402
+from ddpm_export.inputs import Input, json_from_input  # noqa: E402
 from ddpm_export.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
 from ddpm_export.plans import Plan, Row, json_from_plan  # noqa: E402
 from ddpm_export.samplers import ddim_weights, ddpm, grid, plan, walk  # noqa: E402
@@ -272,6 +274,59 @@ def plans():
     }
 
 
+def conditions():
+    """A network that is told a class, guided and not: each class is Gaussian, with a mean of its own."""
+    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
+    shape, seed, images, num_steps = (1, 1, 2), 1, [0, 7, 8], 5
+    means, fractions = [-0.5, 0.25, 0.75, 0.125], [0.25, 0.5, 1.0, 0.75]
+    label = Input("y", "label", none=3, classes=("shoe", "bag", "coat"))
+    own = Input("guidance", "vector", (1,), none=1.0)
+    each, none = [0, 2, 3], [3, 3, 3]
+    ddim, interval = {"sampler": "ddim", "eta": 0.5}, Guidance(2.5, (10, 29))
+    runs = [
+        (each, Guidance(1.0), "eps", None, ddim, False),
+        (each, Guidance(0.0), "eps", None, ddim, False),
+        (none, Guidance(2.5), "eps", None, ddim, False),
+        (each, Guidance(2.5), "eps", None, ddim, False),
+        (each, Guidance(2.5), "v", 0.5, ddim, False),
+        (each, interval, "x_0", None, ddim, False),
+        (each, Guidance(2.5), "x_0", None, {"sampler": "ddpm", "variance": "learned"}, False),
+        (each, interval, "eps", None, ddim, True),
+    ]
+    cases = []
+    for labels, guidance, prediction, clip_x_0, how, itself in runs:
+        inputs, learned = (label, own) if itself else (label,), how.get("variance") == "learned"
+        requires = ("inputs", "variance_fraction") if learned else ("inputs",)
+        spec = gaussian_spec(alphas_cumprod, prediction, clip_x_0, shape, inputs=inputs, requires=requires)
+        model = classes_model(alphas_cumprod, means, STD, prediction, fractions if learned else None)
+        denoise = denoiser(model, spec, y=labels, guidance=guidance)
+        states = walk(denoise, noise_stream(seed, images, shape), plan(spec, num_steps=num_steps, **how))
+        cases.append(
+            {
+                "y": labels,
+                "guidance": json_from_guidance(guidance),
+                "inputs": [json_from_input(one) for one in inputs],
+                "prediction": prediction,
+                "clip_x_0": clip_x_0,
+                **how,
+                "states": [{**place(state.row), **arrays(state)} for state in states],
+            }
+        )
+    return {
+        "noise": NOISE_TAG,
+        "seed": str(seed),
+        "images": images,
+        "shape": list(shape),
+        "num_steps": num_steps,
+        "means": means,
+        "std": STD,
+        "variance_fractions": fractions,
+        "tolerance": TOLERANCE,
+        "alphas_cumprod": alphas_cumprod.tolist(),
+        "cases": cases,
+    }
+
+
 def pixels():
     x = [-2.0, -1.0, -0.99609375, -0.5, -1e-8, 0.0, 1e-8, 0.00390625, 0.25, 0.5, 0.99609375, 1.0, 2.0]
     x += [(level - 127.0) / 127.5 for level in (0, 1, 63, 127, 128, 200, 254)]  # halfway between two levels
@@ -310,6 +365,7 @@ FILES = {
     "coefficients.json": coefficients,
     "trajectories.json": trajectories,
     "plans.json": plans,
+    "conditions.json": conditions,
     "pixels.json": pixels,
 }
 
