@@ -1,49 +1,47 @@
 """The second half of the straight line, in batches: from an opened model to states, or to pictures in one call."""
 
+import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Model, decode, denoiser, numbered
+from ddpm_export.diffusion import Array, Model, decode, denoiser, guidance_for, numbered
 from ddpm_export.errors import UsageError
+from ddpm_export.guidance import Guidance
 from ddpm_export.images import to_uint8
+from ddpm_export.inputs import Input, bound_inputs
 from ddpm_export.noise import noise_stream
-from ddpm_export.plans import Plan, Row
+from ddpm_export.plans import Row
 from ddpm_export.runtimes import DenoiserFile, OneCallFile, open_file
 from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
-from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
 
 __all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults", "with_plans"]
 
 MAX_FRESH_SEED = 2**32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """Hold everything, besides the model, that decides the images; `batch` decides only how many at a time.
 
-    sampler, num_steps, times, grid, eta, variance and order are those of `plan`, None where they have no meaning; times
-    are None, too, where they are evenly spaced. plan_name is that of a plan which the file carries.
+    choice: the rows, and what they are of. guidance: None of a network that takes none. inputs: by name the values,
+    (K, *shape), that images take in turn: image k number k mod K. label: the input that says which class is wanted.
     """
 
-    plan: Plan
-    sampler: str | None
-    num_steps: int | None
+    choice: Choice
     seed: int
     first: int
     n: int
     batch: int
-    eta: float | None = None
-    variance: str | None = None
-    times: tuple[int, ...] | None = None
-    plan_name: str | None = None
-    grid: str | None = None
-    order: int | None = None
+    guidance: Guidance | None = None
+    inputs: Mapping[str, Array] = field(default_factory=dict)
+    label: Input | None = None
 
     @property
     def numbers(self) -> range:
@@ -57,108 +55,127 @@ class Settings:
 
     @property
     def num_rows(self) -> int:
-        """Return how many states lead to an image, each by one network evaluation."""
-        return len(self.plan.rows)
+        """Return how many states lead to an image."""
+        return len(self.choice.plan.rows)
 
     @property
     def evaluations(self) -> int:
         """Return how many states `sample` yields: rows times batches."""
         return self.num_rows * len(self.batches)
 
+    def told(self, numbers: Iterable[int]) -> dict[str, Array]:
+        """Return what the network is told of images by their numbers: by name (B, *shape)."""
+        return {name: values[[number % len(values) for number in numbers]] for name, values in self.inputs.items()}
+
+    def labels(self, numbers: Iterable[int]) -> list[str]:
+        """Return the names of the images' classes, none where the network has no label."""
+        return [] if self.label is None else [self.label.name_of(int(y)) for y in self.told(numbers)[self.label.name]]
+
     def describe(self) -> dict[str, Any]:
-        """Return what an image follows from, for PNG text and reports."""
-        values = {**vars(self), "plan": self.plan_name}
-        for name in ("batch", "n", "first", "plan_name"):
-            del values[name]
-        if self.grid is not None:
-            del values["times"]  # follow from it
+        """Return what an image follows from, for PNG text and reports: arrays of more than numbers by their SHA-256."""
+        choice, guidance, told = self.choice, self.guidance, dict(self.inputs)
+        if self.label is not None:
+            told.pop(self.label.name)
+        values = {
+            "plan": choice.name,
+            "sampler": choice.sampler,
+            "num_steps": choice.num_steps,
+            "times": None if choice.grid is not None else choice.times,  # which follow from the grid
+            "grid": choice.grid,
+            **choice.knobs,
+            "seed": self.seed,
+            "label": self.labels(range(len(self.inputs[self.label.name]))) if self.label is not None else None,
+            "guidance": None if guidance is None else guidance.scale,
+            "guidance_interval": None if guidance is None else guidance.interval,
+            "inputs": {name: _described(values) for name, values in told.items()} or None,
+        }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _described(values: Array) -> Any:
+    return values.tolist() if values.ndim == 2 else hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def settings_for(
     spec: ModelSpec,
     *,
     n: int = 16,
-    num_steps: int | None = None,
-    times: Sequence[int] | None = None,
-    sampler: str | None = None,
-    eta: float | None = None,
-    variance: str | None = None,
-    plan: str | None = None,
     seed: int | None = None,
     first: int = 0,
     batch: int = 16,
-    grid: str | None = None,
-    order: int | None = None,
+    plan: str | None = None,
+    label: Any = None,
+    guidance: Guidance | float | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **how: Any,
 ) -> Settings:
     """Fill in from the spec what is None, and a fresh seed; raises UsageError for what no image can be made from.
 
-    times: the falling times of the steps themselves, in place of num_steps evenly spaced ones; grid: the name of one of
-    GRIDS, whose times a one-call file is given. plan: the name of a plan that the file carries, in
-    place of sampler, steps, times and knobs. A one-call file makes its noise itself, of fixed_small only.
+    plan: the name of a plan that the file carries, in place of all of `how`: sampler, num_steps, times, grid and the
+    sampler's knobs, as of `samplers.plan`. label: a class by name or index, none, or several, image k the (k mod K)-th;
+    without one it is every class in turn. guidance: a scale, or with an interval; None is the file's own. inputs: the
+    others, by name, one value each or several, which images take in turn as well. A one-call file makes its noise
+    itself, of fixed_small only, at times that it is given.
     """
-    chosen = choose(
-        spec,
-        sampler=sampler,
-        num_steps=num_steps,
-        times=times,
-        grid=grid,
-        name=plan,
-        eta=eta,
-        variance=variance,
-        order=order,
-    )
+    choice = choose(spec, name=plan, **how)
     if spec.graph is not None:
-        _refuse_what_a_graph_cannot(spec, chosen)
+        _refuse_what_a_graph_cannot(spec, choice)
     for name, count in (("n", n), ("batch", batch)):
         if count < 1:
             raise UsageError(f"{name} must be at least 1, got {count}.")
+    guided = guidance_for(spec, guidance)
     settings = Settings(
-        plan=chosen.plan,
-        sampler=chosen.sampler,
-        num_steps=chosen.num_steps,
+        choice=choice,
         seed=secrets.randbelow(MAX_FRESH_SEED) if seed is None else seed,
         first=first,
         n=n,
         batch=min(batch, n),
-        eta=chosen.knobs.get("eta"),
-        variance=chosen.knobs.get("variance"),
-        times=chosen.times,
-        plan_name=chosen.name,
-        grid=chosen.grid,
-        order=chosen.knobs.get("order"),
+        guidance=guided if spec.takes_guidance else None,
+        inputs=_cycles(spec, label, inputs or {}),
+        label=spec.label,
     )
     noise_stream(settings.seed, (first, first + n - 1), spec.state_shape)  # refuses a seed and numbers out of range
     return settings
 
 
+def _cycles(spec: ModelSpec, label: Any, given: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the values that images take in turn of each input that is told."""
+    if label is not None:
+        if spec.label is None:
+            raise UsageError("label does not apply to a network that is told no class.")
+        if spec.label.name in given:
+            raise UsageError(f"label must be left out beside the input {spec.label.name!r}, which is the same.")
+        given = {**given, spec.label.name: label}
+    elif spec.label is not None:
+        given = {spec.label.name: range(len(spec.label.classes)), **given}
+    told = {one.name: one for one in spec.inputs if one.is_told}
+    cycles = {name: told[name].cycle_of(values) for name, values in given.items() if name in told}
+    bound_inputs(spec.inputs, {**given, **{name: values[0] for name, values in cycles.items()}}, 1)  # unknown, missing
+    return cycles
+
+
 def with_defaults(
-    spec: ModelSpec,
-    *,
-    sampler: str | None = None,
-    num_steps: int | None = None,
-    times: Sequence[int] | None = None,
-    eta: float | None = None,
-    plan: str | None = None,
-    grid: str | None = None,
+    spec: ModelSpec, *, plan: str | None = None, guidance: Guidance | float | None = None, **how: Any
 ) -> ModelSpec:
     """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so.
 
-    A sampler whose formula only Python knows becomes a plan of the file, and that its default.
+    plan, guidance, how: as of `settings_for`. A sampler whose formula only Python knows becomes a plan of the file, and
+    that its default.
     """
-    chosen = choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=plan, eta=eta)
-    if chosen.sampler not in (None, *FORMULAS):
-        plan = _name_of(chosen)
-        spec, chosen = replace(spec, plans={**spec.plans, plan: chosen.plan}), Choice(chosen.plan, plan)
-    was = spec.defaults
+    choice = choose(spec, name=plan, **how)
+    if choice.sampler not in (None, *FORMULAS):
+        plan = _name_of(choice)
+        spec, choice = replace(spec, plans={**spec.plans, plan: choice.plan}), Choice(choice.plan, plan)
+    was, guided = spec.defaults, guidance_for(spec, guidance)
     defaults = Defaults(
-        sampler=chosen.sampler or was.sampler,
-        num_steps=chosen.num_steps or was.num_steps,
-        eta=float(chosen.knobs.get("eta", was.eta)),
-        times=chosen.times,
-        plan=chosen.name,
+        sampler=choice.sampler or was.sampler,
+        num_steps=choice.num_steps or was.num_steps,
+        eta=float(choice.knobs.get("eta", was.eta)),
+        times=choice.times,
+        plan=choice.name,
+        guidance=None if guided.scale == 1 else guided,
     )
-    needed = {TIMES: defaults.times, PLAN: defaults.plan}
+    needed = {TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
     requires = [name for name in spec.requires if name not in needed or spec.graph is not None]
     requires += [name for name, value in needed.items() if value is not None and name not in requires]
     return replace(spec, defaults=defaults, requires=tuple(requires))
@@ -204,14 +221,14 @@ def _refuse_what_a_graph_cannot(spec: ModelSpec, chosen: Choice) -> None:
 
 
 def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[range, State]]:
-    """Yield (image numbers, state) after every row of every batch; one network evaluation each.
+    """Yield (image numbers, state) after every row of every batch; an evaluation each, of two rows an image if guided.
 
     Raises NonFiniteError at the row where a number is no longer finite.
     """
-    denoise = denoiser(model, spec)
     for numbers in settings.batches:
+        denoise = denoiser(model, spec, guidance=settings.guidance, **settings.told(numbers))
         noise = noise_stream(settings.seed, numbers, spec.state_shape)
-        states = walk(denoise, noise, settings.plan)
+        states = walk(denoise, noise, settings.choice.plan)
         while True:
             with numbered(numbers):
                 state = next(states, None)
@@ -231,13 +248,13 @@ def pictures(
         for numbers, state in sample(opened.model, opened.spec, settings):
             yield numbers, state.row, to_uint8(decode(state.x)) if wants(state.row.i) else None
         return
-    eta = 1.0 if settings.eta is None else settings.eta  # ddpm, whose variance is fixed_small here
-    how = (settings.num_rows, eta, settings.times, settings.plan_name)
+    choice = settings.choice
+    how = (settings.num_rows, choice.knobs.get("eta", 1.0), choice.times, choice.name)  # ddpm's is fixed_small here
     for numbers in settings.batches:
-        for i, x, images in opened.run(settings.seed, numbers, *how):
+        for i, x, images in opened.run(settings.seed, numbers, *how, **settings.told(numbers)):
             # on the way the state, as of a denoiser; the pictures at its end are the graph's own
             shown = images if i == settings.num_rows else to_uint8(decode(x))
-            yield numbers, settings.plan.rows[i - 1], shown if wants(i) else None
+            yield numbers, choice.plan.rows[i - 1], shown if wants(i) else None
 
 
 def generate(
@@ -251,9 +268,9 @@ def generate(
 
     model: a path, or what `open_model` or `open_file` gave.
 
-    settings: n, num_steps, times, grid, sampler, eta, variance, order, plan, seed, first, batch, as in `settings_for`.
-    Costs one network evaluation a row of the plan and batch. Raises what `open_file`, `settings_for` and `sample`
-    raise.
+    settings: n, seed, first, batch, label, guidance, inputs, and plan or sampler, num_steps, times, grid, eta,
+    variance, order, as in `settings_for`. Costs one network evaluation a row of the plan and batch, with guidance of
+    twice the batch. Raises what `open_file`, `settings_for` and `sample` raise.
     """
     if isinstance(model, (str, Path)):
         opened = open_file(model, provider, threads=threads)

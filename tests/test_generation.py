@@ -8,8 +8,8 @@ from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sic
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
-from ddpm_export.generation import Settings, sample, settings_for, with_defaults, with_plans
-from ddpm_export.samplers import SAMPLERS
+from ddpm_export.generation import sample, settings_for, with_defaults, with_plans
+from ddpm_export.samplers import SAMPLERS, choose
 from ddpm_export.schedules import times_from_grid
 from ddpm_export.spec import Defaults, json_from_spec
 
@@ -72,7 +72,7 @@ def test_the_steps_may_have_times_of_their_own(path):
     *_, last = walk(denoiser(model, spec), noise, plan(spec, times=times))
     np.testing.assert_array_equal(generate(path, n=2, times=times, seed=SEED), to_uint8(last.x))
     chosen = settings_for(spec, times=times, seed=SEED)
-    assert (chosen.num_steps, chosen.describe()["times"]) == (4, (37, 20, 3, 0))
+    assert (chosen.choice.num_steps, chosen.describe()["times"]) == (4, (37, 20, 3, 0))
     assert "times" not in settings_for(spec, num_steps=4, seed=SEED).describe()
 
 
@@ -107,17 +107,18 @@ def test_a_gaussian_file_lands_where_the_exact_flow_does(tmp_path):
 
 def test_what_is_not_said_comes_from_the_spec():
     spec = tiny_spec(defaults=Defaults("ddim", 11, 0.25), variance="fixed_large")
-    rows = plan(spec, sampler="ddim", num_steps=11, eta=0.25)
-    assert settings_for(spec, seed=1) == Settings(rows, "ddim", 11, 1, 0, 16, 16, 0.25, None)
-    rows = plan(spec, sampler="ddpm", num_steps=11, variance="fixed_large")
-    assert settings_for(spec, seed=1, sampler="ddpm") == Settings(rows, "ddpm", 11, 1, 0, 16, 16, None, "fixed_large")
-    given = {"n": 3, "num_steps": 5, "eta": 1.0, "seed": 2, "first": 9, "batch": 2}
-    chosen = settings_for(spec, **given)
-    assert chosen == Settings(plan(spec, num_steps=5, eta=1.0), "ddim", 5, 2, 9, 3, 2, 1.0, None)
+    usual = settings_for(spec, seed=1)
+    assert usual.choice == choose(spec, sampler="ddim", num_steps=11, eta=0.25)
+    assert (usual.first, usual.n, usual.batch, usual.guidance, usual.inputs) == (0, 16, 16, None, {})
+    ddpm = choose(spec, sampler="ddpm", num_steps=11, variance="fixed_large")
+    assert settings_for(spec, seed=1, sampler="ddpm").choice == ddpm
+    chosen = settings_for(spec, n=3, num_steps=5, eta=1.0, seed=2, first=9, batch=2)
+    assert chosen.choice == choose(spec, sampler="ddim", num_steps=5, eta=1.0)
     assert chosen.numbers == range(9, 12)
     assert chosen.evaluations == 10
     assert chosen.describe() == {"sampler": "ddim", "num_steps": 5, "seed": 2, "eta": 1.0}
-    assert settings_for(spec, seed=1, sampler="ddpm", variance="fixed_small").variance == "fixed_small"
+    small = settings_for(spec, seed=1, sampler="ddpm", variance="fixed_small")
+    assert small.choice.knobs == {"variance": "fixed_small"}
 
 
 def test_without_a_seed_a_fresh_one_is_drawn():
@@ -253,32 +254,32 @@ def test_a_grid_by_name(path):
     _, spec = open_model(path)
     chosen = settings_for(spec, grid="karras", num_steps=6, seed=SEED)
     assert chosen.describe() == {"sampler": "ddim", "num_steps": 6, "seed": SEED, "eta": 0.0, "grid": "karras"}
-    assert chosen.times == tuple(times_from_grid("karras", np.array(spec.alphas_cumprod), 6).tolist())
+    assert chosen.choice.times == tuple(times_from_grid("karras", np.array(spec.alphas_cumprod), 6).tolist())
     images = generate(path, n=2, **chosen.describe())
-    np.testing.assert_array_equal(images, generate(path, n=2, times=chosen.times, seed=SEED))
+    np.testing.assert_array_equal(images, generate(path, n=2, times=chosen.choice.times, seed=SEED))
     assert (images != generate(path, n=2, num_steps=6, seed=SEED)).any()
     even = settings_for(spec, grid="uniform", num_steps=6, seed=SEED)
-    assert (even.times, even.describe()) == (None, settings_for(spec, num_steps=6, seed=SEED).describe())
+    assert (even.choice.times, even.describe()) == (None, settings_for(spec, num_steps=6, seed=SEED).describe())
 
 
 def test_the_order_of_unipc(path):
     _, spec = open_model(path)
     second = settings_for(spec, sampler="unipc", order=2, num_steps=6, seed=SEED)
     assert second.describe()["order"] == 2
-    assert second.plan == plan(spec, sampler="unipc", order=2, num_steps=6)
-    assert second.plan != settings_for(spec, sampler="unipc", num_steps=6, seed=SEED).plan
+    assert second.choice.plan == plan(spec, sampler="unipc", order=2, num_steps=6)
+    assert second.choice.plan != settings_for(spec, sampler="unipc", num_steps=6, seed=SEED).choice.plan
 
 
 @pytest.mark.parametrize("graph", ["sampler", "slice"])
 def test_a_one_call_file_is_given_a_grid_as_times_or_refuses_it(graph):
     without, with_times = (tiny_spec(graph=graph, requires=requires) for requires in ((), ("times",)))
     assert (
-        settings_for(with_times, grid="log_snr", num_steps=4).times
-        == settings_for(tiny_spec(), grid="log_snr", num_steps=4).times
+        settings_for(with_times, grid="log_snr", num_steps=4).choice.times
+        == settings_for(tiny_spec(), grid="log_snr", num_steps=4).choice.times
     )
     with pytest.raises(UsageError, match=f"grid cannot be chosen in a one-call {graph} without the input times"):
         settings_for(without, grid="log_snr", num_steps=4)
-    assert settings_for(without, grid="uniform", num_steps=4).times is None
+    assert settings_for(without, grid="uniform", num_steps=4).choice.times is None
 
 
 def test_plans_and_defaults_of_a_grid():
@@ -341,4 +342,4 @@ def test_times_as_the_default(tmp_path):
     (tmp_path / "m.onnx").write_bytes(mix_model(spec))
     said = generate(tmp_path / "m.onnx", n=1, times=[30, 4, 0], seed=SEED)
     np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=1, seed=SEED), said)
-    assert settings_for(spec, num_steps=9).times is None
+    assert settings_for(spec, num_steps=9).choice.times is None

@@ -84,7 +84,7 @@ def test_finished_rows_are_kept_and_others_made(place, monkeypatch):
     inner = scoring.sampled_images
 
     def counted(model, spec, settings, *more):
-        sampled.append(settings.num_steps)
+        sampled.append(settings.choice.num_steps)
         return inner(model, spec, settings, *more)
 
     monkeypatch.setattr(scoring, "sampled_images", counted)

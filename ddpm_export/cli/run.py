@@ -104,7 +104,7 @@ def run(
             {**text, "out": str(out), "n": n, "first": first, "provider": provider, "seconds": round(seconds, 3)}
         )
     else:
-        how = f"{settings.plan_name or settings.sampler}, {settings.num_rows} steps, seed {settings.seed}"
+        how = f"{settings.choice.name or settings.choice.sampler}, {settings.num_rows} steps, seed {settings.seed}"
         typer.echo(f"{printable(str(out))}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
 
 

@@ -750,7 +750,7 @@ def test_what_the_spec_lists_is_fed(program, tmp_path, options, settings):
     count, pixels = sampled(program, tmp_path / "grid.png", path, "--n", 17, "--seed", 4, *options)
     assert count == 17
     chosen = settings_for(spec, n=17, seed=4, **settings)
-    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.plan.rows[-1]]
+    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.choice.plan.rows[-1]]
     expected = grid(to_uint8(np.concatenate(last)))[..., 0].astype(int)
     assert len(np.unique(expected)) > 50
     assert np.abs(pixels - expected).max() <= 1

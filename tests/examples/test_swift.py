@@ -108,7 +108,7 @@ def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
     done = run(build / "sample", tmp_path / "fed.onnx", "--n", 17, "--seed", 4, *options, "--out", out)
     assert done.returncode == 0, done.stderr
     chosen = settings_for(spec, n=17, seed=4, **settings)
-    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.plan.rows[-1]]
+    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.choice.plan.rows[-1]]
     expected = grid(to_uint8(np.concatenate(last))).astype(int)
     assert len(np.unique(expected)) > 50
     assert np.abs(read_image(out, 1) - expected).max() <= 1
