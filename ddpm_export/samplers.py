@@ -138,7 +138,7 @@ def dpmpp_2m(grid: Grid) -> list[Row]:
 
 
 def ipndm(grid: Grid) -> list[Row]:
-    """Return the rows of improved PNDM (Zhang and Chen 2022, eq. 35): Adams-Bashforth of order 4 on ddim's step.
+    """Return the rows of improved PNDM (Zhang and Chen 2022): Adams-Bashforth of order 4 on ddim's step.
 
     The noises found are extrapolated as if their times were even (Liu et al. 2022, eq. 12); orders 1 to 3 at the
     start. First order where a is below 1e-5.
