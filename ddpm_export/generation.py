@@ -67,9 +67,11 @@ class Settings:
         """Return what the network is told of images by their numbers: by name (B, *shape)."""
         return {name: values[[number % len(values) for number in numbers]] for name, values in self.inputs.items()}
 
-    def labels(self, numbers: Iterable[int]) -> list[str]:
-        """Return the names of the images' classes, none where the network has no label."""
-        return [] if self.label is None else [self.label.name_of(int(y)) for y in self.told(numbers)[self.label.name]]
+    @property
+    def label_names(self) -> list[str]:
+        """Return the names of classes that images have in turn; none where the network is told no class."""
+        label = self.label
+        return [] if label is None else [label.name_of(int(y)) for y in self.inputs[label.name]]
 
     def describe(self) -> dict[str, Any]:
         """Return what an image follows from, for PNG text and reports: arrays of more than numbers by their SHA-256."""
@@ -84,7 +86,7 @@ class Settings:
             "grid": choice.grid,
             **choice.knobs,
             "seed": self.seed,
-            "label": self.labels(range(len(self.inputs[self.label.name]))) if self.label is not None else None,
+            "label": self.label_names or None,
             "guidance": None if guidance is None else guidance.scale,
             "guidance_interval": None if guidance is None else guidance.interval,
             "inputs": {name: _described(values) for name, values in told.items()} or None,

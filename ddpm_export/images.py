@@ -6,10 +6,10 @@ import math
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ READABLE = (
 MAX_FRAMES = 60
 FRAME_MS, LAST_FRAME_MS = 50, 1500
 TEXT_KEY = "ddpm_export"
+LONGEST_NAME, MARGIN = 24, 4  # of the names beside rows, in letters and pixels
 OPENING = threading.Lock()  # what warnings do is set for the process, and images are read in threads
 
 
@@ -52,28 +53,52 @@ def from_uint8(images: Pixels) -> NDArray[np.float64]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) / 127.5 - 1.0
 
 
-def grid(images: Pixels) -> Pixels:
-    """Lay images (N, H, W, C) out row by row, as near to a square as they allow: (H', W', C)."""
+def grid(images: Pixels, names: Sequence[str] = ()) -> Pixels:
+    """Lay images (N, H, W, C) out row by row, as near to a square as they allow: (H', W', C).
+
+    names: of rows, each with its name at the left, N a multiple of their number.
+    """
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = count // len(names) if names else math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     page = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
     page[:count] = images
-    return (
+    page = (
         page.reshape(rows, columns, height, width, channels)
         .transpose(0, 2, 1, 3, 4)
         .reshape(rows * height, columns * width, channels)
     )
+    return np.concatenate([_named(names, height, channels), page], axis=1) if names else page
 
 
-def save_images(path: str | Path, images: Pixels, text: dict[str, Any] | None = None) -> None:
-    """Write images (N, H, W, C), C 1 or 3, as one PNG: a grid, with `text` as JSON in its `ddpm_export` chunk."""
+def _named(names: Sequence[str], height: int, channels: int) -> Pixels:
+    """Return the column of names beside rows of that height, white on black: (N * height, W', channels)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(min(max(10, height // 8), height))
+    plain = ["".join(c if c.isprintable() else "?" for c in name) for name in names]
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in plain]
+    width = math.ceil(max(map(font.getlength, shown))) + 2 * MARGIN
+    column = Image.new("L", (width, len(names) * height))
+    draw = ImageDraw.Draw(column)
+    for row, name in enumerate(shown):
+        draw.text((width - MARGIN, (row + 0.5) * height), name, fill=255, font=font, anchor="rm")
+    return np.repeat(np.asarray(column, dtype=np.uint8)[..., None], channels, axis=2)
+
+
+def save_images(
+    path: str | Path, images: Pixels, text: dict[str, Any] | None = None, names: Sequence[str] = ()
+) -> None:
+    """Write images (N, H, W, C), C 1 or 3, as one PNG: a grid, with `text` as JSON in its `ddpm_export` chunk.
+
+    names: of its rows, as of `grid`.
+    """
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     if text:
         info.add_text(TEXT_KEY, json.dumps(text, sort_keys=True))
-    image = _image(grid(images))
+    image = _image(grid(images, names))
     with replacing(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
 
@@ -141,9 +166,19 @@ class Output:
 
 @contextmanager
 def open_output(
-    path: str | Path, numbers: range, image_shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
+    path: str | Path,
+    numbers: range,
+    image_shape: tuple[int, int, int],
+    num_steps: int,
+    text: dict[str, Any],
+    labels: Sequence[str] = (),
+    *,
+    in_rows: bool = False,
 ) -> Iterator[Output]:
     """Yield the output that a path stands for: .png (grid), .gif or .webp (the denoising), .npy, or a folder.
+
+    labels: the names that images have in turn, image k the (k mod K)-th; each picture of a folder says its own.
+    in_rows: a grid has a row for each, all of as many images.
 
     A folder (no ending) and .npy are written batch by batch; the others are kept until the end. A file takes its name
     when all went well; in a folder each picture does. Raises UsageError for another ending, EnvironmentProblem where
@@ -162,8 +197,27 @@ def open_output(
     if suffix != ".npy" and image_shape[0] not in (1, 3):
         raise UsageError(f"--out must end in .npy for images of {image_shape[0]} channels, got {path.name!r}.")
     _check_writable(path if suffix == "" else path.parent)
-    with makers[suffix](path, numbers, image_shape, num_steps, text) as output:
+    with makers[suffix](path, _Content(numbers, image_shape, num_steps, text, labels, in_rows)) as output:
         yield output
+
+
+class _Content(NamedTuple):
+    """Say what goes to an output, as of `open_output`."""
+
+    numbers: range
+    image_shape: tuple[int, int, int]
+    num_steps: int
+    text: dict[str, Any]
+    labels: Sequence[str]
+    in_rows: bool
+
+    def grid_of(self, batches: Sequence[Pixels]) -> tuple[Pixels, Sequence[str]]:
+        """Return all images in the order of a grid, and the names of its rows."""
+        images = np.concatenate(batches)
+        if not self.in_rows:
+            return images, ()
+        order = np.argsort([number % len(self.labels) for number in self.numbers], kind="stable")
+        return images[order], self.labels
 
 
 def _check_writable(folder: Path) -> None:
@@ -176,34 +230,32 @@ def _check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def _grid_output(
-    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
-) -> Iterator[Output]:
+def _grid_output(path: Path, content: _Content) -> Iterator[Output]:
     batches: list[Pixels] = []
-    yield Output({num_steps}, lambda _numbers, _step, pixels: batches.append(pixels))
-    save_images(path, np.concatenate(batches), {"first": numbers.start, "n": len(numbers), **text})
+    yield Output({content.num_steps}, lambda _numbers, _step, pixels: batches.append(pixels))
+    images, names = content.grid_of(batches)
+    save_images(path, images, {"first": content.numbers.start, "n": len(content.numbers), **content.text}, names)
 
 
 @contextmanager
-def _folder_output(
-    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
-) -> Iterator[Output]:
+def _folder_output(path: Path, content: _Content) -> Iterator[Output]:
+    labels = content.labels
+
     def add(batch: range, _step: int, pixels: Pixels) -> None:
         for number, image in zip(batch, pixels, strict=True):
-            save_images(path / f"{number:06d}.png", image[None], {"image": number, **text})
+            own = {"label": labels[number % len(labels)]} if labels else {}
+            save_images(path / f"{number:06d}.png", image[None], {"image": number, **content.text, **own})
 
-    yield Output({num_steps}, add)
+    yield Output({content.num_steps}, add)
 
 
 @contextmanager
-def _npy_output(
-    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
-) -> Iterator[Output]:
-    channels, height, width = shape
+def _npy_output(path: Path, content: _Content) -> Iterator[Output]:
+    channels, height, width = content.image_shape
     with replacing(path) as beside, beside.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(numbers), height, width, channels)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(content.numbers), height, width, channels)}
         np.lib.format.write_array_header_1_0(file, header)
-        yield Output({num_steps}, lambda _numbers, _step, pixels: _write_all(file, pixels))
+        yield Output({content.num_steps}, lambda _numbers, _step, pixels: _write_all(file, pixels))
 
 
 def _write_all(file: Any, pixels: Pixels) -> None:
@@ -211,13 +263,11 @@ def _write_all(file: Any, pixels: Pixels) -> None:
 
 
 @contextmanager
-def _animation_output(
-    path: Path, numbers: range, shape: tuple[int, int, int], num_steps: int, text: dict[str, Any]
-) -> Iterator[Output]:
+def _animation_output(path: Path, content: _Content) -> Iterator[Output]:
     frames: dict[int, list[Pixels]] = {}
-    shown = {round(1 + k * (num_steps - 1) / (MAX_FRAMES - 1)) for k in range(MAX_FRAMES)}
+    shown = {round(1 + k * (content.num_steps - 1) / (MAX_FRAMES - 1)) for k in range(MAX_FRAMES)}
     yield Output(shown, lambda _numbers, step, pixels: frames.setdefault(step, []).append(pixels))
-    pages = [_image(grid(np.concatenate(frames[step]))) for step in sorted(frames)]
+    pages = [_image(grid(*content.grid_of(frames[step]))) for step in sorted(frames)]
     durations = [FRAME_MS] * (len(pages) - 1) + [LAST_FRAME_MS]
     with replacing(path) as beside:
         pages[0].save(beside, save_all=True, append_images=pages[1:], duration=durations, loop=0, lossless=True)

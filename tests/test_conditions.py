@@ -72,7 +72,7 @@ def test_every_kind_of_input_takes_its_values_in_turn(opened):
     np.testing.assert_array_equal(told["y"], [2, 0, 1, 2])
     np.testing.assert_array_equal(told["strength"], np.float32([[0.3], [0.1], [0.2], [0.3]]))
     np.testing.assert_array_equal(told["low_res"], low[[0, 1, 0, 1]])
-    assert chosen.labels(chosen.numbers) == ["coat", "shoe", "bag", "coat"]
+    assert chosen.label_names == ["shoe", "bag", "coat"]
     whole = generate((model, spec), n=6, seed=SEED, inputs=inputs)
     np.testing.assert_array_equal(generate((model, spec), n=4, first=2, seed=SEED, inputs=inputs, batch=3), whole[2:])
     assert (whole != generate((model, spec), n=6, seed=SEED, inputs={**inputs, "low_res": low[0]})).any()
@@ -143,6 +143,6 @@ def test_conditions_that_no_image_can_be_made_by(inputs, how, message):
 
 def test_a_plain_network_is_told_nothing():
     chosen = settings_for(tiny_spec(), seed=1)
-    assert (chosen.told(range(3)), chosen.labels(range(3)), chosen.guidance) == ({}, [], None)
+    assert (chosen.told(range(3)), chosen.label_names, chosen.guidance) == ({}, [], None)
     states = sample(lambda x_t, _t: {"eps": x_t}, tiny_spec(), chosen)
     assert next(states)[1].row.i == 1

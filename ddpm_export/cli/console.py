@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -16,13 +16,21 @@ from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.runtimes import PROVIDERS
 from ddpm_export.wording import first_line, pair_of, shown
 
+if TYPE_CHECKING:
+    from ddpm_export.guidance import Guidance
+    from ddpm_export.spec import ModelSpec
+
 __all__ = [
     "Advance",
     "Config",
     "Debug",
     "Eta",
     "Grid",
+    "GuidanceInterval",
+    "GuidanceScale",
+    "Inputs",
     "Json",
+    "Label",
     "Network",
     "Order",
     "Provider",
@@ -31,6 +39,9 @@ __all__ = [
     "Threads",
     "Trust",
     "entry_point",
+    "guidance_from_options",
+    "inputs_from_options",
+    "labels_from_text",
     "options_from_settings",
     "phases",
     "print_json",
@@ -46,6 +57,27 @@ Provider = Annotated[str, typer.Option(help=f"{' or '.join(PROVIDERS)}; never an
 Grid = Annotated[str | None, typer.Option(help="Where the steps' times lie: uniform, quadratic, log_snr or karras.")]
 Sampler = Annotated[str | None, typer.Option(help="ddim, ddpm or another of docs/samplers.md. [default: the model's]")]
 Eta = Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="A class by its name or index, none, or several, such as 0,1,2. [default: each class in turn]"),
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", help="How strongly the class is followed: 0 not at all, 1 plainly. [default: the model's]"
+    ),
+]
+GuidanceInterval = Annotated[
+    str | None, typer.Option(help="The times that are guided, such as 100,800; others are not. [default: all]")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=VALUE",
+        help="What else the model is told: numbers (0.1,0.2), an image (x.png) or an array (x.npy); repeatable.",
+    ),
+]
 Order = Annotated[int | None, typer.Option(help="Of unipc: 2 or 3.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one a core]")]
 Config = Annotated[Path | None, typer.Option(help="What the checkpoint does not say, as a JSON file of its project.")]
@@ -143,6 +175,67 @@ def times_from_text(text: str | None) -> list[int] | None:
         raise UsageError(
             f"--times must be integers with commas between them, such as 980,960,0, got {shown(text)}."
         ) from exc
+
+
+def labels_from_text(spec: "ModelSpec", text: str | None) -> str | list[str] | None:
+    """Return the labels of an option: a class, whose name may have commas, or several with commas between them."""
+    if text is None or (spec.label is not None and text in spec.label.classes):
+        return text
+    return [item.strip() for item in text.split(",")]
+
+
+def guidance_from_options(spec: "ModelSpec", scale: float | None, interval: str | None) -> "Guidance | float | None":
+    """Return the guidance that two options say; raises UsageError for what is no interval, or one of no scale."""
+    if interval is None:
+        return scale
+    from ddpm_export.guidance import Guidance
+
+    if scale is None:
+        if spec.defaults.guidance is None:
+            raise UsageError("--guidance-interval needs --guidance, since the model has no guidance of its own.")
+        scale = spec.defaults.guidance.scale
+    try:
+        low, high = map(float, interval.split(","))
+    except ValueError as exc:
+        raise UsageError(f"--guidance-interval must be two times, such as 100,800, got {shown(interval)}.") from exc
+    return Guidance(scale, (low, high))
+
+
+def inputs_from_options(spec: "ModelSpec", settings: Sequence[str]) -> dict[str, Any]:
+    """Return by name what NAME=VALUE options say: numbers, a .npy's array, or a picture as (C, H, W) in [-1, 1].
+
+    Raises UsageError for what is none of these, BadFileError for a file that cannot be read.
+    """
+    import numpy as np
+
+    from ddpm_export.images import from_uint8, read_image
+
+    known = {one.name: one for one in spec.inputs}
+    told: dict[str, Any] = {}
+    for setting in settings:
+        name, text = pair_of("--input", setting)
+        one, is_file = known.get(name), Path(text).suffix.lower()
+        if is_file == ".npy":
+            try:
+                told[name] = np.load(text, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as exc:
+                raise BadFileError(f"{text} is not an array that can be read: {first_line(exc)}.") from exc
+        elif one is not None and one.kind == "image":
+            if one.shape[0] not in (1, 3):
+                raise UsageError(
+                    f"--input {name} must be an .npy, since it has {one.shape[0]} channels, got {shown(text)}."
+                )
+            told[name] = from_uint8(read_image(text, one.shape[0])[None])[0]
+        elif one is not None and one.kind == "label":
+            told[name] = labels_from_text(spec, text)
+        else:
+            try:
+                numbers = np.array([float(item) for item in text.split(",")])
+            except ValueError as exc:
+                raise UsageError(f"--input {name} must be numbers or an .npy, got {shown(text)}.") from exc
+            size = 1 if one is None else one.shape[0]
+            told[name] = numbers.reshape(-1, size) if len(numbers) % size == 0 else numbers
+    return told
 
 
 def printable(text: str) -> str:

@@ -10,10 +10,12 @@ import typer
 from ddpm_export.cli.console import (
     Config,
     Debug,
+    GuidanceInterval,
     Json,
     Network,
     Settings,
     entry_point,
+    guidance_from_options,
     options_from_settings,
     print_json,
     printable,
@@ -65,6 +67,10 @@ def export(
     times: Annotated[
         str | None, typer.Option(help="The steps' own times, falling, such as 980,960,0; in place of --steps.")
     ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly a class is followed where its user says nothing. [default: 1]")
+    ] = None,
+    guidance_interval: GuidanceInterval = None,
     grid: Annotated[
         str | None,
         typer.Option(help="Where the times of --steps and --plans lie: uniform, quadratic, log_snr or karras."),
@@ -128,7 +134,7 @@ def export(
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
         asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
-        asked |= {"--plans": plans}
+        asked |= {"--plans": plans, "--guidance": guidance, "--guidance-interval": guidance_interval}
         given = [name for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(f"{given[0]} does not apply to an exported file, such as {checkpoint}.")
@@ -152,7 +158,15 @@ def export(
         spec = with_plans(loaded.spec, plans or [], grid=grid)
         if plans and sampler is None and steps is None:
             grid = None  # of the plans only
-        spec = with_defaults(spec, sampler=sampler, num_steps=steps, times=times_from_text(times), eta=eta, grid=grid)
+        spec = with_defaults(
+            spec,
+            sampler=sampler,
+            num_steps=steps,
+            times=times_from_text(times),
+            eta=eta,
+            grid=grid,
+            guidance=guidance_from_options(spec, guidance, guidance_interval),
+        )
         loaded = replace(loaded, spec=spec)
         notes += loaded.notes
     _print_notes(notes)

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,13 +10,20 @@ from ddpm_export.cli.console import (
     Debug,
     Eta,
     Grid,
+    GuidanceInterval,
+    GuidanceScale,
+    Inputs,
     Json,
+    Label,
     Order,
     Provider,
     Sampler,
     Threads,
     Trust,
     entry_point,
+    guidance_from_options,
+    inputs_from_options,
+    labels_from_text,
     print_json,
     printable,
     progress,
@@ -24,12 +31,26 @@ from ddpm_export.cli.console import (
 )
 from ddpm_export.errors import UsageError
 
+if TYPE_CHECKING:
+    from ddpm_export.spec import ModelSpec
+
 __all__ = ["main"]
+
+OF_EACH = 10
 
 
 def run(
     model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call file.")],
-    n: Annotated[int, typer.Option(help="How many images.")] = 16,
+    n: Annotated[
+        int | None, typer.Option(help="How many images. [default: 16, or 10 of each class with --each-label]")
+    ] = None,
+    label: Label = None,
+    each_label: Annotated[
+        bool, typer.Option("--each-label", help="A row of images with its name for each class, or each of --label.")
+    ] = False,
+    guidance: GuidanceScale = None,
+    guidance_interval: GuidanceInterval = None,
+    inputs: Inputs = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
     times: Annotated[
         str | None, typer.Option(help="The steps' own times, falling, such as 980,960,0; in place of --steps.")
@@ -67,9 +88,15 @@ def run(
 
     opened = open_file(model, provider, threads=threads, trust=trust)
     spec = opened.spec
+    labels = labels_from_text(spec, label)
+    if each_label:
+        n = _of_each(spec, labels, n)
     settings = settings_for(
         spec,
-        n=n,
+        n=16 if n is None else n,
+        label=labels,
+        guidance=guidance_from_options(spec, guidance, guidance_interval),
+        inputs=inputs_from_options(spec, inputs or []),
         num_steps=steps,
         times=times_from_text(times),
         sampler=sampler,
@@ -91,7 +118,15 @@ def run(
     text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
     since = time.perf_counter()
     with (
-        open_output(out, settings.numbers, spec.picture_shape, settings.num_rows, text) as output,
+        open_output(
+            out,
+            settings.numbers,
+            spec.picture_shape,
+            settings.num_rows,
+            text,
+            settings.label_names,
+            in_rows=each_label,
+        ) as output,
         progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
     ):
         for numbers, row, images in pictures(opened, settings, output.wants):
@@ -101,11 +136,30 @@ def run(
     seconds = time.perf_counter() - since
     if as_json:
         print_json(
-            {**text, "out": str(out), "n": n, "first": first, "provider": provider, "seconds": round(seconds, 3)}
+            {
+                **text,
+                "out": str(out),
+                "n": settings.n,
+                "first": first,
+                "provider": provider,
+                "seconds": round(seconds, 3),
+            }
         )
     else:
         how = f"{settings.choice.name or settings.choice.sampler}, {settings.num_rows} steps, seed {settings.seed}"
-        typer.echo(f"{printable(str(out))}: {n} image{'s' if n > 1 else ''} ({how}) in {seconds:.1f} s")
+        typer.echo(
+            f"{printable(str(out))}: {settings.n} image{'s' if settings.n > 1 else ''} ({how}) in {seconds:.1f} s"
+        )
+
+
+def _of_each(spec: "ModelSpec", labels: str | list[str] | None, n: int | None) -> int:
+    """Return how many images there are of all labels together, equally many of each."""
+    if spec.label is None:
+        raise UsageError("--each-label does not apply to a network that is told no class.")
+    count = len(spec.label.classes if labels is None else spec.label.cycle_of(labels))
+    if n is not None and n % count:
+        raise UsageError(f"--n must be a multiple of {count}, the number of labels, with --each-label, got {n}.")
+    return OF_EACH * count if n is None else n
 
 
 main = entry_point(run)
