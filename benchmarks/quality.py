@@ -30,7 +30,7 @@ from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
 from train.pages import write_between_marks
 
-__all__ = ["measure"]
+__all__ = ["measure", "sha256_of_images"]
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "ddim, eta 0": {"sampler": "ddim", "eta": 0.0},
@@ -117,7 +117,7 @@ class _Judge:
         self.cache = cache_folder() if arguments.cache is None else Path(arguments.cache)
         extractor = Path(arguments.extractor)
         self.extract: Extractor = open_extractor(extractor, spec.image_shape, "cpu", None)
-        self.extractor_sha256, self.model_sha256 = sha256_of(extractor), _sha256_of_images(arguments.model, spec)
+        self.extractor_sha256, self.model_sha256 = sha256_of(extractor), sha256_of_images(arguments.model, spec)
         self.path = Path(arguments.results)
         self.of = {"model_sha256": self.model_sha256, "extractor_sha256": self.extractor_sha256, "seed": SEED}
         self.rows: Rows = self._kept()
@@ -176,7 +176,7 @@ class _Judge:
             raise BadFileError(f"{self.path} is damaged: {exc!r}. Delete it.") from exc
 
 
-def _sha256_of_images(path: str, spec: ModelSpec) -> str:
+def sha256_of_images(path: str, spec: ModelSpec) -> str:
     """Return the digest of what images follow from: graph, weights and process, but not the file's defaults.
 
     Rows override those, and which are best is what the rows are for: a file that follows them keeps its rows.
