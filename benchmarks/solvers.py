@@ -76,9 +76,14 @@ class Case(NamedTuple):
     plan: Plan
 
     @property
+    def digest(self) -> str:
+        """Return what tells its rows from those of another plan of the same name."""
+        return hashlib.sha256(json.dumps(json_from_plan(self.plan)).encode()).hexdigest()[:16]
+
+    @property
     def label(self) -> str:
         """Return the row's name in the results file."""
-        return f"{self.solver}, {self.grid}, {self.evaluations}" if self.grid else self.solver
+        return f"{self.solver}, {self.grid}, {self.evaluations}" if self.grid else f"{self.solver}, {self.digest}"
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -226,10 +231,8 @@ class _Judges:
         self._judged(case.label, lambda: self._samples(case))
 
     def _samples(self, case: Case) -> Any:
-        # under a name that says its rows: another plan of this name has other images
-        digest = hashlib.sha256(json.dumps(json_from_plan(case.plan)).encode()).hexdigest()[:16]
-        spec = replace(self.spec, plans={digest: case.plan})
-        settings = settings_for(spec, n=self.n, plan=digest, seed=SEED, batch=BATCH)
+        spec = replace(self.spec, plans={case.digest: case.plan})  # the cache goes by the name
+        settings = settings_for(spec, n=self.n, plan=case.digest, seed=SEED, batch=BATCH)
 
         def told(done: int, total: int, _what: str) -> None:
             self.report(done, total, case.label)
