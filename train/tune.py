@@ -22,6 +22,7 @@ from ddpm_export.diffusion import Array, Denoiser, Model, decode, denoiser
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting import eager_model, load_checkpoint
 from ddpm_export.files import replacing
+from ddpm_export.generation import with_plans
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row, json_from_plan
 from ddpm_export.runtimes import open_model
@@ -145,7 +146,7 @@ def tune(
     learned: list[Lesson],
     held_out: list[Lesson],
     iterations: int,
-    report: Callable[[str], None] = lambda _: None,
+    report: Callable[[Fit], None] = lambda _: None,
 ) -> Fit:
     """Return the table that brings the noise of the lessons nearest to their ends, by least squares from `start` on.
 
@@ -153,38 +154,34 @@ def tune(
     1944, Marquardt 1963: each step is damped until it lessens the error).
     """
     name, table = start
-    a, T, N = spec.alphas_cumprod, spec.num_train_timesteps, len(table.times)
+    a, T = spec.alphas_cumprod, spec.num_train_timesteps
 
     def error(table: Table, of: list[Lesson]) -> float:
         rows = table.plan(a)
         return _mean_distance([_residual(_end(_walked(denoise, lesson, rows)), lesson) for lesson in of])
 
-    errors, others, damping = [error(table, learned)], [error(table, held_out)], DAMPING
-    times_move = True
+    fit, damping, times_move = Fit(table, name, [error(table, learned)], [error(table, held_out)]), DAMPING, True
     for i in range(iterations):
-        report(f"{N} evaluations, iteration {i}: {errors[-1]:.2f} levels, held out {others[-1]:.2f}, t {table.times}")
+        report(fit)
         times_move = times_move and 3 * i < 2 * iterations
-        square, slope = _normal_equations(denoise, table, a, learned, times_move)
+        square, slope = _normal_equations(denoise, fit.table, a, learned, times_move)
         while damping <= MOST_DAMPING:
             step = np.linalg.solve(square + damping * np.diag(np.diag(square)) + 1e-9 * np.eye(len(square)), -slope)
-            tried = table.moved(step, T)
+            tried = fit.table.moved(step, T)
             reached = error(tried, learned)
-            if reached < errors[-1]:
+            if reached < fit.errors[-1]:
                 break
             damping *= 8.0
         else:
-            if not times_move:
-                break
-            times_move, damping = False, DAMPING
-            continue
-        gain, table, damping = 1.0 - reached / errors[-1], tried, damping / 8.0
-        errors.append(reached)
-        others.append(error(table, held_out))
-        if gain < ENOUGH:
-            if not times_move:
-                break
-            times_move = False
-    return Fit(table, name, errors, others)
+            reached = fit.errors[-1]  # there is no better one near by
+        gain = 1.0 - reached / fit.errors[-1]
+        if gain > 0.0:
+            fit = Fit(tried, name, [*fit.errors, reached], [*fit.held_out, error(tried, held_out)])
+        if gain < ENOUGH and not times_move:
+            break
+        times_move, damping = times_move and gain >= ENOUGH, DAMPING if gain == 0.0 else damping / 8.0
+    report(fit)
+    return fit
 
 
 def _walked(denoise: Denoiser, lesson: Lesson, rows: Plan) -> list[State]:
@@ -298,7 +295,10 @@ def command(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     debug: Debug = False,
 ) -> None:
-    """Learn plans tuned-3, tuned-5, ... of so many evaluations, which `ddpm-export --plans FILE` puts into a model."""
+    """Learn plans tuned-3, tuned-5, ... of so many evaluations, which `ddpm-export --plans FILE` puts into a model.
+
+    The file is written after every iteration. A plan that lies in it is gone on from.
+    """
     try:
         counts = [int(count) for count in steps.split(",")]
     except ValueError as exc:
@@ -310,21 +310,28 @@ def command(
         for numbers in (range(n), range(n, n + (n + 1) // 2))
     ]
     for count in counts:
-        fit = tune(denoise, spec, untuned(denoise, spec, count, of[0][0]), *of, iterations, _tell)
-        _add(out, f"tuned-{count}", json_from_plan(fit.table.plan(spec.alphas_cumprod)))
+        name = f"tuned-{count}"
+
+        def report(fit: Fit, name: str = name) -> None:
+            levels = f"{fit.errors[-1]:.2f} levels, of held-out noise {fit.held_out[-1]:.2f}, at t {fit.table.times}"
+            print(f"{name} from {fit.start}: {levels}", file=sys.stderr, flush=True)
+            _add(out, name, json_from_plan(fit.table.plan(spec.alphas_cumprod)))
+
+        known = with_plans(replace(spec, plans={}), [str(out)]).plans if out.exists() else {}
+        if name in known:
+            start = f"{name} as it was", table_from_plan(known[name], spec.alphas_cumprod)
+        else:
+            start = untuned(denoise, spec, count, of[0][0])
+        fit = tune(denoise, spec, start, *of, iterations, report)
         print_json(
             {
-                "plan": f"tuned-{count}",
+                "plan": name,
                 "start": fit.start,
                 "times": fit.table.times,
                 "levels": [round(error, 2) for error in fit.errors],
                 "levels_held_out": [round(error, 2) for error in fit.held_out],
             }
         )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _add(path: Path, name: str, values: dict[str, Any]) -> None:

@@ -104,5 +104,11 @@ def test_the_command_adds_its_plans_to_a_file_that_models_take(tmp_path, capsys)
     assert list(spec.plans) == ["tuned-2", "tuned-3", "tuned-4"]
     assert [row.t for row in spec.plans["tuned-4"].rows] == told[2]["times"]
     assert generate((model, spec), n=2, plan="tuned-3", seed=0).shape == (2, 6, 5, 1)
+    # a plan that lies there is gone on from
+    tune.command(tmp_path / "m.onnx", steps="3", out=out, **usual)
+    again = json.loads(capsys.readouterr().out)
+    assert again["start"] == "tuned-3 as it was"
+    assert again["levels"][0] == told[1]["levels"][-1]
+    assert with_plans(spec, [str(out)]).plans["tuned-4"] == spec.plans["tuned-4"]
     with pytest.raises(UsageError, match="--steps must be numbers with commas between them, got '5,x'"):
         tune.command(tmp_path / "m.onnx", steps="5,x", out=out, **usual)
