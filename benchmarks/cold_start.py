@@ -1,4 +1,7 @@
-"""From nothing to one image of one step, in fresh processes: wall time, processor time and peak memory."""
+"""From nothing to images, in fresh processes: wall time, processor time and peak memory.
+
+One image of one step; with --pictures several, sampled as --how says, beside a DDPMPipeline of --pipeline-steps.
+"""
 
 import argparse
 import statistics
@@ -29,38 +32,51 @@ def measure(arguments: argparse.Namespace) -> Report:
             OURS: [
                 _console_script("ddpm-run"),
                 arguments.model,
-                "--n",
-                "1",
-                "--steps",
-                "1",
-                "--out",
-                f"{folder}/a.npy",
-            ],
-            EAGER: [sys.executable, str(HERE / "first_image/eager.py"), arguments.checkpoint, f"{folder}/b.npy"],
+                *("--n", str(arguments.pictures)),
+                *arguments.how.split(),
+                *("--out", f"{folder}/a.npy"),
+            ]
         }
+        if arguments.pictures == 1:
+            programs[EAGER] = [sys.executable, str(HERE / "first_image/eager.py"), arguments.checkpoint]
+            programs[EAGER].append(f"{folder}/b.npy")
         notes = []
         builder = [sys.executable, str(HERE / "first_image/diffusers_pipeline.py")]
         built = subprocess.run([*builder, "build", f"{folder}/pipeline"], capture_output=True, text=True, check=False)
         if built.returncode == 0:
-            programs[PIPELINE] = [*builder, "run", f"{folder}/pipeline", f"{folder}/c.npy"]
+            told = [str(arguments.pictures), str(arguments.pipeline_steps)]
+            programs[PIPELINE] = [*builder, "run", f"{folder}/pipeline", f"{folder}/c.npy", *told]
             notes.append(f"diffusers: a random UNet2DModel of {int(built.stdout):,} parameters, saved beforehand.")
         else:
             reason = (built.stderr.splitlines() or ["no reason"])[-1]
             notes.append(f"diffusers does not run here: {reason[:120]}")
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
         for number in range(arguments.rounds + 1):
-            for name, command in programs.items():
+            for name, program in programs.items():
                 time.sleep(PAUSE_S)
-                result = launched(name, command)[0]
+                result = launched(name, program)[0]
                 if number > 0:
                     runs[name].append(result)
     rows = [[name, *_cells(runs[name], runs[OURS])] for name in programs]
-    columns = ["one image, one step", "seconds", "processor seconds", "times ddpm-run's wall time", "peak MB"]
+    images = f"{arguments.pictures} images" if arguments.pictures > 1 else "one image, one step"
+    columns = [images, "seconds", "processor seconds", "times ddpm-run's wall time", "peak MB"]
     notes.append(
         f"Fresh processes in turn, {arguments.rounds} rounds, files in the disk cache; medians, quartiles in "
         "parentheses. Peak MB is the largest resident set of the process, in 10^6 bytes."
     )
-    return Report("python -m benchmarks.cold_start", conditions, [Table("Cold start", columns, rows)], notes, runs)
+    command = "python -m benchmarks.cold_start"
+    if arguments.pictures > 1:
+        command += f" --pictures {arguments.pictures} --how={arguments.how!r}"
+        command += f" --pipeline-steps {arguments.pipeline_steps} --rounds {arguments.rounds}"
+    return Report(command, conditions, [Table("Cold start", columns, rows)], notes, runs)
+
+
+def _options() -> argparse.ArgumentParser:
+    options = parser("From nothing to images.", rounds=7, checkpoint=True)
+    options.add_argument("--pictures", type=int, default=1, help="images of a run, in one batch [%(default)s]")
+    options.add_argument("--how", default="--steps 1", help="what else ddpm-run is told [%(default)s]")
+    options.add_argument("--pipeline-steps", type=int, default=1, help="of DDPMPipeline [%(default)s]")
+    return options
 
 
 def _cells(results: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[str]:
@@ -81,4 +97,4 @@ def _console_script(name: str) -> str:
 
 
 if __name__ == "__main__":
-    run(measure, parser("From nothing to one image of one step.", rounds=7, checkpoint=True))
+    run(measure, _options())

@@ -27,10 +27,10 @@ from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
-from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
+from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_spec
 from train.pages import write_between_marks
 
-__all__ = ["measure"]
+__all__ = ["measure", "sha256_of_images"]
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "ddim, eta 0": {"sampler": "ddim", "eta": 0.0},
@@ -117,7 +117,7 @@ class _Judge:
         self.cache = cache_folder() if arguments.cache is None else Path(arguments.cache)
         extractor = Path(arguments.extractor)
         self.extract: Extractor = open_extractor(extractor, spec.image_shape, "cpu", None)
-        self.extractor_sha256, self.model_sha256 = sha256_of(extractor), _sha256_of_images(arguments.model, spec)
+        self.extractor_sha256, self.model_sha256 = sha256_of(extractor), sha256_of_images(arguments.model, spec)
         self.path = Path(arguments.results)
         self.of = {"model_sha256": self.model_sha256, "extractor_sha256": self.extractor_sha256, "seed": SEED}
         self.rows: Rows = self._kept()
@@ -176,14 +176,17 @@ class _Judge:
             raise BadFileError(f"{self.path} is damaged: {exc!r}. Delete it.") from exc
 
 
-def _sha256_of_images(path: str, spec: ModelSpec) -> str:
-    """Return the digest of what images follow from: graph, weights and process, but not the file's defaults.
+def sha256_of_images(path: str, spec: ModelSpec) -> str:
+    """Return the digest of what images follow from: graph, weights and process, but not the file's defaults and plans.
 
     Rows override those, and which are best is what the rows are for: a file that follows them keeps its rows.
     """
     proto = onnx.load(path)
     del proto.metadata_props[:]
-    process = replace(spec, name="", defaults=Defaults(num_steps=1), golden=None, source={})
+    requires = tuple(name for name in spec.requires if name not in (TIMES, PLAN))
+    process = replace(
+        spec, name="", defaults=Defaults(num_steps=1), golden=None, source={}, plans={}, requires=requires
+    )
     return hashlib.sha256(proto.SerializeToString(deterministic=True) + json_from_spec(process).encode()).hexdigest()
 
 

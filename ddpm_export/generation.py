@@ -1,6 +1,8 @@
 """The second half of the straight line, in batches: from an opened model to states, or to pictures in one call."""
 
 import hashlib
+import json
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.diffusion import Array, Model, decode, denoiser, guidance_for, numbered
-from ddpm_export.errors import UsageError
+from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.guidance import Guidance
 from ddpm_export.images import to_uint8
 from ddpm_export.inputs import Input, bound_inputs
 from ddpm_export.noise import noise_stream
-from ddpm_export.plans import Row
+from ddpm_export.plans import Plan, Row, plan_from_json
 from ddpm_export.runtimes import DenoiserFile, OneCallFile, open_file
 from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
-from ddpm_export.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.spec import FRACTIONAL_T, GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
 
 __all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults", "with_plans"]
 
@@ -186,11 +188,15 @@ def with_defaults(
 def with_plans(spec: ModelSpec, wanted: Iterable[str], *, grid: str | None = None) -> ModelSpec:
     """Return the spec with plans added, for each of `sampler:steps,steps` one named sampler-steps of every number.
 
-    grid: the name of one of GRIDS; unless it is uniform the names are sampler-grid-steps. Raises UsageError for what
-    names no sampler, no number of steps or no grid.
+    A text that ends in .json is a file of plans by name (`json_from_plan`). grid: the name of one of GRIDS,
+    of those that are named by sampler; unless it is uniform their names are sampler-grid-steps. Raises UsageError for
+    what names no sampler, no number of steps or no grid, BadFileError for a file that does not hold plans for the spec.
     """
     plans = dict(spec.plans)
     for text in wanted:
+        if text.endswith(".json"):
+            plans |= _plans_from_file(Path(text), spec)
+            continue
         sampler, _, counts = text.partition(":")
         if not counts or not all(count.isascii() and count.isdigit() for count in counts.split(",")):
             raise UsageError(f"plans must be given as sampler:steps,steps, such as dpmpp_2m:5,10, got {text[:80]!r}.")
@@ -198,6 +204,22 @@ def with_plans(spec: ModelSpec, wanted: Iterable[str], *, grid: str | None = Non
             chosen = choose(spec, sampler=sampler, num_steps=num_steps, grid=grid)
             plans[_name_of(chosen)] = chosen.plan
     return replace(spec, plans=plans)
+
+
+def _plans_from_file(path: Path, spec: ModelSpec) -> dict[str, Plan]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        T, fractional = spec.num_train_timesteps, FRACTIONAL_T in spec.requires
+        plans = {name: plan_from_json(name, plan, T, fractional_t=fractional) for name, plan in values.items()}
+    except OSError as exc:
+        raise BadFileError(f"{path} cannot be read: {exc.strerror}.") from exc
+    except (ValueError, AttributeError) as exc:
+        raise BadFileError(f"{path} must hold plans by name, as python -m train.tune writes them: {exc}.") from exc
+    for name, plan in plans.items():
+        for row in plan.rows:
+            if not math.isclose(row.a, spec.alphas_cumprod[int(row.t)], rel_tol=1e-6) and not fractional:
+                raise BadFileError(f"{path}: plan {name} is of another schedule, which has {row.a:g} at t = {row.t:g}.")
+    return plans
 
 
 def _name_of(chosen: Choice) -> str:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sic
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.generation import sample, settings_for, with_defaults, with_plans
+from ddpm_export.plans import json_from_plan
 from ddpm_export.samplers import SAMPLERS, choose
 from ddpm_export.schedules import times_from_grid
 from ddpm_export.spec import Defaults, json_from_spec
@@ -300,6 +302,22 @@ def test_plans_are_added_by_sampler_and_steps():
     assert spec.requires == (), "plans that are merely offered need no newer reader"
     model = mix_model(spec)
     assert b"heun-2" in model
+
+
+def test_plans_of_a_file(tmp_path):
+    spec, path = tiny_spec(), tmp_path / "tuned.json"
+    rows = plan(spec, sampler="ipndm", num_steps=3)
+    path.write_text(json.dumps({"tuned-3": json_from_plan(rows)}))
+    assert with_plans(spec, ["heun:2", str(path)], grid="karras").plans["tuned-3"] == rows
+    # another schedule has another noise level at the same time
+    with pytest.raises(BadFileError, match=r"plan tuned-3 is of another schedule, which has 0\.01 at t = 39"):
+        with_plans(tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.02, T).tolist())), [str(path)])
+    for text in ("[]", "{", '{"tuned-3": {"rows": [[40, 0.5, [1], [], []]]}}', "\xff"):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(BadFileError, match="must hold plans by name"):
+            with_plans(spec, [str(path)])
+    with pytest.raises(BadFileError, match=r"none\.json cannot be read: No such file"):
+        with_plans(spec, [str(tmp_path / "none.json")])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from benchmarks import quality
 from ddpm_export import datasets, open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.generation import generate
+from ddpm_export.samplers import plan
 from ddpm_export.spec import Defaults
 from train.pages import BEGIN, END
 
@@ -93,9 +94,11 @@ def test_finished_rows_are_kept_and_others_made(place, monkeypatch):
     more = measured(place, "--steps", "2,3").values["rows"]
     assert sampled == [3, 3, 3]
     assert more.items() > first.items()
-    # a file that only names other defaults makes the same images
+    # a file that only names other defaults, and offers plans, makes the same images
     sampled.clear()
-    (place / "m.onnx").write_bytes(mix_model(tiny_spec(defaults=Defaults("ddpm", 9))))
+    plans = {"short": plan(tiny_spec(), num_steps=2)}
+    other = tiny_spec(defaults=Defaults("ddpm", 9, plan="short"), plans=plans, requires=("plan",))
+    (place / "m.onnx").write_bytes(mix_model(other))
     measured(place, "--steps", "2,3")
     assert sampled == []
     # one that clips x_0 elsewhere does not

@@ -1,4 +1,4 @@
-"""diffusers' own DDPM pipeline: `build FOLDER` saves a random network, `run FOLDER OUT.npy` makes an image with it."""
+"""diffusers' own DDPM pipeline: `build FOLDER` saves a random network, `run FOLDER OUT.npy N STEPS` makes images."""
 
 import sys
 
@@ -23,11 +23,11 @@ def build(folder: str) -> int:
     return sum(p.numel() for p in unet.parameters())
 
 
-def make(folder: str, out: str) -> None:
-    """Load it and make one image in one step, as uint8 (1, H, W, C)."""
+def make(folder: str, out: str, n: int, num_steps: int) -> None:
+    """Load it and make n images in one batch, as uint8 (n, H, W, C)."""
     pipeline = DDPMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(batch_size=1, num_inference_steps=1, output_type="np").images
+    images = pipeline(batch_size=n, num_inference_steps=num_steps, output_type="np").images
     np.save(out, (255 * images + 0.5).astype(np.uint8))
 
 
@@ -35,4 +35,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "build":
         print(build(sys.argv[2]))
     else:
-        make(sys.argv[2], sys.argv[3])
+        make(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))

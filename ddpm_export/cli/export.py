@@ -77,7 +77,10 @@ def export(
     ] = None,
     plans: Annotated[
         list[str] | None,
-        typer.Option(help="Samplers that the file carries as plans, such as dpmpp_2m:5,10,20; repeatable."),
+        typer.Option(
+            help="Samplers that the file carries as plans, such as dpmpp_2m:5,10,20, or a file of plans, such as "
+            "tuned.json; repeatable."
+        ),
     ] = None,
     config: Config = None,
     settings: Settings = None,

@@ -1,0 +1,105 @@
+"""The benchmark of few evaluations on a tiny model: what is chosen, judged, kept and told."""
+
+import json
+
+import numpy as np
+import pytest
+from models import GREY, extractor_file, mix_model
+
+from benchmarks import solvers
+from ddpm_export import datasets, open_model, scoring
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.generation import generate, with_plans
+from ddpm_export.plans import json_from_plan
+from ddpm_export.samplers import plan
+from train.pages import BEGIN, END
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    _, spec = open_model(tmp_path / "m.onnx")
+    (tmp_path / "e.onnx").write_bytes(extractor_file())
+    (tmp_path / "f.onnx").write_bytes(extractor_file(dimensions=3))
+    (tmp_path / "page.md").write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    (tmp_path / "plans.json").write_text(json.dumps({"tuned-2": json_from_plan(plan(spec, num_steps=2))}))
+    sets = {
+        train: np.random.default_rng(seed).integers(0, 256, (count, *GREY[1:], 1), dtype=np.uint8)
+        for train, seed, count in ((True, 0, 90), (False, 1, 40))
+    }
+    monkeypatch.setattr(solvers, "open_dataset", lambda *_, train, **__: datasets.Dataset("f", sets[train], None, None))
+    monkeypatch.setattr(solvers, "LIMIT", {"sampler": "ddim", "num_steps": 40, "eta": 0.0})
+    monkeypatch.setattr(solvers, "LIMIT_IMAGES", 3)
+    monkeypatch.setattr("benchmarks.timing.BUSY_LOOK_S", 0.0)
+    return tmp_path
+
+
+def measured(place, *more):
+    usual = {"model": "m.onnx", "plans": "plans.json", "results": "r.json", "cache": "cache"}
+    usual = {name: place / value for name, value in usual.items()}
+    usual |= {"n": 30, "steps": "2,3", "best": 2, "reference": 80, "threads": 1}
+    arguments = [str(part) for name, value in usual.items() for part in (f"--{name}", value)]
+    judges = ["--judges", str(place / "e.onnx"), str(place / "f.onnx")]
+    return solvers.measure(solvers._options().parse_args([*arguments, *judges, *map(str, more)]))
+
+
+def test_the_nearest_solvers_are_judged_beside_ddim_and_tuned_plans(place):
+    report = measured(place, "--write", place / "page.md")
+    table, distances = report.tables
+    by_count = {count: [line for line in table.rows if line[0] == count] for count in "23"}
+    assert [len(lines) for lines in by_count.values()] == [4, 3]  # ddim, the two nearest, and the tuned plan of 2
+    for count, lines in by_count.items():
+        levels = [float(line[3]) for line in lines if line[1] not in ("ddim", "tuned-2")]
+        nearest = min(value for label, value in report.values["distances"].items() if label.endswith(f", {count}"))
+        assert min([*levels, *(float(line[3]) for line in lines if line[1] == "ddim")]) == pytest.approx(
+            nearest, abs=0.06
+        )
+    assert table.rows[-1][1] == "real test images"
+    assert len(distances.rows) == len(solvers.SOLVERS) * 4
+    # heun costs odd numbers of evaluations
+    heun = next(line for line in distances.rows if line[0] == "heun")
+    assert heun[2] == "-"
+    assert heun[3] != "-"
+    # the scores are of these images
+    model, spec = open_model(place / "m.onnx")
+    spec = with_plans(spec, [str(place / "plans.json")])
+    images = generate((model, spec), n=30, plan="tuned-2", seed=0)
+    extract = solvers.open_extractor(place / "f.onnx", GREY, "cpu", None)
+    train = solvers.open_dataset(train=True).images[:80]
+    fake, real = (scoring.features_of(part, extract, "", None, lambda *_: None)[0] for part in (images, train))
+    (label,) = (label for label in report.values["rows"] if label.startswith("tuned-2"))
+    kid = solvers.kernel_distance(fake, real, subsets=solvers.SUBSETS)._asdict()
+    assert {**kid, "sha256": report.values["rows"][label]["f"]["sha256"]} == report.values["rows"][label]["f"]
+    page = (place / "page.md").read_text()
+    assert page.startswith("before\n")
+    assert "](page/chart.png)" in page
+    assert (place / "page/chart.png").stat().st_size > 5_000
+
+
+def test_what_was_found_is_kept_and_the_rest_made(place, monkeypatch):
+    first = measured(place).values
+    sampled = []
+    inner = scoring.sampled_images
+
+    def counted(model, spec, settings, *more):
+        sampled.append(settings.num_rows)
+        return inner(model, spec, settings, *more)
+
+    monkeypatch.setattr(scoring, "sampled_images", counted)
+    assert measured(place).values == first
+    assert sampled == []
+    measured(place, "--steps", "4", "--best", "1")
+    assert set(sampled) == {4}
+    sampled.clear()
+    # a plan of the same name and other rows has other images
+    _, spec = open_model(place / "m.onnx")
+    other = plan(spec, sampler="ddim", times=[30, 3])
+    (place / "plans.json").write_text(json.dumps({"tuned-2": json_from_plan(other)}))
+    changed = measured(place).values["rows"]
+    assert set(sampled) == {2}
+    assert sum(label.startswith("tuned-2") for label in changed) == 2
+    with pytest.raises(UsageError, match="--steps must be numbers"):
+        measured(place, "--steps", "5,x")
+    (place / "r.json").write_text("[")
+    with pytest.raises(BadFileError, match="damaged"):
+        measured(place)

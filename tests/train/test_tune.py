@@ -1,0 +1,114 @@
+"""Tuned plans: what a table says, its derivatives, and that what is learned is nearer than what it began from."""
+
+import json
+
+import numpy as np
+import pytest
+from models import gaussian_file, mix_model, tiny_spec
+
+from ddpm_export import open_model
+from ddpm_export.diffusion import denoiser
+from ddpm_export.errors import UsageError
+from ddpm_export.generation import generate, with_plans
+from ddpm_export.samplers import plan, walk
+from train import tune
+
+
+def opened(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    model, spec = open_model(tmp_path / "m.onnx")
+    return denoiser(model, spec), spec
+
+
+def lessons_of(denoise, spec, numbers, batch=8):
+    return list(tune.lessons(denoise, spec, numbers, seed=1, num_steps=20, batch=batch))
+
+
+@pytest.mark.parametrize("grid", ["uniform", "karras"])
+@pytest.mark.parametrize("sampler", tune.SOLVERS)
+def test_a_table_is_its_plan(sampler, grid):
+    spec = tiny_spec()
+    rows = plan(spec, sampler=sampler, num_steps=6, grid=grid)
+    again = tune.table_from_plan(rows, spec.alphas_cumprod, reach=6).plan(spec.alphas_cumprod)
+    for row, own in zip(rows.rows, again.rows, strict=True):
+        assert (row.i, row.t, row.a, ()) == (own.i, own.t, own.a, own.noise)
+        for weights, others in ((row.x_0, own.x_0), (row.eps, own.eps)):
+            np.testing.assert_allclose(others[: len(weights)], weights, rtol=1e-12)
+            assert not np.any(others[len(weights) :])
+
+
+def test_times_are_rounded_and_kept_apart():
+    table = tune.Table((39, 20, 10), tuple(np.zeros((2, 1)) for _ in range(3)))
+    by = np.array([7.0, 25.4, -30.0, *range(6)])
+    moved = table.moved(by, 40)
+    assert moved.times == (39, 38, 0)
+    np.testing.assert_array_equal(np.concatenate([shares.ravel() for shares in moved.shares]), range(6))
+
+
+def test_derivatives_are_those_of_the_whole_walk(tmp_path):
+    denoise, spec = opened(tmp_path, gaussian_file(tiny_spec(clip_x_0=None), 0.1, 0.2))
+    T, a = spec.num_train_timesteps, spec.alphas_cumprod
+    (lesson,) = lessons_of(denoise, spec, range(3))
+    changes = np.concatenate([np.zeros(4), np.random.default_rng(0).normal(0.0, 0.03, 20)])  # so that no share is 0
+    table = tune.untuned(denoise, spec, 4, lesson)[1].moved(changes, T)
+
+    def residual(by):
+        *_, state = walk(denoise, None, table.moved(by, T).plan(a), x=lesson.noise)
+        return np.clip(state.x, -1.0, 1.0) - lesson.end
+
+    here, states = residual(np.zeros(24)), list(walk(denoise, None, table.plan(a), x=lesson.noise))
+    columns = list(tune._columns(denoise, table, a, lesson, states, here, times_move=True))
+    assert len(columns) == 24
+    for number, column in enumerate(columns):
+        by = np.zeros(24)
+        by[number] = (1.0 if number else -1.0) if number < 4 else 0.02  # nothing is above the first time
+        numeric = (residual(by) - here) / by[number]
+        assert np.abs(numeric).max() > 1e-4
+        np.testing.assert_allclose(column, numeric, atol=(0.3 if number < 4 else 0.02) * np.abs(numeric).max())
+
+
+def test_where_pixels_are_gaussian_two_evaluations_are_enough(tmp_path):
+    """There the way from noise to picture is linear, and a table of two rows can go it exactly."""
+    spec = tiny_spec(clip_x_0=None)
+    denoise, spec = opened(tmp_path, gaussian_file(spec, 0.1, 0.2))
+    learned, held_out = lessons_of(denoise, spec, range(8)), lessons_of(denoise, spec, range(8, 16))
+    fit = tune.tune(denoise, spec, tune.untuned(denoise, spec, 2, learned[0]), learned, held_out, 12)
+    assert fit.held_out[0] > 2.0
+    assert fit.held_out[-1] < 0.02 * fit.held_out[0]
+
+
+def test_what_is_learned_is_nearer_and_the_same_each_time(tmp_path):
+    denoise, spec = opened(tmp_path, mix_model())
+    learned, held_out = lessons_of(denoise, spec, range(16)), lessons_of(denoise, spec, range(16, 24))
+    start = tune.untuned(denoise, spec, 3, learned[0])
+    fits = [tune.tune(denoise, spec, start, learned, held_out, 6) for _ in range(2)]
+    assert fits[0].errors == sorted(fits[0].errors, reverse=True)
+    assert fits[0].held_out[-1] < 0.8 * fits[0].held_out[0]
+    assert len(fits[0].errors) == len(fits[0].held_out) <= 7
+    assert json.dumps(fits[0].errors) == json.dumps(fits[1].errors)
+    assert fits[0].table.times == fits[1].table.times
+
+
+def test_the_command_adds_its_plans_to_a_file_that_models_take(tmp_path, capsys):
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    out = tmp_path / "plans.json"
+    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4}
+    for steps in ("2", "3,4"):
+        tune.command(tmp_path / "m.onnx", steps=steps, out=out, **usual)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["plan"] for line in told] == ["tuned-2", "tuned-3", "tuned-4"]
+    for line in told:
+        assert line["levels"][-1] < line["levels"][0]
+    model, spec = open_model(tmp_path / "m.onnx")
+    spec = with_plans(spec, [str(out)])
+    assert list(spec.plans) == ["tuned-2", "tuned-3", "tuned-4"]
+    assert [row.t for row in spec.plans["tuned-4"].rows] == told[2]["times"]
+    assert generate((model, spec), n=2, plan="tuned-3", seed=0).shape == (2, 6, 5, 1)
+    # a plan that lies there is gone on from
+    tune.command(tmp_path / "m.onnx", steps="3", out=out, **usual)
+    again = json.loads(capsys.readouterr().out)
+    assert again["start"] == "tuned-3 as it was"
+    assert again["levels"][0] == told[1]["levels"][-1]
+    assert with_plans(spec, [str(out)]).plans["tuned-4"] == spec.plans["tuned-4"]
+    with pytest.raises(UsageError, match="--steps must be numbers with commas between them, got '5,x'"):
+        tune.command(tmp_path / "m.onnx", steps="5,x", out=out, **usual)

@@ -1,0 +1,347 @@
+"""`python -m train.tune`: plans of few evaluations for one network, whose pictures come near to those of many.
+
+Learns times and weights of a solver's table, not the network, and needs no data: only noise, and where a solution of
+many steps brings it (as LD3, Tong et al. 2024, and S4S, Frankel et al. 2025, do by gradients). A table has some dozens
+of numbers, so that Gauss and Newton's method, with a derivative for each number from walking on with that number
+changed, needs a handful of iterations; it reads the network as any sampler does, and takes exported files as well.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from ddpm_export.cli.console import Debug, entry_point, print_json
+from ddpm_export.diffusion import Array, Denoiser, Model, decode, denoiser
+from ddpm_export.errors import UsageError
+from ddpm_export.exporting import eager_model, load_checkpoint
+from ddpm_export.files import replacing
+from ddpm_export.generation import with_plans
+from ddpm_export.noise import noise_stream
+from ddpm_export.plans import Plan, Row, json_from_plan
+from ddpm_export.runtimes import open_model
+from ddpm_export.samplers import State, plan, walk, weighted_sum
+from ddpm_export.schedules import GRIDS
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["Table", "main", "table_from_plan", "tune", "untuned"]
+
+Float64 = NDArray[np.float64]
+
+TEACHER = {"sampler": "dpmpp_2m", "grid": "quadratic"}
+# of one evaluation a step and no noise; unipc of order 2, the better one where steps are few
+SOLVERS: dict[str, dict[str, Any]] = {
+    "ddim": {"eta": 0.0},
+    "dpmpp_2m": {},
+    "dpmpp_3m": {},
+    "ipndm": {},
+    "deis": {},
+    "unipc": {"order": 2},
+}
+REACH = 4  # evaluations that a tuned row reads at most: what older ones add does not show
+LEVELS = 127.5  # of a pixel's 255, in a unit of the state
+MOVE = 1e-2  # of a weight's share, to find a derivative in float32
+DAMPING, MOST_DAMPING = 1e-3, 1e3
+NEAR = 1.0  # levels: an image at a smaller distance weighs no more
+ENOUGH = 1e-3  # a smaller part of the error is not worth another iteration
+
+
+@dataclass(frozen=True)
+class Table:
+    """A plan by numbers of order 1: times (N,), and for row k the shares (2, reach) of what was found, newest first.
+
+    shares: weights of clean images and of noises, divided by those of a ddim step, so that they stay of use where the
+    times move. In the row to the picture, where ddim adds no noise, they are the weights themselves.
+    """
+
+    times: tuple[int, ...]
+    shares: tuple[Float64, ...]
+
+    def plan(self, alphas_cumprod: Sequence[float]) -> Plan:
+        """Return the rows that walk it."""
+        rows = []
+        for k, (t, shares, scale) in enumerate(zip(self.times, self.shares, self.scales(alphas_cumprod), strict=True)):
+            x_0, eps = (tuple(map(float, weights)) for weights in scale * shares)
+            rows.append(Row(k + 1, t, alphas_cumprod[t], x_0, eps))
+        return Plan(tuple(rows))
+
+    def scales(self, alphas_cumprod: Sequence[float]) -> list[Float64]:
+        """Return each row's ddim weights of clean image and noise, (2, 1)."""
+        after = [alphas_cumprod[t] for t in self.times[1:]]
+        return [np.sqrt([[a], [1.0 - a]]) for a in after] + [np.ones((2, 1))]
+
+    def moved(self, by: Float64, T: int) -> "Table":
+        """Return the table with numbers added to the times, which are rounded and kept apart, then to all shares."""
+        N = len(self.times)
+        times = list(np.rint(np.add(self.times, by[:N])).astype(int))
+        for k in range(N):  # strictly falling, with room for the rest
+            times[k] = max(min(times[k], T - 1 if k == 0 else times[k - 1] - 1), N - 1 - k)
+        ends = N + np.cumsum([shares.size for shares in self.shares])
+        parts = np.split(by[N:], ends[:-1] - N)
+        shares = [own + part.reshape(own.shape) for own, part in zip(self.shares, parts, strict=True)]
+        return Table(tuple(map(int, times)), tuple(shares))
+
+
+def table_from_plan(plan: Plan, alphas_cumprod: Sequence[float], reach: int = REACH) -> Table:
+    """Return the table of a plan without noise whose rows read at most `reach` evaluations, with room for as many."""
+    times = tuple(int(row.t) for row in plan.rows)
+    table = Table(times, tuple(np.zeros((2, min(row.i, reach))) for row in plan.rows))
+    for row, shares, scale in zip(plan.rows, table.shares, table.scales(alphas_cumprod), strict=True):
+        for kind, weights in enumerate((row.x_0, row.eps)):
+            shares[kind, : len(weights)] = np.divide(weights, scale[kind])
+    return table
+
+
+class Lesson(NamedTuple):
+    """Noise to start from, and where a solution of many steps brings it, both (B, C, H, W)."""
+
+    noise: Array
+    end: Array
+
+
+class Fit(NamedTuple):
+    """What was learned, from what, and the mean distances in levels, at first and after each iteration."""
+
+    table: Table
+    start: str
+    errors: list[float]
+    held_out: list[float]
+
+
+def lessons(
+    denoise: Denoiser, spec: ModelSpec, numbers: range, seed: int, num_steps: int, batch: int
+) -> Iterator[Lesson]:
+    """Yield the images of the numbers, `batch` at a time, as a solver of second order finds them; num_steps each."""
+    teacher = plan(spec, num_steps=num_steps, **TEACHER)
+    for start in range(0, len(numbers), batch):
+        noise = noise_stream(seed, numbers[start : start + batch], spec.state_shape)
+        *_, state = walk(denoise, noise, teacher)
+        yield Lesson(noise(0), decode(state.x))
+
+
+def untuned(denoise: Denoiser, spec: ModelSpec, num_steps: int, lesson: Lesson) -> tuple[str, Table]:
+    """Return the solver and grid that come nearest to the lesson in num_steps evaluations, by name and as a table.
+
+    Costs num_steps evaluations for each solver and grid.
+    """
+    found: dict[tuple[str, str], tuple[float, Plan]] = {}
+    for sampler, knobs in SOLVERS.items():
+        for grid in GRIDS:
+            rows = plan(spec, sampler=sampler, num_steps=num_steps, grid=grid, **knobs)
+            found[sampler, grid] = _mean_distance([_residual(_end(_walked(denoise, lesson, rows)), lesson)]), rows
+    best = min(found, key=lambda name: found[name][0])
+    return " ".join(best), table_from_plan(found[best][1], spec.alphas_cumprod)
+
+
+def tune(
+    denoise: Denoiser,
+    spec: ModelSpec,
+    start: tuple[str, Table],
+    learned: list[Lesson],
+    held_out: list[Lesson],
+    iterations: int,
+    report: Callable[[Fit], None] = lambda _: None,
+) -> Fit:
+    """Return the table that brings the noise of the lessons nearest to their ends, by least squares from `start` on.
+
+    Times and shares together for two thirds of the iterations, then the shares for times that are fixed (Levenberg
+    1944, Marquardt 1963: each step is damped until it lessens the error).
+    """
+    name, table = start
+    a, T = spec.alphas_cumprod, spec.num_train_timesteps
+
+    def error(table: Table, of: list[Lesson]) -> float:
+        rows = table.plan(a)
+        return _mean_distance([_residual(_end(_walked(denoise, lesson, rows)), lesson) for lesson in of])
+
+    fit, damping, times_move = Fit(table, name, [error(table, learned)], [error(table, held_out)]), DAMPING, True
+    for i in range(iterations):
+        report(fit)
+        times_move = times_move and 3 * i < 2 * iterations
+        square, slope = _normal_equations(denoise, fit.table, a, learned, times_move)
+        while damping <= MOST_DAMPING:
+            step = np.linalg.solve(square + damping * np.diag(np.diag(square)) + 1e-9 * np.eye(len(square)), -slope)
+            tried = fit.table.moved(step, T)
+            reached = error(tried, learned)
+            if reached < fit.errors[-1]:
+                break
+            damping *= 8.0
+        else:
+            reached = fit.errors[-1]  # there is no better one near by
+        gain = 1.0 - reached / fit.errors[-1]
+        if gain > 0.0:
+            fit = Fit(tried, name, [*fit.errors, reached], [*fit.held_out, error(tried, held_out)])
+        if gain < ENOUGH and not times_move:
+            break
+        times_move, damping = times_move and gain >= ENOUGH, DAMPING if gain == 0.0 else damping / 8.0
+    report(fit)
+    return fit
+
+
+def _walked(denoise: Denoiser, lesson: Lesson, rows: Plan) -> list[State]:
+    return list(walk(denoise, _no_noise, rows, x=lesson.noise))
+
+
+def _no_noise(draw: int) -> Array:
+    raise AssertionError(f"a tuned plan has no noise, and starts from what it is given, not from draw {draw}")
+
+
+def _end(states: Sequence[State]) -> Array:
+    return states[-1].x
+
+
+def _residual(x: Array, lesson: Lesson) -> Array:
+    """Return what is left of the way to a lesson's end, as a picture shows it, (B, C, H, W)."""
+    return np.clip(decode(x), -1.0, 1.0) - lesson.end
+
+
+def _distances(residuals: Array) -> Array:
+    """Return each image's root of the mean square in levels, (B,)."""
+    return LEVELS * np.sqrt(np.mean(np.square(residuals, dtype=np.float64), axis=(1, 2, 3)))
+
+
+def _mean_distance(residuals: list[Array]) -> float:
+    """Return the images' mean distance.
+
+    Not the root of all images' mean square: the few that become another picture, which no table can prevent, would
+    count for more than all others.
+    """
+    return float(np.mean(_distances(np.concatenate(residuals))))
+
+
+def _normal_equations(
+    denoise: Denoiser, table: Table, a: Sequence[float], lessons: list[Lesson], times_move: bool
+) -> tuple[Float64, Float64]:
+    """Return J^T J and J^T r of the residuals by times and shares, (P, P) and (P,); without derivatives by times 0.
+
+    Each image weighs as one over its distance, which makes of the sum of squares one of distances (Lawson 1961).
+    """
+    square, slope = 0.0, 0.0
+    for lesson in lessons:
+        r = _residual(_end(states := _walked(denoise, lesson, table.plan(a))), lesson)
+        w = (1.0 / np.sqrt(np.maximum(_distances(r), NEAR)))[:, None, None, None].astype(np.float32)
+        J = np.stack([(w * column).ravel() for column in _columns(denoise, table, a, lesson, states, r, times_move)])
+        square, slope = square + (J @ J.T).astype(np.float64), slope + (J @ (w * r).ravel()).astype(np.float64)
+    return np.asarray(square), np.asarray(slope)
+
+
+def _columns(
+    denoise: Denoiser,
+    table: Table,
+    a: Sequence[float],
+    lesson: Lesson,
+    states: list[State],
+    r: Array,
+    times_move: bool,
+) -> Iterator[Array]:
+    """Yield the residual's derivative by each time, then by each share, row by row; each by walking on from there."""
+    T, N, rows = len(a), len(table.times), table.plan(a)
+
+    def onward(k: int, x: Array, rows: Plan) -> Array:
+        """Return the residual where the state after row k, from 0 on, is x."""
+        return _residual(_end([state := states[k]._replace(x=x), *walk(denoise, _no_noise, rows, state=state)]), lesson)
+
+    for k, t in enumerate(table.times):
+        if not times_move:
+            yield np.zeros_like(r)
+            continue
+        below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else T) - t
+        by = -max(1, below // 8) if below >= above else max(1, above // 8)
+        if max(below, above) < 2:
+            yield np.zeros_like(r)
+            continue
+        other = replace(table, times=(*table.times[:k], t + by, *table.times[k + 1 :])).plan(a)
+        if k == 0:
+            moved = _residual(_end(_walked(denoise, lesson, other)), lesson)
+        else:
+            row = other.rows[k - 1]
+            moved = onward(k - 1, weighted_sum(row.x_0, row.eps, _found(states, k - 1)), other)
+        yield (moved - r) / by
+    for k, (shares, scale) in enumerate(zip(table.shares, table.scales(a), strict=True)):
+        found = _found(states, k)
+        for kind in range(2):
+            for age in range(shares.shape[1]):
+                along = float(scale[kind, 0]) * MOVE * found[age][kind]
+                yield (onward(k, states[k].x + along, rows) - r) / MOVE
+
+
+def _found(states: list[State], k: int) -> tuple[tuple[Array, Array], ...]:
+    """Return what row k, from 0 on, may read, newest first."""
+    before = states[k - 1].history if k else ()
+    return ((states[k].x_0, states[k].eps), *before)
+
+
+def _opened(path: Path) -> tuple[Model, ModelSpec]:
+    if path.suffix == ".onnx":
+        return open_model(path)
+    checkpoint = load_checkpoint(path)
+    return eager_model(checkpoint), checkpoint.spec
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint or an exported .onnx.")],
+    steps: Annotated[str, typer.Option(help="Evaluations of a plan; several with commas.")] = "5",
+    out: Annotated[Path, typer.Option(help="Where plans lie by name; others in it are kept.")] = Path("plans.json"),
+    n: Annotated[int, typer.Option(min=1, help="Images to learn from; half as many more are held out.")] = 64,
+    teacher_steps: Annotated[int, typer.Option(min=2, help="Steps to where the images shall come.")] = 100,
+    iterations: Annotated[int, typer.Option(min=1, help="At most.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    debug: Debug = False,
+) -> None:
+    """Learn plans tuned-3, tuned-5, ... of so many evaluations, which `ddpm-export --plans FILE` puts into a model.
+
+    The file is written after every iteration. A plan that lies in it is gone on from.
+    """
+    try:
+        counts = [int(count) for count in steps.split(",")]
+    except ValueError as exc:
+        raise UsageError(f"--steps must be numbers with commas between them, got {steps!r}.") from exc
+    network, spec = _opened(model)
+    denoise = denoiser(network, spec)
+    of = [
+        list(lessons(denoise, spec, numbers, seed, teacher_steps, batch))
+        for numbers in (range(n), range(n, n + (n + 1) // 2))
+    ]
+    for count in counts:
+        name = f"tuned-{count}"
+
+        def report(fit: Fit, name: str = name) -> None:
+            levels = f"{fit.errors[-1]:.2f} levels, of held-out noise {fit.held_out[-1]:.2f}, at t {fit.table.times}"
+            print(f"{name} from {fit.start}: {levels}", file=sys.stderr, flush=True)
+            _add(out, name, json_from_plan(fit.table.plan(spec.alphas_cumprod)))
+
+        known = with_plans(replace(spec, plans={}), [str(out)]).plans if out.exists() else {}
+        if name in known:
+            start = f"{name} as it was", table_from_plan(known[name], spec.alphas_cumprod)
+        else:
+            start = untuned(denoise, spec, count, of[0][0])
+        fit = tune(denoise, spec, start, *of, iterations, report)
+        print_json(
+            {
+                "plan": name,
+                "start": fit.start,
+                "times": fit.table.times,
+                "levels": [round(error, 2) for error in fit.errors],
+                "levels_held_out": [round(error, 2) for error in fit.held_out],
+            }
+        )
+
+
+def _add(path: Path, name: str, values: dict[str, Any]) -> None:
+    """Put a plan into a file of plans, which keeps its others."""
+    plans = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    with replacing(path) as beside:
+        beside.write_text(json.dumps({**plans, name: values}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+main = entry_point(command)
+
+if __name__ == "__main__":
+    main()
