@@ -72,7 +72,7 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
 
     Raises BadFileError for a file that cannot be run so on images (C, H, W), EnvironmentProblem as `open_onnx`.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadFileError(f"{path}: no such file. docs/scoring.md says what an extractor is.")
     ort = _onnxruntime()
     check_external_data(path)
