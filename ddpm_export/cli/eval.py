@@ -242,12 +242,12 @@ def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
         return _opened(_source("--samples", samples), image_shape).images
     channels, height, width = image_shape
     try:  # mapped: a header may claim more than any memory holds
-        images = np.load(path, mmap_mode="r", allow_pickle=False) if os.path.isfile(path) else None
+        images = np.lib.format.open_memmap(path, mode="r") if os.path.isfile(path) else None
     except Exception as exc:  # a hostile header raises nearly anything
         raise BadFileError(f"{path} is neither an .npy file nor a folder of images: {first_line(exc)}.") from exc
-    if not isinstance(images, np.ndarray):
+    if images is None:
         raise BadFileError(f"{path} is neither an .npy file nor a folder of images.")
-    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or not len(images):
         raise BadFileError(
             f"{path} must hold uint8 (N, {height}, {width}, {channels}), got {images.dtype} {images.shape}. Make it "
             "with ddpm-run --out x.npy."

@@ -92,7 +92,7 @@ def run(
     since = time.perf_counter()
     with (
         open_output(out, settings.numbers, spec.picture_shape, settings.num_rows, text) as output,
-        progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
+        progress(settings.num_batches if at_once else settings.evaluations, "sampling") as advance,
     ):
         for numbers, row, images in pictures(opened, settings, output.wants):
             if images is not None:

@@ -100,7 +100,12 @@ def _check_instructions(raw: bytes) -> None:
     for count, (instruction, argument, _) in enumerate(pickletools.genops(raw), 1):
         name = instruction.name
         gets += name.endswith("GET")
-        if name == "DUP" or (name.endswith("PUT") and argument > count) or count > MAX_INSTRUCTIONS or gets > MAX_GETS:
+        if (
+            name == "DUP"
+            or (name.endswith("PUT") and int(argument or 0) > count)
+            or count > MAX_INSTRUCTIONS
+            or gets > MAX_GETS
+        ):
             raise ValueError(f"the instruction {name}, number {count}")
 
 
