@@ -26,6 +26,7 @@ from ddpm_export.spec import FRACTIONAL_T, GUIDANCE, PLAN, TIMES, Defaults, Mode
 __all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults", "with_plans"]
 
 MAX_FRESH_SEED = 2**32
+MAX_BATCH_NUMBERS = 2**26  # in one state, 256 MB of float32: a small file may claim large images
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +52,14 @@ class Settings:
         return range(self.first, self.first + self.n)
 
     @property
-    def batches(self) -> list[range]:
-        """Return the numbers of the images of each batch."""
-        return [self.numbers[start : start + self.batch] for start in range(0, self.n, self.batch)]
+    def batches(self) -> Iterator[range]:
+        """Yield the numbers of the images of each batch; of billions of images there are too many for a list."""
+        return (self.numbers[start : start + self.batch] for start in range(0, self.n, self.batch))
+
+    @property
+    def num_batches(self) -> int:
+        """Return how many batches there are."""
+        return -(-self.n // self.batch)
 
     @property
     def num_rows(self) -> int:
@@ -63,7 +69,7 @@ class Settings:
     @property
     def evaluations(self) -> int:
         """Return how many states `sample` yields: rows times batches."""
-        return self.num_rows * len(self.batches)
+        return self.num_rows * self.num_batches
 
     def told(self, numbers: Iterable[int]) -> dict[str, Array]:
         """Return what the network is told of images by their numbers: by name (B, *shape)."""
@@ -128,12 +134,17 @@ def settings_for(
         if count < 1:
             raise UsageError(f"{name} must be at least 1, got {count}.")
     guided = guidance_for(spec, guidance)
+    if (batch := min(batch, n)) > max(1, MAX_BATCH_NUMBERS // math.prod(spec.state_shape)):
+        raise UsageError(
+            f"batch must be at most {max(1, MAX_BATCH_NUMBERS // math.prod(spec.state_shape))} for images of "
+            f"{spec.state_shape}, got {batch}."
+        )
     settings = Settings(
         choice=choice,
         seed=secrets.randbelow(MAX_FRESH_SEED) if seed is None else seed,
         first=first,
         n=n,
-        batch=min(batch, n),
+        batch=batch,
         guidance=guided if spec.takes_guidance else None,
         inputs=_cycles(spec, label, inputs or {}),
         label=spec.label,

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import tempfile
 import threading
 import warnings
@@ -118,6 +119,8 @@ def read_image(
     from PIL import Image, ImageOps
 
     try:
+        if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
+            raise OSError("something that is not a file")  # a pipe would have us wait for ever
         with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READABLE)
@@ -136,7 +139,7 @@ def _opaque(image: "Image", mode: str) -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
-        image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

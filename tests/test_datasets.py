@@ -141,10 +141,20 @@ def test_a_gzip_bomb_is_bounded(file, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert "must unpack to at most" in said
+    assert "must have at most" in said
     assert peak < 8 * limit
-    file.write_bytes(gzip.compress(idx(np.zeros(limit - 8, dtype=np.uint8))))  # exactly the limit is allowed
-    assert read_idx(file).shape == (limit - 8,)
+    file.write_bytes(gzip.compress(idx(np.zeros(limit, dtype=np.uint8))))  # exactly the limit is allowed
+    assert read_idx(file).shape == (limit,)
+
+
+def test_what_a_small_file_unpacks_to_beyond_its_shape_is_not_unpacked(file):
+    file.write_bytes(gzip.compress(idx(np.zeros(100, dtype=np.uint8)) + bytes(2**26)))
+    tracemalloc.start()
+    try:
+        assert "got 101 or more" in refused(read_idx, file)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_and_a_folder(tmp_path):
@@ -245,6 +255,18 @@ def test_a_wrong_file_is_refused_and_not_kept(home, no_debian, wrong, pack):
     assert not no_debian.exists() or list(no_debian.iterdir()) == []
 
 
+def test_a_download_that_unpacks_to_fill_the_memory_is_refused(home, no_debian, monkeypatch):
+    monkeypatch.setattr(idx_files, "MAX_DOWNLOAD_BYTES", 2**22)
+    (home.folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(2**26)))
+    tracemalloc.start()
+    try:
+        assert "must unpack to at most 4194304 bytes" in refused(fashion_mnist, home=home.url)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert not no_debian.exists()
+
+
 def test_a_cut_download_is_refused_and_not_kept(home, no_debian):
     path = home.folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
@@ -338,7 +360,10 @@ def test_images_of_the_right_size_are_left_as_they_are(tmp_path, read):
 
 def test_image_folder_refuses(tmp_path):
     assert "no images" in refused(image_folder, tmp_path, (1, 4, 6))
-    assert "no images" in refused(image_folder, tmp_path / "missing", (1, 4, 6))
+    assert "missing is not a folder that can be read: No such file" in refused(
+        image_folder, tmp_path / "missing", (1, 4, 6)
+    )
+    assert "File name too long" in refused(image_folder, tmp_path / ("x" * 300), (1, 4, 6))
     write_image(tmp_path / "wide.png", bytes_of_shape(4, 6))
     said = refused(image_folder, tmp_path, (1, 6, 4))
     assert "wide.png" in said
@@ -607,6 +632,21 @@ def test_a_hostile_pickle_does_nothing(batch, tmp_path, where, protocol):
     assert (tmp_path / "done").exists(), "it would have done nothing anyhow"
 
 
+BOMBS = {
+    "LONG_BINPUT": b"\x80\x02]r" + struct.pack("<I", 2**24) + b".",  # a memo of gigabytes
+    "BINGET": b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.",  # a key of 2^60 parts
+    "DUP": b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.",
+    "NONE": b"\x80\x02(" + b"N" * 300_000 + b"l.",
+}
+
+
+@pytest.mark.parametrize(("instruction", "raw"), BOMBS.items(), ids=BOMBS)
+def test_a_pickle_that_would_fill_the_memory_or_never_end(batch, instruction, raw):
+    path, read = batch
+    path.write_bytes(raw)
+    assert f"the instruction {instruction}, number" in refused(read)
+
+
 @pytest.mark.parametrize("call", [os.system, eval, print, getattr, np.load, pickle.loads, np.frombuffer])
 def test_no_function_is_found_by_name(batch, call):
     path, read = batch
@@ -712,6 +752,46 @@ def test_what_is_no_lmdb_or_an_empty_one(tmp_path):
     assert "must hold images, and is an empty LMDB" in refused(
         open_dataset, "lmdb", tmp_path / "empty", image_shape=(3, 8, 8)
     )
+
+
+def test_what_is_hidden_is_no_image_and_a_pipe_is_a_broken_one(tmp_path):
+    for name in ("a.png", ".a.0.part.png", ".thumbnails/a.png", "below/._b.png", "below/b.png", "below/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(np.zeros((4, 6), dtype=np.uint8)))
+    os.mkfifo(tmp_path / "pipe.png")
+    data = open_dataset("folder", tmp_path, image_shape=(1, 4, 6))
+    assert len(data.images) == 3
+    assert data.broken == [f"{tmp_path}/pipe.png is not a picture that can be read: something that is not a file."]
+
+
+@pytest.mark.parametrize("keep", [0, 100, 4096, 5000, 8192, 16384, -1])
+def test_an_lmdb_that_is_cut_off(tmp_path, keep):
+    write_lmdb(tmp_path / "set", {bytes([k]): bytes(1500) for k in range(9)})
+    file = tmp_path / "set" / "data.mdb"
+    file.write_bytes(file.read_bytes()[:keep])
+    assert f"{tmp_path}/set" in refused(open_dataset, "lmdb", tmp_path / "set", image_shape=(3, 8, 8))
+
+
+def test_an_lmdb_whose_pages_are_damaged_does_not_end_the_process(tmp_path):
+    write_lmdb(tmp_path / "set", {bytes([k]): bytes(1500) for k in range(9)})
+    file = tmp_path / "set" / "data.mdb"
+    raw = bytearray(file.read_bytes())
+    flags = [at + 10 for at in range(8192, len(raw), 4096) if raw[at + 10] == 2]  # of leaves
+    assert len(flags) > 2
+    raw[flags[-2]] = 0
+    file.write_bytes(raw)
+    assert "its pages are damaged" in refused(open_dataset, "lmdb", tmp_path / "set", image_shape=(3, 8, 8))
+
+
+def test_a_value_that_lmdb_cannot_give_is_a_broken_image(tmp_path):
+    png = encoded(np.zeros((8, 8), dtype=np.uint8))
+    write_lmdb(tmp_path / "set", {b"a": png, b"b": png, b"c": png})
+    file = tmp_path / "set" / "data.mdb"
+    raw = file.read_bytes()
+    file.write_bytes(raw.replace(b"\x01\x00c" + png, b"\x00\x00c" + png))  # a key of length 0
+    data = open_dataset("lmdb", tmp_path / "set", image_shape=(1, 8, 8))
+    assert len(data.images) == 2
+    assert "key b'' cannot be read from the LMDB" in data.broken[0]
 
 
 def test_without_the_package_lmdb_one_line_says_so(tmp_path, monkeypatch):

@@ -132,6 +132,7 @@ def folder(tmp_path):
     (inside / "short").write_bytes(numbers[:50])
     (inside / "link").symlink_to(tmp_path / "secret")
     (inside / "up").symlink_to(tmp_path)
+    (inside / "circle").symlink_to("circle")
     return inside
 
 
@@ -144,7 +145,7 @@ def test_weights_in_a_file_beside_are_read(folder, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.load(tmp_path / "whole.npy"))
 
 
-@pytest.mark.parametrize("location", ["../secret", "up/secret", "link", "{absolute}", "/dev/zero"])
+@pytest.mark.parametrize("location", ["../secret", "up/secret", "link", "{absolute}", "/dev/zero", "circle", "a\0b"])
 def test_weights_outside_the_folder_are_3_before_the_runtime_sees_them(folder, location):
     location = location.replace("{absolute}", str(folder.parent / "secret"))
     refused(folder, scale_model(weight=external(location)), 3, "weights lie outside the model's folder")

@@ -237,6 +237,23 @@ print(peak(200, sys.argv[2]), peak(10_000, sys.argv[2]))
 """
 
 
+def test_billions_of_images_are_no_list_of_batches():
+    settings = settings_for(tiny_spec(), n=2**32 - 5, first=5, batch=16)
+    assert (settings.num_batches, settings.evaluations) == (2**28, 4 * 2**28)
+    assert next(iter(settings.batches)) == range(5, 21)
+
+
+@pytest.mark.parametrize(("n", "batch", "most"), [(16, 16, 1), (2, 99, 1)])
+def test_a_batch_that_would_fill_the_memory_is_refused(n, batch, most):
+    spec = tiny_spec((1, 8192, 8192))
+    with pytest.raises(
+        UsageError, match=rf"^batch must be at most {most} for images of \(1, 8192, 8192\), got {min(n, batch)}"
+    ):
+        settings_for(spec, n=n, batch=batch)
+    assert settings_for(spec, n=16, batch=1).batch == 1
+    assert settings_for(tiny_spec((3, 1024, 1024)), n=16).batch == 16
+
+
 def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
     from ddpm_export.spec import json_from_spec
 

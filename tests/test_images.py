@@ -3,6 +3,7 @@ import json
 import math
 import random
 import time
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -238,6 +239,16 @@ def test_broken_pictures_are_bad_files_or_pictures(tmp_path, rng):
     assert refused > len(whole) // 2
     with pytest.raises(BadFileError, match="is not a picture that can be read"):
         read_image(tmp_path / "none.png", 3)
+
+
+def test_sixteen_bits_take_no_more_memory_than_they_must(tmp_path):
+    Image.fromarray(np.full((1000, 1000), 40000, dtype=np.uint16)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    try:
+        assert read_image(tmp_path / "a.png", 1, size=(4, 4)).max() == 40000 >> 8
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("times", [1.5, 3.0])  # Pillow warns above its limit, and refuses above twice that

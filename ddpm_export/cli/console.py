@@ -1,10 +1,16 @@
 """What every command shares: errors in one line, exit codes, progress on stderr, results on stdout."""
 
+import contextlib
+import errno
+import io
+import itertools
 import json
+import os
 import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -49,6 +55,10 @@ __all__ = [
     "progress",
     "times_from_text",
 ]
+
+INTERRUPTED = 130
+MAX_LINE = 1000
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 # Options that several commands have.
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
@@ -102,35 +112,93 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
     def main() -> None:
         debug = "--debug" in sys.argv
         signal.signal(signal.SIGTERM, _interrupt)  # asked to stop: leave nothing half-written, as on Ctrl-C
-        try:
-            code = app(standalone_mode=False)
-            if code == 130:  # typer's answer to an interrupt
-                raise KeyboardInterrupt
-        except DdpmExportError as exc:
-            if debug:
-                traceback.print_exc()
-            print(f"error: {printable(str(exc))}", file=sys.stderr)
-            code = exc.exit_code
-        except (KeyboardInterrupt, typer.Abort):
-            print("stopped.", file=sys.stderr)
-            code = 130
-        except Exception as exc:
-            tell = getattr(exc, "format_message", None)  # typer's usage errors
-            if debug:
-                traceback.print_exc()
-            if tell is not None:
-                print(f"error: {printable(tell().rstrip('.'))}. See --help.", file=sys.stderr)
-                code = 2
-            elif isinstance(exc, MemoryError):
-                print("error: Out of memory. Try a smaller --batch.", file=sys.stderr)
-                code = 5
-            else:
-                told = printable(f"{type(exc).__name__} {first_line(exc)!r}")
-                print(f"error: Unexpected {told}. Run it with --debug and report it.", file=sys.stderr)
-                code = 1
+        _prepare_streams()
+        with warnings.catch_warnings():
+            if not debug:  # other packages' would stand among our lines
+                warnings.showwarning = _unheard
+            try:
+                _refuse_empty(sys.argv[1:])
+                code = app(standalone_mode=False)
+                if code == 130:  # typer's answer to an interrupt
+                    raise KeyboardInterrupt
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            except (Exception, KeyboardInterrupt, SystemExit) as exc:
+                problem = exc.__context__ if isinstance(exc, SystemExit) else exc
+                if isinstance(exc, SystemExit) and not isinstance(problem, BrokenPipeError):  # typer exits there
+                    raise
+                code, line = _told(problem or exc)
+                lines = traceback.format_exc().splitlines() if debug and code != INTERRUPTED else []
+                _tell([*lines, line])
+        _give_up_what_is_full()
         sys.exit(code if isinstance(code, int) else 0)
 
     return main
+
+
+def _told(exc: BaseException) -> tuple[int, str]:
+    """Return the exit code for what a command raised, and the line that says it."""
+    if isinstance(exc, DdpmExportError):
+        return exc.exit_code, f"error: {exc}"
+    if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
+        return INTERRUPTED, "stopped."
+    if isinstance(exc, OSError):
+        return _told_of_system(exc)
+    if isinstance(exc, MemoryError):
+        return 5, "error: Out of memory. Try a smaller --batch."
+    tell = getattr(exc, "format_message", None)  # typer's usage errors
+    if tell is not None:
+        return 2, f"error: {tell().rstrip('.')}. See --help."
+    return 1, f"error: Unexpected {type(exc).__name__} {first_line(exc)!r}. Run it with --debug and report it."
+
+
+def _told_of_system(exc: OSError) -> tuple[int, str]:
+    """Return code and line for what the system refused: a path, whichever it is, or one of the streams."""
+    reason = exc.strerror or first_line(exc)
+    if exc.filename is None or exc.errno in NO_ROOM:
+        return 5, f"error: {exc.filename or 'The output'} cannot be written: {reason}."
+    name = exc.filename if isinstance(exc.filename, str) else repr(exc.filename)
+    return 3, f"error: {name} cannot be opened: {reason}."
+
+
+def _tell(lines: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):  # whoever closed stderr does not want to know
+        print(*(_within(printable(line)) for line in lines), sep="\n", file=sys.stderr)
+
+
+def _within(line: str) -> str:
+    """Return a line of bearable length: its beginning, and its end, where the remedy is."""
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 300]} ... {line[-290:]}"
+
+
+def _prepare_streams() -> None:
+    """Let a line be written whatever the streams are: closed ones lead nowhere, and no letter is too much for one."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_what_is_full() -> None:
+    """Keep Python from trying again at its end what could not be written, and from ending with 120 then."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    for before, argument in itertools.pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        if not argument or (argument.startswith("--") and equals and not value):
+            where = option or (before if before.startswith("--") else "An argument")
+            raise UsageError(f"{where} must not be empty. Leave it out for the default.")
+
+
+def _unheard(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -273,7 +341,7 @@ def progress(total: int, what: str) -> Iterator[Advance]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, rate="", note="")

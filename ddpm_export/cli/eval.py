@@ -22,6 +22,7 @@ from ddpm_export.cli.console import (
     printable,
 )
 from ddpm_export.errors import UsageError
+from ddpm_export.wording import first_line
 
 if TYPE_CHECKING:
     from ddpm_export.datasets import Dataset
@@ -229,6 +230,8 @@ def _first(images: Any, n: int | None, whose: str) -> Any:
 
 
 def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
+    import os
+
     import numpy as np
 
     from ddpm_export.datasets import READERS
@@ -238,11 +241,13 @@ def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
     if samples.partition(":")[0] in READERS or path.is_dir():
         return _opened(_source("--samples", samples), image_shape).images
     channels, height, width = image_shape
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
-        raise BadFileError(f"{path} is neither an .npy file nor a folder of images: {exc}.") from exc
-    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
+    try:  # mapped: a header may claim more than any memory holds
+        images = np.lib.format.open_memmap(path, mode="r") if os.path.isfile(path) else None
+    except Exception as exc:  # a hostile header raises nearly anything
+        raise BadFileError(f"{path} is neither an .npy file nor a folder of images: {first_line(exc)}.") from exc
+    if images is None:
+        raise BadFileError(f"{path} is neither an .npy file nor a folder of images.")
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or not len(images):
         raise BadFileError(
             f"{path} must hold uint8 (N, {height}, {width}, {channels}), got {images.dtype} {images.shape}. Make it "
             "with ddpm-run --out x.npy."

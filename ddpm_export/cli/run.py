@@ -127,7 +127,7 @@ def run(
             settings.label_names,
             in_rows=each_label,
         ) as output,
-        progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
+        progress(settings.num_batches if at_once else settings.evaluations, "sampling") as advance,
     ):
         for numbers, row, images in pictures(opened, settings, output.wants):
             if images is not None:

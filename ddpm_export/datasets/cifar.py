@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 PIXELS = 3 * 32 * 32  # planes of red, green and blue
 MAX_BYTES = 2**26  # a file has 10,000 images, 31 MB
+MAX_INSTRUCTIONS, MAX_GETS = 200_000, 32  # a file has some 40,000, and a handful
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -64,7 +66,9 @@ def _binary_batch(path: Path) -> Batch:
 
 def _python_batch(path: Path) -> Batch:
     try:
-        contents = _Unpickler(io.BytesIO(_contents(path)), encoding="bytes").load()
+        raw = _contents(path)
+        _check_instructions(raw)
+        contents = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
         data, labels = contents[b"data"].pixels, np.array(contents[b"labels"])
     except BadFileError:
         raise
@@ -85,6 +89,24 @@ def _not_a_batch(path: Path, got: str) -> BadFileError:
     return BadFileError(
         f"{path} is not a batch of CIFAR-10, 32x32 images with labels 0 to 9: {got}. Download it again."
     )
+
+
+def _check_instructions(raw: bytes) -> None:
+    """Raise ValueError for a pickle that would fill the memory, or take for ever, once its instructions are followed.
+
+    A memo is as long as its highest number; what is got from it twice, and put again, doubles at each turn.
+    """
+    gets = 0
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(raw), 1):
+        name = instruction.name
+        gets += name.endswith("GET")
+        if (
+            name == "DUP"
+            or (name.endswith("PUT") and int(argument or 0) > count)
+            or count > MAX_INSTRUCTIONS
+            or gets > MAX_GETS
+        ):
+            raise ValueError(f"the instruction {name}, number {count}")
 
 
 class _Type:

@@ -1,6 +1,7 @@
 """Folders of images of any size and format, Stanford Cars' among them. Knows neither torch nor the network."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,17 @@ def _classes(paths: list[Path], folder: Path) -> tuple[NDArray[np.int64] | None,
 
 
 def _paths(folder: Path) -> list[Path]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    """Return the images below a folder, sorted; names that begin with a dot are others', or of unfinished files."""
+    paths = []
+    for place, folders, names in os.walk(folder, onerror=_refuse_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found = (Path(place, name) for name in names if not name.startswith("."))
+        paths += [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths.sort()
     if not paths:
         raise BadFileError(f"{folder} has no images: no {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return paths
+
+
+def _refuse_unreadable(exc: OSError) -> None:
+    raise BadFileError(f"{exc.filename} is not a folder that can be read: {exc.strerror}.") from exc

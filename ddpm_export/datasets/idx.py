@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,8 @@ FASHION_MNIST_SHA256 = {
 # Xiao et al. 2017, table 2
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-MAX_IDX_BYTES = 2**31
+MAX_IDX_BYTES = 2**30
+MAX_DOWNLOAD_BYTES = 2**26  # packed or not
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -41,40 +43,44 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     Raises BadFileError for anything else, including a size that disagrees with the header.
     """
     try:
-        packed = Path(path).read_bytes()
-    except OSError as exc:
-        raise BadFileError(f"{path} cannot be read: {exc.strerror}.") from exc
-    raw = _unpacked(packed, str(path))
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
+        with open(path, "rb") as packed:
+            return _idx_from(_unpacking(packed), path)
+    except (OSError, EOFError, zlib.error) as exc:
+        reason = getattr(exc, "strerror", None) or first_line(exc)
+        raise BadFileError(f"{path} cannot be read: {reason}. Download it again.") from exc
+
+
+def _unpacking(file: BinaryIO) -> BinaryIO:
+    """Return a file as it is, or what unpacks it as it is read."""
+    is_packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_packed else file
+
+
+def _idx_from(file: BinaryIO, path: str | Path) -> NDArray[np.uint8]:
+    start = file.read(4)
+    dims = start[3] if len(start) == 4 else 0
+    sizes = file.read(4 * dims)
+    if len(start) < 4 or start[:3] != b"\x00\x00\x08" or len(sizes) < 4 * dims:
         raise BadFileError(
-            f"{path} is not an idx file of bytes: it starts with {raw[:4]!r}, not with 00 00 08 and the "
+            f"{path} is not an idx file of bytes: it starts with {start!r}, not with 00 00 08 and the "
             "number of dimensions."
         )
-    shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
+    shape = struct.unpack(f">{dims}I", sizes)
     if not 1 <= len(shape) <= 4 or 0 in shape:
         raise BadFileError(
             f"{path} must have 1 to 4 dimensions, none of them 0, got {len(shape)}, first {shape[:4]!r}."
         )
     wanted = math.prod(shape)  # Python integers: a hostile header cannot overflow
-    if len(raw) - 4 - 4 * raw[3] != wanted:
+    if wanted > MAX_IDX_BYTES:
+        raise BadFileError(f"{path} must have at most {MAX_IDX_BYTES} bytes of data, and its shape is {shape}.")
+    raw = file.read(wanted + 1)  # bounded: a small file can unpack to fill the memory
+    if len(raw) != wanted:
         raise BadFileError(
-            f"{path} must have {wanted} bytes of data for shape {shape}, got {len(raw) - 4 - 4 * raw[3]}. "
-            "Download it again."
+            f"{path} must have {wanted} bytes of data for shape {shape}, got {len(raw)}"
+            f"{' or more' if len(raw) > wanted else ''}. Download it again."
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-
-
-def _unpacked(packed: bytes, where: str) -> bytes:
-    if packed[:2] != b"\x1f\x8b":
-        return packed
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
-            raw = file.read(MAX_IDX_BYTES + 1)  # bounded: a small file can unpack to fill the memory
-    except (OSError, EOFError, zlib.error) as exc:
-        raise BadFileError(f"{where} cannot be unpacked: {first_line(exc)}. Download it again.") from exc
-    if len(raw) > MAX_IDX_BYTES:
-        raise BadFileError(f"{where} must unpack to at most {MAX_IDX_BYTES} bytes. Download it again.")
-    return raw
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 
 
 def fashion_mnist(
@@ -115,7 +121,7 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
     url = f"{home}/{name}"
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:
-            raw = response.read(2**26)
+            raw = response.read(MAX_DOWNLOAD_BYTES)
     except (OSError, http.client.HTTPException, ValueError) as exc:
         if isinstance(exc, urllib.error.HTTPError):
             exc.close()  # it holds the connection
@@ -123,7 +129,7 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
             f"{url} cannot be downloaded: {first_line(exc)}. Pass a folder with the four files, or install "
             "Debian's dataset-fashion-mnist."
         ) from exc
-    digest = hashlib.sha256(_unpacked(raw, url)).hexdigest()
+    digest = _digest_unpacked(raw, url)
     if digest != FASHION_MNIST_SHA256[name]:
         raise BadFileError(
             f"{url} must have SHA-256 {FASHION_MNIST_SHA256[name]}, got {digest}. Get the file elsewhere and "
@@ -132,3 +138,18 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
     with replacing(path) as beside:
         beside.write_bytes(raw)
     return path
+
+
+def _digest_unpacked(packed: bytes, url: str) -> str:
+    """Return the SHA-256 of a file unpacked a piece at a time: nobody knows yet what it is."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        file = _unpacking(io.BytesIO(packed))
+        while piece := file.read(2**20):
+            digest.update(piece)
+            size += len(piece)
+            if size > MAX_DOWNLOAD_BYTES:
+                raise BadFileError(f"{url} must unpack to at most {MAX_DOWNLOAD_BYTES} bytes. Get the file elsewhere.")
+    except (OSError, EOFError, zlib.error) as exc:
+        raise BadFileError(f"{url} cannot be unpacked: {first_line(exc)}. Download it again.") from exc
+    return digest.hexdigest()

@@ -1,5 +1,9 @@
 """Encoded images in an LMDB, as LSUN publishes them. The only file that names lmdb."""
 
+import os
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,18 @@ from ddpm_export.wording import first_line, not_installed
 
 __all__ = ["lmdb_images"]
 
+MAGIC = 0xBEEFC0DE
+META = struct.Struct("<16x 2I 2Q I 92x Q")  # page header, magic, version, address, map size, page size, ..., last page
+WALK = """
+import sys
+path, *sys.path[:] = sys.argv[1:]
+import lmdb, os
+with lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False) as database:
+    with database.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+        for _ in cursor.iternext():
+            pass
+"""
+
 
 def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read the images that an LMDB holds as values (LSUN, Yu et al. 2015), in the order of their keys.
@@ -24,9 +40,11 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
         import lmdb
     except ImportError as exc:
         raise not_installed("lmdb", "lmdb") from exc
+    _check_length(Path(path) / "data.mdb" if os.path.isdir(path) else Path(path))
+    _walk_apart(path)
     try:
         # no lock: nobody writes, and the folder may be read-only; no readahead: positions come in random order
-        database = lmdb.open(str(path), subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False)
+        database = lmdb.open(str(path), subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False)
         with database.begin() as transaction, transaction.cursor() as cursor:
             keys = list(cursor.iternext(keys=True, values=False))
     except lmdb.Error as exc:
@@ -36,11 +54,39 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     channels, height, width = image_shape
 
     def read(key: Any) -> NDArray[np.uint8]:
-        with database.begin() as transaction:
-            value = transaction.get(key, b"")
+        try:
+            with database.begin() as transaction:
+                value = transaction.get(key, b"")
+        except lmdb.Error as exc:
+            raise BadFileError(f"{name_of(key)} cannot be read from the LMDB: {first_line(exc)}.") from exc
         return read_image(value, channels, size=(height, width), where=name_of(key))
 
     def name_of(key: Any) -> str:
         return f"{path}, key {key!r}"
 
     return encoded_images(Path(path).name, keys, read, image_shape, name_of=name_of)
+
+
+def _check_length(file: Path) -> None:
+    """Raise BadFileError for a file that is cut off: lmdb maps it, and reading beyond its end kills the process."""
+    try:
+        with file.open("rb") as opened:
+            found = META.unpack(opened.read(META.size))
+            size = os.fstat(opened.fileno()).st_size
+            opened.seek(found[4])
+            pages = max(found[5], META.unpack(opened.read(META.size))[5]) + 1  # the newer of two, whichever it is
+    except (OSError, ValueError, struct.error) as exc:
+        raise BadFileError(f"{file} cannot be read as an LMDB: {first_line(exc)}.") from exc
+    if found[0] == MAGIC and size < pages * found[4]:
+        raise BadFileError(f"{file} must have {pages * found[4]} bytes, got {size}. Download it again.")
+
+
+def _walk_apart(path: str | Path) -> None:
+    """Walk the whole tree in a process of its own, for lmdb ends the process on a page that is not what it should be.
+
+    Raises BadFileError where that happens; costs a start of Python, and touches no image.
+    """
+    command = [sys.executable, "-I", "-c", WALK, str(path), *sys.path]
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
+    if ended < 0:
+        raise BadFileError(f"{path} cannot be read as an LMDB: its pages are damaged. Download it again.")

@@ -1,6 +1,7 @@
 """Open a model file for evaluation: one file a runtime, chosen by the file's ending."""
 
 import math
+import os
 from pathlib import Path
 
 from ddpm_export.diffusion import Model
@@ -53,7 +54,7 @@ def open_file(
         raise UsageError(f"threads must be between 1 and {MAX_THREADS}, got {threads}.")
     if timeout_s is not None and not 0 < timeout_s < math.inf:
         raise UsageError(f"timeout must be a number of seconds above 0, got {timeout_s!r}.")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path, it takes a name that the system refuses for one that is not there
         raise BadFileError(f"{path}: no such file.")
     if path.suffix == ".onnx":
         from ddpm_export.runtimes.onnx import open_onnx

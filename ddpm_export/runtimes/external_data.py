@@ -32,10 +32,13 @@ def check_external_data(path: Path) -> None:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             locations = set(_locations(raw, 0, len(raw), "Model", 0))
-    except (ValueError, IndexError) as exc:  # an empty file cannot be mapped
+    except (OSError, ValueError, IndexError) as exc:  # an empty file cannot be mapped
         raise _no_protobuf(path, exc) from exc
     for location in sorted(locations):
-        inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder)
+        try:
+            inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder)
+        except (OSError, RuntimeError, ValueError):  # links in a circle, or a name that no system has
+            inside = False
         if not inside:
             raise BadFileError(
                 f"{path}: its weights lie outside the model's folder, in {location[:200]!r}. Do not use this file "
@@ -49,12 +52,14 @@ def metadata_of(path: Path) -> dict[str, str]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             entries = [(a, b) for number, a, b in _fields(raw, 0, len(raw)) if number == METADATA_PROPS]
             pairs = [{number: raw[a:b].decode() for number, a, b in _fields(raw, *entry)} for entry in entries]
-    except (ValueError, IndexError) as exc:
+    except (OSError, ValueError, IndexError) as exc:
         raise _no_protobuf(path, exc) from exc
     return {pair.get(1, ""): pair.get(2, "") for pair in pairs}
 
 
 def _no_protobuf(path: Path, exc: Exception) -> BadFileError:
+    if isinstance(exc, OSError):
+        return BadFileError(f"{path}: it cannot be read: {exc.strerror}.")
     return BadFileError(f"{path}: not an ONNX file: {str(exc)!r}. Export or copy it again.")
 
 

@@ -3,8 +3,10 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import typer
@@ -72,6 +74,91 @@ def test_debug_shows_where_it_happened_before_the_same_line_and_code(exc):
     assert ending.err.startswith("Traceback")
     assert ending.err.endswith(f"\n{err}")
     assert "in action" in ending.err
+
+
+def test_debug_escapes_what_a_terminal_would_act_on():
+    ending = run_here(raising(errors.BadFileError("a\x1b[2Jb")), "--debug")
+    assert ending.err.count(r"a\x1b[2Jb") == 2
+    assert "\x1b" not in ending.err
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "named"),
+    [
+        (OSError(36, "File name too long", "x" * 5000), 3, "cannot be opened: File name too long."),
+        (PermissionError(13, "Permission denied", "a/b.onnx"), 3, "a/b.onnx cannot be opened: Permission denied."),
+        (OSError(28, "No space left on device", "a.png"), 5, "a.png cannot be written: No space left"),
+        (OSError(28, "No space left on device"), 5, "The output cannot be written: No space left"),
+        (errors.BadFileError("x" * 10**7 + ". Copy it again."), 3, "xxx. Copy it again."),
+        (RuntimeError("y" * 10**7), 1, "yyy"),
+    ],
+)
+def test_whatever_the_system_or_a_file_says_is_one_line_of_bearable_length(exc, code, named):
+    ending = run_here(raising(exc))
+    assert_refused(ending, code, named)
+    assert len(ending.err) < 1100
+
+
+def test_what_other_packages_warn_of_is_heard_only_with_debug():
+    def action():
+        warnings.simplefilter("always")
+        warnings.warn("of theirs", UserWarning, stacklevel=1)
+        print("done")
+
+    with warnings.catch_warnings(record=True) as heard:
+        assert run_here(command_that(action)) == (0, "done\n", "")
+    assert heard == []
+    with pytest.warns(UserWarning, match="of theirs"):
+        run_here(command_that(action), "--debug")
+
+
+@pytest.mark.parametrize("arguments", [["--out", ""], ["--out="], [""]])
+def test_an_empty_argument_is_2(arguments):
+    ending = run_here(raising(AssertionError()), *arguments)
+    assert_refused(ending, 2, "must not be empty. Leave it out for the default.")
+    assert ending.err.startswith(f"error: {arguments[0].strip('=') or 'An argument'} must")
+
+
+def test_an_ascii_stdout_shows_what_it_can(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["ddpm"])
+    with pytest.raises(SystemExit) as end:
+        command_that(lambda: print("ü ok"))()
+    assert (end.value.code, written.getvalue()) == (0, b"\\xfc ok\n")
+
+
+STREAMS = """
+import sys
+from ddpm_export.cli.console import entry_point
+from ddpm_export.errors import BadFileError
+def command(broken: bool = False) -> None:
+    if broken:
+        raise BadFileError("broken.")
+    print("x" * 100_000)
+sys.argv[1:] = OPTIONS
+entry_point(command)()
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "options", "code", "told"),
+    [
+        (">/dev/full", [], 5, b"error: The output cannot be written: No space left on device.\n"),
+        ("| true", [], 5, b"error: The output cannot be written: Broken pipe.\n"),
+        (">&-", [], 0, b""),
+        ("2>/dev/full", ["--broken"], 3, b""),
+        ("2>&-", ["--broken"], 3, b""),
+        ("2>&- >/dev/null", [], 0, b""),
+    ],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_streams_that_are_closed_or_full(redirection, options, code, told):
+    program = STREAMS.replace("OPTIONS", repr(options))
+    line = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line, sys.executable, program], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, told)
+    assert b"error" not in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--nope"], ["extra"], ["--debug=3"]])
@@ -156,11 +243,11 @@ def test_progress_on_a_terminal_is_a_bar_on_stderr(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress(3, "sampling") as advance:
         for step in range(3):
-            advance(f"images 0-3, t = {2 - step}")
+            advance(f"images [/0-3], t = {2 - step}")  # no markup
     shown = terminal.getvalue()
     assert "sampling" in shown
     assert "3/3" in shown
-    assert "images 0-3, t = 0" in shown
+    assert "images [/0-3], t = 0" in shown
     assert "/s" in shown
     with phases() as report:
         report(7, 9, "features")

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,30 @@ def test_bits_with_all_times_and_with_some(place):
     assert "bits.standard_error" in text.out
 
 
+def claiming(shape):
+    """Return what writes an .npy file whose header claims a shape, and which holds nothing."""
+
+    def write(path):
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+    return write
+
+
+def write_archive(path):
+    with path.open("wb") as file:
+        np.savez(file, np.zeros((3, 6, 5, 1), np.uint8))
+
+
+ODD_SAMPLES = {
+    "an archive": write_archive,
+    "empty": lambda path: path.write_bytes(b""),
+    "beyond all counting": claiming((2**70, 6, 5, 1)),
+    "beyond all memory": claiming((2**40, 6, 5, 1)),
+    "a pipe": os.mkfifo,
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -180,6 +205,11 @@ def test_bits_with_all_times_and_with_some(place):
         (["--extractor", "none.onnx"], 3, "none.onnx"),
         (["--samples", "none.npy"], 3, "none.npy"),
         (["--samples", "fashion-mnist:test"], 3, "the network takes (6, 5, 1)"),
+        (["--samples", "no images.npy"], 3, "must hold uint8 (N, 6, 5, 1), got uint8 (0, 6, 5, 1)"),
+        *((["--samples", f"{odd}.npy"], 3, f"{odd}.npy is neither an .npy file nor a folder") for odd in ODD_SAMPLES),
+        (["--samples", "x" * 300], 3, "File name too long"),
+        (["--data", "x" * 300], 3, "File name too long"),
+        (["--extractor", "x" * 300], 3, "no such file"),
         (["--samples", "real", "--n", "121"], 2, "--n must be between 1 and 120, the images of --samples, got 121."),
         (["--metrics", "bits", "--curve", "c.png"], 2, "--curve must end in .csv, got 'c.png'."),
         (["--data", "nowhere"], 3, "nowhere"),
@@ -189,4 +219,8 @@ def test_bits_with_all_times_and_with_some(place):
 )
 def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words, monkeypatch):
     monkeypatch.chdir(place)
+    np.save("no images.npy", np.zeros((0, 6, 5, 1), np.uint8))
+    for name, write in ODD_SAMPLES.items():
+        if not (place / f"{name}.npy").exists():
+            write(place / f"{name}.npy")
     assert_refused(evaluated(place, *arguments), code, words)

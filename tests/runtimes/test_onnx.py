@@ -1,5 +1,7 @@
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -157,6 +159,22 @@ def test_threads_reach_onnx_runtime(tmp_path, monkeypatch, threads, knows_cores)
     assert seen == [threads or (5 if knows_cores else 0)]
 
 
+@pytest.mark.parametrize(("threads", "spinning"), [(None, ""), (2, ""), (1024, "0")])
+def test_more_threads_than_cores_do_not_keep_one_another_from_them(tmp_path, monkeypatch, threads, spinning):
+    seen = []
+    real = onnxruntime.InferenceSession
+
+    def session(path, options, **more):
+        with contextlib.suppress(RuntimeError):  # it is not set
+            seen.append(options.get_session_config_entry("session.intra_op.allow_spinning"))
+        return real(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1}, raising=False)
+    opened(tmp_path, scale_model(), threads=threads)
+    assert seen in ([spinning], [spinning] if spinning else [])
+
+
 @pytest.mark.parametrize("threads", [0, -1, MAX_THREADS + 1])
 def test_threads_out_of_range_are_a_usage_error(tmp_path, threads):
     with pytest.raises(UsageError, match="threads must be between 1 and 1024, got"):
@@ -231,11 +249,24 @@ def test_where_cuda_is_missing_the_error_says_what_to_install(tmp_path):
         ("m.bin", r"ends in \.onnx, \.ts or \.pt2"),
         ("m", r"ends in \.onnx, \.ts or \.pt2"),
         ("none.onnx", "no such file"),
+        ("x" * 300 + ".onnx", "no such file"),
+        ("circle.onnx", "no such file"),
+        ("locked.onnx", "it cannot be read: Permission denied"),
     ],
 )
-def test_what_is_no_model_by_its_name_is_a_bad_file(tmp_path, name, named):
+def test_what_is_no_model_by_its_name_is_a_bad_file(tmp_path, name, named, monkeypatch):
     (tmp_path / "m.bin").write_bytes(scale_model())
     (tmp_path / "m").write_bytes(scale_model())
+    (tmp_path / "locked.onnx").write_bytes(scale_model())
+    (tmp_path / "circle.onnx").symlink_to("circle.onnx")
+    real = Path.open
+
+    def denied(path, *arguments):
+        if path.name == "locked.onnx":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read anything
     with pytest.raises(BadFileError, match=named):
         open_model(tmp_path / name)
 
