@@ -1,7 +1,6 @@
 """What every command shares: errors in one line, exit codes, progress on stderr, results on stdout."""
 
 import json
-import signal
 import sys
 import time
 import traceback
@@ -12,8 +11,9 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from ddpm_export.cli.start import interruptible
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
-from ddpm_export.runtimes import PROVIDERS
+from ddpm_export.providers import PROVIDERS
 from ddpm_export.wording import first_line, pair_of, shown
 
 __all__ = [
@@ -69,9 +69,9 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
 
     def main() -> None:
         debug = "--debug" in sys.argv
-        signal.signal(signal.SIGTERM, _interrupt)  # asked to stop: leave nothing half-written, as on Ctrl-C
         try:
-            code = app(standalone_mode=False)
+            with interruptible():
+                code = app(standalone_mode=False)
             if code == 130:  # typer's answer to an interrupt
                 raise KeyboardInterrupt
         except DdpmExportError as exc:
@@ -99,10 +99,6 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
         sys.exit(code if isinstance(code, int) else 0)
 
     return main
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
+from ddpm_export.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
 from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.one_call import Run, one_call_from_session
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
-from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 from ddpm_export.wording import first_line, not_installed
 
