@@ -14,7 +14,7 @@ import typer
 from ddpm_export.cli.start import interruptible
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.providers import PROVIDERS
-from ddpm_export.wording import first_line, pair_of, shown
+from ddpm_export.wording import first_line, pair_of, printable, shown
 
 __all__ = [
     "Advance",
@@ -23,12 +23,14 @@ __all__ = [
     "Eta",
     "Grid",
     "Json",
+    "Memory",
     "Network",
     "Order",
     "Provider",
     "Sampler",
     "Settings",
     "Threads",
+    "Timeout",
     "Trust",
     "entry_point",
     "options_from_settings",
@@ -56,6 +58,8 @@ Network = Annotated[
     str | None,
     typer.Option(metavar="MODULE:CLASS", help="Your own class, for weights of no known layout. Runs its code."),
 ]
+Timeout = Annotated[float, typer.Option(help="Seconds that an untrusted file may take.")]
+Memory = Annotated[float, typer.Option(help="GiB of memory that an untrusted file may take; on a CPU.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a .ts or .pt2 file, which can run code.")]
 
 
@@ -139,11 +143,6 @@ def times_from_text(text: str | None) -> list[int] | None:
         raise UsageError(
             f"--times must be integers with commas between them, such as 980,960,0, got {shown(text)}."
         ) from exc
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would act on: text from files may carry escape sequences."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -6,15 +6,18 @@ from typing import Annotated
 
 import typer
 
+from ddpm_export.child import MEMORY_GIB, TIMEOUT_S, confine
 from ddpm_export.cli.console import (
     Debug,
     Eta,
     Grid,
     Json,
+    Memory,
     Order,
     Provider,
     Sampler,
     Threads,
+    Timeout,
     Trust,
     entry_point,
     print_json,
@@ -52,6 +55,11 @@ def run(
     out: Annotated[Path, typer.Option(help="x.png (grid), x.gif, x.webp (the denoising), x.npy, or a folder.")] = Path(
         "samples.png"
     ),
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="Open the file in a process of its own, with limits (SECURITY.md).")
+    ] = False,
+    timeout: Timeout = TIMEOUT_S,
+    memory: Memory = MEMORY_GIB,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -60,6 +68,12 @@ def run(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
+    place = out
+    if untrusted:
+        if trust:
+            raise UsageError("--untrusted and --trust contradict each other.")
+        fully = provider == "cpu"
+        place = confine(model, timeout_s=timeout, memory_gib=memory, out=out, fully=fully).place or out
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for
     from ddpm_export.images import open_output
@@ -91,7 +105,7 @@ def run(
     text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
     since = time.perf_counter()
     with (
-        open_output(out, settings.numbers, spec.picture_shape, settings.num_rows, text) as output,
+        open_output(place, settings.numbers, spec.picture_shape, settings.num_rows, text) as output,
         progress(len(settings.batches) if at_once else settings.evaluations, "sampling") as advance,
     ):
         for numbers, row, images in pictures(opened, settings, output.wants):

@@ -16,13 +16,13 @@ GRACE_S = 0.5  # how long a second signal waits for what the first one began to 
 
 
 def run() -> None:
-    """Be `ddpm-run`."""
-    begin("ddpm_export.cli.run")
+    """Be `ddpm-run`; what is said to be untrusted is run in a child."""
+    begin("ddpm_export.cli.run", in_child="--untrusted" in sys.argv)
 
 
 def check() -> None:
-    """Be `ddpm-check`."""
-    begin("ddpm_export.cli.check")
+    """Be `ddpm-check`, in a child: whoever checks a file does not trust it yet."""
+    begin("ddpm_export.cli.check", in_child=True)
 
 
 def evaluate() -> None:
@@ -35,8 +35,8 @@ def export() -> None:
     begin("ddpm_export.cli.export")
 
 
-def begin(module: str) -> None:
-    """Import a command's module and be its `main`; a signal ends it with 130 and one line, at any moment.
+def begin(module: str, *, in_child: bool = False) -> None:
+    """Import a command's module and be its `main`, here or in a child; a signal ends it with 130 and one line, always.
 
     While it is imported there is nothing to clear away, and the process ends at once. An exception would not do: raised
     within an import, it can come out as an ImportError.
@@ -45,7 +45,10 @@ def begin(module: str) -> None:
     from importlib import import_module
 
     try:
-        import_module(module).main()
+        if in_child and os.name == "posix":
+            _watch(module)
+        else:
+            import_module(module).main()
         return
     except SystemExit as ending:
         if ending.code != STOPPED:
@@ -57,6 +60,24 @@ def begin(module: str) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(STOPPED)
+
+
+def _watch(module: str) -> None:
+    """Run a command in a child and end with its exit code, or tell in one line what became of it."""
+    from ddpm_export.child import run_in_child
+    from ddpm_export.errors import DdpmExportError
+    from ddpm_export.wording import printable
+
+    try:
+        with interruptible():
+            code = run_in_child(f"{module}:main", sys.argv[1:])
+    except DdpmExportError as exc:
+        print(f"error: {printable(str(exc))}", file=sys.stderr)
+        code = exc.exit_code
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        code = STOPPED
+    sys.exit(code)
 
 
 @contextmanager
