@@ -8,7 +8,7 @@ from typing import Any
 
 from ddpm_export.errors import EnvironmentProblem, UsageError
 
-__all__ = ["first_line", "not_installed", "pair_of", "several", "shown"]
+__all__ = ["first_line", "not_installed", "pair_of", "printable", "several", "shown"]
 
 MAX_SHOWN, MAX_LINE = 80, 200
 
@@ -30,6 +30,11 @@ def first_line(exc: object, longest: int = MAX_LINE) -> str:
     """Return the first line of what another package's error says, or else the error's name."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return (lines[0].rstrip(".") if lines else type(exc).__name__)[:longest]
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act on: text from files may carry escape sequences."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def not_installed(package: str, *extras: str, instead: str = "") -> EnvironmentProblem:

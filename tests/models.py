@@ -185,3 +185,42 @@ def external(location, length=120, offset=0):
     for key, value in {"location": location, "offset": offset, "length": length}.items():
         tensor.external_data.add(key=key, value=str(value))
     return tensor
+
+
+def crashing_model():
+    """Return a file whose loading ends the process: the least integer divided by -1, while constants are folded."""
+    nodes = [
+        node("Div", ["least", "minus_one"], "quotient"),
+        node("Cast", ["quotient"], "shift", to=TensorProto.FLOAT),
+        node("Add", ["x_t", "shift"], "eps"),
+    ]
+    return onnx_file(nodes, [constant("least", [-(2**63)], np.int64), constant("minus_one", [-1], np.int64)])
+
+
+def endless_model():
+    """Return a file whose eps never comes: a Loop that goes on as long as a constant is true."""
+    body = helper.make_graph(
+        [node("Identity", ["goes_on"], "still"), node("Neg", ["x"], "x_after")],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x_after", TensorProto.FLOAT, None),
+        ],
+    )
+    return onnx_file([node("Loop", ["", "true", "x_t"], "eps", body=body)], [constant("true", True, np.bool_)])
+
+
+def greedy_model(gib):
+    """Return a file whose eps needs so much memory, and writes to all of it."""
+    nodes = [
+        node("ReduceSum", ["x_t"], "sum", keepdims=0),
+        node("Expand", ["sum", "many"], "wide"),
+        node("ReduceMax", ["wide"], "largest", keepdims=0),
+        node("Add", ["x_t", "largest"], "eps"),
+    ]
+    return onnx_file(nodes, [constant("many", [gib * 2**28], np.int64)])

@@ -1,6 +1,6 @@
 """`python -m train`."""
 
-from train.cli import main
+from ddpm_export.cli.start import begin
 
 if __name__ == "__main__":
-    main()
+    begin("train.cli")

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ddpm_export.cli.start import heed
 from ddpm_export.datasets import Dataset
 from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError
 from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT, load_torch_file, save_checkpoint
@@ -361,9 +362,9 @@ def _torch_problems() -> Iterator[None]:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks once a step."""
+    """Turn the signals that ask to stop into a question that the loop asks once a step."""
     asked: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = heed(lambda number, _: asked.append(number))
     try:
         yield lambda: bool(asked)
     finally:

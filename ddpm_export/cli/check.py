@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddpm_export.child import MEMORY_GIB, TIMEOUT_S, confine, is_child
 from ddpm_export.cli.console import (
     Config,
     Debug,
     Json,
+    Memory,
     Network,
     Provider,
     Settings,
     Threads,
+    Timeout,
     Trust,
     entry_point,
     options_from_settings,
@@ -53,7 +56,8 @@ def check(
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that one run of a one-call file's graph may take.")] = 600.0,
+    timeout: Timeout = TIMEOUT_S,
+    memory: Memory = MEMORY_GIB,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -62,6 +66,10 @@ def check(
 
     Exit codes: 0 sound, 2 usage, 3 bad file, 4 its numbers are not those it promises, 5 environment, 130 interrupted.
     """
+    guards: list[str] = []
+    if is_child():
+        fully = provider == "cpu" and against is None and not trust
+        guards = confine(model, timeout_s=timeout, memory_gib=memory, fully=fully).guards
     from ddpm_export.files import sha256_of
     from ddpm_export.golden import replay_golden
     from ddpm_export.golden_pictures import replay_golden_pictures, told_in
@@ -74,6 +82,7 @@ def check(
         "bytes": model.stat().st_size,
         "sha256": sha256_of(model),
         "provider": provider,
+        "confined": guards,
         **_facts(spec),
     }
     results: Sequence[GoldenResult | PictureResult]

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from ddpm_export.cli.start import interruptible
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
-from ddpm_export.runtimes import PROVIDERS
-from ddpm_export.wording import first_line, pair_of, shown
+from ddpm_export.providers import PROVIDERS
+from ddpm_export.wording import first_line, pair_of, printable, shown
 
 if TYPE_CHECKING:
     from ddpm_export.guidance import Guidance
@@ -37,12 +37,14 @@ __all__ = [
     "Inputs",
     "Json",
     "Label",
+    "Memory",
     "Network",
     "Order",
     "Provider",
     "Sampler",
     "Settings",
     "Threads",
+    "Timeout",
     "Trust",
     "entry_point",
     "guidance_from_options",
@@ -98,6 +100,8 @@ Network = Annotated[
     str | None,
     typer.Option(metavar="MODULE:CLASS", help="Your own class, for weights of no known layout. Runs its code."),
 ]
+Timeout = Annotated[float, typer.Option(help="Seconds that an untrusted file may take.")]
+Memory = Annotated[float, typer.Option(help="GiB of memory that an untrusted file may take; on a CPU.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a .ts or .pt2 file, which can run code.")]
 
 
@@ -111,14 +115,14 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
 
     def main() -> None:
         debug = "--debug" in sys.argv
-        signal.signal(signal.SIGTERM, _interrupt)  # asked to stop: leave nothing half-written, as on Ctrl-C
         _prepare_streams()
         with warnings.catch_warnings():
             if not debug:  # other packages' would stand among our lines
                 warnings.showwarning = _unheard
             try:
                 _refuse_empty(sys.argv[1:])
-                code = app(standalone_mode=False)
+                with interruptible():
+                    code = app(standalone_mode=False)
                 if code == 130:  # typer's answer to an interrupt
                     raise KeyboardInterrupt
                 if sys.stdout is not None:
@@ -199,10 +203,6 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 def _unheard(*_: Any, **__: Any) -> None:
     pass
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[str, Any]:
@@ -304,11 +304,6 @@ def inputs_from_options(spec: "ModelSpec", settings: Sequence[str]) -> dict[str,
             size = 1 if one is None else one.shape[0]
             told[name] = numbers.reshape(-1, size) if len(numbers) % size == 0 else numbers
     return told
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would act on: text from files may carry escape sequences."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_json(values: dict[str, Any]) -> None:

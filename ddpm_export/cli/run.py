@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm_export.child import MEMORY_GIB, TIMEOUT_S, confine
 from ddpm_export.cli.console import (
     Debug,
     Eta,
@@ -15,10 +16,12 @@ from ddpm_export.cli.console import (
     Inputs,
     Json,
     Label,
+    Memory,
     Order,
     Provider,
     Sampler,
     Threads,
+    Timeout,
     Trust,
     entry_point,
     guidance_from_options,
@@ -73,6 +76,11 @@ def run(
     out: Annotated[Path, typer.Option(help="x.png (grid), x.gif, x.webp (the denoising), x.npy, or a folder.")] = Path(
         "samples.png"
     ),
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="Open the file in a process of its own, with limits (SECURITY.md).")
+    ] = False,
+    timeout: Timeout = TIMEOUT_S,
+    memory: Memory = MEMORY_GIB,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -81,6 +89,12 @@ def run(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
+    place = out
+    if untrusted:
+        if trust:
+            raise UsageError("--untrusted and --trust contradict each other.")
+        fully = provider == "cpu"
+        place = confine(model, timeout_s=timeout, memory_gib=memory, out=out, fully=fully).place or out
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for
     from ddpm_export.images import open_output
@@ -119,7 +133,7 @@ def run(
     since = time.perf_counter()
     with (
         open_output(
-            out,
+            place,
             settings.numbers,
             spec.picture_shape,
             settings.num_rows,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ddpm_export.diffusion import Model
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
+from ddpm_export.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.runtimes.opened import DenoiserFile, OneCall, OneCallFile
-from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["PROVIDERS", "DenoiserFile", "OneCall", "OneCallFile", "Provider", "open_file", "open_model"]

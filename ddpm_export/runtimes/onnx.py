@@ -11,12 +11,12 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
+from ddpm_export.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
 from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.one_call import Run, one_call_from_session
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
-from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 from ddpm_export.wording import first_line, not_installed
 
@@ -199,7 +199,9 @@ def _does_not_start(provider: Provider, reason: object) -> EnvironmentProblem:
 
 
 def _does_not_run(where: str, reason: object) -> BadFileError:
-    return BadFileError(f"{where}: the graph does not run: {first_line(reason)}. Export the model again.")
+    # which the name of a function of ONNX Runtime's, before it in the same line, would push out
+    told = str(reason)[max(str(reason).find("Failed to allocate memory"), 0) :]
+    return BadFileError(f"{where}: the graph does not run: {first_line(told)}. Export the model again.")
 
 
 def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provider) -> Model:

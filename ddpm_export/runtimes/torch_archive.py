@@ -10,8 +10,8 @@ import numpy as np
 
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
+from ddpm_export.providers import Provider
 from ddpm_export.runtimes.inputs import checked_inputs
-from ddpm_export.runtimes.providers import Provider
 from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
 from ddpm_export.wording import first_line, not_installed
 

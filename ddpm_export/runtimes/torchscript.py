@@ -3,8 +3,8 @@
 import warnings
 from pathlib import Path
 
+from ddpm_export.providers import Provider
 from ddpm_export.runtimes.opened import DenoiserFile
-from ddpm_export.runtimes.providers import Provider
 from ddpm_export.runtimes.torch_archive import (
     broken_file,
     import_torch,

@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "full_image.json").read_text(encoding="ascii"))
 
 
-@pytest.fixture
-def server():
+@pytest.fixture(params=[[], ["--untrusted"]], ids=["here", "child"])
+def server(request):
     """Yield the address of the serving example, on a port of the system's choice."""
-    command = [sys.executable, "examples/python/serve.py", "0"]
+    command = [sys.executable, "examples/python/serve.py", "0", *request.param]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield process.stdout.readline().split("?")[0]

@@ -1,0 +1,124 @@
+"""Where every command begins: signals are heeded before anything is imported, then the command is. Knows no option."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["begin", "check", "evaluate", "export", "heed", "interruptible", "run"]
+
+# that of a terminal which closes is no reason to leave half a file, either; Windows has none
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOPPED = 130
+GRACE_S = 0.5  # how long a second signal waits for what the first one began to clear away
+
+
+def run() -> None:
+    """Be `ddpm-run`; what is said to be untrusted is run in a child."""
+    begin("ddpm_export.cli.run", in_child="--untrusted" in sys.argv)
+
+
+def check() -> None:
+    """Be `ddpm-check`, in a child: whoever checks a file does not trust it yet."""
+    begin("ddpm_export.cli.check", in_child=True)
+
+
+def evaluate() -> None:
+    """Be `ddpm-eval`."""
+    begin("ddpm_export.cli.eval")
+
+
+def export() -> None:
+    """Be `ddpm-export`."""
+    begin("ddpm_export.cli.export")
+
+
+def begin(module: str, *, in_child: bool = False) -> None:
+    """Import a command's module and be its `main`, here or in a child; a signal ends it with 130 and one line, always.
+
+    While it is imported there is nothing to clear away, and the process ends at once. An exception would not do: raised
+    within an import, it can come out as an ImportError.
+    """
+    heed(_end)
+    from importlib import import_module
+
+    try:
+        if in_child and os.name == "posix":
+            _watch(module)
+        else:
+            import_module(module).main()
+        return
+    except SystemExit as ending:
+        if ending.code != STOPPED:
+            raise
+    except KeyboardInterrupt:  # between the command's end and its caller
+        print("stopped.", file=sys.stderr)
+    # what is still at work, such as a graph in its thread, is not waited for, and further signals change nothing
+    heed(signal.SIG_IGN)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(STOPPED)
+
+
+def _watch(module: str) -> None:
+    """Run a command in a child and end with its exit code, or tell in one line what became of it."""
+    from ddpm_export.child import run_in_child
+    from ddpm_export.errors import DdpmExportError
+    from ddpm_export.wording import printable
+
+    try:
+        with interruptible():
+            code = run_in_child(f"{module}:main", sys.argv[1:])
+    except DdpmExportError as exc:
+        print(f"error: {printable(str(exc))}", file=sys.stderr)
+        code = exc.exit_code
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        code = STOPPED
+    sys.exit(code)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the first signal raise KeyboardInterrupt within, and out of here, whatever became of it on its way.
+
+    Later ones raise nothing, so that what clears away is not interrupted, and end the process if that takes long.
+    """
+    asked: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        import threading
+
+        timer = threading.Timer(GRACE_S, _end)
+        timer.daemon = True
+        timer.start()
+
+    before = heed(interrupt)
+    try:
+        yield
+    except BaseException as exc:
+        if asked:
+            raise KeyboardInterrupt from exc
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def heed(handler: Any) -> dict[int, Any]:
+    """Set the handler of every signal that asks to stop, and return those before; one that is ignored stays ignored."""
+    found = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    return before
+
+
+def _end(*_signal: object) -> None:
+    os.write(2, b"stopped.\n")
+    os._exit(STOPPED)

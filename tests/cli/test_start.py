@@ -1,0 +1,130 @@
+"""How a command begins, and how signals end it: 130 and one line in every phase, and nothing left half-done."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from commands import run_here
+
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.start import heed, interruptible
+from ddpm_export.errors import EnvironmentProblem
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+SLOW = """
+import time
+print("begun", flush=True)
+try:
+    time.sleep(SECONDS)
+except BaseException as exc:  # as an import does that fails
+    raise ImportError("no such module") from exc
+def main():
+    print("done")
+"""
+# the second signal comes while the first is being answered, by SECONDS of clearing away
+CLEARING = """
+import time
+from ddpm_export.cli.console import entry_point
+def command() -> None:
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("clearing", flush=True)
+        time.sleep(SECONDS)
+        print("cleared", flush=True)
+main = entry_point(command)
+"""
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Return a function that starts a command whose module has this text, and waits until it says that it has begun."""
+    started = []
+
+    def start(text, seconds, disposition=signal.SIG_DFL):
+        (tmp_path / "slow_command.py").write_text(text.replace("SECONDS", str(seconds)))
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from ddpm_export.cli.start import begin; begin('slow_command')"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), str(tmp_path)])},
+            preexec_fn=lambda: [signal.signal(number, disposition) for number in NUMBERS],
+        )
+        started.append(process)
+        assert process.stdout.readline() == "begun\n", process.stderr.read()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ending(process):
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_while_the_command_is_imported_is_130(begun, number):
+    process = begun(SLOW, 20)
+    process.send_signal(number)
+    assert ending(process) == (130, "", "stopped.\n")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(begun):
+    process = begun(SLOW, 0.3, signal.SIG_IGN)
+    for number in NUMBERS:
+        process.send_signal(number)
+    assert ending(process) == (0, "done\n", "")
+
+
+def test_a_second_signal_does_not_interrupt_what_clears_away(begun):
+    process = begun(CLEARING, 0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "clearing\n"
+    process.send_signal(signal.SIGINT)
+    assert ending(process) == (130, "cleared\n", "stopped.\n")
+
+
+def test_a_second_signal_ends_what_would_take_long(begun):
+    process = begun(CLEARING, 20)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "clearing\n"
+    since = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert ending(process) == (130, "", "stopped.\n")
+    assert time.monotonic() - since < 5  # half a second on an idle machine
+
+
+def test_an_interrupt_that_became_another_error_is_130():
+    def command() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as exc:
+            raise EnvironmentProblem("onnxruntime is not installed.") from exc
+
+    assert run_here(entry_point(command)) == (130, "", "stopped.\n")
+
+
+def test_handlers_are_those_before_once_the_command_has_ended():
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    with interruptible():
+        assert all(signal.getsignal(number) is not before[number] for number in NUMBERS)
+    assert {number: signal.getsignal(number) for number in NUMBERS} == before
+
+
+def test_heed_leaves_what_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in heed(signal.default_int_handler)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

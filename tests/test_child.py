@@ -1,0 +1,292 @@
+"""Files from strangers in a process of their own: what it cannot do, how it ends, and what is left."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import assert_refused, command_line, heeding_interrupts, run_apart, run_here
+from models import crashing_model, endless_model, greedy_model, mix_model
+
+from ddpm_export import child, generate
+from ddpm_export.cli.run import main
+from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
+
+RUN, CHECK = (f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "check"))
+BEGIN = """
+import json, os, resource, signal, socket, sys, threading, time
+from pathlib import Path
+from ddpm_export import child, errors
+model = Path("m.onnx")
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Return a function that makes a module of a text, and gives the name of its function `act`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "code")
+
+    def write(text):
+        (tmp_path / "code" / "stranger.py").write_text(BEGIN + text)
+        return "stranger:act"
+
+    return write
+
+
+TRIES = """
+def act():
+    secret, outside, parent = sys.argv[1:]
+    guards = child.confine(model.absolute(), out=Path("out/a.npy").absolute()).guards
+    place = next(Path("out").iterdir())
+    def thread():
+        started = threading.Thread(target=int)
+        started.start()
+        started.join()
+    tries = {
+        "read its folder": lambda: Path("m.onnx").read_bytes(),
+        "write its place": lambda: (place / "a.npy").write_bytes(b"x"),
+        "start a thread": thread,
+        "read outside": lambda: Path(secret).read_bytes(),
+        "list outside": lambda: os.listdir(outside),
+        "read the parent": lambda: Path(f"/proc/{parent}/environ").read_bytes(),
+        "write its folder": lambda: Path("m.onnx").write_bytes(b"x"),
+        "write outside": lambda: Path(outside, "new").write_bytes(b"x"),
+        "remove": lambda: Path("m.onnx").unlink(),
+        "socket": lambda: socket.socket(),
+        "local socket": lambda: socket.socket(socket.AF_UNIX),
+        "fork": lambda: os.fork() or os._exit(0),
+        "program": lambda: os.execv("/bin/true", ["true"]),
+    }
+    told = {}
+    for name, attempt in tries.items():
+        try:
+            attempt()
+            told[name] = "done"
+        except OSError as exc:
+            told[name] = "refused" if isinstance(exc, PermissionError) else str(exc)
+    print(json.dumps([guards, told]))
+"""
+
+
+SANDBOX = "from ddpm_export.child.sandbox import *; print(no_other_files([], []), no_sockets_or_processes())"
+
+
+def test_it_can_neither_read_nor_write_nor_reach_what_is_not_its_own(tmp_path, tmp_path_factory, stranger, capfd):
+    if "None" in run_apart(code=SANDBOX).out:
+        pytest.skip("needs a Linux with Landlock and seccomp")
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret").write_text("s")
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    arguments = [str(outside / "secret"), str(outside), str(os.getpid())]
+    assert child.run_in_child(stranger(TRIES), arguments) == 0
+    guards, told = json.loads(capfd.readouterr().out)
+    assert guards[:2] == ["600 s", "16 GiB"]
+    assert [name.split()[0] for name in guards[2:]] == ["Landlock", "seccomp"]
+    own = ["read its folder", "write its place", "start a thread"]
+    assert told == {name: "done" if name in own else "refused" for name in told}
+    assert len(told) == 13
+    assert list(outside.iterdir()) == [outside / "secret"]
+    assert (tmp_path / "out" / "a.npy").read_bytes() == b"x"
+
+
+ENDINGS = {
+    "os.kill(os.getpid(), signal.SIGSEGV)": "crashes what opens it (SIGSEGV)",
+    "os.kill(os.getpid(), signal.SIGBUS)": "crashes what opens it (SIGBUS)",
+    "os.kill(os.getpid(), signal.SIGKILL)": "its process was killed, as the system does when memory runs out",
+    "time.sleep(60)": "takes longer than 0.5 s. Raise --timeout",
+    "[None for _ in iter(int, 1)]": "takes more than 1 s of processor time. Raise --timeout",
+}
+
+
+@pytest.mark.parametrize("act", ENDINGS)
+def test_its_sudden_end_is_a_sentence_and_leaves_nothing(tmp_path, stranger, act):
+    timeout = 30 if "iter" in act else 0.5
+    text = f"""
+child.cores = lambda: 0.01
+def act():
+    place = child.confine(model, timeout_s={timeout}, out=Path("out/a.npy")).place
+    place.write_bytes(b"half")
+    {act}
+"""
+    with pytest.raises(BadFileError) as error:
+        child.run_in_child(stranger(text), [])
+    assert str(error.value).startswith(f"m.onnx: {ENDINGS[act]}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_only_what_python_says_is_printed_and_memory_is_limited(stranger, capfd):
+    text = """
+def act():
+    child.confine(model, memory_gib=1)
+    os.write(2, b"free(): invalid pointer")
+    os.write(1, b"noise")
+    try:
+        bytearray(2 * 2**30)
+    except MemoryError:
+        print("no room")
+    print("told", file=sys.stderr)
+    assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+    sys.exit(6)
+"""
+    assert child.run_in_child(stranger(text), []) == 6
+    assert capfd.readouterr() == ("no room\n", "told\n")
+
+
+def test_a_child_that_opens_nothing_ends_as_it_likes(stranger, capfd):
+    assert child.run_in_child(stranger("def act(): sys.exit(int(sys.argv[1]))"), ["7"]) == 7
+    with pytest.raises(EnvironmentProblem, match="ended by SIGABRT"):
+        child.run_in_child(stranger("def act(): os.abort()"), [])
+
+
+def test_from_a_folder_only_pictures_are_taken(tmp_path, stranger):
+    text = """
+def act():
+    place = child.confine(model, out=Path("out")).place
+    for name in ("000001.png", ".profile", "x.png"):
+        (place / name).write_text(name)
+"""
+    (tmp_path / "out").mkdir()
+    assert child.run_in_child(stranger(text), []) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["000001.png"]
+
+
+@pytest.mark.parametrize("made", ["pass", "place.symlink_to(__file__)"])
+def test_what_is_no_picture_is_not_taken(tmp_path, stranger, made):
+    text = f"""
+def act():
+    place = child.confine(model, out=Path("out/a.npy"), fully=False).place
+    {made}
+"""
+    with pytest.raises(BadFileError, match="ended without a picture"):
+        child.run_in_child(stranger(text), [])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_limits_must_be_limits_and_a_parent_must_wait(monkeypatch):
+    with pytest.raises(UsageError, match="--untrusted needs"):
+        child.confine(Path("m.onnx"))
+    monkeypatch.setattr(child, "_terms", 99)
+    for name in ("timeout_s", "memory_gib"):
+        for value in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(UsageError, match="must be a number above 0"):
+                child.confine(Path("m.onnx"), **{name: value})
+
+
+ANSWERS = """
+def act():
+    child.confine(model, timeout_s=None)
+    child.answer(reply)
+def reply(word, *more):
+    if word == "hang":
+        time.sleep(60)
+    if word == "crash":
+        os.abort()
+    if word == "lie":
+        os.write(sys.stdout.fileno(), b'{"error": ["KeyboardInterrupt", "x"]}\\n')
+    if word == "garble":
+        os.write(sys.stdout.fileno(), b"[" * 100_000 + b"\\n")
+    if word == "refuse":
+        raise errors.NonFiniteError("NaN")
+    return [os.getpid(), word, *more]
+"""
+
+
+def test_a_worker_answers_outlives_its_child_and_believes_nothing(stranger):
+    worker = child.Worker(stranger(ANSWERS))
+    try:
+        first, *told = worker.ask("a", 1, None, timeout_s=30)
+        assert told == ["a", 1, None]
+        with pytest.raises(BadFileError, match="crashes what opens it"):
+            worker.ask("crash", timeout_s=30)
+        second, *told = worker.ask("b", timeout_s=30)
+        assert (told, second != first) == (["b"], True)
+        from ddpm_export.errors import NonFiniteError
+
+        with pytest.raises(NonFiniteError, match="NaN"):
+            worker.ask("refuse", timeout_s=30)
+        assert worker.ask("c", timeout_s=30) == [second, "c"]
+        with pytest.raises(BadFileError, match="takes longer than 1 s"):
+            worker.ask("hang", timeout_s=1)
+        with pytest.raises(BadFileError, match=r"^x$"):
+            worker.ask("lie", timeout_s=30)
+        worker.end()
+        with pytest.raises(BadFileError):
+            worker.ask("garble", timeout_s=30)
+    finally:
+        worker.end()
+
+
+def write(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    return tmp_path / "m.onnx"
+
+
+def test_check_of_a_file_that_crashes_is_one_line_and_3(tmp_path):
+    assert_refused(
+        run_apart(write(tmp_path, crashing_model()), code=CHECK), 3, "m.onnx: crashes what opens it (SIGFPE). Do not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "limit", "told"),
+    [
+        (crashing_model(), [], "crashes what opens it (SIGFPE)"),
+        (endless_model(), ["--timeout", 2], "takes longer than 2 s. Raise --timeout"),
+        (greedy_model(2), ["--memory", 1], "Failed to allocate memory for requested buffer of size 2147483648"),
+    ],
+    ids=["crashing", "endless", "greedy"],
+)
+def test_an_untrusted_run_of_a_hostile_file_is_one_line_and_3(tmp_path, content, limit, told):
+    arguments = [write(tmp_path, content), "--untrusted", *limit, "--n", 1, "--out", tmp_path / "out" / "a.npy"]
+    assert_refused(run_apart(*arguments, code=RUN), 3, "m.onnx", told)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_untrusted_run_gives_the_same_pictures_and_its_parent_loads_nothing(tmp_path):
+    model, out = write(tmp_path, mix_model()), tmp_path / "out" / "a.npy"
+    loaded = "finally: print(*[name for name in ('numpy', 'onnxruntime', 'typer') if name in sys.modules])"
+    code = f"import sys\nfrom ddpm_export.cli.start import run\ntry: run()\n{loaded}"
+    ending = run_apart(model, "--untrusted", "--n", 3, "--seed", 1, "--json", "--out", out, code=code)
+    assert (ending.code, ending.err) == (0, "")
+    told, names = ending.out.splitlines()
+    assert (json.loads(told)["out"], names) == (str(out), "")
+    np.testing.assert_array_equal(np.load(out), generate(model, n=3, seed=1))
+    assert os.listdir(out.parent) == ["a.npy"]
+
+
+def test_untrusted_and_trust_contradict_each_other_and_a_caller_is_told_of_the_command(tmp_path):
+    model = write(tmp_path, mix_model())
+    assert_refused(run_here(main, model, "--untrusted", "--trust"), 2, "--untrusted and --trust contradict")
+    assert_refused(run_here(main, model, "--untrusted"), 2, "the command ddpm-run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_parent_ends_the_child(tmp_path, number):
+    arguments = [write(tmp_path, endless_model()), "--untrusted", "--n", 1, "--out", tmp_path / "out" / "a.npy"]
+    process = subprocess.Popen(
+        command_line(*arguments, code=RUN),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeding_interrupts,
+    )
+    try:
+        while process.poll() is None and not list(tmp_path.glob("out/.*/.*")):  # it writes, and samples next
+            time.sleep(0.02)
+        assert process.poll() is None
+        since = time.monotonic()
+        process.send_signal(number)
+        printed, told = process.communicate(timeout=20)  # which waits for the child, too: it has the same pipes
+    finally:
+        process.kill()
+        process.wait()
+    assert time.monotonic() - since < 5  # a third of a second on an idle machine
+    killed = number == signal.SIGKILL
+    assert (process.returncode, printed, told) == ((-number, "", "") if killed else (130, "", "stopped.\n"))
+    assert killed or list((tmp_path / "out").iterdir()) == []
