@@ -152,7 +152,7 @@ def _evaluated(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict
     return {name: outputs[name] for name in spec.outputs}
 
 
-def combine(predictions: Sequence[dict[str, Array]], scale: Any = 1.0) -> dict[str, Array]:
+def combine(predictions: Sequence[dict[str, Any]], scale: Any = 1.0) -> dict[str, Any]:
     """Return what predictions of one x_t make, before anything is converted or clipped: of one, itself.
 
     Of two, c with a label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6); a learned

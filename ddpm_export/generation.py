@@ -284,7 +284,8 @@ def pictures(
             yield numbers, state.row, to_uint8(decode(state.x)) if wants(state.row.i) else None
         return
     choice = settings.choice
-    how = (settings.num_rows, choice.knobs.get("eta", 1.0), choice.times, choice.name)  # ddpm's is fixed_small here
+    eta = choice.knobs.get("eta", 1.0)  # ddpm, whose variance is fixed_small here
+    how = (settings.num_rows, eta, choice.times, choice.name, settings.guidance)
     for numbers in settings.batches:
         for i, x, images in opened.run(settings.seed, numbers, *how, **settings.told(numbers)):
             # on the way the state, as of a denoiser; the pictures at its end are the graph's own

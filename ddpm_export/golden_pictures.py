@@ -13,6 +13,7 @@ import numpy as np
 
 from ddpm_export.diffusion import Array
 from ddpm_export.golden import MAX_CASES, checked_positions, unusable
+from ddpm_export.guidance import Guidance, guidance_from_json, json_from_guidance
 from ddpm_export.inputs import example_of_inputs
 from ddpm_export.plans import are_falling_times, is_number
 from ddpm_export.spec import ModelSpec
@@ -33,6 +34,7 @@ class Draw:
     """Name pictures: images first to first + n - 1 of a seed, by num_steps steps of ddim with eta.
 
     times: those of the steps, which are evenly spaced without. plan: the name of one of num_steps rows, in their place.
+    guidance: None for a scale of 1, whatever the file's own.
     """
 
     seed: int
@@ -42,6 +44,7 @@ class Draw:
     eta: float
     times: tuple[int, ...] | None = None
     plan: str | None = None
+    guidance: Guidance | None = None
 
     @property
     def numbers(self) -> range:
@@ -49,14 +52,16 @@ class Draw:
         return range(self.first, self.first + self.n)
 
     @property
-    def settings(self) -> tuple[int, range, int, float, tuple[int, ...] | None, str | None]:
+    def settings(self) -> tuple[Any, ...]:
         """Return what a one-call file is given of it, in order."""
-        return self.seed, self.numbers, self.num_steps, self.eta, self.times, self.plan
+        guidance = self.guidance or Guidance()
+        return self.seed, self.numbers, self.num_steps, self.eta, self.times, self.plan, guidance
 
     def __str__(self) -> str:
         of = f"seed {self.seed}, images {self.first} to {self.numbers[-1]}"
         how = f"{self.num_steps} steps, eta {self.eta:g}" if self.plan is None else f"plan {self.plan}"
-        return f"{of}, {how}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
+        guided = "" if self.guidance is None else f", guidance {self.guidance.scale:g}"
+        return f"{of}, {how}{guided}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
 
 
 CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  # cut to T steps where T is less
@@ -84,6 +89,7 @@ class PictureResult:
 def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
     """Return draws that a one-call file of a network can make: these, cut to T steps, one of times, one of each plan.
 
+    One more is guided at some of its times, of a network that takes guidance.
     Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
     """
     T = spec.num_train_timesteps
@@ -91,7 +97,9 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
     times = tuple(sorted({T - 1, (2 * T) // 3, T // 5}, reverse=True))  # neither evenly spaced nor down to 0
     timed = Draw(2, 3, 1, len(times), 0.5, times)
     short = sorted((len(plan.rows), name) for name, plan in spec.plans.items() if len(plan.rows) <= MAX_EVALUATIONS)
-    return [*cut, timed, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
+    guidance = Guidance(2.5, (T // 4, T - 1 - T // 4))
+    guided = [Draw(4, 2, 2, min(6, T), 0.5, guidance=guidance)] if spec.takes_guidance else []
+    return [*cut, timed, *guided, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
 
 
 def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
@@ -104,8 +112,8 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
     """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
 
     pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
-    noise, of three times, and of up to three plans; 64 pixels of each, evenly spread, and the mean of all. Costs 31
-    evaluations of one image, and one a row of the plans.
+    noise, of three times, of guidance where it takes any, and of up to three plans; 64 pixels of each, evenly spread,
+    and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a row of the plans.
     """
     cases = []
     for draw in draws_of(spec, CASES):
@@ -113,7 +121,9 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
         positions = np.unique(np.linspace(0, levels.size - 1, min(levels.size, NUM_POSITIONS)).round().astype(np.int64))
         values = {"positions": positions.tolist(), "levels": levels[positions].tolist(), "mean": float(levels.mean())}
         said = {name: value for name, value in vars(draw).items() if value is not None}
-        cases.append({**said, **({"times": list(draw.times)} if draw.times else {}), **values})
+        lists = {"times": list(draw.times)} if draw.times else {}
+        guided = {"guidance": json_from_guidance(draw.guidance)} if draw.guidance else {}
+        cases.append({**said, **lists, **guided, **values})
     return {"cases": cases, "tolerance": {"levels": LEVELS}}
 
 
@@ -176,9 +186,25 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
         if not is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
             raise unusable("mean", case.get("mean"), "a number from 0 to 255")
         names = ("seed", "first", "n", "num_steps", "eta")
-        draw = Draw(**{name: case[name] for name in names}, times=None if times is None else tuple(times), plan=plan)
+        draw = Draw(
+            **{name: case[name] for name in names},
+            times=None if times is None else tuple(times),
+            plan=plan,
+            guidance=_checked_guidance(spec, case.get("guidance")),
+        )
         checked.append((draw, case))
     return checked
+
+
+def _checked_guidance(spec: ModelSpec, values: Any) -> Guidance | None:
+    if values is None:
+        return None
+    try:
+        if spec.takes_guidance:
+            return guidance_from_json(values)
+    except ValueError:
+        pass
+    raise unusable("guidance", values, "a scale, and an interval or none, of a file that takes guidance")
 
 
 def _is_level(value: Any) -> bool:

@@ -128,7 +128,8 @@ class ModelSpec:
     @property
     def takes_guidance(self) -> bool:
         """Return whether its predictions can be guided: it knows "no class", or takes guidance in its graph."""
-        return self.guides_itself or (self.label is not None and self.label.none is not None)
+        can = self.guides_itself or (self.label is not None and self.label.none is not None)
+        return can and (self.graph is None or GUIDANCE in self.requires)  # a graph combines only where it says so
 
     @property
     def guides_itself(self) -> bool:

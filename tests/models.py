@@ -148,6 +148,45 @@ def gaussian_file(spec, mean, std):
     return onnx_file(nodes, [constant(name, table.reshape(-1, 1, 1, 1)) for name, table in tables.items()], spec)
 
 
+def classes_file(spec, means, std):
+    """Return `gaussian.classes_model` as a file: pixels that are N(means[y], std^2) in images of label y.
+
+    Where the spec has an input guidance it combines by itself: of an affine prediction that is guiding the mean.
+    """
+    a = np.asarray(spec.alphas_cumprod)
+    slopes = {"eps": np.sqrt(1.0 - a), "x_0": np.sqrt(a) * std**2, "v": np.sqrt(a * (1.0 - a)) * (1.0 - std**2)}
+    factors = {"eps": 0.0 * a, "x_0": 1.0 + 0.0 * a, "v": -np.sqrt(1.0 - a)}
+    tables = {"slopes": slopes[spec.prediction] / (a * std**2 + 1.0 - a), "roots": np.sqrt(a)}
+    tables |= {"factors": factors[spec.prediction], "means": np.asarray(means)}
+    mean = "guided" if spec.guides_itself else "own"
+    nodes = [
+        *(
+            node("Gather", [table, by], name)
+            for table, by, name in zip(
+                ("slopes", "roots", "factors", "means"), "ttty", ("slope", "root", "factor", "own"), strict=True
+            )
+        ),
+        node("Sub", ["own", "of none"], "more"),
+        node("Reshape", ["guidance", "column"], "scale"),
+        node("Mul", ["more", "scale"], "carried"),
+        node("Add", ["carried", "of none"], "guided"),
+        node("Mul", ["root", mean], "shift"),
+        node("Sub", ["x_t", "shift"], "centred"),
+        node("Mul", ["centred", "slope"], "scaled"),
+        node("Mul", ["factor", mean], "offset"),
+        node("Add", ["scaled", "offset"], spec.prediction),
+    ]
+    values = [constant(name, table.reshape(-1, 1, 1, 1)) for name, table in tables.items()]
+    inputs = {"x_t": (TensorProto.FLOAT, ["batch", *spec.image_shape])}
+    inputs |= {name: (TensorProto.INT64, ["batch"]) for name in ("t", "y")}
+    if spec.guides_itself:
+        inputs["guidance"] = (TensorProto.FLOAT, ["batch", 1])
+        values += [constant("of none", means[-1]), constant("column", [-1, 1, 1, 1], np.int64)]
+    else:
+        nodes = [one for one in nodes if one.output[0] not in ("more", "scale", "carried", "guided")]
+    return onnx_file(nodes, values, spec, inputs=inputs)
+
+
 def told_model(spec):
     """Return a file whose prediction is tanh of x_t, moved by the time and by each input of the spec."""
     names = [spec.prediction, *(f"with {one.name}" for one in reversed(spec.inputs)), "bent"]

@@ -125,9 +125,11 @@ class Value:
         chosen = index if isinstance(index, Value) else self.builder.value(index)
         return self.do("Gather", chosen, axis=0)
 
-    def part(self, begin: int, end: "Value | int") -> "Value":
+    def part(self, begin: "Value | int", end: "Value | int") -> "Value":
         """Return the entries of the first dimension from `begin` to before `end`, which may be beyond the last."""
-        return self.do("Slice", [begin], end.do("Unsqueeze", [0]) if isinstance(end, Value) else [end])
+        return self.do(
+            "Slice", *(one.do("Unsqueeze", [0]) if isinstance(one, Value) else [one] for one in (begin, end))
+        )
 
     def followed_by(self, *others: "Value") -> "Value":
         """Return it and others, joined along the first dimension."""

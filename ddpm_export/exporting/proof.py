@@ -178,7 +178,8 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
     else:
         rows = plan(spec, name=draw.plan)
     with numbered(draw.numbers):
-        x = deque(walk(denoiser(model, spec, **told_in(spec, draw)), noise, rows), maxlen=1).pop().x
+        denoise = denoiser(model, spec, guidance=draw.guidance or 1, **told_in(spec, draw))
+        x = deque(walk(denoise, noise, rows), maxlen=1).pop().x
     return x, to_uint8(x)
 
 

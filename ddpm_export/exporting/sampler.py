@@ -13,14 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
-from ddpm_export.diffusion import Level, clean_and_noise
+from ddpm_export.diffusion import Level, clean_and_noise, combine
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, graphs_within
 from ddpm_export.exporting.philox_graph import add_key, add_noise
+from ddpm_export.guidance import MAX_SCALE
+from ddpm_export.inputs import OWN_GUIDANCE
 from ddpm_export.runtimes.one_call import NOT_FINITE, OWN_NAMES, history_size, inputs_of, outputs_of
 from ddpm_export.samplers import ddim_weights, weighted_sum
-from ddpm_export.spec import METADATA_KEY, PLAN, TIMES, VARIANCE_FRACTION, ModelSpec, json_from_spec
+from ddpm_export.spec import GUIDANCE, METADATA_KEY, PLAN, TIMES, VARIANCE_FRACTION, ModelSpec, json_from_spec
 
 __all__ = ["sampler_from_denoiser", "slice_from_denoiser", "spec_of_graph"]
 
@@ -45,7 +47,7 @@ def spec_of_graph(spec: ModelSpec, graph: str) -> ModelSpec:
     defaults = spec.defaults
     if defaults.sampler == "ddpm":
         defaults = dataclasses.replace(defaults, sampler="ddim", eta=1.0)
-    added = (TIMES, PLAN) if spec.plans else (TIMES,)
+    added = (TIMES, *([PLAN] if spec.plans else ()), *([GUIDANCE] if spec.takes_guidance else ()))
     kept = tuple(name for name in spec.requires if name not in (VARIANCE_FRACTION, *added))
     return dataclasses.replace(
         spec, graph=graph, defaults=defaults, variance="fixed_small", requires=kept + added, golden=None
@@ -119,7 +121,7 @@ class _Rows(NamedTuple):
     """Hold the table that the loop walks, a vector for each column: the rows of plans, then those of ddim.
 
     Numbers are float64; t is as the network wants it. first: the index of a run's first row. steps: how many it has.
-    start: the weight of noise draw 0, None for 1.
+    start: the weight of noise draw 0, None for 1. scale: that of guidance, None where the graph takes none.
     """
 
     t: Value
@@ -130,6 +132,7 @@ class _Rows(NamedTuple):
     first: Value
     steps: Value
     start: Value | None
+    scale: Value | None
 
 
 class _Run(NamedTuple):
@@ -153,7 +156,7 @@ def _add_run(g: Builder, spec: ModelSpec, given: Mapping[str, Value], n: Value, 
         if one.kind == "label":
             known = (given[one.name] >= 0) & (given[one.name] < one.num_labels)
             told[one.name] = _require(f"{one.name} must be 0 to {one.num_labels - 1}", given[one.name], known.every())
-        elif one.kind != "previous":  # which the loop carries
+        elif one.is_told:
             told[one.name] = given[one.name]
     for name, values in told.items():
         told[name] = _require(f"{name} must be one for each image", values, values.count().equals(n))
@@ -197,8 +200,9 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
         padded = [[weights[age] if age < len(weights) else 0.0 for weights in of_plans] for age in ages]
         return [column(f"{name} {age}", padded[age], of_ddim * 0.0 if age else of_ddim) for age in ages]
 
+    all_t = column("t", [row.t for row in table], t.cast(np.dtype(spec.t_dtype).type))
     return _Rows(
-        t=column("t", [row.t for row in table], t.cast(np.dtype(spec.t_dtype).type)),
+        t=all_t,
         a=column("a", [row.a for row in table], a),
         x_0=columns("x_0", [row.x_0 for row in table], x_0),
         eps=columns("eps", [row.eps for row in table], eps),
@@ -206,7 +210,18 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
         first=first,
         steps=steps,
         start=start,
+        scale=_add_scales(given, all_t) if GUIDANCE in spec.requires else None,
     )
+
+
+def _add_scales(given: Mapping[str, Value], t: Value) -> Value:
+    """Append the checks of guidance and its interval, and the scale at each time."""
+    scale, interval = given["guidance"], given["guidance_interval"]
+    scale = _require(f"guidance must be 0 to {MAX_SCALE:g}", scale, _within(scale, 0.0, MAX_SCALE))
+    ordered = (interval.at(0) >= 0.0) & (interval.at(1) >= interval.at(0))
+    interval = _require("guidance_interval must be two times, the lower first, from 0 on", interval, ordered)
+    at = t.cast(np.float32)
+    return ((at >= interval.at(0)) & (at <= interval.at(1))).where(scale, 1.0)
 
 
 def _within(number: Value, low: float, high: float) -> Value:
@@ -276,9 +291,10 @@ def _add_loop(
         """Bring a column's number of this row to float32: all are rounded before the loop."""
         return column.cast(np.float32).within(body).at(index)
 
-    x_t = before["x"]
-    t = rows.t.within(body).at(index).do("Expand", x_t.sizes(start=0, end=1))
-    predicted = _add_network(body, network, spec.prediction, {"x_t": x_t, "t": t, **run.told, **before})
+    x_t, t = before["x"], rows.t.within(body).at(index)
+    told = {name: one.within(body) for name, one in run.told.items()}
+    told |= {name: before[name] for name in _remembered(spec) if name != "history"}
+    predicted = _add_guided(body, network, spec, x_t, t, told, None if rows.scale is None else here(rows.scale))
     x_0, eps = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, spec.clip_x_0)
     found = [(x_0, eps)]
     after = {"x_0_prev": x_0}
@@ -321,6 +337,33 @@ def _add_step_noise(g: Builder, run: _Run, mean: Value, std: Value, step: Value)
     )
     name = g.add("step/x", "If", (std > 0.0).name, then_branch=then, else_branch=otherwise)
     return Value(g, name, np.float32)
+
+
+def _add_guided(
+    g: Builder, network: GraphProto, spec: ModelSpec, x_t: Value, t: Value, told: dict[str, Value], scale: Value | None
+) -> Value:
+    """Append the network, evaluated as guidance wants it; return the prediction.
+
+    It has the rows of c, the label's, and where both count after them those of u, "no class". Where one counts, u is
+    the same rows as c: u + scale (c - u) then is what they say, to the bit, and they cost what one evaluation costs.
+    """
+    label, count = spec.label, x_t.count()
+    if scale is None or spec.guides_itself:
+        if scale is not None:
+            told = {**told, OWN_GUIDANCE: scale.do("Expand", x_t.sizes(start=0, end=1).followed_by(g.value([1])))}
+        inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **told}
+        return _add_network(g, network, spec.prediction, inputs)
+    assert label is not None
+    assert label.none is not None
+    more = (scale.equals(0.0) | scale.equals(1.0)).where(g.value(0), count)
+    none = told[label.name] * 0 + int(label.none)
+    inputs = {name: one.followed_by(one.part(0, more)) for name, one in {"x_t": x_t, **told}.items()}
+    inputs[label.name] = scale.equals(0.0).where(none, told[label.name]).followed_by(none.part(0, more))
+    inputs["t"] = t.do("Expand", inputs["x_t"].sizes(start=0, end=1))
+    both = _add_network(g, network, spec.prediction, inputs)
+    c, u = both.part(0, count), both.part(more, END)
+    guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], scale)[spec.prediction]
+    return guided
 
 
 def _add_network(g: Builder, network: GraphProto, output: str, inputs: Mapping[str, Value]) -> Value:

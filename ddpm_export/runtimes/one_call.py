@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array
+from ddpm_export.diffusion import Array, guidance_for
 from ddpm_export.errors import BadFileError, DdpmExportError, NonFiniteError, UsageError
+from ddpm_export.guidance import Guidance
 from ddpm_export.inputs import bound_inputs
 from ddpm_export.runtimes.opened import OneCall
-from ddpm_export.spec import PLAN, TIMES, ModelSpec
+from ddpm_export.spec import GUIDANCE, PLAN, TIMES, ModelSpec
 from ddpm_export.wording import first_line
 
 __all__ = ["NOT_FINITE", "OWN_NAMES", "Run", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
 
 Run = Callable[[list[str], dict[str, Array]], list[Array]]  # (names of outputs, inputs by name) -> the outputs
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
-TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "x", "begin", "end", "history")
+TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "guidance_interval", "x", "begin", "end", "history")
 OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after"))  # no network's input can be called so
 Signature = dict[str, tuple[str, list[int | str]]]  # dtype and shape by name; a text is a size that a call decides
 NUMBER: tuple[str, list[int | str]] = ("int64", [])
@@ -43,14 +44,14 @@ def inputs_of(spec: ModelSpec) -> Signature:
         inputs["times"] = ("int64", ["m"])
     if PLAN in spec.requires:
         inputs["plan"] = NUMBER
+    if GUIDANCE in spec.requires:
+        inputs |= {"guidance": ("float32", []), "guidance_interval": ("float32", [2])}
     if spec.graph == "slice":
         inputs |= {"x": ("float32", images), "begin": NUMBER, "end": NUMBER}
         if history_size(spec):
             inputs["history"] = ("float32", [history_size(spec), *images])
-    carried = spec.graph == "sampler"
-    return inputs | {
-        one.name: (one.dtype, ["n", *one.shape]) for one in spec.inputs if not (one.kind == "previous" and carried)
-    }
+    given = [one for one in spec.inputs if one.is_told or (one.kind == "previous" and spec.graph == "slice")]
+    return inputs | {one.name: (one.dtype, ["n", *one.shape]) for one in given}
 
 
 def outputs_of(spec: ModelSpec) -> Signature:
@@ -93,6 +94,7 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
         eta: float,
         times: Sequence[int] | None = None,
         plan: str | None = None,
+        guidance: Guidance | float | None = None,
         **inputs: Any,
     ) -> Iterator[tuple[int, Array, Array]]:
         for name, value in ((TIMES, times), (PLAN, plan)):
@@ -100,7 +102,8 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
                 raise UsageError(f"{path}: {name} cannot be chosen, as the graph has no such input.")
         if plan is not None and plan not in spec.plans:
             raise UsageError(f"{path}: plan must be one of {', '.join(spec.plans)}, got {plan!r}.")
-        given = {
+        guided = guidance_for(spec, guidance)
+        given: dict[str, Any] = bound_inputs(spec.inputs, inputs, len(numbers)) | {
             "seed": seed,
             "first": numbers.start,
             "n": len(numbers),
@@ -108,7 +111,8 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
             "eta": eta,
             "times": () if times is None else times,
             "plan": 0 if plan is None else sorted(spec.plans).index(plan) + 1,
-            **bound_inputs(spec.inputs, inputs, len(numbers)),
+            "guidance": guided.scale,
+            "guidance_interval": guided.interval or (0, spec.num_train_timesteps - 1),
         }
         if spec.graph == "sampler":
             results = run(numbers, **given)

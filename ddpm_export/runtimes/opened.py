@@ -10,8 +10,9 @@ from ddpm_export.spec import ModelSpec
 
 __all__ = ["DenoiserFile", "OneCall", "OneCallFile"]
 
-# (seed, image numbers, num_steps, eta, times=None, plan=None, **inputs of the spec) -> where it stops to show it: the
-# number of the row, from 1, the state x after it (B, C, H, W) and its pictures, uint8 (B, H, W, C); the last is the end
+# (seed, image numbers, num_steps, eta, times=None, plan=None, guidance=None, **inputs of the spec) -> where it stops to
+# show it: the number of the row, from 1, the state x after it (B, C, H, W) and its pictures, uint8 (B, H, W, C); the
+# last is the end
 OneCall = Callable[..., Iterator[tuple[int, Array, Array]]]
 
 

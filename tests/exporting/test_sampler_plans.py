@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import COLOUR, gaussian_file, mix_model, tiny_spec, told_model
+from models import COLOUR, classes_file, gaussian_file, mix_model, tiny_spec, told_model
 
-from ddpm_export import denoiser, export, generate, noise_stream, plan, walk
-from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export import Guidance, denoiser, export, generate, noise_stream, plan, walk
+from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
+from ddpm_export.guidance import json_from_guidance
 from ddpm_export.images import to_uint8
-from ddpm_export.inputs import Input
+from ddpm_export.inputs import Input, input_from_json
 from ddpm_export.plans import Plan, Row, plan_from_json
 from ddpm_export.runtimes import open_file
 from ddpm_export.samplers import FORMULAS, SAMPLERS, ddim_weights, grid
@@ -46,8 +47,9 @@ def one_call_model(content, spec, graph):
 
 
 def called(session, **values):
-    """Return the outputs by name; what is an input of no graph here is left out, and `times` is empty."""
-    usual = {"seed": 1, "first": 0, "eta": 0.0, "times": (), "plan": 0, "begin": 0, **values}
+    """Return the outputs by name; what is an input of no graph here is left out, `times` is empty, nothing guided."""
+    usual = {"seed": 1, "first": 0, "eta": 0.0, "times": (), "plan": 0, "begin": 0}
+    usual |= {"guidance": 1.0, "guidance_interval": (0, 39), **values}
     feeds = {}
     for one in session.get_inputs():
         feeds[one.name] = np.asarray(usual[one.name], np.float32 if one.type == "tensor(float)" else np.int64)
@@ -297,10 +299,21 @@ def test_a_network_is_told_each_kind_of_input(kinds, own):
 def test_what_a_sampler_and_a_slice_take_is_that_of_the_contract():
     spec = told_spec(*KINDS, plans={"own": SECOND})
     images, more = ["n", *COLOUR], {"y": ["n"], "text": ["n", 5], "sketch": ["n", 1, 2, 7]}
+    guided = {"guidance": [], "guidance_interval": [2]}
     taken = {
-        "sampler": {"seed": [], "first": [], "n": [], "steps": [], "eta": [], "times": ["m"], "plan": [], **more},
+        "sampler": {
+            "seed": [],
+            "first": [],
+            "n": [],
+            "steps": [],
+            "eta": [],
+            "times": ["m"],
+            "plan": [],
+            **guided,
+            **more,
+        },
         "slice": {
-            **{"seed": [], "first": [], "steps": [], "eta": [], "times": ["m"], "plan": [], "x": images},
+            **{"seed": [], "first": [], "steps": [], "eta": [], "times": ["m"], "plan": [], **guided, "x": images},
             **{"begin": [], "end": [], "history": [2, *images], **more, "x_0_prev": images},
         },
     }
@@ -315,7 +328,7 @@ def test_what_a_sampler_and_a_slice_take_is_that_of_the_contract():
             found = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
             assert found == expected
             assert list(found) == list(expected)
-        assert json.loads(model.metadata_props[0].value)["requires"] == ["inputs", "times", "plan"]
+        assert json.loads(model.metadata_props[0].value)["requires"] == ["inputs", "times", "plan", "guidance"]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +350,7 @@ def test_inputs_that_do_not_fit_fail_by_their_names(values, named):
             called(session, **{"n": 2, "steps": 3, "end": 3, "x": np.zeros((2, *COLOUR)), **TOLD, **values})
 
 
-@pytest.mark.parametrize("name", ["seed", "times", "history", "images", "x_0", "x"])
+@pytest.mark.parametrize("name", ["seed", "times", "history", "images", "x_0", "x", "guidance_interval"])
 def test_an_input_called_as_one_of_the_graph_is_refused(name):
     spec = tiny_spec(inputs=(Input(name, "vector", (2,)),), requires=("inputs",))
     for graph in WRITERS:
@@ -361,6 +374,156 @@ def graphs_of(graph):
         for attribute in one.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else []:
                 yield from graphs_of(inner)
+
+
+# --- guidance ---
+
+CONDITIONS = json.loads((Path(__file__).parent.parent / "golden" / "conditions.json").read_text(encoding="ascii"))
+GUIDED = [k for k, case in enumerate(CONDITIONS["cases"]) if case["sampler"] == "ddim"]
+
+
+def conditions_case(number):
+    """A case of conditions.json: (spec, bytes of its denoiser, the case, its guidance as a graph is given it)."""
+    case = CONDITIONS["cases"][number]
+    spec = tiny_spec(
+        tuple(CONDITIONS["shape"]),
+        prediction=case["prediction"],
+        clip_x_0=case["clip_x_0"],
+        alphas_cumprod=tuple(CONDITIONS["alphas_cumprod"]),
+        inputs=tuple(input_from_json(one) for one in case["inputs"]),
+        requires=("inputs",),
+    )
+    interval = case["guidance"].get("interval", (0, spec.num_train_timesteps - 1))
+    told = {"guidance": case["guidance"]["scale"], "guidance_interval": interval}
+    return spec, classes_file(spec, CONDITIONS["means"], CONDITIONS["std"]), case, told
+
+
+@pytest.mark.parametrize("number", GUIDED)
+def test_guidance_goes_through_the_states_of_the_golden_file(number):
+    spec, content, case, guided = conditions_case(number)
+    rows, shape = len(case["states"]), (3, *CONDITIONS["shape"])
+    slices, whole = (session_of(one_call_model(content, spec, graph)) for graph in ("slice", "sampler"))
+    for k, (first, label) in enumerate(zip(CONDITIONS["images"], case["y"], strict=True)):
+        told = {"first": first, "steps": rows, "eta": case["eta"], "y": [label], **guided}
+        given = in_slices(slices, range(rows + 1), (1, *shape[1:]), **told)
+        for state, found in zip(case["states"], given, strict=True):
+            for name, own in (("x", "x_after"), ("x_0", "x_0")):
+                expected = np.reshape(state[name], shape)[k : k + 1]
+                np.testing.assert_allclose(found[own], expected, rtol=0, atol=CONDITIONS["tolerance"])
+        np.testing.assert_array_equal(called(whole, n=1, **told)["x_0"], given[-1]["x_after"])
+
+
+@pytest.mark.parametrize("kinds", [("label",), tuple(KINDS)], ids=["label", "all"])
+@pytest.mark.parametrize("own", [None, SECOND], ids=["ddim", "plan"])
+@pytest.mark.parametrize("guidance", [Guidance(0.0), Guidance(1.0), Guidance(2.5), Guidance(3.0, (10, 30))], ids=str)
+def test_a_guided_graph_is_the_guided_walk(kinds, own, guidance):
+    spec = told_spec(*kinds, plans={"own": own} if own else {})
+    content = told_model(spec)
+    told = {one.name: TOLD[one.name] for one in spec.inputs if one.is_told}
+    rows = plan(spec, num_steps=6, eta=0.5) if own is None else own
+    denoise = denoiser(model_of(content, spec), spec, guidance=guidance, **told)
+    *_, last = walk(denoise, noise_stream(9, range(3, 5), spec.state_shape), rows)
+    given = {"guidance": guidance.scale, "guidance_interval": guidance.interval or (0, 39), **told}
+    settings = {"seed": 9, "first": 3, "steps": len(rows.rows), "eta": 0.5, "plan": 1 if own else 0, **given}
+    whole = called(session_of(one_call_model(content, spec, "sampler")), n=2, **settings)
+    np.testing.assert_allclose(whole["x_0"], last.x, rtol=0, atol=1e-5)
+    given = in_slices(session_of(one_call_model(content, spec, "slice")), (0, 1, 3), (2, *COLOUR), **settings)
+    if len(rows.rows) == 3:
+        np.testing.assert_array_equal(given[-1]["x_after"], whole["x_0"])
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        *(({"guidance": bad}, "guidance must be 0 to 100") for bad in (-0.5, 100.5, np.nan, np.inf)),
+        *(
+            ({"guidance_interval": bad}, "guidance_interval must be two times, the lower first, from 0 on")
+            for bad in ((-1, 5), (5, 4), (np.nan, 5), (5, np.nan))
+        ),
+    ],
+)
+def test_guidance_out_of_its_range_fails_by_its_name(values, named):
+    spec = told_spec("label")
+    for graph in WRITERS:
+        session = session_of(one_call_model(told_model(spec), spec, graph))
+        with pytest.raises(Exception, match=rf"Name:'{named}"):
+            called(session, **{"n": 2, "steps": 3, "end": 3, "x": np.zeros((2, *COLOUR)), "y": [0, 1], **values})
+
+
+@pytest.mark.parametrize("none", [2, 3])
+def test_a_network_that_goes_bad_without_its_label_gives_no_picture(none):
+    """The weight of NaN: a class's index is divided by zero for one of them only, so that u alone is bad."""
+    spec = told_spec("label")
+    model = onnx.ModelProto.FromString(told_model(spec))
+    (weighed,) = (one for one in model.graph.node if one.output[0] == "y float")
+    weighed.output[0] = "y plain"
+    extra = [
+        helper.make_node("Equal", ["y", "bad"], ["is bad"], name="is bad"),
+        helper.make_node("Where", ["is bad", "nan", "y plain"], ["y float"], name="where"),
+    ]
+    place = list(model.graph.node).index(weighed) + 1
+    nodes = [*model.graph.node[:place], *extra, *model.graph.node[place:]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(none), "bad"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan), "nan"))
+    session = session_of(one_call_model(model.SerializeToString(), spec, "sampler"))
+    told = {"n": 2, "steps": 3, "y": [0, 1]}
+    called(session, **told)
+    if none == 3:  # "no class" of this label
+        with pytest.raises(Exception, match="the network gave NaN or infinity"):
+            called(session, guidance=2.0, **told)
+        called(session, guidance=2.0, guidance_interval=(39.5, 40), **told)
+    else:
+        called(session, guidance=2.0, **told)
+
+
+@pytest.mark.parametrize("graph", WRITERS)
+@pytest.mark.parametrize("itself", [False, True], ids=["combined", "by itself"])
+def test_generate_guides_a_one_call_file(tmp_path, graph, itself):
+    number = len(CONDITIONS["cases"]) - 1 if itself else GUIDED[3]
+    spec, *_ = conditions_case(number)
+    own = Guidance(1.5, (5, 40))
+    spec = dataclasses.replace(
+        spec, defaults=dataclasses.replace(spec.defaults, guidance=own), requires=("inputs", "guidance")
+    )
+    (tmp_path / "m.onnx").write_bytes(classes_file(spec, CONDITIONS["means"], CONDITIONS["std"]))
+    path = tmp_path / f"m.{graph}.onnx"
+    report = export(tmp_path / "m.onnx", path, format=graph)
+    assert "seed 4, images 2 to 3, 6 steps, eta 0.5, guidance 2.5" in report.proof.draws
+    opened = open_file(path)
+    assert opened.spec.defaults.guidance == own
+    assert all(result.passed for result in replayed(opened))
+    assert [case["guidance"] for case in opened.spec.golden["cases"] if "guidance" in case] == [
+        json_from_guidance(Guidance(2.5, (12, 37)))
+    ]
+    for how in ({}, {"guidance": 2.5, "label": "none"}, {"guidance": Guidance(2.5, (10, 29))}, {"guidance": 0}):
+        settings = {"n": 4, "batch": 3, "seed": 5, **how}
+        difference = np.abs(generate(path, **settings).astype(int) - generate(tmp_path / "m.onnx", **settings))
+        assert difference.max() <= 1
+    assert (generate(path, n=4, seed=5, guidance=3) != generate(path, n=4, seed=5)).any()
+
+
+@pytest.mark.parametrize("bad", [{"scale": 200}, 2, {"scale": 2, "interval": [3]}])
+def test_guidance_of_golden_vectors_that_cannot_be_meant(rich, bad):
+    path, *_ = rich
+    spec = open_file(path).spec
+    golden = copy.deepcopy(spec.golden)
+    golden["cases"][4]["guidance"] = bad
+    with pytest.raises(BadFileError, match="In the golden vectors, guidance must be a scale"):
+        replay_golden_pictures(lambda _: None, dataclasses.replace(spec, golden=golden))
+
+
+def test_a_file_whose_network_was_always_told_a_class_takes_no_guidance(tmp_path):
+    label = dataclasses.replace(KINDS["label"], none=None)
+    spec = tiny_spec(COLOUR, inputs=(label,), requires=("inputs",))
+    onnx.save(one_call_model(told_model(spec), spec, "sampler"), tmp_path / "m.onnx")
+    opened = open_file(tmp_path / "m.onnx")
+    assert "guidance" not in opened.spec.requires
+    *_, (_, _, images) = opened.run(0, range(2), 2, 0.0, y=[0, 1])
+    np.testing.assert_array_equal(images, generate(tmp_path / "m.onnx", n=2, num_steps=2, seed=0))
+    with pytest.raises(UsageError, match="guidance must be 1 for a network"):
+        generate(tmp_path / "m.onnx", n=2, num_steps=2, guidance=2)
 
 
 # --- the library around it ---
@@ -393,7 +556,7 @@ def test_a_file_with_plans_and_inputs_is_proven_and_replayed(rich):
         "seed 3, images 1 to 1, plan start",
     ]
     results = replayed(opened)
-    assert len(results) == 3 + 1 + 2
+    assert len(results) == 3 + 1 + 1 + 2
     assert all(result.passed for result in results)
 
 
@@ -405,7 +568,7 @@ def test_a_denoisers_file_with_plans_and_inputs_becomes_one(tmp_path, graph):
     assert report.proof.draws[-1] == "seed 3, images 1 to 1, plan own"
     assert report.proof.max_level_difference <= 1
     own = open_file(report.path).spec
-    assert (own.graph, own.requires, own.inputs) == (graph, ("inputs", "times", "plan"), spec.inputs)
+    assert (own.graph, own.requires, own.inputs) == (graph, ("inputs", "times", "plan", "guidance"), spec.inputs)
     assert own.golden["cases"][-1]["plan"] == "own"
 
 
@@ -418,7 +581,7 @@ def test_the_golden_vectors_of_a_plan_see_a_wrong_row(rich):
             numbers[1] += 0.3
             tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
     onnx.save(model, path)
-    assert [result.passed for result in replayed(open_file(path))] == [True] * 4 + [False, True]
+    assert [result.passed for result in replayed(open_file(path))] == [True] * 5 + [False, True]
 
 
 def test_a_call_tells_what_it_was_given(rich):
