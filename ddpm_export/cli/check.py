@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ddpm_export.exporting import PictureProof, Proof
     from ddpm_export.golden import GoldenResult
     from ddpm_export.golden_pictures import PictureResult
+    from ddpm_export.inputs import Input
     from ddpm_export.spec import ModelSpec
 
 __all__ = ["main"]
@@ -130,7 +131,9 @@ def check(
 
 def _facts(spec: "ModelSpec") -> dict[str, Any]:
     """Return what the spec says, by name; `source` is whatever the file's maker wrote there."""
-    a = spec.alphas_cumprod
+    from ddpm_export.guidance import json_from_guidance
+
+    a, guidance = spec.alphas_cumprod, spec.defaults.guidance
     return {
         "name": spec.name,
         "graph": spec.graph or "denoiser",
@@ -140,12 +143,24 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
         "alphas_cumprod": {"first": a[0], "last": a[-1]},
         "clip_x_0": spec.clip_x_0,
         "variance": spec.variance,
-        "defaults": vars(spec.defaults),
-        "inputs": [f"{one.name} ({one.kind})" for one in spec.inputs],
+        "defaults": {**vars(spec.defaults), "guidance": None if guidance is None else json_from_guidance(guidance)},
+        "inputs": [_input_line(one) for one in spec.inputs],
+        **({} if spec.label is None else {"classes": list(spec.label.classes)}),
         "noise": spec.noise,
         "requires": list(spec.requires),
         "source": spec.source,
     }
+
+
+def _input_line(one: "Input") -> str:
+    """Return what an input is, and what it is where nothing is said."""
+    if not one.is_told:
+        return f"{one.name} ({one.kind}, fed by the sampler)"
+    size = "x".join(map(str, one.shape or [len(one.classes)]))
+    unsaid = "must be given" if one.kind != "label" else "cannot be none"
+    if one.none is not None:
+        unsaid = "may be none" if one.kind == "label" else f"{one.none:g} unless given"
+    return f"{one.name} ({one.kind} of {size}, {unsaid})"
 
 
 def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:

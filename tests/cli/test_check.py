@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-from models import constant, mix_model, scale_model
+from models import constant, mix_model, scale_model, tiny_spec, told_model
 
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.golden import golden_from_model, replay_golden
+from ddpm_export.guidance import Guidance
+from ddpm_export.inputs import Input
 from ddpm_export.runtimes import PROVIDERS, Provider, open_model
-from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
 
 
 def rewritten(model, path, change):
@@ -206,3 +208,27 @@ def test_hostile_golden_vectors_are_refused(key, value):
 def test_hostile_golden_objects_are_refused(golden):
     with pytest.raises(BadFileError, match="golden"):
         replay_golden(model, dataclasses.replace(SPEC, golden=golden))
+
+
+def test_what_a_model_is_told_is_listed(tmp_path, command):
+    inputs = (
+        Input("y", "label", none=2, classes=("shoe", "bag")),
+        Input("strength", "vector", (2,), none=0.0),
+        Input("low_res", "image", (1, 2, 3)),
+        Input("x_0_prev", "previous", (1, 6, 5)),
+    )
+    defaults = Defaults(num_steps=4, guidance=Guidance(2.5, (3, 30)))
+    spec = tiny_spec(inputs=inputs, requires=("inputs", "guidance"), defaults=defaults)
+    (tmp_path / "m.onnx").write_bytes(told_model(spec))
+    code, out, _ = command("check", tmp_path / "m.onnx", "--json")
+    values = json.loads(out)
+    assert (code, values["classes"]) == (0, ["shoe", "bag"])
+    assert values["defaults"]["guidance"] == {"scale": 2.5, "interval": [3, 30]}
+    assert values["inputs"] == [
+        "y (label of 2, may be none)",
+        "strength (vector of 2, 0 unless given)",
+        "low_res (image of 1x2x3, must be given)",
+        "x_0_prev (previous, fed by the sampler)",
+    ]
+    code, out, _ = command("check", tmp_path / "m.onnx")
+    assert (code, "scale 2.5, interval 3, 30" in out, "shoe, bag" in out) == (0, True, True)

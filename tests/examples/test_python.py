@@ -6,25 +6,35 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from models import tiny_spec, told_model
 from PIL import Image
+
+from ddpm_export import Input, generate
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "full_image.json").read_text(encoding="ascii"))
 
 
-@pytest.fixture(params=[[], ["--untrusted"]], ids=["here", "child"])
-def server(request):
+@contextmanager
+def served(*arguments):
     """Yield the address of the serving example, on a port of the system's choice."""
-    command = [sys.executable, "examples/python/serve.py", "0", *request.param]
+    command = [sys.executable, "examples/python/serve.py", "0", *map(str, arguments)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield process.stdout.readline().split("?")[0]
         finally:
             process.terminate()
+
+
+@pytest.fixture(params=[[], ["--untrusted"]], ids=["here", "child"])
+def server(request):
+    with served(*request.param) as address:
+        yield address
 
 
 def test_the_server_gives_the_golden_image_and_refuses_in_one_line(server):
@@ -38,3 +48,32 @@ def test_the_server_gives_the_golden_image_and_refuses_in_one_line(server):
         assert error.value.code == 400
         assert len(error.value.read().splitlines()) == 1
         error.value.close()
+
+
+@pytest.fixture(scope="session")
+def with_classes(tmp_path_factory):
+    label = Input("y", "label", none=2, classes=("shoe", "bag"))
+    alphas_cumprod = tuple(np.linspace(0.999, 0.01, 60).tolist())
+    path = tmp_path_factory.mktemp("served") / "m.onnx"
+    path.write_bytes(told_model(tiny_spec(inputs=(label,), requires=("inputs",), alphas_cumprod=alphas_cumprod)))
+    return path
+
+
+@pytest.mark.parametrize("where", [[], ["--untrusted"]], ids=["here", "child"])
+def test_the_server_makes_the_class_that_is_asked_for(with_classes, where):
+    wanted = {
+        "label=bag&image=4": {"label": "bag", "first": 4},
+        "label=none": {"label": "none"},
+        "label=shoe&guidance=2.5": {"label": "shoe", "guidance": 2.5},
+    }
+    with served("--model", with_classes, *where) as server:
+        for query, how in wanted.items():
+            with urllib.request.urlopen(f"{server}?{query}", timeout=60) as answer:
+                pixels = np.asarray(Image.open(io.BytesIO(answer.read())))
+            expected = generate(with_classes, n=1, seed=0, num_steps=50, **how)
+            np.testing.assert_array_equal(pixels, expected[0, ..., 0])
+        for query in ("label=hat", "guidance=x", "guidance=-1"):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(f"{server}?{query}", timeout=60)
+            assert error.value.code == 400
+            error.value.close()
