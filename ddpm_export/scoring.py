@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,9 @@ from ddpm_export.files import replacing
 from ddpm_export.generation import Settings, sample
 from ddpm_export.images import from_uint8, to_uint8
 from ddpm_export.metrics import (
+    accuracy_by_class,
     density_coverage,
+    frechet_by_class,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -34,7 +36,17 @@ from ddpm_export.metrics.bits import Bits
 from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["CHUNK", "METRICS", "bits_as_json", "features_of", "sampled_images", "scores", "shipped_extractor"]
+__all__ = [
+    "CHUNK",
+    "CLASS_METRICS",
+    "METRICS",
+    "Labels",
+    "bits_as_json",
+    "features_of",
+    "sampled_images",
+    "scores",
+    "shipped_extractor",
+]
 
 CHUNK = 100  # images a file of the spool; also how many an extractor gets at a time
 MAX_NEIGHBOURS_OF = 10_000  # precision and recall compare every image with every other
@@ -42,6 +54,17 @@ MAX_NEIGHBOURS_OF = 10_000  # precision and recall compare every image with ever
 Pixels = NDArray[np.uint8]
 Scored = tuple[Array, Array]  # features (N, D) and logits (N, K), float32
 Report = Callable[[int, int, str], None]
+
+
+class Labels(NamedTuple):
+    """Hold what class each image is of, (N,) of those that are scored and (M,) of the reference, None where unknown.
+
+    names: of the classes; a label beyond them is "no class".
+    """
+
+    fake: Array | None
+    real: Array | None
+    names: tuple[str, ...]
 
 
 def sampled_images(
@@ -119,18 +142,24 @@ def shipped_extractor() -> Path:
     )
 
 
-def scores(metrics: tuple[str, ...], fake: Scored, real: Scored) -> dict[str, Any]:
-    """Return the metrics by name (`METRICS`) as JSON values; fake and real are (features, logits).
+def scores(metrics: tuple[str, ...], fake: Scored, real: Scored, labels: Labels | None = None) -> dict[str, Any]:
+    """Return the metrics by name (`METRICS`, `CLASS_METRICS`) as JSON values; fake and real are (features, logits).
 
-    Raises UsageError for an unknown metric, and for none.
+    Raises UsageError for an unknown metric, for none, and for one by class of images whose labels are not known.
     """
-    unknown = sorted(set(metrics) - set(METRICS))
+    unknown = sorted(set(metrics) - {*METRICS, *CLASS_METRICS})
     if unknown or not metrics:
-        raise UsageError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}.")
+        known = ", ".join((*METRICS, *CLASS_METRICS))
+        raise UsageError(f"metrics must be some of {known}, got {', '.join(unknown) or 'none'}.")
     result: dict[str, Any] = {}
     for name, score in METRICS.items():
         if name in metrics:
             result |= score(fake, real)
+    for name, score_by_class in CLASS_METRICS.items():
+        if name in metrics:
+            if labels is None or labels.fake is None or not (labels.fake < len(labels.names)).any():
+                raise UsageError(f"{name} needs images of known classes. Score a model that is told a class.")
+            result |= score_by_class(fake, real, labels)
     return result
 
 
@@ -152,12 +181,47 @@ def _neighbours(fake: Scored, real: Scored) -> dict[str, Any]:
     return {"pr": {**precision_recall(a, b)._asdict(), **density_coverage(a, b)._asdict()}}
 
 
+def _accuracy(fake: Scored, real: Scored, labels: Labels) -> dict[str, Any]:
+    if fake[1].shape[1] != len(labels.names):
+        raise UsageError(
+            f"accuracy needs an extractor with a logit for each of the {len(labels.names)} classes, got "
+            f"{fake[1].shape[1]}."
+        )
+    found = {}
+    for name, (_, logits), of in (("accuracy", fake, labels.fake), ("accuracy_of_reference", real, labels.real)):
+        if of is not None:
+            classed = of < len(labels.names)
+            by_class = accuracy_by_class(logits[classed], of[classed])
+            each = [by_class[label] for label in of[classed].tolist()]
+            found[name] = {"mean": float(np.mean(each)), **_by_name(by_class, labels.names)}
+    return found
+
+
+def _frechet_by_class(fake: Scored, real: Scored, labels: Labels) -> dict[str, Any]:
+    if labels.fake is None or labels.real is None:
+        raise UsageError("class_fid needs a reference of known classes, which this one does not tell.")
+    classed = labels.fake < len(labels.names)
+    found = frechet_by_class(fake[0][classed], labels.fake[classed], real[0], labels.real)
+    if not found:
+        raise UsageError("class_fid needs two images or more of a class that the reference has.")
+    return {"class_fid": {"mean": float(np.mean(list(found.values()))), **_by_name(found, labels.names)}}
+
+
+def _by_name(values: dict[int, float], names: tuple[str, ...]) -> dict[str, float]:
+    return {names[label]: value for label, value in values.items()}
+
+
 # what `ddpm-eval --metrics` takes, but for bits, which are of the network: (fake, real) -> JSON values by name
 METRICS: dict[str, Callable[[Scored, Scored], dict[str, Any]]] = {
     "is": _inception_scores,
     "fid": _frechet,
     "kid": _kernel,
     "pr": _neighbours,
+}
+# the same of images whose classes are known: (fake, real, labels) -> JSON values by name
+CLASS_METRICS: dict[str, Callable[[Scored, Scored, Labels], dict[str, Any]]] = {
+    "accuracy": _accuracy,
+    "class_fid": _frechet_by_class,
 }
 
 

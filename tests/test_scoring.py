@@ -9,7 +9,7 @@ from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.generation import generate, settings_for
 from ddpm_export.metrics import frechet_distance, statistics
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.scoring import CHUNK, METRICS, features_of, sampled_images, scores
+from ddpm_export.scoring import CHUNK, METRICS, Labels, features_of, sampled_images, scores
 
 
 def nothing(*_):
@@ -157,3 +157,39 @@ def test_what_is_no_extractor_of_these_images_is_refused(tmp_path, content, shap
     (tmp_path / "e.onnx").write_bytes(content)
     with pytest.raises(BadFileError, match=words):
         open_extractor(tmp_path / "e.onnx", shape, "cpu", None)
+
+
+def test_scores_by_class_name_classes(rng):
+    features, logits = rng.normal(size=(60, 4)), np.eye(3)[np.arange(60) % 3]
+    names = ("shoe", "bag", "coat")
+    asked = np.arange(60) % 4  # 3 is none, which no score counts
+    labels = Labels(asked, np.arange(60) % 3, names)
+    found = scores(("accuracy", "class_fid", "fid"), (features, logits), (features[::-1], logits), labels)
+    classed = asked < 3
+    shares = {name: (np.arange(60) % 3 == k)[asked == k].mean() for k, name in enumerate(names)}
+    assert found["accuracy"] == {"mean": pytest.approx((np.arange(60) % 3 == asked)[classed].mean()), **shares}
+    assert found["accuracy_of_reference"] == {"mean": 1.0, "shoe": 1.0, "bag": 1.0, "coat": 1.0}
+    each = [found["class_fid"][name] for name in names]
+    assert found["class_fid"]["mean"] == pytest.approx(np.mean(each))
+    assert {"fid", "class_fid", "accuracy", "accuracy_of_reference"} == set(found)
+    assert "accuracy_of_reference" not in scores(
+        ("accuracy",), (features, logits), (features, logits), labels._replace(real=None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "message"),
+    [
+        ("accuracy", None, "accuracy needs images of known classes"),
+        ("class_fid", Labels(None, None, ("a",)), "class_fid needs images of known classes"),
+        ("accuracy", Labels(np.full(4, 2), None, ("a", "b")), "accuracy needs images of known classes"),
+        ("accuracy", Labels(np.zeros(4, int), None, ("a", "b")), "a logit for each of the 2 classes, got 3"),
+        ("class_fid", Labels(np.zeros(4, int), None, ("a", "b")), "class_fid needs a reference of known classes"),
+        ("class_fid", Labels(np.arange(4), np.arange(4), tuple("abcd")), "class_fid needs two images or more of a"),
+        ("speed", None, "metrics must be some of is, fid, kid, pr, accuracy, class_fid, got speed"),
+    ],
+)
+def test_scores_by_class_that_cannot_be(metric, labels, message):
+    both = np.eye(4), np.eye(4)[:, :3]
+    with pytest.raises(UsageError, match=message):
+        scores((metric,), both, both, labels)

@@ -10,27 +10,36 @@ from ddpm_export.cli.console import (
     Debug,
     Eta,
     Grid,
+    GuidanceInterval,
+    GuidanceScale,
+    Inputs,
     Json,
+    Label,
     Order,
     Provider,
     Sampler,
     Threads,
     Trust,
     entry_point,
+    guidance_from_options,
+    inputs_from_options,
+    labels_from_text,
     phases,
     print_json,
     printable,
 )
 from ddpm_export.errors import UsageError
-from ddpm_export.wording import first_line
+from ddpm_export.wording import first_line, several
 
 if TYPE_CHECKING:
     from ddpm_export.datasets import Dataset
+    from ddpm_export.generation import Settings
 
 __all__ = ["main"]
 
 SPLITS = ("train", "test")
 IMAGES = 1000
+CHUNK = 1000  # images that are looked at together for their labels
 
 
 def evaluate(
@@ -47,7 +56,7 @@ def evaluate(
             help="ONNX with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]"
         ),
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Some of is,fid,kid,pr,bits.")] = "is,fid,kid",
+    metrics: Annotated[str, typer.Option(help="Some of is,fid,kid,pr,accuracy,class_fid,bits.")] = "is,fid,kid",
     n: Annotated[
         int | None,
         typer.Option(
@@ -61,6 +70,10 @@ def evaluate(
     eta: Eta = None,
     variance: Annotated[str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large or learned.")] = None,
     order: Order = None,
+    label: Label = None,
+    guidance: GuidanceScale = None,
+    guidance_interval: GuidanceInterval = None,
+    inputs: Inputs = None,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     samples: Annotated[
         str | None,
@@ -83,6 +96,8 @@ def evaluate(
 ) -> None:
     """Score an exported model: Inception Score, FID, KID, precision and recall, bits per dimension. Needs no torch.
 
+    Of a model with classes also whether the extractor sees the class that was asked for, and FID by class.
+
     Images and features are kept: what was cut off goes on where it was.
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
@@ -94,9 +109,10 @@ def evaluate(
     from ddpm_export.runtimes.onnx import open_extractor
 
     wanted = tuple(dict.fromkeys(metrics.split(",")))
-    unknown = sorted(set(wanted) - {*scoring.METRICS, "bits"})
+    known = (*scoring.METRICS, *scoring.CLASS_METRICS, "bits")
+    unknown = sorted(set(wanted) - set(known))
     if unknown:
-        raise UsageError(f"--metrics must be some of {', '.join(scoring.METRICS)}, bits, got {', '.join(unknown)}.")
+        raise UsageError(f"--metrics must be some of {', '.join(known)}, got {', '.join(unknown)}.")
     if split not in (None, *SPLITS):
         raise UsageError(f"--split must be train or test, got {split!r}.")
     if curve is not None and curve.suffix != ".csv":
@@ -116,8 +132,8 @@ def evaluate(
             extractor = scoring.shipped_extractor() if extractor is None else extractor
             extract, its_digest = open_extractor(extractor, spec.picture_shape, provider, threads), sha256_of(extractor)
             if samples is not None:
-                images = _images(samples, spec.picture_shape)
-                images = images if n is None else _first(images, n, "--samples")
+                scored = _samples(samples, spec.picture_shape)
+                images = scored.images if n is None else _first(scored.images, n, "--samples")
                 facts |= {"samples": samples}
             else:
                 settings = settings_for(
@@ -131,13 +147,22 @@ def evaluate(
                     batch=batch,
                     grid=grid,
                     order=order,
+                    label=labels_from_text(spec, label),
+                    guidance=guidance_from_options(spec, guidance, guidance_interval),
+                    inputs=inputs_from_options(spec, inputs or []),
                 )
                 images = scoring.sampled_images(opened, spec, settings, digest, cache, report, provider)
+                scored = _as_dataset(images, settings)
                 facts |= settings.describe()
             facts |= {"n": len(images), "extractor": extractor.name, "extractor_sha256": its_digest}
             fake = scoring.features_of(images, extract, its_digest, None, report, provider)
             real = scoring.features_of(reference.images, extract, its_digest, cache, report, provider)
-            facts |= scoring.scores(featured, fake, real)
+            labels = None
+            if set(featured) & set(scoring.CLASS_METRICS):
+                names = scored.classes or ()
+                asked, its_own = (_labels_of(one, names) for one in (scored, reference))
+                labels = scoring.Labels(None if asked is None else asked[: len(images)], its_own, names)
+            facts |= scoring.scores(featured, fake, real, labels)
         if coded is not None:
             facts["bits"] = _bits(opened, spec, coded, variance, seed, t_stride, batch, curve, report)
     facts["reference"] = _told(reference, source)
@@ -229,17 +254,42 @@ def _first(images: Any, n: int | None, whose: str) -> Any:
     return images[:n]
 
 
-def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
+def _as_dataset(images: Any, settings: "Settings") -> "Dataset":
+    """Return sampled images with the classes that they were asked to be."""
+    from ddpm_export.datasets import Dataset
+
+    label = settings.label
+    if label is None:
+        return Dataset("samples", images, None, None)
+    return Dataset("samples", images, settings.told(settings.numbers)[label.name], None, classes=label.classes)
+
+
+def _labels_of(dataset: "Dataset", names: tuple[str, ...]) -> Any:
+    """Return the labels of a data set, (N,), None where it has none; raises UsageError for those of other classes."""
+    import numpy as np
+
+    if dataset.labels is None or not names:
+        return None
+    if dataset.classes != names:
+        raise UsageError(
+            f"The classes of {dataset.name} must be {several(names)}, those of the images, got "
+            f"{several(dataset.classes or ['none'])}."
+        )
+    parts = np.array_split(np.arange(len(dataset.images)), 1 + len(dataset.images) // CHUNK)
+    return np.concatenate([dataset.batch(part)[1] for part in parts])  # of what is seen where one is broken
+
+
+def _samples(samples: str, image_shape: tuple[int, int, int]) -> "Dataset":
     import os
 
     import numpy as np
 
-    from ddpm_export.datasets import READERS
+    from ddpm_export.datasets import READERS, Dataset
     from ddpm_export.errors import BadFileError
 
     path = Path(samples)
     if samples.partition(":")[0] in READERS or path.is_dir():
-        return _opened(_source("--samples", samples), image_shape).images
+        return _opened(_source("--samples", samples), image_shape)
     channels, height, width = image_shape
     try:  # mapped: a header may claim more than any memory holds
         images = np.lib.format.open_memmap(path, mode="r") if os.path.isfile(path) else None
@@ -252,7 +302,7 @@ def _images(samples: str, image_shape: tuple[int, int, int]) -> Any:
             f"{path} must hold uint8 (N, {height}, {width}, {channels}), got {images.dtype} {images.shape}. Make it "
             "with ddpm-run --out x.npy."
         )
-    return images
+    return Dataset(path.name, images, None, None)
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ All take arrays whose rows are images, and compute in float64. What they measure
 made the rows: two scores compare only where extractor, number of images and reference set are the same.
 """
 
+from ddpm_export.metrics.classes import accuracy_by_class, frechet_by_class
 from ddpm_export.metrics.frechet import Statistics, frechet_distance, statistics
 from ddpm_export.metrics.inception_score import InceptionScore, inception_score, probabilities_from_logits
 from ddpm_export.metrics.kernel import KernelDistance, kernel_distance
@@ -15,7 +16,9 @@ __all__ = [
     "KernelDistance",
     "PrecisionRecall",
     "Statistics",
+    "accuracy_by_class",
     "density_coverage",
+    "frechet_by_class",
     "frechet_distance",
     "inception_score",
     "kernel_distance",

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import assert_refused, run_here
-from models import GREY, extractor_file, mix_model, tiny_spec
+from models import GREY, extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export import datasets
@@ -13,6 +13,9 @@ from ddpm_export.cli.eval import main
 from ddpm_export.datasets import READERS
 from ddpm_export.files import sha256_of
 from ddpm_export.generation import generate
+from ddpm_export.inputs import Input
+from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.scoring import features_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -184,7 +187,11 @@ ODD_SAMPLES = {
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--metrics", "lpips"], 2, "--metrics must be some of is, fid, kid, pr, bits, got lpips."),
+        (
+            ["--metrics", "lpips"],
+            2,
+            "must be some of is, fid, kid, pr, accuracy, class_fid, bits, got lpips.",
+        ),
         (["--split", "all"], 2, "--split must be train or test, got 'all'."),
         (["--split", "test"], 2, "--split does not apply to a folder of images"),
         (["--data", "noto-emoji:real", "--split", "train"], 2, "--split does not apply to the data set noto-emoji"),
@@ -224,3 +231,56 @@ def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words, mo
         if not (place / f"{name}.npy").exists():
             write(place / f"{name}.npy")
     assert_refused(evaluated(place, *arguments), code, words)
+
+
+@pytest.fixture
+def classed(place):
+    """The same with a model of three classes, and a reference whose images lie in folders called as they are."""
+    label = Input("y", "label", none=3, classes=("bag", "coat", "shoe"))
+    spec = tiny_spec(inputs=(label,), requires=("inputs",), clip_x_0=None)
+    (place / "m.onnx").write_bytes(told_model(spec))
+    for number, image in enumerate(sorted((place / "real").glob("*.png"))):
+        folder = place / "real" / label.classes[number % 3]
+        folder.mkdir(exist_ok=True)
+        image.rename(folder / image.name)
+    return place
+
+
+def test_classes_are_asked_for_in_turn_and_scored(classed):
+    options = ("--n", 60, "--steps", 2, "--metrics", "accuracy,class_fid", "--json")
+    facts = json.loads(evaluated(classed, *options).out)
+    assert facts["label"] == ["bag", "coat", "shoe"]
+    assert set(facts["class_fid"]) == set(facts["accuracy"]) == {"mean", "bag", "coat", "shoe"}
+    opened = open_extractor(classed / "e.onnx", GREY, "cpu", None)
+    images = generate(classed / "m.onnx", n=60, num_steps=2, seed=0)
+    _, logits = features_of(images, opened, "", None, lambda *_: None)
+    seen = logits.argmax(axis=1) == np.arange(60) % 3
+    assert facts["accuracy"]["mean"] == pytest.approx(seen.mean())
+    guided = json.loads(evaluated(classed, *options, "--guidance", 4, "--guidance-interval", "0,30").out)
+    assert (guided["guidance"], guided["guidance_interval"]) == (4.0, [0, 30])
+    assert guided["class_fid"] != facts["class_fid"]
+    one = json.loads(evaluated(classed, *options, "--label", "coat,none").out)
+    assert set(one["class_fid"]) == {"mean", "coat"}
+    # real images by their own labels: what a classifier sees at best
+    real = json.loads(evaluated(classed, "--samples", classed / "real", *options[4:]).out)
+    assert real["accuracy"].keys() == facts["accuracy"].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "hat"], "must be one of bag, coat, shoe"),
+        (["--label", "none", "--metrics", "accuracy"], "accuracy needs images of known classes"),
+        (["--metrics", "accuracy", "--samples", "a.npy"], "accuracy needs images of known classes"),
+    ],
+)
+def test_classes_that_cannot_be_scored(classed, arguments, message, monkeypatch):
+    monkeypatch.chdir(classed)
+    np.save("a.npy", images_of(5))
+    assert_refused(evaluated(classed, "--n", 5, "--steps", 2, *arguments), 2, message)
+
+
+def test_a_reference_of_other_classes_is_refused(classed):
+    (classed / "real" / "bag").rename(classed / "real" / "cap")
+    ending = evaluated(classed, "--n", 6, "--steps", 2, "--metrics", "class_fid")
+    assert_refused(ending, 2, "The classes of real must be bag, coat, shoe, those of the images, got cap, coat, shoe.")

@@ -9,7 +9,7 @@ import pytest
 import ddpm_export.metrics
 
 ROOT = Path(ddpm_export.metrics.__file__).parent
-MODULES = ["frechet.py", "inception_score.py", "kernel.py", "neighbours.py"]
+MODULES = ["classes.py", "frechet.py", "inception_score.py", "kernel.py", "neighbours.py"]
 MINE = {"ddpm_export.errors", *(f"ddpm_export.metrics.{Path(name).stem}" for name in MODULES)}
 
 
