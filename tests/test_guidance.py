@@ -206,7 +206,7 @@ def test_a_network_that_never_learned_to_do_without_a_class_takes_none(inputs):
 def test_guidance_of_a_file_is_named_in_requires():
     with pytest.raises(BadFileError, match="requires must name 'guidance'"):
         spec_with(LABEL, defaults=Defaults(num_steps=5, guidance=Guidance(2.0)))
-    with pytest.raises(ModelRefusedError, match="a reader of later"):
+    with pytest.raises(ModelRefusedError, match="a reader of 'later'"):
         spec_from_json(json_from_spec(guided_by(Guidance(2.0))).replace('"inputs", "guidance"', '"later"'))
 
 
