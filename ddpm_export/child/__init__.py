@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem
 __all__ = ["MEMORY_GIB", "TIMEOUT_S", "Confined", "Worker", "answer", "be_child", "confine", "is_child", "run_in_child"]
 
 TIMEOUT_S, MEMORY_GIB = 600.0, 16.0
-GRACE_S = 0.3  # for a child that is asked to stop to put its terminal in order
+GRACE_S = 0.5  # for a child that is asked to stop to put its terminal in order
 MAX_ANSWER = 2**26  # characters of one answer of a worker
 PICTURE = re.compile(r"\d{6,}\.png")
 # the search path is the parent's: Python's own would begin with the working directory, which may be a stranger's
@@ -226,7 +226,14 @@ def be_child() -> None:
     os.set_inheritable(told["terms"], False)
     end_with_parent(told["parent"])
     module, _, function = told["target"].partition(":")
-    getattr(import_module(module), function)()
+    try:
+        getattr(import_module(module), function)()
+    except SystemExit as ending:
+        if not isinstance(ending.code, int):
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ending.code)  # a graph that is still at work is not waited for
 
 
 def is_child() -> bool:
@@ -240,14 +247,15 @@ def confine(
     timeout_s: float | None = TIMEOUT_S,
     memory_gib: float = MEMORY_GIB,
     out: Path | None = None,
+    reads: Iterable[Path] = (),
     fully: bool = True,
 ) -> Confined:
     """Bind this process for good, before it opens the model and before it starts a thread.
 
     timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
     worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. fully: not only limits of time, but of memory, files, sockets and processes as well; a GPU, PyTorch and
-    the hub need those.
+    returned. reads: files to read besides those of the model's folder. fully: not only limits of time, but of memory,
+    files, sockets and processes as well; a GPU, PyTorch and the hub need those.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -280,7 +288,8 @@ def confine(
         _limit(resource.RLIMIT_CPU, terms["cpu_s"], spare=1)
     if fully:
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
-        files = no_other_files([model.parent, model.resolve(), *libraries()], [] if place is None else [place.parent])
+        readable = [model.parent, model.resolve(), *libraries(), *(path for path in reads if path.is_file())]
+        files = no_other_files(readable, [] if place is None else [place.parent])
         guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
     return Confined(place, guards)
 

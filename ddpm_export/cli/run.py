@@ -93,8 +93,9 @@ def run(
     if untrusted:
         if trust:
             raise UsageError("--untrusted and --trust contradict each other.")
+        reads = [Path(setting.partition("=")[2]) for setting in inputs or []]
         fully = provider == "cpu"
-        place = confine(model, timeout_s=timeout, memory_gib=memory, out=out, fully=fully).place or out
+        place = confine(model, timeout_s=timeout, memory_gib=memory, out=out, reads=reads, fully=fully).place or out
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for
     from ddpm_export.images import open_output

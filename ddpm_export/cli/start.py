@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["begin", "check", "evaluate", "export", "heed", "interruptible", "run"]
@@ -42,6 +42,11 @@ def begin(module: str, *, in_child: bool = False) -> None:
     within an import, it can come out as an ImportError.
     """
     heed(_end)
+    for number in range(3):  # a stream that is closed: the next file that is opened would be taken for it
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     from importlib import import_module
 
     try:
@@ -54,11 +59,12 @@ def begin(module: str, *, in_child: bool = False) -> None:
         if ending.code != STOPPED:
             raise
     except KeyboardInterrupt:  # between the command's end and its caller
-        print("stopped.", file=sys.stderr)
+        _say("stopped.")
     # what is still at work, such as a graph in its thread, is not waited for, and further signals change nothing
     heed(signal.SIG_IGN)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError):
+            stream.flush()
     os._exit(STOPPED)
 
 
@@ -72,10 +78,10 @@ def _watch(module: str) -> None:
         with interruptible():
             code = run_in_child(f"{module}:main", sys.argv[1:])
     except DdpmExportError as exc:
-        print(f"error: {printable(str(exc))}", file=sys.stderr)
+        _say(f"error: {printable(str(exc))}")
         code = exc.exit_code
     except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
+        _say("stopped.")
         code = STOPPED
     sys.exit(code)
 
@@ -120,5 +126,10 @@ def heed(handler: Any) -> dict[int, Any]:
 
 
 def _end(*_signal: object) -> None:
-    os.write(2, b"stopped.\n")
+    _say("stopped.")
     os._exit(STOPPED)
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # a pipe whose reader is gone
+        os.write(2, f"{line}\n".encode())
