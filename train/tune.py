@@ -7,6 +7,7 @@ changed, needs a handful of iterations; it reads the network as any sampler does
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +27,12 @@ from ddpm_export.generation import with_plans
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row, json_from_plan
 from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.samplers import State, plan, walk, weighted_sum
 from ddpm_export.schedules import GRIDS
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["Table", "main", "table_from_plan", "tune", "untuned"]
+__all__ = ["Table", "Walker", "main", "pixels_and_features", "table_from_plan", "tune"]
 
 Float64 = NDArray[np.float64]
 
@@ -99,10 +101,10 @@ def table_from_plan(plan: Plan, alphas_cumprod: Sequence[float], reach: int = RE
 
 
 class Lesson(NamedTuple):
-    """Noise to start from, and where a solution of many steps brings it, both (B, C, H, W)."""
+    """Noise to start from, (B, C, H, W), and what is seen of where a solution of many steps brings it, (B, K)."""
 
     noise: Array
-    end: Array
+    seen: Array
 
 
 class Fit(NamedTuple):
@@ -114,34 +116,121 @@ class Fit(NamedTuple):
     held_out: list[float]
 
 
-def lessons(
-    denoise: Denoiser, spec: ModelSpec, numbers: range, seed: int, num_steps: int, batch: int
-) -> Iterator[Lesson]:
-    """Yield the images of the numbers, `batch` at a time, as a solver of second order finds them; num_steps each."""
-    teacher = plan(spec, num_steps=num_steps, **TEACHER)
-    for start in range(0, len(numbers), batch):
-        noise = noise_stream(seed, numbers[start : start + batch], spec.state_shape)
-        *_, state = walk(denoise, noise, teacher)
-        yield Lesson(noise(0), decode(state.x))
+Look = Callable[[Array], Array]  # pictures (B, C, H, W) -> numbers (B, K) whose Euclidean distance is one of pictures
 
 
-def untuned(denoise: Denoiser, spec: ModelSpec, num_steps: int, lesson: Lesson) -> tuple[str, Table]:
-    """Return the solver and grid that come nearest to the lesson in num_steps evaluations, by name and as a table.
+def pixels(x: Array) -> Array:
+    """Return pixels as a picture shows them, (B, C * H * W), of which a distance is the RMS in levels."""
+    flat = np.clip(decode(x), -1.0, 1.0).reshape(len(x), -1)
+    result: Array = flat * np.float32(LEVELS / math.sqrt(flat.shape[1]))
+    return result
 
-    Costs num_steps evaluations for each solver and grid.
-    """
-    found: dict[tuple[str, str], tuple[float, Plan]] = {}
-    for sampler, knobs in SOLVERS.items():
-        for grid in GRIDS:
-            rows = plan(spec, sampler=sampler, num_steps=num_steps, grid=grid, **knobs)
-            found[sampler, grid] = _mean_distance([_residual(_end(_walked(denoise, lesson, rows)), lesson)]), rows
-    best = min(found, key=lambda name: found[name][0])
-    return " ".join(best), table_from_plan(found[best][1], spec.alphas_cumprod)
+
+def pixels_and_features(extract: Extractor, scale: float) -> Look:
+    """Return what sees pixels, and besides an extractor's features times `scale`."""
+
+    def look(x: Array) -> Array:
+        features, _ = extract(np.clip(decode(x), -1.0, 1.0).astype(np.float32))
+        return np.concatenate([pixels(x), np.float32(scale) * features], axis=1)
+
+    return look
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Walk the plans of one network, and measure where they end; `look` says what counts as near."""
+
+    denoise: Denoiser
+    spec: ModelSpec
+    look: Look = pixels
+
+    def lessons(self, numbers: range, seed: int, num_steps: int, batch: int) -> Iterator[Lesson]:
+        """Yield lessons of the numbers, `batch` at a time: where a solver of second order ends after num_steps."""
+        teacher = plan(self.spec, num_steps=num_steps, **TEACHER)
+        for start in range(0, len(numbers), batch):
+            noise = noise_stream(seed, numbers[start : start + batch], self.spec.state_shape)(0)
+            yield Lesson(noise, self.look(self.states(noise, teacher)[-1].x))
+
+    def untuned(self, num_steps: int, lesson: Lesson) -> tuple[str, Table]:
+        """Return the solver and grid that come nearest to the lesson in num_steps evaluations, by name and as a table.
+
+        Costs num_steps evaluations for each solver and grid.
+        """
+        found: dict[tuple[str, str], tuple[float, Plan]] = {}
+        for sampler, knobs in SOLVERS.items():
+            for grid in GRIDS:
+                rows = plan(self.spec, sampler=sampler, num_steps=num_steps, grid=grid, **knobs)
+                found[sampler, grid] = self.distance(rows, [lesson]), rows
+        best = min(found, key=lambda name: found[name][0])
+        return " ".join(best), table_from_plan(found[best][1], self.spec.alphas_cumprod)
+
+    def states(self, noise: Array, rows: Plan, state: State | None = None) -> list[State]:
+        """Return the states after all rows of a plan without noise, or those after `state`."""
+        return list(walk(self.denoise, _no_noise, rows, x=noise, state=state))
+
+    def distance(self, rows: Plan, lessons: list[Lesson]) -> float:
+        """Return the mean over images of the distance to where they shall come.
+
+        Not the root of the mean square: the few that become another picture, which no table can prevent, would count
+        for more than all others.
+        """
+        ends = [self.look(self.states(lesson.noise, rows)[-1].x) - lesson.seen for lesson in lessons]
+        return float(np.mean(_lengths(np.concatenate(ends))))
+
+    def normal_equations(self, table: Table, lessons: list[Lesson], times_move: bool) -> tuple[Float64, Float64]:
+        """Return J^T J and J^T r of the differences r by times and shares, (P, P) and (P,); 0 for times that stay.
+
+        Each image weighs as one over its distance, which makes of the sum of squares one of distances (Lawson 1961).
+        """
+        square, slope = 0.0, 0.0
+        rows = table.plan(self.spec.alphas_cumprod)
+        for lesson in lessons:
+            states = self.states(lesson.noise, rows)
+            seen = self.look(states[-1].x)
+            r = seen - lesson.seen
+            w = (1.0 / np.sqrt(np.maximum(_lengths(r), NEAR)))[:, None].astype(np.float32)
+            J = np.stack([(w * column).ravel() for column in self.derivatives(table, states, lesson, seen, times_move)])
+            square, slope = square + (J @ J.T).astype(np.float64), slope + (J @ (w * r).ravel()).astype(np.float64)
+        return np.asarray(square), np.asarray(slope)
+
+    def derivatives(
+        self, table: Table, states: list[State], lesson: Lesson, seen: Array, times_move: bool
+    ) -> Iterator[Array]:
+        """Yield those of what is seen by each time, then by each share, row by row, each by walking on from there.
+
+        states: those of the lesson's noise by the table's plan; seen: what is seen of the last, (B, K).
+        """
+        a, N = self.spec.alphas_cumprod, len(table.times)
+        rows = table.plan(a)
+
+        def onward(k: int, x: Array, rows: Plan) -> Array:
+            """Return what is seen of the end where the state after row k, from 0 on, is x."""
+            state = states[k]._replace(x=x)
+            return self.look([state, *self.states(x, rows, state)][-1].x)
+
+        for k, t in enumerate(table.times):
+            below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else len(a)) - t
+            by = -max(1, below // 8) if below >= above else max(1, above // 8)
+            if not times_move or max(below, above) < 2:
+                yield np.zeros_like(seen)
+                continue
+            other = replace(table, times=(*table.times[:k], t + by, *table.times[k + 1 :])).plan(a)
+            if k == 0:
+                moved = self.look(self.states(lesson.noise, other)[-1].x)
+            else:
+                row = other.rows[k - 1]
+                moved = onward(k - 1, weighted_sum(row.x_0, row.eps, _found(states, k - 1)), other)
+            yield (moved - seen) / np.float32(by)
+        for k, (shares, scale) in enumerate(zip(table.shares, table.scales(a), strict=True)):
+            found = _found(states, k)
+            for kind in range(2):
+                for age in range(shares.shape[1]):
+                    along = float(scale[kind, 0]) * MOVE * found[age][kind]
+                    yield (onward(k, states[k].x + along, rows) - seen) / np.float32(MOVE)
 
 
 def tune(
-    denoise: Denoiser,
-    spec: ModelSpec,
+    walker: Walker,
     start: tuple[str, Table],
     learned: list[Lesson],
     held_out: list[Lesson],
@@ -154,21 +243,20 @@ def tune(
     1944, Marquardt 1963: each step is damped until it lessens the error).
     """
     name, table = start
-    a, T = spec.alphas_cumprod, spec.num_train_timesteps
+    a, T = walker.spec.alphas_cumprod, walker.spec.num_train_timesteps
 
-    def error(table: Table, of: list[Lesson]) -> float:
-        rows = table.plan(a)
-        return _mean_distance([_residual(_end(_walked(denoise, lesson, rows)), lesson) for lesson in of])
+    def distance(table: Table, lessons: list[Lesson]) -> float:
+        return walker.distance(table.plan(a), lessons)
 
-    fit, damping, times_move = Fit(table, name, [error(table, learned)], [error(table, held_out)]), DAMPING, True
+    fit, damping, times_move = Fit(table, name, [distance(table, learned)], [distance(table, held_out)]), DAMPING, True
     for i in range(iterations):
         report(fit)
         times_move = times_move and 3 * i < 2 * iterations
-        square, slope = _normal_equations(denoise, fit.table, a, learned, times_move)
+        square, slope = walker.normal_equations(fit.table, learned, times_move)
         while damping <= MOST_DAMPING:
             step = np.linalg.solve(square + damping * np.diag(np.diag(square)) + 1e-9 * np.eye(len(square)), -slope)
             tried = fit.table.moved(step, T)
-            reached = error(tried, learned)
+            reached = distance(tried, learned)
             if reached < fit.errors[-1]:
                 break
             damping *= 8.0
@@ -176,7 +264,7 @@ def tune(
             reached = fit.errors[-1]  # there is no better one near by
         gain = 1.0 - reached / fit.errors[-1]
         if gain > 0.0:
-            fit = Fit(tried, name, [*fit.errors, reached], [*fit.held_out, error(tried, held_out)])
+            fit = Fit(tried, name, [*fit.errors, reached], [*fit.held_out, distance(tried, held_out)])
         if gain < ENOUGH and not times_move:
             break
         times_move, damping = times_move and gain >= ENOUGH, DAMPING if gain == 0.0 else damping / 8.0
@@ -184,91 +272,13 @@ def tune(
     return fit
 
 
-def _walked(denoise: Denoiser, lesson: Lesson, rows: Plan) -> list[State]:
-    return list(walk(denoise, _no_noise, rows, x=lesson.noise))
-
-
 def _no_noise(draw: int) -> Array:
     raise AssertionError(f"a tuned plan has no noise, and starts from what it is given, not from draw {draw}")
 
 
-def _end(states: Sequence[State]) -> Array:
-    return states[-1].x
-
-
-def _residual(x: Array, lesson: Lesson) -> Array:
-    """Return what is left of the way to a lesson's end, as a picture shows it, (B, C, H, W)."""
-    return np.clip(decode(x), -1.0, 1.0) - lesson.end
-
-
-def _distances(residuals: Array) -> Array:
-    """Return each image's root of the mean square in levels, (B,)."""
-    return LEVELS * np.sqrt(np.mean(np.square(residuals, dtype=np.float64), axis=(1, 2, 3)))
-
-
-def _mean_distance(residuals: list[Array]) -> float:
-    """Return the images' mean distance.
-
-    Not the root of all images' mean square: the few that become another picture, which no table can prevent, would
-    count for more than all others.
-    """
-    return float(np.mean(_distances(np.concatenate(residuals))))
-
-
-def _normal_equations(
-    denoise: Denoiser, table: Table, a: Sequence[float], lessons: list[Lesson], times_move: bool
-) -> tuple[Float64, Float64]:
-    """Return J^T J and J^T r of the residuals by times and shares, (P, P) and (P,); without derivatives by times 0.
-
-    Each image weighs as one over its distance, which makes of the sum of squares one of distances (Lawson 1961).
-    """
-    square, slope = 0.0, 0.0
-    for lesson in lessons:
-        r = _residual(_end(states := _walked(denoise, lesson, table.plan(a))), lesson)
-        w = (1.0 / np.sqrt(np.maximum(_distances(r), NEAR)))[:, None, None, None].astype(np.float32)
-        J = np.stack([(w * column).ravel() for column in _columns(denoise, table, a, lesson, states, r, times_move)])
-        square, slope = square + (J @ J.T).astype(np.float64), slope + (J @ (w * r).ravel()).astype(np.float64)
-    return np.asarray(square), np.asarray(slope)
-
-
-def _columns(
-    denoise: Denoiser,
-    table: Table,
-    a: Sequence[float],
-    lesson: Lesson,
-    states: list[State],
-    r: Array,
-    times_move: bool,
-) -> Iterator[Array]:
-    """Yield the residual's derivative by each time, then by each share, row by row; each by walking on from there."""
-    T, N, rows = len(a), len(table.times), table.plan(a)
-
-    def onward(k: int, x: Array, rows: Plan) -> Array:
-        """Return the residual where the state after row k, from 0 on, is x."""
-        return _residual(_end([state := states[k]._replace(x=x), *walk(denoise, _no_noise, rows, state=state)]), lesson)
-
-    for k, t in enumerate(table.times):
-        if not times_move:
-            yield np.zeros_like(r)
-            continue
-        below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else T) - t
-        by = -max(1, below // 8) if below >= above else max(1, above // 8)
-        if max(below, above) < 2:
-            yield np.zeros_like(r)
-            continue
-        other = replace(table, times=(*table.times[:k], t + by, *table.times[k + 1 :])).plan(a)
-        if k == 0:
-            moved = _residual(_end(_walked(denoise, lesson, other)), lesson)
-        else:
-            row = other.rows[k - 1]
-            moved = onward(k - 1, weighted_sum(row.x_0, row.eps, _found(states, k - 1)), other)
-        yield (moved - r) / by
-    for k, (shares, scale) in enumerate(zip(table.shares, table.scales(a), strict=True)):
-        found = _found(states, k)
-        for kind in range(2):
-            for age in range(shares.shape[1]):
-                along = float(scale[kind, 0]) * MOVE * found[age][kind]
-                yield (onward(k, states[k].x + along, rows) - r) / MOVE
+def _lengths(differences: Array) -> Array:
+    """Return each row's Euclidean length, (B,)."""
+    return np.sqrt(np.sum(np.square(differences, dtype=np.float64), axis=1))
 
 
 def _found(states: list[State], k: int) -> tuple[tuple[Array, Array], ...]:
@@ -304,10 +314,9 @@ def command(
     except ValueError as exc:
         raise UsageError(f"--steps must be numbers with commas between them, got {steps!r}.") from exc
     network, spec = _opened(model)
-    denoise = denoiser(network, spec)
+    walker = Walker(denoiser(network, spec), spec)
     of = [
-        list(lessons(denoise, spec, numbers, seed, teacher_steps, batch))
-        for numbers in (range(n), range(n, n + (n + 1) // 2))
+        list(walker.lessons(numbers, seed, teacher_steps, batch)) for numbers in (range(n), range(n, n + (n + 1) // 2))
     ]
     for count in counts:
         name = f"tuned-{count}"
@@ -321,8 +330,8 @@ def command(
         if name in known:
             start = f"{name} as it was", table_from_plan(known[name], spec.alphas_cumprod)
         else:
-            start = untuned(denoise, spec, count, of[0][0])
-        fit = tune(denoise, spec, start, *of, iterations, report)
+            start = walker.untuned(count, of[0][0])
+        fit = tune(walker, start, *of, iterations, report)
         print_json(
             {
                 "plan": name,

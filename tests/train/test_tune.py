@@ -10,18 +10,18 @@ from ddpm_export import open_model
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import UsageError
 from ddpm_export.generation import generate, with_plans
-from ddpm_export.samplers import plan, walk
+from ddpm_export.samplers import plan
 from train import tune
 
 
 def opened(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     model, spec = open_model(tmp_path / "m.onnx")
-    return denoiser(model, spec), spec
+    return tune.Walker(denoiser(model, spec), spec)
 
 
-def lessons_of(denoise, spec, numbers, batch=8):
-    return list(tune.lessons(denoise, spec, numbers, seed=1, num_steps=20, batch=batch))
+def lessons_of(walker, numbers, batch=8):
+    return list(walker.lessons(numbers, seed=1, num_steps=20, batch=batch))
 
 
 @pytest.mark.parametrize("grid", ["uniform", "karras"])
@@ -46,42 +46,40 @@ def test_times_are_rounded_and_kept_apart():
 
 
 def test_derivatives_are_those_of_the_whole_walk(tmp_path):
-    denoise, spec = opened(tmp_path, gaussian_file(tiny_spec(clip_x_0=None), 0.1, 0.2))
-    T, a = spec.num_train_timesteps, spec.alphas_cumprod
-    (lesson,) = lessons_of(denoise, spec, range(3))
+    walker = opened(tmp_path, gaussian_file(tiny_spec(clip_x_0=None), 0.1, 0.2))
+    T, a = walker.spec.num_train_timesteps, walker.spec.alphas_cumprod
+    (lesson,) = lessons_of(walker, range(3))
     changes = np.concatenate([np.zeros(4), np.random.default_rng(0).normal(0.0, 0.03, 20)])  # so that no share is 0
-    table = tune.untuned(denoise, spec, 4, lesson)[1].moved(changes, T)
+    table = walker.untuned(4, lesson)[1].moved(changes, T)
 
-    def residual(by):
-        *_, state = walk(denoise, None, table.moved(by, T).plan(a), x=lesson.noise)
-        return np.clip(state.x, -1.0, 1.0) - lesson.end
+    def seen(by):
+        return walker.look(walker.states(lesson.noise, table.moved(by, T).plan(a))[-1].x)
 
-    here, states = residual(np.zeros(24)), list(walk(denoise, None, table.plan(a), x=lesson.noise))
-    columns = list(tune._columns(denoise, table, a, lesson, states, here, times_move=True))
+    here, states = seen(np.zeros(24)), walker.states(lesson.noise, table.plan(a))
+    columns = list(walker.derivatives(table, states, lesson, here, times_move=True))
     assert len(columns) == 24
     for number, column in enumerate(columns):
         by = np.zeros(24)
         by[number] = (1.0 if number else -1.0) if number < 4 else 0.02  # nothing is above the first time
-        numeric = (residual(by) - here) / by[number]
+        numeric = (seen(by) - here) / by[number]
         assert np.abs(numeric).max() > 1e-4
         np.testing.assert_allclose(column, numeric, atol=(0.3 if number < 4 else 0.02) * np.abs(numeric).max())
 
 
 def test_where_pixels_are_gaussian_two_evaluations_are_enough(tmp_path):
     """There the way from noise to picture is linear, and a table of two rows can go it exactly."""
-    spec = tiny_spec(clip_x_0=None)
-    denoise, spec = opened(tmp_path, gaussian_file(spec, 0.1, 0.2))
-    learned, held_out = lessons_of(denoise, spec, range(8)), lessons_of(denoise, spec, range(8, 16))
-    fit = tune.tune(denoise, spec, tune.untuned(denoise, spec, 2, learned[0]), learned, held_out, 12)
+    walker = opened(tmp_path, gaussian_file(tiny_spec(clip_x_0=None), 0.1, 0.2))
+    learned, held_out = lessons_of(walker, range(8)), lessons_of(walker, range(8, 16))
+    fit = tune.tune(walker, walker.untuned(2, learned[0]), learned, held_out, 12)
     assert fit.held_out[0] > 2.0
     assert fit.held_out[-1] < 0.02 * fit.held_out[0]
 
 
 def test_what_is_learned_is_nearer_and_the_same_each_time(tmp_path):
-    denoise, spec = opened(tmp_path, mix_model())
-    learned, held_out = lessons_of(denoise, spec, range(16)), lessons_of(denoise, spec, range(16, 24))
-    start = tune.untuned(denoise, spec, 3, learned[0])
-    fits = [tune.tune(denoise, spec, start, learned, held_out, 6) for _ in range(2)]
+    walker = opened(tmp_path, mix_model())
+    learned, held_out = lessons_of(walker, range(16)), lessons_of(walker, range(16, 24))
+    start = walker.untuned(3, learned[0])
+    fits = [tune.tune(walker, start, learned, held_out, 6) for _ in range(2)]
     assert fits[0].errors == sorted(fits[0].errors, reverse=True)
     assert fits[0].held_out[-1] < 0.8 * fits[0].held_out[0]
     assert len(fits[0].errors) == len(fits[0].held_out) <= 7
