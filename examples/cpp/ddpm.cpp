@@ -68,6 +68,31 @@ void write(const ddpm::Row& row, ddpm_row* to) {
     std::copy(row.noise.begin(), row.noise.end(), to->noise);
 }
 
+std::optional<ddpm::Guidance> guidance_of(const ddpm_guidance* from) {
+    if (from == nullptr) {
+        return std::nullopt;
+    }
+    ddpm::Guidance guidance{from->scale};
+    if (from->interval != nullptr) {
+        guidance.interval = {from->interval[0], from->interval[1]};
+    }
+    return guidance;
+}
+
+ddpm::Inputs inputs_of(const ddpm_input* inputs, std::size_t num_inputs) {
+    ddpm::Inputs given;
+    for (std::size_t k = 0; k < num_inputs; ++k) {
+        const ddpm_input& one = inputs[k];
+        ddpm::InputValue& value = given[one.name];
+        if (one.labels != nullptr) {
+            value = std::vector<std::int64_t>(one.labels, one.labels + one.count);
+        } else {
+            value = std::vector<float>(one.numbers, one.numbers + one.count);
+        }
+    }
+    return given;
+}
+
 ddpm::Settings settings_of(const ddpm_settings& from) {
     ddpm::Settings settings;
     settings.n = from.n;
@@ -87,6 +112,11 @@ ddpm::Settings settings_of(const ddpm_settings& from) {
     settings.plan = given<std::string>(from.plan);
     settings.seed = from.seed;
     settings.first = from.first;
+    if (from.label != nullptr) {
+        settings.label = std::vector<std::string>(from.label, from.label + from.num_labels);
+    }
+    settings.guidance = guidance_of(from.guidance);
+    settings.inputs = inputs_of(from.inputs, from.num_inputs);
     return settings;
 }
 
@@ -109,18 +139,8 @@ ddpm::Model model_of(ddpm_model model, void* context) {
 }
 
 ddpm::Denoiser denoiser_of(const ddpm_spec* spec, ddpm_model model, void* context, const ddpm_input* inputs,
-                           std::size_t num_inputs) {
-    ddpm::Inputs given;
-    for (std::size_t k = 0; k < num_inputs; ++k) {
-        const ddpm_input& one = inputs[k];
-        ddpm::InputValue& value = given[one.name];
-        if (one.labels != nullptr) {
-            value = std::vector<std::int64_t>(one.labels, one.labels + one.count);
-        } else {
-            value = std::vector<float>(one.numbers, one.numbers + one.count);
-        }
-    }
-    return ddpm::denoiser(model_of(model, context), spec->spec, given);
+                           std::size_t num_inputs, const ddpm_guidance* guidance) {
+    return ddpm::denoiser(model_of(model, context), spec->spec, inputs_of(inputs, num_inputs), guidance_of(guidance));
 }
 
 }  // namespace
@@ -163,8 +183,17 @@ int ddpm_spec_has_variance_fraction(const ddpm_spec* spec) { return spec->spec.h
 
 int ddpm_spec_has_fractional_t(const ddpm_spec* spec) { return spec->spec.has_fractional_t ? 1 : 0; }
 
+const char* ddpm_spec_class(const ddpm_spec* spec, size_t k) {
+    const ddpm::Input* label = spec->spec.label();
+    return label != nullptr && k < label->classes.size() ? label->classes[k].c_str() : nullptr;
+}
+
+int ddpm_spec_takes_guidance(const ddpm_spec* spec) { return spec->spec.takes_guidance() ? 1 : 0; }
+
 void ddpm_settings_init(ddpm_settings* settings) {
-    *settings = {16, 0, nullptr, 0, nullptr, std::numeric_limits<double>::quiet_NaN(), nullptr, nullptr, 0, 0};
+    *settings = {};
+    settings->n = 16;
+    settings->eta = std::numeric_limits<double>::quiet_NaN();
 }
 
 int ddpm_spacing(int64_t num_train_timesteps, int64_t num_steps, int64_t* times, ddpm_error* error) {
@@ -201,12 +230,12 @@ void ddpm_plan_row(const ddpm_plan* plan, size_t k, ddpm_row* row) { write(plan-
 double ddpm_plan_start(const ddpm_plan* plan) { return plan->plan.start; }
 
 int ddpm_denoiser(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_input* inputs,
-                  size_t num_inputs, size_t n, const float* x_t, const ddpm_row* row, const float* x_0_before,
-                  float* x_0, float* eps, float* variance_fraction, ddpm_error* error) {
+                  size_t num_inputs, const ddpm_guidance* guidance, size_t n, const float* x_t, const ddpm_row* row,
+                  const float* x_0_before, float* x_0, float* eps, float* variance_fraction, ddpm_error* error) {
     return guarded(error, [&] {
         ddpm::Denoised found;
-        denoiser_of(spec, model, model_context, inputs, num_inputs)({x_t, x_t + n * spec->spec.image_size()},
-                                                                    row_of(*row), x_0_before, found);
+        const auto denoise = denoiser_of(spec, model, model_context, inputs, num_inputs, guidance);
+        denoise({x_t, x_t + n * spec->spec.image_size()}, row_of(*row), x_0_before, found);
         std::copy(found.x_0.begin(), found.x_0.end(), x_0);
         std::copy(found.eps.begin(), found.eps.end(), eps);
         if (variance_fraction != nullptr) {
@@ -216,8 +245,9 @@ int ddpm_denoiser(const ddpm_spec* spec, ddpm_model model, void* model_context, 
 }
 
 int ddpm_walk(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_input* inputs,
-              size_t num_inputs, int64_t seed, const int64_t* images, size_t n, const ddpm_plan* plan, const float* x,
-              const ddpm_state* state, ddpm_states** states, ddpm_error* error) {
+              size_t num_inputs, const ddpm_guidance* guidance, int64_t seed, const int64_t* images, size_t n,
+              const ddpm_plan* plan, const float* x, const ddpm_state* state, ddpm_states** states,
+              ddpm_error* error) {
     *states = nullptr;
     return guarded(error, [&] {
         const std::size_t size = n * spec->spec.image_size();
@@ -233,7 +263,7 @@ int ddpm_walk(const ddpm_spec* spec, ddpm_model model, void* model_context, cons
             begin = copied(x);
         }
         *states = new ddpm_states{
-            ddpm::walk(denoiser_of(spec, model, model_context, inputs, num_inputs),
+            ddpm::walk(denoiser_of(spec, model, model_context, inputs, num_inputs, guidance),
                        ddpm::noise_stream(seed, {images, images + n}, spec->spec.image_shape), plan->plan,
                        std::move(begin), std::move(from)),
             {}};

@@ -70,6 +70,12 @@ typedef struct ddpm_input {
     size_t num_dimensions;
 } ddpm_input;
 
+/* How strongly a network follows its label: 0 ignores it, 1 is the network as it is, 2 and more exaggerate. */
+typedef struct ddpm_guidance {
+    double scale;           /* 0 to 100 */
+    const double *interval; /* two times t, the lower first: at others the scale is 1; null for all */
+} ddpm_guidance;
+
 typedef struct ddpm_evaluation {
     size_t batch;
     const float *x_t;
@@ -105,6 +111,11 @@ typedef struct ddpm_settings {
     const char *variance; /* of ddpm: "fixed_small", "fixed_large" or "learned" */
     const char *plan;     /* the name of one that the file carries, in place of all of these */
     int64_t seed, first;
+    const char *const *label; /* classes by name or index, or "none": image k gets number k mod num_labels; */
+    size_t num_labels;        /* null for every class in turn */
+    const ddpm_guidance *guidance; /* null says nothing */
+    const ddpm_input *inputs; /* the others, one value each or several, which images take in turn as well */
+    size_t num_inputs;
 } ddpm_settings;
 
 /* Noise */
@@ -122,6 +133,9 @@ DDPM_API const char *ddpm_spec_prediction(const ddpm_spec *spec);
 DDPM_API const double *ddpm_spec_alphas_cumprod(const ddpm_spec *spec, size_t *num_train_timesteps);
 DDPM_API int ddpm_spec_has_variance_fraction(const ddpm_spec *spec);
 DDPM_API int ddpm_spec_has_fractional_t(const ddpm_spec *spec);
+/* The name of a class of the network's label, k from 0; null where there is none. */
+DDPM_API const char *ddpm_spec_class(const ddpm_spec *spec, size_t k);
+DDPM_API int ddpm_spec_takes_guidance(const ddpm_spec *spec);
 /* Let settings say nothing but n 16, seed 0 and first 0. */
 DDPM_API void ddpm_settings_init(ddpm_settings *settings);
 
@@ -137,16 +151,19 @@ DDPM_API size_t ddpm_plan_num_rows(const ddpm_plan *plan);
 DDPM_API void ddpm_plan_row(const ddpm_plan *plan, size_t k, ddpm_row *row); /* k from 0 */
 DDPM_API double ddpm_plan_start(const ddpm_plan *plan);
 
-/* Write what the network finds in x_t, n images, in a row; x_0_before and variance_fraction may be null. */
+/* Write what the network finds in x_t, n images, in a row; guidance, x_0_before and variance_fraction may be null.
+   inputs: values for all images or for each. */
 DDPM_API int ddpm_denoiser(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_input *inputs,
-                           size_t num_inputs, size_t n, const float *x_t, const ddpm_row *row, const float *x_0_before,
-                           float *x_0, float *eps, float *variance_fraction, ddpm_error *error);
+                           size_t num_inputs, const ddpm_guidance *guidance, size_t n, const float *x_t,
+                           const ddpm_row *row, const float *x_0_before, float *x_0, float *eps,
+                           float *variance_fraction, ddpm_error *error);
 
 /* Begin a walk from noise draw 0, or from x in its place, or go on from a state that an earlier walk of the same plan
-   left; x and state may be null. The images are numbered by `images`. */
+   left; guidance, x and state may be null. The images are numbered by `images`. */
 DDPM_API int ddpm_walk(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_input *inputs,
-                       size_t num_inputs, int64_t seed, const int64_t *images, size_t n, const ddpm_plan *plan,
-                       const float *x, const ddpm_state *state, ddpm_states **states, ddpm_error *error);
+                       size_t num_inputs, const ddpm_guidance *guidance, int64_t seed, const int64_t *images, size_t n,
+                       const ddpm_plan *plan, const float *x, const ddpm_state *state, ddpm_states **states,
+                       ddpm_error *error);
 /* Walk the next row. *state is what it left, its pointers valid until the next call; null where no row was left. */
 DDPM_API int ddpm_states_next(ddpm_states *states, const ddpm_state **state, ddpm_error *error);
 DDPM_API void ddpm_states_free(ddpm_states *states);

@@ -31,7 +31,8 @@
 // WHAT TO KNOW
 //
 //   Memory   `walk` allocates what it needs: seven arrays of the batch's size, and two for every evaluation that a
-//            later row reads. `next` allocates nothing, except the arrays of a file's inputs in the first row.
+//            later row reads. `next` allocates nothing, except in the first row the arrays of a file's inputs, and
+//            with guidance those of a batch twice as long.
 //            Everything keeps copies of what it is given; what your function captures by reference must outlive it.
 //   Resume   A State is all there is. Pass it to `walk` with the same plan, in another process if you like.
 //   Threads  No global state: distinct objects may be used from distinct threads.
@@ -173,10 +174,13 @@ struct Input {
 
     // Return how many numbers it has for an image.
     std::size_t size() const;
+    // Return whether whoever samples says it; the walk feeds a previous, and guidance its own scale.
+    bool is_told() const;
 };
 
-// What is said of an input, for all images or for each one: a class's name, indices of classes, or numbers.
-using InputValue = std::variant<std::string, std::vector<std::int64_t>, std::vector<float>>;
+// What is said of an input, for all images or for each one: a label by the name of its class, by its index, as text or
+// as a number, or as "none"; all else as numbers.
+using InputValue = std::variant<std::string, std::vector<std::string>, std::vector<std::int64_t>, std::vector<float>>;
 using Inputs = std::map<std::string, InputValue>;
 
 // An input filled for a batch: labels (batch,) of a label, numbers (batch, *shape) of any other, the other one null.
@@ -184,6 +188,18 @@ struct InputArray {
     const Input* input;
     const std::int64_t* labels;
     const float* numbers;
+};
+
+// How strongly a network follows its label: u + scale (c - u), u and c its predictions without and with it. scale is
+// 1 + w of Ho and Salimans 2022 (eq. 6), 0 to 100: 0 ignores the label, 1 is the network as it is, and both cost one
+// evaluation. interval: the times t that are guided, both ends among them; at others the scale is 1 (Kynkaanniemi et
+// al. 2024). Without one all are.
+struct Guidance {
+    double scale = 1.0;
+    std::optional<std::array<double, 2>> interval{};
+
+    // Return the scale at a time.
+    double at(double t) const { return !interval || ((*interval)[0] <= t && t <= (*interval)[1]) ? scale : 1.0; }
 };
 
 // --------------------------------------------------------------------------------------- the file's numbers, section 1
@@ -197,6 +213,7 @@ struct Defaults {
     double eta = 0.0;
     std::optional<std::vector<std::int64_t>> times{};  // in place of num_steps evenly spaced ones
     std::optional<std::string> plan{};                 // the name of one of the file's, in place of all else
+    std::optional<Guidance> guidance{};                // of a network that takes any; without it the scale is 1
 };
 
 // All that sampling needs to know of a network. What `spec_from_json` returns is valid; one made by hand is unchecked.
@@ -213,6 +230,12 @@ struct ModelSpec {
     std::vector<Input> inputs;           // in the graph's order
     std::map<std::string, Plan> plans;   // solvers as tables, by name
 
+    // Return the input that says which class is wanted, null where the network is told none.
+    const Input* label() const;
+    // Return whether its predictions can be guided: it knows "no class", or takes guidance in its graph.
+    bool takes_guidance() const;
+    // Return whether the scale of guidance is an input of the network, which then combines by itself.
+    bool guides_itself() const;
     std::int64_t num_train_timesteps() const { return static_cast<std::int64_t>(alphas_cumprod.size()); }
     std::size_t image_size() const {
         return static_cast<std::size_t>(image_shape[0] * image_shape[1] * image_shape[2]);
@@ -259,18 +282,25 @@ struct Denoised {
 using Denoiser =
     std::function<void(const std::vector<float>& x_t, const Row& row, const float* x_0_before, Denoised& found)>;
 
-// Bind a model, what it predicts, its clipping and its inputs. One evaluation a call. Throws Error (usage) for inputs
-// that are unknown, missing or do not fit, here where it can be seen without a batch; its calls throw NonFiniteError
-// where the network gives NaN or infinity.
-Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& inputs = {});
+// Bind a model, what it predicts, its clipping, its inputs and guidance, which is the file's own where none is given.
+// One evaluation a call, at times with a scale other than 0 and 1 of two rows an image: with its label and without.
+// Throws Error (usage) for inputs that are unknown, missing or do not fit, here where it can be seen without a batch,
+// and for guidance that does not apply; its calls throw NonFiniteError where the network gives NaN or infinity.
+Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& inputs = {},
+                  const std::optional<Guidance>& guidance = {});
+
+// Return the guidance that is meant: what is given, or else the file's. Throws Error (usage) for what is out of its
+// range, and for any scale but 1 of a network that takes none.
+Guidance guidance_for(const ModelSpec& spec, const std::optional<Guidance>& given = {});
 
 // Let the network write what it says of x_t in a row. Throws NonFiniteError where that is not finite: clipping would
 // hide it.
 void predict(const Model& model, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
              const std::vector<InputArray>& inputs, const Outputs& outputs);
 
-// Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
-Outputs combine(std::initializer_list<Outputs> predictions);
+// Return what predictions of one x_t make, before anything is converted or clipped: of one, itself; of two, c with a
+// label and u without, u + scale (c - u) in the place of c, whose variance_fraction stays. size: the numbers in each.
+Outputs combine(std::initializer_list<Outputs> predictions, double scale, std::size_t size);
 
 // Convert a prediction into x_0 and eps, which may hold it, and clip, once. x_0 follows from eps (Ho et al. 2020,
 // eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then
@@ -374,6 +404,10 @@ struct Settings {
     std::optional<Variance> variance{};    // of ddpm
     std::optional<std::string> plan{};
     std::int64_t seed = 0, first = 0;
+    // image k is told value k mod K of the K that are given, and of no given label every class in turn
+    std::optional<InputValue> label{};
+    std::optional<Guidance> guidance{};
+    Inputs inputs{};  // the others, by name
 };
 
 // Called after each row (1 to num_steps) with the images and the current guess at the clean ones; false cancels.
@@ -1130,6 +1164,8 @@ constexpr std::int64_t image_limit = std::int64_t{1} << 32;  // numbers of image
 constexpr std::array<std::string_view, 3> predictions = {"eps", "x_0", "v"};
 constexpr std::array<std::string_view, 3> variances = {"fixed_small", "fixed_large", "learned"};
 constexpr std::array<std::string_view, 4> kinds = {"label", "vector", "image", "previous"};
+constexpr double max_guidance = 100.0;
+constexpr std::string_view own_guidance = "guidance";  // the input of a network that guides itself
 
 inline std::string text_of(double value) {
     std::ostringstream stream;
@@ -1290,6 +1326,8 @@ inline std::size_t Plan::kept_after(std::size_t k) const {
 
 // -------------------------------------------------------------------------------------------------------------- inputs
 
+inline bool Input::is_told() const { return kind != Kind::previous && name != detail::own_guidance; }
+
 inline std::size_t Input::size() const {
     return static_cast<std::size_t>(
         std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<std::int64_t>()));
@@ -1313,25 +1351,47 @@ inline Error bad_label(const Input& input, std::string_view got) {
                  ".");
 }
 
-inline std::vector<std::int64_t> labels_of(const Input& input, const InputValue& given) {
-    if (const auto* name = std::get_if<std::string>(&given)) {
-        const auto at = std::find(input.classes.begin(), input.classes.end(), *name);
-        if (at == input.classes.end()) {
-            throw bad_label(input, *name);
-        }
-        return {at - input.classes.begin()};
+// Return the label that a text means: the name of a class, none, or an index.
+inline std::int64_t label_of(const Input& input, const std::string& text) {
+    const auto at = std::find(input.classes.begin(), input.classes.end(), text);
+    if (at != input.classes.end()) {
+        return at - input.classes.begin();
     }
-    const auto* labels = std::get_if<std::vector<std::int64_t>>(&given);
-    if (labels == nullptr) {
+    if (text == "none") {
+        if (!input.none) {
+            throw usage("Input " + in_quotes(input.name) + " cannot be none, since the network was always told a " +
+                        "class.");
+        }
+        return static_cast<std::int64_t>(*input.none);
+    }
+    const bool is_index = !text.empty() && text.size() < 10 &&
+                          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (!is_index) {
+        throw bad_label(input, text);
+    }
+    return std::stoll(text);
+}
+
+inline std::vector<std::int64_t> labels_of(const Input& input, const InputValue& given) {
+    std::vector<std::int64_t> labels;
+    if (const auto* one = std::get_if<std::string>(&given)) {
+        labels.push_back(label_of(input, *one));
+    } else if (const auto* names = std::get_if<std::vector<std::string>>(&given)) {
+        for (const std::string& name : *names) {
+            labels.push_back(label_of(input, name));
+        }
+    } else if (const auto* indices = std::get_if<std::vector<std::int64_t>>(&given)) {
+        labels = *indices;
+    } else {
         throw bad_label(input, "floats");
     }
-    for (const std::int64_t label : *labels) {
+    for (const std::int64_t label : labels) {
         const bool is_none = input.none && static_cast<double>(label) == *input.none;
         if (!is_none && (label < 0 || label >= static_cast<std::int64_t>(input.classes.size()))) {
             throw bad_label(input, std::to_string(label));
         }
     }
-    return *labels;
+    return labels;
 }
 
 inline std::vector<float> numbers_of(const Input& input, const InputValue& given) {
@@ -1345,21 +1405,40 @@ inline std::vector<float> numbers_of(const Input& input, const InputValue& given
     return *numbers;
 }
 
+inline Error bad_count(const Input& input, const std::string& batch, std::size_t got) {
+    const std::string wanted = input.shape.empty() ? "," : ", " + several(input.shape);
+    return usage("Input " + in_quotes(input.name) + " must have shape " + shape_text(input.shape) + " or (" + batch +
+                 wanted + "), got " + std::to_string(got) + " values.");
+}
+
 // Return the values for each image of a batch from those for all of them, or for each.
 template <class T>
 std::vector<T> spread(const Input& input, std::vector<T> values, std::size_t batch) {
     const std::size_t size = input.size(), given = values.size();
     if (given != size && given != size * batch) {
-        std::vector<std::int64_t> wanted = input.shape;
-        wanted.insert(wanted.begin(), static_cast<std::int64_t>(batch));
-        throw usage("Input " + in_quotes(input.name) + " must have shape " + shape_text(input.shape) + " or " +
-                    shape_text(wanted) + ", got " + std::to_string(given) + " values.");
+        throw bad_count(input, std::to_string(batch), given);
     }
     values.resize(size * batch);
     for (std::size_t k = given; k < values.size(); ++k) {
         values[k] = values[k - size];
     }
     return values;
+}
+
+// Return the values for images by their numbers from K that they take in turn: image k number k mod K.
+template <class T>
+std::vector<T> in_turn(const Input& input, const std::vector<T>& values, const std::vector<std::int64_t>& numbers) {
+    const std::size_t size = input.size(), count = values.size() / size;
+    if (values.empty() || values.size() % size != 0) {
+        throw bad_count(input, "K", values.size());
+    }
+    std::vector<T> result;
+    for (const std::int64_t number : numbers) {
+        const std::size_t k = static_cast<std::size_t>(number) % count;
+        const auto from = values.begin() + static_cast<std::ptrdiff_t>(k * size);
+        result.insert(result.end(), from, from + static_cast<std::ptrdiff_t>(size));
+    }
+    return result;
 }
 
 // Return how many images the values are for, as far as they tell.
@@ -1380,7 +1459,7 @@ inline std::vector<Bound> bound_inputs(const std::vector<Input>& inputs, const I
     std::vector<std::string> names;
     std::vector<Bound> result;
     for (const Input& input : inputs) {
-        if (input.kind != Kind::previous) {
+        if (input.is_told()) {
             names.push_back(input.name);
         }
     }
@@ -1413,7 +1492,65 @@ inline std::vector<Bound> bound_inputs(const std::vector<Input>& inputs, const I
     return result;
 }
 
+// Let the values be those of a batch twice as long, whose second half is told no class and all else alike.
+inline void append_without_label(const std::vector<Input>& inputs, std::vector<Bound>& bound) {
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+        auto& [labels, numbers] = bound[k];
+        if (inputs[k].kind == Kind::label) {
+            labels.resize(2 * labels.size(), static_cast<std::int64_t>(*inputs[k].none));
+        }
+        numbers.reserve(2 * numbers.size());
+        numbers.insert(numbers.end(), numbers.begin(), numbers.end());
+    }
+}
+
 }  // namespace detail
+
+// ------------------------------------------------------------------------------------------------------------ guidance
+
+namespace detail {
+
+// Return what is wrong with a scale or an interval out of its range, nothing where they are fine.
+inline std::string trouble_of(const Guidance& guidance) {
+    if (!(guidance.scale >= 0.0 && guidance.scale <= max_guidance)) {
+        return "guidance must be a number from 0 to " + text_of(max_guidance) + ", got " + text_of(guidance.scale);
+    }
+    if (const auto& interval = guidance.interval) {
+        const auto [low, high] = *interval;
+        if (!(0.0 <= low && low <= high && std::isfinite(high))) {
+            return "the interval of guidance must be two times, the lower first, from 0 on, got (" +
+                   several(*interval) + ")";
+        }
+    }
+    return "";
+}
+
+}  // namespace detail
+
+inline const Input* ModelSpec::label() const {
+    const auto at = std::find_if(inputs.begin(), inputs.end(), [](const Input& one) { return one.kind == Kind::label; });
+    return at == inputs.end() ? nullptr : &*at;
+}
+
+inline bool ModelSpec::guides_itself() const {
+    return std::any_of(inputs.begin(), inputs.end(), [](const Input& one) { return one.name == detail::own_guidance; });
+}
+
+inline bool ModelSpec::takes_guidance() const { return guides_itself() || (label() != nullptr && label()->none); }
+
+inline Guidance guidance_for(const ModelSpec& spec, const std::optional<Guidance>& given) {
+    if (!given) {
+        return spec.defaults.guidance.value_or(Guidance());
+    }
+    if (const std::string trouble = detail::trouble_of(*given); !trouble.empty()) {
+        throw detail::usage(trouble + ".");
+    }
+    if (given->scale != 1.0 && !spec.takes_guidance()) {
+        throw detail::usage("guidance must be 1 for a network that has not learned to do without a class, got " +
+                            detail::text_of(given->scale) + ".");
+    }
+    return *given;
+}
 
 // ----------------------------------------------------------------------------------------- from network to x_0 and eps
 
@@ -1432,45 +1569,131 @@ inline void refuse_non_finite(const float* values, std::size_t count, std::size_
     }
 }
 
+inline void refuse_non_finite(const Outputs& outputs, std::size_t count, std::size_t image_size, const Row& row) {
+    for (const float* output : {outputs.prediction, outputs.variance_fraction}) {
+        if (output != nullptr) {
+            refuse_non_finite(output, count, image_size, row);
+        }
+    }
+}
+
 }  // namespace detail
 
-inline Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& inputs) {
+namespace detail {
+
+// What a denoiser keeps between calls: what a batch is told and, for guidance, room for a batch twice as long.
+class Asking {
+public:
+    Asking(Model model, const ModelSpec& spec, const Inputs& inputs, const Guidance& guidance)
+        : model_(std::move(model)), spec_(spec), inputs_(inputs), guidance_(guidance), arrays_(spec.inputs.size()) {}
+
+    void operator()(const std::vector<float>& x_t, const Row& row, const float* x_0_before, Denoised& found) {
+        if (batch_ != x_t.size() / spec_.image_size()) {
+            bind(x_t.size() / spec_.image_size());
+        }
+        const double scale = guidance_.at(row.t);
+        const std::size_t size = x_t.size();
+        const bool has_fraction = spec_.has_variance_fraction;
+        found.resize(size, has_fraction);
+        if (x_t_.empty() || scale == 1.0) {
+            // the network writes to where its outputs are wanted: x_0 to x_0, eps and v to eps, converted in place
+            const Outputs outputs = {spec_.prediction == Prediction::x_0 ? found.x_0.data() : found.eps.data(),
+                                     has_fraction ? found.variance_fraction.data() : nullptr};
+            feed(x_0_before, scale, 1);
+            predict(model_, spec_, x_t, row, arrays_, outputs);
+            denoised(combine({outputs}, scale, size), spec_, x_t, row, found);
+            return;
+        }
+        const auto half = [&](std::size_t from) {
+            return Outputs{prediction_.data() + from, has_fraction ? variance_fraction_.data() + from : nullptr};
+        };
+        const Outputs c = half(0), u = half(size);
+        std::copy(x_t.begin(), x_t.end(), std::copy(x_t.begin(), x_t.end(), x_t_.begin()));
+        feed(x_0_before, scale, 2);
+        model_({2 * batch_, x_t_.data(), row.t, arrays_, c.prediction, c.variance_fraction});
+        for (const Outputs& outputs : {c, u}) {  // each by itself: an image has one number in both
+            refuse_non_finite(outputs, size, spec_.image_size(), row);
+        }
+        denoised(combine({c, u}, scale, size), spec_, x_t, row, found);
+    }
+
+private:
+    void bind(std::size_t batch) {
+        bound_ = bound_inputs(spec_.inputs, inputs_, batch);
+        batch_ = batch;
+        const Input* label = spec_.label();
+        if (guidance_.scale == 1.0 || spec_.guides_itself() || label == nullptr || !label->none) {
+            return;
+        }
+        const auto& labels = bound_[static_cast<std::size_t>(label - spec_.inputs.data())].labels;
+        const auto none = static_cast<std::int64_t>(*label->none);
+        const bool is_told_a_class = std::any_of(labels.begin(), labels.end(), [=](auto y) { return y != none; });
+        append_without_label(spec_.inputs, bound_);
+        for (std::vector<float>* array : {&x_t_, &prediction_, &variance_fraction_}) {
+            array->resize(guidance_.scale != 0.0 && is_told_a_class ? 2 * batch * spec_.image_size() : 0);
+        }
+    }
+
+    // Let the arrays be what the batch is told, once or twice, the second time without its label; at scale 0 without.
+    void feed(const float* x_0_before, double scale, std::size_t times) {
+        for (std::size_t k = 0; k < arrays_.size(); ++k) {
+            const Input& input = spec_.inputs[k];
+            auto& [labels, numbers] = bound_[k];
+            if (input.kind == Kind::label) {
+                arrays_[k] = {&input, labels.data() + (scale == 0.0 && labels.size() > batch_ ? batch_ : 0), nullptr};
+                continue;
+            }
+            const std::size_t size = batch_ * input.size();
+            if (input.name == own_guidance) {
+                std::fill(numbers.begin(), numbers.end(), static_cast<float>(scale));
+            } else if (input.kind == Kind::previous) {
+                std::fill_n(numbers.begin(), times * size, 0.0f);
+                for (std::size_t from = 0; x_0_before != nullptr && from < times * size; from += size) {
+                    std::copy_n(x_0_before, size, numbers.data() + from);
+                }
+            }
+            arrays_[k] = {&input, nullptr, numbers.data()};
+        }
+    }
+
+    Model model_;
+    ModelSpec spec_;
+    Inputs inputs_;
+    Guidance guidance_;
+    std::vector<InputArray> arrays_;
+    std::vector<Bound> bound_;
+    std::vector<float> x_t_, prediction_, variance_fraction_;  // of a batch twice as long, empty where none is asked
+    std::size_t batch_ = 0;
+};
+
+}  // namespace detail
+
+inline Denoiser denoiser(Model model, const ModelSpec& spec, const Inputs& inputs,
+                         const std::optional<Guidance>& guidance) {
+    const Guidance guided = guidance_for(spec, guidance);
     // what does not fit is told before the first batch, as far as it can be seen without one
     detail::bound_inputs(spec.inputs, inputs, detail::batch_given(spec.inputs, inputs));
-    std::vector<detail::Bound> bound;
-    std::vector<InputArray> arrays(spec.inputs.size());
-    std::size_t batch = 0;
-    return [=](const std::vector<float>& x_t, const Row& row, const float* x_0_before, Denoised& found) mutable {
-        if (batch != x_t.size() / spec.image_size()) {
-            batch = x_t.size() / spec.image_size();
-            bound = detail::bound_inputs(spec.inputs, inputs, batch);
-        }
-        for (std::size_t k = 0; k < arrays.size(); ++k) {
-            const bool is_label = spec.inputs[k].kind == Kind::label;
-            const bool has_before = spec.inputs[k].kind == Kind::previous && x_0_before != nullptr;
-            arrays[k] = {&spec.inputs[k], is_label ? bound[k].labels.data() : nullptr,
-                         has_before ? x_0_before : is_label ? nullptr : bound[k].numbers.data()};
-        }
-        found.resize(x_t.size(), spec.has_variance_fraction);
-        // the network writes to where its outputs are wanted: x_0 to x_0, eps and v to eps, to be converted in place
-        const Outputs outputs = {spec.prediction == Prediction::x_0 ? found.x_0.data() : found.eps.data(),
-                                 spec.has_variance_fraction ? found.variance_fraction.data() : nullptr};
-        predict(model, spec, x_t, row, arrays, outputs);
-        denoised(combine({outputs}), spec, x_t, row, found);
-    };
+    return detail::Asking(std::move(model), spec, inputs, guided);
 }
 
 inline void predict(const Model& model, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
                     const std::vector<InputArray>& inputs, const Outputs& outputs) {
     model({x_t.size() / spec.image_size(), x_t.data(), row.t, inputs, outputs.prediction, outputs.variance_fraction});
-    for (const float* output : {outputs.prediction, outputs.variance_fraction}) {
-        if (output != nullptr) {
-            detail::refuse_non_finite(output, x_t.size(), spec.image_size(), row);
-        }
-    }
+    detail::refuse_non_finite(outputs, x_t.size(), spec.image_size(), row);
 }
 
-inline Outputs combine(std::initializer_list<Outputs> predictions) { return *predictions.begin(); }
+inline Outputs combine(std::initializer_list<Outputs> predictions, double scale, std::size_t size) {
+    const Outputs& given = *predictions.begin();
+    if (predictions.size() > 1) {
+        const auto weight = static_cast<float>(scale);
+        float* c = given.prediction;
+        const float* u = predictions.begin()[1].prediction;
+        for (std::size_t k = 0; k < size; ++k) {
+            c[k] = u[k] + weight * (c[k] - u[k]);
+        }
+    }
+    return given;
+}
 
 inline void denoised(const Outputs& outputs, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
                      Denoised& found) {
@@ -1784,6 +2007,37 @@ inline std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Sha
 }
 // -------------------------------------------------------------------------------------------------------------- sample
 
+namespace detail {
+
+// Return what a network is told of images by their numbers.
+inline Inputs told(const ModelSpec& spec, const Settings& settings, const std::vector<std::int64_t>& numbers) {
+    Inputs result = settings.inputs;
+    const Input* label = spec.label();
+    if (settings.label) {
+        if (label == nullptr) {
+            throw usage("label does not apply to a network that is told no class.");
+        }
+        if (!result.emplace(label->name, *settings.label).second) {
+            throw usage("label must be left out beside the input " + in_quotes(label->name) + ", which is the same.");
+        }
+    } else if (label != nullptr) {
+        std::vector<std::int64_t> classes(label->classes.size());
+        std::iota(classes.begin(), classes.end(), std::int64_t{0});
+        result.emplace(label->name, std::move(classes));
+    }
+    for (const Input& input : spec.inputs) {
+        const auto value = result.find(input.name);
+        if (value != result.end() && input.is_told()) {
+            value->second = input.kind == Kind::label
+                                ? InputValue(in_turn(input, labels_of(input, value->second), numbers))
+                                : InputValue(in_turn(input, numbers_of(input, value->second), numbers));
+        }
+    }
+    return result;
+}
+
+}  // namespace detail
+
 inline std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
                                  const Progress& progress) {
     const Plan rows = plan(spec, settings.sampler, settings.num_steps, settings.times, settings.plan, settings.eta,
@@ -1791,7 +2045,9 @@ inline std::vector<float> sample(const Model& model, const ModelSpec& spec, cons
     check_image_numbers(settings.first, settings.n);
     std::vector<std::int64_t> numbers(static_cast<std::size_t>(settings.n));
     std::iota(numbers.begin(), numbers.end(), settings.first);
-    States states = walk(denoiser(model, spec), noise_stream(settings.seed, numbers, spec.image_shape), rows);
+    const Guidance guidance = guidance_for(spec, settings.guidance);
+    States states = walk(denoiser(model, spec, detail::told(spec, settings, numbers), guidance),
+                         noise_stream(settings.seed, numbers, spec.image_shape), rows);
     for (std::size_t step = 1; states.next(); ++step) {
         if (progress && !progress(step, rows.rows.size(), states.now().x.data(), states.now().x_0.data())) {
             throw Error(Code::cancelled, "Sampling was cancelled after step " + std::to_string(step) + " of " +
@@ -2184,7 +2440,8 @@ inline std::set<std::string> requirements(const json::Value& value) {
     if (!names) {
         throw bad_spec("requires", "a list of names", value);
     }
-    const std::set<std::string> understood = {"variance_fraction", "inputs", "times", "plan", "fractional_t"};
+    const std::set<std::string> understood = {"variance_fraction", "inputs",       "times",
+                                              "plan",              "fractional_t", "guidance"};
     for (const std::string& name : *names) {
         if (understood.count(name) == 0) {
             throw too_new("a reader of", in_quotes(name), several(understood));
@@ -2217,6 +2474,30 @@ inline std::optional<std::vector<std::int64_t>> times_of(const json::Value* valu
         throw bad_spec("defaults.times", "strictly falling integers from " + std::to_string(T - 1) + " to 0", *value);
     }
     return times;
+}
+
+inline Guidance guidance_from_json(const json::Value& value) {
+    const json::Value* scale = value.find("scale");
+    if (scale == nullptr) {
+        throw unusable("guidance must be an object with scale, got " + shown(value));
+    }
+    const auto number = finite_number(*scale);
+    if (!number) {
+        throw unusable("guidance must be a number from 0 to " + text_of(max_guidance) + ", got " + shown(*scale));
+    }
+    Guidance guidance{*number};
+    if (const json::Value* interval = given(value, "interval")) {
+        const auto times = list_of<double>(*interval, finite_number);
+        if (!times || times->size() != 2) {
+            throw unusable("the interval of guidance must be two times, the lower first, from 0 on, got " +
+                           shown(*interval));
+        }
+        guidance.interval = {(*times)[0], (*times)[1]};
+    }
+    if (const std::string trouble = trouble_of(guidance); !trouble.empty()) {
+        throw unusable(trouble);
+    }
+    return guidance;
 }
 
 // A name is letters, digits and _, without a digit first. What is not ASCII counts as a letter.
@@ -2264,6 +2545,9 @@ inline Input input_from_json(const json::Value& value, const Shape& state_shape)
     }
     input.classes = *names;
     input.none = finite_number(none);
+    if (input.name == own_guidance && (input.kind != Kind::vector || input.size() != 1 || input.none != 1.0)) {
+        throw unusable(where + " must be a vector of one number, whose none is 1");
+    }
     const bool is_index = integer(none, 0.0, static_cast<double>(names->size())).has_value();
     if (!none.as<std::nullptr_t>() && (is_label ? !is_index : !input.none)) {
         throw unusable("none of " + where + " must be null or " +
@@ -2442,8 +2726,16 @@ inline ModelSpec spec_from_json(std::string_view text) {
             throw Error(Code::bad_file, "The model's default plan, " + shown(*plan) + ", is not among its plans.");
         }
     }
+    if (const json::Value* guidance = given(defaults, "guidance")) {
+        spec.defaults.guidance = guidance_from_json(*guidance);
+        if (!spec.takes_guidance()) {
+            throw Error(Code::bad_file, "In the model's spec, defaults.guidance needs a label that may be none, and "
+                                        "has none.");
+        }
+    }
     const std::pair<const char*, bool> used[] = {{"times", spec.defaults.times.has_value()},
-                                                 {"plan", spec.defaults.plan.has_value()}};
+                                                 {"plan", spec.defaults.plan.has_value()},
+                                                 {"guidance", spec.defaults.guidance.has_value()}};
     for (const auto& [what, is_used] : used) {
         if (is_used && required.count(what) == 0) {
             throw Error(Code::bad_file, std::string("In the model's spec, requires must name '") + what + "'.");

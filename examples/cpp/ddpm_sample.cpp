@@ -24,8 +24,9 @@ namespace {
 
 constexpr char usage[] =
     "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N | --times 999,500,0] [--sampler ddim|ddpm] [--eta 0..1]\n"
-    "                   [--plan NAME] [--seed 0] [--first 0] [--out grid.png]\n"
+    "                   [--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 0..100] [--out grid.png]\n"
     "--plan is one that the file carries, in place of steps, times, sampler and eta.\n"
+    "--label takes classes by name or index, or none, which images take in turn; without it they take every class.\n"
     "What is left out is the file's own. Same seed, same images, on every machine.\n";
 constexpr std::int64_t batch_limit = 16;  // images at a time: memory, never the images
 
@@ -48,12 +49,20 @@ T number_from(const std::string& option, const std::string& text) {
     return value;
 }
 
-std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {
-    std::vector<std::int64_t> times;
+std::vector<std::string> words_of(const std::string& text) {
+    std::vector<std::string> words;
     for (std::size_t begin = 0; begin <= text.size();) {
         const std::size_t end = std::min(text.find(',', begin), text.size());
-        times.push_back(number_from<std::int64_t>(option, text.substr(begin, end - begin)));
+        words.push_back(text.substr(begin, end - begin));
         begin = end + 1;
+    }
+    return words;
+}
+
+std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {
+    std::vector<std::int64_t> times;
+    for (const std::string& word : words_of(text)) {
+        times.push_back(number_from<std::int64_t>(option, word));
     }
     return times;
 }
@@ -88,6 +97,10 @@ Options options_from(const std::vector<std::string>& arguments) {
             settings.seed = number_from<std::int64_t>(option, value);
         } else if (option == "--first") {
             settings.first = number_from<std::int64_t>(option, value);
+        } else if (option == "--label") {
+            settings.label = words_of(value);
+        } else if (option == "--guidance") {
+            settings.guidance = ddpm::Guidance{number_from<double>(option, value)};
         } else if (option == "--out") {
             options.out = value;
         } else {

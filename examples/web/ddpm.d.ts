@@ -94,6 +94,18 @@ export type Input = {
      */
     classes: readonly string[];
 };
+export type Guidance = {
+    /**
+     * 1 + w of Ho and Salimans 2022 (eq. 6), 0 to 100: 0 ignores the label, 1 is the network as it
+     * is, and both cost one evaluation
+     */
+    scale: number;
+    /**
+     * [low, high], the times t that are guided, both ends among them; at
+     * others the scale is 1 (Kynkaanniemi et al. 2024). Left out, all are
+     */
+    interval?: readonly number[] | null;
+};
 export type ModelSpec = {
     name: string;
     prediction: "eps" | "x_0" | "v";
@@ -113,6 +125,7 @@ export type ModelSpec = {
         eta: number;
         times?: number[];
         plan?: string;
+        guidance?: Guidance | null;
     };
     requires: readonly string[];
     inputs: readonly Input[];
@@ -152,6 +165,20 @@ export type Settings = {
      * the name of one of the file's plans, in place of steps, times, sampler and knobs
      */
     plan?: string;
+    /**
+     * a class by name or index, none, or a list of them, image k number k mod their count;
+     * every class in turn if left out
+     */
+    label?: unknown;
+    /**
+     * as of `denoiser`
+     */
+    guidance?: number | Guidance | null;
+    /**
+     * what else the network is told, by name: values for one image or for
+     * several, which images take in turn as well
+     */
+    inputs?: Record<string, unknown>;
 };
 /** Something that stops the work and is told in one line; exitCode is what a command ends with. */
 export declare class DdpmError extends Error {
@@ -291,17 +318,50 @@ export declare function walk(denoise: Denoiser, noise: Noise, plan: Plan, { x, s
     state?: State | null;
 }): AsyncGenerator<State>;
 /**
- * Bind a model, what it predicts, its clipping and its inputs; one network evaluation a call.
- * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, all
- * else is flat numbers. Throws UsageError for inputs that are unknown, missing or do not fit, here where it can be seen
- * without a batch; its calls throw NonFiniteError where the network gives NaN or infinity, BadFileError where an output
- * is missing.
+ * Bind a model, what it predicts, its clipping, inputs and guidance: (x_t, row, x_0 before) -> Denoised.
+ * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, its
+ * index as text, or none; all else is flat numbers. guidance: null is the file's own, a number a scale for all times.
+ * One network evaluation a call, at times with a scale other than 0 and 1 of two rows an image: with its label and
+ * without. Throws UsageError for inputs that are unknown, missing or do not fit, here where it can be seen without a
+ * batch, and for guidance that does not apply; its calls throw NonFiniteError where the network gives NaN or infinity,
+ * BadFileError where an output is missing.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Record<string, unknown>} [inputs]
+ * @param {number | Guidance | null} [guidance]
  * @returns {Denoiser}
  */
-export declare function denoiser(model: Model, spec: ModelSpec, inputs?: Record<string, unknown>): Denoiser;
+export declare function denoiser(model: Model, spec: ModelSpec, inputs?: Record<string, unknown>, guidance?: number | Guidance | null): Denoiser;
+/**
+ * Return the input that says which class is wanted, null where the network is told none.
+ * @param {ModelSpec} spec
+ * @returns {Input | null}
+ */
+export declare const labelOf: (spec: ModelSpec) => Input | null;
+/**
+ * Return whether a network's predictions can be guided: it knows "no class", or takes guidance in its graph.
+ * @param {ModelSpec} spec
+ */
+export declare const takesGuidance: (spec: ModelSpec) => boolean;
+/**
+ * Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's. Throws
+ * UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
+ * @param {ModelSpec} spec
+ * @param {number | Guidance | null} [given]
+ * @returns {Guidance}
+ */
+export declare function guidanceFor(spec: ModelSpec, given?: number | Guidance | null): Guidance;
+/**
+ * Return what `predict` says with these inputs and with others: one evaluation of a batch twice as long.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @param {Inputs} inputs
+ * @param {Inputs} others
+ * @returns {Promise<Outputs[]>}
+ */
+export declare function predictTwice(model: Model, spec: ModelSpec, x_t: Float32Array, row: Row, inputs: Inputs, others: Inputs): Promise<Outputs[]>;
 /**
  * Return what the network says of x_t in a row, by the names of the spec's outputs. Throws BadFileError where an output
  * is missing, NonFiniteError where one is not finite: clipping would hide it.
@@ -314,10 +374,14 @@ export declare function denoiser(model: Model, spec: ModelSpec, inputs?: Record<
  */
 export declare function predict(model: Model, spec: ModelSpec, x_t: Float32Array, row: Row, inputs: Inputs): Promise<Outputs>;
 /**
- * Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
- * @param {[Outputs]} predictions
+ * Return what predictions of one x_t make, before anything is converted or clipped: of one, itself; of two, c with a
+ * label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6); a learned variance is that of
+ * c.
+ * @param {Outputs[]} predictions
+ * @param {number} [scale]
+ * @returns {Outputs}
  */
-export declare function combine(predictions: [Outputs]): Outputs;
+export declare function combine([given, without]: Outputs[], scale?: number): Outputs;
 /**
  * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
  * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads

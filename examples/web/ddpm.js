@@ -58,6 +58,14 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly string[]} classes the names of a label's values, from 0 on
  */
 /**
+ * How strongly a network follows its label: u + scale (c - u), u and c its predictions without and with it.
+ * @typedef {object} Guidance
+ * @property {number} scale 1 + w of Ho and Salimans 2022 (eq. 6), 0 to 100: 0 ignores the label, 1 is the network as it
+ *   is, and both cost one evaluation
+ * @property {readonly number[] | null} [interval] [low, high], the times t that are guided, both ends among them; at
+ *   others the scale is 1 (Kynkaanniemi et al. 2024). Left out, all are
+ */
+/**
  * What a model file says of itself, with the keys of docs/format.md.
  * @typedef {object} ModelSpec
  * @property {string} name
@@ -66,7 +74,8 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly number[]} alphas_cumprod T numbers, strictly falling
  * @property {number | null} clip_x_0
  * @property {Variance} variance of the ddpm sampler
- * @property {{ sampler: string, num_steps: number, eta: number, times?: number[], plan?: string }} defaults
+ * @property {{ sampler: string, num_steps: number, eta: number, times?: number[], plan?: string,
+ *   guidance?: Guidance | null }} defaults
  * @property {readonly string[]} requires
  * @property {readonly Input[]} inputs
  * @property {Record<string, Plan>} plans
@@ -83,6 +92,11 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {number} [eta] only of ddim
  * @property {Variance} [variance] only of ddpm
  * @property {string} [plan] the name of one of the file's plans, in place of steps, times, sampler and knobs
+ * @property {unknown} [label] a class by name or index, none, or a list of them, image k number k mod their count;
+ *   every class in turn if left out
+ * @property {number | Guidance | null} [guidance] as of `denoiser`
+ * @property {Record<string, unknown>} [inputs] what else the network is told, by name: values for one image or for
+ *   several, which images take in turn as well
  */
 
 const { fround, sqrt } = Math;
@@ -95,7 +109,10 @@ const SAMPLERS = ["ddpm", "ddim"];
 const VARIANCES = ["fixed_small", "fixed_large", "learned"];
 const VARIANCE_FRACTION = "variance_fraction"; // the second output of a network that learned its variances
 const FRACTIONAL_T = "fractional_t";
-const UNDERSTOOD = [FRACTIONAL_T, "inputs", "plan", "times", VARIANCE_FRACTION];
+const NO_CLASS = "none"; // as users call it, unless a class has that name
+const OWN_GUIDANCE = "guidance"; // the input of a network that guides itself: the scale, whose none is 1
+const MAX_GUIDANCE = 100;
+const UNDERSTOOD = [FRACTIONAL_T, "guidance", "inputs", "plan", "times", VARIANCE_FRACTION];
 const REQUIRED = "name prediction image_shape alphas_cumprod clip_x_0 variance value_range defaults noise requires";
 const DIMENSIONS = { label: 0, vector: 1, image: 3, previous: 3 }; // of the kinds of inputs
 const RESERVED = { label: "y", previous: "x_0_prev" }; // the names that belong to a kind
@@ -382,7 +399,11 @@ export function specFromJson(text) {
     );
   }
   const plans = Object.entries(spec.plans ?? {}).map(([name, plan]) => [name, planFromJson(name, plan, spec)]);
-  return { ...spec, inputs, plans: Object.fromEntries(plans) };
+  const read = { ...spec, inputs, plans: Object.fromEntries(plans) };
+  if (spec.defaults.guidance && !takesGuidance(read)) {
+    throw new BadFileError("In the model's spec, defaults.guidance needs a label that may be none, and has none.");
+  }
+  return read;
 }
 
 /** @param {Record<string, any>} spec */
@@ -421,7 +442,7 @@ function validate(spec) {
   const isLastPossible = last > 0 || (last === 0 && spec.prediction !== "eps");
   must(isLastPossible, "alphas_cumprod", "a last value above 0 (0 itself only with x_0 or v)", last);
   must(isObject(defaults), "defaults", "an object with sampler, num_steps, eta", defaults);
-  const { sampler, num_steps, eta, times = null, plan = null } = defaults;
+  const { sampler, num_steps, eta, times = null, plan = null, guidance = null } = defaults;
   must(typeof sampler === "string", "defaults.sampler", "a sampler's name", sampler);
   must(isSize(num_steps) && num_steps <= T, "defaults.num_steps", `1 to ${T}`, num_steps);
   must(isNumber(eta) && eta >= 0 && eta <= 1, "defaults.eta", "a number from 0 to 1", eta);
@@ -437,7 +458,13 @@ function validate(spec) {
   }
   const isVariance = spec.variance !== "learned" || requires.includes(VARIANCE_FRACTION);
   must(isVariance, "variance", `fixed unless requires has ${VARIANCE_FRACTION}`, spec.variance);
-  for (const [name, needed] of Object.entries({ times, plan })) {
+  if (guidance !== null) {
+    const isWhole = isObject(guidance) && Object.hasOwn(guidance, "scale");
+    need(isWhole, `guidance must be an object with scale, got ${shown(guidance)}`);
+    const trouble = troubleOf(guidance);
+    need(trouble === null, trouble ?? "");
+  }
+  for (const [name, needed] of Object.entries({ times, plan, guidance })) {
     if (needed === null || requires.includes(name)) continue;
     throw new BadFileError(`In the model's spec, requires must name '${name}', got ${shown(requires)}.`);
   }
@@ -462,6 +489,8 @@ function inputFromJson(one, stateShape) {
     const isKept = (name === reserved) === (kind === owner);
     need(isKept, `the name ${reserved} is kept for the kind ${owner}, and the only one that it may have`);
   }
+  const isOwn = kind === "vector" && shape.length === 1 && shape[0] === 1 && none === 1;
+  need(name !== OWN_GUIDANCE || isOwn, `${where} must be a vector of one number, whose none is 1`);
   const isShape = shape.every(isSize) && sizeOf(shape) <= MAX_PIXELS;
   need(isShape, `the shape of ${where} must be positive integers with a product of at most ${MAX_PIXELS}`);
   const fits =
@@ -784,22 +813,131 @@ function refuseNonFinite(values, row) {
 // --- from a network to x_0 and eps: predict, combine, denoised ---
 
 /**
- * Bind a model, what it predicts, its clipping and its inputs; one network evaluation a call.
- * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, all
- * else is flat numbers. Throws UsageError for inputs that are unknown, missing or do not fit, here where it can be seen
- * without a batch; its calls throw NonFiniteError where the network gives NaN or infinity, BadFileError where an output
- * is missing.
+ * Bind a model, what it predicts, its clipping, inputs and guidance: (x_t, row, x_0 before) -> Denoised.
+ * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, its
+ * index as text, or none; all else is flat numbers. guidance: null is the file's own, a number a scale for all times.
+ * One network evaluation a call, at times with a scale other than 0 and 1 of two rows an image: with its label and
+ * without. Throws UsageError for inputs that are unknown, missing or do not fit, here where it can be seen without a
+ * batch, and for guidance that does not apply; its calls throw NonFiniteError where the network gives NaN or infinity,
+ * BadFileError where an output is missing.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Record<string, unknown>} [inputs]
+ * @param {number | Guidance | null} [guidance]
  * @returns {Denoiser}
  */
-export function denoiser(model, spec, inputs = {}) {
+export function denoiser(model, spec, inputs = {}, guidance = null) {
+  const guided = guidanceFor(spec, guidance);
   if (!Object.values(inputs).some(isList)) boundInputs(spec.inputs, inputs, 1, null); // what fits any batch
   return async (x_t, row, x_0_before = null) => {
-    const bound = boundInputs(spec.inputs, inputs, x_t.length / sizeOf(spec.image_shape), x_0_before);
-    return denoised(combine([await predict(model, spec, x_t, row, bound)]), spec, x_t, row);
+    const told = boundInputs(spec.inputs, inputs, x_t.length / sizeOf(spec.image_shape), x_0_before);
+    const scale = scaleAt(guided, row.t);
+    const predictions = await predictionsOf(model, spec, x_t, row, told, scale);
+    return denoised(combine(predictions, scale), spec, x_t, row);
   };
+}
+
+/**
+ * Return the input that says which class is wanted, null where the network is told none.
+ * @param {ModelSpec} spec
+ * @returns {Input | null}
+ */
+export const labelOf = (spec) => spec.inputs.find(({ kind }) => kind === "label") ?? null;
+
+/**
+ * Return whether a network's predictions can be guided: it knows "no class", or takes guidance in its graph.
+ * @param {ModelSpec} spec
+ */
+export const takesGuidance = (spec) => guidesItself(spec) || (labelOf(spec)?.none ?? null) !== null;
+
+/**
+ * Return whether the scale of guidance is an input of the network, which then combines by itself.
+ * @param {ModelSpec} spec
+ */
+const guidesItself = (spec) => spec.inputs.some(({ name }) => name === OWN_GUIDANCE);
+
+/**
+ * Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's. Throws
+ * UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
+ * @param {ModelSpec} spec
+ * @param {number | Guidance | null} [given]
+ * @returns {Guidance}
+ */
+export function guidanceFor(spec, given = null) {
+  if (given === null) return spec.defaults.guidance ?? { scale: 1 };
+  const guidance = isObject(given) ? /** @type {Guidance} */ (given) : { scale: /** @type {number} */ (given) };
+  const trouble = troubleOf(guidance);
+  if (trouble !== null) throw new UsageError(`${trouble}.`);
+  if (guidance.scale !== 1 && !takesGuidance(spec)) {
+    throw new UsageError(
+      `guidance must be 1 for a network that has not learned to do without a class, got ${guidance.scale}.`,
+    );
+  }
+  return guidance;
+}
+
+/**
+ * Return what is wrong with a scale or an interval out of its range, null where they are fine.
+ * @param {Guidance} guidance
+ */
+function troubleOf({ scale, interval = null }) {
+  if (!isNumber(scale) || scale < 0 || scale > MAX_GUIDANCE) {
+    return `guidance must be a number from 0 to ${MAX_GUIDANCE}, got ${shown(scale)}`;
+  }
+  if (interval === null) return null;
+  const isInterval = isListOf(interval, isNumber) && interval.length === 2;
+  if (isInterval && 0 <= interval[0] && interval[0] <= interval[1]) return null;
+  return `the interval of guidance must be two times, the lower first, from 0 on, got ${shown(interval)}`;
+}
+
+/**
+ * Return the scale at a time.
+ * @param {Guidance} guidance
+ * @param {number} t
+ */
+const scaleAt = ({ scale, interval }, t) => (!interval || (interval[0] <= t && t <= interval[1]) ? scale : 1);
+
+/**
+ * Return the predictions that a scale needs: one, or with the label and without it.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @param {Inputs} told
+ * @param {number} scale
+ * @returns {Promise<Outputs[]>}
+ */
+async function predictionsOf(model, spec, x_t, row, told, scale) {
+  if (guidesItself(spec)) {
+    const scales = new Float32Array(told[OWN_GUIDANCE].length).fill(scale);
+    return [await predict(model, spec, x_t, row, { ...told, [OWN_GUIDANCE]: scales })];
+  }
+  const label = labelOf(spec);
+  if (scale === 1 || label === null) return [await predict(model, spec, x_t, row, told)];
+  const labels = /** @type {BigInt64Array} */ (told[label.name]);
+  const none = BigInt(/** @type {number} */ (label.none));
+  const without = { ...told, [label.name]: labels.map(() => none) };
+  if (scale === 0 || labels.every((y) => y === none)) return [await predict(model, spec, x_t, row, without)];
+  return predictTwice(model, spec, x_t, row, told, without);
+}
+
+/**
+ * Return what `predict` says with these inputs and with others: one evaluation of a batch twice as long.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @param {Inputs} inputs
+ * @param {Inputs} others
+ * @returns {Promise<Outputs[]>}
+ */
+export async function predictTwice(model, spec, x_t, row, inputs, others) {
+  const both = mapped(inputs, (name, values) => twice(values, others[name]));
+  const outputs = await evaluated(model, spec, twice(x_t, x_t), row, both);
+  const { length } = x_t;
+  const halves = [0, length].map((from) => mapped(outputs, (_, values) => values.subarray(from, from + length)));
+  for (const half of halves) for (const values of Object.values(half)) refuseNonFinite(values, row);
+  return halves;
 }
 
 /**
@@ -813,6 +951,20 @@ export function denoiser(model, spec, inputs = {}) {
  * @returns {Promise<Outputs>}
  */
 export async function predict(model, spec, x_t, row, inputs) {
+  const outputs = await evaluated(model, spec, x_t, row, inputs);
+  for (const values of Object.values(outputs)) refuseNonFinite(values, row);
+  return outputs;
+}
+
+/**
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x_t
+ * @param {Row} row
+ * @param {Inputs} inputs
+ * @returns {Promise<Outputs>}
+ */
+async function evaluated(model, spec, x_t, row, inputs) {
   const batch = x_t.length / sizeOf(spec.image_shape);
   const isFractional = spec.requires.includes(FRACTIONAL_T);
   const t = isFractional ? new Float32Array(batch).fill(row.t) : new BigInt64Array(batch).fill(BigInt(row.t));
@@ -826,17 +978,50 @@ export async function predict(model, spec, x_t, row, inputs) {
       const got = outputs[name].length;
       throw new BadFileError(`The model's output '${name}' must have ${x_t.length} numbers, got ${got}.`);
     }
-    refuseNonFinite(outputs[name], row);
   }
-  return outputs;
+  return Object.fromEntries(outputNames(spec).map((name) => [name, outputs[name]]));
 }
 
 /**
- * Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
- * @param {[Outputs]} predictions
+ * Return an object with its values changed: own properties, whatever their names, since an input may be called
+ * __proto__.
+ * @template A, B
+ * @param {Record<string, A>} object
+ * @param {(name: string, value: A) => B} change
+ * @returns {Record<string, B>}
  */
-export function combine(predictions) {
-  return predictions[0];
+const mapped = (object, change) =>
+  Object.fromEntries(Object.entries(object).map(([name, value]) => [name, change(name, value)]));
+
+/**
+ * Return two arrays of one kind, one behind the other.
+ * @template {BigInt64Array | Float32Array} A
+ * @param {A} first
+ * @param {A} second
+ * @returns {A}
+ */
+function twice(first, second) {
+  const both = /** @type {any} */ (new /** @type {any} */ (first.constructor)(2 * first.length));
+  both.set(first);
+  both.set(second, first.length);
+  return both;
+}
+
+/**
+ * Return what predictions of one x_t make, before anything is converted or clipped: of one, itself; of two, c with a
+ * label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6); a learned variance is that of
+ * c.
+ * @param {Outputs[]} predictions
+ * @param {number} [scale]
+ * @returns {Outputs}
+ */
+export function combine([given, without], scale = 1) {
+  if (!without) return given;
+  const weight = fround(scale);
+  return mapped(given, (name, c) => {
+    const u = without[name];
+    return name === VARIANCE_FRACTION ? c : c.map((value, k) => u[k] + fround(weight * fround(value - u[k])));
+  });
 }
 
 /**
@@ -892,6 +1077,12 @@ export function outputNames(spec) {
 const isList = (value) => Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
 
 /**
+ * Return whether whoever samples says an input; the walk feeds a previous, and guidance its own scale.
+ * @param {Input} one
+ */
+const isTold = ({ kind, name }) => kind !== "previous" && name !== OWN_GUIDANCE;
+
+/**
  * Return the arrays of a network's inputs for a batch: what was given, and what stands for nothing.
  * @param {readonly Input[]} inputs
  * @param {Record<string, unknown>} given
@@ -900,7 +1091,7 @@ const isList = (value) => Array.isArray(value) || (ArrayBuffer.isView(value) && 
  * @returns {Inputs}
  */
 function boundInputs(inputs, given, batch, x_0_before) {
-  const named = inputs.filter(({ kind }) => kind !== "previous").map(({ name }) => name);
+  const named = inputs.filter(isTold).map(({ name }) => name);
   const unknown = Object.keys(given).filter((name) => !named.includes(name));
   if (unknown.length > 0) {
     throw new UsageError(`The model has no input ${shown(unknown.sort()[0])}; it has ${named.join(", ") || "none"}.`);
@@ -928,33 +1119,97 @@ function boundInputs(inputs, given, batch, x_0_before) {
  * @param {number} batch
  */
 function batchOf(one, value, batch) {
+  const places = Array.from({ length: batch }, (_, k) => k);
+  return spread(checked(one, value, batch), places, sizeOf(one.shape));
+}
+
+/**
+ * Return values for images by their numbers from K that they take in turn: image k number k mod K.
+ * @template {BigInt64Array | Float32Array} A
+ * @param {A} values
+ * @param {readonly number[]} numbers
+ * @param {number} size of one
+ * @returns {A}
+ */
+function spread(values, numbers, size) {
+  const count = values.length / size;
+  const each = new /** @type {any} */ (values.constructor)(numbers.length * size);
+  numbers.forEach((number, k) => {
+    const from = (number % count) * size;
+    each.set(values.subarray(from, from + size), k * size);
+  });
+  return each;
+}
+
+/**
+ * Return one value of an input, or `count` of them, null for any count, as an array of its kind.
+ * @param {Input} one
+ * @param {unknown} value
+ * @param {number | null} count
+ */
+function checked(one, value, count) {
   const size = sizeOf(one.shape);
   const isLabel = one.kind === "label";
-  const numbers = isList(value) ? Array.from(value) : isLabel ? [value] : [];
-  const fits = numbers.length === batch * size || (numbers.length === size && !(isLabel && isList(value)));
+  const isOne = isLabel || (one.kind === "vector" && size === 1 && typeof value === "number"); // as a plain number
+  const numbers = isList(value) ? Array.from(value) : isOne ? [value] : [];
+  const isSeveral =
+    count === null ? numbers.length > 0 && numbers.length % size === 0 : numbers.length === count * size;
+  const fits = isSeveral || (numbers.length === size && !(isLabel && isList(value)));
   if (!fits || (!isLabel && !isListOf(numbers, (number) => typeof number === "number"))) {
-    const wanted = `shape ${shown(one.shape)} or ${shown([batch, ...one.shape])}`;
+    const several = shown([count ?? "K", ...one.shape]).replace("'K'", "K");
     const got = isList(value) ? `${numbers.length} values` : shown(value);
-    throw new UsageError(`Input ${shown(one.name)} must have ${wanted}, got ${got}.`);
+    throw new UsageError(`Input ${shown(one.name)} must have shape ${shown(one.shape)} or ${several}, got ${got}.`);
   }
-  const each = Array.from({ length: batch * size }, (_, k) => numbers[k % numbers.length]);
-  if (isLabel) return BigInt64Array.from(each, (label) => BigInt(labelOf(one, label)));
-  const values = Float32Array.from(/** @type {number[]} */ (each));
+  if (isLabel) return BigInt64Array.from(numbers, (label) => BigInt(indexOf(one, label)));
+  const values = Float32Array.from(/** @type {number[]} */ (numbers));
   if (!values.every(isNumber)) throw new UsageError(`Input ${shown(one.name)} must be finite, got NaN or infinity.`);
   return values;
 }
 
 /**
+ * Return the index of a class that is given by its name, by its index, as text too, or as none.
  * @param {Input} one
  * @param {unknown} value
  */
-function labelOf({ name, none, classes }, value) {
-  const label = typeof value === "string" ? classes.indexOf(value) : typeof value === "bigint" ? Number(value) : value;
+function indexOf({ name, none, classes }, value) {
+  let label = typeof value === "bigint" ? Number(value) : value;
+  if (typeof value === "string") {
+    label = classes.indexOf(value);
+    if (label === -1 && value === NO_CLASS) {
+      if (none !== null) return none;
+      throw new UsageError(`Input ${shown(name)} cannot be none, since the network was always told a class.`);
+    }
+    if (label === -1 && /^[0-9]{1,9}$/.test(value)) label = Number(value);
+  }
   if (typeof label === "number" && Number.isInteger(label)) {
     if ((label >= 0 && label < classes.length) || label === none) return label;
   }
   const known = `one of ${several(classes, 20)} or its index from 0 to ${classes.length - 1}`;
   throw new UsageError(`Input ${shown(name)} must be ${known}, got ${shown(value)}.`);
+}
+
+/**
+ * Return what a network is told of images by their numbers.
+ * @param {ModelSpec} spec
+ * @param {Settings} settings
+ * @param {readonly number[]} numbers
+ */
+function toldOf(spec, { label = null, inputs = {} }, numbers) {
+  const own = labelOf(spec);
+  let given = { ...inputs };
+  if (label !== null) {
+    if (own === null) throw new UsageError("label does not apply to a network that is told no class.");
+    if (Object.hasOwn(given, own.name)) {
+      throw new UsageError(`label must be left out beside the input ${shown(own.name)}, which is the same.`);
+    }
+    given = { ...given, [own.name]: label };
+  } else if (own !== null) {
+    given = { [own.name]: own.classes.map((_, k) => k), ...given };
+  }
+  return mapped(given, (name, value) => {
+    const one = spec.inputs.find((input) => input.name === name && isTold(input));
+    return one ? spread(checked(one, value, null), numbers, sizeOf(one.shape)) : value; // which denoiser refuses
+  });
 }
 
 // --- pixels, and all of it in one call ---
@@ -990,17 +1245,19 @@ export function toUint8(x, [channels, height, width]) {
  * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
  */
 export async function sample(model, spec, settings, progress = () => true) {
-  const { seed, first = 0, n = 1, plan: name, ...how } = settings;
+  const { seed, first = 0, n = 1, plan: name, label, guidance = null, inputs, ...how } = settings;
   requireWord("first", first);
   if (!Number.isInteger(n) || n < 1 || first + n > WORD) {
     throw new UsageError(`n must be from 1 to ${WORD - first}, got ${shown(n)}.`);
   }
   const chosen = plan(spec, { ...how, name });
   const numbers = Array.from({ length: n }, (_, k) => first + k);
+  const guided = guidanceFor(spec, guidance);
+  const denoise = denoiser(model, spec, toldOf(spec, settings, numbers), guided);
   const noise = noiseStream(seed, numbers, spec.image_shape);
   let x = /** @type {Float32Array} */ (new Float32Array());
   try {
-    for await (const state of walk(denoiser(model, spec), noise, chosen)) {
+    for await (const state of walk(denoise, noise, chosen)) {
       if ((await progress(state.row.i, chosen.rows.length, state.x, state.x_0)) === false) return null;
       x = state.x;
     }

@@ -2,7 +2,8 @@
  * The program `sample` on node: a grid of pictures from a model file, the same as ddpm-run's.
  *     node sample.js unet.onnx --n 16 --steps 50 --sampler ddim --eta 0 --seed 7 --first 0 --out grid.png
  * --times 980,500,0 takes the place of --steps; --plan NAME, a plan that the model carries, that of steps, sampler and
- * eta. Prints one line of JSON; errors are one line, with the exit codes of every command of this project.
+ * eta. --label NAME,... takes classes by name or index, or none, which pictures take in turn, and --guidance how
+ * strongly they follow it, 0 to 100. Prints one line of JSON; errors are one line, with the exit codes of every command of this project.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -15,7 +16,7 @@ import { grid } from "./images.js";
 import { oneLine, openModel } from "./model.js";
 
 const BATCH = 16;
-const OPTIONS = ["n", "steps", "times", "sampler", "eta", "plan", "seed", "first", "out"];
+const OPTIONS = ["n", "steps", "times", "sampler", "eta", "plan", "seed", "first", "label", "guidance", "out"];
 
 class EnvironmentProblem extends DdpmError {
   exitCode = 5;
@@ -66,6 +67,8 @@ function settingsFromArguments(args) {
     seed: BigInt(seed),
     first: number("first", "0"),
     plan: values.plan,
+    label: values.label?.split(","),
+    guidance: number("guidance"),
   };
 }
 

@@ -39,6 +39,7 @@ from ddpm_export import generate
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.generation import sample, settings_for
+from ddpm_export.guidance import Guidance
 from ddpm_export.images import grid, read_image, to_uint8
 from ddpm_export.inputs import Input
 from ddpm_export.noise import noise_stream, normal_table, normals_from_words
@@ -196,6 +197,7 @@ EVERY_INPUT = (
     Input("strength", "vector", (2,), none=0.5),
     Input("low_res", "image", (3, 2, 2)),
     Input("x_0_prev", "previous", GREY),
+    Input("guidance", "vector", (1,), none=1.0),
 )
 
 
@@ -217,8 +219,8 @@ def spec_of_now(**changes):
     fields = {
         "inputs": EVERY_INPUT,
         "plans": {"third": third_order(spec), "two": Plan(tuple(dpmpp_2m(time_grid(spec, 3))))},
-        "defaults": Defaults(num_steps=4, times=(30, 20, 3), plan="third"),
-        "requires": ("inputs", "times", "plan"),
+        "defaults": Defaults(num_steps=4, times=(30, 20, 3), plan="third", guidance=Guidance(2.5, (3, 20.5))),
+        "requires": ("inputs", "times", "plan", "guidance"),
     }
     return tiny_spec(**{**fields, **changes})
 
@@ -263,17 +265,42 @@ STRANGE_PARTS += [
 ]
 
 
+WITHOUT_INPUTS = {
+    "inputs": (),
+    "defaults": Defaults(num_steps=4, times=(30, 20, 3), plan="third"),
+    "requires": ("times", "plan"),
+}
+
+
+def guided_faults():
+    """Return specs whose guidance does not fit: the scale, the interval, or a network that can do nothing with it."""
+    sound = json.loads(json_from_spec(spec_of_now()))
+    values = [0, 1, 100, 100.5, -0.0, -1e-9, 1e300, 10**400, True, None, "2", [2], {}, {"scale": 1}]
+    texts = [json.dumps({**sound, "defaults": {**sound["defaults"], "guidance": value}}) for value in values]
+    intervals = [[0, 0], [3, 2], [-1, 2], [0, 1e300], [0, 10**400], [1], [1, 2, 3], [1, "2"], [True, 2], "ab", None, {}]
+    for guidance in (*({"scale": value} for value in values), *({"scale": 2, "interval": each} for each in intervals)):
+        texts.append(json.dumps({**sound, "defaults": {**sound["defaults"], "guidance": guidance}}))
+    label, own = sound["inputs"][0], sound["inputs"][-1]
+    vector = {**own, "name": "w"}
+    lists = [[label], [own], [vector], [{**label, "none": None}], [{**label, "none": None}, own], [label, own]]
+    owns = [{"kind": "image", "shape": [1, 1, 1]}, {"shape": [2]}, {"shape": [1.0]}, {"shape": []}, {"none": 2}]
+    owns += [{"none": None}, {"none": 1}, {"none": 1.0}, {"none": True}, {"kind": "label", "classes": ["a"]}]
+    for inputs in (*lists, *([label, {**own, **change}] for change in owns)):
+        texts.append(json.dumps({**sound, "inputs": inputs}))
+    return texts
+
+
 def faults_of_now():
     """Return specs with every part of inputs, plans and defaults absent, and each in turn with each strange value."""
     texts = []
     now = spec_of_now()
-    for spec in (now, spec_of_now(requires=("inputs", "times", "plan", "fractional_t", "variance_fraction"))):
+    for spec in (now, spec_of_now(requires=(*now.requires, "fractional_t", "variance_fraction"))):
         sound = json.loads(json_from_spec(spec))
         texts.append(json.dumps(sound))
         texts += [
             json.dumps({**sound, "requires": [n for n in sound["requires"] if n != out]}) for out in sound["requires"]
         ]
-        texts += [json.dumps({**sound, "requires": ["inputs", "times", "plan", "fractional_t"], "prediction": "x_0"})]
+        texts += [json.dumps({**sound, "requires": [*now.requires, "fractional_t"], "prediction": "x_0"})]
         for path in parts(sound) if spec is now else [path for path in parts(sound) if path[0] == "plans"]:
             for value in [..., *STRANGE_PARTS]:
                 changed = copy.deepcopy(sound)
@@ -285,7 +312,7 @@ def faults_of_now():
                 else:
                     inner[path[-1]] = value
                 texts.append(json.dumps(changed))
-    sound = json.loads(json_from_spec(spec_of_now(inputs=(), requires=("times", "plan"))))
+    sound = json.loads(json_from_spec(spec_of_now(**WITHOUT_INPUTS)))
     texts += [json.dumps({**sound, "requires": [*sound["requires"], "inputs"]})]
     third = sound["plans"]["third"]
     for name in ("a" * 64, "a" * 65, "", "-a", "a b", "A.b_c+d-1", "é"):
@@ -312,6 +339,7 @@ def faults_of_now():
 def parts(sound):
     """Return the paths to what is newer than the format's first files."""
     found = [("inputs",), ("plans",), ("defaults", "times"), ("defaults", "plan"), ("defaults", "times", 1)]
+    found += [("defaults", "guidance"), ("defaults", "guidance", "scale"), ("defaults", "guidance", "interval")]
     for k, one in enumerate(sound["inputs"]):
         found += [("inputs", k), *(("inputs", k, key) for key in one)]
     found += [("inputs", 0, "classes", 1), ("inputs", 1, "shape", 0), ("inputs", 3, "shape", 2)]
@@ -358,6 +386,8 @@ def verdict_of(text):
         sum(spec.defaults.times or ()),
         len(spec.defaults.plan or ""),
     ]
+    if spec.defaults.guidance is not None:
+        numbers += [f"{number:g}" for number in (spec.defaults.guidance.scale, *(spec.defaults.guidance.interval or ()))]
     texts = [spec.name, *map(str, numbers)]
     for one in spec.inputs:
         texts += [one.name, one.kind, str(math.prod(one.shape)), "null" if one.none is None else f"{one.none:g}"]
@@ -370,7 +400,7 @@ def verdict_of(text):
 
 @pytest.mark.torch
 def test_specs_get_the_verdict_that_python_gives(core, tmp_path):
-    texts = [text.encode() for text in faults() + faults_of_now()] + mutants()
+    texts = [text.encode() for text in faults() + faults_of_now() + guided_faults()] + mutants()
     expected = [verdict_of(text) for text in texts]
     assert {line[:1] for line in expected} == {b"0", b"3", b"4"}
     assert sum(line[:1] == b"0" for line in expected) > 100  # the comparison is not of refusals alone
@@ -508,6 +538,14 @@ class CState(ctypes.Structure):
     ]
 
 
+class CGuidance(ctypes.Structure):
+    _fields_ = [("scale", ctypes.c_double), ("interval", ctypes.POINTER(ctypes.c_double))]
+
+    @classmethod
+    def of(cls, guidance):
+        return cls(guidance.scale, guidance.interval and (ctypes.c_double * 2)(*guidance.interval))
+
+
 class Settings(ctypes.Structure):
     _fields_ = [
         ("n", ctypes.c_int64),
@@ -520,6 +558,11 @@ class Settings(ctypes.Structure):
         ("plan", ctypes.c_char_p),
         ("seed", ctypes.c_int64),
         ("first", ctypes.c_int64),
+        ("label", ctypes.POINTER(ctypes.c_char_p)),
+        ("num_labels", ctypes.c_size_t),
+        ("guidance", ctypes.POINTER(CGuidance)),
+        ("inputs", ctypes.POINTER(CInput)),
+        ("num_inputs", ctypes.c_size_t),
     ]
 
 
@@ -563,6 +606,7 @@ def library(tmp_path_factory):
     compile_with("g++", "-O2", "-shared", "-fPIC", CPP / "ddpm.cpp", "-o", path)
     found = ctypes.CDLL(str(path))
     found.ddpm_spec_prediction.restype = ctypes.c_char_p
+    found.ddpm_spec_class.restype = ctypes.c_char_p
     found.ddpm_spec_alphas_cumprod.restype = ctypes.POINTER(ctypes.c_double)
     found.ddpm_plan_start.restype = ctypes.c_double
     found.ddpm_plan_num_rows.restype = ctypes.c_size_t
@@ -628,6 +672,13 @@ def settings_of(library, **changes):
     for name, value in changes.items():
         if name == "times":
             settings.times, settings.num_times = (ctypes.c_int64 * len(value))(*value), len(value)
+        elif name == "label":
+            texts = (ctypes.c_char_p * len(value))(*(text.encode() for text in value))
+            settings.label, settings.num_labels = texts, len(value)
+        elif name == "guidance":
+            settings.guidance = ctypes.pointer(CGuidance.of(value))
+        elif name == "inputs":
+            settings.inputs, settings.num_inputs = value
         else:
             setattr(settings, name, value.encode() if isinstance(value, str) else value)
     return settings
@@ -659,7 +710,7 @@ def inputs_of(**values):
     return (CInput * len(given))(*given), ctypes.c_size_t(len(given))
 
 
-def begun(library, handle, images, made, *, x=None, state=None, context=None, seed=5, inputs=None):
+def begun(library, handle, images, made, *, x=None, state=None, context=None, seed=5, inputs=None, guidance=None):
     """Return code, states and message of a walk that begins."""
     numbers, states, message = (ctypes.c_int64 * len(images))(*images), ctypes.c_void_p(1), Message(b"not touched")
     code = library.ddpm_walk(
@@ -667,6 +718,7 @@ def begun(library, handle, images, made, *, x=None, state=None, context=None, se
         network,
         ctypes.c_void_p(context),
         *(inputs or (None, ctypes.c_size_t(0))),
+        None if guidance is None else ctypes.byref(CGuidance.of(guidance)),
         ctypes.c_int64(seed),
         numbers,
         ctypes.c_size_t(len(images)),
@@ -810,6 +862,7 @@ def test_c_denoiser_is_python_s(library, handle, spec):
             None,
             None,
             ctypes.c_size_t(0),
+            None,
             ctypes.c_size_t(2),
             floats(x),
             ctypes.byref(CRow.of(row)),
@@ -872,6 +925,54 @@ def test_c_inputs(library):
             assert begun(library, handle, images, made, inputs=inputs_of(**given))[::2] == (2, mock.ANY)
             assert words in begun(library, handle, images, made, inputs=inputs_of(**given))[2]
         library.ddpm_plan_free(made)
+
+
+def test_c_guidance_and_what_images_are_told(library):
+    inputs = (Input("y", "label", none=2, classes=("a", "b")), Input("strength", "vector", (2,)))
+    requires = ("inputs", "variance_fraction", "guidance")
+    spec = learned_spec(
+        inputs=inputs, requires=requires, defaults=Defaults(num_steps=3, guidance=Guidance(4.0, (0, 20)))
+    )
+    strength = np.array([[0.5, -1.0], [2.0, 0.25], [0.0, 1.0]], np.float32)
+    with opened(library, spec) as handle:
+        assert [library.ddpm_spec_class(handle, ctypes.c_size_t(k)) for k in range(3)] == [b"a", b"b", None]
+        assert library.ddpm_spec_takes_guidance(handle) == 1
+        made, _ = plan_of(library, handle)
+        for guidance in (None, Guidance(0.0), Guidance(2.5), Guidance(2.5, (13, 26))):
+            told = {"y": np.array([1, 0]), "strength": strength[:2]}
+            denoise = denoiser(python_model, spec, guidance=guidance, **told)
+            expected = list(walk(denoise, noise_stream(5, [4, 9], SHAPE), plan(spec)))
+            code, states, message = begun(
+                library, handle, [4, 9], made, inputs=inputs_of(**told), guidance=guidance
+            )
+            assert (code, message) == (0, "")
+            assert_states_alike(list(walked(library, states, 2)), expected)
+            (row, *_), x = plan(spec).rows, draw_of(library, [4, 9], 0)
+            x_0, eps = np.empty_like(x), np.empty_like(x)
+            given = None if guidance is None else ctypes.byref(CGuidance.of(guidance))
+            where = (ctypes.c_size_t(2), floats(x), ctypes.byref(CRow.of(row)), None, floats(x_0), floats(eps))
+            assert library.ddpm_denoiser(handle, network, None, *inputs_of(**told), given, *where, None, None) == 0
+            np.testing.assert_allclose(x_0, expected[0].x_0, atol=1e-4)
+        library.ddpm_plan_free(made)
+        x, message = np.empty((5, *SHAPE), np.float32), Message()
+        for changes in ({}, {"label": ("b", "none", "0")}, {"label": ("a",), "guidance": Guidance(3.0)}):
+            settings = settings_of(library, n=5, first=3, inputs=inputs_of(strength=strength), **changes)
+            call = (handle, network, None, ctypes.byref(settings), None, None, floats(x), ctypes.byref(message))
+            assert library.ddpm_sample(*call) == 0, str(message)
+            chosen = settings_for(spec, n=5, first=3, seed=0, inputs={"strength": strength}, **changes)
+            *_, (_, state) = sample(python_model, spec, chosen)
+            np.testing.assert_allclose(x, state.x, atol=1e-4)
+        for changes, words in [
+            ({"label": ("c",)}, "Input 'y' must be one of a, b or its index from 0 to 1, got 'c'."),
+            ({"guidance": Guidance(101.0)}, "guidance must be a number from 0 to 100, got 101."),
+            ({"inputs": (None, 0)}, "Input 'strength', of kind vector and shape (2,), must be given."),
+        ]:
+            settings = settings_of(library, **{"inputs": inputs_of(strength=strength), **changes})
+            assert library.ddpm_sample(*call[:3], ctypes.byref(settings), *call[4:]) == 2
+            assert str(message) == words
+    with opened(library, tiny_spec()) as other:
+        assert library.ddpm_spec_class(other, ctypes.c_size_t(0)) is None
+        assert library.ddpm_spec_takes_guidance(other) == 0
 
 
 def test_c_walks_stop_where_they_must(library, handle):
@@ -1105,7 +1206,18 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("settings", [{}, {"plan": "third"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"plan": "third"},
+        {"label": "b", "guidance": 2.5},
+        {"label": "c,none,0", "guidance": 2.5, "first": 2},
+        {"label": "none"},
+        {"guidance": 0},
+    ],
+    ids=str,
+)
 def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     path = tmp_path / "model.onnx"
     path.write_bytes(told_model())
@@ -1117,6 +1229,8 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     sampled(programs, path, tmp_path / "grid.png", "--n", 5, "--seed", 3, *arguments)
     spec = spec_from_json(session.get_modelmeta().custom_metadata_map["ddpm_export"])
+    if "label" in settings:
+        settings = {**settings, "label": settings["label"].split(",")}
     assert_within_a_level(tmp_path / "grid.png", generate((model, spec), n=5, seed=3, **settings))
 
 
@@ -1161,8 +1275,18 @@ def refusals():
         (scale_model(metadata=json_from_spec(tiny_spec(prediction="v"))), [], 3, "graph and spec disagree"),
         (scale_model(metadata=json_from_spec(tiny_spec((1, 5, 6)))), [], 3, "graph and spec disagree"),
         (told_model(tiny_spec()), [], 3, "graph and spec disagree"),
-        (told_model(tiny_spec(inputs=EVERY_INPUT, requires=("inputs",))), [], 3, "graph and spec disagree"),
-        (told_model(spec_of_now(requires=("inputs", "times", "plan", "fractional_t"))), [], 2, "Input 'low_res', of"),
+        (told_model(tiny_spec(inputs=EVERY_INPUT[:4], requires=("inputs",))), [], 3, "graph and spec disagree"),
+        (
+            told_model(tiny_spec(inputs=EVERY_INPUT[:4], requires=("inputs", "fractional_t"))),
+            [],
+            2,
+            "Input 'low_res', of",
+        ),
+        (told_model(), ["--label", "d"], 2, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'."),
+        (told_model(), ["--guidance", "x"], 2, "--guidance must be a number within 64 bits, got 'x'."),
+        (told_model(), ["--guidance", "101"], 2, "guidance must be a number from 0 to 100, got 101."),
+        (sound, ["--guidance", "2"], 2, "guidance must be 1 for a network that has not learned to do without a class"),
+        (sound, ["--label", "a"], 2, "label does not apply to a network that is told no class."),
         (wide, [], 3, "the graph does not run"),
         (scale_model(metadata=refused_json()), [], 4, "The model needs a reader of 'audio', and this version knows"),
         (

@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import * as ddpm from "../ddpm.js";
 import { NORMAL_TABLE, NORMAL_TABLE_SHA256 } from "../normal_table.js";
-import { gaussianModel, golden, gaussianSpec } from "./gaussian.js";
+import { classesModel, gaussianModel, gaussianSpec, golden } from "./gaussian.js";
 
 const bits = (values) => [...new Uint32Array(Float32Array.from(values).buffer)];
 const sha256 = (array) => createHash("sha256").update(new Uint8Array(array.buffer)).digest("hex");
@@ -178,6 +178,32 @@ for (const [number, { name, prediction, clip_x_0, plan, states }] of golden("pla
           .reverse(),
       );
     }
+  });
+}
+
+for (const [number, run] of golden("conditions").cases.entries()) {
+  const { y, guidance, inputs, prediction, clip_x_0, sampler, eta, variance, states } = run;
+  test(`conditions ${number}: ${y}, ${JSON.stringify(guidance)}, ${prediction}, ${sampler}`, async () => {
+    const { seed, images, shape, num_steps, tolerance, alphas_cumprod } = golden("conditions");
+    const requires = ["inputs", ...(variance === "learned" ? ["variance_fraction"] : [])];
+    const spec = gaussianSpec({ prediction, clip_x_0, alphas_cumprod, image_shape: shape, inputs, requires });
+    const noise = ddpm.noiseStream(BigInt(seed), images, shape);
+    const plan = ddpm.plan(spec, { sampler, numSteps: num_steps, eta, variance });
+    const batches = [];
+    const network = classesModel(spec);
+    const model = (x_t, t, told) => (batches.push(t.length), network(x_t, t, told));
+    const denoise = ddpm.denoiser(model, spec, { y }, guidance);
+    await lastOf(denoise, noise, plan);
+    // one evaluation a row: of twice the batch where it is guided, and not by the network itself
+    const isTwice = ({ t }) => {
+      const [low, high] = guidance.interval ?? [0, Infinity];
+      return guidance.scale > 1 && t >= low && t <= high && y.some((label) => label !== 3) && inputs.length === 1;
+    };
+    assert.deepEqual(
+      batches,
+      plan.rows.map((row) => (isTwice(row) ? 6 : 3)),
+    );
+    await assertStates(denoise, noise, plan, states, tolerance);
   });
 }
 
@@ -526,6 +552,138 @@ for (const [given, words] of [
     const [row] = ddpm.plan(spec, { numSteps: 1 }).rows;
     const call = async () => ddpm.denoiser(model, spec, given)(new Float32Array(12), row, null);
     await assert.rejects(call, refuses(ddpm.UsageError, words));
+    assert.equal(told.length, 0);
+  });
+}
+
+const guidedSpec = (...more) => withInputs(LABEL, VECTOR, PREVIOUS, ...more);
+
+test("guidance asks with the label and without in one batch, and all else alike", async () => {
+  const spec = guidedSpec();
+  const { told, model } = listening();
+  const noise = ddpm.noiseStream(0, [0, 1], spec.image_shape);
+  const given = { y: ["dog", "cat"], v: [1, 2, 3, 4, 5, 6] };
+  const guidance = { scale: 3, interval: [0, 24] };
+  const states = await statesOf(
+    ddpm.denoiser(model, spec, given, guidance),
+    noise,
+    ddpm.plan(spec, { times: [25, 24, 0] }),
+  );
+  assert.deepEqual(told[0].y, BigInt64Array.of(1n, 0n));
+  assert.deepEqual(told[1].t, new BigInt64Array(4).fill(24n));
+  for (const one of told.slice(1)) {
+    assert.deepEqual(one.y, BigInt64Array.of(1n, 0n, 2n, 2n));
+    assert.deepEqual(one.v, Float32Array.of(1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6));
+  }
+  assert.deepEqual(told[2].x_0_prev, Float32Array.of(...states[1].x_0, ...states[1].x_0));
+});
+
+test("guidance: u + scale (c - u), every operation rounded; a learned variance is that of c", async () => {
+  const f = Math.fround;
+  const of = (eps, fraction) => ({ eps: Float32Array.of(eps), variance_fraction: Float32Array.of(fraction) });
+  const combined = ddpm.combine([of(0.1, 0.25), of(0.5, 0.5)], 2.3);
+  assert.deepEqual(combined, {
+    eps: Float32Array.of(f(f(0.5) + f(f(2.3) * f(f(0.1) - f(0.5))))),
+    variance_fraction: Float32Array.of(0.25),
+  });
+  const alone = of(0.3, 0.25);
+  assert.equal(ddpm.combine([alone], 7), alone);
+  // what is not finite is told of its image, in whichever half
+  for (const half of [0, 1]) {
+    const spec = gaussianSpec({ inputs: [LABEL], requires: ["inputs", "variance_fraction"] });
+    const model = (x_t) => {
+      const variance_fraction = x_t.slice();
+      variance_fraction[12 * half + 7] = NaN;
+      return { eps: x_t, variance_fraction };
+    };
+    const sampled = ddpm.sample(model, spec, { seed: 0, n: 2, first: 4, numSteps: 1, guidance: 2 });
+    await assert.rejects(sampled, refuses(ddpm.NonFiniteError, /^At step 1 \(t = 49\), image 5 became NaN/));
+  }
+});
+
+test("images are told in turn by their numbers, whatever the batch", async () => {
+  const spec = guidedSpec();
+  const toldOf = async (settings) => {
+    const { told, model } = listening();
+    await ddpm.sample(model, spec, { seed: 0, numSteps: 1, ...settings });
+    return { y: [...told[0].y].map(Number), v: [...told[0].v] };
+  };
+  const v = [0.5, 1, 2, 3, 4, 5];
+  const half = [0.5, 0.5, 0.5];
+  assert.deepEqual(await toldOf({ n: 3, first: 1 }), { y: [1, 0, 1], v: [...half, ...half, ...half] });
+  assert.deepEqual(await toldOf({ n: 3, first: 1, inputs: { v } }), {
+    y: [1, 0, 1],
+    v: [3, 4, 5, 0.5, 1, 2, 3, 4, 5],
+  });
+  assert.deepEqual((await toldOf({ n: 4, first: 1, label: ["dog", "none", 0] })).y, [2, 0, 1, 2]);
+  for (const label of ["dog", "1", 1, 1n]) assert.deepEqual((await toldOf({ n: 2, label })).y, [1, 1]);
+  assert.deepEqual((await toldOf({ n: 2, inputs: { y: ["dog", "cat"] } })).y, [1, 0]);
+  assert.deepEqual((await toldOf({ n: 2, guidance: 0 })).y, [2, 2]);
+  assert.deepEqual((await toldOf({ n: 2, guidance: 2 })).y, [0, 1, 2, 2]);
+  const named = withInputs({ ...LABEL, classes: ["none", "0"] });
+  const { told, model } = listening();
+  await ddpm.sample(model, named, { seed: 0, n: 2, numSteps: 1, label: ["0", "none"] });
+  assert.deepEqual(told[0].y, BigInt64Array.of(1n, 0n));
+});
+
+test("the file's own guidance counts until another is said; a number is a scale for all times", async () => {
+  const defaults = { sampler: "ddim", num_steps: 2, eta: 0, guidance: { scale: 2, interval: [0, 30] } };
+  const spec = gaussianSpec({ inputs: [LABEL], requires: ["inputs", "guidance"], defaults });
+  const batches = async (guidance) => {
+    const { told, model } = listening();
+    await ddpm.sample(model, spec, { seed: 0, guidance });
+    return told.map(({ t }) => t.length);
+  };
+  assert.deepEqual(await batches(undefined), [1, 2]);
+  assert.deepEqual(await batches(null), [1, 2]);
+  assert.deepEqual(await batches(3), [2, 2]);
+  assert.deepEqual(await batches(1), [1, 1]);
+  assert.deepEqual(await batches({ scale: 3, interval: [49, 49] }), [2, 1]);
+});
+
+test("a vector of one is a plain number", async () => {
+  const spec = withInputs({ ...VECTOR, shape: [1] });
+  const { told, model } = listening();
+  await ddpm.sample(model, spec, { seed: 0, numSteps: 1, n: 2, inputs: { v: 0.25 } });
+  assert.deepEqual(told[0].v, Float32Array.of(0.25, 0.25));
+});
+
+const NEVER = /^guidance must be 1 for a network that has not learned to do without a class, got 2\.5\.$/;
+const INTERVAL = "the interval of guidance must be two times, the lower first, from 0 on, got ";
+for (const [settings, words, inputs = [LABEL, VECTOR]] of [
+  [{ guidance: -1 }, /^guidance must be a number from 0 to 100, got -1\.$/],
+  [{ guidance: 100.5 }, /^guidance must be a number from 0 to 100, got 100\.5\.$/],
+  [{ guidance: NaN }, /^guidance must be a number from 0 to 100, got NaN\.$/],
+  [{ guidance: "2" }, /^guidance must be a number from 0 to 100, got '2'\.$/],
+  ...[[3, 1], [-1, 1], [0, Infinity], [1], "ab"].map((interval) => [
+    { guidance: { scale: 2, interval } },
+    new RegExp(`^${INTERVAL}`),
+  ]),
+  [{ guidance: 2.5 }, NEVER, []],
+  [{ guidance: 2.5 }, NEVER, [{ ...LABEL, none: null }]],
+  [
+    { label: "none" },
+    /^Input 'y' cannot be none, since the network was always told a class\.$/,
+    [{ ...LABEL, none: null }],
+  ],
+  [{ label: "cat" }, /^label does not apply to a network that is told no class\.$/, []],
+  [{ label: "cat", inputs: { y: 1 } }, /^label must be left out beside the input 'y', which is the same\.$/],
+  [{ label: "cow" }, /^Input 'y' must be one of cat, dog or its index from 0 to 1, got 'cow'\.$/],
+  [{ label: ["cat", "3"] }, /^Input 'y' must be one of cat, dog .* got '3'\.$/],
+  [{ label: [] }, /^Input 'y' must have shape \[\] or \[K\], got 0 values\.$/],
+  [{ inputs: { v: [1, 2] } }, /^Input 'v' must have shape \[3\] or \[K, 3\], got 2 values\.$/],
+  [{ inputs: { guidance: [2] } }, /^The model has no input 'guidance'; it has y, v\.$/],
+  [
+    { inputs: { guidance: [2] } },
+    /^The model has no input 'guidance'; it has y\.$/,
+    [LABEL, { name: "guidance", kind: "vector", shape: [1], none: 1 }],
+  ],
+]) {
+  test(`conditions ${JSON.stringify(settings)} are refused of ${inputs.length} inputs`, async () => {
+    const { told, model } = listening();
+    const spec = inputs.length > 0 ? withInputs(...inputs) : gaussianSpec({});
+    const sampled = ddpm.sample(model, spec, { seed: 0, numSteps: 1, ...settings });
+    await assert.rejects(sampled, refuses(ddpm.UsageError, words));
     assert.equal(told.length, 0);
   });
 }

@@ -28,7 +28,9 @@ gaussianSpec.json = (changes) =>
   });
 
 /** Return (x_t, t) -> { [prediction]: values }, with the formulas of tests/golden/README.md. */
-export const gaussianModel = (prediction) => (x_t, t) => {
+export const gaussianModel = (prediction) => gaussian(prediction, alphas_cumprod, mean);
+
+const gaussian = (prediction, alphas_cumprod, mean) => (x_t, t) => {
   const a = alphas_cumprod[Number(t[0])];
   const s = a * std ** 2 + 1 - a;
   const [slope, offset] = {
@@ -38,5 +40,24 @@ export const gaussianModel = (prediction) => (x_t, t) => {
   }[prediction];
   return {
     [prediction]: x_t.map((x) => Math.fround(slope) * Math.fround(x - Math.fround(Math.sqrt(a) * mean)) + offset),
+  };
+};
+
+/** Return the network of tests/golden/conditions.json: that of each image's label, or one that guides itself. */
+export const classesModel = ({ prediction, image_shape, inputs, requires }) => {
+  const { alphas_cumprod, means, variance_fractions } = golden("conditions");
+  const models = means.map((mean) => gaussian(prediction, alphas_cumprod, mean));
+  const size = image_shape.reduce((a, b) => a * b);
+  return (x_t, t, { y, guidance }) => {
+    const outputs = { [prediction]: new Float32Array(x_t.length) };
+    if (requires.includes("variance_fraction")) outputs.variance_fraction = new Float32Array(x_t.length);
+    y.forEach((label, k) => {
+      const [from, to] = [k * size, (k + 1) * size];
+      const [c, u] = [label, 3].map((of) => models[Number(of)](x_t.slice(from, to), t)[prediction]);
+      outputs[prediction].set(guidance ? c.map((value, at) => u[at] + guidance[k] * (value - u[at])) : c, from);
+      outputs.variance_fraction?.fill(variance_fractions[Number(label)], from, to);
+    });
+    if (guidance && inputs.length !== 2) throw new Error("told more than its inputs");
+    return outputs;
   };
 };

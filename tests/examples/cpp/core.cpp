@@ -179,23 +179,27 @@ void check_coefficients(const std::string& folder) {
     }
 }
 
-// Return the best denoiser for pixels that are each N(mean, std^2), as tests/golden/README.md writes it.
+// Write what the best denoiser for pixels that are each N(mean, std^2) says, as tests/golden/README.md has it.
+void say_gaussian(const ddpm::ModelSpec& spec, double mean, double std, float fraction, const ddpm::Evaluation& asked) {
+    const double a = spec.alphas_cumprod[static_cast<std::size_t>(asked.t)], s = a * std * std + 1.0 - a;
+    double slope = std::sqrt(1.0 - a) / s, offset = 0.0;
+    if (spec.prediction == ddpm::Prediction::x_0) {
+        slope = std::sqrt(a) * std * std / s, offset = mean;
+    } else if (spec.prediction == ddpm::Prediction::v) {
+        slope = std::sqrt(a * (1.0 - a)) * (1.0 - std * std) / s, offset = -std::sqrt(1.0 - a) * mean;
+    }
+    const auto shift = static_cast<float>(std::sqrt(a) * mean);
+    for (std::size_t k = 0; k < asked.batch * spec.image_size(); ++k) {
+        asked.prediction[k] = static_cast<float>(slope) * (asked.x_t[k] - shift) + static_cast<float>(offset);
+        if (asked.variance_fraction != nullptr) {
+            asked.variance_fraction[k] = fraction;
+        }
+    }
+}
+
 ddpm::Model gaussian_model(const ddpm::ModelSpec& spec, double mean, double std, float fraction = 0.25f) {
     return [&spec, mean, std, fraction](const ddpm::Evaluation& asked) {
-        const double a = spec.alphas_cumprod[static_cast<std::size_t>(asked.t)], s = a * std * std + 1.0 - a;
-        double slope = std::sqrt(1.0 - a) / s, offset = 0.0;
-        if (spec.prediction == ddpm::Prediction::x_0) {
-            slope = std::sqrt(a) * std * std / s, offset = mean;
-        } else if (spec.prediction == ddpm::Prediction::v) {
-            slope = std::sqrt(a * (1.0 - a)) * (1.0 - std * std) / s, offset = -std::sqrt(1.0 - a) * mean;
-        }
-        const auto shift = static_cast<float>(std::sqrt(a) * mean);
-        for (std::size_t k = 0; k < asked.batch * spec.image_size(); ++k) {
-            asked.prediction[k] = static_cast<float>(slope) * (asked.x_t[k] - shift) + static_cast<float>(offset);
-            if (asked.variance_fraction != nullptr) {
-                asked.variance_fraction[k] = fraction;
-            }
-        }
+        say_gaussian(spec, mean, std, fraction, asked);
     };
 }
 
@@ -306,6 +310,71 @@ void check_plans(const std::string& folder) {
     EXPECT(furthest == ddpm::max_reach - 1, "a plan that looks far back");
 }
 
+// A network that is told a class: that of its label's Gaussian, or, where it guides itself, what its scale makes of two.
+struct ClassesModel {
+    const ddpm::ModelSpec& spec;
+    std::vector<double> means;
+    std::vector<float> fractions;
+    double std;
+    std::vector<std::size_t> batches{};  // of its evaluations
+    std::vector<float> other{};
+
+    void operator()(const ddpm::Evaluation& asked) {
+        batches.push_back(asked.batch);
+        const std::size_t size = spec.image_size();
+        const std::int64_t* labels = asked.inputs[0].labels;
+        const float* scales = spec.guides_itself() ? asked.inputs[1].numbers : nullptr;
+        other.resize(size);
+        for (std::size_t k = 0; k < asked.batch; ++k) {
+            const auto y = static_cast<std::size_t>(labels[k]);
+            float* fraction = asked.variance_fraction != nullptr ? asked.variance_fraction + k * size : nullptr;
+            ddpm::Evaluation one{1, asked.x_t + k * size, asked.t, asked.inputs, asked.prediction + k * size, fraction};
+            say_gaussian(spec, means[y], std, fractions[y], one);
+            if (scales != nullptr) {
+                float* c = one.prediction;
+                one.prediction = other.data();
+                say_gaussian(spec, means.back(), std, 0.0f, one);
+                for (std::size_t at = 0; at < size; ++at) {
+                    c[at] = other[at] + scales[k] * (c[at] - other[at]);
+                }
+            }
+        }
+    }
+};
+
+void check_conditions(const std::string& folder) {
+    const Value data = golden(folder, "conditions");
+    for (const Value& one : array(data, "cases")) {
+        ddpm::ModelSpec spec = spec_of(data, one);
+        for (const Value& input : array(one, "inputs")) {
+            spec.inputs.push_back(ddpm::detail::input_from_json(input, spec.image_shape));
+        }
+        const ddpm::Guidance guidance = ddpm::detail::guidance_from_json(at(one, "guidance"));
+        const bool is_learned = string(one, "sampler") == "ddpm";
+        spec.has_variance_fraction = is_learned;
+        ClassesModel model{spec, numbers<double>(data, "means"), numbers<float>(data, "variance_fractions"),
+                           number(data, "std")};
+        const auto labels = numbers<std::int64_t>(one, "y");
+        const ddpm::Denoiser denoise = ddpm::denoiser(std::ref(model), spec, {{"y", labels}}, guidance);
+        const ddpm::Noise noise = ddpm::noise_stream(std::stoll(string(data, "seed")),
+                                                     numbers<std::int64_t>(data, "images"), spec.image_shape);
+        const ddpm::Plan plan = ddpm::plan(
+            spec, string(one, "sampler"), static_cast<std::int64_t>(number(data, "num_steps")), {}, {},
+            is_learned ? std::nullopt : std::optional(number(one, "eta")),
+            is_learned ? std::optional(ddpm::Variance::learned) : std::nullopt);
+        const Array& expected = array(one, "states");
+        expect_states(ddpm::walk(denoise, noise, plan), expected, 0, number(data, "tolerance"));
+        // one evaluation a row: of twice the batch where it is guided, and not by the network itself
+        const bool is_told_nothing = labels == std::vector<std::int64_t>(labels.size(), 3);
+        EXPECT(model.batches.size() == expected.size(), "evaluations");
+        for (std::size_t k = 0; k < expected.size(); ++k) {
+            const double scale = guidance.at(plan.rows[k].t);
+            const bool is_twice = scale != 0.0 && scale != 1.0 && !is_told_nothing && !spec.guides_itself();
+            EXPECT(model.batches[k] == labels.size() * (is_twice ? 2 : 1), "rows of an evaluation");
+        }
+    }
+}
+
 void check_pixels(const std::string& folder) {
     for (const Value& one : cases(folder, "pixels")) {
         const auto x = static_cast<float>(number(one, "x"));
@@ -410,7 +479,7 @@ void check_identities() {
     noise(1, x.data());
     std::copy_n(x.begin(), x_t.size(), x_t.begin());
     ddpm::Denoised apart, within{x_t, said, fraction};
-    ddpm::denoised(ddpm::combine({{said.data(), fraction.data()}}), spec, x_t, plan.rows[4], apart);
+    ddpm::denoised(ddpm::combine({{said.data(), fraction.data()}}, 1.0, said.size()), spec, x_t, plan.rows[4], apart);
     ddpm::denoised({within.eps.data(), within.variance_fraction.data()}, spec, x_t, plan.rows[4], within);
     EXPECT(apart.x_0 == within.x_0 && apart.eps == within.eps && apart.variance_fraction == fraction, "apart");
 
@@ -504,6 +573,154 @@ void check_inputs() {
     EXPECT(code_of([&] { (void)ddpm::denoiser(model, spec, {{"strength", each}}); }) == 0, "for two images");
 }
 
+// A network whose label may be left out, for guidance.
+ddpm::ModelSpec guided_spec() {
+    ddpm::ModelSpec spec = told_spec();
+    spec.inputs[1].none = 0.5;
+    return spec;
+}
+
+void check_guidance() {
+    const ddpm::ModelSpec spec = guided_spec();
+    ClassesModel network{spec, {-0.5, 0.25, 0.75, 0.125}, {0.25f, 0.5f, 1.0f, 0.75f}, 0.5};
+    std::vector<std::int64_t> labels;
+    std::vector<float> strength, before;
+    const ddpm::Model model = [&](const ddpm::Evaluation& asked) {
+        network(asked);
+        labels.assign(asked.inputs[0].labels, asked.inputs[0].labels + asked.batch);
+        strength.assign(asked.inputs[1].numbers, asked.inputs[1].numbers + 2 * asked.batch);
+        before.assign(asked.inputs[2].numbers, asked.inputs[2].numbers + spec.image_size() * asked.batch);
+    };
+    using Labels = std::vector<std::int64_t>;
+    using Floats = std::vector<float>;
+    const Labels given = {2, 0};
+    const Floats two = {1.0f, 2.0f, 3.0f, 4.0f};
+    const ddpm::Inputs inputs = {{"y", given}, {"strength", two}};
+    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
+    const ddpm::Guidance middle{3.0, {{10.0, 20.0}}};
+    EXPECT(middle.at(10.0) == 3.0 && middle.at(20.0) == 3.0, "both ends");
+    EXPECT(middle.at(9.5) == 1.0 && middle.at(20.5) == 1.0, "beyond them");
+    const ddpm::Guidance late{3.0, {{0.0, 20.0}}};  // of the rows at t = 39 and 19 only the second
+    ddpm::States states = ddpm::walk(ddpm::denoiser(model, spec, inputs, late), noise, ddpm::plan(spec, {}, 2));
+    states.next();
+    EXPECT(labels == given && strength == two, "as told where the scale is 1");
+    const Floats x_0 = states.now().x_0;
+    states.next();
+    EXPECT((labels == Labels{2, 0, 3, 3}), "with the label, then without");
+    EXPECT((strength == Floats{1.0f, 2.0f, 3.0f, 4.0f, 1.0f, 2.0f, 3.0f, 4.0f}), "all else alike");
+    EXPECT(before.size() == 2 * x_0.size() && std::equal(x_0.begin(), x_0.end(), before.begin()) &&
+               std::equal(x_0.begin(), x_0.end(), before.begin() + static_cast<std::ptrdiff_t>(x_0.size())),
+           "the clean image before, too");
+    // a denoiser begins anew where it is told no clean image
+    ddpm::Denoised found;
+    ddpm::Denoiser denoise = ddpm::denoiser(model, spec, inputs, ddpm::Guidance{3.0});
+    denoise(states.now().x, states.now().row, x_0.data(), found);
+    denoise(states.now().x, states.now().row, nullptr, found);
+    EXPECT(before == Floats(before.size(), 0.0f), "zeros at first");
+
+    // the numbers of images decide what they are told: alone, among others, and in a batch that begins elsewhere
+    ddpm::Settings settings;
+    settings.n = 5;
+    settings.first = 2;
+    settings.inputs = {{"strength", two}};
+    std::vector<float> all = ddpm::sample(model, spec, settings);
+    EXPECT((labels == Labels{2, 0, 1, 2, 0}), "every class in turn");
+    EXPECT((strength == Floats{1.0f, 2.0f, 3.0f, 4.0f, 1.0f, 2.0f, 3.0f, 4.0f, 1.0f, 2.0f}), "in turn");
+    settings.label = std::vector<std::string>{"b", "none"};
+    settings.guidance = ddpm::Guidance{2.0};
+    all = ddpm::sample(model, spec, settings);
+    EXPECT((labels == Labels{1, 3, 1, 3, 1, 3, 3, 3, 3, 3}), "two in turn");
+    settings.first = 4;
+    settings.n = 1;
+    const std::vector<float> alone = ddpm::sample(model, spec, settings);
+    EXPECT((labels == Labels{1, 3}), "image 4");
+    EXPECT(std::equal(alone.begin(), alone.end(), all.begin() + static_cast<std::ptrdiff_t>(2 * alone.size())), "alone");
+    settings.guidance = ddpm::Guidance{0.0};
+    (void)ddpm::sample(model, spec, settings);
+    EXPECT((labels == Labels{3}), "at 0 without");
+    settings.label = "2";
+    settings.guidance.reset();
+    (void)ddpm::sample(model, spec, settings);
+    EXPECT((labels == Labels{2}), "an index as text");
+    ddpm::ModelSpec own = spec;
+    own.defaults.guidance = ddpm::Guidance{2.0};
+    (void)ddpm::sample(model, own, settings);
+    EXPECT((labels == Labels{2, 3}), "the file's own guidance");
+    settings.guidance = ddpm::Guidance{};
+    (void)ddpm::sample(model, own, settings);
+    EXPECT((labels == Labels{2}), "in place of the file's");
+
+    const auto refused = [&](const ddpm::ModelSpec& of, auto change, const char* words) {
+        ddpm::Settings wrong;
+        change(wrong);
+        try {
+            (void)ddpm::sample(model, of, wrong);
+            EXPECT(false, words);
+        } catch (const ddpm::Error& error) {
+            EXPECT(error.code == ddpm::Code::usage && std::string(error.what()) == words, error.what());
+        }
+    };
+    const auto guided = [](double scale) {
+        return [scale](ddpm::Settings& s) { s.guidance = ddpm::Guidance{scale}; };
+    };
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    refused(spec, guided(-1.0), "guidance must be a number from 0 to 100, got -1.");
+    refused(spec, guided(100.5), "guidance must be a number from 0 to 100, got 100.5.");
+    refused(spec, guided(nan), "guidance must be a number from 0 to 100, got nan.");
+    for (const auto& [interval, shown] :
+         {std::pair(std::array{3.0, 1.0}, "(3, 1)"), std::pair(std::array{-1.0, 1.0}, "(-1, 1)"),
+          std::pair(std::array{0.0, HUGE_VAL}, "(0, inf)"), std::pair(std::array{nan, 1.0}, "(nan, 1)")}) {
+        const std::string words = std::string("the interval of guidance must be two times, the lower first, from 0 "
+                                              "on, got ") + shown + ".";
+        refused(spec, [&](ddpm::Settings& s) { s.guidance = {1.0, interval}; }, words.c_str());
+    }
+    ddpm::ModelSpec always = spec, plain = small_spec();
+    always.inputs[0].none.reset();
+    const char* never = "guidance must be 1 for a network that has not learned to do without a class, got 2.5.";
+    refused(always, guided(2.5), never);
+    refused(plain, guided(2.5), never);
+    EXPECT(code_of([&] { (void)ddpm::denoiser(model, plain, {}, ddpm::Guidance{}); }) == 0, "a scale of 1");
+    refused(always, [](ddpm::Settings& s) { s.label = "none"; },
+            "Input 'y' cannot be none, since the network was always told a class.");
+    refused(plain, [](ddpm::Settings& s) { s.label = "a"; }, "label does not apply to a network that is told no class.");
+    refused(spec, [](ddpm::Settings& s) { s.label = "a", s.inputs = {{"y", "a"}}; },
+            "label must be left out beside the input 'y', which is the same.");
+    refused(spec, [](ddpm::Settings& s) { s.label = std::vector<std::string>{"a", "4"}; },
+            "Input 'y' must be one of a, b, c or its index from 0 to 2, got '4'.");
+    refused(spec, [](ddpm::Settings& s) { s.label = std::vector<std::string>{}; },
+            "Input 'y' must have shape () or (K,), got 0 values.");
+    refused(spec, [](ddpm::Settings& s) { s.inputs = {{"strength", Floats{1.0f, 2.0f, 3.0f}}}; },
+            "Input 'strength' must have shape (2,) or (K, 2), got 3 values.");
+    refused(spec, [](ddpm::Settings& s) { s.inputs = {{"guidance", Floats{1.0f}}}; },
+            "The model has no input 'guidance'; it has y, strength.");
+    own.inputs[1] = {"guidance", ddpm::Kind::vector, {1}, 1.0, {}};
+    refused(own, [](ddpm::Settings& s) { s.inputs = {{"guidance", Floats{1.0f}}}; },
+            "The model has no input 'guidance'; it has y.");
+    ddpm::ModelSpec named = spec;
+    named.inputs[0].classes = {"a", "none", "0"};
+    ddpm::Settings of_names;
+    of_names.n = 2;
+    of_names.label = std::vector<std::string>{"none", "0"};
+    (void)ddpm::sample(model, named, of_names);
+    EXPECT((labels == Labels{1, 2}), "classes that are called so");
+
+    // what is not finite is told by the number of its image, in whichever half
+    for (const std::size_t half : {0u, 1u}) {
+        const ddpm::Model sick = [&](const ddpm::Evaluation& asked) {
+            network(asked);
+            asked.variance_fraction[(2 * half + 1) * spec.image_size()] = std::numeric_limits<float>::quiet_NaN();
+        };
+        ddpm::States broken = ddpm::walk(ddpm::denoiser(sick, spec, inputs, ddpm::Guidance{2.0}), noise,
+                                         ddpm::plan(spec, {}, 2));
+        try {
+            broken.next();
+            EXPECT(false, "a sick number was not seen");
+        } catch (const ddpm::NonFiniteError& error) {
+            EXPECT(error.index == 1 && std::strstr(error.what(), "image 4 became NaN") != nullptr, error.what());
+        }
+    }
+}
+
 void check_allocations() {
     const ddpm::ModelSpec spec = small_spec();
     const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
@@ -537,6 +754,15 @@ void check_allocations() {
     while (states.next()) {
     }
     EXPECT(allocations == after_first, "allocations for inputs");
+    // with guidance, too, be it of later rows only
+    ddpm::States guided = ddpm::walk(ddpm::denoiser(gaussian_model(told, 0.3, 0.5), told, {{"strength", strength},
+                                                    {"y", "a"}}, ddpm::Guidance{2.0, {{0.0, 30.0}}}),
+                                     noise, third_order(told));
+    guided.next();
+    const std::size_t after_unguided = allocations;
+    while (guided.next()) {
+    }
+    EXPECT(allocations == after_unguided, "allocations for guidance");
     ddpm::Settings settings;
     settings.n = 2;
     std::vector<std::size_t> counts;
@@ -712,6 +938,13 @@ void print_spec(const ddpm::ModelSpec& spec) {
                 static_cast<long long>(spec.defaults.num_steps), spec.has_fractional_t,
                 static_cast<long long>(std::accumulate(times.begin(), times.end(), std::int64_t{0})),
                 spec.defaults.plan.value_or("").size());
+    if (const auto& guidance = spec.defaults.guidance) {
+        std::printf(" %s", ddpm::detail::text_of(guidance->scale).c_str());
+        if (const auto& interval = guidance->interval) {
+            std::printf(" %s %s", ddpm::detail::text_of((*interval)[0]).c_str(),
+                        ddpm::detail::text_of((*interval)[1]).c_str());
+        }
+    }
     for (const ddpm::Input& one : spec.inputs) {
         std::printf(" %s %s %zu %s %zu", one.name.c_str(),
                     std::string(ddpm::detail::kinds[static_cast<std::size_t>(one.kind)]).c_str(), one.size(),
@@ -782,9 +1015,11 @@ int main(int argc, char** argv) {
         check_coefficients(argument);
         check_trajectories(argument);
         check_plans(argument);
+        check_conditions(argument);
         check_pixels(argument);
         check_identities();
         check_inputs();
+        check_guidance();
         check_allocations();
         check_refusals();
         check_sick_numbers();
