@@ -17,6 +17,7 @@ from ddpm_export.plans import is_number
 
 __all__ = [
     "KINDS",
+    "MAX_CLASSES",
     "OWN_GUIDANCE",
     "RESERVED",
     "Input",

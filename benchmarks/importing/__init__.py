@@ -1,8 +1,8 @@
 """Foreign checkpoints beside their own projects: one evaluation, an ancestral and a DDIM chain on the same noise."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Original:
     x_t (B, C, H, W), t (B,) and out: one evaluation; out has 2C channels where the variance is learned, raw as the
     project's network gives it. noise (steps + 1, B, C, H, W): item 0 is where both trajectories start, item i is what
     ancestral step i drew. Times fall; a final is x after the last step, None where the project has no such sampler.
+    told, told_on_the_way: what the network was told by the names of its inputs, in the evaluation, and in both
+    trajectories.
     """
 
     x_t: Array
@@ -37,6 +39,8 @@ class Original:
     ddpm_final: Array | None
     ddim_times: tuple[int, ...]
     ddim_final: Array | None
+    told: Mapping[str, Array] = field(default_factory=dict)
+    told_on_the_way: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,11 @@ def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
         model, spec = open_model(export(checkpoint, folder / "unet.onnx").path)
     else:
         model, spec = eager_model(checkpoint), checkpoint.spec
-    outputs = model(original.x_t, original.t)
+    outputs = model(original.x_t, original.t, **original.told)
     channels = spec.image_shape[0]
     expected = dict(zip(spec.outputs, (original.out[:, :channels], (original.out[:, channels:] + 1.0) / 2.0)))  # noqa: B905
     error = max(float(np.abs(outputs[name] - b).max() / np.abs(b).max()) for name, b in expected.items())
-    denoise = denoiser(model, spec)
+    denoise = denoiser(model, spec, **original.told_on_the_way)
 
     def noise(draw: int) -> Array:
         return original.noise[draw]

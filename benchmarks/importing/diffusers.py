@@ -1,5 +1,6 @@
 """diffusers: its networks and schedulers, in folders as `save_pretrained` writes them, and its own steps."""
 
+import functools
 import importlib
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ __all__ = ["case", "cases", "network_of", "walk"]
 
 STEPS = 20
 BATCH = 2
+BATCH_OF_LABELS = 8  # in the one evaluation
 SMALL = {
     "sample_size": 16,
     "in_channels": 3,
@@ -228,6 +230,17 @@ CONFIGURATIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("UniPCMultistepScheduler, sample", {}, "UniPCMultistepScheduler", X_0),
     ("EulerDiscreteScheduler", {}, "EulerDiscreteScheduler", {"beta_end": 0.002, "beta_schedule": "scaled_linear"}),
     ("HeunDiscreteScheduler, clip_sample", {}, "HeunDiscreteScheduler", {"clip_sample": True}),
+    ("num_class_embeds 10", {"num_class_embeds": 10}, "DDPMScheduler", V),
+    ("num_class_embeds 10, learned_range", {"num_class_embeds": 10, "out_channels": 6}, "DDPMScheduler", LEARNED),
+    ("num_class_embeds 1000, DDIMScheduler", {"num_class_embeds": 1000}, "DDIMScheduler", GENTLE),
+    ("class_embed_type timestep", {"class_embed_type": "timestep"}, "DDPMScheduler", V),
+    (
+        "class_embed_type timestep, learned times",
+        {"class_embed_type": "timestep", "time_embedding_type": "learned", "num_train_timesteps": 1000},
+        "DDPMScheduler",
+        X_0,
+    ),
+    ("class_embed_type identity", {"class_embed_type": "identity"}, "DDPMScheduler", V),
 ]
 
 
@@ -269,8 +282,12 @@ def _original(network: Any, scheduler: str, options: dict[str, Any], seed: int) 
     shape = (BATCH, channels, *(size if isinstance(size, tuple) else (size, size)))
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((STEPS + 1, *shape), dtype=np.float32)
-    x_t, t = rng.standard_normal(shape, dtype=np.float32), np.array([3, len(ancestral) - 1], dtype=np.int64)
-    out = network(torch.from_numpy(x_t), torch.from_numpy(t)).sample.numpy()
+    batch = BATCH_OF_LABELS if network.class_embedding is not None else BATCH
+    x_t = rng.standard_normal((batch, *shape[1:]), dtype=np.float32)
+    t = np.resize(np.array([3, len(ancestral) - 1], dtype=np.int64), batch)
+    told, told_on_the_way = (_told(network, n, rng) for n in (batch, BATCH))
+    out = _telling(network, told)(torch.from_numpy(x_t), torch.from_numpy(t)).sample.numpy()
+    telling = _telling(network, told_on_the_way)
 
     def implicit_step(out: Any, t: Any, x: Any) -> Any:
         return implicit.step(out[:, :channels], t, x, eta=0.0, use_clipped_model_output=True)
@@ -280,9 +297,35 @@ def _original(network: Any, scheduler: str, options: dict[str, Any], seed: int) 
         t,
         out,
         noise,
-        *walk(network, ancestral, ancestral.step, noise),
-        *walk(network, implicit, implicit_step, noise),
+        *walk(telling, ancestral, ancestral.step, noise),
+        *walk(telling, implicit, implicit_step, noise),
+        told,
+        told_on_the_way,
     )
+
+
+def _told(network: Any, batch: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Return what the network is told besides x_t and t, by the names of the file's inputs."""
+    embedding, config = network.class_embedding, network.config
+    if embedding is None:
+        return {}
+    table = embedding if config.class_embed_type is None else network.time_proj
+    if config.class_embed_type != "identity" and isinstance(table, torch.nn.Embedding):
+        return {"y": rng.integers(0, table.num_embeddings, batch)}
+    if config.class_embed_type == "timestep":
+        return {"class_labels": rng.uniform(0.0, 100.0, (batch, 1)).astype(np.float32)}
+    return {"class_labels": rng.standard_normal((batch, 4 * config.block_out_channels[0]), dtype=np.float32)}
+
+
+def _telling(network: Any, told: dict[str, Any]) -> Any:
+    """Return the network as a function of x_t and t only."""
+    if not told:
+        return network
+    ((name, value),) = told.items()
+    labels = torch.from_numpy(value)
+    if name == "class_labels" and network.config.class_embed_type == "timestep":
+        labels = labels[:, 0]
+    return functools.partial(network, class_labels=labels)
 
 
 def _schedulers(scheduler: str, options: dict[str, Any]) -> tuple[Any, Any]:

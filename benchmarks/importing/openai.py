@@ -13,8 +13,8 @@ __all__ = ["cases"]
 
 
 def cases() -> list[Case]:
-    """Return the recorded cases of both projects that are conditioned on nothing."""
-    folders = sorted([*ORACLES.glob("guided-?"), *ORACLES.glob("improved-?")])
+    """Return the recorded cases of both projects."""
+    folders = sorted([*ORACLES.glob("guided-*"), *ORACLES.glob("improved-*")])
     return [_case(folder) for folder in folders]
 
 
@@ -38,6 +38,13 @@ def _case(recorded: Path) -> Case:
                 values["ddpm_final"],
                 tuple(values["ddim_timesteps"][::-1].tolist()),
                 values["ddim_final"],
+                _told(values, 4),
+                _told(values, 2),
             )
 
     return Case(project, recorded.name, write, original)
+
+
+def _told(values: Any, batch: int) -> dict[str, Any]:
+    """Return what a network was told in a batch of that size, by the names of its inputs."""
+    return {name: values[f"{name}_{batch}"] for name in ("y", "low_res") if f"{name}_{batch}" in values}

@@ -21,6 +21,7 @@ from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # n
 from ddpm_export.exporting import eager_model, load_checkpoint  # noqa: E402
 from ddpm_export.exporting.importers import import_network  # noqa: E402
 from ddpm_export.exporting.importers.layout import Found  # noqa: E402
+from ddpm_export.inputs import Input, example_of_inputs  # noqa: E402
 from ddpm_export.runtimes import open_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -149,7 +150,10 @@ def test_the_table_has_different_configurations_enough():
     assert len(set(names)) == len(names) >= 34
 
 
-@pytest.mark.parametrize("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample"])
+TOLD = [one.name for one in cases() if "class_embed" in one.name]
+
+
+@pytest.mark.parametrize("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample", *TOLD])
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # NumPy 2 of diffusers
 def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
     row = compare(next(one for one in cases() if one.name == name), tmp_path, exported=False)
@@ -169,11 +173,12 @@ def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
                 "down_block_types": ("KDownBlock2D",) * 2,
                 "up_block_types": ("KUpBlock2D",) * 2,
                 "block_out_channels": (32, 32),
+                "class_embed_type": "timestep",
             },
             {"prediction_type": "v_prediction"},
         ),
     ],
-    ids=["learned_range", "K"],
+    ids=["learned_range", "K, told a class"],
 )
 def test_an_export(tmp_path, network, options):
     values = {**TINY, "up_block_types": ("UpBlock2D",) * 2, "down_block_types": ("DownBlock2D",) * 2, **network}
@@ -185,9 +190,64 @@ def test_an_export(tmp_path, network, options):
     checkpoint = load_checkpoint(tmp_path / "pipeline")
     # diffusers has other code for 64 images and more
     x_t = np.random.default_rng(0).standard_normal((70, 3, 8, 8), dtype=np.float32)
-    got, expected = (run(x_t, np.full(70, 9)) for run in (model, eager_model(checkpoint)))
+    told = example_of_inputs(spec.inputs, 0, range(70))
+    got, expected = (run(x_t, np.full(70, 9), **told) for run in (model, eager_model(checkpoint)))
     for name in spec.outputs:
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+
+
+# networks that are told a class
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "told"),
+    [
+        ({"num_class_embeds": 3}, {}, Input("y", "label", classes=("0", "1", "2"))),
+        ({"num_class_embeds": 3}, {"none": 2}, Input("y", "label", none=2, classes=("0", "1"))),
+        ({"num_class_embeds": 3}, {"none": 0}, Input("y", "label", none=0, classes=("0", "1", "2"))),
+        (
+            {"num_class_embeds": 3},
+            {"none": 2, "classes": "cat,dog"},
+            Input("y", "label", none=2, classes=("cat", "dog")),
+        ),
+        ({"num_class_embeds": 2}, {"classes": ["cat", "dog"]}, Input("y", "label", classes=("cat", "dog"))),
+        ({"class_embed_type": "timestep"}, {}, Input("class_labels", "vector", (1,))),
+        ({"class_embed_type": "timestep"}, {"none": -1.0}, Input("class_labels", "vector", (1,), none=-1.0)),
+        (
+            {"class_embed_type": "timestep", "time_embedding_type": "learned", "num_train_timesteps": 100},
+            {},
+            Input("y", "label", classes=tuple(map(str, range(100)))),
+        ),
+        ({"class_embed_type": "identity"}, {"none": 0}, Input("class_labels", "vector", (16,), none=0)),
+        ({"class_embed_type": "identity", "time_embedding_dim": 24}, {}, Input("class_labels", "vector", (24,))),
+    ],
+    ids=str,
+)
+def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, told):
+    path = save(tmp_path, network_of({**TINY, **network}, 0), num_train_timesteps=100)
+    checkpoint = load_checkpoint(path, options=options)
+    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((told,), ("inputs",))
+    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[told.name])
+    assert checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{told.name: values}).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "named"),
+    [
+        ({"num_class_embeds": 3}, {"none": 3}, "--set none must be an index below num_class_embeds, 3, got 3"),
+        ({"num_class_embeds": 3}, {"none": -1}, "--set none must be an index below"),
+        ({"num_class_embeds": 3}, {"none": True}, "--set none must be an index below"),
+        ({"num_class_embeds": 3}, {"classes": "cat,dog"}, "--set classes must be 3 different names, got 'cat,dog'"),
+        ({"class_embed_type": "identity"}, {"classes": "cat"}, "--set classes must be left out"),
+        ({"class_embed_type": "identity"}, {"none": "zero"}, "--set none must be a number"),
+        ({}, {"classes": "cat"}, "--set classes must be left out"),
+        ({}, {"none": 0}, "--set none must be left out"),
+    ],
+    ids=str,
+)
+def test_a_class_that_the_network_cannot_be_told_is_refused(tmp_path, network, options, named):
+    path = save(tmp_path, network_of({**TINY, **network}, 0), num_train_timesteps=100)
+    assert named in told_in_one_line(path, UsageError, **options)
 
 
 # folders of every kind
@@ -288,8 +348,15 @@ def test_a_pipeline_of_more_parts_is_refused(pipeline, place):
 @pytest.mark.parametrize(
     ("entries", "named"),
     [
-        ({"class_embed_type": "timestep"}, "class_embed_type"),
-        ({"num_class_embeds": 10}, "num_class_embeds"),
+        ({"class_embed_type": "timestep"}, "class_embedding.linear_1"),
+        ({"class_embed_type": "projection"}, "class_embed_type"),
+        ({"class_embed_type": "identity", "block_out_channels": []}, "block_out_channels"),
+        ({"class_embed_type": "identity", "block_out_channels": ["4", 8]}, "block_out_channels"),
+        ({"class_embed_type": "identity", "time_embedding_dim": 2.5}, "time_embedding_dim"),
+        ({"num_class_embeds": 10}, "class_embedding.weight"),
+        ({"num_class_embeds": 5000}, "num_class_embeds"),
+        ({"num_class_embeds": "10"}, "num_class_embeds"),
+        ({"class_embed_type": "timestep", "time_embedding_type": "learned"}, "num_train_timesteps"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type"),
         ({"time_embedding_type": "learned", "num_train_timesteps": 99}, "num_train_timesteps"),
         ({"time_embedding_type": "learned"}, "config.json"),

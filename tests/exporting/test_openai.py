@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from benchmarks.importing import compare
 from benchmarks.importing.openai import cases
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.exporting import export, load_checkpoint
+from ddpm_export.exporting import Checkpoint, export, load_checkpoint
+from ddpm_export.inputs import MAX_CLASSES, Input, example_of_inputs
 from ddpm_export.spec import Defaults
-from tests.oracles.weights import ORACLES, contents_of
+from tests.oracles.weights import ORACLES
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -50,11 +51,11 @@ def flags_of(name):
     return json.loads((ORACLES / name / "config.json").read_text())
 
 
-def outputs_of(network, image_channels, size=8):
+def outputs_of(network, image_channels, size=8, **told):
     torch.manual_seed(1)
     x_t, t = torch.randn(2, image_channels, size, size), torch.tensor([0, 7])
     with torch.no_grad():
-        outputs = network(x_t, t)
+        outputs = network(x_t, t, **told)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
@@ -92,21 +93,156 @@ def test_the_recorded_schedules_are_met_to_the_last_bit(recorded, name):
     np.testing.assert_array_equal(1.0 - a / np.append(1.0, a[:-1]), betas)
 
 
-def test_there_are_eight_recorded_cases():
-    assert len(cases()) == 8
+def test_there_are_eleven_recorded_cases():
+    assert len(cases()) == 11
 
 
-@pytest.mark.parametrize("name", ["guided-class-a", "guided-sr-a", "improved-class-a"])
-def test_a_conditional_case_is_an_unconditional_network_with_classes_and_a_small_image(name):
-    state, flags = contents_of(name), flags_of(name)
-    assert state.pop("label_emb.weight").shape == (1000, 4 * flags["num_channels"])
-    if "large_size" in flags:
-        first = state["input_blocks.0.0.weight"]
-        assert first.shape == (flags["num_channels"], 6, 3, 3)
-        state["input_blocks.0.0.weight"] = first[:, :3]  # the rest sees the small image
-        flags["image_size"] = flags.pop("large_size")
-        del flags["small_size"]
-    assert imported({**flags, "class_cond": False}, state=state).spec.image_shape == (3, *[flags["image_size"]] * 2)
+# networks that are told a class, or a small image
+
+
+def test_what_a_conditional_network_is_told_is_in_its_spec(recorded):
+    numbers = tuple(map(str, range(1000)))
+    spec = load_checkpoint(recorded("improved-class-a"), options=flags_of("improved-class-a")).spec
+    assert (spec.inputs, spec.requires) == ((Input("y", "label", classes=numbers),), ("inputs",))
+    spec = load_checkpoint(recorded("guided-sr-a"), options=flags_of("guided-sr-a")).spec
+    assert spec.inputs == (Input("y", "label", classes=numbers), Input("low_res", "image", (3, 16, 16)))
+    assert (spec.image_shape, spec.requires) == ((3, 64, 64), ("variance_fraction", "inputs"))
+    flags = spec.source["flags"]
+    assert (flags["large_size"], flags["small_size"], flags["class_cond"]) == (64, 16, True)
+    assert "image_size" not in flags
+
+
+CLASSES = dataclasses.replace(CONFIG, num_classes=3)
+SMALL_IMAGE = dataclasses.replace(CONFIG, is_super_resolution=True)
+LARGE = {**{name: value for name, value in OPTIONS.items() if name != "image_size"}, "large_size": 8}
+
+
+@pytest.mark.parametrize("names", ["cat,dog,ant", ["cat", "dog", "ant"]])
+def test_classes_have_the_names_that_the_user_gives_them(names):
+    assert imported(state=state_of(CLASSES), classes=names).spec.inputs[0].classes == ("cat", "dog", "ant")
+
+
+@pytest.mark.parametrize("names", ["cat,dog", "cat,dog,cat", 3, [1, 2, 3]], ids=str)
+def test_names_that_are_not_those_of_the_classes_are_refused(names):
+    with pytest.raises(UsageError, match="--set classes must be 3 different names, got "):
+        imported(state=state_of(CLASSES), classes=names)
+
+
+def test_a_network_without_classes_has_no_names_for_them():
+    with pytest.raises(UsageError, match="--set classes must be left out"):
+        imported(classes=["cat"])
+
+
+@pytest.mark.parametrize("rows", [MAX_CLASSES + 1, 2**40])
+def test_more_classes_than_a_file_may_hold_are_refused(rows):
+    state = {**state_of(), "label_emb.weight": torch.zeros(1).expand(rows, 128)}
+    with pytest.raises(BadFileError, match=f"{rows} classes, expected 1 to {MAX_CLASSES}"):
+        imported(state=state)
+
+
+def test_a_small_image_may_have_any_size():
+    for size in (2, 3, 8, 16):
+        got = imported({**LARGE, "small_size": size}, state=state_of(SMALL_IMAGE))
+        assert got.spec.inputs == (Input("low_res", "image", (3, size, size)),)
+        named = {k: torch.from_numpy(v) for k, v in example_of_inputs(got.spec.inputs, 0, (0, 1)).items()}
+        assert outputs_of(got.network, 3, **named)[0].shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("name", "value"), [("large_size", 9), ("small_size", 0), ("small_size", 2**13)])
+def test_a_size_of_super_resolution_that_does_not_fit_is_told(name, value):
+    with pytest.raises(UsageError, match=f"--set {name} must be"):
+        imported({**LARGE, "small_size": 4, name: value}, state=state_of(SMALL_IMAGE))
+
+
+def test_a_network_that_is_told_a_class_and_a_small_image_is_exported(tmp_path):
+    config = dataclasses.replace(CLASSES, widths=(32,), attention=(False,), is_super_resolution=True, learn_sigma=True)
+    got = imported({**LARGE, "small_size": 3}, state=state_of(config))
+    report = export(Checkpoint(got.network, got.spec), tmp_path / "unet.onnx")
+    assert report.proof.error <= 1e-5
+    assert report.proof.equal_share >= 0.995
+
+
+def test_super_resolution_is_asked_for_its_two_sizes():
+    with pytest.raises(UsageError, match="does not say its large_size, small_size, num_heads"):
+        imported({}, state=state_of(SMALL_IMAGE))
+    with pytest.raises(UsageError, match="has no image_size"):
+        imported({**LARGE, "small_size": 4, "image_size": 8}, state=state_of(SMALL_IMAGE))
+
+
+# Dhariwal and Nichol 2021: their published flags, and tables 11 and 12 for the parameters in millions
+ADM = {
+    "attention_resolutions": "32,16,8",
+    "diffusion_steps": 1000,
+    "learn_sigma": True,
+    "noise_schedule": "linear",
+    "num_channels": 256,
+    "num_res_blocks": 2,
+    "resblock_updown": True,
+    "use_scale_shift_norm": True,
+}
+MULTIPLIERS = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4), 512: (0.5, 1, 1, 2, 2, 4, 4)}
+MULTIPLIERS_OF_SUPER_RESOLUTION = {**MULTIPLIERS, 512: (1, 1, 2, 2, 4, 4)}
+PUBLISHED = {
+    "64x64": (
+        {
+            "image_size": 64,
+            "class_cond": True,
+            "noise_schedule": "cosine",
+            "num_channels": 192,
+            "num_head_channels": 64,
+            "num_res_blocks": 3,
+            "use_new_attention_order": True,
+        },
+        296,
+    ),
+    "128x128": ({"image_size": 128, "class_cond": True, "num_heads": 4}, 422),
+    "256x256": ({"image_size": 256, "class_cond": True, "num_head_channels": 64}, 554),
+    "256x256, LSUN": ({"image_size": 256, "class_cond": False, "num_head_channels": 64}, 552),
+    "512x512": ({"image_size": 512, "class_cond": True, "num_head_channels": 64}, 559),
+    "64 to 256": ({"large_size": 256, "small_size": 64, "class_cond": True, "num_channels": 192, "num_heads": 4}, 312),
+    "128 to 512": (
+        {"large_size": 512, "small_size": 128, "class_cond": True, "num_channels": 192, "num_head_channels": 64},
+        309,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_networks_have_their_flags_and_sizes(name):
+    """Nothing is allocated: weights on the meta device have shapes only, which tell all that the flags repeat."""
+    flags, millions = PUBLISHED[name]
+    flags = {**ADM, **flags}
+    size = flags.get("large_size", flags.get("image_size"))
+    attended = [size // int(side) for side in flags["attention_resolutions"].split(",")]
+    multipliers = (MULTIPLIERS_OF_SUPER_RESOLUTION if "large_size" in flags else MULTIPLIERS)[size]
+    config = UNetConfig(
+        image_channels=3,
+        num_channels=flags["num_channels"],
+        widths=tuple(int(flags["num_channels"] * multiplier) for multiplier in multipliers),
+        num_res_blocks=flags["num_res_blocks"],
+        attention=tuple(2**level in attended for level in range(len(multipliers))),
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+        conv_resample=False,
+        learn_sigma=True,
+        num_classes=1000 if flags["class_cond"] else 0,
+        is_super_resolution="large_size" in flags,
+    )
+    with torch.device("meta"):
+        state = UNet(config).state_dict()
+    got = imported(flags, state=state)
+    assert config_from_state(got.network.state_dict()) == config
+    assert abs(sum(weight.numel() for weight in got.network.parameters()) / 1e6 - millions) < 1.0
+    spec = got.spec
+    shapes = {one.name: (one.kind, one.shape) for one in spec.inputs}
+    expected = {"y": ("label", ())} if flags["class_cond"] else {}
+    if "small_size" in flags:
+        expected["low_res"] = ("image", (3, flags["small_size"], flags["small_size"]))
+    assert shapes == expected
+    with torch.device("meta"), torch.no_grad():
+        told = {one.name: torch.zeros(1, *one.shape, dtype=getattr(torch, one.dtype)) for one in spec.inputs}
+        outputs = got.network(torch.zeros(1, *spec.image_shape), torch.zeros(1, dtype=torch.int64), **told)
+    assert [tuple(out.shape) for out in outputs] == [(1, 3, size, size)] * 2
 
 
 # what the shapes tell
@@ -117,8 +253,9 @@ def configs(draw):
     num_levels = draw(st.integers(1, 3))
     resamples = num_levels > 1  # with one level nothing tells by what it would
     resblock_updown = resamples and draw(st.booleans())
+    image_channels = draw(st.sampled_from([1, 3, 4]))
     config = UNetConfig(
-        image_channels=draw(st.sampled_from([1, 3, 4])),
+        image_channels=image_channels,
         num_channels=draw(st.sampled_from([16, 32, 64])),
         widths=tuple(draw(st.sampled_from([32, 64])) for _ in range(num_levels)),
         num_res_blocks=draw(st.integers(1, 2)),
@@ -127,6 +264,8 @@ def configs(draw):
         resblock_updown=resblock_updown,
         conv_resample=resamples and not resblock_updown and draw(st.booleans()),
         learn_sigma=draw(st.booleans()),
+        num_classes=draw(st.sampled_from([0, 5])),
+        is_super_resolution=image_channels == 3 and draw(st.booleans()),
     )
     hidden = {
         "num_heads": draw(st.sampled_from([1, 2, 4])),
@@ -143,7 +282,8 @@ def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale)
     config, hidden = drawn
     network = UNet(dataclasses.replace(config, **hidden, time_scale=4.0 if rescale else 1.0)).eval()
     assert config_from_state(network.state_dict()) == config
-    options = {"image_size": 8, "noise_schedule": "linear", "diffusion_steps": 250, "rescale_timesteps": rescale}
+    sizes = {"large_size": 8, "small_size": 3} if config.is_super_resolution else {"image_size": 8}
+    options = {**sizes, "noise_schedule": "linear", "diffusion_steps": 250, "rescale_timesteps": rescale}
     options |= {name: value for name, value in hidden.items() if value != FLAGS[name] or name == "num_heads"}
     got = imported(options, state=network.state_dict())
     flags = got.source["flags"]
@@ -155,7 +295,9 @@ def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale)
     assert got.spec.variance == ("learned" if config.learn_sigma else "fixed_large")
     # what it says of itself is no contradiction
     imported({**flags, **options}, state=network.state_dict())
-    a, b = outputs_of(network, config.image_channels), outputs_of(got.network, config.image_channels)
+    told = {k: torch.from_numpy(v) for k, v in example_of_inputs(got.spec.inputs, 0, (1, 4)).items()}
+    assert [*told] == ["y"] * (config.num_classes > 0) + ["low_res"] * config.is_super_resolution
+    a, b = (outputs_of(each, config.image_channels, **told) for each in (network, got.network))
     assert len(a) == len(b) == len(got.spec.outputs)
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0)
@@ -337,25 +479,12 @@ def test_flags_that_say_the_same_are_welcome():
 # other networks, and files that do not fit
 
 
-def encoder():
-    """A classifier: an encoder with the same names, and nothing that leads back to an image."""
-    return {key: value for key, value in state_of().items() if not key.startswith("output_blocks.")}
-
-
-@pytest.mark.parametrize(
-    ("state", "reason"),
-    [
-        (lambda: {**state_of(), "label_emb.weight": torch.zeros(10, 128)}, "class-conditional"),
-        (encoder, "classifier"),
-        (lambda: {**state_of(), "input_blocks.0.0.weight": torch.zeros(32, 6, 3, 3)}, "super-resolution"),
-    ],
-    ids=["classes", "classifier", "super-resolution"],
-)
-def test_other_networks_of_the_projects_are_refused_by_name(tmp_path, state, reason):
+def test_a_classifier_is_refused_by_name(tmp_path):
+    """An encoder with the same names, and nothing that leads back to an image."""
     path = tmp_path / "model.pt"
-    torch.save(state(), path)
+    torch.save({key: value for key, value in state_of().items() if not key.startswith("output_blocks.")}, path)
     for options in ({}, OPTIONS):
-        with pytest.raises(BadFileError, match=reason):
+        with pytest.raises(BadFileError, match="classifier"):
             load_checkpoint(path, options=options)
 
 
@@ -377,6 +506,8 @@ def test_other_networks_of_the_projects_are_refused_by_name(tmp_path, state, rea
         {"out.2.weight": "text"},
         {"input_blocks.0.0.weight": torch.zeros(32)},
         {"input_blocks.0.0.weight": torch.zeros(32, 0, 3, 3)},
+        {"label_emb.weight": torch.zeros(10, 64)},
+        {"label_emb.weight": torch.zeros(10)},
         {"time_embed.0.weight": torch.zeros(128, 31)},
         {"time_embed.0.weight": torch.zeros(1).expand(2**20, 2**20)},
         {"input_blocks.1.0.in_layers.2.weight": torch.zeros(48, 32, 3, 3)},

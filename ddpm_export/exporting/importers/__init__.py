@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ddpm_export.errors import BadFileError
-from ddpm_export.exporting.importers import diffusers, lucidrains, native, openai, tqch
+from ddpm_export.exporting.importers import diffusers, lucidrains, lucidrains_classes, native, openai, tqch
 from ddpm_export.exporting.importers.layout import Found, Imported
 from ddpm_export.wording import several
 
@@ -22,6 +22,7 @@ __all__ = ["IMPORTERS", "import_network"]
 IMPORTERS: dict[str, ModuleType] = {
     "diffusers": diffusers,
     "lucidrains": lucidrains,
+    "lucidrains_classes": lucidrains_classes,
     "native": native,
     "openai": openai,
     "tqch": tqch,

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.folders import INDEX, MODEL, SCHEDULER, read_json
 from ddpm_export.exporting.importers.diffusers_scheduler import read_schedule
-from ddpm_export.exporting.importers.layout import Found, Imported, ask_for, assign_weights, misfit
-from ddpm_export.spec import VARIANCE_FRACTION, ModelSpec
+from ddpm_export.exporting.importers.layout import Found, Imported, ask_for, assign_weights, label_of, misfit
+from ddpm_export.inputs import Input
+from ddpm_export.plans import is_number
+from ddpm_export.spec import INPUTS, VARIANCE_FRACTION, ModelSpec
 from ddpm_export.wording import first_line, not_installed, shown
 
 __all__ = ["load", "signs"]
@@ -54,14 +56,15 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """Return the network with the one set of weights that a folder holds, and what its scheduler says.
 
     options: `sample_size` where the configuration has none; `scheduler`, the path of a scheduler_config.json or its
-    folder; any entry of that file, `_class_name` too, which then takes the place of the file's.
+    folder; any entry of that file, `_class_name` too, which then takes the place of the file's; `classes`, the names of
+    a label's values, and `none`, which of them, or which number, it was trained to take for no class.
     """
     package = _diffusers()
     for name, part in found.config.get(INDEX, {}).items():
         if name[:1] != "_" and name not in ("unet", "scheduler") and part not in (None, [None, None]):
             raise misfit(f"{INDEX}.{name}", part, "a pipeline of only a unet and a scheduler")
     config = _network_config(package, found.config[MODEL])
-    ours = {name: options[name] for name in ("sample_size", "scheduler") if name in options}
+    ours = {name: options[name] for name in ("sample_size", "scheduler", "classes", "none") if name in options}
     entries = {name: value for name, value in options.items() if name not in ours}
     scheduler = _scheduler_config(ours["scheduler"]) if "scheduler" in ours else found.config.get(SCHEDULER, {})
     sample_size = ours.get("sample_size", config["sample_size"])
@@ -80,6 +83,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
             f"{outputs} with variance_type {schedule.source['scheduler'].get('variance_type', 'none')}",
             f"in_channels, {channels}, or twice as many and variance_type learned_range",
         )
+    inputs = _inputs(config, ours.get("classes"), ours.get("none"))
     spec = ModelSpec(
         name=found.name,
         prediction=schedule.prediction,
@@ -88,24 +92,33 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
         defaults=schedule.defaults,
-        requires=(VARIANCE_FRACTION,) if is_learned else (),
+        requires=(*((VARIANCE_FRACTION,) if is_learned else ()), *((INPUTS,) if inputs else ())),
+        inputs=inputs,
     )
     network = _network(package, config, spec, found.contents)
     return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes)
 
 
 class UNet2D(nn.Module):
-    """A UNet2DModel as a function of x_t and t; learned variances become a fraction, as the scheduler takes them."""
+    """A UNet2DModel as a function of x_t, t and what it is told; learned variances become a fraction."""
 
-    def __init__(self, network: nn.Module, channels: int, is_learned: bool) -> None:
+    def __init__(self, network: Any, channels: int, is_learned: bool) -> None:
         super().__init__()
         self.network = network
+        self.labels_are_times = network.config.class_embed_type == "timestep"
         self.channels = channels
         self.is_learned = is_learned
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Predict: x_t (B, C, H, W) float32 and t (B,) int64 -> the shape of x_t, twice where variances are learned."""
-        out: Tensor = self.network(x_t, t, return_dict=False)[0]
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, y: Tensor | None = None, class_labels: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predict: x_t (B, C, H, W) float32 and t (B,) int64 -> the shape of x_t, twice where variances are learned.
+
+        y: classes (B,) int64; class_labels: (B, 1) numbers to be embedded as times are, or (B, D) embeddings.
+        """
+        if class_labels is not None and self.labels_are_times:
+            class_labels = class_labels[:, 0]
+        out: Tensor = self.network(x_t, t, class_labels=class_labels if y is None else y, return_dict=False)[0]
         if not self.is_learned:
             return out
         return out[:, : self.channels], (out[:, self.channels :] + 1.0) / 2.0
@@ -150,9 +163,8 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise misfit(MODEL, f"unknown {unknown[:5]!r}", f"options of UNet2DModel of diffusers {package.__version__}")
     values.update(said)
-    for key in ("class_embed_type", "num_class_embeds"):
-        if values[key] is not None:
-            raise misfit(key, values[key], "null", "use a network without classes: these cannot be exported yet")
+    if values["class_embed_type"] not in (None, "timestep", "identity"):  # diffusers would leave it out, silently
+        raise misfit("class_embed_type", values["class_embed_type"], "null, timestep or identity")
     if values["time_embedding_type"] == "fourier":
         do = "use a network that counts steps: fourier is for continuous noise levels"
         raise misfit("time_embedding_type", "fourier", "positional or learned", do)
@@ -164,6 +176,41 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
         if key in ("in_channels", "out_channels") and type(value) is not int:
             raise misfit(key, value, "a count of channels")
     return values
+
+
+def _inputs(config: Mapping[str, Any], classes: Any, none: Any) -> tuple[Input, ...]:
+    """Return what the network is told of a class: a label, or the vector class_labels; nothing where it has none."""
+    kind, count = config["class_embed_type"], config["num_class_embeds"]
+    if kind == "timestep" and config["time_embedding_type"] == "learned":  # the embedding of times, which are indices
+        return (_label("num_train_timesteps", config["num_train_timesteps"], classes, none),)
+    if kind is None and count is not None:
+        return (_label("num_class_embeds", count, classes, none),)
+    if classes is not None:
+        raise UsageError(f"--set classes must be left out for a network without labels, got {shown(classes)}.")
+    if none is not None and (kind is None or not is_number(none)):
+        expected = "left out for a network without classes" if kind is None else "a number"
+        raise UsageError(f"--set none must be {expected}, got {shown(none)}.")
+    if kind is None:
+        return ()
+    return (Input("class_labels", "vector", (1 if kind == "timestep" else _embedding_size(config),), none=none),)
+
+
+def _embedding_size(config: Mapping[str, Any]) -> int:
+    """Return how many numbers the time is embedded in."""
+    size, widths = config["time_embedding_dim"], config["block_out_channels"]
+    if not size and isinstance(widths, (list, tuple)) and widths and type(widths[0]) is int:
+        size = 4 * widths[0]
+    if type(size) is not int or not 1 <= size <= 4 * MAX_SIZE:
+        raise misfit("time_embedding_dim", size, "a count of channels, or block_out_channels that tell it")
+    return size
+
+
+def _label(key: str, count: Any, classes: Any, none: Any) -> Input:
+    if type(count) is not int:
+        raise misfit(key, count, "a count of classes")
+    if none is not None and not (type(none) is int and 0 <= none < count):
+        raise UsageError(f"--set none must be an index below {key}, {count}, got {shown(none)}.")
+    return label_of(count - (none == count - 1), key, classes, none=none)  # the last index needs no name of its own
 
 
 def _height_and_width(sample_size: Any, is_option: bool) -> tuple[int, int]:
@@ -183,7 +230,8 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
             warnings.simplefilter("ignore")  # the package's, of its own code: not for the user
             network: nn.Module = package.UNet2DModel(**config).eval()
             x_t, t = torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)
-            network(x_t, t, return_dict=False)
+            told = {one.name: torch.zeros(1, *one.shape, dtype=getattr(torch, one.dtype)) for one in spec.inputs}
+            UNet2D(network, channels, is_learned=False)(x_t, t, **told)
     except Exception as exc:  # whatever the package makes of options that are not for one another
         reason = first_line(exc)
         raise misfit(

@@ -8,10 +8,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.inputs import MAX_CLASSES, Input
 from ddpm_export.spec import ModelSpec
 from ddpm_export.wording import several, shown
 
-__all__ = ["Found", "Imported", "ask_for", "assign_weights", "misfit", "read_options", "without_prefix"]
+__all__ = [
+    "Found",
+    "Imported",
+    "ask_for",
+    "assign_weights",
+    "label_of",
+    "misfit",
+    "read_options",
+    "without_prefix",
+]
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,9 @@ class Found:
 class Imported:
     """Hold a network with its weights and its spec.
 
-    network: an nn.Module from (x_t (B, C, H, W) float32, t (B,) int64) to the prediction that the spec names, or to
-    (prediction, variance_fraction) where the spec requires the latter. source: what the importer adds to the spec's.
+    network: an nn.Module from (x_t (B, C, H, W) float32, t (B,) int64, the spec's inputs by name) to the prediction
+    that the spec names, or to (prediction, variance_fraction) where the spec requires the latter. source: what the
+    importer adds to the spec's.
     notes: sentences that the user should read, such as what of the original's sampling is not in the file.
     """
 
@@ -92,6 +103,23 @@ def ask_for(examples: Mapping[str, Any]) -> UsageError:
     """Return the error that asks for what a checkpoint does not say: option name -> an example of its value."""
     wanted = " ".join(f"--set {name}={value}" for name, value in examples.items())
     return UsageError(f"The checkpoint does not say its {several(examples, len(examples))}. Add, for example, {wanted}")
+
+
+def label_of(count: int, where: str, names: Any, *, none: int | None = None) -> Input:
+    """Return the input y of a network that has `count` classes by the tensor at `where`.
+
+    names: those of the classes, a list or text with commas, as the option `classes` says them; None for their numbers.
+    none: the index of "no class". Raises BadFileError for more classes than a spec may have, UsageError for names of
+    another number and for two that are equal.
+    """
+    if not 1 <= count <= MAX_CLASSES:
+        raise misfit(where, f"{count} classes", f"1 to {MAX_CLASSES}")
+    given = names.split(",") if isinstance(names, str) else names
+    classes = [str(k) for k in range(count)] if given is None else given
+    fits = isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
+    if not fits or len(classes) != count or len(set(classes)) != count:
+        raise UsageError(f"--set classes must be {count} different names, got {shown(names)}.")
+    return Input("y", "label", none=none, classes=tuple(classes))
 
 
 def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.exporting.importers.layout import Found, Imported, ask_for, assign_weights, misfit, read_options
+from ddpm_export.exporting.importers.layout import (
+    Found,
+    Imported,
+    ask_for,
+    assign_weights,
+    label_of,
+    misfit,
+    read_options,
+)
 from ddpm_export.exporting.importers.openai_unet import GROUPS, UNet, UNetConfig
+from ddpm_export.inputs import Input
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import VARIANCE_FRACTION, Defaults, ModelSpec
+from ddpm_export.spec import INPUTS, VARIANCE_FRACTION, Defaults, ModelSpec
 from ddpm_export.wording import shown
 
 __all__ = ["config_from_state", "load", "signs"]
@@ -34,8 +43,7 @@ SHAPE_FLAGS = {  # the weights tell these: what is said must agree
     "resblock_updown": False,
     "learn_sigma": False,
 }
-FLAGS = {
-    "image_size": 64,
+FLAGS: dict[str, Any] = {
     "num_heads": 4,
     "num_head_channels": -1,
     "num_heads_upsample": -1,
@@ -49,14 +57,16 @@ FLAGS = {
     "use_ddim": False,
     "clip_denoised": True,
     "use_fp16": False,
+    "classes": None,  # ours: the names of the classes
 }
+SIZES = {"large_size": 256, "small_size": 64}  # of super-resolution, in place of image_size
 # what matters only for training, and what names files and batches
 IGNORED = (
     *("dropout", "use_checkpoint", "use_kl", "rescale_learned_sigmas", "data_dir", "schedule_sampler", "lr"),
     *("weight_decay", "lr_anneal_steps", "batch_size", "microbatch", "ema_rate", "log_interval", "save_interval"),
     *("resume_checkpoint", "fp16_scale_growth", "model_path", "num_samples"),
 )
-ASKED_FOR = ("image_size", "num_heads", "noise_schedule", "diffusion_steps")
+ASKED_FOR = ("num_heads", "noise_schedule", "diffusion_steps")
 FIRST_WEIGHTS = ("weight", "in_layers.2.weight", "op.weight")  # of what an input block can begin with
 WORDS = {
     **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
@@ -73,20 +83,23 @@ def signs(found: Found) -> dict[str, bool]:
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """Return the network, its spec, and the flags that made them. weights: the file's own, whichever are asked for.
 
-    Raises BadFileError for weights that are no such network and for networks that need more than (x_t, t); UsageError
-    for flags that are missing, unknown or contradict the weights.
+    Raises BadFileError for weights that are no such network; UsageError for flags that are missing, unknown or
+    contradict the weights.
     """
     state = found.contents
     config = config_from_state(state)
-    said = {name: _typed(name, value) for name, value in options.items()}
-    flags = read_options(said, {**SHAPE_FLAGS, **FLAGS, **dict.fromkeys(IGNORED)})
-    _ask(said)
-    T, image_size = flags["diffusion_steps"], flags["image_size"]
+    sizes = SIZES if config.is_super_resolution else {"image_size": 64}
+    known = {**SHAPE_FLAGS, **sizes, **FLAGS}
+    said = {name: _typed(value, known.get(name)) for name, value in options.items()}
+    flags = read_options(said, {**known, **dict.fromkeys(IGNORED)})
+    _ask(said, sizes)
+    T, image_size = flags["diffusion_steps"], flags[next(iter(sizes))]
     factor = 2 ** (len(config.widths) - 1)
     if not 1 <= T <= MAX_STEPS:
         raise _contradiction("diffusion_steps", T, f"1 to {MAX_STEPS}")
     if not 1 <= image_size <= MAX_IMAGE_SIZE or image_size % factor:
-        raise _contradiction("image_size", image_size, f"a multiple of {factor} up to {MAX_IMAGE_SIZE}")
+        raise _contradiction(next(iter(sizes)), image_size, f"a multiple of {factor} up to {MAX_IMAGE_SIZE}")
+    inputs = _inputs(config, flags)
     flags.update(_shape_flags(config, said, image_size))
     own = {f.name: flags[f.name] for f in dataclasses.fields(config) if f.name in FLAGS}
     scale = 1000.0 / T if flags["rescale_timesteps"] else 1.0
@@ -100,8 +113,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         alphas_cumprod=_alphas_cumprod(flags["noise_schedule"], T),
         clip_x_0=1.0 if flags["clip_denoised"] else None,
         variance="learned" if config.learn_sigma else "fixed_small" if flags["sigma_small"] else "fixed_large",
-        requires=(VARIANCE_FRACTION,) if config.learn_sigma else (),
+        requires=(*((VARIANCE_FRACTION,) if config.learn_sigma else ()), *((INPUTS,) if inputs else ())),
         defaults=defaults,
+        inputs=inputs,
     )
     with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
         network = UNet(config)
@@ -113,7 +127,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         notes.append(
             f"{found.name}: {named} weights by its name; averaged ones are saved as ema_*.pt, raw as model*.pt"
         )
-    source = {"flags": {name: flags[name] for name in (*SHAPE_FLAGS, *FLAGS)}}
+    source = {"flags": {name: flags[name] for name in known if name != "classes"}}
     return Imported(network, spec, source, tuple(notes))
 
 
@@ -122,13 +136,12 @@ def config_from_state(state: Mapping[str, Any]) -> UNetConfig:
 
     Raises BadFileError for weights of another kind of network.
     """
-    if "label_emb.weight" in state:
-        raise _refused("label_emb.weight", "a class-conditional network", "one without classes")
     if not any(str(key).startswith("output_blocks.") for key in state):
         raise _refused("output_blocks", "none, as in a classifier", "a network that denoises")
     image_channels, channels_out = _shape(state, "input_blocks.0.0.weight", 4)[1], _shape(state, "out.2.weight", 4)[0]
-    if image_channels == 6 and channels_out in (3, 6):
-        raise _refused("input_blocks.0.0.weight", "6 channels in, as in super-resolution", "only an image")
+    is_super_resolution = image_channels == 6 and channels_out in (3, 6)
+    if is_super_resolution:
+        image_channels = 3
     if image_channels < 1 or channels_out not in (image_channels, 2 * image_channels):
         expected = f"as many as in or twice as many, {image_channels} or {2 * image_channels}"
         raise misfit("weights.out.2.weight", f"{channels_out} channels", expected)
@@ -156,7 +169,24 @@ def config_from_state(state: Mapping[str, Any]) -> UNetConfig:
         resblock_updown=bool(residual),
         conv_resample=bool(convs),
         learn_sigma=channels_out == 2 * image_channels,
+        num_classes=_shape(state, "label_emb.weight", 2)[0] if "label_emb.weight" in state else 0,
+        is_super_resolution=is_super_resolution,
     )
+
+
+def _inputs(config: UNetConfig, flags: Mapping[str, Any]) -> tuple[Input, ...]:
+    """Return what the network is told: a class, which it always has to be, and a small image of the size it was."""
+    inputs = []
+    if config.num_classes:
+        inputs.append(label_of(config.num_classes, "weights.label_emb.weight", flags["classes"]))
+    elif flags["classes"] is not None:
+        raise _contradiction("classes", flags["classes"], "left out, as the network is told none")
+    if config.is_super_resolution:
+        size = flags["small_size"]
+        if not 1 <= size <= MAX_IMAGE_SIZE:
+            raise _contradiction("small_size", size, f"1 to {MAX_IMAGE_SIZE}")
+        inputs.append(Input("low_res", "image", (config.image_channels, size, size)))
+    return tuple(inputs)
 
 
 def _shape(state: Mapping[str, Any], key: str, num_dims: int) -> tuple[int, ...]:
@@ -175,9 +205,9 @@ def _contradiction(name: str, got: Any, expected: str) -> UsageError:
     return UsageError(f"--set {name} must be {expected}, got {shown(got)}.")
 
 
-def _typed(name: str, value: Any) -> Any:
+def _typed(value: Any, default: Any) -> Any:
     """Return a flag's value, by the type of its default, from text as the scripts' command lines take it."""
-    kind = type({**SHAPE_FLAGS, **FLAGS}.get(name))
+    kind = type(default)
     if kind is bool and isinstance(value, str):
         return WORDS.get(value.lower(), value)
     if kind is int and isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
@@ -194,9 +224,10 @@ def _numbers(name: str, text: str) -> list[float]:
     return [float(part) for part in parts]
 
 
-def _ask(said: Mapping[str, Any]) -> None:
+def _ask(said: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Raise a UsageError that asks for what neither the weights tell nor both projects agree on, if it is not said."""
-    examples = {name: FLAGS[name] for name in ASKED_FOR if name not in said}
+    examples = {**sizes, **{name: FLAGS[name] for name in ASKED_FOR}}
+    examples = {name: example for name, example in examples.items() if name not in said}
     if said.get("num_head_channels", -1) != -1:
         examples.pop("num_heads", None)
     # times are rescaled to 1000: by default in improved-diffusion, not in guided-diffusion
@@ -214,7 +245,7 @@ def _shape_flags(config: UNetConfig, said: Mapping[str, Any], image_size: int) -
         "num_res_blocks": config.num_res_blocks,
         "channel_mult": ",".join(f"{width / config.num_channels:g}" for width in config.widths),
         "attention_resolutions": ",".join(map(str, attended)),
-        "class_cond": False,
+        "class_cond": config.num_classes > 0,
         "use_scale_shift_norm": config.use_scale_shift_norm,
         "resblock_updown": config.resblock_updown,
         "learn_sigma": config.learn_sigma,

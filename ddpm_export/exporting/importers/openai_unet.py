@@ -18,9 +18,10 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Describe the network. The fields up to learn_sigma decide the shapes of its weights, the others none.
+    """Describe the network. The fields up to is_super_resolution decide the shapes of its weights, the others none.
 
     widths: channels of each level, the finest first. attention: whether a level attends; the middle always does.
+    num_classes: how many it is told, 0 where it is told none. is_super_resolution: whether it sees a small image, too.
     num_head_channels: -1 where the number of heads is given instead; num_heads_upsample: -1 for the same number.
     time_scale: what t is multiplied by.
     """
@@ -34,6 +35,8 @@ class UNetConfig:
     resblock_updown: bool
     conv_resample: bool
     learn_sigma: bool
+    num_classes: int = 0
+    is_super_resolution: bool = False
     num_heads: int = 1
     num_heads_upsample: int = -1
     num_head_channels: int = -1
@@ -130,13 +133,19 @@ def _resampling(channels: int, config: UNetConfig, *, is_up: bool) -> nn.Module:
 
 
 class UNet(nn.Module):
-    """Predict eps or x_0 from a noisy image and its time, and the fraction of the variance where it is learned."""
+    """Predict eps or x_0 from a noisy image and its time, and the fraction of the variance where it is learned.
+
+    It may be told a class, embedded and added to the time (Nichol and Dhariwal 2021, section 6), and a small image,
+    which it enlarges bilinearly and sees beside the noisy one (section 7).
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
         base, widths = config.num_channels, config.widths
         self.time_embed = nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base))
+        if config.num_classes:
+            self.label_emb = nn.Embedding(config.num_classes, 4 * base)
 
         def stage(channels_in: int, channels_out: int, attends: bool, *, is_up: bool = False) -> Stage:
             modules: list[nn.Module] = [ResidualBlock(channels_in, channels_out, config, nn.Identity())]
@@ -146,7 +155,8 @@ class UNet(nn.Module):
             return Stage(*modules)
 
         channels, skips = widths[0], [widths[0]]
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.image_channels, channels, 3, padding=1))])
+        channels_in = config.image_channels * (2 if config.is_super_resolution else 1)
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(channels_in, channels, 3, padding=1))])
         for level, width in enumerate(widths):
             for _ in range(config.num_res_blocks):
                 self.input_blocks.append(stage(channels, width, config.attention[level]))
@@ -169,15 +179,25 @@ class UNet(nn.Module):
             nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels_out, 3, padding=1)
         )
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Predict: x_t (B, C, H, W) float32 and t (B,) int64, 0-based -> the shape of x_t, twice with learn_sigma."""
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, y: Tensor | None = None, low_res: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predict: x_t (B, C, H, W) float32 and t (B,) int64, 0-based -> the shape of x_t, twice with learn_sigma.
+
+        y: classes (B,) int64, and low_res: images (B, C, h, w) of any size, each where the network is told it.
+        """
         half = self.config.num_channels // 2
         # product before quotient, as it was trained: at t = 1000 the last bit of a frequency is 1e-4 in the angle
         frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * -math.log(10000.0) / half)
         scaled = t.to(torch.float32) if self.config.time_scale == 1.0 else t.to(torch.float32) * self.config.time_scale
         angles = scaled[:, None] * frequencies  # (B, half)
-        time = F.silu(self.time_embed(torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)))
+        time = self.time_embed(torch.cat([torch.cos(angles), torch.sin(angles)], dim=1))
+        if y is not None:
+            time = time + self.label_emb(y)
+        time = F.silu(time)
         x, skips = x_t, []
+        if low_res is not None:
+            x = torch.cat([x_t, F.interpolate(low_res, x_t.shape[2:], mode="bilinear")], dim=1)
         for stage in self.input_blocks:
             x = stage(x, time)
             skips.append(x)
