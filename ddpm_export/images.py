@@ -54,13 +54,14 @@ def from_uint8(images: Pixels) -> NDArray[np.float64]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) / 127.5 - 1.0
 
 
-def grid(images: Pixels, names: Sequence[str] = ()) -> Pixels:
+def grid(images: Pixels, names: Sequence[str] = (), columns: int | None = None) -> Pixels:
     """Lay images (N, H, W, C) out row by row, as near to a square as they allow: (H', W', C).
 
-    names: of rows, each with its name at the left, N a multiple of their number.
+    names: of rows, each with its name at the left, N a multiple of their number. columns: how many, where not so.
     """
     count, height, width, channels = images.shape
-    columns = count // len(names) if names else math.ceil(math.sqrt(count))
+    if columns is None:
+        columns = count // len(names) if names else math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     page = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
     page[:count] = images
@@ -88,18 +89,22 @@ def _named(names: Sequence[str], height: int, channels: int) -> Pixels:
 
 
 def save_images(
-    path: str | Path, images: Pixels, text: dict[str, Any] | None = None, names: Sequence[str] = ()
+    path: str | Path,
+    images: Pixels,
+    text: dict[str, Any] | None = None,
+    names: Sequence[str] = (),
+    columns: int | None = None,
 ) -> None:
     """Write images (N, H, W, C), C 1 or 3, as one PNG: a grid, with `text` as JSON in its `ddpm_export` chunk.
 
-    names: of its rows, as of `grid`.
+    names, columns: as of `grid`.
     """
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     if text:
         info.add_text(TEXT_KEY, json.dumps(text, sort_keys=True))
-    image = _image(grid(images, names))
+    image = _image(grid(images, names, columns))
     with replacing(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
 
