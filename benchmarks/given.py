@@ -122,4 +122,4 @@ if __name__ == "__main__":
     if page is None:
         print(table())
     else:
-        write_between_marks(page, table())
+        write_between_marks(page, table(), "<!-- bias: begin -->", "<!-- bias: end -->")

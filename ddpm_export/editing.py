@@ -4,16 +4,17 @@ The mathematics is in `given`; here is which picture belongs to which image, and
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.diffusion import Array, Denoiser, decode, noised
-from ddpm_export.errors import UsageError
-from ddpm_export.generation import Settings, Walks, denoiser_file, sample, settings_for
+from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.generation import Settings, Walks, denoiser_file, from_noise_only, sample, settings_for
 from ddpm_export.given import (
     Measurement,
     crossfade,
@@ -25,14 +26,15 @@ from ddpm_export.given import (
     times_below,
     with_returns,
 )
-from ddpm_export.images import from_uint8, to_uint8
+from ddpm_export.images import from_uint8, read_image, to_uint8
 from ddpm_export.noise import GIVEN, noise_stream
 from ddpm_export.plans import Plan
 from ddpm_export.runtimes import DenoiserFile
 from ddpm_export.samplers import Choice, plan, walk
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import first_line
 
-__all__ = ["BETWEEN", "Edit", "Inverted", "edit", "edit_for", "invert"]
+__all__ = ["BETWEEN", "Edit", "Inverted", "edit", "edit_for", "given_from_files", "invert"]
 
 BETWEEN = 9  # how many images from one end to the other, unless told
 Pixels = NDArray[np.uint8]
@@ -68,7 +70,7 @@ def edit(
     """
     opened = denoiser_file(model, provider, threads)
     made = edit_for(opened.spec, images, **given)
-    return _last_pictures(opened, made.settings, made.walks)
+    return to_uint8(decode(_last_states(opened, made.settings, made.walks)))
 
 
 def edit_for(
@@ -97,10 +99,12 @@ def edit_for(
     between: n images (9 unless given) from the first of two pictures to the second, all with the noise of one image.
     In place of images:
     seeds: two, between whose noise n images lie. x_T: (m, C, H, W), the noise itself, as `invert` finds it.
-    settings: of `settings_for`.
+    settings: of `settings_for`; the label of pictures is none, where the network knows that, unless one is given.
 
     Raises UsageError for what does not fit the model, or goes with nothing.
     """
+    if spec.graph is not None:
+        raise from_noise_only(spec)
     _refuse_what_does_not_go_together(images, mask, measure, strength, returns, between, seeds, x_T, settings)
     shape = spec.state_shape
     known, y, measurement, states = None, None, None, None
@@ -164,14 +168,70 @@ def edit_for(
     return Edit(chosen, walks, text)
 
 
+def given_from_files(
+    spec: ModelSpec,
+    *,
+    image: Path | None = None,
+    mask: Path | None = None,
+    between: Sequence[Path] | None = None,
+    x_T: Path | None = None,
+    any_size: bool = False,
+) -> dict[str, Any]:
+    """Return what `edit_for` is given, read from pictures, a folder of pictures, and an .npy of noise.
+
+    any_size: pictures may be smaller than the model's, as what is measured is. Raises UsageError for a picture of
+    another size, BadFileError for what cannot be read.
+    """
+    given: dict[str, Any] = {}
+    size = spec.state_shape[1:]
+    if image is not None or between is not None:
+        paths = list(between) if between is not None else _pictures_at(cast(Path, image))
+        images = [_read(path, spec.state_shape[0], None if any_size else size) for path in paths]
+        others = [path for path, one in zip(paths, images, strict=True) if one.shape != images[0].shape]
+        if others:
+            raise UsageError(f"Pictures must have one size, but {others[0]} has another than {paths[0]}.")
+        given |= {"images": np.stack(images), "between": between is not None}
+    if mask is not None:
+        given["mask"] = _read(mask, 1, size)[..., 0]
+    if x_T is not None:
+        try:
+            given["x_T"] = np.load(x_T, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as exc:
+            raise BadFileError(f"{x_T} is not an array that can be read: {first_line(exc)}.") from exc
+    return given
+
+
+def _pictures_at(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+    if not found:
+        raise BadFileError(f"{path} is a folder without pictures.")
+    return found
+
+
+def _read(path: Path, channels: int, size: tuple[int, ...] | None) -> Pixels:
+    pixels = read_image(path, channels)
+    if size is not None and pixels.shape[:2] != size:
+        height, width = pixels.shape[:2]
+        raise UsageError(f"{path} must have {size[1]} x {size[0]} pixels, got {width} x {height}.")
+    return pixels
+
+
 def invert(
-    model: Any, images: Pixels, *, provider: str = "cpu", threads: int | None = None, **settings: Any
+    model: Any,
+    images: Pixels,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    report: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> Inverted:
     """Return the noise from which a plan without noise leads back to pictures, uint8 (m, H, W, C), nearly.
 
     model, settings: as in `generate`. The way to noise is DDIM's, by the plan's times; the way back, which says the
-    error, is the plan itself. Twice as many network evaluations as of `generate`. Raises UsageError for pictures that
-    do not fit the model and for a plan that adds noise.
+    error, is the plan itself. report: called after each evaluation with those done and those to do, twice as many as
+    `generate` costs. Raises UsageError for pictures that do not fit the model and for a plan that adds noise.
     """
     opened = denoiser_file(model, provider, threads)
     spec = opened.spec
@@ -181,8 +241,16 @@ def invert(
         raise UsageError("Inverting needs a plan that adds no noise. Choose ddim with eta 0.")
     backwards = _with_plan(chosen, inversion(spec, _times_of(chosen.choice.plan)))
     free = DenoiserFile(opened.model, replace(spec, clip_x_0=None))  # what is clipped cannot be found again
-    x_T = _last_states(free, backwards, _from(known, backwards))
-    back = to_uint8(decode(_last_states(opened, chosen, _from(x_T, chosen))))
+    done, all_ = 0, backwards.evaluations + chosen.evaluations
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if report is not None:
+            report(done, all_)
+
+    x_T = _last_states(free, backwards, _from(known, backwards), tell)
+    back = to_uint8(decode(_last_states(opened, chosen, _from(x_T, chosen), tell)))
     errors = back.astype(np.float64) - images
     return Inverted(x_T, np.sqrt(np.square(errors).mean(axis=(1, 2, 3))))
 
@@ -197,13 +265,15 @@ def _from(states: Array, settings: Settings) -> Walks:
     return walks
 
 
-def _last_states(opened: DenoiserFile, settings: Settings, walks: Walks) -> Array:
-    states = sample(opened.model, opened.spec, settings, walks)
-    return np.concatenate([state.x for _, state in states if state.row.i == settings.num_rows])
-
-
-def _last_pictures(opened: DenoiserFile, settings: Settings, walks: Walks) -> Pixels:
-    return to_uint8(decode(_last_states(opened, settings, walks)))
+def _last_states(
+    opened: DenoiserFile, settings: Settings, walks: Walks, tell: Callable[[], None] = lambda: None
+) -> Array:
+    last = []
+    for _, state in sample(opened.model, opened.spec, settings, walks):
+        tell()
+        if state.row.i == settings.num_rows:
+            last.append(state.x)
+    return np.concatenate(last)
 
 
 def _refuse_what_does_not_go_together(

@@ -27,6 +27,7 @@ __all__ = [
     "Settings",
     "Walks",
     "denoiser_file",
+    "from_noise_only",
     "generate",
     "pictures",
     "sample",
@@ -335,10 +336,13 @@ def denoiser_file(model: Any, provider: str = "cpu", threads: int | None = None)
     """Return a denoiser from a path or from what was opened; raises UsageError for a one-call file."""
     opened = _opened(model, provider, threads)
     if isinstance(opened, OneCallFile):
-        raise UsageError(
-            f"A one-call {opened.spec.graph} makes pictures from noise only. Run the .onnx it was made from."
-        )
+        raise from_noise_only(opened.spec)
     return opened
+
+
+def from_noise_only(spec: ModelSpec) -> UsageError:
+    """Return the error for a one-call file that is to be given something."""
+    return UsageError(f"A one-call {spec.graph} makes pictures from noise only. Run the .onnx it was made from.")
 
 
 def _opened(model: Any, provider: str, threads: int | None) -> DenoiserFile | OneCallFile:
