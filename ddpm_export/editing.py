@@ -290,14 +290,16 @@ def _refuse_what_does_not_go_together(
     said = {"mask": mask, "measure": measure, "strength": strength, "between": between or None}
     named = [name for name, value in said.items() if value is not None]
     sources = [name for name, value in (("images", images), ("seeds", seeds), ("x_T", x_T)) if value is not None]
-    if len(sources) != 1:
-        raise UsageError(f"There must be one of images, seeds and x_T, got {' and '.join(sources) or 'none'}.")
-    if images is None and named:
-        raise UsageError(f"{named[0]} needs images, and does not apply to {sources[0]}.")
-    if images is not None and not named:
-        raise UsageError("images need a mask, a measure or a strength.")
     if returns and mask is None and measure is None:
         raise UsageError("returns need a mask or a measure.")
+    if len(sources) > 1:
+        raise UsageError(f"Of images, seeds and x_T there must be only one, got {' and '.join(sources)}.")
+    if images is None and named:
+        raise UsageError(f"{named[0]} needs a picture.")
+    if not sources:
+        raise UsageError("There must be one of images, seeds and x_T, got none.")
+    if images is not None and not named:
+        raise UsageError("A picture needs a mask, a measure or a strength.")
     if between and (strength is None or len(named) > 2):
         raise UsageError("between needs a strength, and nothing else besides.")
     if between and images is not None and len(images) != 2:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gaussian import flow
-from models import COLOUR, GREY, gaussian_file, mix_model, tiny_spec
+from models import COLOUR, GREY, gaussian_file, mix_model, tiny_spec, told_model
 
 from ddpm_export import generate, noise_stream, open_model
 from ddpm_export.diffusion import noised
@@ -11,6 +11,7 @@ from ddpm_export.editing import edit, edit_for, invert
 from ddpm_export.errors import UsageError
 from ddpm_export.generation import with_plans
 from ddpm_export.images import from_uint8
+from ddpm_export.inputs import Input
 from ddpm_export.runtimes import OneCallFile
 from ddpm_export.spec import Defaults
 
@@ -186,10 +187,10 @@ def test_what_is_inverted_leads_back(tmp_path):
 SMALL = IMAGES[:, :3]
 REFUSED = [
     ({}, "There must be one of images, seeds and x_T, got none."),
-    ({"images": IMAGES, "seeds": (1, 2)}, "There must be one of images, seeds and x_T, got images and seeds."),
-    ({"images": IMAGES}, "images need a mask, a measure or a strength."),
-    ({"seeds": (1, 2), "mask": MASK}, "mask needs images, and does not apply to seeds."),
-    ({"x_T": IMAGES, "strength": 0.5}, "strength needs images, and does not apply to x_T."),
+    ({"images": IMAGES, "seeds": (1, 2)}, "Of images, seeds and x_T there must be only one, got images and seeds."),
+    ({"images": IMAGES}, "A picture needs a mask, a measure or a strength."),
+    ({"seeds": (1, 2), "mask": MASK}, "mask needs a picture."),
+    ({"x_T": IMAGES, "strength": 0.5}, "strength needs a picture."),
     ({"images": IMAGES, "strength": 0.5, "returns": 1}, "returns need a mask or a measure."),
     ({"images": IMAGES[:2], "between": True}, "between needs a strength, and nothing else besides."),
     ({"images": IMAGES[:2], "between": True, "strength": 0.5, "mask": MASK}, "between needs a strength, and nothing"),
@@ -222,3 +223,22 @@ def test_a_one_call_file_is_refused():
         edit(opened, IMAGES, strength=0.5)
     with pytest.raises(UsageError, match="A one-call sampler makes pictures from noise only"):
         invert(opened, IMAGES)
+
+
+def test_pictures_are_of_no_class_unless_one_is_said_and_a_line_of_one(tmp_path):
+    label = Input("y", "label", none=3, classes=("shoe", "bag", "coat"))
+    spec = tiny_spec(inputs=(label,), requires=("inputs",))
+    (tmp_path / "l.onnx").write_bytes(told_model(spec))
+    model = open_model(tmp_path / "l.onnx", threads=1)
+    unsaid = edit(model, IMAGES, mask=MASK, **HOW)
+    np.testing.assert_array_equal(edit(model, IMAGES, mask=MASK, label="none", **HOW), unsaid)
+    assert (edit(model, IMAGES, mask=MASK, label="bag", **HOW) != unsaid).any()
+    in_turn = edit(model, IMAGES, mask=MASK, inputs={"y": [0, 1, 2]}, **HOW)
+    np.testing.assert_array_equal(edit(model, IMAGES, mask=MASK, label=["shoe", "bag", "coat"], **HOW), in_turn)
+    assert (in_turn != unsaid).any()
+    x_T, _ = invert(model, IMAGES, num_steps=4)
+    np.testing.assert_array_equal(invert(model, IMAGES, num_steps=4, label="none").x_T, x_T)
+    assert (invert(model, IMAGES, num_steps=4, label="bag").x_T != x_T).any()
+    # all from one seed to the other are of the class of their first, image number 4
+    line = edit(model, seeds=(7, 11), n=5, first=4, **{**HOW, "seed": None})
+    np.testing.assert_array_equal(edit(model, seeds=(7, 11), n=5, first=4, label="bag", **{**HOW, "seed": None}), line)

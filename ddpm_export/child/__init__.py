@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -240,14 +240,15 @@ def confine(
     timeout_s: float | None = TIMEOUT_S,
     memory_gib: float = MEMORY_GIB,
     out: Path | None = None,
+    reads: Iterable[Path] = (),
     fully: bool = True,
 ) -> Confined:
     """Bind this process for good, before it opens the model and before it starts a thread.
 
     timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
     worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. fully: not only limits of time, but of memory, files, sockets and processes as well; a GPU, PyTorch and
-    the hub need those.
+    returned. reads: files and folders that it is to read besides. fully: not only limits of time, but of memory, files,
+    sockets and processes as well; a GPU, PyTorch and the hub need those.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -280,7 +281,8 @@ def confine(
         _limit(resource.RLIMIT_CPU, terms["cpu_s"], spare=1)
     if fully:
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
-        files = no_other_files([model.parent, model.resolve(), *libraries()], [] if place is None else [place.parent])
+        readable = [model.parent, model.resolve(), *reads, *libraries()]
+        files = no_other_files(readable, [] if place is None else [place.parent])
         guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
     return Confined(place, guards)
 

@@ -16,6 +16,7 @@ from ddpm_export.images import from_uint8
 from ddpm_export.metrics.bits import Bits, strata
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Row
+from ddpm_export.schedules import times_from_grid
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["CoderCost", "Rate", "coder_costs", "message_bits", "progressive", "rate_distortion"]
@@ -99,9 +100,9 @@ def coder_costs(
 ) -> list[CoderCost]:
     """Return what sending an image by `count` of all times would cost, for each count that there are times for.
 
-    Fewer times are a process of their own, whose terms follow from the squared errors measured at them: with the
-    posterior's variance KL = (SNR(s) - SNR(t)) / 2 |x_0 - x_0 found|^2, from t to the next time s below. Raises
-    UsageError unless all times were measured.
+    Fewer times, even in log SNR and with 0 among them, are a process of their own, whose terms follow from the squared
+    errors measured at them: with the posterior's variance KL = (SNR(s) - SNR(t)) / 2 |x_0 - x_0 found|^2, from t to the
+    next time s below. Raises UsageError unless all times were measured.
     """
     T, dimensions = spec.num_train_timesteps, math.prod(spec.image_shape)
     if len(bits.times) != T:
@@ -114,7 +115,8 @@ def coder_costs(
     for count in counts:
         if not 2 <= count <= T:
             continue
-        times = np.linspace(0, T - 1, count).round().astype(np.int64)
+        times = np.sort(times_from_grid("log_snr", a, count))
+        times[0] = 0
         drops = snr[times[:-1]] - snr[times[1:]]
         squared = bits.squared_errors[:, times[1:]] * dimensions
         kl = np.column_stack([prior, 0.5 * drops * squared / math.log(2.0)])  # bits of an image and message
