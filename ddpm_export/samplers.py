@@ -451,9 +451,9 @@ def walk(
     noise: Noise,
     plan: Plan,
     *,
-    keep: Keep | None = None,
     x: Array | None = None,
     state: State | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[State]:
     """Yield the state after every row of a plan; one network evaluation each, and nothing kept that no row reads.
 

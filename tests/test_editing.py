@@ -1,17 +1,21 @@
 """Pictures given to a run: which image is of which, known pixels to the level, and the same answer in any batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gaussian import flow
 from models import COLOUR, GREY, gaussian_file, mix_model, tiny_spec, told_model
 
-from ddpm_export import generate, noise_stream, open_model
+from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.diffusion import noised
 from ddpm_export.editing import edit, edit_for, invert
 from ddpm_export.errors import UsageError
 from ddpm_export.generation import with_plans
+from ddpm_export.given import known_pixels, with_returns
 from ddpm_export.images import from_uint8
 from ddpm_export.inputs import Input
+from ddpm_export.noise import GIVEN
 from ddpm_export.runtimes import OneCallFile
 from ddpm_export.spec import Defaults
 
@@ -69,6 +73,18 @@ def test_known_pixels_come_back_to_the_level_and_the_others_are_made(model):
     whole = edit(model, IMAGES, mask=np.where(MASK == 0, 0, 255).astype(np.uint8), **HOW).astype(float)
     blended = edit(model, IMAGES, mask=grey, **HOW).astype(float)
     np.testing.assert_allclose(blended, np.where(MASK[..., None] == 0, IMAGES, 0.2 * whole + 0.8 * IMAGES), atol=0.51)
+
+
+def test_filled_pictures_are_walks_with_known_pixels(model):
+    mask = MASK.copy()
+    mask[0] = 100
+    opened, spec = model
+    states, given = noise_stream(5, range(4, 7), GREY), noise_stream(5, range(4, 7), GREY, domain=GIVEN)
+    keep = known_pixels(from_uint8(IMAGES).astype(np.float32), mask.astype(np.float32)[None] / 255, given)
+    rows = with_returns(plan(spec, sampler="ddim", num_steps=4, eta=1.0), 2, 2)
+    *_, last = walk(denoiser(opened, spec), states, rows, keep=keep)
+    made = edit(model, IMAGES, mask=mask, returns=2, jump=2, eta=1.0, first=4, **HOW)
+    np.testing.assert_array_equal(made, to_uint8(last.x))
 
 
 def test_every_picture_can_have_its_own_mask(model):
@@ -179,6 +195,10 @@ def test_what_is_inverted_leads_back(tmp_path):
     back = edit(model, x_T=x_T)
     errors = np.sqrt(np.square(back.astype(float) - pictures).mean(axis=(1, 2, 3)))
     np.testing.assert_allclose(rmse, errors)
+    (tmp_path / "c.onnx").write_bytes(gaussian_file(replace(spec, clip_x_0=0.1), 0.1, 0.4))
+    clipping = invert(open_model(tmp_path / "c.onnx", threads=1), pictures)
+    np.testing.assert_array_equal(clipping.x_T, x_T)  # for what is clipped could not be found again
+    assert clipping.rmse.min() > 10.0
     assert invert(model, pictures, num_steps=40).rmse.min() > 2.0 * rmse.max()
     with pytest.raises(UsageError, match="Inverting needs a plan that adds no noise"):
         invert(model, pictures, eta=0.5)
