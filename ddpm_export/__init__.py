@@ -27,6 +27,8 @@ _HOME = {
     "walk": "samplers",
     "ModelSpec": "spec",
     "generate": "generation",
+    "edit": "editing",
+    "invert": "editing",
     "save_images": "images",
     "to_uint8": "images",
     "DdpmExportError": "errors",
@@ -45,8 +47,10 @@ __all__ = [
     "__version__",
     "decode",
     "denoiser",
+    "edit",
     "export",
     "generate",
+    "invert",
     "load_checkpoint",
     "load_network",
     "noise_stream",
@@ -59,6 +63,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ddpm_export.diffusion import decode, denoiser
+    from ddpm_export.editing import edit, invert
     from ddpm_export.errors import DdpmExportError
     from ddpm_export.exporting import Checkpoint, export, load_checkpoint, load_network
     from ddpm_export.generation import generate

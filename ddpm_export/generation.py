@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Array, Model, decode, denoiser, guidance_for, numbered
+from ddpm_export.diffusion import Array, Denoiser, Model, decode, denoiser, guidance_for, numbered
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.guidance import Guidance
 from ddpm_export.images import to_uint8
@@ -23,10 +23,23 @@ from ddpm_export.runtimes import DenoiserFile, OneCallFile, open_file
 from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
 from ddpm_export.spec import FRACTIONAL_T, GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
 
-__all__ = ["Settings", "generate", "pictures", "sample", "settings_for", "with_defaults", "with_plans"]
+__all__ = [
+    "Settings",
+    "Walks",
+    "denoiser_file",
+    "from_noise_only",
+    "generate",
+    "pictures",
+    "sample",
+    "settings_for",
+    "with_defaults",
+    "with_plans",
+]
 
 MAX_FRESH_SEED = 2**32
 MAX_BATCH_NUMBERS = 2**26  # in one state, 256 MB of float32: a small file may claim large images
+
+Walks = Callable[[Denoiser, range], Iterator[State]]  # how images of these numbers are made: see `editing`
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,15 +268,20 @@ def _refuse_what_a_graph_cannot(spec: ModelSpec, chosen: Choice) -> None:
             )
 
 
-def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[range, State]]:
+def sample(
+    model: Model, spec: ModelSpec, settings: Settings, walks: Walks | None = None
+) -> Iterator[tuple[range, State]]:
     """Yield (image numbers, state) after every row of every batch; an evaluation each, of two rows an image if guided.
 
-    Raises NonFiniteError at the row where a number is no longer finite.
+    walks: what takes the place of a walk from noise by the settings' plan. Raises NonFiniteError at the row where a
+    number is no longer finite.
     """
     for numbers in settings.batches:
         denoise = denoiser(model, spec, guidance=settings.guidance, **settings.told(numbers))
-        noise = noise_stream(settings.seed, numbers, spec.state_shape)
-        states = walk(denoise, noise, settings.choice.plan)
+        if walks is None:
+            states = walk(denoise, noise_stream(settings.seed, numbers, spec.state_shape), settings.choice.plan)
+        else:
+            states = walks(denoise, numbers)
         while True:
             with numbered(numbers):
                 state = next(states, None)
@@ -273,14 +291,15 @@ def sample(model: Model, spec: ModelSpec, settings: Settings) -> Iterator[tuple[
 
 
 def pictures(
-    opened: DenoiserFile | OneCallFile, settings: Settings, wants: Callable[[int], bool]
+    opened: DenoiserFile | OneCallFile, settings: Settings, wants: Callable[[int], bool], walks: Walks | None = None
 ) -> Iterator[tuple[range, Row, NDArray[np.uint8] | None]]:
     """Yield (image numbers, row, pictures after it) of whatever file was opened; None where `wants` says no of i.
 
-    A denoiser and a slice yield after every row of every batch, a one-call sampler after every batch.
+    walks: of a denoiser, see `sample`. A denoiser and a slice yield after every row of every batch, a one-call sampler
+    after every batch.
     """
     if isinstance(opened, DenoiserFile):
-        for numbers, state in sample(opened.model, opened.spec, settings):
+        for numbers, state in sample(opened.model, opened.spec, settings, walks):
             yield numbers, state.row, to_uint8(decode(state.x)) if wants(state.row.i) else None
         return
     choice = settings.choice
@@ -308,10 +327,26 @@ def generate(
     variance, order, as in `settings_for`. Costs one network evaluation a row of the plan and batch, with guidance of
     twice the batch. Raises what `open_file`, `settings_for` and `sample` raise.
     """
-    if isinstance(model, (str, Path)):
-        opened = open_file(model, provider, threads=threads)
-    else:
-        opened = DenoiserFile(*model) if isinstance(model, tuple) else model
+    opened = _opened(model, provider, threads)
     chosen = settings_for(opened.spec, **settings)
     done = pictures(opened, chosen, lambda i: i == chosen.num_rows)
     return np.concatenate([images for _, _, images in done if images is not None])
+
+
+def denoiser_file(model: Any, provider: str = "cpu", threads: int | None = None) -> DenoiserFile:
+    """Return a denoiser from a path or from what was opened; raises UsageError for a one-call file."""
+    opened = _opened(model, provider, threads)
+    if isinstance(opened, OneCallFile):
+        raise from_noise_only(opened.spec)
+    return opened
+
+
+def from_noise_only(spec: ModelSpec) -> UsageError:
+    """Return the error for a one-call file that is to be given something."""
+    return UsageError(f"A one-call {spec.graph} makes pictures from noise only. Run the .onnx it was made from.")
+
+
+def _opened(model: Any, provider: str, threads: int | None) -> DenoiserFile | OneCallFile:
+    if isinstance(model, (str, Path)):
+        return open_file(model, provider, threads=threads)
+    return DenoiserFile(*model) if isinstance(model, tuple) else model

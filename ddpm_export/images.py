@@ -36,7 +36,7 @@ READABLE = (
     "WEBP",
 )  # Pillow's other readers run programs or are seldom tried
 MAX_FRAMES = 60
-FRAME_MS, LAST_FRAME_MS = 50, 1500
+FRAME_MS, LAST_FRAME_MS, LINE_MS = 50, 1500, 200
 TEXT_KEY = "ddpm_export"
 LONGEST_NAME, MARGIN = 24, 4  # of the names beside rows, in letters and pixels
 OPENING = threading.Lock()  # what warnings do is set for the process, and images are read in threads
@@ -54,13 +54,14 @@ def from_uint8(images: Pixels) -> NDArray[np.float64]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) / 127.5 - 1.0
 
 
-def grid(images: Pixels, names: Sequence[str] = ()) -> Pixels:
+def grid(images: Pixels, names: Sequence[str] = (), columns: int | None = None) -> Pixels:
     """Lay images (N, H, W, C) out row by row, as near to a square as they allow: (H', W', C).
 
-    names: of rows, each with its name at the left, N a multiple of their number.
+    names: of rows, each with its name at the left, N a multiple of their number. columns: how many, where not so.
     """
     count, height, width, channels = images.shape
-    columns = count // len(names) if names else math.ceil(math.sqrt(count))
+    if columns is None:
+        columns = count // len(names) if names else math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     page = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
     page[:count] = images
@@ -88,18 +89,22 @@ def _named(names: Sequence[str], height: int, channels: int) -> Pixels:
 
 
 def save_images(
-    path: str | Path, images: Pixels, text: dict[str, Any] | None = None, names: Sequence[str] = ()
+    path: str | Path,
+    images: Pixels,
+    text: dict[str, Any] | None = None,
+    names: Sequence[str] = (),
+    columns: int | None = None,
 ) -> None:
     """Write images (N, H, W, C), C 1 or 3, as one PNG: a grid, with `text` as JSON in its `ddpm_export` chunk.
 
-    names: of its rows, as of `grid`.
+    names, columns: as of `grid`.
     """
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     if text:
         info.add_text(TEXT_KEY, json.dumps(text, sort_keys=True))
-    image = _image(grid(images, names))
+    image = _image(grid(images, names, columns))
     with replacing(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
 
@@ -177,11 +182,13 @@ def open_output(
     labels: Sequence[str] = (),
     *,
     in_rows: bool = False,
+    in_line: bool = False,
 ) -> Iterator[Output]:
     """Yield the output that a path stands for: .png (grid), .gif or .webp (the denoising), .npy, or a folder.
 
     labels: the names that images have in turn, image k the (k mod K)-th; each picture of a folder says its own.
-    in_rows: a grid has a row for each, all of as many images.
+    in_rows: a grid has a row for each, all of as many images. in_line: the images lead from one to another, and so a
+    grid is one row, and an animation goes along it and back.
 
     A folder (no ending) and .npy are written batch by batch; the others are kept until the end. A file takes its name
     when all went well; in a folder each picture does. Raises UsageError for another ending, EnvironmentProblem where
@@ -200,7 +207,7 @@ def open_output(
     if suffix != ".npy" and image_shape[0] not in (1, 3):
         raise UsageError(f"--out must end in .npy for images of {image_shape[0]} channels, got {path.name!r}.")
     _check_writable(path if suffix == "" else path.parent)
-    with makers[suffix](path, _Content(numbers, image_shape, num_steps, text, labels, in_rows)) as output:
+    with makers[suffix](path, _Content(numbers, image_shape, num_steps, text, labels, in_rows, in_line)) as output:
         yield output
 
 
@@ -213,14 +220,15 @@ class _Content(NamedTuple):
     text: dict[str, Any]
     labels: Sequence[str]
     in_rows: bool
+    in_line: bool
 
-    def grid_of(self, batches: Sequence[Pixels]) -> tuple[Pixels, Sequence[str]]:
-        """Return all images in the order of a grid, and the names of its rows."""
+    def grid_of(self, batches: Sequence[Pixels]) -> tuple[Pixels, Sequence[str], int | None]:
+        """Return all images in the order of a grid, the names of its rows, and how many columns it has."""
         images = np.concatenate(batches)
         if not self.in_rows:
-            return images, ()
+            return images, (), len(images) if self.in_line else None
         order = np.argsort([number % len(self.labels) for number in self.numbers], kind="stable")
-        return images[order], self.labels
+        return images[order], self.labels, None
 
 
 def _check_writable(folder: Path) -> None:
@@ -236,8 +244,9 @@ def _check_writable(folder: Path) -> None:
 def _grid_output(path: Path, content: _Content) -> Iterator[Output]:
     batches: list[Pixels] = []
     yield Output({content.num_steps}, lambda _numbers, _step, pixels: batches.append(pixels))
-    images, names = content.grid_of(batches)
-    save_images(path, images, {"first": content.numbers.start, "n": len(content.numbers), **content.text}, names)
+    images, names, columns = content.grid_of(batches)
+    text = {"first": content.numbers.start, "n": len(content.numbers), **content.text}
+    save_images(path, images, text, names, columns)
 
 
 @contextmanager
@@ -269,8 +278,15 @@ def _write_all(file: Any, pixels: Pixels) -> None:
 def _animation_output(path: Path, content: _Content) -> Iterator[Output]:
     frames: dict[int, list[Pixels]] = {}
     shown = {round(1 + k * (content.num_steps - 1) / (MAX_FRAMES - 1)) for k in range(MAX_FRAMES)}
+    if content.in_line:
+        shown = {content.num_steps}
     yield Output(shown, lambda _numbers, step, pixels: frames.setdefault(step, []).append(pixels))
-    pages = [_image(grid(*content.grid_of(frames[step]))) for step in sorted(frames)]
-    durations = [FRAME_MS] * (len(pages) - 1) + [LAST_FRAME_MS]
+    if content.in_line:
+        line = [_image(image) for image in np.concatenate(frames[content.num_steps])]
+        pages = line + line[-2:0:-1]
+        durations = [LINE_MS] * len(pages)
+    else:
+        pages = [_image(grid(*content.grid_of(frames[step]))) for step in sorted(frames)]
+        durations = [FRAME_MS] * (len(pages) - 1) + [LAST_FRAME_MS]
     with replacing(path) as beside:
         pages[0].save(beside, save_all=True, append_images=pages[1:], duration=durations, loop=0, lossless=True)

@@ -14,6 +14,7 @@ from ddpm_export.errors import UsageError
 from ddpm_export.wording import shown
 
 __all__ = [
+    "GIVEN",
     "INPUTS",
     "KEY_INCREMENTS",
     "MULTIPLIERS",
@@ -30,8 +31,8 @@ Words = NDArray[np.uint32]
 Noise = Callable[[int], NDArray[np.float32]]
 
 NOISE_TAG = "philox4x32-10/icdf-q20/1"
-# the counter's domain word: sampling; 1 is kept for inpainting; what a network is told in golden vectors and proofs
-SAMPLING, INPUTS = 0, 2
+# the counter's domain word: sampling; known pixels; what a network is told in golden vectors and proofs
+SAMPLING, GIVEN, INPUTS = 0, 1, 2
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 

@@ -26,6 +26,7 @@ __all__ = [
     "SAMPLERS",
     "Choice",
     "Grid",
+    "Keep",
     "Solver",
     "State",
     "choose",
@@ -57,6 +58,9 @@ class Grid(NamedTuple):
 
 
 Solver = Callable[..., list[Row]]  # (grid, *, knobs) -> rows
+Keep = Callable[
+    [Array, int, float], Array
+]  # (a state, its draw, alphas_cumprod there) -> it, with what is known put in
 
 
 class State(NamedTuple):
@@ -443,18 +447,27 @@ def no_learned_variance() -> UsageError:
 
 
 def walk(
-    denoise: Denoiser, noise: Noise, plan: Plan, *, x: Array | None = None, state: State | None = None
+    denoise: Denoiser,
+    noise: Noise,
+    plan: Plan,
+    *,
+    x: Array | None = None,
+    state: State | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[State]:
     """Yield the state after every row of a plan; one network evaluation each, and nothing kept that no row reads.
 
     Starts at noise draw 0, or at `x` (B, C, H, W) in its place; or goes on from `state`, which an earlier walk of the
-    same plan yielded, to the same bits. Raises NonFiniteError at the row whose numbers are no longer finite.
+    same plan yielded, to the same bits. keep: what changes every state, the first among them, before it is yielded; of
+    the picture a is 1. Raises NonFiniteError at the row whose numbers are no longer finite.
     """
     done, x_0_before, history = (0, None, ()) if state is None else (state.row.i, state.x_0, state.history)
     if state is not None:
         x = state.x
     elif x is None:
         x = noise(0) if plan.start == 1.0 else plan.start * noise(0)
+    if keep is not None and state is None:
+        x = keep(x, 0, plan.rows[0].a)
     for k, row in enumerate(plan.rows):
         if row.i <= done:
             continue
@@ -462,6 +475,8 @@ def walk(
             found = denoise(x, row, x_0_before)
             history = ((found.x_0, found.eps), *history)
             x = _after(row, history, found, noise)
+            if keep is not None:
+                x = keep(x, row.i, plan.rows[k + 1].a if k + 1 < len(plan.rows) else 1.0)
         refuse_non_finite(x, row)
         history, x_0_before = history[: plan.kept[k]], found.x_0
         yield State(row, x, found.x_0, found.eps, history)

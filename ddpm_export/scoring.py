@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from ddpm_export.metrics import (
     statistics,
 )
 from ddpm_export.metrics.bits import Bits
+from ddpm_export.metrics.rate import coder_costs, rate_distortion
 from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.spec import ModelSpec
 
@@ -42,7 +43,9 @@ __all__ = [
     "METRICS",
     "Labels",
     "bits_as_json",
+    "curve_from_bits",
     "features_of",
+    "rate_as_json",
     "sampled_images",
     "scores",
     "shipped_extractor",
@@ -238,6 +241,37 @@ def bits_as_json(bits: Bits) -> dict[str, Any]:
         "images": bits.num_images,
         "times": bits.num_times,
     }
+
+
+def rate_as_json(bits: Bits, spec: ModelSpec) -> dict[str, Any]:
+    """Return rate and distortion in total, and what a coder would cost where all times were measured.
+
+    A standard error of one image, which has none, is None.
+    """
+    rate = rate_distortion(bits, spec.num_train_timesteps)
+    numbers = {
+        "L_1:T": rate.lossy,
+        "L_1:T_error": rate.lossy_error,
+        "L_0": rate.lossless,
+        "L_0_error": rate.lossless_error,
+        "rmse": float(rate.rmse[0]),
+        "rmse_error": float(rate.rmse_error[0]),
+        "images": bits.num_images,
+        "times": bits.num_times,
+    }
+    found: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    if bits.num_times == spec.num_train_timesteps:
+        found["coder"] = [asdict(cost) for cost in coder_costs(bits, spec)]
+    return found
+
+
+def curve_from_bits(bits: Bits, spec: ModelSpec) -> str:
+    """Return the terms, and rate against distortion, over t as CSV with a head."""
+    rate = rate_distortion(bits, spec.num_train_timesteps)
+    columns = (bits.times, bits.terms_mean, rate.rate, rate.rate_error, rate.rmse, rate.rmse_error)
+    head = "t,bits_per_dimension,rate,rate_error,rmse,rmse_error"
+    lines = (",".join(map(repr, line)) for line in zip(*(column.tolist() for column in columns), strict=True))
+    return "\n".join([head, *lines, ""])
 
 
 def _made_by(provider: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ LEVEL_0 = {
     "plans.py",
     "diffusion.py",
     "samplers.py",
+    "given.py",
     "spec.py",
     "golden.py",
     "golden_pictures.py",

@@ -149,6 +149,74 @@ def test_trajectories(number):
         x = after
 
 
+@pytest.mark.parametrize("number", range(len(cases("given"))))
+def test_given(number):
+    """From the format's sentences, in float64, with no code of the package."""
+    data = golden("given")
+    case, shape, mean, std = data["cases"][number], (2, *data["shape"]), data["mean"], data["std"]
+    pictures = np.array(data["levels"]).reshape(shape) / 127.5 - 1.0
+    mask = np.array(case.get("mask", [])).reshape(-1, *data["shape"])
+
+    def z(draw, domain=0):
+        words = [
+            word
+            for image in data["images"]
+            for block in range(math.prod(data["shape"]) // 4)
+            for word in philox_slowly((block, draw, image, domain), (int(data["seed"]), 0))
+        ]
+        return np.array([z_slowly(word) / 2**20 for word in words]).reshape(shape)
+
+    def measure(images):
+        if case["measure"] == "grey":
+            return np.repeat(images.sum(axis=1, keepdims=True) / 3.0, 3, axis=1)
+        if case["measure"] == "mask":
+            return (1.0 - mask) * images
+        means = images[..., ::2] + images[..., 1::2]
+        means = (means[..., ::2, :] + means[..., 1::2, :]) / 4.0
+        return np.repeat(np.repeat(means, 2, axis=3), 2, axis=2)
+
+    def replaced(x, draw, a):
+        if "mask" not in case or "measure" in case:
+            return x
+        if a == 1.0:
+            return mask * x + (1.0 - mask) * pictures
+        return np.where(mask > 0.0, x, math.sqrt(a) * pictures + math.sqrt(1.0 - a) * z(draw, 1))
+
+    rows = case["plan"]["rows"]
+    x = z(0)
+    if "strength" in case:
+        assert max(row[0] for row in rows) < case["strength"] * len(data["alphas_cumprod"])
+        x = math.sqrt(rows[0][1]) * pictures + math.sqrt(1.0 - rows[0][1]) * x
+    x, history = replaced(pictures if case["name"] == "backwards" else x, 0, rows[0][1]), []
+    for i, (state, (t, a, *weights)) in enumerate(zip(case["states"], rows, strict=True), start=1):
+        assert (state["i"], state["t"], state["a"]) == (i, t, a)
+        assert a == data["alphas_cumprod"][t]
+        x_0 = math.sqrt(a) * std**2 / (a * std**2 + 1 - a) * (x - math.sqrt(a) * mean) + mean
+        if case["clip_x_0"] is not None:
+            x_0 = np.clip(x_0, -case["clip_x_0"], case["clip_x_0"])
+        if "measure" in case:
+            x_0 = measure(pictures) + x_0 - measure(x_0)
+        history.insert(0, (x_0, (x - math.sqrt(a) * x_0) / math.sqrt(1 - a)))
+        x = sum(w * found[k] for k in (0, 1) for w, found in zip(weights[k], history, strict=False))
+        if weights[2]:
+            x = x + weights[2][0] * z(i)
+        x = replaced(x, i, rows[i][1] if i < len(rows) else 1.0)
+        for name, value in (("x_0", history[0][0]), ("eps", history[0][1]), ("x", x)):
+            np.testing.assert_allclose(state[name], value.ravel(), rtol=0, atol=data["tolerance"])
+    if "returns" in case:
+        assert len(rows) > case["num_steps"]
+        assert {row[0] for row in rows} == {49, 36, 24, 11}
+
+
+def test_given_lies_between():
+    data = golden("given")
+    first, last = np.array(data["levels"]).reshape(2, -1) / 127.5 - 1.0
+    expected = [first, (first + last) / 2.0, last]
+    np.testing.assert_allclose(np.reshape(data["crossfade"], (3, -1)), expected, rtol=0, atol=1e-6)
+    between = np.reshape(data["slerp"], (3, -1))
+    np.testing.assert_allclose(between[1], (between[0] + between[2]) / 2**0.5, rtol=0, atol=1e-6)
+
+
 def test_clipping_is_seen_in_the_trajectories():
     clipped = [c for c in cases("trajectories") if c["clip_x_0"] is not None]
     assert clipped

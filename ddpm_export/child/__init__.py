@@ -254,8 +254,8 @@ def confine(
 
     timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
     worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. reads: files to read besides those of the model's folder. fully: not only limits of time, but of memory,
-    files, sockets and processes as well; a GPU, PyTorch and the hub need those.
+    returned. reads: files and folders that it is to read besides. fully: not only limits of time, but of memory, files,
+    sockets and processes as well; a GPU, PyTorch and the hub need those.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -288,7 +288,7 @@ def confine(
         _limit(resource.RLIMIT_CPU, terms["cpu_s"], spare=1)
     if fully:
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
-        readable = [model.parent, model.resolve(), *libraries(), *(path for path in reads if path.is_file())]
+        readable = [model.parent, model.resolve(), *reads, *libraries()]
         files = no_other_files(readable, [] if place is None else [place.parent])
         guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
     return Confined(place, guards)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 SPLITS = ("train", "test")
+CODED = ("bits", "rate")  # of the network and the reference; the others are of images
+STRIP_IMAGES, STRIP_TIMES = 8, 11
 IMAGES = 1000
 CHUNK = 1000  # images that are looked at together for their labels
 
@@ -56,12 +58,12 @@ def evaluate(
             help="ONNX with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]"
         ),
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Some of is,fid,kid,pr,accuracy,class_fid,bits.")] = "is,fid,kid",
+    metrics: Annotated[str, typer.Option(help="Some of is,fid,kid,pr,accuracy,class_fid,bits,rate.")] = "is,fid,kid",
     n: Annotated[
         int | None,
         typer.Option(
-            help="How many images to sample; of bits, how many of the reference to code. [default: 1000, or all of "
-            "--samples; of bits, 1000 or as many as there are]"
+            help="How many images to sample; of bits and rate, how many of the reference to code. [default: 1000, or "
+            "all of --samples; of bits and rate, 1000 or as many as there are]"
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to T. [default: the model's]")] = None,
@@ -82,8 +84,13 @@ def evaluate(
             "fashion-mnist:test or cifar10:DIR:test, which shows how near real images come."
         ),
     ] = None,
-    t_stride: Annotated[int, typer.Option(help="Of bits: one time in so many, 1 for all T.")] = 1,
-    curve: Annotated[Path | None, typer.Option(help="Of bits: write the terms over t to this .csv file.")] = None,
+    t_stride: Annotated[int, typer.Option(help="Of bits and rate: one time in so many, 1 for all T.")] = 1,
+    curve: Annotated[
+        Path | None, typer.Option(help="Of bits and rate: write terms, rate and distortion over t to this .csv file.")
+    ] = None,
+    strip: Annotated[
+        Path | None, typer.Option(help="Of rate: write what is seen of the first images as bits arrive to this .png.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time: memory and speed, never the images.")] = 64,
     cache: Annotated[
         Path | None, typer.Option(help="Where images and features are kept. [default: the user's cache]")
@@ -103,13 +110,13 @@ def evaluate(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
     from ddpm_export import scoring
-    from ddpm_export.files import cache_folder, sha256_of
+    from ddpm_export.files import cache_folder, replacing, sha256_of
     from ddpm_export.generation import settings_for
     from ddpm_export.runtimes import open_model
     from ddpm_export.runtimes.onnx import open_extractor
 
     wanted = tuple(dict.fromkeys(metrics.split(",")))
-    known = (*scoring.METRICS, *scoring.CLASS_METRICS, "bits")
+    known = (*scoring.METRICS, *scoring.CLASS_METRICS, *CODED)
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         raise UsageError(f"--metrics must be some of {', '.join(known)}, got {', '.join(unknown)}.")
@@ -117,16 +124,19 @@ def evaluate(
         raise UsageError(f"--split must be train or test, got {split!r}.")
     if curve is not None and curve.suffix != ".csv":
         raise UsageError(f"--curve must end in .csv, got {str(curve)!r}.")
+    if strip is not None and (strip.suffix != ".png" or "rate" not in wanted):
+        raise UsageError(f"--strip must end in .png and belongs to --metrics rate, got {str(strip)!r}.")
     source = _source("--data", data, split)
     opened, spec = open_model(model, provider, threads=threads, trust=trust)
     cache = cache_folder() if cache is None else cache
     reference = _opened(source, spec.picture_shape)
     facts: dict[str, Any] = {"reference": ""}  # its place is first; what of it is broken is known once it is read
     digest = sha256_of(model)
-    if samples is None or "bits" in wanted:
+    is_coded = not set(wanted).isdisjoint(CODED)
+    if samples is None or is_coded:
         facts |= {"model": spec.name, "model_sha256": digest}
-    featured = tuple(name for name in wanted if name != "bits")
-    coded = _first(reference.images, n, "the reference") if "bits" in wanted else None
+    featured = tuple(name for name in wanted if name not in CODED)
+    coded = _first(reference.images, n, "the reference") if is_coded else None
     with phases() as report:
         if featured:
             extractor = scoring.shipped_extractor() if extractor is None else extractor
@@ -164,7 +174,14 @@ def evaluate(
                 labels = scoring.Labels(None if asked is None else asked[: len(images)], its_own, names)
             facts |= scoring.scores(featured, fake, real, labels)
         if coded is not None:
-            facts["bits"] = _bits(opened, spec, coded, variance, seed, t_stride, batch, curve, report)
+            bits = _bits(opened, spec, coded, variance, seed, t_stride, batch, report)
+            facts |= {"bits": scoring.bits_as_json(bits)} if "bits" in wanted else {}
+            facts |= {"rate": scoring.rate_as_json(bits, spec)} if "rate" in wanted else {}
+            if curve is not None:
+                with replacing(curve) as beside:
+                    beside.write_text(scoring.curve_from_bits(bits, spec))
+            if strip is not None:
+                _save_strip(strip, opened, spec, coded[:STRIP_IMAGES], seed)
     facts["reference"] = _told(reference, source)
     if as_json:
         print_json(facts)
@@ -221,29 +238,34 @@ def _bits(
     seed: int,
     stride: int,
     batch: int,
-    curve: Path | None,
     report: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    from ddpm_export.files import replacing
+) -> Any:
     from ddpm_export.metrics.bits import bits_per_dimension, strided_times
-    from ddpm_export.scoring import bits_as_json
 
-    times = None if stride == 1 else strided_times(spec.num_train_timesteps, stride, seed=seed)
-    bits = bits_per_dimension(
+    return bits_per_dimension(
         model,
         spec,
         images,
-        times=times,
+        times=None if stride == 1 else strided_times(spec.num_train_timesteps, stride, seed=seed),
         seed=seed,
         batch=batch,
         variance=variance,
         report=lambda done, all_: report(done, all_, "bits"),
     )
-    if curve is not None:
-        with replacing(curve) as beside:
-            rows = zip(bits.times.tolist(), bits.terms_mean.tolist(), strict=True)
-            beside.write_text("t,bits_per_dimension\n" + "".join(f"{t},{term!r}\n" for t, term in rows))
-    return bits_as_json(bits)
+
+
+def _save_strip(path: Path, model: Any, spec: Any, images: Any, seed: int) -> None:
+    """Write images from top to bottom: the image itself at the right, what is seen at falling times before it."""
+    import numpy as np
+
+    from ddpm_export.images import save_images, to_uint8
+    from ddpm_export.metrics.rate import progressive
+
+    T = spec.num_train_timesteps
+    times = tuple(dict.fromkeys(np.linspace(T - 1, 0, STRIP_TIMES).round().astype(int).tolist()))
+    shown = [to_uint8(found) for found in progressive(model, spec, images, times, seed=seed)]
+    pages = np.stack([*shown, images], axis=1)  # (N, K + 1, H, W, C)
+    save_images(path, np.concatenate(list(pages)), columns=pages.shape[1])
 
 
 def _first(images: Any, n: int | None, whose: str) -> Any:
@@ -308,10 +330,12 @@ def _samples(samples: str, image_shape: tuple[int, int, int]) -> "Dataset":
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, value in facts.items():
-        items = value.items() if isinstance(value, dict) else [("", value)]
-        for part, item in items:
-            label = f"{name}.{part}" if part else name
-            rows.append((label, f"{item:.5g}" if isinstance(item, float) else str(item)))
+        if isinstance(value, dict):
+            rows += [(f"{name}.{part}", told) for part, told in _rows(value)]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            rows += [(name, "  ".join(f"{part} {told}" for part, told in _rows(one))) for one in value]
+        else:
+            rows.append((name, f"{value:.5g}" if isinstance(value, float) else str(value)))
     return rows
 
 

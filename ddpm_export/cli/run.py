@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,7 @@ from ddpm_export.cli.console import (
     guidance_from_options,
     inputs_from_options,
     labels_from_text,
+    phases,
     print_json,
     printable,
     progress,
@@ -45,7 +46,8 @@ OF_EACH = 10
 def run(
     model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call file.")],
     n: Annotated[
-        int | None, typer.Option(help="How many images. [default: 16, or 10 of each class with --each-label]")
+        int | None,
+        typer.Option(help="How many images, with --image of each picture. [default: 16; 1 of a picture; 10 a class]"),
     ] = None,
     label: Label = None,
     each_label: Annotated[
@@ -71,6 +73,24 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Same seed, same images. [default: a fresh one, printed]")] = None,
     first: Annotated[int, typer.Option(help="Number of the first image; image 7 is the same in any run.")] = 0,
     batch: Annotated[int, typer.Option(help="Images at a time: memory and speed, never the images.")] = 16,
+    image: Annotated[Path | None, typer.Option(help="A picture to begin with, or a folder of them.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Of --image: white is made, black is kept, grey blends.")] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="Of --image: average:K, grey or mask, which what is made shares with it.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Of --image: how much noise it is made anew from, above 0 to 1.")
+    ] = None,
+    returns: Annotated[int, typer.Option(help="With --mask or --measure: go back and on again, so often.")] = 0,
+    jump: Annotated[int, typer.Option(help="With --returns: so many steps at a time.")] = 1,
+    invert: Annotated[bool, typer.Option("--invert", help="Of --image: write its noise to an .npy.")] = False,
+    noise: Annotated[Path | None, typer.Option("--from", help="Noise to begin with, as --invert writes it.")] = None,
+    between: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="From one picture to another, with --strength. [default of --n: 9]")
+    ] = None,
+    between_seeds: Annotated[
+        tuple[int, int] | None, typer.Option(help="From the image of one seed to that of another.")
+    ] = None,
     provider: Provider = "cpu",
     threads: Threads = None,
     out: Annotated[Path, typer.Option(help="x.png (grid), x.gif, x.webp (the denoising), x.npy, or a folder.")] = Path(
@@ -93,9 +113,12 @@ def run(
     if untrusted:
         if trust:
             raise UsageError("--untrusted and --trust contradict each other.")
-        reads = [Path(setting.partition("=")[2]) for setting in inputs or []]
+        reads = [path for path in (image, mask, noise, *(between or ())) if path is not None]
+        reads += [path for path in (Path(setting.partition("=")[2]) for setting in inputs or []) if path.is_file()]
         fully = provider == "cpu"
-        place = confine(model, timeout_s=timeout, memory_gib=memory, out=out, reads=reads, fully=fully).place or out
+        bound = confine(model, timeout_s=timeout, memory_gib=memory, out=out, reads=reads, fully=fully)
+        place = bound.place or out
+    from ddpm_export.editing import edit_for, given_from_files
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for
     from ddpm_export.images import open_output
@@ -104,33 +127,56 @@ def run(
     opened = open_file(model, provider, threads=threads, trust=trust)
     spec = opened.spec
     labels = labels_from_text(spec, label)
-    if each_label:
-        n = _of_each(spec, labels, n)
-    settings = settings_for(
-        spec,
-        n=16 if n is None else n,
-        label=labels,
-        guidance=guidance_from_options(spec, guidance, guidance_interval),
-        inputs=inputs_from_options(spec, inputs or []),
-        num_steps=steps,
-        times=times_from_text(times),
-        sampler=sampler,
-        eta=eta,
-        variance=variance,
-        plan=plan,
-        seed=seed,
-        first=first,
-        batch=batch,
-        grid=grid,
-        order=order,
-    )
+    settled: dict[str, Any] = {
+        "label": labels,
+        "guidance": guidance_from_options(spec, guidance, guidance_interval),
+        "inputs": inputs_from_options(spec, inputs or []),
+        "num_steps": steps,
+        "times": times_from_text(times),
+        "sampler": sampler,
+        "eta": eta,
+        "variance": variance,
+        "plan": plan,
+        "seed": seed,
+        "first": first,
+        "batch": batch,
+        "grid": grid,
+        "order": order,
+    }
+    about = {"model": spec.name, "model_sha256": sha256_of(model)}
+    files: dict[str, Any] = {"image": image, "mask": mask, "between": between, "x_T": noise}
+    wanted: dict[str, Any] = {"measure": measure, "strength": strength, "seeds": between_seeds}
+    said = [name for name, value in {**files, **wanted}.items() if value is not None]
+    is_given = bool(said or returns)
+    if invert and said != ["image"]:
+        raise UsageError("--invert needs --image, and nothing else of a picture besides.")
+    if each_label and is_given:
+        raise UsageError("--each-label does not apply to what begins with a picture.")
+    walks, text = None, dict[str, Any]()
+    if is_given:
+        given = given_from_files(spec, **files, any_size=measure is not None)
+        if invert:
+            if out.suffix != ".npy":
+                raise UsageError(f"--out must end in .npy for --invert, got {printable(out.name)!r}.")
+            errors = _invert(opened, given["images"], settled, place)
+            if as_json:
+                print_json({**about, "out": str(out), "n": len(errors), "rmse": errors})
+            else:
+                several = f"{len(errors)} picture{'s' if len(errors) > 1 else ''}"
+                far = f"RMSE on the way back {sum(errors) / len(errors):.2f} levels of 255"
+                typer.echo(f"{printable(str(out))}: noise of {several}, {far}")
+            return
+        settings, walks, text = edit_for(spec, **given, **wanted, returns=returns, jump=jump, n=n, **settled)
+    else:
+        n = _of_each(spec, labels, n) if each_label else n
+        settings = settings_for(spec, n=16 if n is None else n, **settled)
     at_once = spec.graph == "sampler"
     if at_once and out.suffix.lower() in (".gif", ".webp"):
         raise UsageError(
             f"--out must end in .png or .npy or be a folder for a one-call sampler, which shows no steps, got "
             f"{printable(out.name)!r}. Run the slice, or the .onnx that the file was made from."
         )
-    text = {"model": spec.name, "model_sha256": sha256_of(model), **settings.describe()}
+    text = {**about, **settings.describe(), **text}
     since = time.perf_counter()
     with (
         open_output(
@@ -141,10 +187,11 @@ def run(
             text,
             settings.label_names,
             in_rows=each_label,
+            in_line=between is not None or between_seeds is not None,
         ) as output,
         progress(settings.num_batches if at_once else settings.evaluations, "sampling") as advance,
     ):
-        for numbers, row, images in pictures(opened, settings, output.wants):
+        for numbers, row, images in pictures(opened, settings, output.wants, walks):
             if images is not None:
                 output.add(numbers, row.i, images)
             advance(f"images {numbers[0]}-{numbers[-1]}, t = {row.t:g}")
@@ -165,6 +212,21 @@ def run(
         typer.echo(
             f"{printable(str(out))}: {settings.n} image{'s' if settings.n > 1 else ''} ({how}) in {seconds:.1f} s"
         )
+
+
+def _invert(opened: Any, images: Any, settled: dict[str, Any], place: Path) -> list[float]:
+    """Write the noise that leads to pictures; return how far from each it leads, in levels."""
+    import numpy as np
+
+    from ddpm_export.editing import invert
+    from ddpm_export.files import replacing
+
+    with phases() as report:
+        x_T, rmse = invert(opened, images, report=lambda done, all_: report(done, all_, "inverting"), **settled)
+    with replacing(place) as beside, beside.open("wb") as file:
+        np.save(file, x_T)
+    errors: list[float] = rmse.tolist()
+    return errors
 
 
 def _of_each(spec: "ModelSpec", labels: str | list[str] | None, n: int | None) -> int:

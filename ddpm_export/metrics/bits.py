@@ -22,7 +22,7 @@ from ddpm_export.plans import Row
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 from ddpm_export.wording import several
 
-__all__ = ["Bits", "bits_per_dimension", "strided_times"]
+__all__ = ["Bits", "bits_per_dimension", "strata", "strided_times"]
 
 Float64 = NDArray[np.float64]
 
@@ -40,6 +40,8 @@ class Bits:
     comes from evaluating some times instead of all, common to the images; 0.0 where all were.
     prior: the mean of the first term. times: (K,) int64, rising. terms_mean: (K,) float64, the mean term at each of
     them, unweighted: the curve. With all times, mean is prior + terms_mean.sum().
+    terms, squared_errors: (N, K) float64, of each image the term, and the mean over its pixels of the squared error of
+    the x_0 that the model finds, in units of [-1, 1].
     """
 
     mean: float
@@ -51,6 +53,8 @@ class Bits:
     terms_mean: Float64
     num_images: int
     num_times: int
+    terms: Float64
+    squared_errors: Float64
 
 
 def strided_times(num_train_timesteps: int, stride: int, seed: int = 0) -> tuple[int, ...]:
@@ -65,7 +69,7 @@ def strided_times(num_train_timesteps: int, stride: int, seed: int = 0) -> tuple
     for name, value in (("num_train_timesteps", num_train_timesteps), ("stride", stride)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, got {value!r}.")
-    edges = _edges(num_train_timesteps, 1 - (1 - num_train_timesteps) // stride)
+    edges = strata(num_train_timesteps, 1 - (1 - num_train_timesteps) // stride)
     draw = random.Random(seed).random  # Python promises the same numbers in every version
     return tuple(low + int(draw() * (high - low)) for low, high in pairwise(edges))
 
@@ -113,13 +117,14 @@ def bits_per_dimension(
     _check(spec, images, batch, variance)
     T = spec.num_train_timesteps
     chosen = range(T) if times is None else [int(t) for t in times]
-    edges = _edges(T, len(chosen))
+    edges = strata(T, len(chosen))
     _check_times(chosen, edges, T)
     sizes = np.diff(edges).astype(np.float64)
 
     denoise, process = denoiser(_single(model, spec), spec), _process(spec)
     count, dimensions = len(images), math.prod(spec.image_shape)
     prior, terms = np.empty(count), np.empty((count, len(chosen)))  # nats of an image
+    squared_errors = np.empty_like(terms)
     evaluations, done = len(chosen) * -(-count // batch), 0
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
@@ -134,6 +139,7 @@ def bits_per_dimension(
                 found = denoise(x_t.astype(np.float64), Row(t + 1, t, a), None)
                 fraction = FIXED_FRACTIONS.get(variance, found.variance_fraction)
                 terms[part, k] = _per_image(_term_nats(x_0, found.x_0, fraction, t, process))
+                squared_errors[part, k] = _per_image(np.square(x_0 - found.x_0)) / dimensions
             _refuse_non_finite(terms[part, k], "the bound", t, part.start)
             done += 1
             if report is not None:
@@ -155,6 +161,8 @@ def bits_per_dimension(
         terms_mean=terms_mean,
         num_images=count,
         num_times=len(chosen),
+        terms=terms,
+        squared_errors=squared_errors,
     )
 
 
@@ -224,13 +232,13 @@ def _per_image(nats: Float64) -> Float64:
     return totals
 
 
-def _edges(T: int, count: int) -> list[int]:
-    """Return where the strata of `count` times begin, only 0 in the first, and T's end: count + 1 numbers.
+def strata(T: int, count: int) -> list[int]:
+    """Return where the strata of `count` of T times begin, only 0 in the first, and their end: count + 1 numbers.
 
     Each has at least one time; what is left of T is spread along a cubic.
     """
-    strata, left = count - 1, T - count
-    return [0, *(1 + k + left * k**3 // strata**3 for k in range(count))] if count > 1 else [0, 1]
+    last, left = count - 1, T - count
+    return [0, *(1 + k + left * k**3 // last**3 for k in range(count))] if count > 1 else [0, 1]
 
 
 def _strata_error(terms: Float64, times: NDArray[Any], edges: list[int], process: _Process) -> float:
@@ -243,8 +251,8 @@ def _strata_error(terms: Float64, times: NDArray[Any], edges: list[int], process
         return 0.0
     weight = process.snr_drop * (1.0 - process.a)
     curve = weight * np.interp(np.arange(len(weight)), times[1:], terms[1:] / weight[times[1:]])
-    strata = [curve[low:high] for low, high in pairwise(edges)]
-    return math.sqrt(sum(len(stratum) ** 2 * float(stratum.var()) for stratum in strata))
+    parts = [curve[low:high] for low, high in pairwise(edges)]
+    return math.sqrt(sum(len(part) ** 2 * float(part.var()) for part in parts))
 
 
 def _single(model: Model, spec: ModelSpec) -> Model:

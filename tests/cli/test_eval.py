@@ -147,7 +147,7 @@ def test_bits_with_all_times_and_with_some(place):
     ]
     assert (whole["images"], whole["times"], whole["strata_error"]) == (8, 40, 0.0)
     rows = (place / "c.csv").read_text().splitlines()
-    assert rows[0] == "t,bits_per_dimension"
+    assert rows[0] == "t,bits_per_dimension,rate,rate_error,rmse,rmse_error"
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(40))
     total = whole["prior"] + sum(float(row.split(",")[1]) for row in rows[1:])
     assert total == pytest.approx(whole["mean"], rel=1e-9)
@@ -184,14 +184,38 @@ ODD_SAMPLES = {
 }
 
 
+def test_rate_with_its_curve_and_strip(place):
+    paths = ("--curve", place / "c.csv", "--strip", place / "s.png")
+    ending = evaluated(place, "--metrics", "bits,rate", "--n", 3, *paths, "--json")
+    found = json.loads(ending.out)
+    rate = found["rate"]
+    assert rate["L_0"] + rate["L_1:T"] == pytest.approx(found["bits"]["mean"])
+    assert [cost["messages"] for cost in rate["coder"]] == [10, 20]
+    assert all(cost["cost"] > cost["kl"] for cost in rate["coder"])
+    first = (place / "c.csv").read_text().splitlines()[1].split(",")
+    assert (float(first[2]), float(first[4])) == (rate["L_1:T"], rate["rmse"])
+    with Image.open(place / "s.png") as strip:
+        height, width, _ = (*GREY[1:], 1)
+        assert strip.size == (12 * width, 3 * height)
+        shown = np.asarray(strip).reshape(3, height, 12, width)[:, :, -1]
+    np.testing.assert_array_equal(shown, images_of(120)[:3, ..., 0])
+    text = evaluated(place, "--metrics", "rate", "--n", 3, "--t-stride", 5).out
+    assert "rate.L_0" in text
+    assert "bits.mean" not in text
+    assert "coder" not in text
+    assert "messages 20  kl " in evaluated(place, "--metrics", "rate", "--n", 2).out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (
             ["--metrics", "lpips"],
             2,
-            "must be some of is, fid, kid, pr, accuracy, class_fid, bits, got lpips.",
+            "must be some of is, fid, kid, pr, accuracy, class_fid, bits, rate, got lpips.",
         ),
+        (["--metrics", "bits", "--strip", "s.png"], 2, "--strip must end in .png and belongs to --metrics rate"),
+        (["--metrics", "rate", "--strip", "s.gif"], 2, "--strip must end in .png and belongs to --metrics rate"),
         (["--split", "all"], 2, "--split must be train or test, got 'all'."),
         (["--split", "test"], 2, "--split does not apply to a folder of images"),
         (["--data", "noto-emoji:real", "--split", "train"], 2, "--split does not apply to the data set noto-emoji"),

@@ -386,8 +386,8 @@ def verdict_of(text):
         sum(spec.defaults.times or ()),
         len(spec.defaults.plan or ""),
     ]
-    if spec.defaults.guidance is not None:
-        numbers += [f"{number:g}" for number in (spec.defaults.guidance.scale, *(spec.defaults.guidance.interval or ()))]
+    if (told := spec.defaults.guidance) is not None:
+        numbers += [f"{number:g}" for number in (told.scale, *(told.interval or ()))]
     texts = [spec.name, *map(str, numbers)]
     for one in spec.inputs:
         texts += [one.name, one.kind, str(math.prod(one.shape)), "null" if one.none is None else f"{one.none:g}"]
@@ -942,9 +942,7 @@ def test_c_guidance_and_what_images_are_told(library):
             told = {"y": np.array([1, 0]), "strength": strength[:2]}
             denoise = denoiser(python_model, spec, guidance=guidance, **told)
             expected = list(walk(denoise, noise_stream(5, [4, 9], SHAPE), plan(spec)))
-            code, states, message = begun(
-                library, handle, [4, 9], made, inputs=inputs_of(**told), guidance=guidance
-            )
+            code, states, message = begun(library, handle, [4, 9], made, inputs=inputs_of(**told), guidance=guidance)
             assert (code, message) == (0, "")
             assert_states_alike(list(walked(library, states, 2)), expected)
             (row, *_), x = plan(spec).rows, draw_of(library, [4, 9], 0)

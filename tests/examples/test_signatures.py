@@ -34,7 +34,7 @@ RECORDS = {
     "State": [*samplers.State._fields],
 }
 KNOBS = ["eta", "variance"]  # of the two samplers that every language knows by their formulas
-PYTHONS_OWN = {"grid"}  # grids by name: the others take times
+PYTHONS_OWN = {"grid", "keep"}  # grids by name: the others take times; known pixels: only Python puts them in
 OPENING, CLOSING = "([{<", ")]}>"
 
 

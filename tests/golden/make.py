@@ -16,11 +16,21 @@ sys.path.insert(0, str(HERE.parent))
 
 from gaussian import classes_model, gaussian_model, gaussian_spec  # noqa: E402
 
-from ddpm_export.diffusion import denoiser  # noqa: E402
+from ddpm_export.diffusion import denoiser, noised  # noqa: E402
+from ddpm_export.given import (  # noqa: E402
+    crossfade,
+    inversion,
+    known_pixels,
+    measured,
+    measurement_from_text,
+    slerp,
+    times_below,
+    with_returns,
+)
 from ddpm_export.guidance import Guidance, json_from_guidance  # noqa: E402
 from ddpm_export.images import to_uint8  # noqa: E402
 from ddpm_export.inputs import Input, json_from_input  # noqa: E402
-from ddpm_export.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
+from ddpm_export.noise import GIVEN, NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
 from ddpm_export.plans import Plan, Row, json_from_plan  # noqa: E402
 from ddpm_export.samplers import ddim_weights, ddpm, grid, plan, walk  # noqa: E402
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, spacing  # noqa: E402
@@ -327,6 +337,74 @@ def conditions():
     }
 
 
+def given():
+    """Known pixels, measurements, a start from a picture, returns and the way back, each as states of a walk."""
+    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
+    seed, images, shape = 1, [0, 7], (3, 2, 4)
+    # two pictures between -1 and 1, as levels, so that every language makes the same float32 of them
+    levels = (np.arange(48) * 37 % 256).reshape(2, 3, 2, 4)
+    pictures = (levels / 127.5 - 1.0).astype(np.float32)
+    mask = np.array([[0.0, 1.0, 0.25, 0.0], [1.0, 1.0, 0.0, 0.5]], dtype=np.float32)
+    noise = noise_stream(seed, images, shape)
+
+    def rows(num_steps, *, returns=0, jump=1, strength=1.0, **chosen):
+        spec = gaussian_spec(alphas_cumprod, "v", None, shape)
+        times = times_below(grid(spec, num_steps).t, strength, 50)
+        return with_returns(plan(spec, times=times, **chosen), returns, jump)
+
+    ddim, ipndm = {"num_steps": 4, "sampler": "ddim", "eta": 0.5}, {"num_steps": 5, "sampler": "ipndm"}
+    runs = [
+        ("known", ddim, {"mask": mask}),
+        ("known, one mask a channel", ddim, {"mask": np.stack([mask, 1.0 - mask, 0.0 * mask])}),
+        ("known, looking back", ipndm, {"mask": mask}),
+        ("known, with returns", {**ddim, "returns": 2, "jump": 2}, {"mask": mask}),
+        ("known, from a picture", {**ddim, "strength": 0.6}, {"mask": mask}),
+        ("from a picture", {**ddim, "strength": 0.3}, {}),
+        ("average:2", ddim, {"measure": "average:2"}),
+        ("grey", ipndm, {"measure": "grey"}),
+        ("mask", ddim, {"measure": "mask", "mask": mask}),
+        ("backwards", {"num_steps": 4}, {}),
+    ]
+    cases = []
+    for name, chosen, how in runs:
+        spec = gaussian_spec(alphas_cumprod, "v", 0.75, shape)
+        made, x, keep = None, None, None
+        if name == "backwards":
+            spec = gaussian_spec(alphas_cumprod, "v", None, shape)
+            made, x = inversion(spec, grid(spec, chosen["num_steps"]).t), pictures
+        else:
+            made = rows(**chosen)
+        if "strength" in chosen:
+            x = noised(pictures, noise(0), made.rows[0].a)
+        denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, "v"), spec)
+        if "measure" in how:
+            measurement = measurement_from_text(how["measure"], shape, how.get("mask"))
+            denoise = measured(denoise, measurement, measurement.of(pictures))
+        elif "mask" in how:
+            keep = known_pixels(pictures, how["mask"], noise_stream(seed, images, shape, domain=GIVEN))
+        states = [{**place(state.row), **arrays(state)} for state in walk(denoise, noise, made, keep=keep, x=x)]
+        if "mask" in how:
+            how = {**how, "mask": floats(np.broadcast_to(how["mask"], shape))}
+        said = {"clip_x_0": spec.clip_x_0, "plan": json_from_plan(made), "states": states}
+        cases.append({"name": name, **chosen, **how, **said})
+    return {
+        "noise": NOISE_TAG,
+        "seed": str(seed),
+        "images": images,
+        "shape": list(shape),
+        "mean": MEAN,
+        "std": STD,
+        "prediction": "v",
+        "tolerance": TOLERANCE,
+        "alphas_cumprod": alphas_cumprod.tolist(),
+        "times": [int(t) for t in grid(gaussian_spec(alphas_cumprod), 4).t],
+        "levels": levels.ravel().tolist(),
+        "crossfade": floats(crossfade(pictures[0], pictures[1], 3)),
+        "slerp": floats(slerp(*noise(0), 3)),
+        "cases": cases,
+    }
+
+
 def pixels():
     x = [-2.0, -1.0, -0.99609375, -0.5, -1e-8, 0.0, 1e-8, 0.00390625, 0.25, 0.5, 0.99609375, 1.0, 2.0]
     x += [(level - 127.0) / 127.5 for level in (0, 1, 63, 127, 128, 200, 254)]  # halfway between two levels
@@ -366,6 +444,7 @@ FILES = {
     "trajectories.json": trajectories,
     "plans.json": plans,
     "conditions.json": conditions,
+    "given.json": given,
     "pixels.json": pixels,
 }
 
