@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ddpm_export import generate, open_model
+from ddpm_export import Guidance, generate, open_model
 from ddpm_export.spec import Defaults
 
 pytestmark = pytest.mark.torch
@@ -138,3 +138,40 @@ def test_help_needs_no_torch():
     assert done.returncode == 0, done.stderr
     assert only_progress(done.stderr)
     assert "--weights" in done.stdout
+
+
+def with_classes(checkpoint, path, dropout):
+    """Write the checkpoint once more as that of a network with two classes."""
+    from ddpm_export.exporting.checkpoint import load_torch_file, save_checkpoint
+    from ddpm_export.exporting.unet import UNet, UNetConfig
+
+    contents = load_torch_file(checkpoint)
+    contents.pop("format")
+    config = {**contents["config"]["network"], "num_classes": 2}
+    label = UNet(UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})).label.weight
+    states = {name: {**contents[name], "label.weight": label.detach().normal_()} for name in ("ema", "network")}
+    config = {**contents["config"], "network": config, "label_dropout": dropout}
+    save_checkpoint(path, **{**contents, **states, "config": config, "classes": ["shoe", "bag"]})
+    return path
+
+
+def test_a_file_names_the_guidance_it_was_told_to(trained, command, tmp_path):
+    checkpoint = with_classes(trained[0], tmp_path / "c.pt", 0.1)
+    options = ("--guidance", 2.5, "--guidance-interval", "5,40")
+    code, _, err = command("export", checkpoint, *options, "--out", tmp_path / "a.onnx")
+    assert code == 0, err
+    model = open_model(tmp_path / "a.onnx")
+    assert (model[1].defaults.guidance, model[1].requires) == (Guidance(2.5, (5, 40)), ("inputs", "guidance"))
+    said = generate(model, n=2, seed=0, guidance=Guidance(2.5, (5, 40)))
+    np.testing.assert_array_equal(generate(model, n=2, seed=0), said)
+    code, _, err = command("export", tmp_path / "a.onnx", "--guidance", 2, "--format", "sampler", "--out", tmp_path)
+    assert (code, "--guidance does not apply to an exported file" in err) == (2, True)
+
+
+def test_guidance_of_a_network_that_cannot_be_guided_is_refused(trained, command, tmp_path):
+    for checkpoint in (trained[0], with_classes(trained[0], tmp_path / "c.pt", 0.0)):
+        code, _, err = command("export", checkpoint, "--guidance", 2, "--out", tmp_path / "a.onnx")
+        assert (code, "guidance must be 1 for a network that has not learned" in err) == (2, True)
+        assert not (tmp_path / "a.onnx").exists()
+    code, _, err = command("export", trained[0], "--guidance-interval", "1,2", "--out", tmp_path / "a.onnx")
+    assert (code, "--guidance-interval needs --guidance" in err) == (2, True)
