@@ -233,6 +233,14 @@ def test_check_of_a_file_that_crashes_is_one_line_and_3(tmp_path):
     )
 
 
+def test_check_says_what_held_the_child(tmp_path):
+    arguments = [write(tmp_path, mix_model()), "--json", "--timeout", 60, "--memory", 8]
+    ending = run_apart(*arguments, code=CHECK)
+    assert (ending.code, ending.err) == (0, "")
+    assert json.loads(ending.out)["confined"][:2] == ["60 s", "8 GiB"]
+    assert json.loads(run_apart(*arguments, "--trust", code=CHECK).out)["confined"] == ["60 s"]
+
+
 @pytest.mark.parametrize(
     ("content", "limit", "told"),
     [
