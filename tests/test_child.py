@@ -146,6 +146,12 @@ def test_a_child_that_opens_nothing_ends_as_it_likes(stranger, capfd):
         child.run_in_child(stranger("def act(): os.abort()"), [])
 
 
+def test_where_no_process_can_be_started_it_is_5(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+    with pytest.raises(EnvironmentProblem, match="No process can be started: No such file"):
+        child.run_in_child("stranger:act", [])
+
+
 def test_from_a_folder_only_pictures_are_taken(tmp_path, stranger):
     text = """
 def act():
