@@ -302,6 +302,8 @@ def test_untrusted_and_trust_contradict_each_other_and_a_caller_is_told_of_the_c
     model = write(tmp_path, mix_model())
     assert_refused(run_here(main, model, "--untrusted", "--trust"), 2, "--untrusted and --trust contradict")
     assert_refused(run_here(main, model, "--untrusted"), 2, "the command ddpm-run")
+    for limit in ("--timeout", "--memory"):
+        assert_refused(run_here(main, model, limit, 1), 2, "apply only with --untrusted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
