@@ -10,7 +10,8 @@ import pytest
 from commands import run_here
 
 from ddpm_export.cli.console import entry_point
-from ddpm_export.cli.start import heed, interruptible
+from ddpm_export.cli.signals import interruptible
+from ddpm_export.cli.start import heed
 from ddpm_export.errors import EnvironmentProblem
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
