@@ -146,6 +146,12 @@ def test_a_child_that_opens_nothing_ends_as_it_likes(stranger, capfd):
         child.run_in_child(stranger("def act(): os.abort()"), [])
 
 
+def test_where_no_process_can_be_started_it_is_5(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+    with pytest.raises(EnvironmentProblem, match="No process can be started: No such file"):
+        child.run_in_child("stranger:act", [])
+
+
 def test_from_a_folder_only_pictures_are_taken(tmp_path, stranger):
     text = """
 def act():
@@ -233,6 +239,14 @@ def test_check_of_a_file_that_crashes_is_one_line_and_3(tmp_path):
     )
 
 
+def test_check_says_what_held_the_child(tmp_path):
+    arguments = [write(tmp_path, mix_model()), "--json", "--timeout", 60, "--memory", 8]
+    ending = run_apart(*arguments, code=CHECK)
+    assert (ending.code, ending.err) == (0, "")
+    assert json.loads(ending.out)["confined"][:2] == ["60 s", "8 GiB"]
+    assert json.loads(run_apart(*arguments, "--trust", code=CHECK).out)["confined"] == ["60 s"]
+
+
 @pytest.mark.parametrize(
     ("content", "limit", "told"),
     [
@@ -288,6 +302,8 @@ def test_untrusted_and_trust_contradict_each_other_and_a_caller_is_told_of_the_c
     model = write(tmp_path, mix_model())
     assert_refused(run_here(main, model, "--untrusted", "--trust"), 2, "--untrusted and --trust contradict")
     assert_refused(run_here(main, model, "--untrusted"), 2, "the command ddpm-run")
+    for limit in ("--timeout", "--memory"):
+        assert_refused(run_here(main, model, limit, 1), 2, "apply only with --untrusted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -142,8 +142,13 @@ class _Child:
                 stdout=subprocess.PIPE if pipes else None,
                 text=True,
                 pass_fds=[writing],
+                # an arena of glibc's takes 64 MiB of addresses, and each of many threads would like its own
+                env={"MALLOC_ARENA_MAX": "8", **os.environ},
                 start_new_session=True,  # Ctrl-C is for the parent
             )
+        except OSError as exc:
+            self._pipe.close()
+            raise EnvironmentProblem(f"No process can be started: {exc.strerror or exc}.") from exc
         finally:
             os.close(writing)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from ddpm_export.cli.start import interruptible
+from ddpm_export.cli.signals import interruptible
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.providers import PROVIDERS
 from ddpm_export.wording import first_line, pair_of, printable, shown

@@ -118,6 +118,8 @@ def run(
         fully = provider == "cpu"
         bound = confine(model, timeout_s=timeout, memory_gib=memory, out=out, reads=reads, fully=fully)
         place = bound.place or out
+    elif (timeout, memory) != (TIMEOUT_S, MEMORY_GIB):
+        raise UsageError("--timeout and --memory apply only with --untrusted.")
     from ddpm_export.editing import edit_for, given_from_files
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for

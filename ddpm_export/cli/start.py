@@ -1,18 +1,24 @@
-"""Where every command begins: signals are heeded before anything is imported, then the command is. Knows no option."""
+"""Where every command begins: signals are heeded before anything is imported, then the command is. Knows no option.
+
+What is imported here Python has loaded itself, but for signal: until the handlers stand, Ctrl-C is a traceback.
+"""
+
+from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
 
-__all__ = ["begin", "check", "evaluate", "export", "heed", "interruptible", "run"]
+TYPE_CHECKING = False  # what typing has
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["begin", "check", "end", "evaluate", "export", "heed", "run", "say"]
 
 # that of a terminal which closes is no reason to leave half a file, either; Windows has none
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 STOPPED = 130
-GRACE_S = 0.5  # how long a second signal waits for what the first one began to clear away
 
 
 def run() -> None:
@@ -41,7 +47,7 @@ def begin(module: str, *, in_child: bool = False) -> None:
     While it is imported there is nothing to clear away, and the process ends at once. An exception would not do: raised
     within an import, it can come out as an ImportError.
     """
-    heed(_end)
+    heed(end)
     for number in range(3):  # a stream that is closed: the next file that is opened would be taken for it
         try:
             os.fstat(number)
@@ -59,9 +65,11 @@ def begin(module: str, *, in_child: bool = False) -> None:
         if ending.code != STOPPED:
             raise
     except KeyboardInterrupt:  # between the command's end and its caller
-        _say("stopped.")
+        say("stopped.")
     # what is still at work, such as a graph in its thread, is not waited for, and further signals change nothing
     heed(signal.SIG_IGN)
+    from contextlib import suppress
+
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError):
             stream.flush()
@@ -71,6 +79,7 @@ def begin(module: str, *, in_child: bool = False) -> None:
 def _watch(module: str) -> None:
     """Run a command in a child and end with its exit code, or tell in one line what became of it."""
     from ddpm_export.child import run_in_child
+    from ddpm_export.cli.signals import interruptible
     from ddpm_export.errors import DdpmExportError
     from ddpm_export.wording import printable
 
@@ -78,42 +87,12 @@ def _watch(module: str) -> None:
         with interruptible():
             code = run_in_child(f"{module}:main", sys.argv[1:])
     except DdpmExportError as exc:
-        _say(f"error: {printable(str(exc))}")
+        say(f"error: {printable(str(exc))}")
         code = exc.exit_code
     except KeyboardInterrupt:
-        _say("stopped.")
+        say("stopped.")
         code = STOPPED
     sys.exit(code)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let the first signal raise KeyboardInterrupt within, and out of here, whatever became of it on its way.
-
-    Later ones raise nothing, so that what clears away is not interrupted, and end the process if that takes long.
-    """
-    asked: list[int] = []
-
-    def interrupt(number: int, _frame: object) -> None:
-        asked.append(number)
-        if len(asked) == 1:
-            raise KeyboardInterrupt
-        import threading
-
-        timer = threading.Timer(GRACE_S, _end)
-        timer.daemon = True
-        timer.start()
-
-    before = heed(interrupt)
-    try:
-        yield
-    except BaseException as exc:
-        if asked:
-            raise KeyboardInterrupt from exc
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def heed(handler: Any) -> dict[int, Any]:
@@ -125,11 +104,15 @@ def heed(handler: Any) -> dict[int, Any]:
     return before
 
 
-def _end(*_signal: object) -> None:
-    _say("stopped.")
+def end(*_signal: object) -> None:
+    """End the process at once, as a signal's handler does while there is nothing to clear away."""
+    say("stopped.")
     os._exit(STOPPED)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Write a line to stderr, whatever has become of it."""
+    from contextlib import suppress
+
     with suppress(OSError):  # a pipe whose reader is gone
         os.write(2, f"{line}\n".encode())

@@ -10,7 +10,8 @@ import pytest
 from commands import run_here
 
 from ddpm_export.cli.console import entry_point
-from ddpm_export.cli.start import heed, interruptible
+from ddpm_export.cli.signals import interruptible
+from ddpm_export.cli.start import heed
 from ddpm_export.errors import EnvironmentProblem
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -82,6 +83,17 @@ def test_a_signal_that_is_ignored_stays_ignored(begun):
     for number in NUMBERS:
         process.send_signal(number)
     assert ending(process) == (0, "done\n", "")
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
+    """What a library says on stderr, or "stopped.", would be written into it."""
+    (tmp_path / "opening_command.py").write_text("import os\ndef main(): print(os.dup(0))\n")
+    command = f"import sys; sys.path.append({str(tmp_path)!r}); from ddpm_export.cli.start import begin; "
+    command += "begin('opening_command')"
+    done = subprocess.run(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(2), check=False
+    )
+    assert (done.returncode, int(done.stdout) > 2) == (0, True)
 
 
 def test_a_second_signal_does_not_interrupt_what_clears_away(begun):
