@@ -34,6 +34,7 @@ volatile std::sig_atomic_t interrupted = 0;
 
 struct Options {
     std::string model, out = "grid.png";
+    std::optional<std::string> label;
     ddpm::Settings settings;
 };
 
@@ -57,6 +58,13 @@ std::vector<std::string> words_of(const std::string& text) {
         begin = end + 1;
     }
     return words;
+}
+
+// Return the labels of an option: a class, whose name may have commas, or several with commas between them.
+std::optional<ddpm::InputValue> labels_from(const std::optional<std::string>& text, const ddpm::ModelSpec& spec) {
+    const ddpm::Input* label = text ? spec.label() : nullptr;
+    const bool is_one = label && std::count(label->classes.begin(), label->classes.end(), *text) > 0;
+    return !text ? std::nullopt : is_one ? std::optional<ddpm::InputValue>(*text) : words_of(*text);
 }
 
 std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {
@@ -98,7 +106,7 @@ Options options_from(const std::vector<std::string>& arguments) {
         } else if (option == "--first") {
             settings.first = number_from<std::int64_t>(option, value);
         } else if (option == "--label") {
-            settings.label = words_of(value);
+            options.label = value;
         } else if (option == "--guidance") {
             settings.guidance = ddpm::Guidance{number_from<double>(option, value)};
         } else if (option == "--out") {
@@ -141,7 +149,8 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
         throw ddpm::Error(ddpm::Code::usage, options.out + ": a PNG has 1 or 3 channels, got " +
                                                  std::to_string(channels) + ". Use ddpm-run with .npy.");
     }
-    const ddpm::Settings& all = options.settings;
+    ddpm::Settings all = options.settings;
+    all.label = labels_from(options.label, spec);
     ddpm::check_image_numbers(all.first, all.n);  // before the first batch
     const bool is_watched = isatty(fileno(stderr)) != 0;
     std::vector<std::uint8_t> pixels;

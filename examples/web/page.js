@@ -1,6 +1,6 @@
 /** The page: reads the form, asks the worker, shows what comes. All computing is in worker.js. */
 
-import { noiseStream, toUint8 } from "./ddpm.js";
+import { labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
 import { grid, rgba } from "./images.js";
 
 const MODEL_URL = "unet.onnx";
@@ -45,6 +45,7 @@ function open(source, provider = "wasm") {
     $("steps").defaultValue = spec.defaults.num_steps; // shows as long as nobody has typed another
     $("times").defaultValue = spec.defaults.times?.join(", ") ?? "";
     offerPlans();
+    offerLabels();
     useFields();
     const [channels, height, width] = spec.image_shape;
     const by =
@@ -83,6 +84,33 @@ function offerPlans() {
   $("plan").value = spec.defaults.plan ?? "";
 }
 
+/** A button for every class, where the network is told one, and how closely to follow it. */
+function offerLabels() {
+  const label = labelOf(spec);
+  const names = label === null ? [] : ["each in turn", ...label.classes];
+  if (label !== null && label.none === label.classes.length) names.push("none"); // its index follows the classes'
+  const offered = Array.from($("classes").children, ({ textContent }) => textContent);
+  const scale = spec.defaults.guidance?.scale ?? 1;
+  $("labels").hidden = label === null;
+  $("guiding").hidden = !takesGuidance(spec);
+  if (names.join() === offered.join() && $("guidance").dataset.own === String(scale)) return; // what was chosen stays
+  $("classes").replaceChildren(...names.map((name, k) => chip(name, k === 0 ? "" : k - 1)));
+  $("guidance").dataset.own = scale;
+  $("guidance").max = Math.max(8, scale);
+  $("guidance").value = scale;
+  $("guidance").dataset.initial = $("guidance").value; // as near to the file's as the slider gets
+}
+
+function chip(name, value) {
+  const [label, text] = [document.createElement("label"), document.createElement("span")];
+  const radio = Object.assign(document.createElement("input"), { type: "radio", name: "label", value });
+  label.className = "chip";
+  text.textContent = name;
+  radio.defaultChecked = value === "";
+  label.append(radio, text);
+  return label;
+}
+
 let source = () => ({ url: new URL(MODEL_URL, location.href).href });
 
 $("file").addEventListener("change", async ({ target }) => {
@@ -113,6 +141,9 @@ function settingsFromForm() {
     first: Number(form.get("first")),
     n: Number(form.get("n")),
   };
+  if (form.get("label")) common.label = Number(form.get("label"));
+  const { value, dataset } = $("guidance");
+  if (value !== (dataset.initial ?? value)) common.guidance = Number(value); // else the file's own, at its own times
   if (form.get("plan")) return { ...common, plan: form.get("plan") };
   const [times, sampler] = [$("times").value.trim(), form.get("sampler")];
   return {
@@ -123,9 +154,17 @@ function settingsFromForm() {
   };
 }
 
-/** Return how pictures are made, as "50 steps" or "plan dpmpp". */
-const wayOf = ({ plan, times, numSteps }) =>
-  plan === undefined ? `${times?.length ?? numSteps} steps` : `plan ${plan}`;
+/** Return how pictures are made, as "50 steps" or "plan dpmpp, guidance 2". */
+const wayOf = ({ plan, times, numSteps, guidance }) =>
+  (plan === undefined ? `${times?.length ?? numSteps} steps` : `plan ${plan}`) +
+  (guidance === undefined ? "" : `, guidance ${guidance}`);
+
+/** Return the class of a picture as the end of what is said of it, as ", Bag"; nothing where there is none. */
+function classOf({ label: chosen }, number) {
+  const label = labelOf(spec);
+  if (label === null) return "";
+  return `, ${label.classes[chosen ?? number % label.classes.length] ?? "none"}`;
+}
 
 /** Show what the pictures will begin with, as long as there is nothing better to see. */
 function showNoise() {
@@ -182,8 +221,9 @@ async function make(settings) {
     tell("Stopped.");
     return null;
   }
-  const { seed, first, n, sampler = "plan", plan, times, numSteps } = settings;
-  const way = `${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
+  const { seed, first, n, sampler = "plan", plan, times, numSteps, label, guidance } = settings;
+  const told = [label === undefined ? "" : `class-${label}-`, guidance === undefined ? "" : `guidance-${guidance}-`];
+  const way = `${told.join("")}${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
   shown = {
     page: grid(done.images, spec.image_shape),
     name: `seed-${seed}-picture-${first}${n > 1 ? `-to-${first + n - 1}` : ""}-${way}.png`,
@@ -243,11 +283,12 @@ $("form").addEventListener("input", () => {
 
 /** Grey out what times or a plan take the place of. */
 function useFields() {
-  const { sampler, numSteps, plan } = settingsFromForm();
+  const { sampler, numSteps, plan, guidance } = settingsFromForm();
   $("steps").disabled = numSteps === undefined;
   $("times").disabled = plan !== undefined;
   $("eta").disabled = sampler !== "ddim";
   $("eta-value").textContent = sampler === "ddim" ? $("eta").value : "not used";
+  $("guidance-value").textContent = guidance ?? `${$("guidance").dataset.own}, the model's own`;
 }
 
 $("download").addEventListener("click", async () => {
@@ -264,9 +305,9 @@ $("prove").addEventListener("click", () =>
   busy(async () => {
     $("proof").replaceChildren();
     $("verdict").textContent = "";
-    const { seed } = settingsFromForm();
+    const { seed, label, guidance } = settingsFromForm();
     const numSteps = Math.min(PROOF.numSteps, spec.alphas_cumprod.length);
-    const common = { seed, numSteps, sampler: "ddim", eta: 0 };
+    const common = { seed, numSteps, sampler: "ddim", eta: 0, label, guidance };
     const alone = await make({ ...common, first: PROOF.image, n: 1 });
     const among = alone && (await make({ ...common, first: 0, n: PROOF.among }));
     if (!among) return;
@@ -292,7 +333,10 @@ async function addToGallery(images, settings) {
   for (let k = 0; k < settings.n; k++) {
     const pixels = images.slice(k * size, (k + 1) * size);
     const number = settings.first + k;
-    const item = await figure(pixels, `Seed ${settings.seed}, picture ${number}, ${wayOf(settings)}`);
+    const item = await figure(
+      pixels,
+      `Seed ${settings.seed}, picture ${number}${classOf(settings, number)}, ${wayOf(settings)}`,
+    );
     const { n, first, ...decisive } = settings;
     const key = JSON.stringify({ ...decisive, seed: String(settings.seed), name: spec.name, number });
     const before = made.get(key);

@@ -11,7 +11,7 @@ import * as os from "node:os";
 import { performance } from "node:perf_hooks";
 import { parseArgs } from "node:util";
 
-import { BadFileError, DdpmError, sample, UsageError } from "./ddpm.js";
+import { BadFileError, DdpmError, labelOf, sample, UsageError } from "./ddpm.js";
 import { grid } from "./images.js";
 import { oneLine, openModel } from "./model.js";
 
@@ -67,7 +67,7 @@ function settingsFromArguments(args) {
     seed: BigInt(seed),
     first: number("first", "0"),
     plan: values.plan,
-    label: values.label?.split(","),
+    label: values.label,
     guidance: number("guidance"),
   };
 }
@@ -81,7 +81,7 @@ async function load(name) {
 }
 
 async function main(args) {
-  const { path, out, n, first, ...settings } = settingsFromArguments(args);
+  const { path, out, n, first, label, ...settings } = settingsFromArguments(args);
   process.env.ORT_DISABLE_TELEMETRY ??= "1"; // read when ONNX Runtime is loaded
   const [ort, { encode }] = await Promise.all([load("onnxruntime-node"), load("fast-png")]);
   const bytes = await readFile(path).catch((error) => {
@@ -92,6 +92,8 @@ async function main(args) {
   const { model, spec } = await openModel(ort, new Uint8Array(bytes), { intraOpNumThreads });
   const seconds_load = (performance.now() - beforeLoad) / 1000;
 
+  // one class, whose name may have commas, or several with commas between them
+  settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",");
   const batches = [];
   for (let start = 0; start === 0 || start < n; start += BATCH) {
     const batch = { ...settings, first: first + start, n: Math.min(BATCH, n - start) };

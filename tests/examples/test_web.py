@@ -104,7 +104,7 @@ def test_the_types_are_those_of_the_code(tmp_path: Path) -> None:
     assert (tmp_path / "ddpm.d.ts").read_text() == (WEB / "ddpm.d.ts").read_text(), "run: npm run types"
 
 
-LABEL = {"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]}
+LABEL = {"name": "y", "kind": "label", "shape": [], "none": 3, "classes": ["cat", "dog", "a, b"]}
 VECTOR = {"name": "v", "kind": "vector", "shape": [3], "none": 0.5}
 IMAGE = {"name": "low", "kind": "image", "shape": [1, 3, 2], "none": None}
 PREVIOUS = {"name": "x_0_prev", "kind": "previous", "shape": list(GREY), "none": None}
@@ -112,6 +112,7 @@ ROW = [3, 0.5, [1], [0.5], []]
 LATER = [2, 0.6, [1, 0.5], [0.5], [0.25]]
 PLAN = {"rows": [ROW, LATER]}
 LEARNED = {"rows": [[3, 0.5, [1], [0.5], [0.1, 0.2]]]}
+OWN = {"name": "guidance", "kind": "vector", "shape": [1], "none": 1}
 DEFAULTS = {"sampler": "ddim", "num_steps": 4, "eta": 0.0}
 
 
@@ -124,6 +125,12 @@ def rows(*changes: object) -> dict:
 def inputs(*several: object, **changes: object) -> dict:
     """Return changes of a spec: some inputs, or the vector with changes."""
     return {"inputs": list(several) or [{**VECTOR, **changes}], "requires": ["inputs"]}
+
+
+def guided(guidance: object, *several: object) -> dict:
+    """Return changes of a spec: guidance by default, of a network with some inputs, or with the label."""
+    defaults = {**DEFAULTS, "guidance": guidance}
+    return {**inputs(*(several or [LABEL])), "requires": ["inputs", "guidance"], "defaults": defaults}
 
 
 # changes of a spec -> the exit code of a reader that it ends with, 0 where it reads the spec
@@ -143,8 +150,23 @@ SPECS: list[tuple[dict, int]] = [
     ({"plans": {"a": LEARNED}, "requires": ["variance_fraction"]}, 0),
     ({"plans": {"a": rows(..., 0)}, "prediction": "v"}, 0),
     ({"plans": {"a": {"rows": [ROW] * 15 + [[3, 0.5, [0] * 16, [1], []]]}}}, 0),
-    ({"requires": ["guidance"]}, 4),
-    ({"requires": ["guidance"], "inputs": [{**VECTOR, "kind": "text"}]}, 4),
+    ({"requires": ["audio"]}, 4),
+    ({"requires": ["audio"], "inputs": [{**VECTOR, "kind": "text"}]}, 4),
+    ({"requires": ["guidance"]}, 0),
+    *((guided(value), 0) for value in (None, {"scale": 0}, {"scale": 100, "later": 1}, {"scale": 2, "interval": None})),
+    *((guided({"scale": 2.5, "interval": value}), 0) for value in ([0, 0], [3, 20.5])),
+    *((guided({"scale": 2}, OWN, *more), 0) for more in ([], [LABEL], [{**LABEL, "none": None}])),
+    *((guided(value), 3) for value in (2, "2", [2], {}, True)),
+    *((guided({"scale": value}), 3) for value in (-1, 100.5, None, "2", True, [2], 10**400)),
+    *((guided({"scale": 2, "interval": value}), 3) for value in ([3, 2], [-1, 2], [1], [1, 2, 3], [1, "2"], "ab", {})),
+    *((guided({"scale": 1}, one), 3) for one in (VECTOR, {**LABEL, "none": None})),
+    ({"defaults": {**DEFAULTS, "guidance": {"scale": 1}}}, 3),
+    ({**guided({"scale": 2}), "requires": ["inputs"]}, 3),
+    *(
+        (inputs({**OWN, **change}), 3)
+        for change in ({"shape": [2]}, {"none": 2}, {"none": None}, {"none": True}, {"kind": "image", "shape": [1] * 3})
+    ),
+    (inputs(OWN), 0),
     ({"graph": "loop"}, 4),
     *(({"inputs": value, "requires": ["inputs"]}, 3) for value in (None, {}, "v", [], [None], [[]], ["v"], [{}])),
     *((inputs(**{key: value}), 3) for key in ("name", "shape", "none") for value in (True, {}, "", [None])),
@@ -153,7 +175,7 @@ SPECS: list[tuple[dict, int]] = [
     *((inputs(shape=value), 3) for value in ([0], [-1], ["3"], [3, 1], [], [2**27], [2**14, 2**14], 3, None)),
     *((inputs(none=value), 3) for value in ("0", [0])),
     (inputs(classes=["cat"]), 3),
-    *((inputs({**LABEL, "none": value}), 3) for value in (3, -1, "cat", True, 0.5)),
+    *((inputs({**LABEL, "none": value}), 3) for value in (4, -1, "cat", True, 0.5)),
     *((inputs({**LABEL, "classes": value}), 3) for value in ([], ["a", "a"], [1], ["a", None], {}, None, ["a"] * 5000)),
     *((inputs({**LABEL, **change}), 3) for change in ({"name": "z"}, {"shape": [1]}, {"kind": "vector"})),
     *((inputs({**PREVIOUS, **change}), 3) for change in ({"name": "z"}, {"shape": [1, 6, 6]}, {"shape": [6]})),
@@ -353,6 +375,9 @@ def opened(path: Path) -> tuple[Model, ModelSpec]:
         (["--times", "39,21,20,0", "--sampler", "ddpm"], {"times": [39, 21, 20, 0], "sampler": "ddpm"}),
         (["--plan", "looks-back"], {"plan": "looks-back"}),
         (["--plan", "learned"], {"plan": "learned"}),
+        (["--label", "dog", "--guidance", 2.5], {"label": "dog", "guidance": 2.5}),
+        (["--label", "1,none", "--guidance", 1, "--first", 1], {"label": ["1", "none"], "guidance": 1, "first": 1}),
+        (["--label", "a, b"], {"label": "a, b"}),
     ],
 )
 def test_the_program_takes_times_and_plans_and_feeds_what_is_not_said(
@@ -465,16 +490,25 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
     [
         ({"plan": "looks-back"}, {"plan": "looks-back"}, "plan looks-back"),
         ({"times": "39, 21,0"}, {"times": [39, 21, 0], "sampler": "ddim", "eta": 0.0}, "3 steps"),
+        (
+            {"plan": "looks-back", "label": "dog", "guidance": 2.5},
+            {"plan": "looks-back", "label": "dog", "guidance": 2.5},
+            "plan looks-back, guidance 2.5",
+        ),
+        ({"plan": "learned", "label": "none"}, {"plan": "learned", "label": "none"}, "plan learned"),
     ],
 )
-def test_the_page_offers_the_files_times_and_plans(settings: dict, ours: dict, way: str, everything: Path) -> None:
+def test_the_page_offers_what_the_file_has(settings: dict, ours: dict, way: str, everything: Path) -> None:
     seen = seen_in_page("batch", n=4, file=str(everything), **settings)
     assert seen["problem"] == ""
     assert seen["shown"] == ["4", "38, 11, 2", ""]
     data = np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)
     assert_same_pictures(data[..., :1], grid(generate(opened(everything), n=4, seed=7, **ours)))
-    assert seen["gallery"][0].startswith(f"Seed 7, picture 3, {way}. ")
+    assert seen["offered"] == {"classes": ["each in turn", *LABEL["classes"], "none"], "labels": True, "guidance": True}
+    name = settings.get("label", LABEL["classes"][3 % len(LABEL["classes"])])
+    assert seen["gallery"][0].startswith(f"Seed 7, picture 3, {name}, {way}. ")
     assert settings.get("plan", "39-21-0") in seen["name"]
+    assert ("class-1-guidance-2.5-" in seen["name"]) == ("guidance" in settings)
 
 
 @pytest.mark.torch
@@ -545,8 +579,9 @@ def test_a_bad_file_is_told_and_the_model_stays() -> None:
 
 
 @pytest.mark.torch
-def test_no_graphics_card_no_offer() -> None:
-    assert seen_in_page("plain")["offered"] is False
+def test_what_is_not_there_is_not_offered() -> None:
+    """Without a graphics card, and with a model that is told no class, takes no guidance and carries no plans."""
+    assert seen_in_page("plain")["offered"] == [False] * 4
 
 
 @pytest.mark.torch

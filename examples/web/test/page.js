@@ -62,10 +62,13 @@ const captions = (page, id) => page.$$eval(`#${id} figcaption`, (all) => all.map
 const focused = (page) => page.evaluate(() => document.activeElement.id || document.activeElement.tagName);
 const wish = async (page, settings) => {
   const { seed = 7, n = 1, steps = 50, times = "", plan = "", first = 0, sampler = "ddim", eta = 0 } = settings;
+  const { label, guidance } = settings;
   await page.fill("#seed", String(seed));
   await page.selectOption("#n", String(n));
   await page.evaluate(() => (document.querySelector("details").open = true));
   await page.fill("#first", String(first));
+  if (label !== undefined) await page.getByLabel(label, { exact: true }).check();
+  if (guidance !== undefined) await page.fill("#guidance", String(guidance));
   if (await page.isVisible("#plan")) await page.selectOption("#plan", plan);
   if (plan !== "") return;
   await page.fill("#times", times);
@@ -120,11 +123,15 @@ const scenarios = {
       const problem = await text(page, "problem");
       const facts = await text(page, "facts");
       const shown = await page.$$eval("#steps, #times, #plan", (all) => all.map(({ value }) => value));
+      const classes = await page.$$eval("#classes label", (all) => all.map(({ textContent }) => textContent));
+      const isOffered = { labels: await page.isVisible("#labels"), guidance: await page.isVisible("#guiding") };
       await make(page, settings); // where the file is refused: with the model before it
       const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
       const { width, height, channels, data } = decode(await readFile(await download.path()));
       const [name, gallery] = [download.suggestedFilename(), await captions(page, "gallery")];
-      return { width, height, channels, data: [...data], name, facts, problem, shown, gallery };
+      await shoot(page, "batch");
+      const offered = { classes, ...isOffered };
+      return { width, height, channels, data: [...data], name, facts, problem, shown, offered, gallery };
     }),
 
   /** The gallery and the proof, and how the page looks in both sizes and both colour schemes. */
@@ -310,13 +317,14 @@ const scenarios = {
       },
     ),
 
-  /** Whether the choice of a graphics card is to be seen in a browser without one. */
+  /** What is to be seen that the browser or the shipped model does not have: a graphics card, classes, plans. */
   plain: () =>
     visit({}, async ({ page, go }) => {
       await go();
       await ready(page);
       await page.evaluate(() => (document.querySelector("details").open = true));
-      return { offered: await page.isVisible("#engine") };
+      const all = ["#engine", "#labels", "#guiding", "#plans"];
+      return { offered: await Promise.all(all.map((each) => page.isVisible(each))) };
     }),
 
   /** README.md's page: as it stands there. */

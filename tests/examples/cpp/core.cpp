@@ -672,7 +672,8 @@ void check_guidance() {
           std::pair(std::array{0.0, HUGE_VAL}, "(0, inf)"), std::pair(std::array{nan, 1.0}, "(nan, 1)")}) {
         const std::string words = std::string("the interval of guidance must be two times, the lower first, from 0 "
                                               "on, got ") + shown + ".";
-        refused(spec, [&](ddpm::Settings& s) { s.guidance = {1.0, interval}; }, words.c_str());
+        const ddpm::Guidance wrong{1.0, interval};
+        refused(spec, [&](ddpm::Settings& s) { s.guidance = wrong; }, words.c_str());
     }
     ddpm::ModelSpec always = spec, plain = small_spec();
     always.inputs[0].none.reset();
