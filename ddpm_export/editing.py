@@ -194,9 +194,11 @@ def given_from_files(
     if mask is not None:
         given["mask"] = _read(mask, 1, size)[..., 0]
     if x_T is not None:
-        try:
-            given["x_T"] = np.load(x_T, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as exc:
+        if not x_T.is_file():
+            raise BadFileError(f"{x_T}: no such file.")
+        try:  # mapped: a header may claim more than any memory holds
+            given["x_T"] = np.lib.format.open_memmap(x_T, mode="r")
+        except Exception as exc:  # a hostile header raises nearly anything
             raise BadFileError(f"{x_T} is not an array that can be read: {first_line(exc)}.") from exc
     return given
 
@@ -211,6 +213,8 @@ def _pictures_at(path: Path) -> list[Path]:
 
 
 def _read(path: Path, channels: int, size: tuple[int, ...] | None) -> Pixels:
+    if not path.is_file():  # a pipe would be waited for
+        raise BadFileError(f"{path}: no such file.")
     pixels = read_image(path, channels)
     if size is not None and pixels.shape[:2] != size:
         height, width = pixels.shape[:2]
