@@ -332,6 +332,8 @@ def test_inversion_begins_at_time_0_and_ends_where_the_plan_begins():
     assert [row.t for row in inversion(SPEC, [999, 0]).rows] == [0]
     with pytest.raises(UsageError, match="Inverting needs a time above 0, got only t = 0"):
         inversion(SPEC, [0])
+    with pytest.raises(UsageError, match="Inverting needs a plan at whole times, got t = 3"):
+        inversion(SPEC, [9, 3.5])
 
 
 def test_the_docs_show_the_bias_that_is_computed():

@@ -79,7 +79,7 @@ def test_what_was_given_is_told(place, monkeypatch):
     assert other["mask_sha256"] != facts["mask_sha256"]
     assert other["images_sha256"] == facts["images_sha256"]
     seeds = json.loads(ran(place, "--between-seeds", 7, 11, "--json", seed=None).out)
-    assert seeds["between_seeds"] == [7, 11]
+    assert (seeds["between_seeds"], seeds["between"]) == ([7, 11], 9)
 
 
 def test_what_lies_between_is_a_row_or_goes_there_and_back(place, monkeypatch):
