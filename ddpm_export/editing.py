@@ -99,7 +99,8 @@ def edit_for(
     between: n images (9 unless given) from the first of two pictures to the second, all with the noise of one image.
     In place of images:
     seeds: two, between whose noise n images lie. x_T: (m, C, H, W), the noise itself, as `invert` finds it.
-    settings: of `settings_for`; the label of pictures is none, where the network knows that, unless one is given.
+    settings: of `settings_for`; the label of pictures and of their noise is none, where the network knows that, unless
+    one is given.
 
     Raises UsageError for what does not fit the model, or goes with nothing.
     """
@@ -117,7 +118,9 @@ def edit_for(
         known = _known(images, shape, measurement)
         text["images_sha256"] = _digest(images)
         if measurement is not None:
-            y = measurement.of(known) if known.shape[1:] == shape else known
+            whole = known.shape[1:] == shape
+            y = measurement.of(known) if whole else known
+            known = known if whole else measurement.back(y)
     if images is not None and mask is not None and len(mask) not in (1, len(images)):
         raise UsageError(f"mask must be one, or one for each of {len(images)} pictures, got {len(mask)}.")
     if between and known is not None:
@@ -134,10 +137,12 @@ def edit_for(
     given = next(array for array in (states, known) if array is not None)
     is_row = between or seeds is not None
     ways = 1 if n is None or is_row else n
-    if images is not None:
+    if seeds is None:
         settings = _telling_nothing(spec, settings)
     chosen = settings_for(spec, n=len(given) * ways, **settings)
-    if is_row:  # whatever the network is told besides is that of one image, too
+    if is_row:
+        text["between"] = len(given)
+        # whatever the network is told besides is that of one image, too
         inputs = {name: values[[chosen.first % len(values)]] for name, values in chosen.inputs.items()}
         chosen = replace(chosen, inputs=inputs)
     rows = chosen.choice.plan
@@ -194,9 +199,11 @@ def given_from_files(
     if mask is not None:
         given["mask"] = _read(mask, 1, size)[..., 0]
     if x_T is not None:
-        try:
-            given["x_T"] = np.load(x_T, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as exc:
+        if not x_T.is_file():
+            raise BadFileError(f"{x_T}: no such file.")
+        try:  # mapped: a header may claim more than any memory holds
+            given["x_T"] = np.lib.format.open_memmap(x_T, mode="r")
+        except Exception as exc:  # a hostile header raises nearly anything
             raise BadFileError(f"{x_T} is not an array that can be read: {first_line(exc)}.") from exc
     return given
 
@@ -211,6 +218,8 @@ def _pictures_at(path: Path) -> list[Path]:
 
 
 def _read(path: Path, channels: int, size: tuple[int, ...] | None) -> Pixels:
+    if not path.is_file():  # a pipe would be waited for
+        raise BadFileError(f"{path}: no such file.")
     pixels = read_image(path, channels)
     if size is not None and pixels.shape[:2] != size:
         height, width = pixels.shape[:2]
@@ -314,7 +323,7 @@ def _plan_below(spec: ModelSpec, choice: Choice, strength: float) -> Plan:
     """Return the plan of a choice from a share of the training times on."""
     below = times_below(_times_of(choice.plan), strength, spec.num_train_timesteps)
     if choice.sampler is not None:
-        return plan(spec, sampler=choice.sampler, times=below, **choice.knobs)
+        return plan(spec, sampler=choice.sampler, times=list(map(int, below)), **choice.knobs)
     begin = next(k for k, row in enumerate(choice.plan.rows) if row.t <= below[0])
     rows = [row._replace(i=i) for i, row in enumerate(choice.plan.rows[begin:], start=1)]
     if any(row.reach > row.i for row in rows):
@@ -322,8 +331,8 @@ def _plan_below(spec: ModelSpec, choice: Choice, strength: float) -> Plan:
     return Plan(tuple(rows))
 
 
-def _times_of(rows: Plan) -> list[int]:
-    return sorted({int(row.t) for row in rows.rows}, reverse=True)
+def _times_of(rows: Plan) -> list[float]:
+    return sorted({row.t for row in rows.rows}, reverse=True)
 
 
 def _with_plan(settings: Settings, rows: Plan) -> Settings:

@@ -195,7 +195,7 @@ def _and_back(row: Row, a_s: float, a_u: float) -> Row:
     return row._replace(x_0=weights[0], eps=weights[1], noise=(math.sqrt(r * r * noise * noise + 1.0 - r * r),))
 
 
-def times_below(times: Sequence[int], strength: float, num_train_timesteps: int) -> list[int]:
+def times_below(times: Sequence[float], strength: float, num_train_timesteps: int) -> list[float]:
     """Return the times below strength T, where a picture that is noised gets made again (SDEdit: Meng et al. 2022).
 
     Raises UsageError for a strength outside 0..1, and for one below which there is no time.
@@ -203,21 +203,24 @@ def times_below(times: Sequence[int], strength: float, num_train_timesteps: int)
     if not 0.0 < strength <= 1.0:
         raise UsageError(f"strength must be above 0 and at most 1, got {strength!r}.")
     end = math.floor(strength * num_train_timesteps + 0.5)
-    below = [int(t) for t in times if t < end]
+    below = [t for t in times if t < end]
     if not below:
         raise UsageError(
-            f"strength must reach the lowest time, t = {min(times)} of {num_train_timesteps}, got {strength!r}."
+            f"strength must reach the lowest time, t = {min(times):g} of {num_train_timesteps}, got {strength!r}."
         )
     return below
 
 
-def inversion(spec: ModelSpec, times: Sequence[int]) -> Plan:
+def inversion(spec: ModelSpec, times: Sequence[float]) -> Plan:
     """Return DDIM's plan backwards, from a picture to the noise that leads to it (Song et al. 2020, section 4.3).
 
     times: falling, of the plan that would lead to the picture. A picture counts as the state at time 0, where its walk
-    begins. Give the denoiser a spec that does not clip: what is clipped cannot be found again. Raises UsageError where
-    the only time is 0.
+    begins. Give the denoiser a spec that does not clip: what is clipped cannot be found again. Raises UsageError for
+    fractions of times, and where the only time is 0.
     """
+    fraction = next((t for t in times if t != int(t)), None)
+    if fraction is not None:
+        raise UsageError(f"Inverting needs a plan at whole times, got t = {fraction:g}.")
     rising = sorted({0, *(int(t) for t in times)})
     if len(rising) < 2:
         raise UsageError("Inverting needs a time above 0, got only t = 0.")

@@ -110,6 +110,10 @@ def test_measured_pictures_measure_what_was_given_to_rounding(even):
     small = np.floor(means(pictures.astype(float)) + 0.5).astype(np.uint8)[..., None]
     again = edit(even, small, measure="average:2", n=3, **HOW)
     assert np.abs(again.astype(int) - made.astype(int)).max() <= 2
+    # begun from the small picture, it is begun from what A+ makes of it
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    begun = [edit(even, one, measure="average:2", strength=0.6, **HOW) for one in (small, large)]
+    assert np.abs(begun[0].astype(int) - begun[1]).max() <= 1
 
 
 def test_colours_are_found_for_a_grey_picture(tmp_path):
@@ -259,6 +263,8 @@ def test_pictures_are_of_no_class_unless_one_is_said_and_a_line_of_one(tmp_path)
     x_T, _ = invert(model, IMAGES, num_steps=4)
     np.testing.assert_array_equal(invert(model, IMAGES, num_steps=4, label="none").x_T, x_T)
     assert (invert(model, IMAGES, num_steps=4, label="bag").x_T != x_T).any()
+    back = edit(model, x_T=x_T, num_steps=4)  # of no class either, or it would lead elsewhere
+    np.testing.assert_array_equal(edit(model, x_T=x_T, num_steps=4, label="none"), back)
     # all from one seed to the other are of the class of their first, image number 4
     line = edit(model, seeds=(7, 11), n=5, first=4, **{**HOW, "seed": None})
     np.testing.assert_array_equal(edit(model, seeds=(7, 11), n=5, first=4, label="bag", **{**HOW, "seed": None}), line)

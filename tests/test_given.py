@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,3 +332,17 @@ def test_inversion_begins_at_time_0_and_ends_where_the_plan_begins():
     assert [row.t for row in inversion(SPEC, [999, 0]).rows] == [0]
     with pytest.raises(UsageError, match="Inverting needs a time above 0, got only t = 0"):
         inversion(SPEC, [0])
+    with pytest.raises(UsageError, match="Inverting needs a plan at whole times, got t = 3"):
+        inversion(SPEC, [9, 3.5])
+
+
+def test_the_docs_show_the_bias_that_is_computed():
+    page = Path(__file__).parent.parent / "docs" / "given.md"
+    rows = {
+        cells[1].strip(): cells[2:4] for line in page.read_text().splitlines() if len(cells := line.split("|")) == 7
+    }
+    for name, method in bias.METHODS.items():
+        for num_steps, told in zip((10, 50), rows[name], strict=True):
+            if method.jump < num_steps:
+                mean, variance = bias.moments(method, num_steps)
+                assert told.strip() == f"{mean:.2f} / {variance:.2f}", name

@@ -1,10 +1,11 @@
 """What `ddpm-run` makes of pictures, masks, seeds and noise is what the library makes of them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
-from commands import assert_refused, run_here
+from commands import assert_refused, run_apart, run_here
 from models import GREY, mix_model, tiny_spec
 from PIL import Image
 
@@ -78,7 +79,7 @@ def test_what_was_given_is_told(place, monkeypatch):
     assert other["mask_sha256"] != facts["mask_sha256"]
     assert other["images_sha256"] == facts["images_sha256"]
     seeds = json.loads(ran(place, "--between-seeds", 7, 11, "--json", seed=None).out)
-    assert seeds["between_seeds"] == [7, 11]
+    assert (seeds["between_seeds"], seeds["between"]) == ([7, 11], 9)
 
 
 def test_what_lies_between_is_a_row_or_goes_there_and_back(place, monkeypatch):
@@ -125,7 +126,10 @@ REFUSED = [
     (["--image", "mixed", "--measure", "grey"], 2, "Pictures must have one size, but mixed/b.png has another"),
     (["--image", "empty", "--strength", "0.5"], 3, "empty is a folder without pictures."),
     (["--image", "m.onnx", "--strength", "0.5"], 3, "m.onnx is not a picture that can be read"),
-    (["--image", "none.png", "--strength", "0.5"], 3, "none.png is not a picture that can be read"),
+    (["--image", "none.png", "--strength", "0.5"], 3, "none.png: no such file."),
+    (["--image", "pipe", "--strength", "0.5"], 3, "pipe: no such file."),
+    (["--from", "pipe"], 3, "pipe: no such file."),
+    (["--from", "huge.npy"], 3, "huge.npy is not an array that can be read"),
     (["--from", "mask.png"], 3, "mask.png is not an array that can be read"),
     (["--from", "x_T.npy", "--image", "all"], 2, "Of images, seeds and x_T there must be only one"),
     (["--image", "all", "--strength", "1.5"], 2, "strength must be above 0 and at most 1, got 1.5."),
@@ -144,6 +148,10 @@ REFUSED = [
 def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words, monkeypatch):
     monkeypatch.chdir(place)
     (place / "empty").mkdir()
+    os.mkfifo("pipe")
+    with open("huge.npy", "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (2**40, *GREY)}
+        np.lib.format.write_array_header_1_0(file, header)
     save_images("mixed/a.png", PICTURES[:1])
     save_images("mixed/b.png", np.zeros((1, 6, 7, 1), np.uint8))
     assert_refused(ran(place, *arguments), code, words)
@@ -156,3 +164,12 @@ def test_small_pictures_are_what_is_measured(place, monkeypatch):
     save_images("small.png", small[None])
     assert ran(place, "--image", "small.png", "--measure", "average:2").code == 0
     np.testing.assert_array_equal(np.load("o.npy"), edit(place / "m.onnx", small[None], measure="average:2", seed=5))
+
+
+def test_a_confined_process_may_read_the_pictures_that_it_is_given(place, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (place / "m.onnx").rename(elsewhere / "m.onnx")
+    given = ["--image", place / "all", "--mask", place / "mask.png", "--seed", 5, "--out", elsewhere / "o.npy"]
+    ending = run_apart(elsewhere / "m.onnx", "--untrusted", *given, code="from ddpm_export.cli.start import run\nrun()")
+    assert ending.code == 0, ending
+    np.testing.assert_array_equal(np.load(elsewhere / "o.npy"), edit(elsewhere / "m.onnx", PICTURES, mask=MASK, seed=5))

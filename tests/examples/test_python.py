@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -14,7 +15,8 @@ import pytest
 from models import tiny_spec, told_model
 from PIL import Image
 
-from ddpm_export import Input, generate
+from ddpm_export import Input, edit, generate
+from ddpm_export.images import grid, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "full_image.json").read_text(encoding="ascii"))
@@ -48,6 +50,18 @@ def test_the_server_gives_the_golden_image_and_refuses_in_one_line(server):
         assert error.value.code == 400
         assert len(error.value.read().splitlines()) == 1
         error.value.close()
+
+
+def test_what_is_filled_in_step_by_step_is_what_edit_makes(tmp_path):
+    for name in ("exported", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, ROOT / "examples" / "python" / "fill.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True)
+    picture, mask = (read_image(ROOT / "docs" / "given" / name, 1) for name in ("pictures/00.png", "right-half.png"))
+    how = {"sampler": "ddim", "num_steps": 10, "eta": 1.0, "returns": 2, "seed": 0}
+    expected = edit(ROOT / "exported" / "unet.onnx", picture[None], mask=mask[..., 0], n=8, **how)
+    np.testing.assert_array_equal(read_image(tmp_path / "filled.png", 1), grid(expected))
 
 
 @pytest.fixture(scope="session")
