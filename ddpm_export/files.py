@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 from ddpm_export.errors import EnvironmentProblem, UsageError
 
@@ -27,18 +28,18 @@ def cache_folder() -> Path:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is synced and takes the name, on any error it is removed.
 
+    What a process that was killed left there is written over by whoever writes `path` next.
+
     Raises EnvironmentProblem where the folder cannot be written or the disk is full.
     """
     path = Path(path)
     beside: Path | None = None
+    handle: int | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced, too
             raise FileExistsError(errno.EEXIST, "something that is not a file")
-        # the suffix stays last: Pillow and others choose a format by it
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent)
-        os.close(handle)
-        beside = Path(name)
+        beside, handle = _claimed(path)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
@@ -60,6 +61,50 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _claimed(path: Path) -> tuple[Path, int | None]:
+    """Return an empty file beside `path` that no other process writes to, and the handle that keeps it so.
+
+    The suffix stays last: Pillow and others choose a format by it.
+    """
+    for number in itertools.count():
+        beside = path.with_name(f".{path.stem}.ddpm-{number}.part{path.suffix}")
+        try:
+            handle, is_new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), True
+        except FileExistsError:
+            if fcntl is None:
+                continue
+            try:
+                handle, is_new = os.open(beside, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), False
+            except OSError:  # a folder, a link, or another user's
+                continue
+        if fcntl is None:
+            os.close(handle)  # Windows renames nothing that is open
+            return beside, None
+        if _is_kept(handle, beside, is_new):
+            os.truncate(handle, 0)
+            return beside, handle
+        os.close(handle)
+    raise AssertionError  # it counts for ever
+
+
+def _is_kept(handle: int, beside: Path, is_new: bool) -> bool:
+    """Lock a file for this process and return whether that went well, and the name is still the file's."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that locks nothing
+        return is_new
+    try:  # whoever kept it may have given it its own name meanwhile
+        return os.path.samestat(os.fstat(handle), os.stat(beside, follow_symlinks=False)) and S_ISREG(
+            os.fstat(handle).st_mode
+        )
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 An error is one plain sentence with the value seen, then at most one with the remedy.
 """
 
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,11 +12,18 @@ from ddpm_export.errors import EnvironmentProblem, UsageError
 __all__ = ["first_line", "not_installed", "pair_of", "printable", "several", "shown"]
 
 MAX_SHOWN, MAX_LINE = 80, 200
+SHORT = reprlib.Repr()  # what is nested without end, or shared a billion times, has a repr without end
+SHORT.maxlevel = 4
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 27
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 1000
 
 
 def shown(value: Any, longest: int = MAX_SHOWN) -> str:
     """Return a value as Python writes it, cut where it is long: what comes from a file may hold anything."""
-    text = repr(value)
+    try:
+        text = SHORT.repr(value)
+    except Exception:  # an integer of too many digits, and whatever a foreign class does
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -183,6 +184,17 @@ def test_weights_beyond_the_end_of_their_file_are_3(folder, length, offset):
 @pytest.mark.parametrize("name", ["m.ts", "m.pt2"])
 def test_what_can_run_code_is_3_and_names_trust(tmp_path, name):
     refused(tmp_path, b"PK\x03\x04", 3, "--trust", name=name)
+
+
+def test_a_decoder_that_meets_damage_in_an_archive_is_3(tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.ts", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("m/extra/ddpm_export.json", "{}" * 1000)
+    whole = bytearray((tmp_path / "m.ts").read_bytes())
+    at = whole.index(b"ddpm_export.json") + len("ddpm_export.json")
+    whole[at + 9 : at + 30] = bytes([0xFF]) * 21  # after version, size of properties and properties
+    (tmp_path / "m.ts").write_bytes(whole)
+    ending = run_here(main, tmp_path / "m.ts", "--trust", "--out", tmp_path / "a.npy")
+    assert_refused(ending, 3, "m.ts cannot be loaded by torch: Corrupt input data")
 
 
 BATTERY = """

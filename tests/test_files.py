@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import io
 import os
@@ -74,7 +75,7 @@ def test_an_exception_keeps_the_old(path, error):
     assert beside(path) == []
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace", "os.open", "pathlib.Path.mkdir"])
 def test_a_full_disk_at_each_step(path, step, monkeypatch):
     before = contents(path)
 
@@ -152,6 +153,55 @@ with replacing(sys.argv[1]) as part, part.open("wb") as file:
     with replacing(path) as part:  # and what was left over is in nobody's way
         part.write_bytes(NEW)
     assert path.read_bytes() == NEW
+    assert beside(path) == []
+
+
+def test_what_another_writes_is_left_to_it(path):
+    with replacing(path) as theirs, replacing(path) as ours:
+        assert theirs != ours
+        theirs.write_bytes(b"theirs")
+        ours.write_bytes(b"ours")
+    assert path.read_bytes() == b"theirs"  # the last to end
+    assert beside(path) == []
+
+
+def test_what_is_no_left_over_is_not_touched(path, tmp_path):
+    name = ".model.ddpm-{}.part.onnx"
+    (path.parent / name.format(0)).mkdir()
+    os.mkfifo(path.parent / name.format(1))
+    (tmp_path / "precious").write_bytes(OLD)
+    (path.parent / name.format(2)).symlink_to(tmp_path / "precious")
+    (path.parent / ".model.abc.part.onnx").write_bytes(OLD)
+    before = beside(path)
+    with replacing(path) as part:
+        part.write_bytes(NEW)
+    assert (path.read_bytes(), (tmp_path / "precious").read_bytes()) == (NEW, OLD)
+    assert beside(path) == before
+
+
+def test_where_nothing_is_locked_every_writer_still_has_its_own(path, monkeypatch):
+    def cannot(_handle, _how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", cannot)
+    test_what_another_writes_is_left_to_it(path)
+
+
+def test_a_name_that_was_taken_between_opening_and_locking_is_left(path, monkeypatch):
+    part = path.parent / ".model.ddpm-0.part.onnx"
+    part.write_bytes(b"whole")
+    real = fcntl.flock
+
+    def ended_meanwhile(handle, how):
+        if part.exists():
+            part.replace(path)
+        real(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", ended_meanwhile)
+    with replacing(path) as beside_it:
+        assert path.read_bytes() == b"whole"
+        assert beside_it != part
+        beside_it.write_bytes(NEW)
 
 
 def test_a_file_where_a_folder_must_be(tmp_path):

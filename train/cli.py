@@ -50,7 +50,7 @@ def command(
     # whatever loads torch comes after this line
     from train.config import load_config
     from train.distributed import joined_world
-    from train.loop import check_classes, spec_from_config, steps_per_epoch, train
+    from train.loop import SAMPLES, check_classes, spec_from_config, steps_per_epoch, train
     from train.pictures import draw_loss, draw_samples
 
     chosen = load_config(config, changes)
@@ -68,8 +68,8 @@ def command(
     told = 0 if rank == 0 else len(dataset.broken)  # what every rank found when it opened the data, rank 0 tells
 
     def draw(ema: dict, step: int) -> None:  # type: ignore[type-arg]
-        draw_samples(out / "samples.png", chosen.network, ema, spec, place, step)
         draw_loss(out / "loss.png", out / "log.jsonl")
+        draw_samples(out / SAMPLES, chosen.network, ema, spec, place, step)
 
     reports: list[Progress] = []
     try:

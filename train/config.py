@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -74,6 +75,8 @@ class TrainConfig:
         for name in ("seed", "warmup_steps", "picture_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed must be below 2^63, got {self.seed}.")
         for name in ("learning_rate", "gradient_norm_max", "ema_halflife_images", "ema_rampup_ratio"):
             if not 0 < getattr(self, name) <= 1e37:  # beyond it a step of Adam leaves float32
                 raise ConfigError(f"{name} must be a positive number up to 1e37, got {getattr(self, name)}.")
@@ -88,13 +91,13 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
     Raises BadFileError for a file that is none, ConfigError for unknown fields and values that do not fit.
     """
     path = CONFIG_FOLDER / f"{name}.json"
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path, it takes a name that is too long for one that is not there
         path = Path(name)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"a JSON {type(values).__name__}")
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         known = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.json")))
         raise BadFileError(
             f"{name} must be one of {known} or a JSON file with a training configuration: {first_line(exc)}."
@@ -102,7 +105,7 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
     for key, text in (changes or {}).items():
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text  # a bare word is a string
         *parents, leaf = key.split(".")
         place = values

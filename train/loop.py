@@ -23,11 +23,15 @@ from ddpm_export.exporting.unet import UNet
 from ddpm_export.files import replacing
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
+from ddpm_export.wording import several, shown
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, target
 
-__all__ = ["Progress", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
+__all__ = ["SAMPLES", "Progress", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
+
+MAX_STEP = 2**53
+SAMPLES = "samples.png"  # the last that is drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +144,15 @@ def train(
     forward = world.wrapped(network)
     if config.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
+    if draw is not None and world.rank == 0 and step > 0 and _pictures_due(config, step) and _is_undrawn(out):
+        draw(ema, step)  # it was killed as it drew these
     alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float32, device=device)
     losses: list[Tensor] = []
     since = time.perf_counter()
     if step == 0:
         save()
     report(Progress(step, config.steps))
-    with _stop_requests() as stop_asked:
+    with _stop_requests() as stops:
         while step < config.steps:
             draws = _Draws(config, step, share, world.rank)
             images, labels = dataset.batch(order.batch(step)[share])
@@ -167,19 +173,28 @@ def train(
                     _log(out / "log.jsonl", {"step": step, "loss": mean, "images_per_s": round(rate, 1)})
                 report(Progress(step, config.steps, mean, rate))
                 losses, since = [], time.perf_counter()
-            stop = world.any(stop_asked())
+            stop = world.any(stops.asked)
             if step % config.checkpoint_every == 0 or step == config.steps or stop:
                 save()
             if stop:
                 raise KeyboardInterrupt(f"{path}: written at step {step}")
             if draw is not None and world.rank == 0 and _pictures_due(config, step):
-                draw(ema, step)
+                with stops.interrupting():  # a stop is heeded after one more step, of all ranks alike
+                    draw(ema, step)
+        if stops.asked:
+            raise KeyboardInterrupt(f"{path}: written at step {step}")
     return path
 
 
 def _pictures_due(config: TrainConfig, step: int) -> bool:
     every = config.picture_every
     return every > 0 and (step % every == 0 or step == config.steps)
+
+
+def _is_undrawn(out: Path) -> bool:
+    """Tell whether the samples of a folder are missing, or older than its checkpoint."""
+    samples = out / SAMPLES
+    return not samples.exists() or samples.stat().st_mtime_ns < (out / "checkpoint.pt").stat().st_mtime_ns
 
 
 def _stored(config: TrainConfig) -> dict[str, Any]:
@@ -264,10 +279,30 @@ def _resume(
         for name, value in network.state_dict().items():
             ema[name].copy_(value)
         network.load_state_dict(contents["network"])
-        optimizer.load_state_dict(contents["optimizer"])
-        return int(contents["step"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as exc:
+        _load_optimizer(optimizer, contents["optimizer"])
+        step = contents["step"]
+        if type(step) is not int or not 0 <= step <= MAX_STEP:
+            raise ValueError(f"its step is {shown(step)}")
+        return step
+    except Exception as exc:  # a field may hold anything, and torch raises whatever it met
         raise _unfit(path, exc) from exc
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Load an optimiser's state; raises ValueError where a later step would fail on it, or take other steps."""
+    fresh = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, fresh, strict=True):
+        other = [
+            name for name, value in own.items() if name not in ("params", "lr") and group.get(name, value) != value
+        ]
+        if other:
+            raise ValueError(f"its optimizer has another {several(other)}")
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            shape = () if name == "step" else weight.shape
+            if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
+                raise ValueError(f"its optimizer's {shown(name)} does not fit its weight")
 
 
 def _start_from(path: Path, network: UNet, ema: dict[str, Tensor]) -> None:
@@ -360,13 +395,36 @@ def _torch_problems() -> Iterator[None]:
         ) from exc
 
 
+class _Stops:
+    """Remember whether a signal asked to stop; what takes long and can be done again is interrupted by it."""
+
+    def __init__(self) -> None:
+        self.asked = self._interrupts = False
+
+    def heed(self, _number: int, _frame: object) -> None:
+        self.asked = True
+        if self._interrupts:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        self._interrupts = True
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.asked:  # nobody's signal
+                raise
+        finally:
+            self._interrupts = False
+
+
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
+def _stop_requests() -> Iterator[_Stops]:
     """Turn the signals that ask to stop into a question that the loop asks once a step."""
-    asked: list[int] = []
-    before = heed(lambda number, _: asked.append(number))
+    stops = _Stops()
+    before = heed(stops.heed)
     try:
-        yield lambda: bool(asked)
+        yield stops
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -383,18 +441,18 @@ def _log(path: Path, line: dict[str, Any]) -> None:
 
 
 def _clear_after(out: Path, step: int) -> None:
-    """Remove what a killed run left: files it was writing, and the log after its last checkpoint."""
-    for left_over in out.glob(".*.part*"):
-        left_over.unlink(missing_ok=True)
+    """Remove what a killed run wrote into the log after its last checkpoint."""
     path = out / "log.jsonl"
     if not path.exists():
         return
+    if not path.is_file():
+        raise EnvironmentProblem(f"{path} cannot be written: it is not a file. Choose another --out.")
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] > step:
                 break
-        except (ValueError, KeyError, TypeError):  # the line during which it was killed
+        except (ValueError, KeyError, TypeError, RecursionError):  # the line during which it was killed
             break
         kept.append(line + "\n")
     with replacing(path) as beside:

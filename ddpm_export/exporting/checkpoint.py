@@ -4,6 +4,7 @@ Imports torch only where a file is read or written: whoever names a Checkpoint n
 """
 
 import io
+import os
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm_export.errors import BadFileError
 from ddpm_export.files import replacing
+from ddpm_export.runtimes.torch_archive import check_archive
 from ddpm_export.spec import ModelSpec
 from ddpm_export.wording import first_line
 
@@ -65,15 +67,13 @@ def load_torch_file(path: str | Path) -> Any:
     """
     import torch
 
+    if not os.path.isfile(path):  # a pipe would have us wait for ever
+        raise BadFileError(f"{path} does not exist." if not os.path.exists(path) else f"{path} is not a file.")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            if broken is not None:
-                raise BadFileError(f"{path}: damaged: the checksum of {broken!r} is wrong. Copy the file again.")
+                check_archive(path, archive)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as exc:
-        raise BadFileError(f"{path} does not exist.") from exc
     except BadFileError:
         raise
     except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -93,7 +94,7 @@ def load_safetensors(path: Path) -> dict[str, Any]:
         load_file = importlib.import_module("safetensors.torch").load_file
     except ModuleNotFoundError as exc:
         raise not_installed("safetensors", "export") from exc
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadFileError(f"{path} does not exist.")
     try:
         tensors: dict[str, Any] = load_file(path)

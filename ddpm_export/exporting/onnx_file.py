@@ -1,5 +1,8 @@
 """An ONNX model as a file: which versions, where the weights go, how they are stored. Knows no torch and no runtime."""
 
+import glob
+import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,7 @@ __all__ = [
 OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
 IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
 STORED = ".float16"  # after the name of a weight that is stored so
+WEIGHTS_ENDING = re.compile(r"(\.[0-9a-f]{16})?\.data")  # without a digest: as earlier versions called them
 MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
 
 
@@ -34,8 +38,8 @@ MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the gra
 def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None = None) -> Iterator[Path]:
     """Write a model beside `path` and give it that name if no error follows.
 
-    Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling `<name>.onnx.data`, replaced
-    just before the model that needs it.
+    Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling named by their digest: however
+    this ends, the model that is there has the weights that it was written with. Those of the one before are removed.
     """
     if fits_inline(model, MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes):
         with replacing(path) as beside:
@@ -43,13 +47,24 @@ def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None
             onnx.checker.check_model(str(beside), full_check=True)
             yield beside
         return
-    with replacing(path) as beside, replacing(path.with_name(f"{path.name}.data")) as data:
+    weights = path.with_name(f"{path.name}.{_digest_of_weights(model)}.data")
+    with replacing(path) as beside, replacing(weights) as data:
         _move_weights(model, data)
         beside.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(beside), full_check=True)
         yield beside
-        _point_weights_to(model, f"{path.name}.data")
+        _point_weights_to(model, weights.name)
         beside.write_bytes(model.SerializeToString(deterministic=True))
+    for other in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        if other != weights and WEIGHTS_ENDING.fullmatch(other.name.removeprefix(path.name)):
+            other.unlink()
+
+
+def _digest_of_weights(model: ModelProto) -> str:
+    digest = hashlib.sha256()
+    for tensor in _tensors(model.graph):
+        digest.update(tensor.raw_data)
+    return digest.hexdigest()[:16]
 
 
 def fits_inline(model: ModelProto, most: int | None = None) -> bool:

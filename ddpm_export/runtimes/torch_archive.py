@@ -1,7 +1,7 @@
 """What `.ts` and `.pt2` files share: a zip archive with our spec in it, and a torch device. Runs nothing of it."""
 
+import os
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,18 @@ from ddpm_export.runtimes.inputs import checked_inputs
 from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
 from ddpm_export.wording import first_line, not_installed
 
-__all__ = ["SPEC_NAME", "broken_file", "import_torch", "model_from_module", "spec_from_archive", "torch_device"]
+__all__ = [
+    "SPEC_NAME",
+    "broken_file",
+    "check_archive",
+    "import_torch",
+    "model_from_module",
+    "spec_from_archive",
+    "torch_device",
+]
 
 SPEC_NAME = "ddpm_export.json"
+MAX_CODE_BYTES = 2**26
 
 
 def spec_from_archive(path: Path) -> ModelSpec:
@@ -33,13 +42,26 @@ def spec_from_archive(path: Path) -> ModelSpec:
                     f"{path}: not a file of ddpm-export: it must have one entry extra/{SPEC_NAME} of at most "
                     f"{MAX_JSON_BYTES} bytes, got {len(entries)} entries. Export the checkpoint with ddpm-export."
                 )
-            broken = archive.testzip()
-            if broken is not None:
-                raise BadFileError(f"{path}: damaged: the checksum of {broken!r} is wrong. Copy the file again.")
+            check_archive(path, archive)
             text = archive.read(entries[0]).decode()
-    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as exc:
+    except BadFileError:
+        raise
+    except Exception as exc:  # zipfile raises whatever a decoder met
         raise broken_file(path, exc) from exc
     return spec_from_json(text)
+
+
+def check_archive(path: str | Path, archive: zipfile.ZipFile) -> None:
+    """Raise BadFileError for an archive that unpacks to far more than it is long, or with a wrong checksum.
+
+    torch compresses nothing but code, and no two entries share their bytes.
+    """
+    size = sum(entry.file_size for entry in archive.infolist())
+    if size > os.path.getsize(path) + MAX_CODE_BYTES:
+        raise BadFileError(f"{path} would unpack to {size} bytes, many more than it has. Do not use this file.")
+    broken = archive.testzip()
+    if broken is not None:
+        raise BadFileError(f"{path}: damaged: the checksum of {broken!r} is wrong. Copy the file again.")
 
 
 def broken_file(path: Path, exc: Exception) -> BadFileError:

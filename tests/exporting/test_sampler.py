@@ -512,13 +512,48 @@ def test_names_of_a_network_cannot_meet_ours(tmp_path):
         assert report.proof.max_level_difference <= 1
 
 
+def data_of(path):
+    """Return the one file of weights beside a model."""
+    (data,) = path.parent.glob(f"{path.name}.{'[0-9a-f]' * 16}.data")
+    return data
+
+
+def test_killed_between_two_renames_a_model_has_its_own_weights(tmp_path, monkeypatch):
+    path, others = tmp_path / "m.onnx", tmp_path / "m.onnx.notes.data"
+    others.write_bytes(b"a user's")
+    (tmp_path / "m.onnx.data").write_bytes(b"of an earlier version")
+
+    def write(scale):
+        model = onnx.ModelProto.FromString(mix_model(tiny_spec((16, 4, 4))))
+        (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "w")
+        weight.CopyFrom(numpy_helper.from_array(scale * numpy_helper.to_array(weight), "w"))
+        with onnx_file.writing_model(model, path, max_inline_bytes=0):
+            pass
+
+    def killed(place, target, replace=Path.replace):
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        return replace(place, target)
+
+    write(1.0)
+    before = generate(path, n=1, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(0.5)
+    np.testing.assert_array_equal(generate(path, n=1, seed=0), before)
+    write(0.5)
+    assert (generate(path, n=1, seed=0) != before).any()
+    assert set(tmp_path.iterdir()) == {path, data_of(path), others}
+
+
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_weights_too_large_for_one_file_go_beside_it(tmp_path, monkeypatch, graph):
     (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec((16, 4, 4))))  # 2,304 weights
     inline = export(tmp_path / "m.onnx", tmp_path / f"inline.{graph}.onnx", format=graph)
     monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 5_000)
     report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph)
-    assert (tmp_path / f"m.{graph}.onnx.data").stat().st_size >= 4 * 2304
+    assert data_of(report.path).stat().st_size >= 4 * 2304
     assert report.num_bytes < inline.num_bytes - 4 * 2304 + 1000
     pictures = [generate(path, n=2, num_steps=5, eta=1.0, seed=0) for path in (report.path, inline.path)]
     np.testing.assert_array_equal(*pictures)
@@ -531,12 +566,12 @@ def test_weights_beside_the_source_are_found_and_stay_beside(tmp_path, monkeypat
     source = tmp_path / "deep" / "m.onnx"
     with onnx_file.writing_model(onnx.load(tmp_path / "inline.onnx"), source, max_inline_bytes=0):
         pass
-    assert source.with_name("m.onnx.data").exists()
+    assert data_of(source).exists()
     monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 2_000)
     report = export(source, tmp_path / "s.onnx", format="sampler", storage=storage)
     weights = 2304 * (4 if storage == "float32" else 2)
     table = 4 * 32 * 257
-    assert weights + table <= (tmp_path / "s.onnx.data").stat().st_size < weights + table + 4 * 4096  # pages
+    assert weights + table <= data_of(report.path).stat().st_size < weights + table + 4 * 4096  # pages
     assert report.num_bytes < 2304 * 4 + table
     expected = export(tmp_path / "inline.onnx", tmp_path / "t.onnx", format="sampler", storage=storage)
     pictures = [generate(made.path, n=2, num_steps=5, eta=1.0, seed=0) for made in (report, expected)]

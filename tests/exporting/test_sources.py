@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 
 import pytest
 
@@ -368,3 +369,35 @@ def test_a_missing_hub_package_is_told(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.chdir(tmp_path)
     assert r"pip install 'ddpm-export[diffusers]'" in told_in_one_line("google/ddpm", EnvironmentProblem)
+
+
+def write_bomb(path):
+    """Write zeros, deflated: a small file that torch would unpack whole."""
+    torch.save(STATE, path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/9", bytes(2**27))
+
+
+def write_one_entry_often(path):
+    """Write an archive whose directory names the bytes of one entry forty times."""
+    torch.save({"a": torch.zeros(2**20)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        large = max(archive.infolist(), key=lambda entry: entry.file_size)
+        archive.filelist += [large] * 40
+        archive._didModify = True
+
+
+@pytest.mark.parametrize("write", [write_bomb, write_one_entry_often])
+def test_an_archive_that_unpacks_to_more_than_it_has_is_not_unpacked(tmp_path, write):
+    write(tmp_path / "a.pt")
+    with pytest.raises(BadFileError, match=r"a\.pt would unpack to \d+ bytes, many more than it has"):
+        read_source(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_pipe_is_no_checkpoint_and_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(BadFileError, match=r"is not a file|does not exist"):
+        read_source(tmp_path / name)
+    with pytest.raises(BadFileError, match="does not exist"):
+        read_source(tmp_path / f"{'x' * 300}{name}")

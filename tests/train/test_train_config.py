@@ -51,6 +51,8 @@ def test_set_changes_any_field():
         ("steps", "true"),
         ("steps", "0"),
         ("seed", "-1"),
+        ("seed", "1" + "0" * 40),
+        ("steps", "[" * 100_000),
         ("warmup_steps", "-1"),
         ("picture_every", "-1"),
         ("learning_rate", "NaN"),
@@ -87,7 +89,7 @@ def test_what_does_not_fit_is_refused_in_one_line(key, text):
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", "3"])
+@pytest.mark.parametrize("text", ["", "[1]", "{", "3", "[" * 100_000])
 def test_a_file_that_is_no_config(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(BadFileError, match="fashion-mnist-small"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train.loop as train_loop
-from ddpm_export.errors import NonFiniteError
+from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import sha256_of
 from train.loop import Progress, train
@@ -146,7 +146,86 @@ def test_a_log_cut_within_a_line_is_mended(toy_config, toy_dataset, tmp_path):
     assert logged_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_a_killed_writer_left_is_cleared(toy_config, toy_dataset, tmp_path):
-    (tmp_path / ".checkpoint.abc.part.pt").write_bytes(b"half")
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(toy_config, toy_dataset, tmp_path):
+    (tmp_path / ".checkpoint.ddpm-0.part.pt").write_bytes(b"half")
+    (tmp_path / ".notes.part.txt").write_bytes(b"a user's")
+    (tmp_path / ".folder.part").mkdir()
     train(toy_config(steps=1), toy_dataset, tmp_path, "cpu", silent)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint.pt",
+        "log.jsonl",
+        ".notes.part.txt",
+        ".folder.part",
+    }
+
+
+def test_a_log_that_is_no_file_is_5_and_one_of_odd_lines_is_cut(toy_config, toy_dataset, tmp_path):
+    (tmp_path / "log.jsonl").write_text("[" * 100_000 + "\n")
+    train(toy_config(steps=1), toy_dataset, tmp_path, "cpu", silent)
+    assert logged_steps(tmp_path) == [1]
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(EnvironmentProblem, match=r"log\.jsonl cannot be written: it is not a file"):
+        train(toy_config(), toy_dataset, tmp_path, "cpu", silent)
+
+
+def changed(state, **fields):
+    """Return an optimiser's state with fields of its group, or of its first weight, changed."""
+    group = {name: fields.get(name, value) for name, value in state["param_groups"][0].items()}
+    first = {name: fields.get(name, value) for name, value in state["state"][0].items()}
+    return {"state": {**state["state"], 0: first}, "param_groups": [group]}
+
+
+HOSTILE = {
+    "a step that is text": lambda c: c | {"step": "6"},
+    "a step below 0": lambda c: c | {"step": -6},
+    "a step beyond all counting": lambda c: c | {"step": 10**40},
+    "an infinite step": lambda c: c | {"step": float("inf")},
+    "no config": lambda c: c | {"config": 3},
+    "a schedule of infinity": lambda c: c | {"config": {**c["config"], "schedule_parameters": {"beta_end": 1e308}}},
+    "weights in a list": lambda c: c | {"ema": [1, 2]},
+    "an optimizer that is text": lambda c: c | {"optimizer": "Adam"},
+    "betas that are text": lambda c: c | {"optimizer": changed(c["optimizer"], betas="ab")},
+    "other betas": lambda c: c | {"optimizer": changed(c["optimizer"], betas=(0.0, 0.0))},
+    "an average of another shape": lambda c: c | {"optimizer": changed(c["optimizer"], exp_avg=torch.ones(3))},
+    "an average of text": lambda c: c | {"optimizer": changed(c["optimizer"], exp_avg_sq="x")},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_fields_of_a_checkpoint_are_3(change, toy_config, toy_dataset, tmp_path):
+    path = train(toy_config(steps=1), toy_dataset, tmp_path, "cpu", silent)
+    torch.save(change(load_torch_file(path)), path)
+    with pytest.raises((BadFileError, ConfigError), match=r"checkpoint\.pt") as caught:
+        train(toy_config(), toy_dataset, tmp_path, "cpu", silent)
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_a_killed_run_did_not_draw_are_drawn_when_it_goes_on(toy_config, toy_dataset, tmp_path):
+    steps = []
+
+    def killed(_ema, _step):
+        raise ZeroDivisionError
+
+    def draw(_ema, step):
+        steps.append(step)
+        (tmp_path / "samples.png").write_bytes(b"drawn")
+
+    with pytest.raises(ZeroDivisionError):
+        train(toy_config(), toy_dataset, tmp_path, "cpu", silent, killed)
+    for _ in range(2):  # and once only
+        train(toy_config(), toy_dataset, tmp_path, "cpu", silent, draw)
+    assert steps == [6]
+
+
+@pytest.mark.parametrize("every", [2, 1000])
+def test_a_signal_ends_a_drawing(every, toy_config, toy_dataset, tmp_path):
+    def draw(_ema, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        pytest.fail("it went on drawing")
+
+    last = 3 if every == 2 else 6  # one more step, or none
+    with pytest.raises(KeyboardInterrupt, match=f"written at step {last}"):
+        train(toy_config(picture_every=every), toy_dataset, tmp_path, "cpu", silent, draw)
+    assert load_torch_file(tmp_path / "checkpoint.pt")["step"] == last
