@@ -381,7 +381,7 @@ export declare function predict(model: Model, spec: ModelSpec, x_t: Float32Array
  * @param {number} [scale]
  * @returns {Outputs}
  */
-export declare function combine([given, without]: Outputs[], scale?: number): Outputs;
+export declare function combine(predictions: Outputs[], scale?: number): Outputs;
 /**
  * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
  * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads

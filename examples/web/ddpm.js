@@ -1015,7 +1015,8 @@ function twice(first, second) {
  * @param {number} [scale]
  * @returns {Outputs}
  */
-export function combine([given, without], scale = 1) {
+export function combine(predictions, scale = 1) {
+  const [given, without] = predictions;
   if (!without) return given;
   const weight = fround(scale);
   return mapped(given, (name, c) => {
