@@ -1,12 +1,12 @@
 """Where every command begins: signals are heeded before anything is imported, then the command is. Knows no option.
 
-What is imported here Python has loaded itself, but for signal: until the handlers stand, Ctrl-C is a traceback.
+Until the handlers stand, Ctrl-C is a traceback: so nothing is imported here that Python has not loaded itself.
 """
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum and collections
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False  # what typing has
@@ -112,7 +112,7 @@ def end(*_signal: object) -> None:
 
 def say(line: str) -> None:
     """Write a line to stderr, whatever has become of it."""
-    from contextlib import suppress
-
-    with suppress(OSError):  # a pipe whose reader is gone
+    try:  # nothing can be imported here: a handler may have come within an import
         os.write(2, f"{line}\n".encode())
+    except OSError:
+        return  # a pipe whose reader is gone

@@ -78,6 +78,24 @@ def test_a_signal_while_the_command_is_imported_is_130(begun, number):
     assert ending(process) == (130, "", "stopped.\n")
 
 
+def test_nothing_is_imported_before_the_handlers_stand():
+    """Until then Ctrl-C is a traceback; and within an import, a handler could not import anything."""
+    code = "import os; before = set(sys.modules); import ddpm_export.cli.start; print(*(set(sys.modules) - before))"
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({os.getcwd()!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(ended.stdout.split()) <= {
+        "ddpm_export",
+        "ddpm_export.cli",
+        "ddpm_export.cli.start",
+        "__future__",
+        "_signal",
+    }
+
+
 def test_a_signal_that_is_ignored_stays_ignored(begun):
     process = begun(SLOW, 0.3, signal.SIG_IGN)
     for number in NUMBERS:
