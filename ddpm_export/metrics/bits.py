@@ -121,7 +121,7 @@ def bits_per_dimension(
     _check_times(chosen, edges, T)
     sizes = np.diff(edges).astype(np.float64)
 
-    denoise, process = denoiser(_single(model, spec), spec), _process(spec)
+    denoise, process = denoiser(_single(model, spec), spec, guidance=1), _process(spec)  # no likelihood is guided
     count, dimensions = len(images), math.prod(spec.image_shape)
     prior, terms = np.empty(count), np.empty((count, len(chosen)))  # nats of an image
     squared_errors = np.empty_like(terms)
@@ -258,8 +258,8 @@ def _strata_error(terms: Float64, times: NDArray[Any], edges: list[int], process
 def _single(model: Model, spec: ModelSpec) -> Model:
     """Return the model with a float32 input, float64 outputs, and stopped where it predicts what is not finite."""
 
-    def single(x_t: Array, t: Array) -> dict[str, Array]:
-        outputs = model(x_t.astype(np.float32), t)
+    def single(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        outputs = model(x_t.astype(np.float32), t, **inputs)
         wide = {name: outputs[name].astype(np.float64) for name in spec.outputs if name in outputs}
         for name, values in wide.items():
             _refuse_non_finite(values, f"the network's {name}", int(t[0]), None)

@@ -148,7 +148,7 @@ def progressive(
     x_t is the one that `bits_per_dimension` meets, draw t + 1 of the seed (Ho et al. 2020, eq. 15 and algorithm 4). One
     network evaluation a time.
     """
-    denoise = denoiser(model, spec)
+    denoise = denoiser(model, spec, guidance=1)
     x_0, noise = from_uint8(images), noise_stream(seed, range(len(images)), spec.image_shape)
     shown = []
     for t in times:

@@ -285,6 +285,8 @@ def test_classes_are_asked_for_in_turn_and_scored(classed):
     assert guided["class_fid"] != facts["class_fid"]
     one = json.loads(evaluated(classed, *options, "--label", "coat,none").out)
     assert set(one["class_fid"]) == {"mean", "coat"}
+    bits = json.loads(evaluated(classed, "--metrics", "bits", "--n", 3, "--json").out)["bits"]
+    assert bits["images"] == 3
     # real images by their own labels: what a classifier sees at best
     real = json.loads(evaluated(classed, "--samples", classed / "real", *options[4:]).out)
     assert real["accuracy"].keys() == facts["accuracy"].keys()

@@ -9,12 +9,15 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from gaussian import gaussian_model, gaussian_spec
+from gaussian import classes_model, gaussian_model, gaussian_spec
 
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
+from ddpm_export.guidance import Guidance
+from ddpm_export.inputs import Input
 from ddpm_export.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.noise import noise_stream
 from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.spec import Defaults
 
 MEAN, STD = 0.1, 0.25  # four deviations within [-1, 1]: next to nothing falls into the open bins
 VARIANCES = ("fixed_small", "fixed_large", "learned")
@@ -629,3 +632,13 @@ def test_torch_agrees_on_one_image(variance):
             low, high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
             total -= (high + torch.log1p(-torch.exp(low - high))).sum()
     assert found.mean == pytest.approx(float(total) / (192 * math.log(2.0)), rel=1e-6)
+
+
+def test_a_network_with_classes_is_told_none_and_never_guided():
+    label = Input("y", "label", none=2, classes=("dark", "light"))
+    defaults = Defaults(num_steps=5, guidance=Guidance(3.0))
+    told = gaussian_spec(alphas(20), clip_x_0=1.0, inputs=(label,), requires=("inputs", "guidance"), defaults=defaults)
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 3, 1), dtype=np.uint8)
+    found = bits_per_dimension(classes_model(alphas(20), (-0.5, 0.5, MEAN), STD), told, images)
+    plain = bits_per_dimension(gaussian_model(alphas(20), MEAN, STD), gaussian_spec(alphas(20), clip_x_0=1.0), images)
+    assert found.mean == plain.mean
