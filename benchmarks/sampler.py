@@ -75,9 +75,9 @@ def _steps(model: Model, spec: ModelSpec, batch: int, sampler: str, knobs: dict[
     """Return seconds a step in the network, outside it, and of that in the conversion to pixels."""
     inside: list[float] = []
 
-    def timed(x_t: Array, t: Array) -> dict[str, Array]:
+    def timed(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         start = time.perf_counter()
-        outputs = model(x_t, t)
+        outputs = model(x_t, t, **inputs)
         inside.append(time.perf_counter() - start)
         return outputs
 

@@ -16,6 +16,7 @@ from ddpm_export.cores import cores
 from ddpm_export.diffusion import Array, noised
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.files import sha256_of
+from ddpm_export.inputs import bound_inputs
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
 from ddpm_export.spec import ModelSpec
@@ -42,9 +43,10 @@ def measure(arguments: argparse.Namespace) -> Report:
     values: dict[str, Any] = {}
     for batch in batches:
         x_t, t = _inputs(spec, batch)
+        told = bound_inputs(spec.inputs, {}, batch)  # no class, as PyTorch's network takes no y for one
 
-        def ours(x_t: Array = x_t, t: Array = t) -> Array:
-            out: Array = model(x_t, t)[spec.prediction]
+        def ours(x_t: Array = x_t, t: Array = t, told: dict[str, Array] = told) -> Array:
+            out: Array = model(x_t, t, **told)[spec.prediction]
             return out
 
         contenders, failures = _warm_contenders({OURS: ours, **_torch_contenders(network, x_t, t, threads)})
