@@ -23,6 +23,7 @@ __all__ = ["CoderCost", "Rate", "coder_costs", "message_bits", "progressive", "r
 
 Float64 = NDArray[np.float64]
 LEVELS = 127.5  # of one unit in [-1, 1]
+GROUP_BITS = 16.0  # 65,536 samples of a group of pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +85,17 @@ def _mean_and_error(values: Float64) -> tuple[Float64, Float64]:
 class CoderCost:
     """Tell what a coder of samples would send of an image, mean over the images, in bits per dimension.
 
-    messages: how many, one a time and one for x_T. kl: what they carry. cost: what they take. lossless: L_0, by an
-    arithmetic coder. largest: bits of the largest message; finding it takes about 2^largest samples.
+    messages: how many, one a time and one for x_T. kl: what they carry. cost: what they take. largest: bits of the
+    largest message; finding it takes about 2^largest samples. in_groups: what they take where each is cut into groups
+    of pixels of at most 16 bits, which a machine can find. lossless: L_0, by an arithmetic coder.
     """
 
     messages: int
     kl: float
     cost: float
-    lossless: float
     largest: float
+    in_groups: float
+    lossless: float
 
 
 def coder_costs(
@@ -120,13 +123,15 @@ def coder_costs(
         drops = snr[times[:-1]] - snr[times[1:]]
         squared = bits.squared_errors[:, times[1:]] * dimensions
         kl = np.column_stack([prior, 0.5 * drops * squared / math.log(2.0)])  # bits of an image and message
+        groups = np.maximum(np.ceil(kl / GROUP_BITS), 1.0)
         found.append(
             CoderCost(
                 messages=kl.shape[1],
                 kl=float(kl.sum(axis=1).mean()) / dimensions,
                 cost=float(message_bits(kl).sum(axis=1).mean()) / dimensions,
-                lossless=lossless,
                 largest=float(kl.mean(axis=0).max()),
+                in_groups=float((groups * message_bits(kl / groups)).sum(axis=1).mean()) / dimensions,
+                lossless=lossless,
             )
         )
     return found

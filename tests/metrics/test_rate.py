@@ -74,6 +74,10 @@ def test_fewer_messages_are_a_process_of_their_own():
     assert whole.kl == pytest.approx(RATE.lossy)
     kl = np.column_stack([(BITS.per_image - BITS.terms.sum(axis=1)), BITS.terms[:, 1:]]) * 64
     assert whole.cost * 64 == pytest.approx((kl + np.log2(kl + 1.0) + 4.0).sum(axis=1).mean())
+    few = np.ceil(np.maximum(kl, 1e-9) / 16.0)
+    in_groups = (kl + few * (np.log2(kl / few + 1.0) + 4.0)).sum(axis=1).mean()
+    assert whole.in_groups * 64 == pytest.approx(in_groups)
+    assert whole.in_groups > whole.cost
     assert whole.largest == pytest.approx(kl.mean(axis=0).max())
     times = np.sort(times_from_grid("log_snr", A, 7))
     times[0] = 0
