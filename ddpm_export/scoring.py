@@ -261,7 +261,7 @@ def rate_as_json(bits: Bits, spec: ModelSpec) -> dict[str, Any]:
     }
     found: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     if bits.num_times == spec.num_train_timesteps:
-        found["coder"] = [asdict(cost) for cost in coder_costs(bits, spec)]
+        found["coder"] = [asdict(cost) for cost in coder_costs(rate, spec)]
     return found
 
 
