@@ -132,13 +132,14 @@ def rate_tables(found: dict[str, Any]) -> str:
     )
     coder = markdown_from_table(
         "What a coder of samples would cost, bits per dimension",
-        ["messages", "they carry", "they take", "and L_0", "in all", "bits of the largest message"],
+        ["messages", "they carry", "they take", "bits of the largest", "in groups of 16 bits", "those and L_0"],
         [
             [
                 str(cost["messages"]),
-                *(f"{cost[name]:.2f}" for name in ("kl", "cost", "lossless")),
-                f"{cost['cost'] + cost['lossless']:.2f}",
+                *(f"{cost[name]:.2f}" for name in ("kl", "cost")),
                 f"{cost['largest']:.0f}",
+                f"{cost['in_groups']:.2f}",
+                f"{cost['in_groups'] + cost['lossless']:.2f}",
             ]
             for cost in rate["coder"]
         ],

@@ -33,6 +33,7 @@ from ddpm_export.metrics import (
     statistics,
 )
 from ddpm_export.metrics.bits import Bits
+from ddpm_export.metrics.likelihood import FlowBits
 from ddpm_export.metrics.rate import coder_costs, rate_distortion
 from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.spec import ModelSpec
@@ -49,6 +50,7 @@ __all__ = [
     "sampled_images",
     "scores",
     "shipped_extractor",
+    "likelihood_as_json",
 ]
 
 CHUNK = 100  # images a file of the spool; also how many an extractor gets at a time
@@ -261,8 +263,18 @@ def rate_as_json(bits: Bits, spec: ModelSpec) -> dict[str, Any]:
     }
     found: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     if bits.num_times == spec.num_train_timesteps:
-        found["coder"] = [asdict(cost) for cost in coder_costs(bits, spec)]
+        found["coder"] = [asdict(cost) for cost in coder_costs(rate, spec)]
     return found
+
+
+def likelihood_as_json(found: FlowBits) -> dict[str, Any]:
+    """Return what a result says of the likelihood; a standard error of one image, which has none, is None."""
+    return {
+        "mean": found.mean,
+        "standard_error": found.standard_error if math.isfinite(found.standard_error) else None,
+        "images": found.num_images,
+        "steps": found.num_steps,
+    }
 
 
 def curve_from_bits(bits: Bits, spec: ModelSpec) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 SPLITS = ("train", "test")
-CODED = ("bits", "rate")  # of the network and the reference; the others are of images
+CODED = ("bits", "rate", "likelihood")  # of the network and the reference; the others are of images
 STRIP_IMAGES, STRIP_TIMES = 8, 11
 IMAGES = 1000
 CHUNK = 1000  # images that are looked at together for their labels
@@ -173,7 +173,9 @@ def evaluate(
                 asked, its_own = (_labels_of(one, names) for one in (scored, reference))
                 labels = scoring.Labels(None if asked is None else asked[: len(images)], its_own, names)
             facts |= scoring.scores(featured, fake, real, labels)
-        if coded is not None:
+        if coded is not None and "likelihood" in wanted:
+            facts["likelihood"] = _likelihood(opened, spec, coded, seed, steps, batch, report)
+        if coded is not None and not {"bits", "rate"}.isdisjoint(wanted):
             bits = _bits(opened, spec, coded, variance, seed, t_stride, batch, report)
             facts |= {"bits": scoring.bits_as_json(bits)} if "bits" in wanted else {}
             facts |= {"rate": scoring.rate_as_json(bits, spec)} if "rate" in wanted else {}
@@ -252,6 +254,24 @@ def _bits(
         variance=variance,
         report=lambda done, all_: report(done, all_, "bits"),
     )
+
+
+def _likelihood(
+    model: Any,
+    spec: Any,
+    images: Any,
+    seed: int,
+    steps: int | None,
+    batch: int,
+    report: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    from ddpm_export.metrics.likelihood import flow_bits
+    from ddpm_export.scoring import likelihood_as_json
+
+    chosen = {} if steps is None else {"num_steps": steps}
+    how = {"seed": seed, "batch": batch, **chosen}
+    found = flow_bits(model, spec, images, **how, report=lambda done, all_: report(done, all_, "likelihood"))
+    return likelihood_as_json(found)
 
 
 def _save_strip(path: Path, model: Any, spec: Any, images: Any, seed: int) -> None:

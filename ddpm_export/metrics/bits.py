@@ -22,7 +22,14 @@ from ddpm_export.plans import Row
 from ddpm_export.spec import VARIANCE_FRACTION, VARIANCES, ModelSpec
 from ddpm_export.wording import several
 
-__all__ = ["Bits", "bits_per_dimension", "strata", "strided_times"]
+__all__ = [
+    "Bits",
+    "bits_per_dimension",
+    "refuse_other_images",
+    "single_precision",
+    "strata",
+    "strided_times",
+]
 
 Float64 = NDArray[np.float64]
 
@@ -114,14 +121,18 @@ def bits_per_dimension(
     is not finite; BadFileError where the model lacks an output.
     """
     variance = spec.variance if variance is None else variance
-    _check(spec, images, batch, variance)
+    refuse_other_images(spec, images, batch)
+    _check_variance(spec, variance)
     T = spec.num_train_timesteps
     chosen = range(T) if times is None else [int(t) for t in times]
     edges = strata(T, len(chosen))
     _check_times(chosen, edges, T)
     sizes = np.diff(edges).astype(np.float64)
 
-    denoise, process = denoiser(_single(model, spec), spec, guidance=1), _process(spec)  # no likelihood is guided
+    denoise, process = (
+        denoiser(single_precision(model, spec), spec, guidance=1),
+        _process(spec),
+    )  # no likelihood is guided
     count, dimensions = len(images), math.prod(spec.image_shape)
     prior, terms = np.empty(count), np.empty((count, len(chosen)))  # nats of an image
     squared_errors = np.empty_like(terms)
@@ -255,7 +266,7 @@ def _strata_error(terms: Float64, times: NDArray[Any], edges: list[int], process
     return math.sqrt(sum(len(part) ** 2 * float(part.var()) for part in parts))
 
 
-def _single(model: Model, spec: ModelSpec) -> Model:
+def single_precision(model: Model, spec: ModelSpec) -> Model:
     """Return the model with a float32 input, float64 outputs, and stopped where it predicts what is not finite."""
 
     def single(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
@@ -275,7 +286,8 @@ def _refuse_non_finite(values: Array, what: str, t: int, first: int | None) -> N
         raise NonFiniteError(f"At t = {t}{image}, {what} became NaN or infinite. Run ddpm-check on the model.")
 
 
-def _check(spec: ModelSpec, images: NDArray[Any], batch: int, variance: str) -> None:
+def refuse_other_images(spec: ModelSpec, images: NDArray[Any], batch: int) -> None:
+    """Raise UsageError unless images are uint8 (N, H, W, C) of the spec's size, and batch is a number of them."""
     channels, height, width = spec.image_shape
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or len(images) < 1:
         raise UsageError(
@@ -284,6 +296,9 @@ def _check(spec: ModelSpec, images: NDArray[Any], batch: int, variance: str) -> 
         )
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch!r}.")
+
+
+def _check_variance(spec: ModelSpec, variance: str) -> None:
     if variance not in VARIANCES:
         raise UsageError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}.")
     if variance == "learned" and VARIANCE_FRACTION not in spec.outputs:

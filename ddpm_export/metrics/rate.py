@@ -23,6 +23,7 @@ __all__ = ["CoderCost", "Rate", "coder_costs", "message_bits", "progressive", "r
 
 Float64 = NDArray[np.float64]
 LEVELS = 127.5  # of one unit in [-1, 1]
+GROUP_BITS = 16.0  # 65,536 samples of a group of pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +83,23 @@ def _mean_and_error(values: Float64) -> tuple[Float64, Float64]:
 
 @dataclass(frozen=True)
 class CoderCost:
-    """Tell what a coder of samples would send of an image, mean over the images, in bits per dimension.
+    """Tell what a coder of samples would send of an image whose terms are the mean ones, in bits per dimension.
 
-    messages: how many, one a time and one for x_T. kl: what they carry. cost: what they take. lossless: L_0, by an
-    arithmetic coder. largest: bits of the largest message; finding it takes about 2^largest samples.
+    messages: how many, one a time and one for x_T. kl: what they carry. cost: what they take. largest: bits of the
+    largest message; finding it takes about 2^largest samples. in_groups: what they take where each is cut into groups
+    of pixels of at most 16 bits, which a machine can find. lossless: L_0, by an arithmetic coder.
     """
 
     messages: int
     kl: float
     cost: float
-    lossless: float
     largest: float
+    in_groups: float
+    lossless: float
 
 
 def coder_costs(
-    bits: Bits, spec: ModelSpec, counts: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)
+    rate: Rate, spec: ModelSpec, counts: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)
 ) -> list[CoderCost]:
     """Return what sending an image by `count` of all times would cost, for each count that there are times for.
 
@@ -105,12 +108,10 @@ def coder_costs(
     next time s below. Raises UsageError unless all times were measured.
     """
     T, dimensions = spec.num_train_timesteps, math.prod(spec.image_shape)
-    if len(bits.times) != T:
-        raise UsageError(f"A coder's cost needs the terms at all {T} times, got {len(bits.times)}.")
+    if len(rate.times) != T:
+        raise UsageError(f"A coder's cost needs the terms at all {T} times, got {len(rate.times)}.")
     a = np.array(spec.alphas_cumprod)
-    snr = a / (1.0 - a)
-    prior = (bits.per_image - bits.terms.sum(axis=1)) * dimensions
-    lossless = float(bits.terms[:, 0].mean())
+    snr, squared = a / (1.0 - a), np.square(rate.rmse / LEVELS)
     found = []
     for count in counts:
         if not 2 <= count <= T:
@@ -118,15 +119,17 @@ def coder_costs(
         times = np.sort(times_from_grid("log_snr", a, count))
         times[0] = 0
         drops = snr[times[:-1]] - snr[times[1:]]
-        squared = bits.squared_errors[:, times[1:]] * dimensions
-        kl = np.column_stack([prior, 0.5 * drops * squared / math.log(2.0)])  # bits of an image and message
+        sent = 0.5 * drops * squared[times[1:]] / math.log(2.0)
+        kl = np.append(sent, rate.rate[-1]) * dimensions  # bits of an image; the last sends x_T
+        groups = np.maximum(np.ceil(kl / GROUP_BITS), 1.0)
         found.append(
             CoderCost(
-                messages=kl.shape[1],
-                kl=float(kl.sum(axis=1).mean()) / dimensions,
-                cost=float(message_bits(kl).sum(axis=1).mean()) / dimensions,
-                lossless=lossless,
-                largest=float(kl.mean(axis=0).max()),
+                messages=len(kl),
+                kl=float(kl.sum()) / dimensions,
+                cost=float(message_bits(kl).sum()) / dimensions,
+                largest=float(kl.max()),
+                in_groups=float((groups * message_bits(kl / groups)).sum()) / dimensions,
+                lossless=rate.lossless,
             )
         )
     return found

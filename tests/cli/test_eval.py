@@ -1,4 +1,5 @@
 import json
+import math
 import os
 from pathlib import Path
 
@@ -206,13 +207,23 @@ def test_rate_with_its_curve_and_strip(place):
     assert "messages 20  kl " in evaluated(place, "--metrics", "rate", "--n", 2).out
 
 
+def test_likelihood_alone_and_beside_the_bound(place):
+    found = json.loads(evaluated(place, "--metrics", "likelihood", "--n", 3, "--steps", 6, "--json").out)
+    assert (found["likelihood"]["images"], found["likelihood"]["steps"]) == (3, 6)
+    assert math.isfinite(found["likelihood"]["mean"])
+    assert "bits" not in found
+    both = json.loads(evaluated(place, "--metrics", "likelihood,bits", "--n", 3, "--steps", 6, "--json").out)
+    assert both["likelihood"] == found["likelihood"]
+    assert both["bits"]["images"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (
             ["--metrics", "lpips"],
             2,
-            "must be some of is, fid, kid, pr, accuracy, class_fid, bits, rate, got lpips.",
+            "must be some of is, fid, kid, pr, accuracy, class_fid, bits, rate, likelihood, got lpips.",
         ),
         (["--metrics", "bits", "--strip", "s.png"], 2, "--strip must end in .png and belongs to --metrics rate"),
         (["--metrics", "rate", "--strip", "s.gif"], 2, "--strip must end in .png and belongs to --metrics rate"),

@@ -69,12 +69,16 @@ def test_a_message_takes_more_than_it_carries():
 
 def test_fewer_messages_are_a_process_of_their_own():
     """All times are the process itself; fewer are what the bound says of a spec that has only these."""
-    whole, *_ = coder_costs(BITS, SPEC, (T,))
+    whole, *_ = coder_costs(RATE, SPEC, (T,))
     assert whole.messages == T
     assert whole.kl == pytest.approx(RATE.lossy)
-    kl = np.column_stack([(BITS.per_image - BITS.terms.sum(axis=1)), BITS.terms[:, 1:]]) * 64
-    assert whole.cost * 64 == pytest.approx((kl + np.log2(kl + 1.0) + 4.0).sum(axis=1).mean())
-    assert whole.largest == pytest.approx(kl.mean(axis=0).max())
+    kl = np.array([BITS.prior, *BITS.terms_mean[1:]]) * 64
+    assert whole.cost * 64 == pytest.approx((kl + np.log2(kl + 1.0) + 4.0).sum())
+    few = np.ceil(np.maximum(kl, 1e-9) / 16.0)
+    in_groups = (kl + few * (np.log2(kl / few + 1.0) + 4.0)).sum()
+    assert whole.in_groups * 64 == pytest.approx(in_groups)
+    assert whole.in_groups > whole.cost
+    assert whole.largest == pytest.approx(kl.max())
     times = np.sort(times_from_grid("log_snr", A, 7))
     times[0] = 0
     shorter = gaussian_spec(A[times], "eps", None, (1, 8, 8))
@@ -84,14 +88,14 @@ def test_fewer_messages_are_a_process_of_their_own():
 
     # other noise, so equal only as far as the mean over 12 x 64 pixels is
     few = rate_distortion(bits_per_dimension(model, shorter, IMAGES, seed=4), 7)
-    (found,) = coder_costs(BITS, SPEC, (7,))
+    (found,) = coder_costs(RATE, SPEC, (7,))
     assert found.kl == pytest.approx(few.lossy, rel=0.1)
     assert found.kl > whole.kl  # fewer steps are worse models of the way back
     assert found.lossless == RATE.lossless
 
 
 def test_costs_are_only_for_counts_that_there_are_times_for_and_need_all_terms():
-    assert [cost.messages for cost in coder_costs(BITS, SPEC)] == [10, 20, 50]
+    assert [cost.messages for cost in coder_costs(RATE, SPEC)] == [10, 20, 50]
     some = bits_per_dimension(MODEL, SPEC, IMAGES, times=strided_times(T, 3))
     with pytest.raises(UsageError, match="A coder's cost needs the terms at all 60 times, got 21"):
-        coder_costs(some, SPEC)
+        coder_costs(rate_distortion(some, T), SPEC)
