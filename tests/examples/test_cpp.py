@@ -1325,6 +1325,7 @@ def test_places_that_cannot_be(programs, tmp_path):
     path.write_bytes(mix_model())
     for arguments, code, words in [
         ([tmp_path / "none.onnx", "--out", tmp_path / "a.png"], 3, "no such file"),
+        ([tmp_path / "\x1b[2J\x07.onnx", "--out", tmp_path / "a.png"], 3, r"\x1b[2J\x07.onnx"),
         ([path, "--out", tmp_path / "none" / "a.png"], 5, "cannot be written"),
         ([path, "--out", tmp_path], 5, "cannot be written"),
         ([], 2, "MODEL is missing"),
