@@ -20,8 +20,14 @@ __all__ = ["cache_folder", "replacing", "sha256_of", "sole_writer"]
 
 
 def cache_folder() -> Path:
-    """Return where this user keeps what can be made or fetched again; it may not be there yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
+    """Return where this user keeps what can be made or fetched again; it may not be there yet.
+
+    Raises EnvironmentProblem for a user without a home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
+    except RuntimeError as exc:
+        raise EnvironmentProblem("This user has no home folder for the cache. Set XDG_CACHE_HOME to one.") from exc
 
 
 @contextlib.contextmanager

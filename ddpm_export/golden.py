@@ -91,12 +91,14 @@ def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
 def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") -> list[GoldenResult]:
     """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
 
+    The network is evaluated then, too, once: a file that does not run is not sound.
     precision: what the model computes in, float32, float16 or bfloat16. One network evaluation a case.
     Raises BadFileError for golden vectors that cannot be meant, UsageError for an unknown precision.
     """
     if precision not in TOLERANCES:
         raise UsageError(f"precision must be one of {', '.join(TOLERANCES)}, got {precision!r}.")
     if spec.golden is None:
+        _evaluate(model, spec, 0, 0, spec.num_train_timesteps - 1)
         return []
     tolerance = _tolerance(spec.golden, precision)
     results = []

@@ -130,10 +130,12 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
 def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> list[PictureResult]:
     """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
 
+    One picture is made then, too: a file that does not run is not sound.
     pictures: what the file makes of a draw, uint8 (n, H, W, C). Raises BadFileError for golden vectors that cannot be
     meant, and what `pictures` raises.
     """
     if spec.golden is None:
+        pictures(Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0))
         return []
     tolerance = _tolerance(spec.golden)
     results = []

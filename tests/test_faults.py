@@ -122,6 +122,11 @@ def test_a_graph_that_would_need_all_memory_is_3(tmp_path):
     refused(tmp_path, onnx_file(nodes, [constant("huge", [2**40, 2**10], np.int64)]), 3, "m.onnx")
 
 
+def test_a_name_that_is_not_utf_8_is_told_as_such(tmp_path):
+    name = os.fsdecode(b"\xff.onnx")
+    refused(tmp_path, scale_model(), 3, r"\udcff.onnx: its name must be UTF-8 for ONNX Runtime. Rename it.", name=name)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder to open models in, beside a secret that they must not reach."""

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ddpm_export.errors import EnvironmentProblem, UsageError
-from ddpm_export.files import replacing, sha256_of, sole_writer
+from ddpm_export.files import cache_folder, replacing, sha256_of, sole_writer
 
 OLD, NEW = b"old" * 1000, b"new" * 70_000
 
@@ -272,3 +272,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(EnvironmentProblem, match="cannot be written"), sole_writer(tmp_path / "file"):
         pytest.fail("it is a file")
+
+
+def test_without_a_home_folder_one_line_says_what_to_set(monkeypatch):
+    def nobody(_name_or_number):
+        raise KeyError
+
+    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(EnvironmentProblem, match="Set XDG_CACHE_HOME"):
+        cache_folder()

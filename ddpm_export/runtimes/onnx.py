@@ -118,6 +118,8 @@ def _onnxruntime() -> Any:
 
 def _session(ort: Any, source: str | bytes, where: str, provider: Provider, threads: int | None) -> Any:
     """Return a session of a path or of a file's bytes, on just one provider. where: what errors are about."""
+    if isinstance(source, str) and any("\udc80" <= letter <= "\udcff" for letter in source):
+        raise BadFileError(f"{where}: its name must be UTF-8 for ONNX Runtime. Rename it.")
     available = ort.get_available_providers()
     if provider.onnx_name not in available:
         raise EnvironmentProblem(

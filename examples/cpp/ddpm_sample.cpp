@@ -19,6 +19,7 @@
 #include "grid_png.hpp"
 #include "no_telemetry.hpp"
 #include "onnx_model.hpp"
+#include "printable.hpp"
 
 namespace {
 
@@ -179,7 +180,7 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
 }
 
 int failed(ddpm::Code code, const char* line) {
-    std::fprintf(stderr, "error: %s\n", line);
+    std::fprintf(stderr, "error: %s\n", printable(line).c_str());
     return static_cast<int>(code);
 }
 

@@ -6,12 +6,13 @@
 #include "external_data.hpp"
 #include "grid_png.hpp"
 #include "no_telemetry.hpp"
+#include "printable.hpp"
 
 int main(int argc, char** argv) {
     turn_off_telemetry();
     const auto failed = [](int code, std::string reason) {
         std::fprintf(stderr, "error: one_call needs a *.sampler.onnx and numbers that it takes, got %s. See line 1 of "
-                             "one_call.cpp.\n", reason.substr(0, reason.find('\n')).c_str());
+                             "one_call.cpp.\n", printable(reason.substr(0, reason.find('\n'))).c_str());
         return code;
     };
     if (argc != 6) {

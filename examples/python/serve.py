@@ -60,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answer /?seed=S&image=K with a PNG: the same for the same query, so that any cache may keep it for ever."""
 
     paint: Callable[..., bytes]
+    timeout = 60  # seconds that a client may be silent: each that waits holds a thread
 
     def do_GET(self) -> None:
         """Send one image, or one line that says what was wrong."""

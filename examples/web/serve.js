@@ -10,6 +10,7 @@ import { realpath, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
 
 const TYPES = {
@@ -38,10 +39,7 @@ export function server(root, { extra = {}, isolate = false } = {}) {
       const type = TYPES[extname(file)] ?? "application/octet-stream";
       answer(200, { "Content-Type": type, "Content-Length": size, ...(isolate ? ISOLATION : {}) });
       if (request.method === "HEAD") response.end();
-      else
-        createReadStream(file)
-          .on("error", () => response.destroy())
-          .pipe(response);
+      else await pipeline(createReadStream(file), response).catch(() => response.destroy()); // aborted: the file is closed
     } catch {
       answer(404).end("not found");
     }

@@ -9,6 +9,7 @@ from models import constant, mix_model, scale_model, tiny_spec, told_model
 
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.golden import golden_from_model, replay_golden
+from ddpm_export.golden_pictures import replay_golden_pictures
 from ddpm_export.guidance import Guidance
 from ddpm_export.inputs import Input
 from ddpm_export.runtimes import PROVIDERS, Provider, open_model
@@ -93,6 +94,21 @@ def test_a_file_without_golden_vectors_says_so(trained, command, tmp_path):
     path = rewritten(trained[1], tmp_path / "m.onnx", lambda values: values.update(golden=None))
     code, out, _ = command("check", path)
     assert (code, "carries none" in out) == (0, True)
+
+
+def test_a_file_without_golden_vectors_runs_once_all_the_same():
+    spec, asked = tiny_spec(), []
+
+    def broken(x_t, t):
+        asked.append(t.tolist())
+        raise BadFileError("the graph does not run")
+
+    with pytest.raises(BadFileError, match="does not run"):
+        replay_golden(broken, spec)
+    assert asked == [[spec.num_train_timesteps - 1]]
+    with pytest.raises(BadFileError, match="does not run"):
+        replay_golden_pictures(lambda draw: broken(None, np.array([draw.n])), spec)
+    assert replay_golden_pictures(lambda _draw: np.zeros((1, 6, 5, 1), np.uint8), spec) == []
 
 
 @pytest.mark.torch

@@ -2,11 +2,16 @@
 
 import json
 import random
+from pathlib import Path
 
 from test_spec import HUGE, INVALID, SPEC, values
 
-from ddpm_export.spec import json_from_spec
+from ddpm_export.errors import DdpmExportError
+from ddpm_export.spec import json_from_spec, spec_from_json
 
+ATTACKS = Path(__file__).parents[1] / "golden" / "spec_attacks"
+MAX_CHARACTERS = 2500  # of a text in a file; what is larger comes from `specs`
+EVERY = 20  # one in so many of the damaged texts
 DEFAULTS = values()["defaults"]
 ROW = [3, 0.1, [0.5], [0.25], []]
 LABEL = {"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]}
@@ -153,3 +158,58 @@ def specs():
             at = noise.randrange(len(damaged))
             damaged[at] = noise.choice(['"', "{", "]", ",", "0", "-", "e", ".", "\\", "", "\u00e9", damaged[at] * 2])
         yield "".join(damaged)
+
+
+def is_accepted(text):
+    try:
+        spec_from_json(text)
+    except DdpmExportError:
+        return False
+    return True
+
+
+def has_whole_floats(value):
+    """Say whether 2.0 is anywhere in a value: JavaScript cannot tell it from 2, which some fields must be."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return (type(value) is float and value.is_integer()) or any(map(has_whole_floats, children))
+
+
+def case_of(change):
+    """Return one of INVALID's changes, of which `...` takes a key away, as JSON has it."""
+    without = sorted(key for key, value in change.items() if value is ...)
+    kept = {key: value for key, value in change.items() if value is not ...}
+    told = {"without": without} if without else {}
+    return {"accepted": is_accepted(json.dumps(values(**change))), "change": kept, **told}
+
+
+def files_of_attacks():
+    """Return the contents of the folder of attacks by name, as `tests/golden/README.md` says."""
+    changes = [change for change in (*INVALID, *new_changes()) if not has_whole_floats(change)]
+    known = {json.dumps(values(**change)) for change in (*INVALID, *new_changes())}
+    texts = [text for text in specs() if text not in known and len(text) <= MAX_CHARACTERS]
+    texts = [*texts[:-1000], *texts[-1000::EVERY]]
+    lines = {
+        "changes": [case for case in map(case_of, changes) if len(json.dumps(case)) <= MAX_CHARACTERS],
+        "texts": [{"accepted": is_accepted(text), "text": text} for text in texts if "9" * 400 not in text],
+    }
+    written = {name: ",\n  ".join(map(json.dumps, cases)) for name, cases in lines.items()}
+    return {
+        "changes.json": f'{{"sound": {json.dumps(values())},\n "cases": [\n  {written["changes"]}\n ]}}\n',
+        "texts.json": f'{{"cases": [\n  {written["texts"]}\n ]}}\n',
+    }
+
+
+def attacks():
+    """Return (text, whether it is accepted) of every case in the folder of attacks."""
+    changes, texts = (json.loads((ATTACKS / f"{name}.json").read_text("ascii")) for name in ("changes", "texts"))
+    changed = []
+    for case in changes["cases"]:
+        spec = {**changes["sound"], **case["change"]}
+        left = {key: value for key, value in spec.items() if key not in case.get("without", ())}
+        changed.append((json.dumps(left), case["accepted"]))
+    return changed + [(case["text"], case["accepted"]) for case in texts["cases"]]
+
+
+if __name__ == "__main__":
+    for name, content in files_of_attacks().items():
+        (ATTACKS / name).write_text(content, encoding="ascii")

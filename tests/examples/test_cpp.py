@@ -50,6 +50,8 @@ from ddpm_export.samplers import State, dpmpp_2m, plan, walk
 from ddpm_export.samplers import grid as time_grid
 from ddpm_export.spec import Defaults, json_from_spec, spec_from_json
 
+from .specs import attacks
+
 ROOT = Path(__file__).parent.parent.parent
 CPP = ROOT / "examples" / "cpp"
 CORE = Path(__file__).parent / "cpp" / "core.cpp"
@@ -409,6 +411,20 @@ def test_specs_get_the_verdict_that_python_gives(core, tmp_path):
     found = output_of(core("g++", "sanitized"), "verdicts", path)
     names = b"".join(line + b"\n" for line in expected)
     assert found == names
+
+
+@pytest.mark.torch
+def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path):
+    cases = [(text, accepted) for text, accepted in attacks() if "\0" not in text]  # which separates them
+    (tmp_path / "texts").write_bytes(
+        b"\0".join(text.encode("utf-8", "surrogatepass") or b" " for text, _ in cases) + b"\0"
+    )
+    lines = output_of(core("g++", "sanitized"), "verdicts", tmp_path / "texts").splitlines()
+    assert len(lines) == len(cases)
+    wrong = [
+        (text, line) for (text, accepted), line in zip(cases, lines, strict=True) if line.startswith(b"0") != accepted
+    ]
+    assert wrong == []
 
 
 @pytest.mark.torch
@@ -1325,6 +1341,7 @@ def test_places_that_cannot_be(programs, tmp_path):
     path.write_bytes(mix_model())
     for arguments, code, words in [
         ([tmp_path / "none.onnx", "--out", tmp_path / "a.png"], 3, "no such file"),
+        ([tmp_path / "\x1b[2J\x07.onnx", "--out", tmp_path / "a.png"], 3, r"\x1b[2J\x07.onnx"),
         ([path, "--out", tmp_path / "none" / "a.png"], 5, "cannot be written"),
         ([path, "--out", tmp_path], 5, "cannot be written"),
         ([], 2, "MODEL is missing"),

@@ -1,10 +1,14 @@
 """The Python examples do what they say; tests/test_docs.py runs the straight line."""
 
+import http.server
+import importlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -37,6 +41,18 @@ def served(*arguments):
 def server(request):
     with served(*request.param) as address:
         yield address
+
+
+def test_the_server_does_not_wait_for_a_silent_client_for_ever(monkeypatch):
+    """Each that waits holds a thread."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "python")
+    handler = importlib.import_module("serve").Handler
+    assert 0 < handler.timeout <= 60
+    monkeypatch.setattr(handler, "timeout", 0.05)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        with socket.create_connection(server.server_address, timeout=20) as client:
+            assert client.recv(1) == b""
 
 
 def test_the_server_gives_the_golden_image_and_refuses_in_one_line(server):

@@ -27,6 +27,8 @@ from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
 
+from .specs import attacks
+
 ROOT = Path(__file__).parent.parent.parent
 WEB = ROOT / "examples" / "web"
 MODEL = ROOT / "exported" / "unet.onnx"
@@ -209,12 +211,7 @@ SPECS: list[tuple[dict, int]] = [
 ]
 
 
-def test_specs_are_read_or_refused_as_python_does(tmp_path: Path) -> None:
-    """Integers written as 3.0 are not here: Python refuses them, and JSON.parse does not tell."""
-    sound = json.loads(json_from_spec(tiny_spec()))
-    texts = [json.dumps({**sound, **changes}) for changes, _ in SPECS]
-    (tmp_path / "specs.json").write_text(json.dumps(texts))
-    program = """
+VERDICTS = """
       import { readFileSync } from "node:fs";
       import { DdpmError, specFromJson } from "./ddpm.js";
       const codeOf = (text) => {
@@ -227,8 +224,15 @@ def test_specs_are_read_or_refused_as_python_does(tmp_path: Path) -> None:
         }
       };
       console.log(JSON.stringify(JSON.parse(readFileSync(process.argv[1], "utf8")).map(codeOf)));
-    """
-    done = node("--input-type=module", "--eval", program, tmp_path / "specs.json")
+"""
+
+
+def test_specs_are_read_or_refused_as_python_does(tmp_path: Path) -> None:
+    """Integers written as 3.0 are not here: Python refuses them, and JSON.parse does not tell."""
+    sound = json.loads(json_from_spec(tiny_spec()))
+    texts = [json.dumps({**sound, **changes}) for changes, _ in SPECS]
+    (tmp_path / "specs.json").write_text(json.dumps(texts))
+    done = node("--input-type=module", "--eval", VERDICTS, tmp_path / "specs.json")
     assert done.returncode == 0, done.stderr
     for text, (changes, code), theirs in zip(texts, SPECS, json.loads(done.stdout), strict=True):
         try:
@@ -237,6 +241,16 @@ def test_specs_are_read_or_refused_as_python_does(tmp_path: Path) -> None:
         except DdpmExportError as exc:
             ours = exc.exit_code
         assert (ours, theirs) == (code, code), changes
+
+
+def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(tmp_path: Path) -> None:
+    cases = attacks()
+    (tmp_path / "specs.json").write_text(json.dumps([text for text, _ in cases]))
+    done = node("--input-type=module", "--eval", VERDICTS, tmp_path / "specs.json")
+    assert done.returncode == 0, done.stderr
+    codes = json.loads(done.stdout)
+    wrong = [(text, code) for (text, accepted), code in zip(cases, codes, strict=True) if (code == 0) != accepted]
+    assert wrong == []
 
 
 # --- the program ---

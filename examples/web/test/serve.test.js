@@ -1,6 +1,6 @@
 // The server for trying out: types, headers, and nothing from outside its folder.
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -93,4 +93,26 @@ test("isolated, every answer has both headers", async () => {
     assert.equal(headers["cross-origin-opener-policy"], "same-origin");
     assert.equal(headers["cross-origin-embedder-policy"], "require-corp");
   }
+});
+
+test("a download that is broken off leaves no file open", { skip: process.platform !== "linux" }, async () => {
+  await writeFile(join(folder, "root", "large"), new Uint8Array(2 ** 25));
+  const open = async () => {
+    const files = await readdir("/proc/self/fd");
+    const paths = await Promise.all(files.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => "")));
+    return paths.filter((path) => path.endsWith("/large")).length;
+  };
+  await Promise.all(
+    Array.from(
+      { length: 5 },
+      () =>
+        new Promise((resolve) => {
+          const asked = request({ host: "127.0.0.1", port: site.address().port, path: "/large", agent: false });
+          asked.on("response", (response) => response.once("data", () => asked.destroy()).on("close", resolve));
+          asked.on("error", () => {}).end();
+        }),
+    ),
+  );
+  for (let tries = 0; tries < 100 && (await open()) > 0; tries++) await new Promise((go) => setTimeout(go, 20));
+  assert.equal(await open(), 0);
 });
