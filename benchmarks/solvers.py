@@ -93,32 +93,34 @@ def measure(arguments: argparse.Namespace) -> Report:
     spec = with_plans(spec, [str(path) for path in arguments.plans])
     counts = _counts(arguments.steps)
     found = _Found(Path(arguments.results), sha256_of_images(arguments.model, spec))
-    with phases() as report:
-        cases = list(_all_cases(spec, counts))
-        limit: list[Array] = []
-        for done, case in enumerate(cases):
-            if case.label not in found.distances:
-                if not limit:
-                    limit.append(_ends(model, spec, plan(spec, **LIMIT)))
-                levels = 127.5 * (_ends(model, spec, case.plan) - limit[0])
-                found.keep("distances", case.label, float(np.sqrt(np.mean(np.square(levels, dtype=np.float64)))))
-            report(done + 1, len(cases), "distances")
-        chosen = _chosen(cases, found.distances, counts, arguments.best)
-        tuned = [Case(name, None, len(rows.rows), rows) for name, rows in spec.plans.items() if name.startswith(TUNED)]
-        judge = _Judges(arguments, model, spec, found, report)
-        judge.of_real()
-        for case in [*tuned, *chosen]:
-            judge.of_case(case)
+    cases = list(_all_cases(spec, counts))
+    tuned = [Case(name, None, len(rows.rows), rows) for name, rows in spec.plans.items() if name.startswith(TUNED)]
+    judges = {path.stem: path for path in arguments.judges or [Path("exported/extractor.onnx")]}
+    if arguments.kept:
+        judged = found.rows(arguments.n)
+        tuned, chosen = (
+            [case for case in some if judges.keys() <= judged.get(case.label, {}).keys()] for some in (tuned, cases)
+        )
+        cases = [case for case in cases if case.label in found.distances]
+    else:
+        with phases() as report:
+            _find_distances(model, spec, cases, found, report)
+            chosen = _chosen(cases, found.distances, counts, arguments.best)
+            judge = _Judges(arguments, judges, model, spec, found, report)
+            judge.of_real()
+            for case in [*tuned, *chosen]:
+                judge.of_case(case)
     rows = found.rows(arguments.n)
-    names = list(judge.digests)
+    names = list(judges)
     result = Report(
-        f"python -m benchmarks.solvers --n {arguments.n} --steps {arguments.steps} --best {arguments.best}",
+        f"python -m benchmarks.solvers --n {arguments.n} --steps {arguments.steps} --best {arguments.best}"
+        + (" --kept" if arguments.kept else ""),
         conditions,
         [_table(rows, tuned, chosen, found.distances, names, arguments.n), _distance_table(found.distances, cases)],
         [
             f"{Path(arguments.model).name} (SHA-256 {sha256_of(arguments.model)[:12]}), seed {SEED}, against the first "
             f"{arguments.reference:,} training images. KID x 1000 with its standard error, by "
-            + " and ".join(f"{name} (SHA-256 {digest[:12]})" for name, digest in judge.digests.items())
+            + " and ".join(f"{name} (SHA-256 {sha256_of(path)[:12]})" for name, path in judges.items())
             + f". Levels: the root of the mean square of the distance to {LIMIT['num_steps']} steps of DDIM from the "
             f"same noise, {LIMIT_IMAGES} images.",
         ],
@@ -148,6 +150,17 @@ def _all_cases(spec: ModelSpec, counts: list[int]) -> Iterator[Case]:
                 rows = plan(spec, sampler=solver.sampler, num_steps=num_steps, grid=grid, **solver.knobs)
                 if len(rows.rows) == evaluations:
                     yield Case(solver.name, grid, evaluations, rows)
+
+
+def _find_distances(model: Model, spec: ModelSpec, cases: list[Case], found: "_Found", report: Any) -> None:
+    limit: list[Array] = []
+    for done, case in enumerate(cases):
+        if case.label not in found.distances:
+            if not limit:
+                limit.append(_ends(model, spec, plan(spec, **LIMIT)))
+            levels = 127.5 * (_ends(model, spec, case.plan) - limit[0])
+            found.keep("distances", case.label, float(np.sqrt(np.mean(np.square(levels, dtype=np.float64)))))
+        report(done + 1, len(cases), "distances")
 
 
 def _ends(model: Model, spec: ModelSpec, rows: Plan) -> Array:
@@ -207,11 +220,16 @@ class _Judges:
     """Judge images by several extractors against training images."""
 
     def __init__(
-        self, arguments: argparse.Namespace, model: Model, spec: ModelSpec, found: _Found, report: Any
+        self,
+        arguments: argparse.Namespace,
+        paths: dict[str, Path],
+        model: Model,
+        spec: ModelSpec,
+        found: _Found,
+        report: Any,
     ) -> None:
         self.model, self.spec, self.found, self.report, self.n = model, spec, found, report, arguments.n
         self.cache = cache_folder() if arguments.cache is None else Path(arguments.cache)
-        paths = {path.stem: path for path in arguments.judges or [Path("exported/extractor.onnx")]}
         self.extract = {
             name: open_extractor(path, spec.image_shape, "cpu", arguments.threads) for name, path in paths.items()
         }
@@ -330,6 +348,7 @@ def _options() -> argparse.ArgumentParser:
         "--best", type=int, default=16, help="rows of each number of steps, besides DDIM [%(default)s]"
     )
     options.add_argument("--reference", type=int, default=REFERENCE, help="training images [%(default)s]")
+    options.add_argument("--kept", action="store_true", help="only tell what lies in --results, and compute nothing")
     options.add_argument("--threads", type=int, help="of ONNX Runtime [all]")
     options.add_argument("--results", default="docs/solvers/results.json", help="what was found [%(default)s]")
     options.add_argument("--cache", help="where images and features are kept [the user's cache]")

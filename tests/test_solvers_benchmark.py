@@ -88,6 +88,10 @@ def test_what_was_found_is_kept_and_the_rest_made(place, monkeypatch):
     monkeypatch.setattr(scoring, "sampled_images", counted)
     assert measured(place).values == first
     assert sampled == []
+    kept = measured(place, "--steps", "2,4", "--kept")  # of 4 there is nothing yet
+    assert {line[0] for line in kept.tables[0].rows} == {"2", "-"}
+    assert kept.tables[1].columns[2:] == ["2"]
+    assert sampled == []
     measured(place, "--steps", "4", "--best", "1")
     assert set(sampled) == {4}
     sampled.clear()

@@ -27,12 +27,11 @@ from ddpm_export.generation import with_plans
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row, json_from_plan
 from ddpm_export.runtimes import open_model
-from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.samplers import State, plan, walk, weighted_sum
 from ddpm_export.schedules import GRIDS
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["Table", "Walker", "main", "pixels_and_features", "table_from_plan", "tune"]
+__all__ = ["Table", "Walker", "main", "pixels", "pixels_and_edges", "table_from_plan", "tune"]
 
 Float64 = NDArray[np.float64]
 
@@ -50,6 +49,7 @@ REACH = 4  # evaluations that a tuned row reads at most: what older ones add doe
 LEVELS = 127.5  # of a pixel's 255, in a unit of the state
 MOVE = 1e-2  # of a weight's share, to find a derivative in float32
 DAMPING, MOST_DAMPING = 1e-3, 1e3
+EDGES = 1.0  # what a difference between neighbours counts, beside a pixel
 NEAR = 1.0  # levels: an image at a smaller distance weighs no more
 ENOUGH = 1e-3  # a smaller part of the error is not worth another iteration
 
@@ -59,7 +59,8 @@ class Table:
     """A plan by numbers of order 1: times (N,), and for row k the shares (2, reach) of what was found, newest first.
 
     shares: weights of clean images and of noises, divided by those of a ddim step, so that they stay of use where the
-    times move. In the row to the picture, where ddim adds no noise, they are the weights themselves.
+    times move. The row to the picture has those of clean images only, (1, reach): noises would leave specks in the
+    picture, which a distance hardly sees and people do.
     """
 
     times: tuple[int, ...]
@@ -69,14 +70,14 @@ class Table:
         """Return the rows that walk it."""
         rows = []
         for k, (t, shares, scale) in enumerate(zip(self.times, self.shares, self.scales(alphas_cumprod), strict=True)):
-            x_0, eps = (tuple(map(float, weights)) for weights in scale * shares)
-            rows.append(Row(k + 1, t, alphas_cumprod[t], x_0, eps))
+            weights = [tuple(map(float, of_one_kind)) for of_one_kind in scale * shares]
+            rows.append(Row(k + 1, t, alphas_cumprod[t], *weights))
         return Plan(tuple(rows))
 
     def scales(self, alphas_cumprod: Sequence[float]) -> list[Float64]:
-        """Return each row's ddim weights of clean image and noise, (2, 1)."""
+        """Return each row's ddim weights of clean image and noise, (2, 1), (1, 1) of the last one, without noise."""
         after = [alphas_cumprod[t] for t in self.times[1:]]
-        return [np.sqrt([[a], [1.0 - a]]) for a in after] + [np.ones((2, 1))]
+        return [np.sqrt([[a], [1.0 - a]]) for a in after] + [np.ones((1, 1))]
 
     def moved(self, by: Float64, T: int) -> "Table":
         """Return the table with numbers added to the times, which are rounded and kept apart, then to all shares."""
@@ -91,24 +92,29 @@ class Table:
 
 
 def table_from_plan(plan: Plan, alphas_cumprod: Sequence[float], reach: int = REACH) -> Table:
-    """Return the table of a plan without noise whose rows read at most `reach` evaluations, with room for as many."""
+    """Return the table of a plan without noise, with room for `reach` evaluations a row, less what it cannot hold."""
     times = tuple(int(row.t) for row in plan.rows)
-    table = Table(times, tuple(np.zeros((2, min(row.i, reach))) for row in plan.rows))
-    for row, shares, scale in zip(plan.rows, table.shares, table.scales(alphas_cumprod), strict=True):
-        for kind, weights in enumerate((row.x_0, row.eps)):
-            shares[kind, : len(weights)] = np.divide(weights, scale[kind])
+    shares = [np.zeros((2, min(row.i, reach))) for row in plan.rows[:-1]]
+    table = Table(times, (*shares, np.zeros((1, min(len(times), reach)))))
+    for row, own, scale in zip(plan.rows, table.shares, table.scales(alphas_cumprod), strict=True):
+        for kind, weights in enumerate((row.x_0, row.eps)[: len(own)]):
+            most = min(len(weights), own.shape[1])
+            own[kind, :most] = np.divide(weights[:most], scale[kind])
     return table
 
 
 class Lesson(NamedTuple):
-    """Noise to start from, (B, C, H, W), and what is seen of where a solution of many steps brings it, (B, K)."""
+    """Noise to start from, and the picture that a solution of many steps brings it to, both (B, C, H, W)."""
 
     noise: Array
-    seen: Array
+    end: Array
 
 
 class Fit(NamedTuple):
-    """What was learned, from what, and the mean distances in levels, at first and after each iteration."""
+    """What was learned, from what, and the mean distances in levels at first and after each iteration.
+
+    errors: of what was learned from, in pixels and edges. held_out: of other noise, in pixels.
+    """
 
     table: Table
     start: str
@@ -116,40 +122,34 @@ class Fit(NamedTuple):
     held_out: list[float]
 
 
-Look = Callable[[Array], Array]  # pictures (B, C, H, W) -> numbers (B, K) whose Euclidean distance is one of pictures
-
-
 def pixels(x: Array) -> Array:
-    """Return pixels as a picture shows them, (B, C * H * W), of which a distance is the RMS in levels."""
-    flat = np.clip(decode(x), -1.0, 1.0).reshape(len(x), -1)
+    """Return pixels as a picture shows them, of which a distance is the RMS in levels, (B, C * H * W)."""
+    flat = np.clip(x, -1.0, 1.0).reshape(len(x), -1)
     result: Array = flat * np.float32(LEVELS / math.sqrt(flat.shape[1]))
     return result
 
 
-def pixels_and_features(extract: Extractor, scale: float) -> Look:
-    """Return what sees pixels, and besides an extractor's features times `scale`."""
-
-    def look(x: Array) -> Array:
-        features, _ = extract(np.clip(decode(x), -1.0, 1.0).astype(np.float32))
-        return np.concatenate([pixels(x), np.float32(scale) * features], axis=1)
-
-    return look
+def pixels_and_edges(x: Array) -> Array:
+    """Return pixels, and EDGES times the differences of neighbours, where noise shows and shades hardly do, (B, K)."""
+    picture = np.clip(x, -1.0, 1.0)
+    seen = [picture, *(np.float32(EDGES) * np.diff(picture, axis=axis) for axis in (2, 3))]
+    scale = np.float32(LEVELS / math.sqrt(picture[0].size))
+    return scale * np.concatenate([part.reshape(len(x), -1) for part in seen], axis=1)
 
 
 @dataclass(frozen=True)
 class Walker:
-    """Walk the plans of one network, and measure where they end; `look` says what counts as near."""
+    """Walk the plans of one network, and measure where they end."""
 
     denoise: Denoiser
     spec: ModelSpec
-    look: Look = pixels
 
     def lessons(self, numbers: range, seed: int, num_steps: int, batch: int) -> Iterator[Lesson]:
         """Yield lessons of the numbers, `batch` at a time: where a solver of second order ends after num_steps."""
         teacher = plan(self.spec, num_steps=num_steps, **TEACHER)
         for start in range(0, len(numbers), batch):
             noise = noise_stream(seed, numbers[start : start + batch], self.spec.state_shape)(0)
-            yield Lesson(noise, self.look(self.states(noise, teacher)[-1].x))
+            yield Lesson(noise, self.end(noise, teacher))
 
     def untuned(self, num_steps: int, lesson: Lesson) -> tuple[str, Table]:
         """Return the solver and grid that come nearest to the lesson in num_steps evaluations, by name and as a table.
@@ -168,14 +168,18 @@ class Walker:
         """Return the states after all rows of a plan without noise, or those after `state`."""
         return list(walk(self.denoise, _no_noise, rows, x=noise, state=state))
 
-    def distance(self, rows: Plan, lessons: list[Lesson]) -> float:
+    def end(self, noise: Array, rows: Plan) -> Array:
+        """Return where a plan without noise ends."""
+        return decode(self.states(noise, rows)[-1].x)
+
+    def distance(self, rows: Plan, lessons: list[Lesson], look: Callable[[Array], Array] = pixels) -> float:
         """Return the mean over images of the distance to where they shall come.
 
         Not the root of the mean square: the few that become another picture, which no table can prevent, would count
         for more than all others.
         """
-        ends = [self.look(self.states(lesson.noise, rows)[-1].x) - lesson.seen for lesson in lessons]
-        return float(np.mean(_lengths(np.concatenate(ends))))
+        differences = [look(self.end(lesson.noise, rows)) - look(lesson.end) for lesson in lessons]
+        return float(np.mean(_lengths(np.concatenate(differences))))
 
     def normal_equations(self, table: Table, lessons: list[Lesson], times_move: bool) -> tuple[Float64, Float64]:
         """Return J^T J and J^T r of the differences r by times and shares, (P, P) and (P,); 0 for times that stay.
@@ -186,8 +190,8 @@ class Walker:
         rows = table.plan(self.spec.alphas_cumprod)
         for lesson in lessons:
             states = self.states(lesson.noise, rows)
-            seen = self.look(states[-1].x)
-            r = seen - lesson.seen
+            seen = pixels_and_edges(decode(states[-1].x))
+            r = seen - pixels_and_edges(lesson.end)
             w = (1.0 / np.sqrt(np.maximum(_lengths(r), NEAR)))[:, None].astype(np.float32)
             J = np.stack([(w * column).ravel() for column in self.derivatives(table, states, lesson, seen, times_move)])
             square, slope = square + (J @ J.T).astype(np.float64), slope + (J @ (w * r).ravel()).astype(np.float64)
@@ -206,7 +210,7 @@ class Walker:
         def onward(k: int, x: Array, rows: Plan) -> Array:
             """Return what is seen of the end where the state after row k, from 0 on, is x."""
             state = states[k]._replace(x=x)
-            return self.look([state, *self.states(x, rows, state)][-1].x)
+            return pixels_and_edges(decode([state, *self.states(x, rows, state)][-1].x))
 
         for k, t in enumerate(table.times):
             below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else len(a)) - t
@@ -216,17 +220,16 @@ class Walker:
                 continue
             other = replace(table, times=(*table.times[:k], t + by, *table.times[k + 1 :])).plan(a)
             if k == 0:
-                moved = self.look(self.states(lesson.noise, other)[-1].x)
+                moved = pixels_and_edges(self.end(lesson.noise, other))
             else:
                 row = other.rows[k - 1]
                 moved = onward(k - 1, weighted_sum(row.x_0, row.eps, _found(states, k - 1)), other)
             yield (moved - seen) / np.float32(by)
         for k, (shares, scale) in enumerate(zip(table.shares, table.scales(a), strict=True)):
             found = _found(states, k)
-            for kind in range(2):
-                for age in range(shares.shape[1]):
-                    along = float(scale[kind, 0]) * MOVE * found[age][kind]
-                    yield (onward(k, states[k].x + along, rows) - seen) / np.float32(MOVE)
+            for kind, age in np.ndindex(shares.shape):
+                along = float(scale[kind, 0]) * MOVE * found[age][kind]
+                yield (onward(k, states[k].x + along, rows) - seen) / np.float32(MOVE)
 
 
 def tune(
@@ -245,10 +248,13 @@ def tune(
     name, table = start
     a, T = walker.spec.alphas_cumprod, walker.spec.num_train_timesteps
 
-    def distance(table: Table, lessons: list[Lesson]) -> float:
-        return walker.distance(table.plan(a), lessons)
+    def error(table: Table) -> float:
+        return walker.distance(table.plan(a), learned, pixels_and_edges)
 
-    fit, damping, times_move = Fit(table, name, [distance(table, learned)], [distance(table, held_out)]), DAMPING, True
+    def of_held_out(table: Table) -> float:
+        return walker.distance(table.plan(a), held_out)
+
+    fit, damping, times_move = Fit(table, name, [error(table)], [of_held_out(table)]), DAMPING, True
     for i in range(iterations):
         report(fit)
         times_move = times_move and 3 * i < 2 * iterations
@@ -256,7 +262,7 @@ def tune(
         while damping <= MOST_DAMPING:
             step = np.linalg.solve(square + damping * np.diag(np.diag(square)) + 1e-9 * np.eye(len(square)), -slope)
             tried = fit.table.moved(step, T)
-            reached = distance(tried, learned)
+            reached = error(tried)
             if reached < fit.errors[-1]:
                 break
             damping *= 8.0
@@ -264,7 +270,7 @@ def tune(
             reached = fit.errors[-1]  # there is no better one near by
         gain = 1.0 - reached / fit.errors[-1]
         if gain > 0.0:
-            fit = Fit(tried, name, [*fit.errors, reached], [*fit.held_out, distance(tried, held_out)])
+            fit = Fit(tried, name, [*fit.errors, reached], [*fit.held_out, of_held_out(tried)])
         if gain < ENOUGH and not times_move:
             break
         times_move, damping = times_move and gain >= ENOUGH, DAMPING if gain == 0.0 else damping / 8.0
@@ -322,8 +328,8 @@ def command(
         name = f"tuned-{count}"
 
         def report(fit: Fit, name: str = name) -> None:
-            levels = f"{fit.errors[-1]:.2f} levels, of held-out noise {fit.held_out[-1]:.2f}, at t {fit.table.times}"
-            print(f"{name} from {fit.start}: {levels}", file=sys.stderr, flush=True)
+            levels = f"error {fit.errors[-1]:.2f}, {fit.held_out[-1]:.2f} levels of held-out noise"
+            print(f"{name} from {fit.start}: {levels}, t {fit.table.times}", file=sys.stderr, flush=True)
             _add(out, name, json_from_plan(fit.table.plan(spec.alphas_cumprod)))
 
         known = with_plans(replace(spec, plans={}), [str(out)]).plans if out.exists() else {}
@@ -337,7 +343,7 @@ def command(
                 "plan": name,
                 "start": fit.start,
                 "times": fit.table.times,
-                "levels": [round(error, 2) for error in fit.errors],
+                "errors": [round(error, 2) for error in fit.errors],
                 "levels_held_out": [round(error, 2) for error in fit.held_out],
             }
         )
