@@ -93,7 +93,7 @@ async function main(args) {
   const seconds_load = (performance.now() - beforeLoad) / 1000;
 
   // one class, whose name may have commas, or several with commas between them
-  settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",");
+  settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",").map((name) => name.trim());
   const batches = [];
   for (let start = 0; start === 0 || start < n; start += BATCH) {
     const batch = { ...settings, first: first + start, n: Math.min(BATCH, n - start) };

@@ -36,6 +36,7 @@ from models import (
 from onnx import TensorProto
 
 from ddpm_export import generate
+from ddpm_export.cli.console import labels_from_text
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.generation import sample, settings_for
@@ -1147,7 +1148,7 @@ PLANNED = {"plans": {"third": third_order(tiny_spec())}}
 def told_model(spec=None):
     """Return a file that is told all four kinds of input, each as data that nobody says, and time as a float."""
     inputs = (
-        Input("y", "label", none=3, classes=("a", "b", "c")),
+        Input("y", "label", none=3, classes=("b", "b, c", "a/b c")),
         Input("strength", "vector", (2,), none=0.5),
         Input("low_res", "image", (3, 2, 2), none=-0.25),
         Input("x_0_prev", "previous", GREY),
@@ -1210,7 +1211,8 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
         {},
         {"plan": "third"},
         {"label": "b", "guidance": 2.5},
-        {"label": "c,none,0", "guidance": 2.5, "first": 2},
+        {"label": "a/b c, none,0 ", "guidance": 2.5, "first": 2},
+        {"label": "b, c"},
         {"label": "none"},
         {"guidance": 0},
     ],
@@ -1228,7 +1230,7 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     sampled(programs, path, tmp_path / "grid.png", "--n", 5, "--seed", 3, *arguments)
     spec = spec_from_json(session.get_modelmeta().custom_metadata_map["ddpm_export"])
     if "label" in settings:
-        settings = {**settings, "label": settings["label"].split(",")}
+        settings = {**settings, "label": labels_from_text(spec, settings["label"])}
     assert_within_a_level(tmp_path / "grid.png", generate((model, spec), n=5, seed=3, **settings))
 
 
@@ -1280,7 +1282,12 @@ def refusals():
             2,
             "Input 'low_res', of",
         ),
-        (told_model(), ["--label", "d"], 2, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'."),
+        (
+            told_model(),
+            ["--label", "d"],
+            2,
+            "Input 'y' must be one of b, b, c, a/b c or its index from 0 to 2, got 'd'.",
+        ),
         (told_model(), ["--guidance", "x"], 2, "--guidance must be a number within 64 bits, got 'x'."),
         (told_model(), ["--guidance", "101"], 2, "guidance must be a number from 0 to 100, got 101."),
         (sound, ["--guidance", "2"], 2, "guidance must be 1 for a network that has not learned to do without a class"),

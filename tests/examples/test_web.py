@@ -376,7 +376,7 @@ def opened(path: Path) -> tuple[Model, ModelSpec]:
         (["--plan", "looks-back"], {"plan": "looks-back"}),
         (["--plan", "learned"], {"plan": "learned"}),
         (["--label", "dog", "--guidance", 2.5], {"label": "dog", "guidance": 2.5}),
-        (["--label", "1,none", "--guidance", 1, "--first", 1], {"label": ["1", "none"], "guidance": 1, "first": 1}),
+        (["--label", "1, none", "--guidance", 1, "--first", 1], {"label": ["1", "none"], "guidance": 1, "first": 1}),
         (["--label", "a, b"], {"label": "a, b"}),
     ],
 )
