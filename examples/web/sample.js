@@ -3,7 +3,8 @@
  *     node sample.js unet.onnx --n 16 --steps 50 --sampler ddim --eta 0 --seed 7 --first 0 --out grid.png
  * --times 980,500,0 takes the place of --steps; --plan NAME, a plan that the model carries, that of steps, sampler and
  * eta. --label NAME,... takes classes by name or index, or none, which pictures take in turn, and --guidance how
- * strongly they follow it, 0 to 100. Prints one line of JSON; errors are one line, with the exit codes of every command of this project.
+ * strongly they follow it, 0 to 100. Prints one line of JSON; errors are one line, with the exit codes of every command
+ * of this project.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
