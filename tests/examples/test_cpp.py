@@ -17,12 +17,14 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from commands import run_apart
 from models import (
     COLOUR,
     GREY,
+    classes_file,
     constant,
     external,
     learned_model,
@@ -39,6 +41,7 @@ from ddpm_export import generate
 from ddpm_export.cli.console import labels_from_text
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError
+from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.guidance import Guidance
 from ddpm_export.images import grid, read_image, to_uint8
@@ -1355,7 +1358,7 @@ def sampler_file(tmp_path_factory):
 
 @pytest.mark.torch
 def test_one_call_gives_python_s_grid(programs, sampler_file, tmp_path):
-    assert len((CPP / "one_call.cpp").read_text().splitlines()) < 45
+    assert len((CPP / "one_call.cpp").read_text().splitlines()) < 55
     out = tmp_path / "grid.png"
     done = run([programs / "one_call", sampler_file, 3, 5, 7, out])
     assert done.returncode == 0, complaints(done)
@@ -1363,6 +1366,24 @@ def test_one_call_gives_python_s_grid(programs, sampler_file, tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.torch
+@pytest.mark.parametrize(("arguments", "none"), [((1,), None), ((1, 1), 3), ((2, 2.5), 3), ((3, 0), 3)])
+def test_one_call_of_a_class(programs, tmp_path, arguments, none):
+    label = Input("y", "label", none=none, classes=("a", "b", "c"))
+    content = classes_file(tiny_spec(inputs=(label,), requires=("inputs",)), [-0.75, 0.5, 0.75, 0.125], 0.5)
+    (tmp_path / "unet.onnx").write_bytes(content)
+    model = onnx.load_from_string(content)
+    onnx.save(
+        sampler_from_denoiser(model, spec_of_graph(open_spec(tmp_path / "unet.onnx"), "sampler")),
+        tmp_path / "unet.sampler.onnx",
+    )
+    done = run([programs / "one_call", tmp_path / "unet.sampler.onnx", 3, 5, 7, tmp_path / "grid.png", *arguments])
+    assert done.returncode == 0, complaints(done)
+    told = dict(zip(("label", "guidance"), arguments, strict=False))
+    expected = generate(tmp_path / "unet.onnx", n=3, num_steps=5, seed=7, sampler="ddim", eta=0.0, **told)
+    assert_within_a_level(tmp_path / "grid.png", expected)
+
+
 def test_one_call_refuses(programs, sampler_file, tmp_path):
     out = tmp_path / "grid.png"
     for arguments, code, words in [
