@@ -1528,7 +1528,8 @@ inline std::string trouble_of(const Guidance& guidance) {
 }  // namespace detail
 
 inline const Input* ModelSpec::label() const {
-    const auto at = std::find_if(inputs.begin(), inputs.end(), [](const Input& one) { return one.kind == Kind::label; });
+    const auto is_label = [](const Input& one) { return one.kind == Kind::label; };
+    const auto at = std::find_if(inputs.begin(), inputs.end(), is_label);
     return at == inputs.end() ? nullptr : &*at;
 }
 

@@ -64,8 +64,15 @@ std::vector<std::string> words_of(const std::string& text) {
 // Return the labels of an option: a class, whose name may have commas, or several with commas between them.
 std::optional<ddpm::InputValue> labels_from(const std::optional<std::string>& text, const ddpm::ModelSpec& spec) {
     const ddpm::Input* label = text ? spec.label() : nullptr;
-    const bool is_one = label && std::count(label->classes.begin(), label->classes.end(), *text) > 0;
-    return !text ? std::nullopt : is_one ? std::optional<ddpm::InputValue>(*text) : words_of(*text);
+    if (!text || (label && std::count(label->classes.begin(), label->classes.end(), *text) > 0)) {
+        return text;
+    }
+    std::vector<std::string> names = words_of(*text);
+    for (std::string& name : names) {
+        name.erase(0, name.find_first_not_of(' '));
+        name.erase(name.find_last_not_of(' ') + 1);
+    }
+    return names;
 }
 
 std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {

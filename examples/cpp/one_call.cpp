@@ -1,4 +1,5 @@
-// one_call - the whole sampler is in the file: one_call unet.sampler.onnx N STEPS SEED grid.png
+// one_call - the whole sampler is in the file: one_call unet.sampler.onnx N STEPS SEED grid.png [CLASS [GUIDANCE]]
+// CLASS is a number, of a model that is told one, and GUIDANCE, 0 to 100, of one that learned to do without: 1 for none.
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdio>
@@ -15,23 +16,32 @@ int main(int argc, char** argv) {
                              "one_call.cpp.\n", printable(reason.substr(0, reason.find('\n'))).c_str());
         return code;
     };
-    if (argc != 6) {
+    if (argc < 6 || argc > 8) {
         return failed(2, std::to_string(argc - 1) + " arguments");
     }
     if (const std::string trouble = external_data::trouble(argv[1]); !trouble.empty()) {
         return failed(3, "a file with " + trouble);
     }
     try {
-        std::int64_t none = 0, n = std::stoll(argv[2]), steps = std::stoll(argv[3]), seed = std::stoll(argv[4]), first = 0;
-        float eta = 0.0f;
+        std::int64_t none = 0, n = std::stoll(argv[2]), steps = std::stoll(argv[3]), seed = std::stoll(argv[4]);
+        std::int64_t first = 0, label = argc > 6 ? std::stoll(argv[6]) : 0;
+        float eta = 0.0f, guidance = argc > 7 ? std::stof(argv[7]) : 1.0f;
         Ort::Env env(ORT_LOGGING_LEVEL_FATAL);
         Ort::Session session(env, std::filesystem::path(argv[1]).c_str(), Ort::SessionOptions());
         const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
         const auto scalar = [&](auto& value) { return Ort::Value::CreateTensor(memory, &value, 1, nullptr, 0); };
-        Ort::Value times = Ort::Value::CreateTensor(memory, &none, 0, &none, 1);  // none: evenly spaced steps
-        const char *inputs[] = {"seed", "first", "n", "steps", "eta", "times"}, *outputs[] = {"images"};
-        Ort::Value values[] = {scalar(seed), scalar(first), scalar(n), scalar(steps), scalar(eta), std::move(times)};
-        const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, 6, outputs, 1)[0]);
+        const auto list = [&](auto* values, std::int64_t count) {
+            return Ort::Value::CreateTensor(memory, values, static_cast<std::size_t>(count), &count, 1);
+        };
+        std::vector<std::int64_t> labels(argc > 6 && n > 0 ? static_cast<std::size_t>(n) : 1, label);  // of each image
+        float interval[] = {0.0f, 1e9f};  // all times
+        const char* inputs[] = {"seed", "first", "n", "steps", "eta", "times", "y", "guidance", "guidance_interval"};
+        Ort::Value values[] = {scalar(seed), scalar(first), scalar(n), scalar(steps), scalar(eta),
+                               list(&none, 0),  // no times: evenly spaced steps
+                               list(labels.data(), argc > 6 ? n : 1), scalar(guidance), list(interval, 2)};
+        const std::size_t count = argc == 6 ? 6 : argc == 7 ? 7 : 9;
+        const char* outputs[] = {"images"};
+        const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, count, outputs, 1)[0]);
         const auto shape = images.GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
         write_grid_png(argv[5], images.GetTensorData<std::uint8_t>(), shape[0], shape[1], shape[2], shape[3]);
     } catch (const Ort::Exception& problem) {

@@ -3,7 +3,8 @@
  *     node sample.js unet.onnx --n 16 --steps 50 --sampler ddim --eta 0 --seed 7 --first 0 --out grid.png
  * --times 980,500,0 takes the place of --steps; --plan NAME, a plan that the model carries, that of steps, sampler and
  * eta. --label NAME,... takes classes by name or index, or none, which pictures take in turn, and --guidance how
- * strongly they follow it, 0 to 100. Prints one line of JSON; errors are one line, with the exit codes of every command of this project.
+ * strongly they follow it, 0 to 100. Prints one line of JSON; errors are one line, with the exit codes of every command
+ * of this project.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -93,7 +94,7 @@ async function main(args) {
   const seconds_load = (performance.now() - beforeLoad) / 1000;
 
   // one class, whose name may have commas, or several with commas between them
-  settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",");
+  settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",").map((name) => name.trim());
   const batches = [];
   for (let start = 0; start === 0 || start < n; start += BATCH) {
     const batch = { ...settings, first: first + start, n: Math.min(BATCH, n - start) };

@@ -4,7 +4,7 @@
  * { task: "cancel" } has no answer.
  */
 
-import { denoiser, noiseStream, NonFiniteError, plan, sample, toUint8 } from "./ddpm.js";
+import { denoiser, labelOf, noiseStream, NonFiniteError, plan, sample, toUint8 } from "./ddpm.js";
 import { oneLine, openModel } from "./model.js";
 
 const RUNTIMES = {
@@ -75,9 +75,13 @@ async function moveToGpu(ort, file) {
   try {
     gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] });
     const x = noiseStream(0, [0], spec.image_shape)(0);
+    const label = labelOf(spec);
+    const told = label === null ? {} : { [label.name]: 0 }; // any class will do
     const { rows } = plan(spec, { sampler: "ddim", numSteps: Math.min(2, spec.alphas_cumprod.length) });
     for (const row of rows) {
-      const [here, there] = await Promise.all([model, gpu.model].map((each) => denoiser(each, spec)(x, row, null)));
+      const [here, there] = await Promise.all(
+        [model, gpu.model].map((each) => denoiser(each, spec, told)(x, row, null)),
+      );
       const largest = here.x_0.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
       const error = here.x_0.reduce((most, value, k) => Math.max(most, Math.abs(value - there.x_0[k])), 0) / largest;
       if (!(error <= MAX_GPU_ERROR)) {

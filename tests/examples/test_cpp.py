@@ -17,12 +17,14 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from commands import run_apart
 from models import (
     COLOUR,
     GREY,
+    classes_file,
     constant,
     external,
     learned_model,
@@ -36,8 +38,10 @@ from models import (
 from onnx import TensorProto
 
 from ddpm_export import generate
+from ddpm_export.cli.console import labels_from_text
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError
+from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.guidance import Guidance
 from ddpm_export.images import grid, read_image, to_uint8
@@ -1163,7 +1167,7 @@ PLANNED = {"plans": {"third": third_order(tiny_spec())}}
 def told_model(spec=None):
     """Return a file that is told all four kinds of input, each as data that nobody says, and time as a float."""
     inputs = (
-        Input("y", "label", none=3, classes=("a", "b", "c")),
+        Input("y", "label", none=3, classes=("b", "b, c", "a/b c")),
         Input("strength", "vector", (2,), none=0.5),
         Input("low_res", "image", (3, 2, 2), none=-0.25),
         Input("x_0_prev", "previous", GREY),
@@ -1226,7 +1230,8 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
         {},
         {"plan": "third"},
         {"label": "b", "guidance": 2.5},
-        {"label": "c,none,0", "guidance": 2.5, "first": 2},
+        {"label": "a/b c, none,0 ", "guidance": 2.5, "first": 2},
+        {"label": "b, c"},
         {"label": "none"},
         {"guidance": 0},
     ],
@@ -1244,7 +1249,7 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     sampled(programs, path, tmp_path / "grid.png", "--n", 5, "--seed", 3, *arguments)
     spec = spec_from_json(session.get_modelmeta().custom_metadata_map["ddpm_export"])
     if "label" in settings:
-        settings = {**settings, "label": settings["label"].split(",")}
+        settings = {**settings, "label": labels_from_text(spec, settings["label"])}
     assert_within_a_level(tmp_path / "grid.png", generate((model, spec), n=5, seed=3, **settings))
 
 
@@ -1296,7 +1301,12 @@ def refusals():
             2,
             "Input 'low_res', of",
         ),
-        (told_model(), ["--label", "d"], 2, "Input 'y' must be one of a, b, c or its index from 0 to 2, got 'd'."),
+        (
+            told_model(),
+            ["--label", "d"],
+            2,
+            "Input 'y' must be one of b, b, c, a/b c or its index from 0 to 2, got 'd'.",
+        ),
         (told_model(), ["--guidance", "x"], 2, "--guidance must be a number within 64 bits, got 'x'."),
         (told_model(), ["--guidance", "101"], 2, "guidance must be a number from 0 to 100, got 101."),
         (sound, ["--guidance", "2"], 2, "guidance must be 1 for a network that has not learned to do without a class"),
@@ -1365,7 +1375,7 @@ def sampler_file(tmp_path_factory):
 
 @pytest.mark.torch
 def test_one_call_gives_python_s_grid(programs, sampler_file, tmp_path):
-    assert len((CPP / "one_call.cpp").read_text().splitlines()) < 45
+    assert len((CPP / "one_call.cpp").read_text().splitlines()) < 55
     out = tmp_path / "grid.png"
     done = run([programs / "one_call", sampler_file, 3, 5, 7, out])
     assert done.returncode == 0, complaints(done)
@@ -1373,6 +1383,24 @@ def test_one_call_gives_python_s_grid(programs, sampler_file, tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.torch
+@pytest.mark.parametrize(("arguments", "none"), [((1,), None), ((1, 1), 3), ((2, 2.5), 3), ((3, 0), 3)])
+def test_one_call_of_a_class(programs, tmp_path, arguments, none):
+    label = Input("y", "label", none=none, classes=("a", "b", "c"))
+    content = classes_file(tiny_spec(inputs=(label,), requires=("inputs",)), [-0.75, 0.5, 0.75, 0.125], 0.5)
+    (tmp_path / "unet.onnx").write_bytes(content)
+    model = onnx.load_from_string(content)
+    onnx.save(
+        sampler_from_denoiser(model, spec_of_graph(open_spec(tmp_path / "unet.onnx"), "sampler")),
+        tmp_path / "unet.sampler.onnx",
+    )
+    done = run([programs / "one_call", tmp_path / "unet.sampler.onnx", 3, 5, 7, tmp_path / "grid.png", *arguments])
+    assert done.returncode == 0, complaints(done)
+    told = dict(zip(("label", "guidance"), arguments, strict=False))
+    expected = generate(tmp_path / "unet.onnx", n=3, num_steps=5, seed=7, sampler="ddim", eta=0.0, **told)
+    assert_within_a_level(tmp_path / "grid.png", expected)
+
+
 def test_one_call_refuses(programs, sampler_file, tmp_path):
     out = tmp_path / "grid.png"
     for arguments, code, words in [

@@ -13,16 +13,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from models import GREY, constant, onnx_file, scale_model, tiny_spec
+from models import GREY, classes_file, constant, onnx_file, scale_model, tiny_spec
 from models import node as node_of
 from onnx import TensorProto
 
 from ddpm_export import generate
 from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
+from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
+from ddpm_export.guidance import Guidance
 from ddpm_export.images import grid, read_image
+from ddpm_export.inputs import Input
 from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
@@ -390,7 +394,7 @@ def opened(path: Path) -> tuple[Model, ModelSpec]:
         (["--plan", "looks-back"], {"plan": "looks-back"}),
         (["--plan", "learned"], {"plan": "learned"}),
         (["--label", "dog", "--guidance", 2.5], {"label": "dog", "guidance": 2.5}),
-        (["--label", "1,none", "--guidance", 1, "--first", 1], {"label": ["1", "none"], "guidance": 1, "first": 1}),
+        (["--label", "1, none", "--guidance", 1, "--first", 1], {"label": ["1", "none"], "guidance": 1, "first": 1}),
         (["--label", "a, b"], {"label": "a, b"}),
     ],
 )
@@ -666,10 +670,50 @@ def test_one_call_files_in_both_runtimes(runtime: str, file: str, exports: Path)
     assert "steps must be 1 to 1000" in json.loads(done.stdout)["error"]
 
 
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a network that is told a class or none, as unet.onnx, and its one-call files."""
+    folder = tmp_path_factory.mktemp("classes")
+    label = Input("y", "label", none=3, classes=("a", "b", "c"))
+    alphas_cumprod = tuple(np.linspace(0.999, 0.01, 60).tolist())  # for the 50 steps of the page
+    spec = tiny_spec(inputs=(label,), requires=("inputs",), alphas_cumprod=alphas_cumprod)
+    (folder / "unet.onnx").write_bytes(content := classes_file(spec, [-0.75, 0.5, 0.75, 0.125], 0.5))
+    for graph, write in (("sampler", sampler_from_denoiser), ("slice", slice_from_denoiser)):
+        onnx.save(write(onnx.load_from_string(content), spec_of_graph(spec, graph)), folder / f"unet.{graph}.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("runtime", ["web", "node"])
+@pytest.mark.parametrize("graph", ["sampler", "slice"])
+def test_one_call_files_are_told_classes_and_guidance(runtime: str, graph: str, classes: Path) -> None:
+    needs(f"onnxruntime-{runtime}")
+    settings = {"seed": 7, "first": 1, "n": 3, "steps": 5, "eta": 0.5}
+    told = {"y": [1, 3, 0], "guidance": 2.5, "interval": [10, 30]}
+    done = node("test/one_call.js", runtime, classes / f"unet.{graph}.onnx", json.dumps({**settings, **told}))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert "error" not in result, result
+    images = np.array(result["pixels"], dtype=np.uint8).reshape(result["shape"])
+    num_steps = settings.pop("steps")
+    how = {"label": [0, 1, 3], "guidance": Guidance(2.5, (10, 30)), "sampler": "ddim", "num_steps": num_steps}
+    assert_same_pictures(images, generate(classes / "unet.onnx", **settings, **how))
+
+
+@pytest.mark.torch
+def test_the_one_call_page_asks_for_class_and_guidance(classes: Path) -> None:
+    told = {"label": 2, "guidance": 2.5}
+    seen = seen_in_page("oneCall", slice=str(classes / "unet.slice.onnx"), seed="7", **told)
+    assert seen["status"] == "Done: seed 7."
+    assert seen["offered"] == [True, True]
+    expected = grid(generate(classes / "unet.onnx", n=1, num_steps=50, seed=7, sampler="ddim", eta=0.0, **told))
+    assert_same_pictures(page_of(seen["shown"]), expected)
+
+
 @pytest.mark.torch
 def test_the_one_call_page(exports: Path) -> None:
     seen = seen_in_page("oneCall", slice=str(exports / "unet.slice.onnx"), seed=str(BIG_SEED))
     assert seen["status"] == f"Done: seed {BIG_SEED}."
+    assert seen["offered"] == [False, False]
     expected = pictures(n=1, num_steps=50, seed=BIG_SEED, sampler="ddim", eta=0.0)
     assert_same_pictures(page_of(seen["shown"]), expected)
 

@@ -9,7 +9,7 @@ const [runtime, path, text] = process.argv.slice(2);
 const ort = await import(`onnxruntime-${runtime}`);
 if (runtime === "web") ort.env.wasm.numThreads = 1;
 ort.env.logLevel = "fatal"; // the errors are looked at below
-const { seed, first, n, steps, eta } = JSON.parse(text);
+const { seed, first, n, steps, eta, y, guidance, interval } = JSON.parse(text);
 const int64 = (value) => new ort.Tensor("int64", [BigInt(value)], []);
 const common = {
   seed: int64(seed),
@@ -18,6 +18,11 @@ const common = {
   eta: new ort.Tensor("float32", [eta], []),
   times: new ort.Tensor("int64", [], [0]), // evenly spaced
 };
+if (y !== undefined) common.y = new ort.Tensor("int64", y.map(BigInt), [n]);
+if (guidance !== undefined) {
+  common.guidance = new ort.Tensor("float32", [guidance], []);
+  common.guidance_interval = new ort.Tensor("float32", interval, [2]);
+}
 
 async function run() {
   const session = await ort.InferenceSession.create(new Uint8Array(await readFile(path)));

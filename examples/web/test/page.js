@@ -337,18 +337,21 @@ const scenarios = {
     }),
 
   /** one_call.html: the sampler inside the file; stopped once, then left to finish. */
-  oneCall: ({ slice, seed }) =>
+  oneCall: ({ slice, seed, label, guidance }) =>
     visit({ extra: { "/unet.slice.onnx": slice }, path: "one_call.html" }, async ({ page, go }) => {
       await go();
       await ready(page);
       await page.fill("#seed", String(seed));
+      const offered = [await page.isVisible("#label"), await page.isVisible("#guidance")];
+      if (label !== undefined) await page.fill("#label", String(label));
+      if (guidance !== undefined) await page.fill("#guidance", String(guidance));
       await page.keyboard.press("Enter");
       await page.click("#stop");
       await until(page, () => document.getElementById("status").textContent === "Stopped.");
       await page.click("button.primary");
       await until(page, () => !/^(Making|Stopped)/.test(document.getElementById("status").textContent));
       await shoot(page, "one-call");
-      return { status: await text(page, "status"), shown: await page.$eval("#picture", pixelsOf) };
+      return { status: await text(page, "status"), offered, shown: await page.$eval("#picture", pixelsOf) };
     }),
 };
 

@@ -310,7 +310,7 @@ void check_plans(const std::string& folder) {
     EXPECT(furthest == ddpm::max_reach - 1, "a plan that looks far back");
 }
 
-// A network that is told a class: that of its label's Gaussian, or, where it guides itself, what its scale makes of two.
+// A network that is told a class: its label's Gaussian, or, where it guides itself, what its scale makes of two.
 struct ClassesModel {
     const ddpm::ModelSpec& spec;
     std::vector<double> means;
@@ -634,7 +634,7 @@ void check_guidance() {
     settings.n = 1;
     const std::vector<float> alone = ddpm::sample(model, spec, settings);
     EXPECT((labels == Labels{1, 3}), "image 4");
-    EXPECT(std::equal(alone.begin(), alone.end(), all.begin() + static_cast<std::ptrdiff_t>(2 * alone.size())), "alone");
+    EXPECT(std::equal(alone.begin(), alone.end(), &all[2 * alone.size()]), "alone");
     settings.guidance = ddpm::Guidance{0.0};
     (void)ddpm::sample(model, spec, settings);
     EXPECT((labels == Labels{3}), "at 0 without");
@@ -683,7 +683,8 @@ void check_guidance() {
     EXPECT(code_of([&] { (void)ddpm::denoiser(model, plain, {}, ddpm::Guidance{}); }) == 0, "a scale of 1");
     refused(always, [](ddpm::Settings& s) { s.label = "none"; },
             "Input 'y' cannot be none, since the network was always told a class.");
-    refused(plain, [](ddpm::Settings& s) { s.label = "a"; }, "label does not apply to a network that is told no class.");
+    refused(plain, [](ddpm::Settings& s) { s.label = "a"; },
+            "label does not apply to a network that is told no class.");
     refused(spec, [](ddpm::Settings& s) { s.label = "a", s.inputs = {{"y", "a"}}; },
             "label must be left out beside the input 'y', which is the same.");
     refused(spec, [](ddpm::Settings& s) { s.label = std::vector<std::string>{"a", "4"}; },
