@@ -262,7 +262,7 @@ def _original_of_classes(model: Any, cond_scale: float = 1.0, rescaled_phi: floa
         ddim_final, ddim_times = (
             ddim_sample(model, noise, STEPS, classes, **how) if is_comparable else (None, ddpm_times)
         )
-    scale = {"guidance": np.full((1,), cond_scale, dtype=np.float32)} if is_guided else {}
+    scale = {"guidance": np.full((len(t), 1), cond_scale, dtype=np.float32)} if is_guided else {}
     return Original(
         x_t.numpy(),
         t.numpy(),
@@ -272,8 +272,8 @@ def _original_of_classes(model: Any, cond_scale: float = 1.0, rescaled_phi: floa
         x.numpy(),
         ddim_times,
         None if ddim_final is None else ddim_final.numpy(),
-        {"y": y.numpy(), **{name: np.tile(value, (len(t), 1)) for name, value in scale.items()}},
-        {"y": classes.numpy(), **scale},
+        {"y": y.numpy(), **scale},
+        {"y": classes.numpy()},
     )
 
 

@@ -23,9 +23,11 @@ from ddpm_export.cli.console import (
     times_from_text,
 )
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.wording import shown
 
 if TYPE_CHECKING:
     from ddpm_export.exporting import Checkpoint, Report
+    from ddpm_export.inputs import Input
     from ddpm_export.spec import ModelSpec
 
 __all__ = ["main"]
@@ -94,6 +96,14 @@ def export(
     clip: Annotated[
         str | None, typer.Option(help="With --network: the bound on x_0, or none. [default: 1, the range of images]")
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="With --network: what it is told by name besides x_t and t, such as y:label:10:none=10, "
+            "scale:vector:5, mask:image:3,28,28:none=0 or x_0_prev:previous; repeatable.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -132,6 +142,7 @@ def export(
         "--timesteps": timesteps,
         "--prediction": prediction,
         "--clip": clip,
+        "--input": inputs or None,
     }
     loaded: Checkpoint | Path
     if is_exported:
@@ -153,7 +164,7 @@ def export(
     else:
         # what is given is what is meant, 0 too
         T = 1000 if timesteps is None else timesteps
-        spec = _spec(Path(checkpoint).stem, schedule, image_shape, T, prediction or "eps", clip or "1")
+        spec = _spec(Path(checkpoint).stem, schedule, image_shape, T, prediction or "eps", clip or "1", inputs or [])
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
         loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
@@ -206,11 +217,17 @@ def _folder_of(checkpoint: str) -> Path:
 
 
 def _spec(
-    name: str, schedule: str | None, image_shape: str | None, timesteps: int, prediction: str, clip: str
+    name: str,
+    schedule: str | None,
+    image_shape: str | None,
+    timesteps: int,
+    prediction: str,
+    clip: str,
+    inputs: list[str],
 ) -> "ModelSpec":
     """Return the spec of a network of one's own, by what the options say of it."""
     from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-    from ddpm_export.spec import Defaults, ModelSpec
+    from ddpm_export.spec import INPUTS, Defaults, ModelSpec
 
     for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
         if value is None:
@@ -234,9 +251,33 @@ def _spec(
             clip_x_0=bound,
             defaults=Defaults(num_steps=min(Defaults.num_steps, timesteps)),
             source={"schedule": {"name": schedule_name, **parameters}},
+            inputs=tuple(_input(text, shape) for text in inputs),
+            requires=(INPUTS,) if inputs else (),
         )
     except BadFileError as exc:  # here it is what was typed that is wrong
         raise UsageError(str(exc)) from exc
+
+
+def _input(text: str, image_shape: tuple[int, ...]) -> "Input":
+    """Return the input that a text declares, such as y:label:cat,dog:none=2; what it may not be, the spec refuses."""
+    from ddpm_export.inputs import MAX_CLASSES, Input
+
+    parts = text.split(":")
+    try:
+        none = float(parts.pop().removeprefix("none=")) if parts[-1].startswith("none=") else None
+        if parts[1:] == ["previous"]:
+            return Input(parts[0], "previous", image_shape, none)
+        name, kind, items = parts
+        if kind != "label":
+            return Input(name, kind, tuple(int(size) for size in items.split(",")), none)
+    except ValueError as exc:
+        raise UsageError(
+            "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or "
+            f"x_0_prev:previous, got {shown(text)}."
+        ) from exc
+    is_count = items.isascii() and items.isdecimal()
+    classes = range(min(int(items), MAX_CLASSES + 1)) if is_count and len(items) < 10 else items.split(",")
+    return Input(name, kind, (), none if none is None or none % 1 else int(none), tuple(map(str, classes)))
 
 
 def _print_notes(notes: list[str]) -> None:

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from ddpm_export import exporting, open_model  # noqa: E402
+from ddpm_export.errors import UsageError  # noqa: E402
+from ddpm_export.inputs import Input  # noqa: E402
+
 pytestmark = pytest.mark.torch
 
 SOURCE = """
@@ -21,11 +26,25 @@ class Net(nn.Module):
         return self.out(self.conv(x_t).tanh()) + t[:, None, None, None] / 100
 """
 
+TOLD = """
+
+class Told(Net):
+    def __init__(self):
+        super().__init__(width=2)
+        self.label = nn.Embedding(4, 1)
+        self.scale = nn.Linear(2, 1)
+        self.mask = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x_t, t, x_0_prev, mask, scale, y):
+        told = (self.label(y) + self.scale(scale))[:, :, None, None] + self.mask(mask) - x_0_prev / 2
+        return super().forward(x_t, t) + told
+"""
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with a module that only this folder has, and weights of its class."""
-    (tmp_path / "my_network.py").write_text(SOURCE)
+    (tmp_path / "my_network.py").write_text(SOURCE + TOLD)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(SOURCE, names)
@@ -75,6 +94,7 @@ def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
         ((*OWN, *SPEC, "--set", "width"), "KEY=VALUE"),
         ((*OWN, *SPEC, "--set", "width.more=3"), "KEY=VALUE"),
         ((*SPEC,), "--schedule does not apply without --network"),
+        (("--input", "y:label:3"), "--input does not apply without --network"),
         (("--network", "my_network", *SPEC), "package.module:Class"),
         (("--network", "my_network:Net", *SPEC), "cannot be made"),
     ],
@@ -85,6 +105,85 @@ def test_options_that_do_not_fit_are_usage_errors(here, command, arguments, expe
     assert (code, out) == (2, ""), err
     assert expected in last
     assert not (here / "unet.onnx").exists()
+
+
+DECLARED = {
+    "y:label:cat,dog,ant:none=3": Input("y", "label", none=3, classes=("cat", "dog", "ant")),
+    "scale:vector:2": Input("scale", "vector", (2,)),
+    "mask:image:1,8,8:none=0.5": Input("mask", "image", (1, 8, 8), none=0.5),
+    "x_0_prev:previous": Input("x_0_prev", "previous", (1, 8, 8)),
+}
+
+
+def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command):
+    names = {}
+    exec(SOURCE + TOLD, names)
+    torch.save(names["Told"]().state_dict(), here / "told.pt")
+    told = ("--network", "my_network:Told")
+    declared = [word for text in DECLARED for word in ("--input", text)]
+    code, _, err = command("export", "told.pt", *told, *SPEC, *declared, "--prediction", "x_0")
+    assert code == 0, err
+    assert open_model(here / "unet.onnx")[1].inputs == tuple(DECLARED.values())
+    how = ("--n", 1, "--steps", 3, "--seed", 1, "--input", "scale=0.5,-1")
+    images = {}
+    for label in ("dog", "none"):
+        code, _, err = command("run", "unet.onnx", *how, "--label", label, "--out", f"{label}.npy")
+        assert code == 0, err
+        images[label] = np.load(f"{label}.npy")
+    assert not np.array_equal(images["dog"], images["none"])
+    code, out, err = command("check", "unet.onnx", "--against", "told.pt", *told, "--json")
+    assert code == 0, err
+    assert json.loads(out)["proof"]["error"] <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "declared"),
+    [
+        ("y:label:3", Input("y", "label", classes=("0", "1", "2"))),
+        ("y:label:3:none=0", Input("y", "label", none=0, classes=("0", "1", "2"))),
+        ("y:label:3,1", Input("y", "label", classes=("3", "1"))),
+        ("guidance:vector:1:none=1", Input("guidance", "vector", (1,), none=1.0)),
+    ],
+)
+def test_an_input_is_declared_in_few_words(here, command, monkeypatch, text, declared):
+    seen = []
+
+    def load_network(checkpoint, network, spec, **_):
+        seen.append(spec)
+        raise UsageError("That is all.")
+
+    monkeypatch.setattr(exporting, "load_network", load_network)
+    command("export", "weights.pt", *OWN, *SPEC, "--input", text)
+    assert seen[0].inputs == (declared,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("y", "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or"),
+        ("y:label", "--input must be such as"),
+        ("y:label:3:4", "--input must be such as"),
+        ("y:label:3:none=three", "--input must be such as"),
+        ("scale:vector:five", "--input must be such as"),
+        ("scale:vector", "--input must be such as"),
+        ("y:label:5000", "the classes of input 'y' must be 1 to 4096 names"),
+        ("y:label:0", "must be 1 to 4096 names"),
+        ("y:label:cat,cat", "must have different names"),
+        ("y:label:3:none=4", "none of input 'y' must be null or an index from 0 to 3"),
+        ("y:label:3:none=1.5", "none of input 'y' must be null or an index"),
+        ("y:label:3:none=nan", "none of input 'y' must be null or an index"),
+        ("z:label:3", "the name y is kept for the kind label"),
+        ("scale:vector:0", "the shape of input 'scale'"),
+        ("scale:vector:2,3", "the shape of input 'scale'"),
+        ("scale:number:2", "the kind of input 'scale'"),
+        ("x_t:vector:2", "an input's name must be an identifier other than x_t and t"),
+        ("x_0_prev:previous:2,8,8", "the shape of input 'x_0_prev'"),
+    ],
+)
+def test_an_input_that_cannot_be_is_a_usage_error(here, command, text, expected):
+    code, out, err = command("export", "weights.pt", *OWN, *SPEC, "--input", text)
+    assert (code, out) == (2, ""), err
+    assert expected in err.splitlines()[-1]
 
 
 def test_a_configuration_file_is_read_and_changed_by_settings(here, command):

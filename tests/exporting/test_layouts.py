@@ -54,7 +54,20 @@ def lucidrains(folder):
     return unet.state_dict(), options
 
 
-REAL = {"native": native, "openai": openai, "tqch": tqch, "lucidrains": lucidrains}
+def lucidrains_classes(folder):
+    package = importlib.import_module("denoising_diffusion_pytorch.classifier_free_guidance")
+    unet = package.Unet(dim=4, dim_mults=(1, 2), channels=1, num_classes=3, attn_heads=1, attn_dim_head=2)
+    options = {"image_size": 8, "objective": "pred_noise", "beta_schedule": "linear", "timesteps": 100}
+    return unet.state_dict(), {**options, "attn_heads": 1}
+
+
+REAL = {
+    "native": native,
+    "openai": openai,
+    "tqch": tqch,
+    "lucidrains": lucidrains,
+    "lucidrains_classes": lucidrains_classes,
+}
 
 
 @pytest.fixture(scope="session")

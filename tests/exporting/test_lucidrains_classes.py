@@ -1,5 +1,6 @@
 """denoising-diffusion-pytorch's classifier_free_guidance: what is derived, plain predictions, its own guidance."""
 
+import dataclasses
 import importlib
 import sys
 
@@ -10,12 +11,15 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.importing import compare  # noqa: E402
 from benchmarks.importing.lucidrains import cases, diffusion_and_ema, trainer_contents  # noqa: E402
+from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # noqa: E402
-from ddpm_export.exporting import Checkpoint, export  # noqa: E402
+from ddpm_export.exporting import Checkpoint, eager_model, export  # noqa: E402
 from ddpm_export.exporting.importers import import_network  # noqa: E402
 from ddpm_export.exporting.importers.layout import Found  # noqa: E402
+from ddpm_export.guidance import Guidance  # noqa: E402
 from ddpm_export.inputs import Input  # noqa: E402
 from ddpm_export.runtimes import open_model  # noqa: E402
+from ddpm_export.samplers import plan  # noqa: E402
 from ddpm_export.spec import Defaults  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -72,6 +76,20 @@ def test_plain_predictions_are_guided_as_the_linear_case_of_the_package(pair):
     torch.testing.assert_close(untold + 3.0 * (told - untold), expected, rtol=0, atol=1e-5)
 
 
+def test_the_walk_guides_by_both_forms_as_the_package_predicts(pair):
+    unet, x_t = pair[0].model.eval(), batch()[0].numpy()
+    for how, theirs in (({}, {"remove_parallel_component": False}), ({"rescaled_phi": 0.7}, {"rescaled_phi": 0.7})):
+        got = load(pair[0].state_dict(), cond_scale=6.0, **how)
+        spec = dataclasses.replace(got.spec, clip_x_0=None)
+        rows = plan(spec, sampler="ddim", num_steps=3).rows
+        found = denoiser(eager_model(Checkpoint(got.network, spec)), spec, y=["0", "1", "2", "0"])(x_t, rows[0], None)
+        t = torch.full((4,), int(rows[0].t))
+        with torch.no_grad():
+            v, _ = unet.forward_with_cond_scale(torch.from_numpy(x_t), t, batch()[2], cond_scale=6.0, **theirs)
+        a = rows[0].a
+        np.testing.assert_allclose(found.x_0, a**0.5 * x_t - (1.0 - a) ** 0.5 * v.numpy(), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -97,19 +115,23 @@ def test_its_own_guidance_is_taken_into_the_network(pair, how):
 
 
 def test_cond_scale_is_what_stands_for_nothing_said(pair):
-    spec = load(pair[0].state_dict(), rescaled_phi=0.7, cond_scale=6.0).spec
-    assert spec.inputs[1] == Input("guidance", "vector", (1,), none=6.0)
+    for how in ({}, {"rescaled_phi": 0.7}):
+        spec = load(pair[0].state_dict(), cond_scale=6, **how).spec
+        assert spec.defaults == Defaults("ddpm", 30, guidance=Guidance(6.0))
+        assert spec.requires == ("inputs", "guidance")
+        assert spec.guides_itself == bool(how)
 
 
-def test_its_own_guidance_is_exported(pair, tmp_path):
-    got = load(pair[0].state_dict(), rescaled_phi=0.7)
+def test_its_own_guidance_is_exported(tmp_path):
+    state = make({"dim_mults": (1,)}, objective="pred_v")[0].state_dict()
+    got = load(state, rescaled_phi=0.7)
     report = export(Checkpoint(got.network.eval(), got.spec), tmp_path / "unet.onnx")
     assert report.proof.error <= 1e-5
     model, spec = open_model(report.path)
     x_t, t, y = (value.numpy() for value in batch())
     plain, guided = (model(x_t, t, y=y, guidance=np.full((4, 1), scale, dtype=np.float32))["v"] for scale in (1.0, 6.0))
     with torch.no_grad():
-        expected = load(pair[0].state_dict()).network(*map(torch.from_numpy, (x_t, t)), y=torch.from_numpy(y)).numpy()
+        expected = load(state).network(*map(torch.from_numpy, (x_t, t)), y=torch.from_numpy(y)).numpy()
     np.testing.assert_allclose(plain, expected, rtol=0, atol=1e-5)
     assert np.abs(guided - plain).max() > 1e-2
     assert spec.inputs == got.spec.inputs
@@ -136,7 +158,7 @@ def test_what_is_not_said_is_asked_for(pair):
     missing = "image_size, objective, beta_schedule, timesteps, attn_heads"
     assert f"does not say its {missing}. Add" in asked(pair[0].model.state_dict())
     assert "does not say its rescaled_phi. Add" in asked(
-        pair[0].state_dict(), image_size=8, attn_heads=2, cond_scale=6.0
+        pair[0].state_dict(), image_size=8, attn_heads=2, keep_parallel_frac=0.5
     )
 
 
@@ -152,6 +174,8 @@ def test_what_is_not_said_is_asked_for(pair):
         ({"objective": "pred_x0"}, "objective contradicts"),
         ({"use_cfg_plus_plus": True}, "use_cfg_plus_plus must be false"),
         ({"rescaled_phi": 1.5}, "rescaled_phi must be 0 to 1"),
+        ({"cond_scale": -1}, "cond_scale must be 0 to 100"),
+        ({"cond_scale": "6x"}, "cond_scale must be a value like 1.0"),
         ({"rescaled_phi": "much"}, "rescaled_phi must be a value like 0.7"),
         ({"rescaled_phi": 0.7, "keep_parallel_frac": -1}, "keep_parallel_frac must be 0 to 1"),
         ({"rescaled_phi": 0.7, "remove_parallel_component": 1}, "remove_parallel_component must be a value like True"),

@@ -7,6 +7,7 @@ where it is asked for. Trusts nothing in a file.
 import functools
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,8 +41,9 @@ from ddpm_export.exporting.importers.lucidrains_process import (
     objective_from_process,
     refused,
 )
-from ddpm_export.inputs import Input
-from ddpm_export.spec import INPUTS, ModelSpec
+from ddpm_export.guidance import MAX_SCALE, Guidance
+from ddpm_export.inputs import OWN_GUIDANCE, Input
+from ddpm_export.spec import GUIDANCE, INPUTS, ModelSpec
 
 __all__ = ["load", "signs"]
 
@@ -49,7 +51,7 @@ NONE = "null_classes_emb"
 SIGNS = ("init_conv.weight", "time_mlp.1.weight", "classes_emb.weight", NONE, "final_conv.weight")
 DERIVED = ("dim", "num_classes", "init_dim", "out_dim", "dim_mults", "channels")
 # how forward_with_cond_scale departs from u + cond_scale (c - u), by its own names; rescaled_phi asks for it
-GUIDANCE: dict[str, Any] = {"remove_parallel_component": True, "keep_parallel_frac": 0.0, "cond_scale": 1.0}
+OWN_FORM: dict[str, Any] = {"rescaled_phi": 0.7, "remove_parallel_component": True, "keep_parallel_frac": 0.0}
 OPTIONS: dict[str, Any] = {
     **dict.fromkeys(EXAMPLES),
     "schedule_fn_kwargs": None,
@@ -60,8 +62,8 @@ OPTIONS: dict[str, Any] = {
     "attn_heads": None,
     "attn_dim_head": None,
     "classes": None,  # ours: the names of the classes
-    "rescaled_phi": None,
-    **dict.fromkeys(GUIDANCE),
+    "cond_scale": 1.0,
+    **dict.fromkeys(OWN_FORM),
     # only of training; min_snr_gamma helps to tell the objective
     "cond_drop_prob": 0.5,
     "min_snr_loss_weight": False,
@@ -101,7 +103,7 @@ class Guided(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, *, y: Tensor, guidance: Tensor) -> Tensor:
         """Predict as `Network` does; guidance: (B, 1) float32, 1 for the class's own prediction."""
-        told: Tensor = self.network(x_t, t, y=y)
+        told: Tensor = self.network(x_t, t, y=y)  # not one batch of twice the length, which torch.export cannot trace
         untold: Tensor = self.network(x_t, t, y=torch.full_like(y, self.none))
         update = told - untold
         dims = tuple(range(1, x_t.dim()))
@@ -142,9 +144,12 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         raise ask_for(missing)
     heads = _heads(unet_state, where, chosen)
     classes = config["num_classes"]
-    guided = _guidance(chosen)
+    guided, scale = _own_form(chosen), chosen["cond_scale"]
+    if not 0.0 <= scale <= MAX_SCALE:
+        raise refused("cond_scale", scale, f"0 to {MAX_SCALE:g}")
     label = label_of(classes, f"{where}.classes_emb.weight", chosen["classes"], none=None if guided else classes)
-    scale = (Input("guidance", "vector", (1,), none=guided["cond_scale"]),) if guided else ()
+    own = (Input(OWN_GUIDANCE, "vector", (1,), none=1),) if guided else ()
+    guidance = Guidance(float(scale)) if scale != 1 else None
     alphas_cumprod = alphas_cumprod_from_options(process, chosen)
     spec = ModelSpec(
         name=found.name[:200],
@@ -152,9 +157,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         image_shape=(config["channels"], *height_and_width(chosen["image_size"], len(config["dim_mults"]))),
         alphas_cumprod=tuple(alphas_cumprod.tolist()),
         clip_x_0=1.0,
-        defaults=defaults_from_options(len(alphas_cumprod), False, chosen),
-        requires=(INPUTS,),
-        inputs=(label, *scale),
+        defaults=replace(defaults_from_options(len(alphas_cumprod), False, chosen), guidance=guidance),
+        requires=(INPUTS, *((GUIDANCE,) if guidance else ())),
+        inputs=(label, *own),
     )
     unet = unet_of_package(lambda: _package().Unet(**config, **heads))
     assign_weights(unet, unet_state, where)
@@ -207,14 +212,14 @@ def _heads(state: Mapping[str, Any], where: str, chosen: Mapping[str, Any]) -> d
     return {"attn_heads": heads, "attn_dim_head": width // heads}
 
 
-def _guidance(chosen: Mapping[str, Any]) -> dict[str, float]:
+def _own_form(chosen: Mapping[str, Any]) -> dict[str, float]:
     """Return how the package's own guidance is taken into the file, {} where it is not."""
-    said = {name: chosen[name] for name in ("rescaled_phi", *GUIDANCE) if chosen[name] is not None}
+    said = {name: chosen[name] for name in OWN_FORM if chosen[name] is not None}
     if not said:
         return {}
     if "rescaled_phi" not in said:
-        raise ask_for({"rescaled_phi": 0.7})
-    values = read_options(said, {"rescaled_phi": 0.7, **GUIDANCE})
+        raise ask_for({"rescaled_phi": OWN_FORM["rescaled_phi"]})
+    values = read_options(said, OWN_FORM)
     if not values["remove_parallel_component"]:
         values["keep_parallel_frac"] = 1.0
     for name in ("rescaled_phi", "keep_parallel_frac"):
@@ -227,8 +232,8 @@ def _notes(spec: ModelSpec, guided: Mapping[str, float]) -> tuple[str, ...]:
     notes = []
     if not guided:
         notes.append(
-            "the package samples with cond_scale=6 and rescaled_phi=0.7, which is not linear: --set rescaled_phi=0.7 "
-            "takes that into the file, as its input guidance."
+            "the package samples with cond_scale=6 and rescaled_phi=0.7, which is not linear: --set cond_scale=6 --set "
+            "rescaled_phi=0.7 takes that into the file."
         )
     if spec.defaults.sampler == "ddim" and spec.prediction == "eps":
         notes.append(
