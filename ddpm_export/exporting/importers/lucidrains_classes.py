@@ -25,7 +25,6 @@ from ddpm_export.exporting.importers.lucidrains_file import (
     MAX_LEVELS,
     defaults_from_options,
     height_and_width,
-    notes_on_times,
     shape_of,
     source_from_contents,
     state_from_contents,
@@ -41,7 +40,7 @@ from ddpm_export.exporting.importers.lucidrains_process import (
     refused,
 )
 from ddpm_export.inputs import Input
-from ddpm_export.spec import INPUTS, ModelSpec
+from ddpm_export.spec import INPUTS, TIMES, ModelSpec
 
 __all__ = ["load", "signs"]
 
@@ -146,14 +145,15 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     label = label_of(classes, f"{where}.classes_emb.weight", chosen["classes"], none=None if guided else classes)
     scale = (Input("guidance", "vector", (1,), none=guided["cond_scale"]),) if guided else ()
     alphas_cumprod = alphas_cumprod_from_options(process, chosen)
+    defaults = defaults_from_options(len(alphas_cumprod), False, chosen)
     spec = ModelSpec(
         name=found.name[:200],
         prediction=OBJECTIVES[str(objective)],
         image_shape=(config["channels"], *height_and_width(chosen["image_size"], len(config["dim_mults"]))),
         alphas_cumprod=tuple(alphas_cumprod.tolist()),
         clip_x_0=1.0,
-        defaults=defaults_from_options(len(alphas_cumprod), False, chosen),
-        requires=(INPUTS,),
+        defaults=defaults,
+        requires=(INPUTS, *((TIMES,) if defaults.times is not None else ())),
         inputs=(label, *scale),
     )
     unet = unet_of_package(lambda: _package().Unet(**config, **heads))
@@ -235,4 +235,4 @@ def _notes(spec: ModelSpec, guided: Mapping[str, float]) -> tuple[str, ...]:
             "objective=pred_noise: the package's ddim_sample clips x_0 but goes on with the noise of before; this file "
             "derives it from the clipped x_0."
         )
-    return (*notes, *notes_on_times(spec))
+    return tuple(notes)
