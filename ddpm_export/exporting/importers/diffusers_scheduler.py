@@ -77,7 +77,7 @@ SAME = 5e-4
 class Schedule:
     """Hold what a scheduler decides of a spec, what to keep of it for people, and what to tell the user.
 
-    scheduler: the package's object, which has made no step. told: what its step is given besides. options: the user's.
+    scheduler: the package's object, which has made no step. told: what its step is given besides.
     """
 
     alphas_cumprod: tuple[float, ...]
@@ -89,7 +89,6 @@ class Schedule:
     notes: tuple[str, ...]
     scheduler: Any
     told: Values
-    options: Values
 
 
 def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
@@ -125,7 +124,6 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
         tuple(_notes(name, says)),
         scheduler,
         told,
-        options,
     )
 
 
@@ -157,7 +155,7 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
             f"{name} asks for fractions of times, and time_embedding_type learned has none. Add --set "
             "timestep_spacing=leading or --sampler ddim."
         )
-    known = _as_a_sampler(spec, plan, counts[0], schedule.told) if len(counts) == 1 else None
+    known = _as_a_sampler(spec, plan, schedule.told) if len(counts) == 1 else None
     if known is not None:
         requires = () if known.times is None else (TIMES,)
         return replace(spec, defaults=known, requires=(*spec.requires, *requires))
@@ -170,18 +168,20 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
     )
 
 
-def _as_a_sampler(spec: ModelSpec, plan: Plan, count: int, told: Values) -> Defaults | None:
+def _as_a_sampler(spec: ModelSpec, plan: Plan, told: Values) -> Defaults | None:
     """Return a plan as a sampler that every reader knows on the plan's times; None where it is none."""
     if not are_falling_times([row.t for row in plan.rows], spec.num_train_timesteps):
         return None
-    times = tuple(int(row.t) for row in plan.rows)
     if plan.raw_eps or plan.start != 1.0:
         return None
-    for sampler, knobs in (("ddpm", {}), ("ddim", {"eta": told.get("eta", 0.0)})):
+    times = tuple(int(row.t) for row in plan.rows)
+    is_even = list(times) == spacing(spec.num_train_timesteps, len(times)).tolist()
+    own = None if is_even else times
+    formulas: dict[str, dict[str, Any]] = {"ddpm": {}, "ddim": {"eta": float(told.get("eta", 0.0))}}
+    for sampler, knobs in formulas.items():
         known = plan_of(spec, sampler=sampler, times=times, **knobs)
         if all(map(_is_same, known.rows, plan.rows)):
-            is_even = list(times) == spacing(spec.num_train_timesteps, count).tolist()
-            return Defaults(sampler, count, float(knobs.get("eta", 0.0)), None if is_even else times)
+            return replace(spec.defaults, sampler=sampler, num_steps=len(times), eta=knobs.get("eta", 0.0), times=own)
     return None
 
 
