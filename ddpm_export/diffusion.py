@@ -167,7 +167,8 @@ def combine(predictions: Sequence[dict[str, Any]], scale: Any = 1.0) -> dict[str
 
 def denoised(outputs: dict[str, Array], spec: ModelSpec, x_t: Array, row: Row) -> Denoised:
     """Convert a prediction into the clean image and the noise, and clip, once; copies, which no buffer overwrites."""
-    x_0, eps = clean_and_noise(outputs[spec.prediction], x_t, Level(row.a), spec.prediction, spec.clip_x_0)
+    predicted = outputs[spec.prediction]
+    x_0, eps = clean_and_noise(predicted, x_t, Level(row.a), spec.prediction, spec.clip_x_0, raw_eps=row.raw_eps)
     fraction = outputs[VARIANCE_FRACTION].copy() if VARIANCE_FRACTION in spec.outputs else None
     x_0, eps = (array.copy() if array is outputs[spec.prediction] else array for array in (x_0, eps))
     return Denoised(x_0, eps, fraction)
@@ -201,11 +202,13 @@ class Level:
         return self.carry(1.0 / sqrt(1.0 - self.a))
 
 
-def clean_and_noise(predicted: Any, x_t: Any, at: Level, prediction: str, clip_x_0: float | None) -> tuple[Any, Any]:
+def clean_and_noise(
+    predicted: Any, x_t: Any, at: Level, prediction: str, clip_x_0: float | None, *, raw_eps: bool = False
+) -> tuple[Any, Any]:
     """Return (x_0, eps) of a prediction, each in the shape of x_t.
 
     x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is a
-    number, x_0 is clipped to it and eps is what then leads from it to x_t.
+    number, x_0 is clipped to it and eps is what then leads from it to x_t, or with raw_eps what it was before.
     """
     if prediction == "eps":
         x_0, eps = (x_t - at.noise * predicted) * at.one_over_signal, predicted
@@ -215,7 +218,7 @@ def clean_and_noise(predicted: Any, x_t: Any, at: Level, prediction: str, clip_x
         x_0, eps = predicted, (x_t - at.signal * predicted) * at.one_over_noise
     if clip_x_0 is not None:
         x_0 = clip(x_0, clip_x_0)
-        eps = (x_t - at.signal * x_0) * at.one_over_noise
+        eps = eps if raw_eps else (x_t - at.signal * x_0) * at.one_over_noise
     return x_0, eps
 
 

@@ -23,7 +23,8 @@ class Row(NamedTuple):
 
     i: its number, from 1, and its noise draw. t: what the network is told. a: alphas_cumprod there. x_0, eps: the
     weights of the clean images and noises found, newest first. noise: () for none, (std,), or (small, large) where
-    the network learned its variance: small^(1-f) large^f, with its variance_fraction f, pixel by pixel.
+    the network learned its variance: small^(1-f) large^f, with its variance_fraction f, pixel by pixel. raw_eps:
+    whether the noise stays what the network says where the clean image is clipped; of all rows of a plan, or of none.
     """
 
     i: int
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     x_0: tuple[float, ...] = ()
     eps: tuple[float, ...] = ()
     noise: tuple[float, ...] = ()
+    raw_eps: bool = False
 
     @property
     def reach(self) -> int:
@@ -51,6 +53,11 @@ class Plan:
         """Return whether any row's noise depends on variance_fraction."""
         return any(len(row.noise) == 2 for row in self.rows)
 
+    @property
+    def raw_eps(self) -> bool:
+        """Return whether the noises found stay what the network says where clean images are clipped."""
+        return any(row.raw_eps for row in self.rows)
+
     @cached_property
     def kept(self) -> tuple[int, ...]:
         """Return how many of the evaluations up to each row, newest first, later rows read."""
@@ -63,7 +70,9 @@ class Plan:
 def json_from_plan(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON values: each row [t, a, weights of x_0, weights of eps, noise]."""
     rows = [[row.t, row.a, list(row.x_0), list(row.eps), list(row.noise)] for row in plan.rows]
-    return {"rows": rows} if plan.start == 1.0 else {"start": plan.start, "rows": rows}
+    said = {"raw_eps": plan.raw_eps, "start": plan.start}
+    usual = {"raw_eps": False, "start": 1.0}
+    return {**{name: value for name, value in said.items() if value != usual[name]}, "rows": rows}
 
 
 def plan_from_json(name: Any, values: Any, num_train_timesteps: int, *, fractional_t: bool) -> Plan:
@@ -72,15 +81,17 @@ def plan_from_json(name: Any, values: Any, num_train_timesteps: int, *, fraction
         raise ValueError("a plan's name must be 1 to 64 letters, digits and ._+-, starting with a letter or digit")
     if not isinstance(values, dict) or not isinstance(values.get("rows"), list):
         raise ValueError(f"plan {name} must be an object with a list of rows")
-    start, rows = values.get("start", 1.0), values["rows"]
+    start, raw_eps, rows = values.get("start", 1.0), values.get("raw_eps", False), values["rows"]
     if not is_number(start) or not start > 0:
         raise ValueError(f"the start of plan {name} must be a positive number")
+    if type(raw_eps) is not bool:
+        raise ValueError(f"raw_eps of plan {name} must be true or false")
     if not 1 <= len(rows) <= MAX_ROWS:
         raise ValueError(f"plan {name} must have 1 to {MAX_ROWS} rows, not {len(rows)}")
     read = []
     for i, row in enumerate(rows, start=1):
         try:
-            read.append(_row_from_json(i, row, num_train_timesteps, fractional_t))
+            read.append(_row_from_json(i, row, num_train_timesteps, fractional_t)._replace(raw_eps=raw_eps))
         except ValueError as exc:
             raise ValueError(f"row {i} of plan {name}: {exc}") from exc
     return Plan(tuple(read), float(start))
@@ -98,7 +109,8 @@ def _row_from_json(i: int, values: Any, num_train_timesteps: int, fractional_t: 
         raise ValueError("a must be a number from 0 to below 1")
     if not all(isinstance(numbers, list) and all(map(is_number, numbers)) for numbers in lists):
         raise ValueError("x_0, eps and noise must be lists of finite numbers")
-    row = Row(i, t, float(a), *(tuple(map(float, numbers)) for numbers in lists))
+    x_0, eps, noise = (tuple(map(float, numbers)) for numbers in lists)
+    row = Row(i, t, float(a), x_0, eps, noise)
     if not 1 <= row.reach <= min(i, MAX_REACH):
         raise ValueError(f"it must read 1 to {min(i, MAX_REACH)} evaluations, not {row.reach}")
     if len(row.noise) > 2 or not all(std > 0 for std in row.noise):

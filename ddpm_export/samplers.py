@@ -395,6 +395,9 @@ def choose(
     said = [key for key, value in given.items() if value is not None]
     if name is None and not said:
         name = spec.defaults.plan
+    elif said == ["num_steps"] and name is None and spec.defaults.plan is not None:
+        name = _plan_of_steps(spec, spec.defaults.plan, num_steps)
+        said = [] if name is not None else said
     if name is not None:
         if name not in spec.plans:
             names = ", ".join(spec.plans) or "none, for the model carries none"
@@ -417,6 +420,24 @@ def choose(
         raise no_learned_variance()
     own_times = tuple(map(int, chosen.t)) if times is not None or grid is not None else None
     return Choice(plan, None, sampler, len(chosen.t), own_times, grid, usual)
+
+
+def _plan_of_steps(spec: ModelSpec, usual: str, num_steps: int | None) -> str | None:
+    """Return the plan of the usual one's solver for another number of steps, solver-number by name.
+
+    None where the usual one's name has no number. Raises UsageError where the model carries no such plan.
+    """
+    solver, _, count = usual.rpartition("-")
+    if not count.isdigit():
+        return None
+    counts = [name.removeprefix(f"{solver}-") for name in spec.plans if name.startswith(f"{solver}-")]
+    counts = sorted(filter(str.isdigit, counts), key=int)
+    if str(num_steps) not in counts:
+        raise UsageError(
+            f"num_steps must be one of {several(counts, len(counts))}, for which the model carries {solver}, "
+            f"got {num_steps!r}. To step otherwise, name a sampler."
+        )
+    return f"{solver}-{num_steps}"
 
 
 def plan(

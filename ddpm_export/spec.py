@@ -26,6 +26,7 @@ __all__ = [
     "MAX_JSON_BYTES",
     "METADATA_KEY",
     "PLAN",
+    "RAW_EPS",
     "TIMES",
     "VARIANCES",
     "VARIANCE_FRACTION",
@@ -42,8 +43,8 @@ VARIANCES = ("fixed_small", "fixed_large", "learned")
 GRAPHS = ("sampler", "slice")  # what a file holds that is no denoiser, docs/format.md section 5
 VARIANCE_FRACTION = "variance_fraction"  # the second output of a network that learned its variances
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
-FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, TIMES = "fractional_t", "guidance", "inputs", "plan", "times"
-UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, TIMES})
+FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
+UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES})
 MAX_JSON_BYTES = 256 * 1024
 MAX_NESTING = 32
 MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
@@ -199,6 +200,10 @@ class ModelSpec:
         for name, plan in self.plans.items():
             if plan.needs_learned_variance and VARIANCE_FRACTION not in self.requires:
                 raise BadFileError(f"Plan {name} needs a learned variance, which the network does not have.")
+            if plan.raw_eps and RAW_EPS not in self.requires:
+                raise BadFileError(
+                    f"Plan {name} has raw_eps, so that requires must name it, got {list(self.requires)!r}."
+                )
             if self.prediction == "eps" and not all(row.a > 0 for row in plan.rows):
                 raise BadFileError(f"Plan {name} must keep a above 0, since the network predicts eps.")
         times, plan_name = self.defaults.times, self.defaults.plan

@@ -77,6 +77,9 @@ def test_clipping_binds_and_eps_follows(prediction, rng):
     np.testing.assert_array_equal(clipped.x_0, np.clip(free.x_0, -bound, bound))
     np.testing.assert_allclose(clipped.eps[~outside], free.eps[~outside], rtol=0, atol=1e-12)
     assert (np.abs(clipped.eps - free.eps)[outside] > 0).all()
+    raw = denoiser(model, gaussian_spec(ALPHAS_CUMPROD, prediction, bound))(x_t, step._replace(raw_eps=True))
+    np.testing.assert_array_equal(raw.x_0, clipped.x_0)
+    np.testing.assert_array_equal(raw.eps, free.eps)
 
 
 @pytest.mark.parametrize("clip_x_0", [None, 1.0])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -70,6 +71,20 @@ def test_rows_of_a_file_that_cannot_be_walked(rows, message):
 def test_a_start_that_is_none(start):
     with pytest.raises(ValueError, match="start of plan own must be a positive number"):
         read({"start": start, "rows": [[1, 0.5, [1.0], [], []]]})
+
+
+def test_raw_eps_travels_and_a_file_must_say_that_it_needs_it():
+    raw = Plan(tuple(row._replace(raw_eps=True) for row in plan(SPEC, num_steps=3).rows), 0.5)
+    values = json_from_plan(raw)
+    assert values["raw_eps"] is True
+    assert read(values) == raw
+    assert "raw_eps" not in json_from_plan(plan(SPEC, num_steps=3))
+    with pytest.raises(BadFileError, match="Plan own has raw_eps, so that requires must name it"):
+        dataclasses.replace(SPEC, plans={"own": raw})
+    spec = dataclasses.replace(SPEC, plans={"own": raw}, requires=("raw_eps",))
+    assert travelled(spec) == spec
+    with pytest.raises(ValueError, match="raw_eps of plan own must be true or false"):
+        read({**values, "raw_eps": 1})
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "ä", "a" * 65, "a\n", None])

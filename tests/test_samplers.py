@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import inspect
 import math
 
@@ -453,6 +454,19 @@ def test_a_grid_by_name(name):
     assert plan(SPEC, sampler="dpmpp_3m", grid=name, num_steps=6) == plan(SPEC, sampler="dpmpp_3m", times=times)
     chosen = choose(SPEC, grid=name, num_steps=6)
     assert (chosen.grid, chosen.times) == ((None, None) if name == "uniform" else (name, tuple(times)))
+
+
+def test_a_number_of_steps_chooses_among_the_plans_of_the_default_ones_solver():
+    plans = {f"PNDM-{n}": plan(gaussian_spec(ALPHAS_CUMPROD), sampler="ipndm", num_steps=n) for n in (10, 5)}
+    plans["own-7"] = plans["PNDM-5"]
+    spec = gaussian_spec(ALPHAS_CUMPROD, defaults=Defaults(plan="PNDM-10"), requires=("plan",), plans=plans)
+    assert choose(spec).name == "PNDM-10"
+    assert choose(spec, num_steps=5).name == "PNDM-5"
+    assert choose(spec, num_steps=7, sampler="ddim").sampler == "ddim"
+    with pytest.raises(UsageError, match="num_steps must be one of 5, 10, for which the model carries PNDM, got 7"):
+        choose(spec, num_steps=7)
+    named = dataclasses.replace(spec, defaults=Defaults(plan="own"), plans={"own": plans["PNDM-5"]})
+    assert choose(named, num_steps=7).sampler == "ddim"  # whose name says no number
 
 
 def test_a_grid_by_name_takes_the_place_of_the_default_times_and_plan():

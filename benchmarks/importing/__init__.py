@@ -75,7 +75,8 @@ class Row:
 def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
     """Import a case, export it (or take the network in eager torch) and compare it with the original."""
     path, options = case.write(folder)
-    checkpoint, original = load_checkpoint(path, options=options), case.original()
+    # both samplers at the original's times: its own steps are compared by benchmarks.importing.stepping
+    checkpoint, original = load_checkpoint(path, options=options, steps=()), case.original()
     if exported:
         model, spec = open_model(export(checkpoint, folder / "unet.onnx").path)
     else:

@@ -100,7 +100,7 @@ def check(
 
         options = options_from_settings(config, settings or [])
         if network is None:
-            checkpoint = exporting.load_checkpoint(against, weights=weights, options=options)
+            checkpoint = exporting.load_checkpoint(against, weights=weights, options=options, steps=())
             _refuse_other_spec(model, spec, against, checkpoint.spec)
         else:  # a class does not say what the spec says: the file's own is taken
             checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)

@@ -50,12 +50,12 @@ __all__ = [
     "guidance_from_options",
     "inputs_from_options",
     "labels_from_text",
+    "numbers_from_text",
     "options_from_settings",
     "phases",
     "print_json",
     "printable",
     "progress",
-    "times_from_text",
 ]
 
 INTERRUPTED = 130
@@ -235,13 +235,13 @@ def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[
     return found
 
 
-def times_from_text(text: str | None) -> list[int] | None:
-    """Return the times of an option such as 980,960,0; raises UsageError for anything else."""
+def numbers_from_text(option: str, text: str | None) -> list[int] | None:
+    """Return the integers of an option such as 980,960,0; raises UsageError for anything else."""
     try:
         return None if text is None else [int(item) for item in text.split(",")]
     except ValueError as exc:
         raise UsageError(
-            f"--times must be integers with commas between them, such as 980,960,0, got {shown(text)}."
+            f"{option} must be integers with commas between them, such as 980,960,0, got {shown(text)}."
         ) from exc
 
 

@@ -16,11 +16,11 @@ from ddpm_export.cli.console import (
     Settings,
     entry_point,
     guidance_from_options,
+    numbers_from_text,
     options_from_settings,
     print_json,
     printable,
     progress,
-    times_from_text,
 )
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.wording import shown
@@ -63,7 +63,11 @@ def export(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="How many steps. [default: 50, or as many as the checkpoint's own project takes]")
+        str | None,
+        typer.Option(
+            help="How many steps; several, such as 50,20,10, of a scheduler of diffusers, whose own steps the file "
+            "carries. [default: 50, or as many as the checkpoint's own project takes]"
+        ),
     ] = None,
     eta: Annotated[float | None, typer.Option(help="Of ddim, 0 to 1. [default: 0]")] = None,
     times: Annotated[
@@ -136,6 +140,8 @@ def export(
         (Path(checkpoint).stem if is_exported else "unet") + (".float16" if storage == "float16" else ""),
     )
     options = options_from_settings(config, settings or [])
+    counts = numbers_from_text("--steps", steps)
+    chosen = [value for value in (sampler, times, eta, None if plans and steps is None else grid) if value is not None]
     asked: dict[str, object] = {
         "--schedule": schedule,
         "--image-shape": image_shape,
@@ -160,7 +166,10 @@ def export(
                 f"{given[0]} does not apply without --network. Use --set and the names of the checkpoint's own project "
                 "(docs/importing.md)."
             )
-        loaded = exporting.load_checkpoint(checkpoint, weights=weights or "ema", options=options)
+        # whoever chooses other steps leaves those of the checkpoint's own project behind
+        own = () if chosen else counts
+        loaded = exporting.load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=own)
+        counts = counts if chosen else None
     else:
         # what is given is what is meant, 0 too
         T = 1000 if timesteps is None else timesteps
@@ -175,8 +184,8 @@ def export(
         spec = with_defaults(
             spec,
             sampler=sampler,
-            num_steps=steps,
-            times=times_from_text(times),
+            num_steps=None if counts is None else exporting.only_one(counts),
+            times=numbers_from_text("--times", times),
             eta=eta,
             grid=grid,
             guidance=guidance_from_options(spec, guidance, guidance_interval),

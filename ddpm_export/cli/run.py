@@ -27,11 +27,11 @@ from ddpm_export.cli.console import (
     guidance_from_options,
     inputs_from_options,
     labels_from_text,
+    numbers_from_text,
     phases,
     print_json,
     printable,
     progress,
-    times_from_text,
 )
 from ddpm_export.errors import UsageError
 
@@ -134,7 +134,7 @@ def run(
         "guidance": guidance_from_options(spec, guidance, guidance_interval),
         "inputs": inputs_from_options(spec, inputs or []),
         "num_steps": steps,
-        "times": times_from_text(times),
+        "times": numbers_from_text("--times", times),
         "sampler": sampler,
         "eta": eta,
         "variance": variance,

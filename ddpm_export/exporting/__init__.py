@@ -6,7 +6,7 @@ name only after it has reproduced the network. `formats.py` has the table of for
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -19,7 +19,9 @@ from ddpm_export.exporting.original import Original, original_from_checkpoint, o
 from ddpm_export.exporting.packages import installed
 from ddpm_export.exporting.proof import PictureProof, Proof, Rounding, prove, prove_pictures
 from ddpm_export.files import sha256_of
+from ddpm_export.generation import with_defaults
 from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import several
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +42,7 @@ __all__ = [
     "is_stored_as_float16",
     "load_checkpoint",
     "load_network",
+    "only_one",
     "prove",
     "prove_pictures",
     "rounded",
@@ -71,12 +74,19 @@ class Report:
         return {**values, "notes": list(self.notes)}
 
 
-def load_checkpoint(path: str | Path, *, weights: str = "ema", options: Mapping[str, Any] | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path,
+    *,
+    weights: str = "ema",
+    options: Mapping[str, Any] | None = None,
+    steps: Sequence[int] | None = None,
+) -> Checkpoint:
     """Read a checkpoint of any known layout: a file, a folder, or the name of a model on the hub.
 
     weights: the averaged ones ("ema") or those of the last step ("raw"). options: what the checkpoint does not say, by
-    the names of its own project (docs/importing.md). The spec's source tells importer, digest of the file and weights.
-    No code in the file can run.
+    the names of its own project (docs/importing.md). steps: how many the file takes by default; several, the first of
+    them the default, of a scheduler whose own steps the file carries; () for a file without those. The spec's source
+    tells importer, digest of the file and weights. No code in the file can run.
     Raises BadFileError for a file that is broken, foreign or hostile, UsageError for options that do not fit,
     EnvironmentProblem without torch or the package that the layout needs.
     """
@@ -85,10 +95,22 @@ def load_checkpoint(path: str | Path, *, weights: str = "ema", options: Mapping[
         from ddpm_export.exporting.importers import import_network
         from ddpm_export.exporting.sources import read_source
     found, source = read_source(path)
-    imported = import_network(path, found, weights, options or {})
+    imported = import_network(path, found, weights, options or {}, None if steps is None else tuple(steps))
     source = {**imported.spec.source, **imported.source, **source}
-    network = imported.network.eval().requires_grad_(False)
-    return Checkpoint(network, dataclasses.replace(imported.spec, source=source), imported.notes)
+    spec = dataclasses.replace(imported.spec, source=source)
+    if steps and imported.stepping is None:
+        spec = with_defaults(spec, num_steps=only_one(steps))
+    return Checkpoint(imported.network.eval().requires_grad_(False), spec, imported.notes)
+
+
+def only_one(steps: Sequence[int]) -> int:
+    """Return the one number of steps; raises UsageError where there are several."""
+    if len(steps) > 1:
+        raise UsageError(
+            f"The number of steps must be one where no scheduler's own steps are carried, got {several(steps)}. Add "
+            "more by --plans."
+        )
+    return steps[0]
 
 
 def load_network(

@@ -121,7 +121,8 @@ class _Rows(NamedTuple):
     """Hold the table that the loop walks, a vector for each column: the rows of plans, then those of ddim.
 
     Numbers are float64; t is as the network wants it. first: the index of a run's first row. steps: how many it has.
-    start: the weight of noise draw 0, None for 1. scale: that of guidance, None where the graph takes none.
+    start: the weight of noise draw 0, None for 1. scale: that of guidance, None where the graph takes none. raw_eps:
+    whether the noise stays what the network says where the clean image is clipped, None for never.
     """
 
     t: Value
@@ -133,6 +134,7 @@ class _Rows(NamedTuple):
     steps: Value
     start: Value | None
     scale: Value | None
+    raw_eps: Value | None
 
 
 class _Run(NamedTuple):
@@ -211,6 +213,7 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
         steps=steps,
         start=start,
         scale=_add_scales(given, all_t) if GUIDANCE in spec.requires else None,
+        raw_eps=column("raw_eps", [row.raw_eps for row in table], t < 0) if any(row.raw_eps for row in table) else None,
     )
 
 
@@ -296,6 +299,9 @@ def _add_loop(
     told |= {name: before[name] for name in _remembered(spec) if name != "history"}
     predicted = _add_guided(body, network, spec, x_t, t, told, None if rows.scale is None else here(rows.scale))
     x_0, eps = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, spec.clip_x_0)
+    if rows.raw_eps is not None:
+        _, raw = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, None)
+        eps = rows.raw_eps.within(body).at(index).where(raw, eps)
     found = [(x_0, eps)]
     after = {"x_0_prev": x_0}
     if "history" in before:

@@ -72,7 +72,7 @@ def flow_bits(
         raise UsageError("The likelihood needs a last time that is not all noise, got alphas_cumprod of 0 there.")
     times = np.sort(times_from_grid("log_snr", a, num_steps))
     times[0] = 0
-    denoise = denoiser(single_precision(model, spec), replace(spec, clip_x_0=None))
+    denoise = denoiser(single_precision(model, spec), replace(spec, clip_x_0=None), guidance=1)
     sigma = np.sqrt((1.0 - a) / a)[times]  # the noise in y (Karras et al. 2022)
     steps = np.diff(np.log(sigma))
     weights = (np.append(steps, 0.0) + np.append(0.0, steps)) / 2.0

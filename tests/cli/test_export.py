@@ -98,6 +98,9 @@ def test_a_grid_is_of_the_steps_and_plans_that_are_named(trained, command, tmp_p
     [
         (["--grid", "even"], "grid must be one of"),
         (["--steps", "0"], "number of steps must be from 1 to"),
+        (["--steps", "a"], "--steps must be integers with commas"),
+        (["--steps", "5,3"], "must be one where no scheduler's own steps are carried, got 5, 3"),
+        (["--steps", "5,3", "--sampler", "ddim"], "must be one where no scheduler's own steps are carried"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--plans", "heun"], "plans must be given as sampler:steps,steps"),
         (["--times", "3,a"], "--times must be integers with commas"),

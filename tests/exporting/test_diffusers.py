@@ -409,8 +409,6 @@ def test_a_size_that_the_configuration_does_not_say_is_asked_for(pipeline):
         ("DDPM", {"thresholding": True}, "thresholding"),
         ("DDIM", {"thresholding": True}, "thresholding"),
         ("DPMSolverMultistep", {"thresholding": True}, "thresholding"),
-        ("DDIM", {"set_alpha_to_one": False}, "set_alpha_to_one"),
-        ("DDIM", {"timestep_spacing": "linspace"}, "timestep_spacing"),
         ("DDPM", {"timestep_spacing": "middle"}, "timestep_spacing"),
         ("DDPM", {"variance_type": "learned"}, "variance_type"),
         ("DDPM", {"variance_type": "learned_range"}, "out_channels"),
@@ -473,16 +471,15 @@ def test_other_classes_are_refused_by_name(pipeline, name):
     ],
 )
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # NumPy 2 of diffusers
-def test_a_solver_leaves_its_schedule_and_a_note(saved, name):
-    checkpoint = load_checkpoint(saved, options={"_class_name": f"{name}Scheduler"})
+def test_a_solver_leaves_its_schedule_and_its_steps(saved, name):
+    checkpoint = load_checkpoint(saved, options={"_class_name": f"{name}Scheduler"}, steps=(5, 4))
     config = diffusers.DDPMScheduler.load_config(saved / "scheduler")
     theirs = getattr(diffusers, f"{name}Scheduler").from_config(config)
     spec = checkpoint.spec
     assert torch.equal(torch.tensor(spec.alphas_cumprod, dtype=torch.float64), theirs.alphas_cumprod.double())
     assert (spec.clip_x_0, spec.variance) == (1.0 if name == "HeunDiscrete" else None, "fixed_small")
-    assert (spec.defaults.sampler, spec.defaults.num_steps, spec.defaults.eta) == ("ddim", 50, 0.0)
-    assert len(checkpoint.notes) == 1
-    assert f"{name}Scheduler: its own stepping is not in the file" in checkpoint.notes[0]
+    assert (tuple(spec.plans), spec.defaults.plan) == ((f"{name}-5", f"{name}-4"), f"{name}-5")
+    assert checkpoint.notes == ()
 
 
 def test_a_scheduler_that_needs_another_package_says_which(saved, monkeypatch):
@@ -505,6 +502,7 @@ def test_a_scheduler_that_needs_another_package_says_which(saved, monkeypatch):
         ("DDIM", {}, ("ddim", 50)),
         ("PNDM", {}, ("ddim", 50)),
     ],
+    ids=str,
 )
 def test_defaults_are_those_of_the_pipelines(saved, scheduler, options, expected):
     spec = load_checkpoint(
@@ -533,30 +531,6 @@ def test_clipping_and_variance(saved, options, clip, variance):
 
 def notes_of(saved, **options):
     return load_checkpoint(saved, options=options).notes
-
-
-def test_notes_tell_of_other_times(saved):
-    (note,) = notes_of(saved)
-    assert "timestep_spacing leading, steps_offset 0" in note
-    assert "98, 96, ..., 0 for 50, not 99, 97, ..., 1" in note
-    assert notes_of(saved, timestep_spacing="trailing") == ()
-    assert "steps_offset 1" in notes_of(saved, steps_offset=1, timestep_spacing="linspace")[0]
-    assert "DDIMScheduler takes other times" in notes_of(saved, _class_name="DDIMScheduler", clip_sample=False)[0]
-
-
-def test_notes_tell_of_ddims_eps_where_it_clips(saved):
-    options = {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}
-    (note,) = notes_of(saved, **options)
-    assert "use_clipped_model_output" in note
-    assert notes_of(saved, **options, clip_sample=False) == ()
-
-
-def test_notes_tell_of_noise_after_the_last_step(saved):
-    ends_above_0 = {"timestep_spacing": "trailing"}
-    assert notes_of(saved, **ends_above_0, variance_type="fixed_small") == ()
-    (note,) = notes_of(saved, **ends_above_0, variance_type="fixed_large")
-    assert "adds noise after its last step" in note
-    assert len(notes_of(saved, variance_type="fixed_large")) == 1  # of other times, which end at 0
 
 
 def test_notes_tell_that_diffusers_makes_nan_of_fixed_large_log(saved):

@@ -152,11 +152,13 @@ def test_without_them_it_samples_at_all_times(pair):
         assert (spec.clip_x_0, spec.variance) == (1.0, "fixed_small")
 
 
-def test_times_that_the_package_rounds_otherwise_are_told():
+def test_times_that_the_package_rounds_otherwise_are_the_default():
     state = make(timesteps=100)[0].state_dict()
-    assert load(state, image_size=8, sampling_timesteps=50).notes == ()
-    (note,) = load(state, image_size=8, sampling_timesteps=90).notes  # found by trying all 99
-    assert note.startswith("sampling_timesteps=90: the package rounds")
+    assert load(state, image_size=8, sampling_timesteps=50).spec.defaults == Defaults("ddim", 50)
+    other = load(state, image_size=8, sampling_timesteps=90).spec  # found by trying all 99
+    assert other.requires == ("times",)
+    _, times = ddim_sample(make(timesteps=100)[0].eval(), torch.zeros(91, 1, 1, 8, 8), 90)
+    assert other.defaults.times == times
 
 
 # ---- what is derived

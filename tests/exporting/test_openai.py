@@ -355,24 +355,35 @@ def test_half_precision_weights_are_loaded_as_float32():
 
 
 @pytest.mark.parametrize(
-    ("flags", "defaults"),
+    ("flags", "sampler", "times"),
     [
-        ({}, Defaults("ddpm", 1000)),
-        ({"timestep_respacing": "250"}, Defaults("ddpm", 250)),
-        ({"timestep_respacing": 250}, Defaults("ddpm", 250)),
-        ({"timestep_respacing": "ddim50"}, Defaults("ddim", 50)),
-        ({"timestep_respacing": "ddim50", "use_ddim": False}, Defaults("ddpm", 50)),
-        ({"timestep_respacing": "50", "use_ddim": "true"}, Defaults("ddim", 50)),
-        ({"timestep_respacing": "10,15,20"}, Defaults("ddpm", 45)),
-        ({"timestep_respacing": [10, 15, 20]}, Defaults("ddpm", 45)),
+        ({}, "ddpm", range(1000)),
+        ({"timestep_respacing": "ddim50"}, "ddim", range(0, 1000, 20)),
+        ({"timestep_respacing": "ddim50", "use_ddim": False}, "ddpm", range(0, 1000, 20)),
+        ({"timestep_respacing": "ddim334"}, "ddim", range(0, 1000, 3)),
+        ({"timestep_respacing": "4", "use_ddim": "true"}, "ddim", (0, 333, 666, 999)),
+        ({"timestep_respacing": 3}, "ddpm", (0, 500, 999)),  # 499.5 rounds to an even number
+        ({"timestep_respacing": "1"}, "ddpm", (0,)),
+        ({"timestep_respacing": "2,1,3"}, "ddpm", (0, 333, 334, 667, 833, 999)),  # parts of 334, 333 and 333
+        ({"timestep_respacing": [2, 1, 3]}, "ddpm", (0, 333, 334, 667, 833, 999)),
+        ({"timestep_respacing": "1000"}, "ddpm", range(1000)),
     ],
     ids=str,
 )
-def test_respacing_gives_the_defaults(flags, defaults):
-    got = imported(**flags)
-    assert got.spec.defaults == defaults
-    assert any("respacing" in note for note in got.notes) == bool(flags)
-    assert any("sections" in note for note in got.notes) == (defaults.num_steps == 45)
+def test_respacing_gives_the_default_sampler_and_times(flags, sampler, times):
+    spec = imported(**flags).spec
+    falling = tuple(times)[::-1]
+    is_all = len(falling) == 1000  # as every reader takes them by itself
+    assert spec.defaults == Defaults(sampler, len(falling), 0.0, None if is_all else falling)
+    assert spec.requires == (() if is_all else ("times",))
+
+
+@pytest.mark.parametrize("name", [case.name for case in cases()])
+def test_respaced_times_are_the_recorded_ones(recorded, name):
+    with np.load(ORACLES / name / "expected.npz") as expected:
+        for text, of in (("20", "ddpm_timesteps"), ("ddim20", "ddim_timesteps")):
+            spec = load_checkpoint(recorded(name), options={**flags_of(name), "timestep_respacing": text}).spec
+            assert spec.defaults.times == tuple(expected[of][::-1].tolist())
 
 
 def test_what_nobody_said_is_told():
@@ -459,6 +470,8 @@ def test_flags_of_training_are_ignored():
         ("timestep_respacing", "2000"),
         ("timestep_respacing", "0"),
         ("timestep_respacing", "ddim10,20"),
+        ("timestep_respacing", "ddim300"),  # no stride of 1000 gives so many
+        ("timestep_respacing", "400,400,10"),
         ("timestep_respacing", "ddim"),
         ("timestep_respacing", "2.5"),
         ("num_haeds", 4),

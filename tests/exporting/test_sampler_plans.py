@@ -250,6 +250,21 @@ def test_times_of_plans_may_be_fractions():
         np.testing.assert_allclose(found["x_0"], last.x, rtol=0, atol=1e-5)
 
 
+def test_a_plan_may_keep_the_noise_as_the_network_says_it_where_another_does_not():
+    rows = plan(tiny_spec(), num_steps=3).rows
+    raw = Plan(tuple(row._replace(raw_eps=True) for row in rows))
+    spec = tiny_spec(clip_x_0=0.2, plans={"plain": Plan(rows), "raw": raw}, requires=("raw_eps",))
+    content = told_model(spec)
+    session, ends = session_of(one_call_model(content, spec, "sampler")), []
+    for number, own in ((0, plan(spec, num_steps=3)), (1, spec.plans["plain"]), (2, raw)):
+        found = called(session, n=2, plan=number, steps=3)["x_0"]
+        noise = noise_stream(1, range(2), spec.state_shape)
+        *_, last = walk(denoiser(model_of(content, spec), spec), noise, own)
+        ends.append(last.x)
+        np.testing.assert_allclose(found, ends[-1], rtol=0, atol=1e-5)
+    assert np.abs(ends[2] - ends[1]).max() > 0.05
+
+
 # --- what the network is told ---
 
 KINDS = {

@@ -1,7 +1,7 @@
 """Foreign and own checkpoint layouts, one module each, with `signs` and `load`; exactly one must match."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,9 +29,16 @@ IMPORTERS: dict[str, ModuleType] = {
 }
 
 
-def import_network(path: str | Path, found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
+def import_network(
+    path: str | Path,
+    found: Found,
+    weights: str,
+    options: Mapping[str, Any],
+    steps: Sequence[int] | None = None,
+) -> Imported:
     """Build the network of a checkpoint by the one importer that knows its layout.
 
+    steps: for how many each the spec has the project's own steps, where it has any; () for none, None for the usual.
     Raises BadFileError where none or several do, or where the contents do not fit the layout; UsageError for options.
     """
     signs = {name: importer.signs(found) for name, importer in IMPORTERS.items()}
@@ -48,6 +55,8 @@ def import_network(path: str | Path, found: Found, weights: str, options: Mappin
     name = matching[0]
     try:
         imported: Imported = IMPORTERS[name].load(found, weights, options)
+        if imported.stepping is not None and steps != ():
+            imported = dataclasses.replace(imported, spec=imported.stepping(imported.spec, steps))
     except BadFileError as exc:
         raise BadFileError(f"In {path}, {exc}") from exc
     return dataclasses.replace(imported, source={"importer": name, **imported.source})

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.folders import INDEX, MODEL, SCHEDULER, read_json
-from ddpm_export.exporting.importers.diffusers_scheduler import read_schedule
+from ddpm_export.exporting.importers.diffusers_scheduler import read_schedule, with_stepping
 from ddpm_export.exporting.importers.layout import Found, Imported, ask_for, assign_weights, label_of, misfit
 from ddpm_export.inputs import Input
 from ddpm_export.plans import is_number
@@ -56,8 +56,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """Return the network with the one set of weights that a folder holds, and what its scheduler says.
 
     options: `sample_size` where the configuration has none; `scheduler`, the path of a scheduler_config.json or its
-    folder; any entry of that file, `_class_name` too, which then takes the place of the file's; `classes`, the names of
-    a label's values, and `none`, which of them, or which number, it was trained to take for no class.
+    folder; any entry of that file, `_class_name` too, which then takes the place of the file's; what a pipeline tells
+    its scheduler in every step, eta and use_clipped_model_output; `classes`, the names of a label's values, and `none`,
+    which of them, or which number, it was trained to take for no class.
     """
     package = _diffusers()
     for name, part in found.config.get(INDEX, {}).items():
@@ -96,7 +97,12 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         inputs=inputs,
     )
     network = _network(package, config, spec, found.contents)
-    return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes)
+    counts_t = config["time_embedding_type"] == "learned"
+
+    def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
+        return with_stepping(spec, schedule, counts or (spec.defaults.num_steps,), counts_t=counts_t)
+
+    return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes, stepping)
 
 
 class UNet2D(nn.Module):
@@ -112,7 +118,7 @@ class UNet2D(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, *, y: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Predict: x_t (B, C, H, W) float32 and t (B,) int64 -> the shape of x_t, twice where variances are learned.
+        """Predict: x_t (B, C, H, W) float32 and t (B,) -> the shape of x_t, twice where variances are learned.
 
         y: classes (B,) int64; class_labels: (B, 1) numbers to be embedded as times are, or (B, D) embeddings.
         """

@@ -1,31 +1,32 @@
-"""What a scheduler of diffusers says of a spec's numbers, computed by the user's installed package.
+"""What a scheduler of diffusers says of a spec: its numbers, and its steps, by the user's installed package.
 
-Only its schedule is taken: what its `step` does beyond our samplers is refused by name, or told in a note where it is
-the stepping of another solver.
+Steps that are those of a sampler which every reader knows become that sampler's name and its times, others a plan.
 """
 
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from torch import Tensor
 
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError
+from ddpm_export.exporting.importers.diffusers_stepping import NotCarriedError, plan_from_scheduler
 from ddpm_export.exporting.importers.layout import read_options
+from ddpm_export.plans import Plan, Row, are_falling_times
+from ddpm_export.samplers import plan as plan_of
 from ddpm_export.schedules import spacing
-from ddpm_export.spec import Defaults
+from ddpm_export.spec import FRACTIONAL_T, PLAN, RAW_EPS, TIMES, Defaults, ModelSpec
 from ddpm_export.wording import first_line, several, shown
 
-__all__ = ["Schedule", "read_schedule"]
+__all__ = ["Schedule", "read_schedule", "with_stepping"]
 
 Values = Mapping[str, Any]
 
 DDPM = ("DDPMScheduler", "DDPMParallelScheduler")
-DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
 OTHER_PURPOSE = {
     "DDIMInverseScheduler": "it leads from an image to its noise",
     "DPMSolverMultistepInverseScheduler": "it leads from an image to its noise",
@@ -49,7 +50,6 @@ LACKING = {  # what holds where a class has no such entry
     "clip_sample": False,
     "clip_sample_range": 1.0,
     "thresholding": False,
-    "set_alpha_to_one": True,
     "timestep_spacing": "leading",
     "timestep_type": "discrete",
     "steps_offset": 0,
@@ -68,11 +68,17 @@ TOLD = (  # what the spec's source keeps for people
     "steps_offset",
 )
 MAX_TIMES = 10_000  # as many numbers as a spec holds
+STEP_OPTIONS = {"eta": 0.0, "use_clipped_model_output": False}  # what a pipeline passes on to a scheduler's step
+# a scheduler's float32 leaves so little of 1 - a / a_prev near the picture that its own weights are off by 1e-4
+SAME = 5e-4
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Hold what a scheduler decides of a spec, what to keep of it for people, and what to tell the user."""
+    """Hold what a scheduler decides of a spec, what to keep of it for people, and what to tell the user.
+
+    scheduler: the package's object, which has made no step. told: what its step is given besides.
+    """
 
     alphas_cumprod: tuple[float, ...]
     prediction: str
@@ -81,6 +87,8 @@ class Schedule:
     defaults: Defaults
     source: dict[str, Any]
     notes: tuple[str, ...]
+    scheduler: Any
+    told: Values
 
 
 def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
@@ -91,26 +99,109 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
     """
     name = options.get("_class_name", config.get("_class_name"))
     kind = _scheduler_class(package, name, options)
+    told = _told_in_steps(kind, options)
+    options = {key: value for key, value in options.items() if key not in told}
     values = _values(package, kind, config, options)
     says = {**LACKING, **values}
-    _refuse_what_is_not_ours(name, says, options)
+    _refuse_what_is_not_ours(says, options)
     scheduler = _built(kind, values, options)
     alphas_cumprod = _falling(scheduler, says, options)
     T = len(alphas_cumprod)
     # what DDPMPipeline and DDIMPipeline do when nobody says anything
     defaults = Defaults("ddpm", min(1000, T), 0.0) if name in DDPM else Defaults("ddim", min(50, T), 0.0)
-    told = {key: values[key] for key in TOLD if type(values.get(key)) in (bool, int, float, str)}
+    source = {key: values[key] for key in TOLD if type(values.get(key)) in (bool, int, float, str)}
     if says["trained_betas"] is not None:
-        told["beta_schedule"] = "trained_betas"
+        source["beta_schedule"] = "trained_betas"
+    if says["variance_type"] == "fixed_large_log":
+        scheduler = _built(kind, {**values, "variance_type": "fixed_large"}, options)
     return Schedule(
         alphas_cumprod,
         PREDICTIONS[says["prediction_type"]],
         float(says["clip_sample_range"]) if says["clip_sample"] else None,
         VARIANCES[says["variance_type"]],
         defaults,
-        {"scheduler": {"class": name, **told}, "diffusers": package.__version__},
-        tuple(_notes(name, says, scheduler)),
+        {"scheduler": {"class": name, **source, **told}, "diffusers": package.__version__},
+        tuple(_notes(name, says)),
+        scheduler,
+        told,
     )
+
+
+def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *, counts_t: bool) -> ModelSpec:
+    """Return the spec with the scheduler's own steps, by default those of the first of the counts.
+
+    One count whose steps are those of ddpm or ddim becomes that default with its times; else each becomes a plan, such
+    as PNDM-50. counts_t: whether the network only knows whole times. Raises UsageError for a count that is no number of
+    steps, BadFileError for steps that are no plan, by the scheduler's name.
+    """
+    name = type(schedule.scheduler).__name__
+    plans: dict[str, Plan] = {}
+    for count in counts:
+        if not 1 <= count <= spec.num_train_timesteps:
+            raise UsageError(
+                f"The number of steps must be from 1 to {spec.num_train_timesteps}, the model's own, got {count!r}."
+            )
+        try:
+            plan = plan_from_scheduler(schedule.scheduler, count, spec, schedule.told)
+        except NotCarriedError as exc:
+            raise BadFileError(
+                f"the scheduler's steps cannot be carried over: {name} {exc}. Add --sampler ddim to leave them behind."
+            ) from exc
+        plans[f"{name.removesuffix('Scheduler')}-{count}"] = plan
+    rows = [row for plan in plans.values() for row in plan.rows]
+    is_fractional = not all(type(row.t) is int for row in rows)
+    if is_fractional and counts_t:
+        raise BadFileError(
+            f"{name} asks for fractions of times, and time_embedding_type learned has none. Add --set "
+            "timestep_spacing=leading or --sampler ddim."
+        )
+    known = _as_a_sampler(spec, plan, schedule.told) if len(counts) == 1 else None
+    if known is not None:
+        requires = () if known.times is None else (TIMES,)
+        return replace(spec, defaults=known, requires=(*spec.requires, *requires))
+    needed = {PLAN: True, FRACTIONAL_T: is_fractional, RAW_EPS: any(row.raw_eps for row in rows)}
+    return replace(
+        spec,
+        plans={**spec.plans, **plans},
+        defaults=replace(spec.defaults, num_steps=counts[0], plan=next(iter(plans))),
+        requires=(*spec.requires, *(entry for entry, is_needed in needed.items() if is_needed)),
+    )
+
+
+def _as_a_sampler(spec: ModelSpec, plan: Plan, told: Values) -> Defaults | None:
+    """Return a plan as a sampler that every reader knows on the plan's times; None where it is none."""
+    if not are_falling_times([row.t for row in plan.rows], spec.num_train_timesteps):
+        return None
+    if plan.raw_eps or plan.start != 1.0:
+        return None
+    times = tuple(int(row.t) for row in plan.rows)
+    is_even = list(times) == spacing(spec.num_train_timesteps, len(times)).tolist()
+    own = None if is_even else times
+    formulas: dict[str, dict[str, Any]] = {"ddpm": {}, "ddim": {"eta": float(told.get("eta", 0.0))}}
+    for sampler, knobs in formulas.items():
+        known = plan_of(spec, sampler=sampler, times=times, **knobs)
+        if all(map(_is_same, known.rows, plan.rows)):
+            return replace(spec.defaults, sampler=sampler, num_steps=len(times), eta=knobs.get("eta", 0.0), times=own)
+    return None
+
+
+def _is_same(a: Row, b: Row) -> bool:
+    weights = [(a.x_0, b.x_0), (a.eps, b.eps), (a.noise, b.noise)]
+    return math.isclose(a.a, b.a, rel_tol=1e-5) and all(_are_near(one, other) for one, other in weights)
+
+
+def _are_near(a: Iterable[float], b: Iterable[float]) -> bool:
+    return all(abs(one - other) <= SAME for one, other in zip_longest(a, b, fillvalue=0.0))
+
+
+def _told_in_steps(kind: Any, options: Values) -> dict[str, Any]:
+    """Return what a pipeline passes on to a scheduler's step where an option says it."""
+    known = {key: default for key, default in STEP_OPTIONS.items() if key in inspect.signature(kind.step).parameters}
+    said = {key: value for key, value in options.items() if key in known}
+    told = read_options(said, known)
+    if not 0.0 <= told.get("eta", 0.0) <= 1.0:
+        raise UsageError(f"--set eta must be from 0 to 1, got {told['eta']!r}.")
+    return {key: told[key] for key in said}
 
 
 def _scheduler_class(package: Any, name: Any, options: Values) -> Any:
@@ -163,7 +254,7 @@ def _built(kind: Any, values: Values, options: Values) -> Any:
         raise _refusal(name, reason, f"one that {kind.__name__} takes", options) from exc
 
 
-def _refuse_what_is_not_ours(name: str, says: Values, options: Values) -> None:
+def _refuse_what_is_not_ours(says: Values, options: Values) -> None:
     T, offset, clip = says["num_train_timesteps"], says["steps_offset"], says["clip_sample_range"]
     rules = [
         ("num_train_timesteps", type(T) is int and 1 <= T <= MAX_TIMES, f"1 to {MAX_TIMES}"),
@@ -177,15 +268,6 @@ def _refuse_what_is_not_ours(name: str, says: Values, options: Values) -> None:
         ("timestep_type", says["timestep_type"] == "discrete", "discrete: t counts the steps here"),
         ("use_flow_sigmas", not says["use_flow_sigmas"], "False: flow matching is another process"),
     ]
-    if name in DDIM:
-        rules += [
-            ("set_alpha_to_one", bool(says["set_alpha_to_one"]), "True: the last step here ends at x_0"),
-            (
-                "timestep_spacing",
-                says["timestep_spacing"] != "linspace",
-                "leading or trailing: its steps of T // n do not lead from one linspace time to the next",
-            ),
-        ]
     for key, holds, expected in rules:
         if not holds:
             raise _refusal(key, says[key], expected, options)
@@ -199,6 +281,8 @@ def _falling(scheduler: Any, says: Values, options: Values) -> tuple[float, ...]
         got = f"alphas_cumprod of shape {tuple(getattr(alphas, 'shape', ()))}"
         raise _refusal(betas, got, f"({T},), as num_train_timesteps says", options)
     numbers = tuple(float(a) for a in alphas.double().tolist())
+    if says["rescale_betas_zero_snr"] and says["prediction_type"] != "epsilon":
+        numbers = (*numbers[:-1], 0.0)  # solvers in sigma put a small number there, some above the one before it
     falls = all(math.isfinite(a) for a in numbers) and all(b < a for a, b in pairwise(numbers))
     if not falls or numbers[0] >= 1 or numbers[-1] < 0:
         got = f"alphas_cumprod {numbers[0]!r}, ..., {numbers[-1]!r}"
@@ -214,36 +298,9 @@ def _falling(scheduler: Any, says: Values, options: Values) -> tuple[float, ...]
     return numbers
 
 
-def _notes(name: str, says: Values, scheduler: Any) -> Iterator[str]:
-    if name not in DDPM + DDIM:
-        yield f"{name}: its own stepping is not in the file, which is for ddim and ddpm on the same schedule."
-        return
-    if name in DDIM and says["clip_sample"]:
-        yield (
-            f"{name} clips x_0 and by default goes on with the eps of before; here eps follows from the clipped x_0, "
-            "as with its use_clipped_model_output=True."
-        )
+def _notes(name: str, says: Values) -> Iterator[str]:
     if name in DDPM and says["variance_type"] == "fixed_large_log":
         yield f"variance_type fixed_large_log: {name} itself makes NaN of it; it is carried over as fixed_large."
-    T = says["num_train_timesteps"]
-    n = min(50, max(1, T // 2))
-    scheduler.set_timesteps(n)
-    own, ours = scheduler.timesteps.tolist(), spacing(T, n).tolist()
-    if own != ours:
-        yield (
-            f"timestep_spacing {says['timestep_spacing']}, steps_offset {says['steps_offset']}: in fewer than {T} "
-            f"steps {name} takes other times, such as {_shown(own)} for {n}, not {_shown(ours)}. To have its own, give "
-            "them: plan(spec, times=...), or ddpm-run --times."
-        )
-    if name in DDPM and own[-1] > 0 and VARIANCES[says["variance_type"]] != "fixed_small":
-        yield (
-            f"variance_type {says['variance_type']}: in fewer than {T} steps {name} ends above t = 0, and adds noise "
-            "after its last step, too; here the last step ends at x_0."
-        )
-
-
-def _shown(times: list[int]) -> str:
-    return f"{times[0]}, ..., {times[-1]}" if len(times) < 4 else f"{times[0]}, {times[1]}, ..., {times[-1]}"
 
 
 def _refusal(key: str, got: Any, expected: str, options: Values) -> DdpmExportError:

@@ -1,6 +1,6 @@
 """What every importer shares: what was found, what is made of it, options, weights that must fit. Knows no layout."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -48,14 +48,16 @@ class Imported:
 
     network: an nn.Module from (x_t (B, C, H, W) float32, t (B,) int64, the spec's inputs by name) to the prediction
     that the spec names, or to (prediction, variance_fraction) where the spec requires the latter. source: what the
-    importer adds to the spec's.
-    notes: sentences that the user should read, such as what of the original's sampling is not in the file.
+    importer adds to the spec's. notes: sentences that the user should read, such as what of the original's sampling is
+    not in the file. stepping: (spec, numbers of steps or None for the usual one) -> the spec with the steps that the
+    project itself makes of them; None for projects whose steps are those of our samplers.
     """
 
     network: nn.Module
     spec: ModelSpec
     source: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stepping: Callable[[ModelSpec, Sequence[int] | None], ModelSpec] | None = None
 
 
 def _tensor_names(value: Any, prefix: str) -> list[str]:

@@ -18,7 +18,6 @@ from ddpm_export.exporting.importers.lucidrains_file import (
     MAX_LEVELS,
     defaults_from_options,
     height_and_width,
-    notes_on_times,
     shape_of,
     source_from_contents,
     state_from_contents,
@@ -34,7 +33,7 @@ from ddpm_export.exporting.importers.lucidrains_process import (
     refused,
 )
 from ddpm_export.inputs import Input
-from ddpm_export.spec import INPUTS, VARIANCE_FRACTION, ModelSpec
+from ddpm_export.spec import INPUTS, TIMES, VARIANCE_FRACTION, ModelSpec
 
 __all__ = ["load", "signs"]
 
@@ -130,6 +129,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     alphas_cumprod = alphas_cumprod_from_options(process, chosen)
     image_shape = (config["channels"], *height_and_width(chosen["image_size"], len(config["dim_mults"])))
     inputs = (Input("x_0_prev", "previous", image_shape),) if config["self_condition"] else ()
+    defaults = defaults_from_options(len(alphas_cumprod), config["learned_variance"], chosen)
     spec = ModelSpec(
         name=found.name[:200],
         prediction="eps" if config["learned_variance"] or objective is None else OBJECTIVES[objective],
@@ -137,9 +137,12 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         alphas_cumprod=tuple(alphas_cumprod.tolist()),
         clip_x_0=1.0,
         variance="learned" if config["learned_variance"] else "fixed_small",
-        requires=(INPUTS,) if inputs else (VARIANCE_FRACTION,) if config["learned_variance"] else (),
+        requires=(
+            *((INPUTS,) if inputs else (VARIANCE_FRACTION,) if config["learned_variance"] else ()),
+            *((TIMES,) if defaults.times is not None else ()),
+        ),
         inputs=inputs,
-        defaults=defaults_from_options(len(alphas_cumprod), config["learned_variance"], chosen),
+        defaults=defaults,
     )
     theta = chosen["sinusoidal_pos_emb_theta"]
     if not 0.0 < theta < math.inf:
@@ -147,7 +150,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     unet = unet_of_package(lambda: _package().Unet(**config, sinusoidal_pos_emb_theta=theta))
     assign_weights(unet, unet_state, where)
     network, source = Network(unet, config["learned_variance"]), source_from_contents(found.contents, kind)
-    return Imported(network, spec, source, _notes(config, objective, spec))
+    return Imported(network, spec, source, _notes(config, objective))
 
 
 def _package() -> Any:
@@ -228,7 +231,7 @@ def _spread(name: str, value: Any, levels: int) -> Any:
     return (value,) * levels if name in ("full_attn", "attn_heads", "attn_dim_head") else value
 
 
-def _notes(config: Mapping[str, Any], objective: str | None, spec: ModelSpec) -> tuple[str, ...]:
+def _notes(config: Mapping[str, Any], objective: str | None) -> tuple[str, ...]:
     notes = []
     if config["learned_variance"] and objective not in (None, "pred_noise"):
         notes.append(
@@ -240,4 +243,4 @@ def _notes(config: Mapping[str, Any], objective: str | None, spec: ModelSpec) ->
             "learned_sinusoidal_cond: the network is given t from 0 to T - 1; GaussianDiffusion itself takes no such "
             "network, and one of ContinuousTimeGaussianDiffusion or ElucidatedDiffusion needs other times."
         )
-    return (*notes, *notes_on_times(spec))
+    return tuple(notes)

@@ -26,7 +26,6 @@ from ddpm_export.exporting.importers.lucidrains_file import (
     MAX_LEVELS,
     defaults_from_options,
     height_and_width,
-    notes_on_times,
     shape_of,
     source_from_contents,
     state_from_contents,
@@ -43,7 +42,7 @@ from ddpm_export.exporting.importers.lucidrains_process import (
 )
 from ddpm_export.guidance import MAX_SCALE, Guidance
 from ddpm_export.inputs import OWN_GUIDANCE, Input
-from ddpm_export.spec import GUIDANCE, INPUTS, ModelSpec
+from ddpm_export.spec import GUIDANCE, INPUTS, TIMES, ModelSpec
 
 __all__ = ["load", "signs"]
 
@@ -151,14 +150,15 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     own = (Input(OWN_GUIDANCE, "vector", (1,), none=1),) if guided else ()
     guidance = Guidance(float(scale)) if scale != 1 else None
     alphas_cumprod = alphas_cumprod_from_options(process, chosen)
+    defaults = defaults_from_options(len(alphas_cumprod), False, chosen)
     spec = ModelSpec(
         name=found.name[:200],
         prediction=OBJECTIVES[str(objective)],
         image_shape=(config["channels"], *height_and_width(chosen["image_size"], len(config["dim_mults"]))),
         alphas_cumprod=tuple(alphas_cumprod.tolist()),
         clip_x_0=1.0,
-        defaults=replace(defaults_from_options(len(alphas_cumprod), False, chosen), guidance=guidance),
-        requires=(INPUTS, *((GUIDANCE,) if guidance else ())),
+        defaults=replace(defaults, guidance=guidance),
+        requires=(INPUTS, *((TIMES,) if defaults.times is not None else ()), *((GUIDANCE,) if guidance else ())),
         inputs=(label, *own),
     )
     unet = unet_of_package(lambda: _package().Unet(**config, **heads))
@@ -240,4 +240,4 @@ def _notes(spec: ModelSpec, guided: Mapping[str, float]) -> tuple[str, ...]:
             "objective=pred_noise: the package's ddim_sample clips x_0 but goes on with the noise of before; this file "
             "derives it from the clipped x_0."
         )
-    return (*notes, *notes_on_times(spec))
+    return tuple(notes)

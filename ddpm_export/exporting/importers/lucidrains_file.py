@@ -10,14 +10,13 @@ from ddpm_export.errors import EnvironmentProblem
 from ddpm_export.exporting.importers.layout import misfit, without_prefix
 from ddpm_export.exporting.importers.lucidrains_process import Process, process_from_buffers, refused
 from ddpm_export.schedules import spacing
-from ddpm_export.spec import Defaults, ModelSpec
+from ddpm_export.spec import Defaults
 from ddpm_export.wording import first_line, not_installed
 
 __all__ = [
     "MAX_LEVELS",
     "defaults_from_options",
     "height_and_width",
-    "notes_on_times",
     "shape_of",
     "source_from_contents",
     "state_from_contents",
@@ -128,22 +127,9 @@ def defaults_from_options(T: int, learned_variance: bool, chosen: Mapping[str, A
         return Defaults("ddpm", T, 0.0)
     if learned_variance:
         raise refused("sampling_timesteps", num_steps, f"{T}: LearnedGaussianDiffusion cannot sample fewer steps")
-    return Defaults("ddim", num_steps, float(eta))
-
-
-def notes_on_times(spec: ModelSpec) -> list[str]:
-    """Return a note where the package's ddim_sample steps at other times than ours by default."""
-    if spec.defaults.sampler != "ddim":
-        return []
-    T, num_steps = spec.num_train_timesteps, spec.defaults.num_steps
-    theirs = torch.linspace(-1, T - 1, num_steps + 1).int().flip(0).tolist()[:-1]  # float32, and rounded down
-    other = [pair for pair in zip(theirs, spacing(T, num_steps).tolist(), strict=True) if pair[0] != pair[1]]
-    if not other:
-        return []
-    return [
-        f"sampling_timesteps={num_steps}: the package rounds {len(other)} of its times to others, the first "
-        f"to {other[0][0]} where this file steps to {other[0][1]}; --times takes them one by one."
-    ]
+    times = torch.linspace(-1, T - 1, num_steps + 1).int().flip(0).tolist()[:-1]  # float32, and rounded down
+    is_even = times == spacing(T, num_steps).tolist()
+    return Defaults("ddim", num_steps, float(eta), None if is_even else tuple(times))
 
 
 def unet_of_package(build: Callable[[], nn.Module]) -> nn.Module:

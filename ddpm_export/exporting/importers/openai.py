@@ -23,8 +23,8 @@ from ddpm_export.exporting.importers.layout import (
 )
 from ddpm_export.exporting.importers.openai_unet import GROUPS, UNet, UNetConfig
 from ddpm_export.inputs import Input
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import INPUTS, VARIANCE_FRACTION, Defaults, ModelSpec
+from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, spacing
+from ddpm_export.spec import INPUTS, TIMES, VARIANCE_FRACTION, Defaults, ModelSpec
 from ddpm_export.wording import shown
 
 __all__ = ["config_from_state", "load", "signs"]
@@ -105,7 +105,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     scale = 1000.0 / T if flags["rescale_timesteps"] else 1.0
     config = dataclasses.replace(config, **own, time_scale=scale)
     _check_heads(config)
-    defaults, notes = _defaults(flags, said, T)
+    defaults, notes = _defaults(flags, said, T), _notes(flags, said)
     spec = ModelSpec(
         name=found.name[:200],
         prediction="x_0" if flags["predict_xstart"] else "eps",
@@ -113,7 +113,11 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         alphas_cumprod=_alphas_cumprod(flags["noise_schedule"], T),
         clip_x_0=1.0 if flags["clip_denoised"] else None,
         variance="learned" if config.learn_sigma else "fixed_small" if flags["sigma_small"] else "fixed_large",
-        requires=(*((VARIANCE_FRACTION,) if config.learn_sigma else ()), *((INPUTS,) if inputs else ())),
+        requires=(
+            *((VARIANCE_FRACTION,) if config.learn_sigma else ()),
+            *((INPUTS,) if inputs else ()),
+            *((TIMES,) if defaults.times is not None else ()),
+        ),
         defaults=defaults,
         inputs=inputs,
     )
@@ -287,21 +291,45 @@ def _alphas_cumprod(schedule: str, T: int) -> tuple[float, ...]:
     return tuple(alphas_cumprod_from_betas(betas_from_name(schedule, T, **parameters)).tolist())
 
 
-def _defaults(flags: Mapping[str, Any], said: Mapping[str, Any], T: int) -> tuple[Defaults, list[str]]:
-    """Return what the scripts sample by, and notes on what was taken for granted and what is not the original's."""
+def _defaults(flags: Mapping[str, Any], said: Mapping[str, Any], T: int) -> Defaults:
+    """Return what the scripts sample by: ddpm or ddim, at the times that they keep."""
     text = flags["timestep_respacing"]
-    by_stride = text.startswith("ddim")
-    counts = _numbers("timestep_respacing", text.removeprefix("ddim")) if text else [T]
-    num_steps = int(sum(counts))
-    if not 1 <= num_steps <= T or sum(counts) != num_steps or (by_stride and len(counts) > 1):
-        raise _contradiction("timestep_respacing", text, f"such as 250, ddim50 or 10,15,20, with 1 to {T} steps in all")
+    times = _kept_times(text, T) if text else list(range(T - 1, -1, -1))
+    use_ddim = flags["use_ddim"] if "use_ddim" in said else text.startswith("ddim")
+    is_even = times == spacing(T, len(times)).tolist()
+    return Defaults("ddim" if use_ddim else "ddpm", len(times), 0.0, None if is_even else tuple(times))
+
+
+def _kept_times(text: str, T: int) -> list[int]:
+    """Return the times that timestep_respacing keeps, falling.
+
+    ddim50: every k-th from 0, by the k that gives 50. 250, or 10,15,20: so many from each of as many equal parts of
+    0..T-1, the first and last time of a part among them, the others evenly between and rounded.
+    """
+    counts = _numbers("timestep_respacing", text.removeprefix("ddim"))
+    if text.startswith("ddim"):
+        strides = [range(0, T, stride) for stride in range(1, T + 1)]
+        kept = [list(times) for times in strides if [len(times)] == counts]
+        if not kept:
+            raise _contradiction(
+                "timestep_respacing", text, f"such as ddim50, with a count that some stride of {T} has"
+            )
+        return kept[0][::-1]
+    parts = [T // len(counts) + (part < T % len(counts)) for part in range(len(counts))]
+    if not all(count.is_integer() and 1 <= count <= size for count, size in zip(counts, parts, strict=True)):
+        raise _contradiction("timestep_respacing", text, f"such as 250 or 10,15,20, parts of {T} steps")
+    times, start = [], 0
+    for count, size in zip(map(int, counts), parts, strict=True):
+        stride, position = (size - 1) / max(count - 1, 1), 0.0
+        for _ in range(count):
+            times.append(start + round(position))
+            position += stride  # summed, not multiplied: where it rounds matters
+        start += size
+    return times[::-1]
+
+
+def _notes(flags: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """Return notes on what was taken for granted."""
     by_default = [name for name in ("use_new_attention_order", "predict_xstart") if name not in said]
     by_default += [] if flags["learn_sigma"] or "sigma_small" in said else ["sigma_small"]
-    notes = [f"not said, so as both projects have it: {name}={FLAGS[name]}" for name in by_default]
-    if num_steps != T:
-        notes.append(
-            f"timestep_respacing={text}: {num_steps} steps by default, evenly spaced by our own rule; the original's "
-            "times can be given by --times" + (", those of its sections too" if len(counts) > 1 else "")
-        )
-    use_ddim = flags["use_ddim"] if "use_ddim" in said else by_stride
-    return Defaults("ddim" if use_ddim else "ddpm", num_steps, 0.0), notes
+    return [f"not said, so as both projects have it: {name}={FLAGS[name]}" for name in by_default]
