@@ -2648,6 +2648,12 @@ inline ModelSpec spec_from_json(std::string_view text) {
     ModelSpec spec;
     spec.has_variance_fraction = required.count("variance_fraction") > 0;
     spec.has_fractional_t = required.count("fractional_t") > 0;
+    if (const json::Value* graph = given(root, "graph")) {
+        const auto kind = string_in(*graph);
+        if (kind != "sampler" && kind != "slice") {
+            throw too_new("the graph", shown(*graph), "a denoiser, sampler and slice");
+        }
+    }
     if (string_in(noise) != std::string(noise_tag)) {
         throw too_new("the noise", shown(noise), std::string(noise_tag));
     }
