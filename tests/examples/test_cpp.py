@@ -420,10 +420,11 @@ def test_specs_get_the_verdict_that_python_gives(core, tmp_path):
 @pytest.mark.torch
 def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path):
     cases = [(text, accepted) for text, accepted in attacks() if "\0" not in text]  # which separates them
+    cases = [(text, accepted) for text, accepted in cases if not accepted or "\n" not in json.loads(text)["name"]]
     (tmp_path / "texts").write_bytes(
         b"\0".join(text.encode("utf-8", "surrogatepass") or b" " for text, _ in cases) + b"\0"
     )
-    lines = output_of(core("g++", "sanitized"), "verdicts", tmp_path / "texts").splitlines()
+    lines = output_of(core("g++", "sanitized"), "verdicts", tmp_path / "texts").split(b"\n")[:-1]
     assert len(lines) == len(cases)
     wrong = [
         (text, line) for (text, accepted), line in zip(cases, lines, strict=True) if line.startswith(b"0") != accepted
