@@ -201,7 +201,7 @@ def open_output(
         "": _folder_output,
         **dict.fromkeys(ANIMATIONS, _animation_output),
     }
-    suffix = "" if path.is_dir() else path.suffix.lower()
+    suffix = "" if os.path.isdir(path) else path.suffix.lower()
     if suffix not in makers:
         raise UsageError(f"--out must end in .png, .gif, .webp or .npy, or name a folder, got {path.name!r}.")
     if suffix != ".npy" and image_shape[0] not in (1, 3):

@@ -128,10 +128,11 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
                 if sys.stdout is not None:
                     sys.stdout.flush()
             except (Exception, KeyboardInterrupt, SystemExit) as exc:
-                problem = exc.__context__ if isinstance(exc, SystemExit) else exc
-                if isinstance(exc, SystemExit) and not isinstance(problem, BrokenPipeError):  # typer exits there
+                # where a pipe is closed typer exits, and so does rich, or fails as it opens /dev/null in a sandbox
+                pipe = exc.__context__ if isinstance(exc.__context__, BrokenPipeError) else None
+                if isinstance(exc, SystemExit) and pipe is None:
                     raise
-                code, line = _told(problem or exc)
+                code, line = _told(pipe or exc)
                 lines = traceback.format_exc().splitlines() if debug and code != INTERRUPTED else []
                 _tell([*lines, line])
         _give_up_what_is_full()
@@ -186,11 +187,14 @@ def _prepare_streams() -> None:
 
 def _give_up_what_is_full() -> None:
     """Keep Python from trying again at its end what could not be written, and from ending with 120 then."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         try:
             stream.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            with contextlib.suppress(OSError):  # closing tries once more
+                stream.close()
+            setattr(sys, name, io.StringIO())
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

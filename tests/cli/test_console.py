@@ -11,6 +11,7 @@ import warnings
 import pytest
 import typer
 from commands import assert_refused, run_here
+from models import mix_model
 
 from ddpm_export import errors
 from ddpm_export.cli.console import Debug, entry_point, phases, print_json, printable, progress
@@ -159,6 +160,21 @@ def test_streams_that_are_closed_or_full(redirection, options, code, told):
     done = subprocess.run(["bash", "-c", line, sys.executable, program], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, told)
     assert b"error" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">/dev/full", "No space left on device"), ("| true", "Broken pipe")]
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_streams_that_are_closed_or_full_in_a_child(tmp_path, redirection, reason):
+    """It may open nothing, /dev/null neither."""
+    (tmp_path / "m.onnx").write_bytes(mix_model())
+    program = (
+        f"import sys; sys.argv[1:] = [{str(tmp_path / 'm.onnx')!r}]; from ddpm_export.cli.start import check; check()"
+    )
+    line = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line, sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (5, f"error: The output cannot be written: {reason}.\n")
 
 
 @pytest.mark.parametrize("arguments", [["--nope"], ["extra"], ["--debug=3"]])
