@@ -44,7 +44,7 @@ from ddpm_export.guidance import MAX_SCALE, Guidance
 from ddpm_export.inputs import OWN_GUIDANCE, Input
 from ddpm_export.spec import GUIDANCE, INPUTS, TIMES, ModelSpec
 
-__all__ = ["load", "signs"]
+__all__ = ["Guided", "load", "signs"]
 
 NONE = "null_classes_emb"
 SIGNS = ("init_conv.weight", "time_mlp.1.weight", "classes_emb.weight", NONE, "final_conv.weight")
