@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ddpm_export import generate, noise_stream, open_model, to_uint8
+from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.datasets import fashion_mnist
+from ddpm_export.generation import with_plans
 from ddpm_export.golden import replay_golden
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.scoring import features_of
@@ -50,6 +52,27 @@ def test_golden_vectors_hold_in_every_file(path: str) -> None:
     results = replay_golden(model, spec)
     assert len(results) >= 3
     assert all(result.passed for result in results), results
+
+
+def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluations() -> None:
+    model, spec = open_model(EXPORTED / "unet.onnx")
+    spec = with_plans(spec, [str(EXPORTED / "plans.json")])
+    assert sorted(spec.plans) == [f"tuned-{count}" for count in (3, 4, 5, 6, 8)]
+    noise = noise_stream(3, range(4), spec.state_shape)
+
+    def pixels(**how: Any) -> Any:
+        *_, state = walk(denoiser(model, spec), noise, plan(spec, **how))
+        return to_uint8(state.x).astype(float)
+
+    many = pixels(sampler="dpmpp_2m", num_steps=40, grid="quadratic")
+    for name in spec.plans:
+        count = int(name.removeprefix("tuned-"))
+        assert len(spec.plans[name].rows) == count
+        tuned, untuned = (
+            np.sqrt(np.square(images - many).mean(axis=(1, 2, 3))).mean()
+            for images in (pixels(name=name), pixels(sampler="unipc", num_steps=count))
+        )
+        assert tuned < 0.85 * untuned, name
 
 
 def test_the_full_image_of_the_golden_folder() -> None:
