@@ -120,7 +120,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         [
             f"{Path(arguments.model).name} (SHA-256 {sha256_of(arguments.model)[:12]}), seed {SEED}, against the first "
             f"{arguments.reference:,} training images. KID x 1000 with its standard error, by "
-            + " and ".join(f"{name} (SHA-256 {sha256_of(path)[:12]})" for name, path in judges.items())
+            + " and ".join(f"{name} (SHA-256 {sha256_of(path)[:8]})" for name, path in judges.items())
             + f". Levels: the root of the mean square of the distance to {LIMIT['num_steps']} steps of DDIM from the "
             f"same noise, {LIMIT_IMAGES} images.",
         ],
