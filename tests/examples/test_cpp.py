@@ -506,11 +506,13 @@ class CRow(ctypes.Structure):
         ("x_0", ctypes.c_double * MAX_REACH),
         ("eps", ctypes.c_double * MAX_REACH),
         ("noise", ctypes.c_double * 2),
+        ("raw_eps", ctypes.c_int),
     ]
 
     @classmethod
     def of(cls, row):
-        return cls(row.i, row.t, row.a, len(row.x_0), len(row.eps), len(row.noise), row.x_0, row.eps, row.noise)
+        counts = (len(row.x_0), len(row.eps), len(row.noise))
+        return cls(row.i, row.t, row.a, *counts, row.x_0, row.eps, row.noise, row.raw_eps)
 
     @property
     def row(self):
@@ -521,6 +523,7 @@ class CRow(ctypes.Structure):
             tuple(self.x_0[: self.num_x_0]),
             tuple(self.eps[: self.num_eps]),
             tuple(self.noise[: self.num_noise]),
+            bool(self.raw_eps),
         )
 
 
