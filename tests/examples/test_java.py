@@ -607,7 +607,7 @@ def test_the_spec_is_read(java):
             "outputs": list(spec.outputs),
             "inputs": [[one.name, one.kind, list(one.shape), one.none, list(one.classes)] for one in spec.inputs],
             "plans": {
-                name: {"start": made.start, "rows": [[row.i, *json_row] for row, json_row in rows_of(made)]}
+                name: {"start": made.start, "rows": [[row.i, *values, made.raw_eps] for row, values in rows_of(made)]}
                 for name, made in spec.plans.items()
             },
             "fractional_t": spec.t_dtype == "float32",

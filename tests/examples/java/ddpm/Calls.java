@@ -129,7 +129,7 @@ public final class Calls {
         List<String> rows = new ArrayList<>();
         for (Row row : plan.rows) {
             rows.add("[" + row.i + ", " + row.t + ", " + row.a + ", " + Arrays.toString(row.x_0) + ", "
-                    + Arrays.toString(row.eps) + ", " + Arrays.toString(row.noise) + "]");
+                    + Arrays.toString(row.eps) + ", " + Arrays.toString(row.noise) + ", " + row.rawEps + "]");
         }
         return "{\"start\": " + plan.start + ", \"rows\": " + rows + "}";
     }
