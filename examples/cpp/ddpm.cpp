@@ -58,11 +58,11 @@ ddpm::Row row_of(const ddpm_row& row) {
                                   std::to_string(row.num_noise) + ".");
     }
     return {row.i, row.t, row.a, {row.x_0, row.x_0 + row.num_x_0}, {row.eps, row.eps + row.num_eps},
-            {row.noise, row.noise + row.num_noise}};
+            {row.noise, row.noise + row.num_noise}, row.raw_eps != 0};
 }
 
 void write(const ddpm::Row& row, ddpm_row* to) {
-    *to = {row.i, row.t, row.a, row.x_0.size(), row.eps.size(), row.noise.size(), {}, {}, {}};
+    *to = {row.i, row.t, row.a, row.x_0.size(), row.eps.size(), row.noise.size(), {}, {}, {}, row.raw_eps ? 1 : 0};
     std::copy(row.x_0.begin(), row.x_0.end(), to->x_0);
     std::copy(row.eps.begin(), row.eps.end(), to->eps);
     std::copy(row.noise.begin(), row.noise.end(), to->noise);

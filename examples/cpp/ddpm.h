@@ -58,6 +58,7 @@ typedef struct ddpm_row {
     size_t num_x_0, num_eps, num_noise;
     double x_0[DDPM_MAX_REACH], eps[DDPM_MAX_REACH]; /* weights of what was found, newest first */
     double noise[2]; /* none, a standard deviation, or small and large, which variance_fraction mixes */
+    int raw_eps;     /* 1 where eps stays as before where x_0 is clipped, else 0 */
 } ddpm_row;
 
 /* What a network is told besides x_t and t: labels of a label, numbers of any other kind, the other null. */

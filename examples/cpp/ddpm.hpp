@@ -143,6 +143,7 @@ struct Row {
     // empty for none; a standard deviation; or small and large where the network learned its variance:
     // small^(1-f) large^f with its variance_fraction f, pixel by pixel
     std::vector<double> noise{};
+    bool raw_eps = false;  // whether eps stays as before where x_0 is clipped; of all rows of a plan, or of none
 
     // Return how many evaluations the row reads, its own among them.
     std::size_t reach() const { return std::max(x_0.size(), eps.size()); }
@@ -304,7 +305,7 @@ Outputs combine(std::initializer_list<Outputs> predictions, double scale, std::s
 
 // Convert a prediction into x_0 and eps, which may hold it, and clip, once. x_0 follows from eps (Ho et al. 2020,
 // eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then
-// leads from it to x_t.
+// leads from it to x_t, or with the row's raw_eps what it was before.
 void denoised(const Outputs& outputs, const ModelSpec& spec, const std::vector<float>& x_t, const Row& row,
               Denoised& found);
 
@@ -1726,6 +1727,8 @@ inline void denoised(const Outputs& outputs, const ModelSpec& spec, const std::v
         const auto bound = static_cast<float>(*spec.clip_x_0);
         for (std::size_t k = 0; k < size; ++k) {
             x_0[k] = std::clamp(x_0[k], -bound, bound);  // NaN stays
+        }
+        for (std::size_t k = 0; k < size && !row.raw_eps; ++k) {
             eps[k] = (x[k] - signal * x_0[k]) * per_noise;
         }
     }
@@ -2441,8 +2444,8 @@ inline std::set<std::string> requirements(const json::Value& value) {
     if (!names) {
         throw bad_spec("requires", "a list of names", value);
     }
-    const std::set<std::string> understood = {"variance_fraction", "inputs",       "times",
-                                              "plan",              "fractional_t", "guidance"};
+    const std::set<std::string> understood = {"variance_fraction", "inputs",   "times",  "plan",
+                                              "fractional_t",      "guidance", "raw_eps"};
     for (const std::string& name : *names) {
         if (understood.count(name) == 0) {
             throw too_new("a reader of", in_quotes(name), several(understood));
@@ -2616,8 +2619,13 @@ inline Plan plan_from_json(const std::string& name, const json::Value& value, co
         throw unusable("the start of plan " + name + " must be a positive number");
     }
     plan.start = *weight;
+    const json::Value* raw_eps = value.find("raw_eps");
+    if (raw_eps != nullptr && raw_eps->as<bool>() == nullptr) {
+        throw unusable("raw_eps of plan " + name + " must be true or false");
+    }
     for (const json::Value& row : *rows) {
         plan.rows.push_back(row_from_json(name, static_cast<std::uint32_t>(plan.rows.size() + 1), row, spec));
+        plan.rows.back().raw_eps = raw_eps != nullptr && *raw_eps->as<bool>();
     }
     return plan;
 }
@@ -2723,7 +2731,11 @@ inline ModelSpec spec_from_json(std::string_view text) {
         }
         for (const json::Member& one : *members) {
             if (plans->find(one.key) == &one.value) {  // of equal keys the last
-                spec.plans[one.key] = plan_from_json(one.key, one.value, spec);
+                const Plan& plan = spec.plans[one.key] = plan_from_json(one.key, one.value, spec);
+                if (plan.rows.front().raw_eps && required.count("raw_eps") == 0) {
+                    throw Error(Code::bad_file, "Plan " + one.key + " has raw_eps, so that requires must name it, got " +
+                                                    shown(needs) + ".");
+                }
             }
         }
     }

@@ -40,6 +40,10 @@ export type Row = {
      * weight of fresh noise: [], [std], or [small, large] of a learned variance
      */
     noise: readonly number[];
+    /**
+     * whether eps stays as before where x_0 is clipped; of all rows of a plan, or of none
+     */
+    raw_eps?: boolean;
 };
 export type Plan = {
     rows: readonly Row[];
@@ -385,7 +389,8 @@ export declare function combine(predictions: Outputs[], scale?: number): Outputs
 /**
  * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
  * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads
- * from it to x_t. Fresh arrays: a buffer that the next evaluation overwrites changes nothing that was yielded.
+ * from it to x_t, or with the row's raw_eps what it was before. Fresh arrays: a buffer that the next evaluation
+ * overwrites changes nothing that was yielded.
  * @param {Outputs} outputs
  * @param {ModelSpec} spec
  * @param {Float32Array} x_t

@@ -27,6 +27,7 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly number[]} x_0 weights of the clean images found, newest first
  * @property {readonly number[]} eps weights of the noises found, newest first
  * @property {readonly number[]} noise weight of fresh noise: [], [std], or [small, large] of a learned variance
+ * @property {boolean} [raw_eps] whether eps stays as before where x_0 is clipped; of all rows of a plan, or of none
  */
 /** @typedef {{ rows: readonly Row[], start: number }} Plan from noise to picture; start weighs noise draw 0 */
 /** @typedef {{ t: readonly number[], a: readonly number[] }} Grid times, and alphas_cumprod there and, one number more,
@@ -109,10 +110,11 @@ const SAMPLERS = ["ddpm", "ddim"];
 const VARIANCES = ["fixed_small", "fixed_large", "learned"];
 const VARIANCE_FRACTION = "variance_fraction"; // the second output of a network that learned its variances
 const FRACTIONAL_T = "fractional_t";
+const RAW_EPS = "raw_eps";
 const NO_CLASS = "none"; // as users call it, unless a class has that name
 const OWN_GUIDANCE = "guidance"; // the input of a network that guides itself: the scale, whose none is 1
 const MAX_GUIDANCE = 100;
-const UNDERSTOOD = [FRACTIONAL_T, "guidance", "inputs", "plan", "times", VARIANCE_FRACTION];
+const UNDERSTOOD = [FRACTIONAL_T, "guidance", "inputs", "plan", RAW_EPS, "times", VARIANCE_FRACTION];
 const REQUIRED = "name prediction image_shape alphas_cumprod clip_x_0 variance value_range defaults noise requires";
 const DIMENSIONS = { label: 0, vector: 1, image: 3, previous: 3 }; // of the kinds of inputs
 const RESERVED = { label: "y", previous: "x_0_prev" }; // the names that belong to a kind
@@ -520,8 +522,9 @@ function inputFromJson(one, stateShape) {
 function planFromJson(name, values, { alphas_cumprod, prediction, requires }) {
   need(PLAN_NAME.test(name), "a plan's name must be 1 to 64 letters, digits and ._+-, starting with a letter or digit");
   need(isObject(values) && Array.isArray(values.rows), `plan ${name} must be an object with a list of rows`);
-  const { start = 1, rows } = values;
+  const { start = 1, raw_eps = false, rows } = values;
   need(isNumber(start) && start > 0, `the start of plan ${name} must be a positive number`);
+  need(typeof raw_eps === "boolean", `raw_eps of plan ${name} must be true or false`);
   const count = rows.length;
   need(count >= 1 && count <= MAX_ROWS, `plan ${name} must have 1 to ${MAX_ROWS} rows, not ${count}`);
   const isFractional = requires.includes(FRACTIONAL_T);
@@ -542,7 +545,7 @@ function planFromJson(name, values, { alphas_cumprod, prediction, requires }) {
     const areLists = lists.every((/** @type {unknown} */ list) => isListOf(list, isNumber));
     need(areLists, `${where}: x_0, eps and noise must be lists of finite numbers`);
     const [x_0, eps, noise] = lists;
-    const row = { i, t, a, x_0, eps, noise };
+    const row = { i, t, a, x_0, eps, noise, raw_eps };
     const most = Math.min(i, MAX_REACH);
     const isReach = reachOf(row) >= 1 && reachOf(row) <= most;
     need(isReach, `${where}: it must read 1 to ${most} evaluations, not ${reachOf(row)}`);
@@ -553,7 +556,11 @@ function planFromJson(name, values, { alphas_cumprod, prediction, requires }) {
     }
     return row;
   };
-  return { rows: rows.map(rowFromJson), start };
+  const plan = { rows: rows.map(rowFromJson), start };
+  if (raw_eps && !requires.includes(RAW_EPS)) {
+    throw new BadFileError(`Plan ${name} has raw_eps, so that requires must name it, got ${shown(requires)}.`);
+  }
+  return plan;
 }
 
 /**
@@ -664,7 +671,7 @@ export function ddim(grid, { eta = 0 } = {}) {
     const [a, a_prev] = [grid.a[k], grid.a[k + 1]];
     const std = rounded * sqrt((1 - a_prev) / (1 - a)) * sqrt(1 - a / a_prev);
     const c_eps = sqrt(Math.max(0, 1 - a_prev - std * std));
-    return { i: k + 1, t, a, x_0: [sqrt(a_prev)], eps: [c_eps], noise: std > 0 ? [std] : [] };
+    return { i: k + 1, t, a, x_0: [sqrt(a_prev)], eps: [c_eps], noise: std > 0 ? [std] : [], raw_eps: false };
   });
 }
 
@@ -1028,7 +1035,8 @@ export function combine(predictions, scale = 1) {
 /**
  * Convert a prediction into the clean image and the noise, and clip, once. x_0 follows from eps (Ho et al. 2020, eq.
  * 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set, x_0 is clipped and eps is what then leads
- * from it to x_t. Fresh arrays: a buffer that the next evaluation overwrites changes nothing that was yielded.
+ * from it to x_t, or with the row's raw_eps what it was before. Fresh arrays: a buffer that the next evaluation
+ * overwrites changes nothing that was yielded.
  * @param {Outputs} outputs
  * @param {ModelSpec} spec
  * @param {Float32Array} x_t
@@ -1056,7 +1064,7 @@ export function denoised(outputs, spec, x_t, row) {
     }
     if (clip !== null) {
       x_0[k] = Math.min(Math.max(x_0[k], -clip), clip);
-      eps[k] = fround(x_t[k] - fround(signal * x_0[k])) * perNoise;
+      if (!row.raw_eps) eps[k] = fround(x_t[k] - fround(signal * x_0[k])) * perNoise;
     }
   }
   const fraction = outputNames(spec).includes(VARIANCE_FRACTION) ? outputs[VARIANCE_FRACTION].slice() : null;

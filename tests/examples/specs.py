@@ -31,6 +31,7 @@ def plan_changes():
     yield {"rows": [[i % 4, 0.5, [0] * min(i + 1, 16), [], []] for i in range(40)], "later": 1}
     yield from (None, [], {}, {"rows": None}, {"rows": []}, {"rows": [ROW], "start": 0}, {"rows": [ROW], "start": None})
     yield from ({"rows": [ROW], "start": start} for start in (-1, "1", True, HUGE, 1e300))
+    yield from ({"rows": [ROW], "raw_eps": value} for value in (True, False, None, 1, "true"))
     places = [
         *((0, t) for t in (-1, 4, 2.0, 2.5, None, "3", True, HUGE)),
         *((1, a) for a in (-0.1, 1, 1.5, None, "0", False, HUGE)),
@@ -102,6 +103,9 @@ def new_changes():
         for names in ([], ["times"], ["plan"]):
             yield {"defaults": {**DEFAULTS, "times": times}, "requires": names}
     yield {"requires": ["times", "plan", "fractional_t", "variance_fraction"]}
+    for value in (True, False, 1):
+        yield {"plans": {"p": {"rows": [ROW], "raw_eps": value}}, "requires": ["raw_eps"]}
+    yield {"requires": ["raw_eps"]}
     for plan in (None, "p", "q", "", 1, True, "\x1b"):
         for names in ([], ["plan"]):
             yield {"plans": {"p": {"rows": [ROW]}}, "defaults": {**DEFAULTS, "plan": plan}, "requires": names}

@@ -506,11 +506,13 @@ class CRow(ctypes.Structure):
         ("x_0", ctypes.c_double * MAX_REACH),
         ("eps", ctypes.c_double * MAX_REACH),
         ("noise", ctypes.c_double * 2),
+        ("raw_eps", ctypes.c_int),
     ]
 
     @classmethod
     def of(cls, row):
-        return cls(row.i, row.t, row.a, len(row.x_0), len(row.eps), len(row.noise), row.x_0, row.eps, row.noise)
+        counts = (len(row.x_0), len(row.eps), len(row.noise))
+        return cls(row.i, row.t, row.a, *counts, row.x_0, row.eps, row.noise, row.raw_eps)
 
     @property
     def row(self):
@@ -521,6 +523,7 @@ class CRow(ctypes.Structure):
             tuple(self.x_0[: self.num_x_0]),
             tuple(self.eps[: self.num_eps]),
             tuple(self.noise[: self.num_noise]),
+            bool(self.raw_eps),
         )
 
 
@@ -862,20 +865,26 @@ def test_c_plans_are_python_s(library, handle, spec, choice):
         for numbers, others in zip(row[3:], wanted[3:], strict=True):
             np.testing.assert_allclose(numbers, others, rtol=1e-14)
     again, rows = ctypes.c_void_p(), (CRow * len(found.rows))(*map(CRow.of, found.rows))
+    rows[0].raw_eps = 1
     arguments = (rows, ctypes.c_size_t(len(rows)), ctypes.c_double(found.start), ctypes.byref(again), None)
     assert library.ddpm_plan_from_rows(*arguments) == 0
     assert library.ddpm_plan_num_rows(again) == len(rows)
+    row = CRow()
+    library.ddpm_plan_row(again, ctypes.c_size_t(0), ctypes.byref(row))
+    assert row.row == found.rows[0]._replace(raw_eps=True)
     library.ddpm_plan_free(again)
     library.ddpm_plan_free(pointer)
     rows[0].num_eps = MAX_REACH + 1
     assert library.ddpm_plan_from_rows(*arguments) == 2
 
 
-def test_c_denoiser_is_python_s(library, handle, spec):
-    (row, *_) = plan(spec, sampler="ddpm", num_steps=7).rows
+@pytest.mark.parametrize("raw_eps", [False, True])
+def test_c_denoiser_is_python_s(library, handle, spec, raw_eps):
+    row = plan(spec, sampler="ddpm", num_steps=7).rows[0]._replace(raw_eps=raw_eps)
     x = draw_of(library, [0, 1], 0)
     x_0, eps, fraction = (np.empty_like(x) for _ in range(3))
     reference = denoiser(python_model, spec)(x, row)
+    assert np.abs(reference.x_0).max() == spec.clip_x_0
     for wanted in (fraction, None):
         code = library.ddpm_denoiser(
             handle,

@@ -254,6 +254,7 @@ def walk_call(case, file, **changes):
     if "plan" in case:
         read = plan_from_json("p", case["plan"], len(file["alphas_cumprod"]), fractional_t=False)
         changed["plans"] = {"p": read}
+        changed["requires"] = (*changed.get("requires", ()), *(["raw_eps"] if read.raw_eps else []))
     spec = gaussian_spec(file["alphas_cumprod"], case["prediction"], case["clip_x_0"], shape, **changed)
     said = {"plan": "p"} if "plan" in case else {"num_steps": file["num_steps"]}
     return {
@@ -294,6 +295,7 @@ def test_golden_walks_from_the_start_and_from_every_state(java, name):
 def test_the_history_is_what_later_rows_read_and_no_more(java):
     file = golden("plans")
     kept = {"third-order": [1, 2, 2, 1, 0], "back-and-on": [0, 1, 0, 0], "learned": [0] * 4, "far": [*range(1, 16), 0]}
+    kept["raw-eps"] = kept["third-order"]
     answers = java(*(walk_call(case, file) for case in file["cases"]))
     for case, answer in zip(file["cases"], answers, strict=True):
         read = plan_from_json("p", case["plan"], 50, fractional_t=False)
@@ -605,7 +607,7 @@ def test_the_spec_is_read(java):
             "outputs": list(spec.outputs),
             "inputs": [[one.name, one.kind, list(one.shape), one.none, list(one.classes)] for one in spec.inputs],
             "plans": {
-                name: {"start": made.start, "rows": [[row.i, *json_row] for row, json_row in rows_of(made)]}
+                name: {"start": made.start, "rows": [[row.i, *values, made.raw_eps] for row, values in rows_of(made)]}
                 for name, made in spec.plans.items()
             },
             "fractional_t": spec.t_dtype == "float32",
@@ -640,6 +642,8 @@ def test_plans_and_inputs_are_refused_in_pythons_words(java):
         {"plans": {"p": {"rows": []}}},
         {"plans": {"a b": {"rows": [row]}}},
         {"plans": {"p": {"rows": [row], "start": 0}}},
+        {"plans": {"p": {"rows": [row], "raw_eps": 1}}},
+        {"plans": {"p": {"rows": [row], "raw_eps": True}}},
         {"plans": {"p": {"rows": [[*row[:4], [0.5, 0.75]]]}}},
         {"inputs": [{"name": "y"}], "requires": ["inputs"]},
         {"inputs": [{"name": "t", "kind": "vector", "shape": [2], "none": 0}], "requires": ["inputs"]},

@@ -90,6 +90,7 @@ def golden_case(number):
         prediction=case["prediction"],
         clip_x_0=case["clip_x_0"],
         alphas_cumprod=alphas_cumprod,
+        requires=("raw_eps",) if own.raw_eps else (),
         plans={case["name"]: own, "a-first": Plan((Row(1, 20, alphas_cumprod[20], (0.5,), (0.25,), (2.0,)),), 0.5)},
     )
     return spec, gaussian_file(spec, GOLDEN["mean"], GOLDEN["std"]), case

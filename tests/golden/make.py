@@ -222,7 +222,10 @@ def arrays(state):
 
 
 def plans():
-    """Plans as a file carries them: rows that look back, add noise, have a learned variance, repeat or raise a time."""
+    """Plans as a file carries them: rows that look back, add noise, have a learned variance, repeat or raise a time.
+
+    And one with raw_eps.
+    """
     alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
     shape, seed, images, fraction = (1, 2, 3), 1, [0, 7], 0.3
     a = [float(alphas_cumprod[t]) for t in range(50)]
@@ -249,6 +252,7 @@ def plans():
         ("back-and-on", Plan(tuple(back), start=1.5), "eps", 0.5),
         ("learned", Plan(tuple(learned)), "x_0", None),
         ("far", Plan(tuple(far)), "eps", None),
+        ("raw-eps", Plan(tuple(row._replace(raw_eps=True) for row in third)), "eps", 0.5),
     ]
     cases = []
     for name, made, prediction, clip_x_0 in runs:

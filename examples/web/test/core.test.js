@@ -156,7 +156,7 @@ for (const [number, { name, prediction, clip_x_0, plan, states }] of golden("pla
       alphas_cumprod,
       image_shape: shape,
       plans,
-      requires: ["variance_fraction"],
+      requires: ["raw_eps", "variance_fraction"],
     };
     const spec = gaussianSpec(changes);
     const noise = ddpm.noiseStream(BigInt(seed), images, shape);
@@ -460,7 +460,7 @@ test("times of one's own, the file's times and the file's plan", async () => {
   const spec = gaussianSpec({ plans });
   assert.deepEqual(timesOf(spec, { times: [40, 7, 0] }), [40, 7, 0]);
   assert.deepEqual(ddpm.plan(spec, { name: "short" }), {
-    rows: [{ i: 1, t: 7, a: 0.5, x_0: [1], eps: [0.5], noise: [] }],
+    rows: [{ i: 1, t: 7, a: 0.5, x_0: [1], eps: [0.5], noise: [], raw_eps: false }],
     start: 2,
   });
   assert.equal(timesOf(spec).length, 50);

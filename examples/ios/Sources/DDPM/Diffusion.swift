@@ -94,7 +94,7 @@ public func combine(_ predictions: [[String: [Float]]]) -> [String: [Float]] { p
 /// Convert a prediction into the clean image and the noise, and clip, once; takes the outputs' arrays for its own.
 ///
 /// x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set,
-/// x_0 is clipped and eps is what then leads from it to x_t.
+/// x_0 is clipped and eps is what then leads from it to x_t, or with the row's rawEps what it was before.
 public func denoised(
     _ outputs: inout [String: [Float]], _ spec: ModelSpec, _ x_t: [Float], _ row: Row, _ found: inout Denoised
 ) throws {
@@ -103,7 +103,7 @@ public func denoised(
     found.varianceFraction = outputs.removeValue(forKey: varianceFractionName) ?? []
     resize(&found.x_0, to: x_t.count)
     resize(&found.eps, to: x_t.count)
-    convert(x_t, row.a, spec, &found)
+    convert(x_t, row, spec, &found)
 }
 
 func refuseNonFinite(_ values: [Float], _ row: Row, images: Int) throws {
@@ -112,17 +112,18 @@ func refuseNonFinite(_ values: [Float], _ row: Row, images: Int) throws {
     throw DDPMError(notFinite: row, index, "image \(index) of its batch")
 }
 
-private func convert(_ x_t: [Float], _ a: Double, _ spec: ModelSpec, _ found: inout Denoised) {
+private func convert(_ x_t: [Float], _ row: Row, _ spec: ModelSpec, _ found: inout Denoised) {
     x_t.withUnsafeBufferPointer { x_t in
         found.x_0.withUnsafeMutableBufferPointer { x_0 in
-            found.eps.withUnsafeMutableBufferPointer { eps in convert(x_t, a, spec, x_0, eps) }
+            found.eps.withUnsafeMutableBufferPointer { eps in convert(x_t, row, spec, x_0, eps) }
         }
     }
 }
 
 private typealias Buffer = UnsafeMutableBufferPointer<Float>
 
-private func convert(_ x_t: UnsafeBufferPointer<Float>, _ a: Double, _ spec: ModelSpec, _ x_0: Buffer, _ eps: Buffer) {
+private func convert(_ x_t: UnsafeBufferPointer<Float>, _ row: Row, _ spec: ModelSpec, _ x_0: Buffer, _ eps: Buffer) {
+    let a = row.a
     let signal = Float(a.squareRoot()), noise = Float((1 - a).squareRoot())
     let perSignal = Float(1 / a.squareRoot()), perNoise = Float(1 / (1 - a).squareRoot())
     switch spec.prediction {
@@ -140,6 +141,8 @@ private func convert(_ x_t: UnsafeBufferPointer<Float>, _ a: Double, _ spec: Mod
     guard let bound = spec.clip_x_0.map({ Float($0) }) else { return }
     for k in x_t.indices {
         x_0[k] = x_0[k] < -bound ? -bound : x_0[k] > bound ? bound : x_0[k]  // NaN stays, to be seen
+    }
+    for k in x_t.indices where !row.rawEps {
         eps[k] = (x_t[k] - signal * x_0[k]) * perNoise
     }
 }

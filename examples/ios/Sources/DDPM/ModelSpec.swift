@@ -93,7 +93,7 @@ private let format = "ddpm-export/1"
 private let metadataKey = "ddpm_export"
 let varianceFractionName = "variance_fraction"
 // the entries of `requires` that this reader can honour
-private let understood: Set = [varianceFractionName, "fractional_t", "inputs", "plan", "times"]
+private let understood: Set = [varianceFractionName, "fractional_t", "inputs", "plan", "raw_eps", "times"]
 private let keys = [
     "name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range", "defaults", "noise",
     "requires",
@@ -292,6 +292,11 @@ private func spec(_ json: Values) throws -> ModelSpec {
         guard !plan.needsLearnedVariance || requires.contains(varianceFractionName) else {
             throw DDPMError(
                 .badFile, "Plan \(name) needs a learned variance, which the network does not have.")
+        }
+        guard !plan.rawEps || requires.contains("raw_eps") else {
+            throw DDPMError(
+                .badFile,
+                "Plan \(name) has raw_eps, so that requires must name it, got \(shown(requires.sorted())).")
         }
         guard prediction != .eps || plan.rows.allSatisfy({ $0.a > 0 }) else {
             throw DDPMError(.badFile, "Plan \(name) must keep a above 0, since the network predicts eps.")

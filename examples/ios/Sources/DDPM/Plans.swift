@@ -15,9 +15,14 @@ public struct Row: Equatable, Sendable {
     /// None; a standard deviation; or small and large, where the network learned its variance: small^(1-f) large^f,
     /// with its variance_fraction f, pixel by pixel.
     public internal(set) var noise: [Double]
+    /// Whether eps stays as before where x_0 is clipped; of all rows of a plan, or of none.
+    public let rawEps: Bool
 
-    public init(i: Int, t: Double, a: Double, x_0: [Double], eps: [Double], noise: [Double]) {
+    public init(
+        i: Int, t: Double, a: Double, x_0: [Double], eps: [Double], noise: [Double], rawEps: Bool = false
+    ) {
         (self.i, self.t, self.a, self.x_0, self.eps, self.noise) = (i, t, a, x_0, eps, noise)
+        self.rawEps = rawEps
     }
 
     /// How many evaluations the row reads, its own among them.
@@ -33,6 +38,9 @@ public struct Plan: Equatable, Sendable {
 
     /// Whether any row's noise depends on variance_fraction.
     public var needsLearnedVariance: Bool { rows.contains { $0.noise.count == 2 } }
+
+    /// Whether the noises found stay as before where clean images are clipped.
+    public var rawEps: Bool { rows.contains(where: \.rawEps) }
 
     /// Return how many of the evaluations up to rows[k], newest first, later rows read.
     func keptAfter(_ k: Int) -> Int {
@@ -61,18 +69,23 @@ extension Plan {
         guard let start = values["start", default: .integer(1)].double, start > 0 else {
             throw noUse("the start of plan \(name) must be a positive number")
         }
+        guard case .bool(let rawEps) = values["raw_eps", default: .bool(false)] else {
+            throw noUse("raw_eps of plan \(name) must be true or false")
+        }
         guard (1...maxRows).contains(rows.count) else {
             throw noUse("plan \(name) must have 1 to \(maxRows) rows, not \(rows.count)")
         }
         self.start = start
         self.rows = try zip(1..., rows).map { i, row in
-            try Row(i, row, numTrainTimesteps, fractional) { noUse("row \(i) of plan \(name): \($0)") }
+            try Row(i, row, numTrainTimesteps, fractional, rawEps) { noUse("row \(i) of plan \(name): \($0)") }
         }
     }
 }
 
 extension Row {
-    fileprivate init(_ i: Int, _ json: Json, _ T: Int, _ fractional: Bool, _ bad: (String) -> DDPMError) throws {
+    fileprivate init(
+        _ i: Int, _ json: Json, _ T: Int, _ fractional: Bool, _ rawEps: Bool, _ bad: (String) -> DDPMError
+    ) throws {
         guard case .array(let values) = json, values.count == 5 else {
             throw bad("it must be [t, a, x_0, eps, noise]")
         }
@@ -86,7 +99,7 @@ extension Row {
             else { throw bad("x_0, eps and noise must be lists of finite numbers") }
             return finite
         }
-        self.init(i: i, t: t, a: a, x_0: lists[0], eps: lists[1], noise: lists[2])
+        self.init(i: i, t: t, a: a, x_0: lists[0], eps: lists[1], noise: lists[2], rawEps: rawEps)
         guard (1...min(i, maxReach)).contains(reach) else {
             throw bad("it must read 1 to \(min(i, maxReach)) evaluations, not \(reach)")
         }

@@ -98,7 +98,7 @@ final class SamplerTests: XCTestCase {
     private struct Walks: Decodable {
         struct State: Decodable { let i: Int, t: Double, a: Double, x: [Float], x_0: [Float], eps: [Float] }
         struct Table: Decodable {
-            let rows: [[Cell]], start: Double?
+            let rows: [[Cell]], start: Double?, raw_eps: Bool?
             enum Cell: Decodable {
                 case number(Double), list([Double])
                 init(from decoder: any Decoder) throws {
@@ -115,7 +115,7 @@ final class SamplerTests: XCTestCase {
                     rows: zip(1..., rows).map { i, cells in
                         Row(
                             i: i, t: cells[0].number, a: cells[1].number, x_0: cells[2].list, eps: cells[3].list,
-                            noise: cells[4].list)
+                            noise: cells[4].list, rawEps: raw_eps ?? false)
                     }, start: start ?? 1)
             }
         }

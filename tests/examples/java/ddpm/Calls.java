@@ -113,7 +113,7 @@ public final class Calls {
     private String coefficients() {
         ModelSpec v = Ddpm.specFromJson((String) call.get("spec"));
         Denoised found = new Denoised(1);
-        Row row = new Row(1, 0, number("a"), new double[] {1}, new double[0], new double[0]);
+        Row row = new Row(1, 0, number("a"), new double[] {1}, new double[0], new double[0], false);
         Ddpm.denoiser((x_t, t, inputs, outputs) -> outputs.get("v")[0] = 0f, v, null)
                 .denoise(new float[] {1f}, row, null, found);
         return "{\"bits\": " + bits(new float[] {found.x_0[0], found.eps[0]}) + "}";
@@ -129,7 +129,7 @@ public final class Calls {
         List<String> rows = new ArrayList<>();
         for (Row row : plan.rows) {
             rows.add("[" + row.i + ", " + row.t + ", " + row.a + ", " + Arrays.toString(row.x_0) + ", "
-                    + Arrays.toString(row.eps) + ", " + Arrays.toString(row.noise) + "]");
+                    + Arrays.toString(row.eps) + ", " + Arrays.toString(row.noise) + ", " + row.rawEps + "]");
         }
         return "{\"start\": " + plan.start + ", \"rows\": " + rows + "}";
     }

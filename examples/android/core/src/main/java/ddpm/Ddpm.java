@@ -273,7 +273,7 @@ public final class Ddpm {
             double noiseStd = (float) eta * Math.sqrt((1.0 - a_prev) / (1.0 - a[k])) * Math.sqrt(1.0 - a[k] / a_prev);
             double toNoise = Math.sqrt(Math.max(1.0 - a_prev - noiseStd * noiseStd, 0.0));
             rows.add(new Row(k + 1, t[k], a[k], new double[] {Math.sqrt(a_prev)}, new double[] {toNoise},
-                    noiseStd > 0.0 ? new double[] {noiseStd} : new double[0]));
+                    noiseStd > 0.0 ? new double[] {noiseStd} : new double[0], false));
         }
         return rows;
     }
@@ -295,7 +295,7 @@ public final class Ddpm {
                 double large = Math.sqrt(1.0 - a[k] / a[k + 1]);
                 double[] noise = variance.equals("learned") ? new double[] {row.noise[0], large}
                         : new double[] {large};
-                rows.set(k, new Row(row.i, row.t, row.a, row.x_0, row.eps, noise));
+                rows.set(k, new Row(row.i, row.t, row.a, row.x_0, row.eps, noise, row.rawEps));
             }
         }
         return rows;
@@ -383,7 +383,7 @@ public final class Ddpm {
      * Converts a prediction into the clean image and the noise, and clips, once.
      *
      * <p>x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is
-     * set, x_0 is clipped and eps is what then leads from it to x_t.
+     * set, x_0 is clipped and eps is what then leads from it to x_t, or with the row's rawEps what it was before.
      *
      * @param found receives both; its arrays may be those of the outputs
      */
@@ -420,6 +420,8 @@ public final class Ddpm {
             float bound = spec.clip_x_0.floatValue();
             for (int k = 0; k < x_t.length; k++) {
                 x_0[k] = Math.max(-bound, Math.min(bound, x_0[k]));
+            }
+            for (int k = 0; k < x_t.length && !row.rawEps; k++) {
                 eps[k] = (x_t[k] - signal * x_0[k]) * perNoise;
             }
         }

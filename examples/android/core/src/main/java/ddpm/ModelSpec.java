@@ -25,7 +25,7 @@ public final class ModelSpec {
     static final String VARIANCE_FRACTION = "variance_fraction";
 
     private static final List<String> UNDERSTOOD =
-            Arrays.asList(VARIANCE_FRACTION, "fractional_t", "inputs", "plan", "times");
+            Arrays.asList(VARIANCE_FRACTION, "fractional_t", "inputs", "plan", "raw_eps", "times");
     private static final List<String> GRAPHS = Arrays.asList("sampler", "slice");
     private static final String FORMAT = "ddpm-export/1";
     private static final List<String> PREDICTIONS = Arrays.asList("eps", "x_0", "v");
@@ -204,7 +204,7 @@ public final class ModelSpec {
                     "In the model's spec, inputs must have different names, and requires must name inputs if there are "
                             + "any.");
         }
-        checkPlans();
+        checkPlans(requires);
         checkNamed("times", defaults.times != null, requires);
         checkNamed("plan", defaults.plan != null, requires);
     }
@@ -248,11 +248,15 @@ public final class ModelSpec {
         return times;
     }
 
-    private void checkPlans() {
+    private void checkPlans(List<?> requires) {
         for (Map.Entry<String, Plan> entry : plans.entrySet()) {
             if (entry.getValue().needsLearnedVariance() && !hasVarianceFraction) {
                 throw new DdpmException(BAD_FILE, "Plan " + entry.getKey()
                         + " needs a learned variance, which the network does not have.");
+            }
+            if (entry.getValue().rawEps() && !requires.contains("raw_eps")) {
+                throw new DdpmException(BAD_FILE, "Plan " + entry.getKey()
+                        + " has raw_eps, so that requires must name it, got " + shown(requires) + ".");
             }
             if (prediction.equals("eps") && !entry.getValue().rows.stream().allMatch(row -> row.a > 0)) {
                 throw new DdpmException(BAD_FILE,

@@ -27,6 +27,11 @@ public final class Plan {
         return rows.stream().anyMatch(row -> row.noise.length == 2);
     }
 
+    /** Returns whether the noises found stay as before where clean images are clipped. */
+    public boolean rawEps() {
+        return rows.stream().anyMatch(row -> row.rawEps);
+    }
+
     /** Returns how many of the evaluations up to rows.get(k), newest first, later rows read. */
     int keptAfter(int k) {
         int kept = 0;
@@ -49,6 +54,10 @@ public final class Plan {
         if (!isNumber(start) || !(number(start) > 0)) {
             throw unusable("the start of plan " + name + " must be a positive number");
         }
+        Object rawEps = plan.containsKey("raw_eps") ? plan.get("raw_eps") : (Object) false;
+        if (!(rawEps instanceof Boolean)) {
+            throw unusable("raw_eps of plan " + name + " must be true or false");
+        }
         List<?> rows = (List<?>) plan.get("rows");
         if (rows.isEmpty() || rows.size() > MAX_ROWS) {
             throw unusable("plan " + name + " must have 1 to " + MAX_ROWS + " rows, not " + rows.size());
@@ -56,12 +65,13 @@ public final class Plan {
         List<Row> read = new ArrayList<>(rows.size());
         for (Object row : rows) {
             read.add(row(read.size() + 1, row, "row " + (read.size() + 1) + " of plan " + name + ": ",
-                    numTrainTimesteps, fractionalT));
+                    numTrainTimesteps, fractionalT, (Boolean) rawEps));
         }
         return new Plan(read, number(start));
     }
 
-    private static Row row(int i, Object values, String where, int numTrainTimesteps, boolean fractionalT) {
+    private static Row row(int i, Object values, String where, int numTrainTimesteps, boolean fractionalT,
+            boolean rawEps) {
         if (!(values instanceof List) || ((List<?>) values).size() != 5) {
             throw unusable(where + "it must be [t, a, x_0, eps, noise]");
         }
@@ -84,7 +94,7 @@ public final class Plan {
             }
             lists[k] = ((List<?>) list).stream().mapToDouble(ModelSpec::number).toArray();
         }
-        Row row = new Row(i, number(t), number(a), lists[0], lists[1], lists[2]);
+        Row row = new Row(i, number(t), number(a), lists[0], lists[1], lists[2], rawEps);
         int most = Math.min(i, MAX_REACH);
         if (row.reach() < 1 || row.reach() > most) {
             throw unusable(where + "it must read 1 to " + most + " evaluations, not " + row.reach());

@@ -17,14 +17,17 @@ public final class Row {
      * its variance_fraction f, pixel by pixel.
      */
     public final double[] noise;
+    /** Whether eps stays as before where x_0 is clipped; of all rows of a plan, or of none. */
+    public final boolean rawEps;
 
-    public Row(int i, double t, double a, double[] x_0, double[] eps, double[] noise) {
+    public Row(int i, double t, double a, double[] x_0, double[] eps, double[] noise, boolean rawEps) {
         this.i = i;
         this.t = t;
         this.a = a;
         this.x_0 = x_0;
         this.eps = eps;
         this.noise = noise;
+        this.rawEps = rawEps;
     }
 
     /** Returns how many evaluations the row reads, its own among them. */
