@@ -89,6 +89,11 @@ def guidance_changes():
     yield {**guided({"scale": 2}, LABEL), "graph": "sampler"}
 
 
+def guided_specs():
+    """Yield the texts of specs with guidance."""
+    yield from (json.dumps(values(**changes)) for changes in guidance_changes())
+
+
 def new_changes():
     """What came after the format's first files: graphs, inputs, plans, times, and what requires says of them."""
     yield from ({"graph": graph} for graph in (None, "sampler", "slice", "other", 7, ["sampler"]))

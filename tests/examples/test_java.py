@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from gaussian import gaussian_model, gaussian_spec
-from models import node, onnx_file
+from models import constant, node, onnx_file
 from PIL import Image
 from test_spec import SPEC, values
 
@@ -36,7 +36,7 @@ from ddpm_export.samplers import SAMPLERS, plan, walk
 from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
 
 from .fed import FED, TOLD, mixed, mixed_with_t
-from .specs import guidance_changes, specs
+from .specs import guided_specs, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 ANDROID = ROOT / "examples" / "android"
@@ -727,7 +727,7 @@ def rows_of(made):
 
 def test_the_reader_judges_every_text_as_pythons_does(java):
     """Sound, broken and hostile specs, and a thousand damaged ones: one verdict, and never anything but one line."""
-    texts = [*specs(), *(json.dumps(values(**changes)) for changes in guidance_changes())]
+    texts = [*specs(), *guided_specs()]
     answers = java(*({"call": "spec", "spec": text} for text in texts))
     seen = set()
     for text, answer in zip(texts, answers, strict=True):
@@ -961,6 +961,36 @@ def test_the_one_call_file(program, tmp_path):
     )
     pixels = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
     expected = grid(generate(MODEL, n=2, num_steps=10, sampler="ddim", eta=0.0, seed=7))[..., 0]
+    assert np.abs(pixels - expected).max() <= 1
+
+
+@pytest.mark.torch  # for its time
+def test_the_one_call_file_of_classes(program, tmp_path):
+    """Every class in turn, with the file's own guidance."""
+    spec = gaussian_spec(
+        np.linspace(0.99, 0.01, 50),
+        **{"clip_x_0": 1.0, "inputs": TOLD.inputs[:1], "requires": ("inputs", "guidance")},
+        defaults=Defaults("ddim", 4, guidance=Guidance(2.0, (0.0, 24.0))),
+    )
+    nodes = [
+        node("Mul", ["x_t", "half"], "a"),
+        node("Cast", ["y"], "label", to=1),
+        node("Reshape", ["label", "column"], "b"),
+        node("Mul", ["b", "quarter"], "c"),
+        node("Add", ["a", "c"], "eps"),
+    ]
+    constants = [constant("half", 0.5), constant("quarter", 0.25), constant("column", [-1, 1, 1, 1], np.int64)]
+    inputs = {name: FED["inputs"][name] for name in ("x_t", "t", "y")} | {"t": (7, ["batch"])}
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_file(nodes, constants, spec, inputs=inputs))
+    onnx.save(sampler_from_denoiser(onnx.load(path), spec_of_graph(spec, "sampler")), tmp_path / "m.sampler.onnx")
+    ran(
+        *("java", "-Djava.awt.headless=true", f"-Djava.library.path={program}", "-cp", program / "classes"),
+        *("ddpm.OneCall", tmp_path / "m.sampler.onnx", 5, 4, 7, tmp_path / "grid.png"),
+    )
+    pixels = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
+    expected = grid(generate(path, n=5, seed=7, num_steps=4))[..., 0]
+    assert len(np.unique(expected)) > 10
     assert np.abs(pixels - expected).max() <= 1
 
 

@@ -200,7 +200,7 @@ public final class Calls {
         return given;
     }
 
-    /** Walks a plan, or samples, with a model that mixes its inputs: x_t / 2 + previous / 4 + hint + label + w's first. */
+    /** Walks, or samples, with a model that mixes its inputs: x_t / 2 + previous / 4 + hint + label + w's first. */
     private String fed() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         List<String> names = new ArrayList<>();
@@ -236,7 +236,7 @@ public final class Calls {
         return "{\"states\": " + told + ", \"names\": " + names + "}";
     }
 
-    /** Walks with the network of tests/golden/conditions.json: that of each image's label, or one that guides itself. */
+    /** Walks with the network of tests/golden/conditions.json: each image's label's, or one that guides itself. */
     private String conditions() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         double[] fractions = doubles(call.get("variance_fractions"));
@@ -262,7 +262,8 @@ public final class Calls {
                         : Ddpm.combine(Arrays.asList(c, u), own[k]).get(spec.prediction);
                 System.arraycopy(said, 0, outputs.get(spec.prediction), k * size, size);
                 if (spec.hasVarianceFraction) {
-                    Arrays.fill(outputs.get("variance_fraction"), k * size, (k + 1) * size, (float) fractions[(int) y[k]]);
+                    float fraction = (float) fractions[(int) y[k]];
+                    Arrays.fill(outputs.get("variance_fraction"), k * size, (k + 1) * size, fraction);
                 }
             }
         };

@@ -308,8 +308,8 @@ public final class Ddpm {
      * and without. No array is made after the first of a size.
      *
      * @param inputs by the names of the spec's inputs: of a label a class by name or index, as text too, or none
-     *     (String, Integer, Long), or a List of them, one for each image; of others float[], for all images or one after
-     *     the other, or of a vector of one a number. Null for none
+     *     (String, Integer, Long), or a List of them, one for each image; of others float[], for all images or one
+     *     after the other, or of a vector of one a number. Null for none
      * @param guidance null for the file's own
      * @throws DdpmException (USAGE) for inputs that are unknown, missing or do not fit, here where it can be seen
      *     without a batch, and for guidance that does not apply; its calls throw (NOT_FINITE) where the network gives
@@ -476,8 +476,8 @@ public final class Ddpm {
 
     /**
      * Returns what predictions of one x_t make, before anything is converted or clipped: of one, itself; of two, c with
-     * a label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6), in the arrays of c, whose
-     * learned variance stays.
+     * a label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6), in the arrays of c,
+     * whose learned variance stays.
      */
     public static Map<String, float[]> combine(List<Map<String, float[]>> predictions, double scale) {
         Map<String, float[]> given = predictions.get(0);

@@ -18,8 +18,8 @@ public final class Guidance {
     private static final double MAX_SCALE = 100;
 
     /**
-     * 1 + w of Ho and Salimans 2022 (eq. 6), 0 to 100: 0 ignores the label, 1 is the network as it is, and both cost one
-     * evaluation.
+     * 1 + w of Ho and Salimans 2022 (eq. 6), 0 to 100: 0 ignores the label, 1 is the network as it is, and both cost
+     * one evaluation.
      */
     public final double scale;
     /**
