@@ -66,6 +66,35 @@ def input_changes():
     yield [{**VECTOR, "classes": ["a"]}]
 
 
+def guidance_changes():
+    """Guidance of a file, and networks that can do something with it or nothing; the first three are sound."""
+    requires = ["inputs", "guidance"]
+
+    def guided(guidance, *inputs):
+        return {"defaults": {**DEFAULTS, "guidance": guidance}, "inputs": [*inputs], "requires": requires}
+
+    own = {"name": "guidance", "kind": "vector", "shape": [1], "none": 1.0}
+    yield from (guided({"scale": 2}, LABEL), guided({"scale": 0.5, "interval": [0, 2.5], "later": 1}, own, VECTOR))
+    yield guided({"scale": 1}, own, LABEL)
+    scales = (0, 1, 100, 100.5, -0.0, -1e-9, 1e300, HUGE, 10**400, True, None, "2", [2], {})
+    yield from (guided({"scale": scale}, LABEL) for scale in scales)
+    intervals = ([0, 0], [3, 2], [-1, 2], [0, 1e300], [0, 10**400], [1], [1, 2, 3], [1, "2"], [True, 2], "ab", None, {})
+    yield from (guided({"scale": 2, "interval": interval}, LABEL) for interval in intervals)
+    yield from (guided(guidance, LABEL) for guidance in (None, 2, [], "2", True, {}, {"interval": [0, 1]}))
+    yield from (guided({"scale": 2}, *inputs) for inputs in ((), (VECTOR,), ({**LABEL, "none": None},)))
+    changed = [{"kind": "image", "shape": [1, 1, 1]}, {"shape": [2]}, {"shape": [1.0]}, {"shape": []}, {"none": 2}]
+    changed += [{"none": None}, {"none": 1}, {"none": True}, {"kind": "label", "classes": ["a"]}, {"classes": ["a"]}]
+    yield from (guided({"scale": 2}, LABEL, {**own, **change}) for change in changed)
+    yield {**guided({"scale": 2}, LABEL), "requires": ["inputs"]}
+    yield {"inputs": [LABEL], "requires": requires}
+    yield {**guided({"scale": 2}, LABEL), "graph": "sampler"}
+
+
+def guided_specs():
+    """Yield the texts of specs with guidance."""
+    yield from (json.dumps(values(**changes)) for changes in guidance_changes())
+
+
 def new_changes():
     """What came after the format's first files: graphs, inputs, plans, times, and what requires says of them."""
     yield from ({"graph": graph} for graph in (None, "sampler", "slice", "other", 7, ["sampler"]))

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from gaussian import gaussian_model, gaussian_spec
-from models import node, onnx_file
+from models import constant, node, onnx_file
 from PIL import Image
 from test_spec import SPEC, values
 
@@ -27,15 +27,16 @@ from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
+from ddpm_export.guidance import Guidance, json_from_guidance
 from ddpm_export.images import grid, to_uint8
-from ddpm_export.inputs import Input
+from ddpm_export.inputs import Input, input_from_json
 from ddpm_export.noise import noise_stream, normal_table
 from ddpm_export.plans import Plan, Row, json_from_plan, plan_from_json
 from ddpm_export.samplers import SAMPLERS, plan, walk
 from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
 
 from .fed import FED, TOLD, mixed, mixed_with_t
-from .specs import specs
+from .specs import guided_specs, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 ANDROID = ROOT / "examples" / "android"
@@ -432,6 +433,112 @@ def test_inputs_are_refused_by_name(java):
     assert late == {}
 
 
+@pytest.mark.parametrize("number", range(len(golden("conditions")["cases"])))
+def test_golden_conditions(java, number):
+    """One evaluation a row, of twice the batch where it is guided and not by the network itself."""
+    file = golden("conditions")
+    case = file["cases"][number]
+    learned = {"variance": "learned", "requires": ("inputs", "variance_fraction")} if "variance" in case else {}
+    inputs = tuple(input_from_json(one) for one in case["inputs"])
+    changes = {"inputs": inputs, "requires": ("inputs",), **learned}
+    spec = gaussian_spec(file["alphas_cumprod"], case["prediction"], case["clip_x_0"], tuple(file["shape"]), **changes)
+    (answer,) = java(
+        {
+            **{"call": "conditions", "spec": json_from_spec(spec), "inputs": {"y": case["y"]}},
+            **{name: file[name] for name in ("seed", "images", "shape", "num_steps", "means", "std")},
+            **{name: case[name] for name in ("guidance", "sampler", "eta", "variance") if name in case},
+            "variance_fractions": file["variance_fractions"],
+        }
+    )
+    guided = Guidance(case["guidance"]["scale"], case["guidance"].get("interval"))
+    can = len(inputs) == 1 and any(y != 3 for y in case["y"])
+    assert answer["batches"] == [6 if can and guided.at(state["t"]) > 1 else 3 for state in case["states"]]
+    for state, right in zip(answer["states"], case["states"], strict=True):
+        assert [state[key] for key in ("i", "t", "a")] == [right[key] for key in ("i", "t", "a")]
+        for key in ("x", "x_0", "eps"):
+            np.testing.assert_allclose(floats(state[key]), np.float32(right[key]), rtol=0, atol=file["tolerance"])
+
+
+GUIDED = replace(
+    TOLD, defaults=Defaults("ddpm", 4, guidance=Guidance(3.0, (0.0, 24.0))), requires=("inputs", "guidance")
+)
+ONE = replace(TOLD, inputs=tuple(replace(one, shape=(1,)) if one.name == "w" else one for one in TOLD.inputs))
+SIX = np.linspace(-0.5, 0.5, 6, dtype=np.float32)
+
+
+def settings_call(spec, inputs=None, guidance=None, **changes):
+    inputs = {"hint": SIX.reshape(1, 2, 3), **(inputs or {})}
+    encoded = {name: bits_of(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
+    said = {} if guidance is None else {"guidance": json_from_guidance(guidance)}
+    return {"call": "fed", "spec": json_from_spec(spec), "seed": "2", "first": 0, "inputs": encoded, **said, **changes}
+
+
+@pytest.mark.parametrize(
+    ("spec", "batches", "settings"),
+    [
+        (TOLD, [5] * 4, {"n": 5, "first": 2}),
+        (TOLD, [3] * 4, {"n": 3, "first": 1, "label": ["dog", "none", 0, "2"]}),
+        (TOLD, [3] * 4, {"n": 3, "label": "owl", "inputs": {"w": HINT[:8].reshape(4, 2)}}),
+        (TOLD, [4] * 4, {"n": 2, "first": 3, "label": "1", "guidance": Guidance(2.3)}),
+        (TOLD, [2] * 4, {"n": 2, "label": ["none", 3], "guidance": Guidance(2.3)}),
+        (TOLD, [2] * 4, {"n": 2, "guidance": Guidance(0.0)}),
+        (TOLD, [2] * 4, {"n": 2, "inputs": {"y": ["dog", "cat"], "hint": HINT.reshape(2, 1, 2, 3)}}),
+        (GUIDED, [2, 2, 4, 4], {"n": 2}),
+        (GUIDED, [2] * 4, {"n": 2, "guidance": Guidance(1.0)}),
+        (GUIDED, [4] * 4, {"n": 2, "guidance": Guidance(3.0)}),
+        (GUIDED, [2, 4, 2, 2], {"n": 2, "guidance": Guidance(3.0, (36.0, 36.5))}),
+        (ONE, [2] * 4, {"n": 2, "inputs": {"w": 0.25}}),
+    ],
+    ids=str,
+)
+def test_images_are_told_in_turn_and_guided(java, spec, batches, settings):
+    """By their numbers, whatever the batch; every picture is Python's to the bit."""
+    said = {"sampler": "ddpm", "num_steps": 4, **settings}
+    (answer,) = java(settings_call(spec, **said))
+    given = {"hint": SIX.reshape(1, 2, 3), **said.pop("inputs", {})}
+    *_, (_, last) = sample(mixed, spec, settings_for(spec, seed=2, inputs=given, **said))
+    assert answer["bits"] == bits_of(last.x)
+    assert answer["batches"] == batches
+
+
+def test_conditions_are_refused_in_pythons_words(java):
+    always = replace(TOLD, inputs=(replace(TOLD.inputs[0], none=None), *TOLD.inputs[1:]))
+    nothing = replace(TOLD, inputs=TOLD.inputs[1:])
+    own = replace(TOLD, inputs=(*TOLD.inputs, Input("guidance", "vector", (1,), 1.0)))
+    wrong = [
+        (TOLD, {"guidance": Guidance(100.5)}),
+        (TOLD, {"guidance": Guidance(-0.5)}),
+        (TOLD, {"guidance": Guidance(2.0, (3.5, 1.5))}),
+        (TOLD, {"guidance": Guidance(2.0, (-0.5, 1.5))}),
+        (always, {"guidance": Guidance(2.5)}),
+        (nothing, {"guidance": Guidance(2.0)}),
+        (always, {"label": "none"}),
+        (nothing, {"label": "cat"}),
+        (TOLD, {"label": "cat", "inputs": {"y": 1}}),
+        (TOLD, {"label": "cow"}),
+        (TOLD, {"label": ["cat", "4"]}),
+        (TOLD, {"label": []}),
+        (TOLD, {"inputs": {"z": 1}}),
+        (TOLD, {"inputs": {"w": np.float32([1, 2, 3])}}),
+        (own, {"inputs": {"guidance": np.float32([2])}}),
+    ]
+    said = {"n": 2, "sampler": "ddpm", "num_steps": 4}
+    calls = (settings_call(spec, **{**said, **one}) for spec, one in wrong)
+    for (spec, one), answer in zip(wrong, java(*calls), strict=True):
+        given = {"hint": SIX.reshape(1, 2, 3), **one.get("inputs", {})}
+        with pytest.raises(UsageError) as caught:
+            settings_for(spec, seed=2, **{**said, **one, "inputs": given})
+        assert answer == {"error": "USAGE", "message": str(caught.value)}
+
+
+@pytest.mark.parametrize("place", [7, 19], ids=["with the label", "without it"])
+def test_what_is_not_finite_is_told_of_its_image(java, place):
+    said = {"n": 2, "first": 4, "sampler": "ddpm", "num_steps": 4, "guidance": Guidance(2.0)}
+    (answer,) = java(settings_call(TOLD, poisoned=place, **said))
+    assert answer["error"] == "NOT_FINITE"
+    assert answer["message"].startswith("At step 1 (t = 49), image 5 became NaN")
+
+
 def test_pixels(java):
     cases = golden("pixels")["cases"]
     (answer,) = java({"call": "pixels", "bits": [case["bits"] for case in cases], "shape": [1, 1, 1]})
@@ -544,12 +651,12 @@ def test_refusals_of_the_parts(java):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"variance": "fixed_small"}, {"variance": "learned"}, {"plan": "p"}],
-    ids=lambda one: str(*one.values()),
+    [{"variance": "fixed_small"}, {"variance": "learned"}, {"plan": "p"}, {"plan": "p", "guidance": {"scale": 2}}],
+    ids=lambda one: " ".join(map(str, one.values())),
 )
 def test_no_array_is_made_in_the_loop(java, settings):
     rows = tuple(Row(i, 20 - i, 0.04 * i, (0.25,) * min(i, 3), (0.25,) * min(i, 3), (0.5,)) for i in range(1, 21))
-    inputs = (Input("y", "label", (), 0, ("a",)), Input("x_0_prev", "previous", (3, 32, 32), None))
+    inputs = (Input("y", "label", (), 1, ("a",)), Input("x_0_prev", "previous", (3, 32, 32), None))
     spec = gaussian_spec(
         *(np.linspace(0.99, 0.01, 50), "eps", 1.0, (3, 32, 32)),
         **{"requires": ("variance_fraction", "inputs"), "plans": {"p": Plan(rows)}, "inputs": inputs},
@@ -581,8 +688,8 @@ def test_the_spec_is_read(java):
     full = replace(
         TOLD,
         plans={"a": Plan(rows, start=1.5), "b": Plan(rows[:1])},
-        defaults=Defaults("ddim", 5, 0.25, times=(40, 3), plan="b"),
-        requires=("inputs", "times", "plan", "variance_fraction", "fractional_t"),
+        defaults=Defaults("ddim", 5, 0.25, times=(40, 3), plan="b", guidance=Guidance(2.5, (3.0, 20.5))),
+        requires=("inputs", "times", "plan", "guidance", "variance_fraction", "fractional_t"),
         graph="slice",
     )
     texts = (text, *map(json_from_spec, (SPEC, full)))
@@ -603,7 +710,9 @@ def test_the_spec_is_read(java):
             "defaults": [
                 *(defaults.sampler, defaults.num_steps, defaults.eta),
                 *(defaults.times and list(defaults.times), defaults.plan),
+                defaults.guidance and [defaults.guidance.scale, [*defaults.guidance.interval]],
             ],
+            "takes_guidance": spec.takes_guidance,
             "outputs": list(spec.outputs),
             "inputs": [[one.name, one.kind, list(one.shape), one.none, list(one.classes)] for one in spec.inputs],
             "plans": {
@@ -620,7 +729,7 @@ def rows_of(made):
 
 def test_the_reader_judges_every_text_as_pythons_does(java):
     """Sound, broken and hostile specs, and a thousand damaged ones: one verdict, and never anything but one line."""
-    texts = list(specs())
+    texts = [*specs(), *guided_specs()]
     answers = java(*({"call": "spec", "spec": text} for text in texts))
     seen = set()
     for text, answer in zip(texts, answers, strict=True):
@@ -653,6 +762,15 @@ def test_plans_and_inputs_are_refused_in_pythons_words(java):
         {"inputs": [{"name": "w", "kind": "vector", "shape": [2], "none": 0}]},
         {"defaults": {**values()["defaults"], "times": [3, 1]}},
         {"defaults": {**values()["defaults"], "plan": "p"}},
+        *({"defaults": {**values()["defaults"], "guidance": one}} for one in (2, {}, {"scale": "2"}, {"scale": 100.5})),
+        {"defaults": {**values()["defaults"], "guidance": {"scale": 2, "interval": [3, 2]}}},
+        {"defaults": {**values()["defaults"], "guidance": {"scale": 2, "interval": "ab"}}},
+        {"defaults": {**values()["defaults"], "guidance": {"scale": 2}}},
+        {"inputs": [{"name": "guidance", "kind": "vector", "shape": [1], "none": 2}], "requires": ["inputs"]},
+        {
+            "inputs": [{"name": "guidance", "kind": "vector", "shape": [1], "none": 1}],
+            **{"requires": ["inputs"], "defaults": {**values()["defaults"], "guidance": {"scale": 2}}},
+        },
     ]
     texts = [json.dumps(values(**one)) for one in changes]
     for text, answer in zip(texts, java(*({"call": "spec", "spec": text} for text in texts)), strict=True):
@@ -744,6 +862,7 @@ def test_colours_and_a_second_output(program, tmp_path):
     [
         (["--plan", "twice"], {"plan": "twice"}),
         (["--times", "49,30, 2", "--eta", 0.5], {"times": [49, 30, 2], "eta": 0.5}),
+        (["--label", "cat,none,0", "--guidance", 0.5], {"label": ["cat", "none", 0], "guidance": 0.5}),
     ],
 )
 def test_what_the_spec_lists_is_fed(program, tmp_path, options, settings):
@@ -780,6 +899,10 @@ def test_what_the_spec_lists_is_fed(program, tmp_path, options, settings):
         ([MODEL, "--eta", "NaN"], 2, "eta"),
         ([MODEL, "--sampler", "ddpm", "--eta", "0.5"], 2, "does not apply"),
         ([MODEL, "--sampler", "euler"], 2, "euler"),
+        ([MODEL, "--guidance", "x"], 2, "--guidance must be a number, got 'x'."),
+        ([MODEL, "--guidance", "101"], 2, "guidance must be a number from 0 to 100, got 101."),
+        ([MODEL, "--guidance", "2"], 2, "guidance must be 1 for a network that has not learned to do without a class"),
+        ([MODEL, "--label", "cat"], 2, "label does not apply to a network that is told no class."),
         ([MODEL, "--fast"], 2, "--fast"),
         ([MODEL, MODEL], 2, "Unknown argument"),
         ([MODEL, "--out", "nowhere/grid.png"], 2, "--out"),
@@ -842,6 +965,36 @@ def test_the_one_call_file(program, tmp_path):
     )
     pixels = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
     expected = grid(generate(MODEL, n=2, num_steps=10, sampler="ddim", eta=0.0, seed=7))[..., 0]
+    assert np.abs(pixels - expected).max() <= 1
+
+
+@pytest.mark.torch  # for its time
+def test_the_one_call_file_of_classes(program, tmp_path):
+    """Every class in turn, with the file's own guidance."""
+    spec = gaussian_spec(
+        np.linspace(0.99, 0.01, 50),
+        **{"clip_x_0": 1.0, "inputs": TOLD.inputs[:1], "requires": ("inputs", "guidance")},
+        defaults=Defaults("ddim", 4, guidance=Guidance(2.0, (0.0, 24.0))),
+    )
+    nodes = [
+        node("Mul", ["x_t", "half"], "a"),
+        node("Cast", ["y"], "label", to=1),
+        node("Reshape", ["label", "column"], "b"),
+        node("Mul", ["b", "quarter"], "c"),
+        node("Add", ["a", "c"], "eps"),
+    ]
+    constants = [constant("half", 0.5), constant("quarter", 0.25), constant("column", [-1, 1, 1, 1], np.int64)]
+    inputs = {name: FED["inputs"][name] for name in ("x_t", "t", "y")} | {"t": (7, ["batch"])}
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_file(nodes, constants, spec, inputs=inputs))
+    onnx.save(sampler_from_denoiser(onnx.load(path), spec_of_graph(spec, "sampler")), tmp_path / "m.sampler.onnx")
+    ran(
+        *("java", "-Djava.awt.headless=true", f"-Djava.library.path={program}", "-cp", program / "classes"),
+        *("ddpm.OneCall", tmp_path / "m.sampler.onnx", 5, 4, 7, tmp_path / "grid.png"),
+    )
+    pixels = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
+    expected = grid(generate(path, n=5, seed=7, num_steps=4))[..., 0]
+    assert len(np.unique(expected)) > 10
     assert np.abs(pixels - expected).max() <= 1
 
 

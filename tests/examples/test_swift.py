@@ -18,13 +18,14 @@ from ddpm_export import generate
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
+from ddpm_export.guidance import Guidance
 from ddpm_export.images import grid, read_image, to_uint8
 from ddpm_export.inputs import Input
 from ddpm_export.plans import Plan, Row
 from ddpm_export.spec import METADATA_KEY, json_from_spec, spec_from_json
 
 from .fed import FED, mixed_with_t
-from .specs import specs
+from .specs import guided_specs, specs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "examples" / "ios"
@@ -98,6 +99,7 @@ def test_sample_makes_pythons_pictures(build, tmp_path, n, options, settings):
     [
         (["--plan", "twice"], {"plan": "twice"}),
         (["--times", "49,30,2", "--eta", 0.5], {"times": [49, 30, 2], "eta": 0.5}),
+        (["--label", "cat,none,0", "--guidance", 0.5], {"label": ["cat", "none", 0], "guidance": 0.5}),
     ],
 )
 def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
@@ -134,6 +136,10 @@ def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
         ),
         ([MODEL, "--times", "9,8", "--steps", 3], 2, "num_steps must be left out or be the number of times, 2, got 3."),
         ([MODEL, "--plan", "p"], 2, "plan must be one of none, for the model carries none, got 'p'."),
+        ([MODEL, "--guidance", "x"], 2, "--guidance must be a number"),
+        ([MODEL, "--guidance", 101], 2, "guidance must be a number from 0 to 100, got 101."),
+        ([MODEL, "--guidance", 2], 2, "guidance must be 1 for a network that has not learned to do without a class"),
+        ([MODEL, "--label", "cat"], 2, "label does not apply to a network that is told no class."),
         ([MODEL, "--sampler", "euler"], 2, "sampler must be one of ddpm, ddim, got 'euler'."),
         ([MODEL, "--sampler", "ddpm", "--eta", 0], 2, "eta does not apply to ddpm."),
         ([MODEL, "--n", 2, "--first", 2**32 - 1], 2, "--first must be at most 2^32 - n"),
@@ -221,7 +227,7 @@ def verdict(text):
 
 
 def test_specs_are_taken_and_refused_as_python_does(build, tmp_path):
-    texts = list(specs())
+    texts = [*specs(), *guided_specs()]
     assert '"tiny"' in texts[0]
     (tmp_path / "main.swift").write_text(VERDICTS, encoding="utf-8")
     compiled(build, tmp_path / "program", tmp_path / "main.swift")
@@ -275,7 +281,8 @@ let rows = times.count > 1 ? try plan(spec, name: "p\(times[0])") : try plan(spe
 let noise = try noiseStream(seed: 1, images: 0..<16, shape: spec.stateShape)
 let keep = CommandLine.arguments.count > 3
 var kept: [State] = []
-try walk(denoiser(Half(), spec), noise, rows) { state in
+let given: [String: InputValue] = spec.label == nil ? [:] : ["y": .index(0)]
+try walk(denoiser(Half(), spec, inputs: given), noise, rows) { state in
     if keep { kept.append(state) }
     return true
 }
@@ -295,9 +302,10 @@ def test_the_loop_takes_no_memory(build, tmp_path):
     alphas = [1 - 0.01 * k for k in range(1, 61)]
     rows = [Row(i, 60 - i, 0.01 * i, (0.25,) * min(i, 3), (0.25,) * min(i, 3), (0.5,)) for i in range(1, 51)]
     plans = {"p5": Plan(tuple(rows[:5])), "p50": Plan(tuple(rows))}
-    inputs = (Input("x_0_prev", "previous", (1, 28, 28), None),)
+    inputs = (Input("x_0_prev", "previous", (1, 28, 28), None), Input("y", "label", (), 1, ("a",)))
     spec = gaussian_spec(alphas, image_shape=(1, 28, 28), plans=plans)
     fed = replace(spec, inputs=inputs, requires=("inputs", "variance_fraction"))
+    guided = replace(fed, defaults=replace(fed.defaults, guidance=Guidance(2.0)), requires=(*fed.requires, "guidance"))
 
     def allocations(spec, *arguments):
         text = json_from_spec(spec)
@@ -308,6 +316,7 @@ def test_the_loop_takes_no_memory(build, tmp_path):
     assert allocations(spec, 50) == allocations(spec, 5) > 0
     assert allocations(spec, "50,0") == allocations(spec, "5,0") > 0, "with a history"
     assert allocations(fed, "50,0") == allocations(fed, "5,0") > 0, "with what was found before as an input"
+    assert allocations(guided, "50,0") == allocations(guided, "5,0") > 0, "of twice the batch"
     # who keeps the states is who pays for them: three arrays each, five of which the walk has anyway
     assert allocations(spec, 50, "keep") >= allocations(spec, 50) + 3 * 50 - 5
 

@@ -2,12 +2,14 @@ import DDPM
 import DDPMOnnxRuntime
 import SwiftUI
 
-/// One screen: seed and steps, a picture that takes shape, and a button that starts and cancels.
+/// One screen: seed and steps, a class where the model has any, a picture that takes shape, and a button that starts and cancels.
 @MainActor
 struct GenerationView: View {
     @State private var generation: Generation
     @State private var seed = 7
     @State private var numSteps = 50
+    @State private var label = ""
+    @State private var guidance: Double?
 
     init(model: String) {
         _generation = State(initialValue: Generation(path: model))
@@ -25,6 +27,19 @@ struct GenerationView: View {
                 }
                 Stepper("Steps: \(numSteps)", value: $numSteps, in: 10...1000, step: 10)
                     .accessibilityHint("More steps take longer and give finer pictures.")
+                LabeledContent("Class") {
+                    TextField("Any", text: $label)
+                        .multilineTextAlignment(.trailing)
+                        .accessibilityLabel("Class")
+                        .accessibilityHint("A name or a number, or none, where the model has classes.")
+                }
+                LabeledContent("Guidance") {
+                    TextField("The model's", value: $guidance, format: .number)
+                        .keyboardType(.decimalPad)
+                        .multilineTextAlignment(.trailing)
+                        .accessibilityLabel("Guidance")
+                        .accessibilityHint("How strongly to follow the class, 0 to 100.")
+                }
             }
             .disabled(generation.isRunning)
 
@@ -36,7 +51,11 @@ struct GenerationView: View {
                 if generation.isRunning {
                     Button("Cancel", role: .cancel) { generation.cancel() }
                 } else {
-                    Button("Generate") { generation.start(seed: Int64(seed), numSteps: numSteps) }
+                    Button("Generate") {
+                        generation.start(
+                            seed: Int64(seed), numSteps: numSteps, label: label.isEmpty ? nil : .name(label),
+                            guidance: guidance.map { Guidance(scale: $0) })
+                    }
                 }
                 if let message = generation.message {
                     Text(message).foregroundStyle(.secondary)

@@ -9,6 +9,7 @@ import java.io.File;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.Map;
@@ -21,8 +22,9 @@ public final class OneCall {
         int n = Integer.parseInt(arguments[1]);
         OrtEnvironment environment = OrtEnvironment.getEnvironment();
         OrtSession session = environment.createSession(arguments[0], new OrtSession.SessionOptions());
-        int[] shape = Ddpm.specFromJson(session.getMetadata().getCustomMetadata().get(ModelSpec.METADATA_KEY))
-                .pictureShape(); // (C, H, W)
+        ModelSpec spec = Ddpm.specFromJson(
+                session.getMetadata().getCustomMetadata().get(ModelSpec.METADATA_KEY));
+        int[] shape = spec.pictureShape(); // (C, H, W)
 
         Map<String, OnnxTensor> inputs = new HashMap<>();
         long[] scalar = {};
@@ -34,6 +36,21 @@ public final class OneCall {
         inputs.put("eta", OnnxTensor.createTensor(environment, FloatBuffer.wrap(new float[] {0f}), scalar));
         long[] none = {0}; // times: evenly spaced steps
         inputs.put("times", OnnxTensor.createTensor(environment, LongBuffer.allocate(0), none));
+        if (spec.label() != null) { // every class in turn
+            long[] labels = new long[n];
+            Arrays.setAll(labels, k -> k % spec.label().classes.size());
+            inputs.put("y", OnnxTensor.createTensor(environment, LongBuffer.wrap(labels), new long[] {n}));
+        }
+        if (spec.takesGuidance()) { // the file's own, or none: a scale of 1
+            Guidance guidance = Ddpm.guidanceFor(spec, null);
+            double[] interval = guidance.interval == null ? new double[] {0, spec.numTrainTimesteps() - 1}
+                    : guidance.interval;
+            float[] scale = {(float) guidance.scale};
+            float[] times = {(float) interval[0], (float) interval[1]};
+            inputs.put("guidance", OnnxTensor.createTensor(environment, FloatBuffer.wrap(scale), scalar));
+            inputs.put("guidance_interval",
+                    OnnxTensor.createTensor(environment, FloatBuffer.wrap(times), new long[] {2}));
+        }
         ByteBuffer images = ByteBuffer.allocateDirect(n * shape[0] * shape[1] * shape[2]);
         long[] imagesShape = {n, shape[1], shape[2], shape[0]};
         OnnxTensor output = OnnxTensor.createTensor(environment, images, imagesShape, OnnxJavaType.UINT8);

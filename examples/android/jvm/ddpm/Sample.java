@@ -19,9 +19,10 @@ import javax.imageio.ImageIO;
 public final class Sample {
     private static final String USAGE_LINE =
             "unet.onnx [--n 16] [--steps N] [--times T,T,...] [--sampler ddim|ddpm] [--eta E] [--plan NAME] [--seed 0] "
-                    + "[--first 0] [--out grid.png]";
+                    + "[--first 0] [--label NAME,...] [--guidance G] [--out grid.png]";
     private static final List<String> OPTIONS =
-            Arrays.asList("--n", "--steps", "--times", "--sampler", "--eta", "--plan", "--seed", "--first", "--out");
+            Arrays.asList("--n", "--steps", "--times", "--sampler", "--eta", "--plan", "--seed", "--first", "--label",
+                    "--guidance", "--out");
     private static final int BATCH = 16;
 
     private Sample() {}
@@ -61,6 +62,10 @@ public final class Sample {
             settings.eta = number(options, "--eta");
             settings.plan = options.get("--plan");
             settings.seed = seed;
+            settings.label = options.containsKey("--label")
+                    ? Arrays.asList(options.get("--label").split(",", -1)) : null;
+            Double scale = number(options, "--guidance");
+            settings.guidance = scale == null ? null : new Guidance(scale, null);
 
             byte[] pixels = new byte[Math.multiplyExact(n, shape[0] * shape[1] * shape[2])];
             for (int done = 0; done < n; done += BATCH) {

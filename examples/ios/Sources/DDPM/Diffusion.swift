@@ -28,25 +28,35 @@ public typealias Denoiser = (
     _ x_t: [Float], _ row: Row, _ x_0_before: [Float]?, _ found: inout Denoised
 ) throws -> Void
 
-/// Bind a model to what it predicts, its clipping and its inputs, given by the names of the spec's inputs.
+/// Bind a model to what it predicts, its clipping, its inputs, given by the names of the spec's inputs, and guidance.
 ///
-/// One network evaluation a call, for any batch. Throws `usage` for inputs that are unknown, missing or do not fit,
-/// here where it can be seen without a batch; its calls throw `notFinite` where the network gives NaN or infinity.
-public func denoiser(_ model: some Model, _ spec: ModelSpec, inputs: [String: InputValue] = [:]) throws -> Denoiser {
+/// `guidance`: nil is the file's own. One network evaluation a call, for any batch, at times with a scale other than 0
+/// and 1 of two rows an image: with its label and without. Throws `usage` for inputs that are unknown, missing or do
+/// not fit, here where it can be seen without a batch, and for guidance that does not apply; its calls throw
+/// `notFinite` where the network gives NaN or infinity.
+public func denoiser(
+    _ model: some Model, _ spec: ModelSpec, inputs: [String: InputValue] = [:], guidance: Guidance? = nil
+) throws -> Denoiser {
+    let guided = try guidanceFor(spec, guidance)
     let fitsAnyBatch = inputs.values.allSatisfy {
         switch $0 { case .index, .name: true; case .each, .numbers: false }
     }
     if fitsAnyBatch { _ = try boundInputs(spec.inputs, inputs, 1) }
     let previous = spec.inputs.filter { $0.kind == .previous }.map(\.name)
+    let own = spec.inputs.filter(\.isOwnGuidance).map(\.name)
+    let label = own.isEmpty ? spec.label : nil  // whose none stands for u
     var (bound, size, outputs): ([String: InputArray], Int, [String: [Float]]) = ([:], 0, [:])
+    var (unlabelled, twice): (InputArray, Twice?) = (.labels([]), nil)
     return { x_t, row, x_0_before, found in
         let count = x_t.count
+        let images = count / spec.stateShape.count
         if count != size {
             guard count > 0, count % spec.stateShape.count == 0 else {
                 throw DDPMError(.usage, "x_t must hold images of \(spec.stateShape.count) numbers, got \(count).")
             }
-            bound = try boundInputs(spec.inputs, inputs, count / spec.stateShape.count)
-            size = count
+            bound = try boundInputs(spec.inputs, inputs, images)
+            unlabelled = .labels([Int64](repeating: Int64(label?.none ?? 0), count: images))
+            (size, twice) = (count, nil)
         }
         resize(&found.x_0, to: count)
         resize(&found.eps, to: count)
@@ -62,12 +72,85 @@ public func denoiser(_ model: some Model, _ spec: ModelSpec, inputs: [String: In
             outputs[varianceFractionName] = []
             swap(&outputs[varianceFractionName]!, &found.varianceFraction)
         }
+        let scale = guided.at(row.t)
         var told = bound
         if let x_0_before { for name in previous { told[name] = .numbers(x_0_before) } }
-        try predict(model, spec, x_t, row, told, &outputs)
-        var said = combine([outputs])
+        for name in own { told[name] = .numbers([Float](repeating: Float(scale), count: images)) }
+        var predictions: [[String: [Float]]]
+        if let label, scale != 1, scale != 0, told[label.name] != unlabelled {
+            if twice == nil { twice = Twice(bound, replacing: label.name, by: unlabelled) }
+            try twice!.predict(model, spec, x_t, row, previous, x_0_before, &outputs)
+            predictions = [outputs, twice!.second]
+        } else {
+            if let label, scale == 0 { told[label.name] = unlabelled }
+            try predict(model, spec, x_t, row, told, &outputs)
+            predictions = [outputs]
+        }
         outputs = [:]
+        var said = combine(&predictions, scale: scale)
         try denoised(&said, spec, x_t, row, &found)
+    }
+}
+
+/// The arrays of one evaluation of a batch twice as long, kept from row to row: as told, then without the label.
+private struct Twice {
+    private let inputs: [String: InputArray]
+    private var (x_t, x_0_before): ([Float], [Float]) = ([], [])
+    private var outputs: [String: [Float]] = [:]
+    /// What the network said without the label.
+    private(set) var second: [String: [Float]] = [:]
+
+    init(_ told: [String: InputArray], replacing label: String, by unlabelled: InputArray) {
+        inputs = Dictionary(uniqueKeysWithValues: told.map { name, values in
+            switch (values, name == label ? unlabelled : values) {
+            case (.labels(let first), .labels(let second)): (name, .labels(first + second))
+            case (.numbers(let first), .numbers(let second)): (name, .numbers(first + second))
+            default: (name, values)  // no input is of two kinds
+            }
+        })
+    }
+
+    /// Do as `DDPM.predict`: what is said with the label comes to `said`, without it to `second`.
+    mutating func predict(
+        _ model: some Model, _ spec: ModelSpec, _ half: [Float], _ row: Row, _ previous: [String],
+        _ before: [Float]?, _ said: inout [String: [Float]]
+    ) throws {
+        fill(&x_t, half, half)
+        var told = inputs
+        if let before {
+            fill(&x_0_before, before, before)
+            for name in previous { told[name] = .numbers(x_0_before) }
+        }
+        for name in spec.outputs {
+            resize(&outputs[name, default: []], to: x_t.count)
+            resize(&second[name, default: []], to: half.count)
+        }
+        try evaluate(model, spec, x_t, row, told, &outputs)
+        let images = half.count / spec.stateShape.count
+        for name in spec.outputs {
+            copy(outputs[name]!, from: 0, to: &said[name]!)
+            try refuseNonFinite(said[name]!, row, images: images)
+        }
+        for name in spec.outputs {
+            copy(outputs[name]!, from: half.count, to: &second[name]!)
+            try refuseNonFinite(second[name]!, row, images: images)
+        }
+    }
+}
+
+// functions of their own: a method would hold on to all arrays of the struct while one is written to
+
+private func fill(_ both: inout [Float], _ first: [Float], _ second: [Float]) {
+    resize(&both, to: first.count + second.count)
+    both.withUnsafeMutableBufferPointer { both in
+        for k in first.indices { both[k] = first[k] }
+        for k in second.indices { both[first.count + k] = second[k] }
+    }
+}
+
+private func copy(_ both: [Float], from start: Int, to half: inout [Float]) {
+    half.withUnsafeMutableBufferPointer { half in
+        for k in half.indices { half[k] = both[start + k] }
     }
 }
 
@@ -78,18 +161,40 @@ public func predict(
     _ model: some Model, _ spec: ModelSpec, _ x_t: [Float], _ row: Row, _ inputs: [String: InputArray],
     _ outputs: inout [String: [Float]]
 ) throws {
+    try evaluate(model, spec, x_t, row, inputs, &outputs)
+    for name in spec.outputs {
+        try refuseNonFinite(outputs[name]!, row, images: x_t.count / spec.stateShape.count)
+    }
+}
+
+private func evaluate(
+    _ model: some Model, _ spec: ModelSpec, _ x_t: [Float], _ row: Row, _ inputs: [String: InputArray],
+    _ outputs: inout [String: [Float]]
+) throws {
     try model.evaluate(x_t, t: row.t, inputs: inputs, outputs: &outputs)
     for name in spec.outputs {
         guard let values = outputs[name], values.count == x_t.count else {
             throw DDPMError(
                 .badFile, "The model's output \(name) must be \(x_t.count) numbers, got \(outputs[name]?.count ?? 0).")
         }
-        try refuseNonFinite(values, row, images: x_t.count / spec.stateShape.count)
     }
 }
 
-/// Return what several predictions of one x_t make, before anything is converted or clipped: of one, itself.
-public func combine(_ predictions: [[String: [Float]]]) -> [String: [Float]] { predictions[0] }
+/// Return what predictions of one x_t make, before anything is converted or clipped; takes the first's arrays.
+///
+/// Of one, itself; of two, c with a label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022
+/// (eq. 6); a learned variance is that of c.
+public func combine(_ predictions: inout [[String: [Float]]], scale: Double = 1) -> [String: [Float]] {
+    var given = predictions.removeFirst()
+    guard let without = predictions.first else { return given }
+    let weight = Float(scale)
+    for (name, u) in without where name != varianceFractionName {
+        given[name]?.withUnsafeMutableBufferPointer { c in
+            for k in c.indices { c[k] = u[k] + weight * (c[k] - u[k]) }
+        }
+    }
+    return given
+}
 
 /// Convert a prediction into the clean image and the noise, and clip, once; takes the outputs' arrays for its own.
 ///

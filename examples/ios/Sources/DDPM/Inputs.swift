@@ -25,17 +25,23 @@ public struct Input: Equatable, Sendable {
 
     /// How many numbers it has for one image.
     public var count: Int { shape.reduce(1, *) }
+
+    /// Whether whoever samples says it; the walk feeds a previous, and guidance its own scale.
+    public var isTold: Bool { kind != .previous && !isOwnGuidance }
+
+    /// Whether it is the scale of guidance, of a network that guides itself.
+    var isOwnGuidance: Bool { name == "guidance" }
 }
 
-/// What is given for an input: for all images, or one for each.
+/// What is given for an input: for all images, or one for each; of `Settings`, several that images take in turn.
 public enum InputValue: Equatable, Sendable {
     /// A class's index, or that of none.
     case index(Int)
-    /// A class's name.
+    /// A class's name, its index as text, or none.
     case name(String)
-    /// One label for each image.
+    /// Several labels.
     case each([InputValue])
-    /// Numbers of the input's shape, once or for one image after the other.
+    /// Numbers of the input's shape, once or one image's after the other's.
     case numbers([Float])
 }
 
@@ -49,7 +55,7 @@ public enum InputArray: Equatable, Sendable {
 ///
 /// Throws `usage` for an input that is unknown, missing or does not fit.
 func boundInputs(_ inputs: [Input], _ given: [String: InputValue], _ batch: Int) throws -> [String: InputArray] {
-    let named = inputs.filter { $0.kind != .previous }.map(\.name)
+    let named = inputs.filter(\.isTold).map(\.name)
     if let unknown = given.keys.filter({ !named.contains($0) }).min() {
         let known = named.isEmpty ? "none" : named.joined(separator: ", ")
         throw DDPMError(.usage, "The model has no input \(quoted(unknown)); it has \(known).")
@@ -69,21 +75,48 @@ func boundInputs(_ inputs: [Input], _ given: [String: InputValue], _ batch: Int)
 
 extension Input {
     fileprivate func batch(of given: InputValue, _ batch: Int) throws -> InputArray {
+        inTurn(try checked(given, batch), 0..<batch)
+    }
+
+    /// Return what images are told by their numbers: image k the (k mod K)-th of the K values given, be it one.
+    ///
+    /// Throws `usage` for what does not fit.
+    func told(_ given: InputValue, _ numbers: Range<Int>) throws -> InputValue {
+        switch inTurn(try checked(given, nil), numbers) {
+        case .labels(let labels): .each(labels.map { .index(Int($0)) })
+        case .numbers(let values): .numbers(values)
+        }
+    }
+
+    private func inTurn(_ values: InputArray, _ numbers: Range<Int>) -> InputArray {
+        switch values {
+        case .labels(let labels): .labels(numbers.map { labels[$0 % labels.count] })
+        case .numbers(let all):
+            .numbers(numbers.flatMap { number in
+                let from = number % (all.count / count) * count
+                return all[from..<from + count]
+            })
+        }
+    }
+
+    /// Return one value, or `several` of them, nil for any number, one after the other.
+    private func checked(_ given: InputValue, _ several: Int?) throws -> InputArray {
         switch (kind, given) {
         case (.label, .each(let values)):
-            guard values.count == batch else { throw misshapen("int64 (\(values.count),)", batch) }
-            return .labels(try values.map(label))
-        case (.label, _): return .labels([Int64](repeating: try label(given), count: batch))
-        case (_, .numbers(let values)):
-            guard [count, batch * count].contains(values.count) else {
-                throw misshapen("float32 (\(values.count),)", batch)
+            guard values.count == several ?? max(1, values.count) else {
+                throw misshapen("int64 (\(values.count),)", several)
             }
+            return .labels(try values.map(label))
+        case (.label, _): return .labels([try label(given)])
+        case (_, .numbers(let values)):
+            let isSeveral = several.map { values.count == $0 * count }
+                ?? (!values.isEmpty && values.count % count == 0)
+            guard isSeveral || values.count == count else { throw misshapen("float32 (\(values.count),)", several) }
             guard values.allSatisfy(\.isFinite) else {
                 throw DDPMError(.usage, "Input \(quoted(name)) must be finite in float32, got NaN, infinity or beyond.")
             }
-            let times = batch * count / values.count
-            return .numbers([[Float]](repeating: values, count: times).flatMap { $0 })
-        default: throw misshapen("a label", batch)
+            return .numbers(values)
+        default: throw misshapen("a label", several)
         }
     }
 
@@ -92,6 +125,18 @@ extension Input {
         switch given {
         case .name(let text):
             if let index = classes.firstIndex(of: text) { return Int64(index) }
+            if text == noClass {
+                guard let none else {
+                    throw DDPMError(
+                        .usage, "Input \(quoted(name)) cannot be none, since the network was always told a class.")
+                }
+                return Int64(none)
+            }
+            if (1...9).contains(text.utf8.count), text.utf8.allSatisfy(isDigit), let index = Int(text),
+                classes.indices.contains(index) || none == Double(index)
+            {
+                return Int64(index)
+            }
             got = text
         case .index(let index):
             if classes.indices.contains(index) || none == Double(index) { return Int64(index) }
@@ -104,9 +149,9 @@ extension Input {
                 + "\(quoted(got)).")
     }
 
-    private func misshapen(_ got: String, _ batch: Int) -> DDPMError {
-        DDPMError(
-            .usage, "Input \(quoted(name)) must have shape \(tuple(shape)) or \(tuple([batch] + shape)), got \(got).")
+    private func misshapen(_ got: String, _ several: Int?) -> DDPMError {
+        let each = tuple([several ?? 0] + shape, first: several == nil ? "K" : nil)
+        return DDPMError(.usage, "Input \(quoted(name)) must have shape \(tuple(shape)) or \(each), got \(got).")
     }
 
     /// Read an input of a file. Throws `badFile`, which says what is wrong.
@@ -123,6 +168,10 @@ extension Input {
             guard (name == reserved) == (kind == owner) else {
                 throw noUse("the name \(reserved) is kept for the kind \(owner), and the only one that it may have")
             }
+        }
+        let isOwn = kind == .vector && parts.shape == [.integer(1)] && parts.none.double == 1
+        guard name != "guidance" || isOwn else {
+            throw noUse("\(place) must be a vector of one number, whose none is 1")
         }
         var (sizes, product): ([Int], Int) = ([], 1)
         for value in parts.shape {
@@ -159,6 +208,7 @@ extension Input {
     }
 }
 
+private let noClass = "none"  // as users call it, unless a class has that name
 private let maxClasses = 4096
 private let maxNumbers = 1 << 26
 
@@ -186,6 +236,7 @@ private func isIdentifier(_ text: String) -> Bool {  // in ASCII
 
 private func isDigit(_ byte: UInt8) -> Bool { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) }
 
-private func tuple(_ shape: [Int]) -> String {
-    "(" + shape.map { "\($0)" }.joined(separator: ", ") + (shape.count == 1 ? ",)" : ")")
+private func tuple(_ shape: [Int], first: String? = nil) -> String {
+    let sizes = shape.enumerated().map { k, size in k == 0 ? first ?? "\(size)" : "\(size)" }
+    return "(" + sizes.joined(separator: ", ") + (shape.count == 1 ? ",)" : ")")
 }

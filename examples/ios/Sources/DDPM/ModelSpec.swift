@@ -51,6 +51,8 @@ public struct ModelSpec: Equatable, Sendable {
         public let times: [Int]?
         /// The name of one of the plans, in place of all else.
         public let plan: String?
+        /// Of a network that takes any, nil for a scale of 1.
+        public let guidance: Guidance?
     }
 
     public let name: String
@@ -85,6 +87,18 @@ public struct ModelSpec: Equatable, Sendable {
     /// Whether the network learned its variances, and says so in a second output.
     public var hasVarianceFraction: Bool { requires.contains(varianceFractionName) }
 
+    /// The input that says which class is wanted; nil where the network is told none.
+    public var label: Input? { inputs.first { $0.kind == .label } }
+
+    /// Whether its predictions can be guided: it knows "no class", or takes guidance in its graph.
+    public var takesGuidance: Bool {
+        // a graph combines only where it says so
+        (guidesItself || label?.none != nil) && (graph == nil || requires.contains("guidance"))
+    }
+
+    /// Whether the scale of guidance is an input of the network, which then combines by itself.
+    var guidesItself: Bool { inputs.contains { $0.isOwnGuidance } }
+
     /// Whether the graph's t is float32, not int64.
     public var hasFractionalT: Bool { requires.contains("fractional_t") }
 }
@@ -93,7 +107,7 @@ private let format = "ddpm-export/1"
 private let metadataKey = "ddpm_export"
 let varianceFractionName = "variance_fraction"
 // the entries of `requires` that this reader can honour
-private let understood: Set = [varianceFractionName, "fractional_t", "inputs", "plan", "raw_eps", "times"]
+private let understood: Set = [varianceFractionName, "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"]
 private let keys = [
     "name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range", "defaults", "noise",
     "requires",
@@ -213,6 +227,7 @@ private func spec(_ json: Values) throws -> ModelSpec {
     for key in ["sampler", "num_steps", "eta"] { _ = try defaults.value(key) }
     let times = defaults.values["times", default: .null]
     if case .array = times {} else if times != .null { throw unusable("defaults.times", times, "a list") }
+    let guidance = try defaults.values["guidance"].flatMap { $0 == .null ? nil : try Guidance($0) }
     let inputParts = json.values["inputs"] == nil ? [] : try json.list("inputs", "inputs") { $0 }
     for parts in inputParts { _ = try InputParts(parts) }
     let T = try json.list("alphas_cumprod", "numbers") { $0 }.count
@@ -302,17 +317,23 @@ private func spec(_ json: Values) throws -> ModelSpec {
             throw DDPMError(.badFile, "Plan \(name) must keep a above 0, since the network predicts eps.")
         }
     }
-    for (name, isNeeded) in [("times", given != nil), ("plan", planName != nil)] {
+    for (name, isNeeded) in [("times", given != nil), ("plan", planName != nil), ("guidance", guidance != nil)] {
         guard !isNeeded || requires.contains(name) else {
             throw DDPMError(
                 .badFile, "In the model's spec, requires must name '\(name)', got \(shown(requires.sorted())).")
         }
     }
-    return ModelSpec(
+    let spec = ModelSpec(
         name: name, prediction: prediction, imageShape: shape, alphasCumprod: a, clip_x_0: clip_x_0, variance: variance,
         defaults: .init(
-            sampler: try defaults.string("sampler"), numSteps: numSteps, eta: eta, times: given, plan: planName),
+            sampler: try defaults.string("sampler"), numSteps: numSteps, eta: eta, times: given, plan: planName,
+            guidance: guidance),
         requires: requires, graph: graph, inputs: inputs, plans: plans)
+    guard guidance == nil || spec.takesGuidance else {
+        throw DDPMError(
+            .badFile, "In the model's spec, defaults.guidance needs a label that may be none, and has none.")
+    }
+    return spec
 }
 
 private func tooNew(_ what: String, _ got: some Any, _ known: String) -> DDPMError {

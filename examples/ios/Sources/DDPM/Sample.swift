@@ -20,13 +20,41 @@ public struct Settings: Equatable, Sendable {
     public var seed: Int64
     /// The number of the first image, of 2^32.
     public var first: Int
+    /// A class, none, or several, which images take in turn, image k number k mod their count; nil: every class.
+    public var label: InputValue?
+    /// As of `denoiser`.
+    public var guidance: Guidance?
+    /// What else the network is told, by name: values for one image or for several, which images take in turn, too.
+    public var inputs: [String: InputValue]
 
     public init(
         n: Int = 16, numSteps: Int? = nil, times: [Int]? = nil, sampler: String? = nil, eta: Double? = nil,
-        variance: Variance? = nil, plan: String? = nil, seed: Int64 = 0, first: Int = 0
+        variance: Variance? = nil, plan: String? = nil, seed: Int64 = 0, first: Int = 0,
+        label: InputValue? = nil, guidance: Guidance? = nil, inputs: [String: InputValue] = [:]
     ) {
         (self.n, self.numSteps, self.times, self.sampler, self.eta) = (n, numSteps, times, sampler, eta)
         (self.variance, self.plan, self.seed, self.first) = (variance, plan, seed, first)
+        (self.label, self.guidance, self.inputs) = (label, guidance, inputs)
+    }
+
+    /// Return what a network is told of images by their numbers; what is unknown or missing the denoiser refuses.
+    fileprivate func told(_ spec: ModelSpec, _ numbers: Range<Int>) throws -> [String: InputValue] {
+        var given = inputs
+        if let label {
+            guard let own = spec.label else {
+                throw DDPMError(.usage, "label does not apply to a network that is told no class.")
+            }
+            guard given.updateValue(label, forKey: own.name) == nil else {
+                throw DDPMError(
+                    .usage, "label must be left out beside the input \(quoted(own.name)), which is the same.")
+            }
+        } else if let own = spec.label, given[own.name] == nil {
+            given[own.name] = .each(own.classes.indices.map { .index($0) })
+        }
+        for one in spec.inputs where one.isTold {
+            if let values = given[one.name] { given[one.name] = try one.told(values, numbers) }
+        }
+        return given
     }
 }
 
@@ -55,9 +83,11 @@ public func sample(
     guard (0..<largest).contains(first), settings.n <= largest - first else {
         throw DDPMError(.usage, "first + n must be at most 2^32, and first 0 or more, got \(first) and \(settings.n).")
     }
-    let noise = try noiseStream(seed: settings.seed, images: first..<first + settings.n, shape: spec.stateShape)
+    let (guided, numbers) = (try guidanceFor(spec, settings.guidance), first..<first + settings.n)
+    let noise = try noiseStream(seed: settings.seed, images: numbers, shape: spec.stateShape)
+    let denoise = try denoiser(model, spec, inputs: settings.told(spec, numbers), guidance: guided)
     do {
-        return try walk(try denoiser(model, spec), noise, plan) { state in
+        return try walk(denoise, noise, plan) { state in
             let told = StepProgress(step: state.row.i, numSteps: plan.rows.count, x: state.x, x_0: state.x_0)
             guard try progress(told) else { throw CancellationError() }
             return true

@@ -23,13 +23,15 @@ public final class Generation {
     /// `path`: the `.onnx` file.
     public init(path: String) { self.path = path }
 
-    /// Start on images 0 to n - 1 of `seed`; does nothing while one is running.
-    public func start(seed: Int64, n: Int = 1, numSteps: Int) {
+    /// Start on images 0 to n - 1 of `seed`; does nothing while one is running. `label`, `guidance`: as of `Settings`.
+    public func start(
+        seed: Int64, n: Int = 1, numSteps: Int, label: InputValue? = nil, guidance: Guidance? = nil
+    ) {
         guard work == nil else { return }
         (step, self.numSteps, message) = (0, numSteps, nil)
         work = Task {
             do {
-                try await run(seed, n, numSteps)
+                try await run(Settings(n: n, numSteps: numSteps, seed: seed, label: label, guidance: guidance))
             } catch is CancellationError {
                 message = "Cancelled after step \(step) of \(numSteps)."
             } catch {
@@ -42,10 +44,9 @@ public final class Generation {
     /// Stop after the step in progress; the picture so far stays.
     public func cancel() { work?.cancel() }
 
-    private func run(_ seed: Int64, _ n: Int, _ numSteps: Int) async throws {
+    private func run(_ settings: Settings) async throws {
         let model = try await opened()
         let shape = model.spec.pictureShape
-        let settings = Settings(n: n, numSteps: numSteps, seed: seed)
         for try await progress in sampleStream(model, model.spec, settings) {
             let isLast = progress.step == progress.numSteps
             picture = grid(try toUint8(isLast ? progress.x : progress.x_0, shape), shape)

@@ -50,7 +50,7 @@ func run(_ arguments: [String]) throws {
 
 struct Options {
     private static let known = "Say unet.onnx [--n 16] [--steps 50] [--times 980,960,0] [--sampler ddim] [--eta 0] "
-        + "[--plan NAME] [--seed 0] [--first 0] [--threads 0] [--out grid.png]."
+        + "[--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 2] [--threads 0] [--out grid.png]."
 
     var model = ""
     var n = 16
@@ -86,6 +86,14 @@ struct Options {
             case "--plan": settings.plan = value
             case "--seed": settings.seed = Int64(try number(argument, value, 0...Int.max))
             case "--first": settings.first = try number(argument, value, 0...1 << 32 - 1)
+            case "--label":
+                settings.label = .each(
+                    value.split(separator: ",", omittingEmptySubsequences: false).map { .name(String($0)) })
+            case "--guidance":
+                guard let scale = Double(value) else {
+                    throw usage("--guidance must be a number, got \(shown(value)).")
+                }
+                settings.guidance = Guidance(scale: scale)
             case "--threads": threads = try number(argument, value, 0...1024)
             case "--out": out = value
             default: throw usage("Unknown argument \(shown(argument)). \(Self.known)")

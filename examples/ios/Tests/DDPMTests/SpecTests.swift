@@ -58,6 +58,48 @@ final class SpecTests: XCTestCase {
         XCTAssertEqual(spec.stateShape, spec.pictureShape)
     }
 
+    func testGuidance() throws {
+        let label = #"{"name": "y", "kind": "label", "shape": [], "none": 2, "classes": ["cat", "dog"]}"#
+        let always = label.replacingOccurrences(of: #""none": 2"#, with: #""none": null"#)
+        let own = #"{"name": "guidance", "kind": "vector", "shape": [1], "none": 1.0}"#
+        func spec(
+            _ inputs: String, _ guidance: String = #"{"scale": 2.5, "interval": [3, 20.5]}"#,
+            requires: String = #"["variance_fraction", "inputs", "guidance"]"#, graph: String = "null"
+        ) throws -> ModelSpec {
+            try specFromJson(edited(#""golden": {"cases": []}"#, "\"inputs\": [\(inputs)], \"graph\": \(graph)")
+                .replacing(#"["variance_fraction"]"#, requires)
+                .replacing(#""eta": 0.5"#, "\"eta\": 0.5, \"guidance\": \(guidance)"))
+        }
+        XCTAssertEqual(try spec(label).defaults.guidance, Guidance(scale: 2.5, interval: 3...20.5))
+        XCTAssertEqual(try spec(own, #"{"scale": 0}"#).defaults.guidance, Guidance(scale: 0))
+        XCTAssertNil(try spec(label, "null").defaults.guidance)
+        XCTAssertEqual(try spec(label).label?.classes, ["cat", "dog"])
+        XCTAssertEqual(
+            try [label, always, own].map { try spec($0, "null").takesGuidance }, [true, false, true])
+        XCTAssertTrue(try spec(label, graph: #""slice""#).takesGuidance)
+        XCTAssertFalse(
+            try spec(label, "null", requires: #"["variance_fraction", "inputs"]"#, graph: #""slice""#).takesGuidance)
+        let unusable = "The model's spec cannot be used: "
+        let interval = "the interval of guidance must be two times, the lower first, from 0 on, got "
+        for (inputs, guidance, message) in [
+            (label, "2", "\(unusable)guidance must be an object with scale, got 2."),
+            (label, #"{"scale": 100.5}"#, "\(unusable)guidance must be a number from 0 to 100, got 100.5."),
+            (label, #"{"scale": -1}"#, "\(unusable)guidance must be a number from 0 to 100, got -1."),
+            (label, #"{"scale": "2"}"#, "\(unusable)guidance must be a number from 0 to 100, got "),
+            (label, #"{"scale": 2, "interval": [3, 2]}"#, "\(unusable)\(interval)(3, 2)."),
+            (label, #"{"scale": 2, "interval": [-1, 2]}"#, "\(unusable)\(interval)(-1, 2)."),
+            (label, #"{"scale": 2, "interval": [1]}"#, unusable + interval),
+            (always, #"{"scale": 2}"#, "In the model's spec, defaults.guidance needs a label that may be none, and"),
+            (own.replacingOccurrences(of: "1.0", with: "2"), "null",
+                "\(unusable)input 'guidance' must be a vector of one number, whose none is 1."),
+        ] {
+            let said = thrown(.badFile) { try spec(inputs, guidance) }
+            XCTAssertTrue(said.hasPrefix(message), said)
+        }
+        let unnamed = thrown(.badFile) { try spec(label, requires: #"["variance_fraction", "inputs"]"#) }
+        XCTAssertTrue(unnamed.contains("requires must name 'guidance'"), unnamed)
+    }
+
     func testNewerFilesAreRefused() {
         for (from, to) in [
             ("ddpm-export/1", "ddpm-export/2"), ("ddpm-export/1", "ddpm-export/10"), (noiseTag, "philox/2"),

@@ -73,6 +73,8 @@ public final class Calls {
                 return plan(plan(Ddpm.specFromJson((String) call.get("spec"))));
             case "fed":
                 return fed();
+            case "conditions":
+                return conditions();
             case "spec":
                 ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
                 List<String> plans = new ArrayList<>();
@@ -87,7 +89,9 @@ public final class Calls {
                         + spec.clip_x_0 + ", \"variance\": \"" + spec.variance + "\", \"graph\": "
                         + quoted(spec.graph) + ", \"defaults\": [" + quoted(spec.defaults.sampler) + ", "
                         + spec.defaults.numSteps + ", " + spec.defaults.eta + ", "
-                        + Arrays.toString(spec.defaults.times) + ", " + quoted(spec.defaults.plan) + "], \"outputs\": "
+                        + Arrays.toString(spec.defaults.times) + ", " + quoted(spec.defaults.plan) + ", "
+                        + told(spec.defaults.guidance) + "], \"takes_guidance\": " + spec.takesGuidance()
+                        + ", \"outputs\": "
                         + quoted(spec.outputs()) + ", \"inputs\": " + inputs + ", \"plans\": {"
                         + String.join(", ", plans) + "}, \"fractional_t\": " + spec.hasFractionalT + "}";
             case "allocated":
@@ -114,7 +118,7 @@ public final class Calls {
         ModelSpec v = Ddpm.specFromJson((String) call.get("spec"));
         Denoised found = new Denoised(1);
         Row row = new Row(1, 0, number("a"), new double[] {1}, new double[0], new double[0], false);
-        Ddpm.denoiser((x_t, t, inputs, outputs) -> outputs.get("v")[0] = 0f, v, null)
+        Ddpm.denoiser((x_t, t, inputs, outputs) -> outputs.get("v")[0] = 0f, v, null, null)
                 .denoise(new float[] {1f}, row, null, found);
         return "{\"bits\": " + bits(new float[] {found.x_0[0], found.eps[0]}) + "}";
     }
@@ -138,7 +142,7 @@ public final class Calls {
     private String states() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         Noise noise = noise(Ddpm.SAMPLING);
-        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null);
+        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null, null);
         Plan plan = plan(spec);
         float[] x = call.get("x") == null ? null : floats(call.get("x"));
         State from = call.get("state") == null ? null : state(plan, (Map<?, ?>) call.get("state"));
@@ -177,26 +181,51 @@ public final class Calls {
                 floats(values.get("x_0")), floats(values.get("eps")), history);
     }
 
-    /** Walks a plan with a model that mixes its inputs: x_t / 2 + previous / 4 + hint + label + the first of w. */
+    private static String told(Guidance guidance) {
+        return guidance == null ? "null" : "[" + guidance.scale + ", " + Arrays.toString(guidance.interval) + "]";
+    }
+
+    private Guidance guidance() {
+        Map<?, ?> said = (Map<?, ?>) call.get("guidance");
+        return said == null ? null : new Guidance(((Number) said.get("scale")).doubleValue(),
+                said.get("interval") == null ? null : doubles(said.get("interval")));
+    }
+
+    private Map<String, Object> inputs() {
+        Map<String, Object> given = new LinkedHashMap<>();
+        if (call.get("inputs") != null) {
+            ((Map<?, ?>) call.get("inputs")).forEach((name, value) -> given.put((String) name,
+                    name.equals("y") || !(value instanceof List) ? value : floats(value)));
+        }
+        return given;
+    }
+
+    /** Walks, or samples, with a model that mixes its inputs: x_t / 2 + previous / 4 + hint + label + w's first. */
     private String fed() {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
-        Map<String, Object> given = new LinkedHashMap<>();
-        ((Map<?, ?>) call.get("inputs")).forEach((name, value) -> given.put((String) name,
-                name.equals("y") || !(value instanceof List) ? value : floats(value)));
         List<String> names = new ArrayList<>();
+        List<Integer> batches = new ArrayList<>();
         Model model = (x_t, t, inputs, outputs) -> {
             names.add(quoted(new ArrayList<>(inputs.keySet())));
             float[] previous = (float[]) inputs.get("x_0_prev");
             float[] hint = (float[]) inputs.get("hint");
             float[] w = (float[]) inputs.get("w");
             long[] y = (long[]) inputs.get("y");
+            batches.add(y.length);
             for (int k = 0; k < x_t.length; k++) {
                 int image = k / (x_t.length / y.length);
                 outputs.get("eps")[k] = 0.5f * x_t[k] + 0.25f * previous[k] + hint[k] + y[image]
                         + w[image * w.length / y.length];
             }
+            if (call.containsKey("poisoned")) { // the number of one that is not finite
+                outputs.get("eps")[(int) integer("poisoned")] = Float.NaN;
+            }
         };
-        Denoiser denoise = Ddpm.denoiser(model, spec, given);
+        if (call.containsKey("n")) {
+            float[] x = Ddpm.sample(model, spec, settings(), null);
+            return "{\"bits\": " + bits(x) + ", \"batches\": " + batches + "}";
+        }
+        Denoiser denoise = Ddpm.denoiser(model, spec, inputs(), guidance());
         if (call.containsKey("only_bind")) {
             return "{}";
         }
@@ -205,6 +234,62 @@ public final class Calls {
             told.add(told(state));
         }
         return "{\"states\": " + told + ", \"names\": " + names + "}";
+    }
+
+    /** Walks with the network of tests/golden/conditions.json: each image's label's, or one that guides itself. */
+    private String conditions() {
+        ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
+        double[] fractions = doubles(call.get("variance_fractions"));
+        List<Model> models = new ArrayList<>();
+        for (double mean : doubles(call.get("means"))) {
+            models.add(gaussian(spec, mean));
+        }
+        List<Integer> batches = new ArrayList<>();
+        Model model = (x_t, t, inputs, outputs) -> {
+            long[] y = (long[]) inputs.get("y");
+            float[] own = (float[]) inputs.get("guidance");
+            batches.add(y.length);
+            int size = x_t.length / y.length;
+            for (int k = 0; k < y.length; k++) {
+                float[] x = Arrays.copyOfRange(x_t, k * size, (k + 1) * size);
+                Map<String, float[]> c = new LinkedHashMap<>();
+                Map<String, float[]> u = new LinkedHashMap<>();
+                c.put(spec.prediction, new float[size]);
+                u.put(spec.prediction, new float[size]);
+                models.get((int) y[k]).evaluate(x, t, inputs, c);
+                models.get(3).evaluate(x, t, inputs, u);
+                float[] said = own == null ? c.get(spec.prediction)
+                        : Ddpm.combine(Arrays.asList(c, u), own[k]).get(spec.prediction);
+                System.arraycopy(said, 0, outputs.get(spec.prediction), k * size, size);
+                if (spec.hasVarianceFraction) {
+                    float fraction = (float) fractions[(int) y[k]];
+                    Arrays.fill(outputs.get("variance_fraction"), k * size, (k + 1) * size, fraction);
+                }
+            }
+        };
+        Denoiser denoise = Ddpm.denoiser(model, spec, inputs(), guidance());
+        List<String> told = new ArrayList<>();
+        for (State state : Ddpm.walk(denoise, noise(Ddpm.SAMPLING), plan(spec), null, null)) {
+            told.add(told(state));
+        }
+        return "{\"states\": " + told + ", \"batches\": " + batches + "}";
+    }
+
+    private Settings settings() {
+        Settings settings = new Settings();
+        settings.n = (int) integer("n");
+        settings.numSteps = integerOrNull("num_steps");
+        settings.times = call.get("times") == null ? null : ints("times");
+        settings.sampler = (String) call.get("sampler");
+        settings.eta = call.get("eta") == null ? null : (Double) number("eta");
+        settings.variance = (String) call.get("variance");
+        settings.plan = (String) call.get("plan");
+        settings.seed = Long.parseLong((String) call.get("seed"));
+        settings.first = integer("first");
+        settings.label = call.get("label");
+        settings.guidance = guidance();
+        settings.inputs = inputs();
+        return settings;
     }
 
     private String sample() {
@@ -220,18 +305,8 @@ public final class Calls {
                 }
             };
         }
-        Settings settings = new Settings();
-        settings.n = (int) integer("n");
-        settings.numSteps = integerOrNull("num_steps");
-        settings.times = call.get("times") == null ? null : ints("times");
-        settings.sampler = (String) call.get("sampler");
-        settings.eta = call.get("eta") == null ? null : (Double) number("eta");
-        settings.variance = (String) call.get("variance");
-        settings.plan = (String) call.get("plan");
-        settings.seed = Long.parseLong((String) call.get("seed"));
-        settings.first = integer("first");
         List<String> told = new ArrayList<>();
-        float[] x = Ddpm.sample(model, spec, settings, (step, numSteps, now, x_0) -> {
+        float[] x = Ddpm.sample(model, spec, settings(), (step, numSteps, now, x_0) -> {
             told.add("[" + step + ", " + numSteps + ", " + bits(now) + ", " + bits(x_0) + "]");
             return step < integer("stop_after");
         });
@@ -240,7 +315,10 @@ public final class Calls {
 
     /** The best denoiser for pixels that are each N(mean, std^2); tests/golden/README.md. */
     private Model gaussian(ModelSpec spec) {
-        double mean = number("mean");
+        return gaussian(spec, number("mean"));
+    }
+
+    private Model gaussian(ModelSpec spec, double mean) {
         double variance = number("std") * number("std");
         return (x_t, t, inputs, outputs) -> {
             float[] predicted = outputs.get(spec.prediction);
@@ -280,7 +358,7 @@ public final class Calls {
         long thread = Thread.currentThread().getId();
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         Noise noise = noise(Ddpm.SAMPLING);
-        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null);
+        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null, guidance());
         Iterator<State> states = Ddpm.walk(denoise, noise, plan(spec), null, null).iterator();
         for (int i = 0; i < 10; i++) {
             states.next();
@@ -320,6 +398,10 @@ public final class Calls {
 
     private static int[] ints(Object values) {
         return ((List<?>) values).stream().mapToInt(value -> (int) (long) (Long) value).toArray();
+    }
+
+    private static double[] doubles(Object values) {
+        return ((List<?>) values).stream().mapToDouble(value -> ((Number) value).doubleValue()).toArray();
     }
 
     private static float[] floats(Object values) {

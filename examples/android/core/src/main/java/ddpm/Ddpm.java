@@ -4,6 +4,7 @@ import static ddpm.DdpmException.Kind.REFUSED;
 import static ddpm.DdpmException.Kind.USAGE;
 import static ddpm.DdpmException.shown;
 
+import java.lang.reflect.Array;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;
@@ -302,35 +303,65 @@ public final class Ddpm {
     }
 
     /**
-     * Binds a model, what it predicts, its clipping and its inputs: x_t and a row give (x_0, eps). One network
-     * evaluation a call, for any batch; no array is made after the first of a size.
+     * Binds a model, what it predicts, its clipping, inputs and guidance: x_t and a row give (x_0, eps). One network
+     * evaluation a call, for any batch, at times with a scale other than 0 and 1 of two rows an image: with its label
+     * and without. No array is made after the first of a size.
      *
-     * @param inputs by the names of the spec's inputs: of a label a class's name or index (String, Integer, Long), or a
-     *     List of them, one for each image; of others float[], for all images or one after the other. Null for none
+     * @param inputs by the names of the spec's inputs: of a label a class by name or index, as text too, or none
+     *     (String, Integer, Long), or a List of them, one for each image; of others float[], for all images or one
+     *     after the other, or of a vector of one a number. Null for none
+     * @param guidance null for the file's own
      * @throws DdpmException (USAGE) for inputs that are unknown, missing or do not fit, here where it can be seen
-     *     without a batch; its calls throw (NOT_FINITE) where the network gives NaN or infinity
+     *     without a batch, and for guidance that does not apply; its calls throw (NOT_FINITE) where the network gives
+     *     NaN or infinity
      */
-    public static Denoiser denoiser(Model model, ModelSpec spec, Map<String, ?> inputs) {
+    public static Denoiser denoiser(Model model, ModelSpec spec, Map<String, ?> inputs, Guidance guidance) {
+        Guidance guided = guidanceFor(spec, guidance);
         Map<String, Object> given = new LinkedHashMap<>(inputs == null ? Collections.emptyMap() : inputs);
         if (given.values().stream().noneMatch(value -> value instanceof float[] || value instanceof List)) {
             Input.bound(spec.inputs, given, 1); // what fits any batch is checked before the first
         }
-        return new Bound(model, spec, given);
+        return new Bound(model, spec, given, guided);
+    }
+
+    /**
+     * Returns the guidance that is meant: what is given, or else the file's.
+     *
+     * @throws DdpmException (USAGE) for what is out of its range, and for any scale but 1 of a network that takes none
+     */
+    public static Guidance guidanceFor(ModelSpec spec, Guidance given) {
+        if (given == null) {
+            return spec.defaults.guidance == null ? new Guidance(1.0, null) : spec.defaults.guidance;
+        }
+        if (given.trouble() != null) {
+            throw usage(given.trouble() + ".");
+        }
+        if (given.scale != 1.0 && !spec.takesGuidance()) {
+            throw usage("guidance must be 1 for a network that has not learned to do without a class, got "
+                    + Guidance.text(given.scale) + ".");
+        }
+        return given;
     }
 
     private static final class Bound implements Denoiser {
         private final Model model;
         private final ModelSpec spec;
         private final Map<String, Object> given;
+        private final Guidance guided;
+        private final Input label;
         private final int imageSize;
         private final Map<String, float[]> outputs = new LinkedHashMap<>();
-        private Map<String, Object> bound;
+        private Map<String, Object> told;
+        private Map<String, Object> without; // the label
+        private Twice twice;
         private float[] zeros = {};
 
-        Bound(Model model, ModelSpec spec, Map<String, Object> given) {
+        Bound(Model model, ModelSpec spec, Map<String, Object> given, Guidance guided) {
             this.model = model;
             this.spec = spec;
             this.given = given;
+            this.guided = guided;
+            label = spec.label();
             imageSize = size(1, spec.stateShape());
         }
 
@@ -339,13 +370,16 @@ public final class Ddpm {
             if (x_t.length == 0 || x_t.length % imageSize != 0) {
                 throw usage("x_t must hold images of " + imageSize + " numbers, got " + x_t.length + ".");
             }
-            if (bound == null || zeros.length != x_t.length) {
-                bound = Input.bound(spec.inputs, given, x_t.length / imageSize);
-                zeros = new float[x_t.length];
+            if (told == null || zeros.length != x_t.length) {
+                bind(x_t.length / imageSize);
             }
+            double scale = guided.at(row.t);
             for (Input one : spec.inputs) {
                 if (one.kind.equals("previous")) {
-                    bound.put(one.name, x_0_before == null ? zeros : x_0_before);
+                    told.put(one.name, x_0_before == null ? zeros : x_0_before);
+                    without.put(one.name, told.get(one.name));
+                } else if (one.isOwnGuidance()) {
+                    Arrays.fill((float[]) told.get(one.name), (float) scale);
                 }
             }
             if (spec.hasVarianceFraction && found.varianceFraction == null) {
@@ -356,8 +390,74 @@ public final class Ddpm {
             if (spec.hasVarianceFraction) {
                 outputs.put(ModelSpec.VARIANCE_FRACTION, found.varianceFraction);
             }
-            predict(model, spec, x_t, row, bound, outputs);
-            denoised(combine(Collections.singletonList(outputs)), spec, x_t, row, found);
+            denoised(combine(predictions(x_t, row, scale), scale), spec, x_t, row, found);
+        }
+
+        private void bind(int images) {
+            told = Input.bound(spec.inputs, given, images);
+            without = new LinkedHashMap<>(told);
+            if (label != null && label.none != null) {
+                long[] none = new long[images];
+                Arrays.fill(none, label.none.longValue());
+                without.put(label.name, none);
+            }
+            zeros = new float[images * imageSize];
+            twice = null;
+        }
+
+        /** Returns the predictions that a scale needs: one, or with the label and without it. */
+        private List<Map<String, float[]>> predictions(float[] x_t, Row row, double scale) {
+            boolean isAsTold = scale == 1.0 || label == null || spec.guidesItself();
+            if (isAsTold || scale == 0.0
+                    || Arrays.equals((long[]) told.get(label.name), (long[]) without.get(label.name))) {
+                predict(model, spec, x_t, row, isAsTold ? told : without, outputs);
+                return Collections.singletonList(outputs);
+            }
+            if (twice == null) {
+                twice = new Twice(told, outputs, x_t.length / imageSize, x_t.length);
+            }
+            return twice.predict(model, x_t, row, told, without, outputs);
+        }
+    }
+
+    /** The arrays of one evaluation of a batch twice as long, and of its second half. */
+    private static final class Twice {
+        private final int images;
+        private final float[] x_t;
+        private final Map<String, Object> inputs = new LinkedHashMap<>();
+        private final Map<String, float[]> outputs = new LinkedHashMap<>();
+        private final Map<String, float[]> second = new LinkedHashMap<>();
+
+        Twice(Map<String, Object> told, Map<String, float[]> said, int images, int size) {
+            this.images = images;
+            x_t = new float[2 * size];
+            told.forEach((name, values) -> inputs.put(name, values instanceof long[]
+                    ? (Object) new long[2 * ((long[]) values).length] : new float[2 * ((float[]) values).length]));
+            said.keySet().forEach(name -> {
+                outputs.put(name, new float[2 * size]);
+                second.put(name, new float[size]);
+            });
+        }
+
+        /** Returns what {@link Ddpm#predict} says with these inputs, in the arrays of said, and with others. */
+        List<Map<String, float[]>> predict(Model model, float[] half, Row row, Map<String, Object> told,
+                Map<String, Object> others, Map<String, float[]> said) {
+            fill(x_t, half, half, half.length);
+            inputs.forEach((name, both) -> fill(both, told.get(name), others.get(name), Array.getLength(both) / 2));
+            model.evaluate(x_t, row.t, inputs, outputs);
+            List<Map<String, float[]>> halves = Arrays.asList(said, second);
+            for (int k = 0; k < 2; k++) {
+                for (Map.Entry<String, float[]> one : halves.get(k).entrySet()) {
+                    System.arraycopy(outputs.get(one.getKey()), k * half.length, one.getValue(), 0, half.length);
+                    refuseNonFinite(one.getValue(), row, images);
+                }
+            }
+            return halves;
+        }
+
+        private static void fill(Object both, Object first, Object second, int size) {
+            System.arraycopy(first, 0, both, 0, size);
+            System.arraycopy(second, 0, both, size, size);
         }
     }
 
@@ -374,9 +474,25 @@ public final class Ddpm {
         }
     }
 
-    /** Returns what several predictions of one x_t make, before anything is converted or clipped: of one, itself. */
-    public static Map<String, float[]> combine(List<Map<String, float[]>> predictions) {
-        return predictions.get(0);
+    /**
+     * Returns what predictions of one x_t make, before anything is converted or clipped: of one, itself; of two, c with
+     * a label and u without, u + scale (c - u), scale = 1 + w of Ho and Salimans 2022 (eq. 6), in the arrays of c,
+     * whose learned variance stays.
+     */
+    public static Map<String, float[]> combine(List<Map<String, float[]>> predictions, double scale) {
+        Map<String, float[]> given = predictions.get(0);
+        if (predictions.size() == 1) {
+            return given;
+        }
+        float weight = (float) scale;
+        for (Map.Entry<String, float[]> one : predictions.get(1).entrySet()) {
+            float[] c = given.get(one.getKey());
+            float[] u = one.getValue();
+            for (int k = 0; k < c.length && !one.getKey().equals(ModelSpec.VARIANCE_FRACTION); k++) {
+                c[k] = u[k] + weight * (c[k] - u[k]);
+            }
+        }
+        return given;
     }
 
     /**
@@ -621,12 +737,14 @@ public final class Ddpm {
         Plan plan = plan(spec, settings.sampler, settings.numSteps, settings.times, settings.plan, settings.eta,
                 settings.variance);
         size(settings.n, spec.stateShape()); // before room is made for it
+        Guidance guided = guidanceFor(spec, settings.guidance);
         long[] images = new long[settings.n];
         Arrays.setAll(images, k -> settings.first + k);
         Noise noise = noiseStream(settings.seed, images, spec.stateShape(), SAMPLING);
+        Denoiser denoise = denoiser(model, spec, told(spec, settings, images), guided);
         float[] x = null;
         try {
-            for (State state : walk(denoiser(model, spec, null), noise, plan, null, null)) {
+            for (State state : walk(denoise, noise, plan, null, null)) {
                 x = state.x;
                 if (progress != null && !progress.step(state.row.i, plan.rows.size(), x, state.x_0)) {
                     throw new CancellationException(
@@ -638,6 +756,30 @@ public final class Ddpm {
                     : DdpmException.notFinite(error.row, error.index, "image " + images[error.index]);
         }
         return x;
+    }
+
+    /** Returns what a network is told of images by their numbers. */
+    private static Map<String, Object> told(ModelSpec spec, Settings settings, long[] numbers) {
+        Input label = spec.label();
+        Map<String, Object> given = new LinkedHashMap<>(settings.inputs == null ? Collections.emptyMap()
+                : settings.inputs);
+        if (settings.label != null) {
+            if (label == null) {
+                throw usage("label does not apply to a network that is told no class.");
+            }
+            if (given.containsKey(label.name)) {
+                throw usage("label must be left out beside the input " + shown(label.name) + ", which is the same.");
+            }
+            given.put(label.name, settings.label);
+        } else if (label != null) {
+            given.putIfAbsent(label.name, label.classes);
+        }
+        for (Input one : spec.inputs) {
+            if (one.isTold() && given.containsKey(one.name)) {
+                given.put(one.name, one.told(given.get(one.name), numbers));
+            }
+        }
+        return given; // what is unknown or missing the denoiser refuses
     }
 
     private static DdpmException usage(String message) {

@@ -6,16 +6,20 @@ import static ddpm.ModelSpec.isNumber;
 import static ddpm.ModelSpec.number;
 import static ddpm.ModelSpec.unusable;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.Collectors;
 
 /** What a network is told besides x_t and t, as data. */
 public final class Input {
     private static final List<String> KINDS = Arrays.asList("label", "vector", "image", "previous");
+    private static final String OWN_GUIDANCE = ModelSpec.GUIDANCE; // the scale, of a network that guides itself
+    private static final String NO_CLASS = "none"; // as users call it, unless a class has that name
     private static final int MAX_CLASSES = 4096;
     private static final int MAX_NUMBERS = 1 << 26;
 
@@ -43,6 +47,16 @@ public final class Input {
     /** Returns how many numbers it has for one image. */
     public int size() {
         return (int) product(shape);
+    }
+
+    /** Returns whether whoever samples says it; the walk feeds a previous, and guidance its own scale. */
+    public boolean isTold() {
+        return !kind.equals("previous") && !isOwnGuidance();
+    }
+
+    /** Returns whether it is the scale of guidance, of a network that guides itself. */
+    boolean isOwnGuidance() {
+        return name.equals(OWN_GUIDANCE);
     }
 
     /** Refuses what lacks a part of an input, before it is known what this version understands. */
@@ -80,6 +94,11 @@ public final class Input {
                     : "x_0_prev is kept for the kind previous") + ", and the only one that it may have");
         }
         List<?> sizes = (List<?>) parts.get("shape");
+        boolean isOwn = kind.equals("vector") && sizes.equals(Collections.singletonList(1L))
+                && isNumber(parts.get("none")) && number(parts.get("none")) == 1.0;
+        if (name.equals(OWN_GUIDANCE) && !isOwn) {
+            throw unusable(where + " must be a vector of one number, whose none is 1");
+        }
         int[] shape = new int[sizes.size()];
         for (int k = 0; k < shape.length; k++) {
             Object size = sizes.get(k);
@@ -132,29 +151,25 @@ public final class Input {
      * @throws DdpmException (USAGE) for an input that is unknown, missing or does not fit
      */
     static Map<String, Object> bound(List<Input> inputs, Map<String, ?> given, int batch) {
+        List<String> named = inputs.stream().filter(Input::isTold).map(one -> one.name).collect(Collectors.toList());
+        for (String name : given.keySet()) {
+            if (!named.contains(name)) {
+                throw usage("The model has no input " + shown(name) + "; it has "
+                        + (named.isEmpty() ? "none" : String.join(", ", named)) + ".");
+            }
+        }
         Map<String, Object> values = new LinkedHashMap<>();
-        Map<String, Input> named = new LinkedHashMap<>();
         for (Input one : inputs) {
             if (one.kind.equals("previous")) {
                 values.put(one.name, new float[batch * one.size()]);
+            } else if (given.containsKey(one.name)) {
+                values.put(one.name, one.batchOf(given.get(one.name), batch));
+            } else if (one.none != null) {
+                values.put(one.name, one.filled(batch));
             } else {
-                named.put(one.name, one);
-                values.put(one.name, null); // to keep their order
-            }
-        }
-        for (String name : given.keySet()) {
-            if (!named.containsKey(name)) {
-                throw usage("The model has no input " + shown(name) + "; it has "
-                        + (named.isEmpty() ? "none" : String.join(", ", named.keySet())) + ".");
-            }
-        }
-        for (Input one : named.values()) {
-            if (!given.containsKey(one.name) && one.none == null) {
                 throw usage("Input " + shown(one.name) + ", of kind " + one.kind + " and shape " + tuple(one.shape)
                         + ", must be given.");
             }
-            values.put(one.name, given.containsKey(one.name) ? one.batchOf(given.get(one.name), batch)
-                    : one.filled(batch));
         }
         return values;
     }
@@ -172,38 +187,82 @@ public final class Input {
 
     /** Returns a value for each image, long[] of a label and float[] of others, from one for all or one for each. */
     private Object batchOf(Object given, int batch) {
+        long[] places = new long[batch];
+        Arrays.setAll(places, k -> k);
+        return inTurn(checked(given, batch), places);
+    }
+
+    /**
+     * Returns what images are told by their numbers: image k the (k mod K)-th of the K values given, be it one.
+     *
+     * @throws DdpmException (USAGE) for what does not fit
+     */
+    Object told(Object given, long[] numbers) {
+        Object each = inTurn(checked(given, null), numbers);
+        return each instanceof float[] ? each : Arrays.stream((long[]) each).boxed().collect(Collectors.toList());
+    }
+
+    private Object inTurn(Object values, long[] numbers) {
+        if (values instanceof long[]) {
+            long[] labels = (long[]) values;
+            return Arrays.stream(numbers).map(number -> labels[(int) (number % labels.length)]).toArray();
+        }
+        float[] all = (float[]) values;
+        int size = size();
+        float[] each = new float[numbers.length * size];
+        for (int k = 0; k < numbers.length; k++) {
+            System.arraycopy(all, (int) (numbers[k] % (all.length / size)) * size, each, k * size, size);
+        }
+        return each;
+    }
+
+    /** Returns one value, or count of them, null for any count, one after the other. */
+    private Object checked(Object given, Integer count) {
         if (kind.equals("label")) {
-            List<?> labels = given instanceof List ? (List<?>) given : Collections.nCopies(batch, given);
-            if (labels.size() != batch) {
-                throw misshapen("int64 (" + labels.size() + ",)", batch);
+            List<?> labels = given instanceof List ? (List<?>) given : Collections.singletonList(given);
+            if (given instanceof List && (count == null ? labels.isEmpty() : labels.size() != count)) {
+                throw misshapen("int64 (" + labels.size() + ",)", count);
             }
             return labels.stream().mapToLong(this::label).toArray();
         }
-        if (!(given instanceof float[])) {
-            throw misshapen(shown(given), batch);
+        boolean isOne = given instanceof Number && kind.equals("vector") && size() == 1; // as a plain number
+        if (!isOne && !(given instanceof float[])) {
+            throw misshapen(shown(given), count);
         }
-        float[] one = (float[]) given;
-        if (one.length != size() && one.length != batch * size()) {
-            throw misshapen("float32 (" + one.length + ",)", batch);
+        float[] values = isOne ? new float[] {((Number) given).floatValue()} : (float[]) given;
+        boolean isSeveral = count == null ? values.length > 0 && values.length % size() == 0
+                : values.length == (long) count * size();
+        if (!isSeveral && values.length != size()) {
+            throw misshapen("float32 (" + values.length + ",)", count);
         }
-        float[] values = new float[batch * size()];
-        for (int k = 0; k < values.length; k++) {
-            values[k] = one[k % one.length];
-            if (!Ddpm.isFinite(values[k])) {
+        for (float value : values) {
+            if (!Ddpm.isFinite(value)) {
                 throw usage("Input " + shown(name) + " must be finite in float32, got NaN, infinity or beyond.");
             }
         }
         return values;
     }
 
+    /** Returns the index of a class that is given by its name, by its index, as text too, or as none. */
     private long label(Object given) {
-        if (given instanceof String && classes.contains(given)) {
-            return classes.indexOf(given);
+        Object label = given;
+        if (given instanceof String) {
+            if (classes.contains(given)) {
+                return classes.indexOf(given);
+            }
+            if (given.equals(NO_CLASS)) {
+                if (none == null) {
+                    throw usage("Input " + shown(name)
+                            + " cannot be none, since the network was always told a class.");
+                }
+                return none.longValue();
+            }
+            label = ((String) given).matches("[0-9]{1,9}") ? (Object) Long.valueOf((String) given) : given;
         }
-        if (given instanceof Integer || given instanceof Long) {
-            long label = ((Number) given).longValue();
-            if (label >= 0 && label < classes.size() || none != null && label == none) {
-                return label;
+        if (label instanceof Integer || label instanceof Long) {
+            long index = ((Number) label).longValue();
+            if (index >= 0 && index < classes.size() || none != null && index == none) {
+                return index;
             }
         }
         String names = String.join(", ", classes.subList(0, Math.min(20, classes.size())));
@@ -211,17 +270,21 @@ public final class Input {
                 + " or its index from 0 to " + (classes.size() - 1) + ", got " + shown(String.valueOf(given)) + ".");
     }
 
-    private DdpmException misshapen(String got, int batch) {
-        int[] each = new int[shape.length + 1];
-        each[0] = batch;
-        System.arraycopy(shape, 0, each, 1, shape.length);
-        return usage("Input " + shown(name) + " must have shape " + tuple(shape) + " or " + tuple(each) + ", got "
+    private DdpmException misshapen(String got, Integer count) {
+        List<Object> several = new ArrayList<>();
+        several.add(count == null ? "K" : count);
+        Arrays.stream(shape).forEach(several::add);
+        return usage("Input " + shown(name) + " must have shape " + tuple(shape) + " or " + tuple(several) + ", got "
                 + got + ".");
     }
 
     private static String tuple(int[] shape) {
-        String sizes = Arrays.toString(shape);
-        return "(" + sizes.substring(1, sizes.length() - 1) + (shape.length == 1 ? ",)" : ")");
+        return tuple(Arrays.stream(shape).boxed().collect(Collectors.toList()));
+    }
+
+    private static String tuple(List<?> sizes) {
+        String text = sizes.toString();
+        return "(" + text.substring(1, text.length() - 1) + (sizes.size() == 1 ? ",)" : ")");
     }
 
     private static DdpmException usage(String message) {

@@ -13,6 +13,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Collectors;
 
 /**
  * The numbers that travel inside a model file (docs/format.md, section 1). What is missing, unknown or out of range is
@@ -23,9 +24,10 @@ public final class ModelSpec {
     public static final String METADATA_KEY = "ddpm_export";
 
     static final String VARIANCE_FRACTION = "variance_fraction";
+    static final String GUIDANCE = "guidance";
 
     private static final List<String> UNDERSTOOD =
-            Arrays.asList(VARIANCE_FRACTION, "fractional_t", "inputs", "plan", "raw_eps", "times");
+            Arrays.asList(VARIANCE_FRACTION, "fractional_t", GUIDANCE, "inputs", "plan", "raw_eps", "times");
     private static final List<String> GRAPHS = Arrays.asList("sampler", "slice");
     private static final String FORMAT = "ddpm-export/1";
     private static final List<String> PREDICTIONS = Arrays.asList("eps", "x_0", "v");
@@ -45,13 +47,16 @@ public final class ModelSpec {
         public final int[] times;
         /** The name of one of the plans, in place of all else, or null. */
         public final String plan;
+        /** Of a network that takes any, or null for a scale of 1. */
+        public final Guidance guidance;
 
-        Defaults(String sampler, int numSteps, double eta, int[] times, String plan) {
+        Defaults(String sampler, int numSteps, double eta, int[] times, String plan, Guidance guidance) {
             this.sampler = sampler;
             this.numSteps = numSteps;
             this.eta = eta;
             this.times = times;
             this.plan = plan;
+            this.guidance = guidance;
         }
     }
 
@@ -75,6 +80,7 @@ public final class ModelSpec {
     /** Whether the graph's t is float32, not int64. */
     public final boolean hasFractionalT;
 
+    private final boolean hasGuidance; // in what it requires
     private final int[] imageShape;
     private final double[] alphasCumprod;
 
@@ -105,6 +111,23 @@ public final class ModelSpec {
             outputs.add(VARIANCE_FRACTION);
         }
         return outputs;
+    }
+
+    /** Returns the input that says which class is wanted; null where the network is told none. */
+    public Input label() {
+        return inputs.stream().filter(one -> one.kind.equals("label")).findFirst().orElse(null);
+    }
+
+    /** Returns whether its predictions can be guided: it knows "no class", or takes guidance in its graph. */
+    public boolean takesGuidance() {
+        Input label = label();
+        boolean can = guidesItself() || label != null && label.none != null;
+        return can && (graph == null || hasGuidance); // a graph combines only where it says so
+    }
+
+    /** Returns whether the scale of guidance is an input of the network, which then combines by itself. */
+    boolean guidesItself() {
+        return inputs.stream().anyMatch(Input::isOwnGuidance);
     }
 
     /** Reads and validates a spec; see {@link Ddpm#specFromJson}. */
@@ -149,11 +172,14 @@ public final class ModelSpec {
         List<?> inputs = (List<?>) container(values, "inputs", Collections.emptyList());
         inputs.forEach(Input::checkParts);
         hasFractionalT = requires.contains("fractional_t");
+        Object guided = ((Map<?, ?>) said).get(GUIDANCE);
+        Guidance guidance = guided == null ? null : Guidance.fromJson(guided);
         Map<String, Plan> plans = new LinkedHashMap<>();
         ((Map<?, ?>) container(values, "plans", Collections.emptyMap())).forEach((name, plan) -> plans.put(
                 (String) name, Plan.fromJson((String) name, plan, alphas.size(), hasFractionalT)));
         this.plans = Collections.unmodifiableMap(plans);
         hasVarianceFraction = requires.contains(VARIANCE_FRACTION);
+        hasGuidance = requires.contains(GUIDANCE);
         Object graph = values.get("graph");
         if (graph != null && !GRAPHS.contains(graph)) {
             throw tooNew("the graph", graph, "a denoiser, sampler and slice");
@@ -185,7 +211,7 @@ public final class ModelSpec {
         clip_x_0 = clip == null ? null : (Double) number(clip);
         alphasCumprod = alphasCumprod(alphas, !prediction.equals("eps"));
 
-        defaults = defaults((Map<?, ?>) said);
+        defaults = defaults((Map<?, ?>) said, guidance);
 
         Object source = values.get("source");
         Object golden = values.get("golden");
@@ -205,11 +231,16 @@ public final class ModelSpec {
                             + "any.");
         }
         checkPlans(requires);
+        if (defaults.guidance != null && !takesGuidance()) {
+            throw new DdpmException(BAD_FILE,
+                    "In the model's spec, defaults.guidance needs a label that may be none, and has none.");
+        }
         checkNamed("times", defaults.times != null, requires);
         checkNamed("plan", defaults.plan != null, requires);
+        checkNamed(GUIDANCE, defaults.guidance != null, requires);
     }
 
-    private Defaults defaults(Map<?, ?> said) {
+    private Defaults defaults(Map<?, ?> said, Guidance guidance) {
         Object sampler = said.get("sampler");
         if (!(sampler instanceof String)) {
             throw bad("defaults.sampler", sampler, "a sampler's name");
@@ -227,7 +258,7 @@ public final class ModelSpec {
             throw new DdpmException(BAD_FILE, "The model's default plan, " + shown(plan) + ", is not among its plans.");
         }
         return new Defaults((String) sampler, ((Long) numSteps).intValue(), number(eta),
-                times((List<?>) said.get("times")), (String) plan);
+                times((List<?>) said.get("times")), (String) plan, guidance);
     }
 
     private int[] times(List<?> values) {
@@ -268,7 +299,9 @@ public final class ModelSpec {
     private static void checkNamed(String name, boolean needed, List<?> requires) {
         if (needed && !requires.contains(name)) {
             throw new DdpmException(BAD_FILE,
-                    "In the model's spec, requires must name '" + name + "', got " + shown(requires) + ".");
+                    "In the model's spec, requires must name '" + name + "', got "
+                            + requires.stream().map(DdpmException::shown).collect(Collectors.joining(", ", "[", "]"))
+                            + ".");
         }
     }
 

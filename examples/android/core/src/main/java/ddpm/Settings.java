@@ -1,5 +1,7 @@
 package ddpm;
 
+import java.util.Map;
+
 /** All that decides the images besides the model; what is null is the file's default. */
 public final class Settings {
     /** How many images, in one batch. */
@@ -20,4 +22,13 @@ public final class Settings {
     public long seed;
     /** The number of the first image, of 2^32. */
     public long first;
+    /**
+     * A class by its name or index, as text too, or none (String, Integer, Long), or a List of them, which images take
+     * in turn: image k number k mod their count. Null: every class in turn.
+     */
+    public Object label;
+    /** As of {@link Ddpm#denoiser}. */
+    public Guidance guidance;
+    /** What else the network is told, by name: values for one image or for several, which images take in turn, too. */
+    public Map<String, ?> inputs;
 }

@@ -12,13 +12,14 @@ import android.widget.ProgressBar
 import android.widget.TextView
 import ddpm.Ddpm
 import ddpm.DdpmException
+import ddpm.Guidance
 import ddpm.OrtModel
 import ddpm.Progress
 import ddpm.Settings
 import java.util.concurrent.CancellationException
 import java.util.concurrent.Executors
 
-/** One screen: a seed, a number of steps, and the picture as it denoises. */
+/** One screen: a seed, a number of steps, a class where the model has any, and the picture as it denoises. */
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
 
@@ -30,6 +31,8 @@ class MainActivity : Activity() {
 
     private val seed by lazy { findViewById<EditText>(R.id.seed) }
     private val steps by lazy { findViewById<EditText>(R.id.steps) }
+    private val label by lazy { findViewById<EditText>(R.id.label) }
+    private val guidance by lazy { findViewById<EditText>(R.id.guidance) }
     private val generate by lazy { findViewById<Button>(R.id.generate) }
     private val cancel by lazy { findViewById<Button>(R.id.cancel) }
     private val progress by lazy { findViewById<ProgressBar>(R.id.progress) }
@@ -58,13 +61,26 @@ class MainActivity : Activity() {
             status.text = getString(if (wantedSeed == null) R.string.no_seed else R.string.no_steps)
             return
         }
+        val scale = guidance.text.toString().trim()
+        if (scale.isNotEmpty() && scale.toDoubleOrNull() == null) {
+            status.text = getString(R.string.no_guidance)
+            return
+        }
+        val settings = Settings() // what stays null is the file's default
+        settings.n = 1
+        settings.numSteps = wantedSteps
+        settings.sampler = "ddim"
+        settings.eta = 0.0
+        settings.seed = wantedSeed
+        settings.label = label.text.toString().trim().ifEmpty { null }
+        settings.guidance = scale.toDoubleOrNull()?.let { Guidance(it, null) }
         cancelled = false
         generate.isEnabled = false
         cancel.isEnabled = true
         status.text = getString(R.string.running)
         picture.contentDescription = getString(R.string.preview)
         worker.execute {
-            val outcome = sample(wantedSeed, wantedSteps)
+            val outcome = sample(settings)
             runOnUiThread {
                 generate.isEnabled = true
                 cancel.isEnabled = false
@@ -74,7 +90,7 @@ class MainActivity : Activity() {
     }
 
     /** Makes one picture, on the worker's thread, and returns how it ended. */
-    private fun sample(seed: Long, steps: Int): String {
+    private fun sample(settings: Settings): String {
         val started = System.nanoTime()
         try {
             val opened = opened()
@@ -83,17 +99,11 @@ class MainActivity : Activity() {
                 show(step, numSteps, bitmap(x_0, shape))
                 !cancelled
             }
-            val settings = Settings()
-            settings.n = 1
-            settings.numSteps = steps
-            settings.sampler = "ddim"
-            settings.eta = 0.0
-            settings.seed = seed
             val x = Ddpm.sample(opened, opened.spec(), settings, report)
             val finished = bitmap(x, shape)
             runOnUiThread {
                 show(finished)
-                picture.contentDescription = getString(R.string.picture, seed)
+                picture.contentDescription = getString(R.string.picture, settings.seed)
             }
             return getString(R.string.done, (System.nanoTime() - started) * 1e-9)
         } catch (_: CancellationException) {
