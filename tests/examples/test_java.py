@@ -160,7 +160,7 @@ def test_coefficients(java):
         asked.append({"call": "coefficients", "spec": spec, "a": case["a"]})
     answers = java(*asked)
     for case, made, ones in zip(cases, answers[::2], answers[1::2], strict=True):
-        _, _, a, x_0, eps, noise = made["rows"][0]
+        _, _, a, x_0, eps, noise, _ = made["rows"][0]
         assert a == case["a"]
         for name, numbers in (("sqrt_a_prev", x_0), ("c_eps", eps), ("c_noise", noise)):
             np.testing.assert_allclose(sum(numbers), case[name], rtol=1e-14, atol=0)
