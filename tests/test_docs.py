@@ -53,7 +53,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """Return a folder that looks like a clone, to run blocks in without touching the real one."""
-    for name in ("exported", "emoji", "examples"):
+    for name in ("exported", "emoji", "examples", "docs/given"):
         built = shutil.ignore_patterns("node_modules", "build", ".build")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=built)
     for name in ("train", "ddpm_export", "benchmarks"):

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,8 @@ def train(
     if config.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
     if draw is not None and world.rank == 0 and step > 0 and _pictures_due(config, step) and _is_undrawn(out):
-        draw(ema, step)  # it was killed as it drew these
+        with suppress(NonFiniteError):  # of weights that were to be left behind: training on may mend them
+            draw(ema, step)  # it was killed as it drew these
     alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float32, device=device)
     losses: list[Tensor] = []
     since = time.perf_counter()

@@ -77,9 +77,16 @@ def test_plans_times_and_inputs_run_there_too(runtime, kind, tmp_path):
     write = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}[kind]
     onnx.save(write(onnx.ModelProto.FromString(told_model(spec)), spec_of_graph(spec, kind)), tmp_path / "m.onnx")
     shape = (2, *COLOUR)
-    for how in ({"steps": 2, "plan": 1, "times": []}, {"steps": 3, "plan": 0, "times": [30, 9, 1]}):
+    of_plan, of_times = {"steps": 2, "plan": 1, "times": []}, {"steps": 3, "plan": 0, "times": [30, 9, 1]}
+    for how in ({**of_plan, "guidance": 1.0}, {**of_times, "guidance": 2.5}):
         values = {"seed": 5, "first": 3, "n": 2, "eta": 0.5, **how, "y": [2, 0], "text": np.ones((2, 3)), "begin": 0}
-        values |= {"end": 2, "x": np.zeros(shape), "x_0_prev": np.zeros(shape), "history": np.zeros((2, *shape))}
+        values |= {
+            "guidance_interval": [5, 1e9],
+            "end": 2,
+            "x": np.zeros(shape),
+            "x_0_prev": np.zeros(shape),
+            "history": np.zeros((2, *shape)),
+        }
         taken = inputs_of(spec_of_graph(spec, kind))
         np.savez(tmp_path / "feeds.npz", **{name: np.asarray(values[name], taken[name][0]) for name in taken})
         found = []
