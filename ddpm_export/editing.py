@@ -26,13 +26,12 @@ from ddpm_export.given import (
     times_below,
     with_returns,
 )
-from ddpm_export.images import from_uint8, read_image, to_uint8
+from ddpm_export.images import from_uint8, read_array, read_image, to_uint8
 from ddpm_export.noise import GIVEN, noise_stream
 from ddpm_export.plans import Plan
 from ddpm_export.runtimes import DenoiserFile
 from ddpm_export.samplers import Choice, plan, walk
 from ddpm_export.spec import ModelSpec
-from ddpm_export.wording import first_line
 
 __all__ = ["BETWEEN", "Edit", "Inverted", "edit", "edit_for", "given_from_files", "invert"]
 
@@ -199,12 +198,8 @@ def given_from_files(
     if mask is not None:
         given["mask"] = _read(mask, 1, size)[..., 0]
     if x_T is not None:
-        if not x_T.is_file():
-            raise BadFileError(f"{x_T}: no such file.")
-        try:  # mapped: a header may claim more than any memory holds
-            given["x_T"] = np.lib.format.open_memmap(x_T, mode="r")
-        except Exception as exc:  # a hostile header raises nearly anything
-            raise BadFileError(f"{x_T} is not an array that can be read: {first_line(exc)}.") from exc
+        _refuse_what_is_no_file(x_T)
+        given["x_T"] = read_array(x_T)
     return given
 
 
@@ -217,9 +212,13 @@ def _pictures_at(path: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path, channels: int, size: tuple[int, ...] | None) -> Pixels:
+def _refuse_what_is_no_file(path: Path) -> None:
     if not path.is_file():  # a pipe would be waited for
         raise BadFileError(f"{path}: no such file.")
+
+
+def _read(path: Path, channels: int, size: tuple[int, ...] | None) -> Pixels:
+    _refuse_what_is_no_file(path)
     pixels = read_image(path, channels)
     if size is not None and pixels.shape[:2] != size:
         height, width = pixels.shape[:2]

@@ -147,11 +147,9 @@ def settings_for(
         if count < 1:
             raise UsageError(f"{name} must be at least 1, got {count}.")
     guided = guidance_for(spec, guidance)
-    if (batch := min(batch, n)) > max(1, MAX_BATCH_NUMBERS // math.prod(spec.state_shape)):
-        raise UsageError(
-            f"batch must be at most {max(1, MAX_BATCH_NUMBERS // math.prod(spec.state_shape))} for images of "
-            f"{spec.state_shape}, got {batch}."
-        )
+    batch, most = min(batch, n), max(1, MAX_BATCH_NUMBERS // math.prod(spec.state_shape))
+    if batch > most:
+        raise UsageError(f"batch must be at most {most} for images of {spec.state_shape}, got {batch}.")
     settings = Settings(
         choice=choice,
         seed=secrets.randbelow(MAX_FRESH_SEED) if seed is None else seed,

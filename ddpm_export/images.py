@@ -22,7 +22,7 @@ from ddpm_export.wording import first_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Output", "from_uint8", "grid", "open_output", "read_image", "save_images", "to_uint8"]
+__all__ = ["Output", "from_uint8", "grid", "open_output", "read_array", "read_image", "save_images", "to_uint8"]
 
 Pixels = NDArray[np.uint8]
 ANIMATIONS = (".gif", ".webp")
@@ -86,6 +86,19 @@ def _named(names: Sequence[str], height: int, channels: int) -> Pixels:
     for row, name in enumerate(shown):
         draw.text((width - MARGIN, (row + 0.5) * height), name, fill=255, font=font, anchor="rm")
     return np.repeat(np.asarray(column, dtype=np.uint8)[..., None], channels, axis=2)
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Return the array of an .npy file, mapped: a header may claim more than any memory holds.
+
+    Raises BadFileError for what is no such file.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("no such file")
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as exc:  # a hostile header raises nearly anything
+        raise BadFileError(f"{path} is not an array that can be read: {first_line(exc)}.") from exc
 
 
 def save_images(

@@ -280,7 +280,7 @@ def inputs_from_options(spec: "ModelSpec", settings: Sequence[str]) -> dict[str,
     """
     import numpy as np
 
-    from ddpm_export.images import from_uint8, read_image
+    from ddpm_export.images import from_uint8, read_array, read_image
 
     known = {one.name: one for one in spec.inputs}
     told: dict[str, Any] = {}
@@ -288,10 +288,7 @@ def inputs_from_options(spec: "ModelSpec", settings: Sequence[str]) -> dict[str,
         name, text = pair_of("--input", setting)
         one, is_file = known.get(name), Path(text).suffix.lower()
         if is_file == ".npy":
-            try:
-                told[name] = np.load(text, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as exc:
-                raise BadFileError(f"{text} is not an array that can be read: {first_line(exc)}.") from exc
+            told[name] = read_array(Path(text))
         elif one is not None and one.kind == "image":
             if one.shape[0] not in (1, 3):
                 raise UsageError(

@@ -120,7 +120,6 @@ def run(
         place = bound.place or out
     elif (timeout, memory) != (TIMEOUT_S, MEMORY_GIB):
         raise UsageError("--timeout and --memory apply only with --untrusted.")
-    from ddpm_export.editing import edit_for, given_from_files
     from ddpm_export.files import sha256_of
     from ddpm_export.generation import pictures, settings_for
     from ddpm_export.images import open_output
@@ -156,6 +155,8 @@ def run(
         raise UsageError("--each-label does not apply to what begins with a picture.")
     walks, text = None, dict[str, Any]()
     if is_given:
+        from ddpm_export.editing import edit_for, given_from_files
+
         given = given_from_files(spec, **files, any_size=measure is not None)
         if invert:
             if out.suffix != ".npy":

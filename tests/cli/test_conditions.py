@@ -146,6 +146,13 @@ def test_files_that_cannot_be_read(model, tmp_path, text, named, monkeypatch):
     assert_refused(run_here(main, model, "--out", "a.png", "--input", text), 3, named)
 
 
+def test_an_archive_of_arrays_is_no_array(model, tmp_path):
+    np.savez(tmp_path / "x.npz", np.zeros(3))
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    ending = run_here(main, model, "--out", tmp_path / "a.png", "--input", f"v={tmp_path / 'x.npy'}")
+    assert_refused(ending, 3, "x.npy is not an array")
+
+
 @pytest.mark.parametrize("arguments", [["--label", "shoe"], ["--each-label"]])
 def test_a_network_without_classes_has_no_labels(tmp_path, arguments):
     (tmp_path / "m.onnx").write_bytes(mix_model())
