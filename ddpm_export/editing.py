@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from ddpm_export.diffusion import Array, Denoiser, decode, noised
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.generation import Settings, Walks, denoiser_file, from_noise_only, sample, settings_for
+from ddpm_export.generation import (
+    Given,
+    Settings,
+    Walks,
+    cannot_be_given,
+    denoiser_file,
+    opened_file,
+    pictures,
+    sample,
+    settings_for,
+)
 from ddpm_export.given import (
     Measurement,
     crossfade,
@@ -33,18 +43,22 @@ from ddpm_export.runtimes import DenoiserFile
 from ddpm_export.samplers import Choice, plan, walk
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["BETWEEN", "Edit", "Inverted", "edit", "edit_for", "given_from_files", "invert"]
+__all__ = ["BETWEEN", "Edit", "Inverted", "edit", "edit_for", "given_from_files", "invert", "plan_below"]
 
 BETWEEN = 9  # how many images from one end to the other, unless told
 Pixels = NDArray[np.uint8]
 
 
 class Edit(NamedTuple):
-    """A run that is given something: its settings, how a batch is walked, and what its images follow from besides."""
+    """A run that is given something: its settings, how a batch is walked, and what its images follow from besides.
+
+    given: what a one-call edit is given of a batch, in place of a walk.
+    """
 
     settings: Settings
     walks: Walks
     text: dict[str, Any]
+    given: Given
 
 
 class Inverted(NamedTuple):
@@ -64,12 +78,14 @@ def edit(
 ) -> Pixels:
     """Return images made from pictures, seeds or noise, uint8 (n, H, W, C).
 
-    model: a path of a denoiser's file, or what `open_model` or `open_file` gave. images, given: as in `edit_for`.
+    model: a path of a denoiser or a one-call edit, or what `open_model` or `open_file` gave. images, given: as in
+    `edit_for`.
     Costs one network evaluation a row of the plan and batch. Raises what `edit_for` and `sample` raise.
     """
-    opened = denoiser_file(model, provider, threads)
+    opened = opened_file(model, provider, threads)
     made = edit_for(opened.spec, images, **given)
-    return to_uint8(decode(_last_states(opened, made.settings, made.walks)))
+    done = pictures(opened, made.settings, lambda i: i == made.settings.num_rows, made.walks, made.given)
+    return np.concatenate([pixels for _, _, pixels in done if pixels is not None])
 
 
 def edit_for(
@@ -103,8 +119,9 @@ def edit_for(
 
     Raises UsageError for what does not fit the model, or goes with nothing.
     """
-    if spec.graph is not None:
-        raise from_noise_only(spec)
+    is_beyond_a_graph = measure is not None or returns or between or seeds is not None or x_T is not None
+    if spec.graph not in (None, "edit") or (spec.graph == "edit" and is_beyond_a_graph):
+        raise cannot_be_given(spec)
     _refuse_what_does_not_go_together(images, mask, measure, strength, returns, between, seeds, x_T, settings)
     shape = spec.state_shape
     known, y, measurement, states = None, None, None, None
@@ -146,17 +163,21 @@ def edit_for(
         chosen = replace(chosen, inputs=inputs)
     rows = chosen.choice.plan
     if strength is not None:
-        rows = _plan_below(spec, chosen.choice, strength)
+        rows = plan_below(spec, chosen.choice, strength)
         text["strength"] = strength
     if returns:
         rows = with_returns(rows, returns, jump)
         text |= {"returns": returns, "jump": jump}
     if mask is not None:
         text["mask_sha256"] = _digest(mask)
-    chosen = _with_plan(chosen, rows)
+    if spec.graph is None:  # else the graph leaves rows out itself
+        chosen = _with_plan(chosen, rows)
+
+    def places(numbers: Sequence[int]) -> list[int]:
+        return [(number - chosen.first) // ways for number in numbers]
 
     def walks(denoise: Denoiser, numbers: Sequence[int]) -> Any:
-        of = [(number - chosen.first) // ways for number in numbers]
+        of = places(numbers)
         whose = [chosen.first] * len(numbers) if is_row else numbers
         noise = noise_stream(chosen.seed, whose, shape)
         x, keep = None if states is None else states[of], None
@@ -169,7 +190,15 @@ def edit_for(
             keep = known_pixels(known[of], some, noise_stream(chosen.seed, whose, shape, domain=GIVEN))
         return walk(denoise, noise, rows, keep=keep, x=x)
 
-    return Edit(chosen, walks, text)
+    def in_one_call(numbers: Sequence[int]) -> dict[str, Any]:
+        of = places(numbers)
+        image = cast(Array, known)[of]
+        some = (
+            np.ones_like(image) if mask is None else np.broadcast_to(mask if len(mask) == 1 else mask[of], image.shape)
+        )
+        return {"image": image, "mask": some, "strength": strength or 0.0}
+
+    return Edit(chosen, walks, text, in_one_call)
 
 
 def given_from_files(
@@ -318,8 +347,11 @@ def _refuse_what_does_not_go_together(
         raise UsageError(f"seeds must be 2 and stand in place of seed, got {list(seeds)}.")
 
 
-def _plan_below(spec: ModelSpec, choice: Choice, strength: float) -> Plan:
-    """Return the plan of a choice from a share of the training times on."""
+def plan_below(spec: ModelSpec, choice: Choice, strength: float) -> Plan:
+    """Return the plan of a choice from a share of the training times on.
+
+    Raises UsageError for a strength that leaves no time, and for a plan of the file whose rows look back beyond it.
+    """
     below = times_below(_times_of(choice.plan), strength, spec.num_train_timesteps)
     if choice.sampler is not None:
         return plan(spec, sampler=choice.sampler, times=list(map(int, below)), **choice.knobs)

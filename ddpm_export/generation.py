@@ -24,11 +24,13 @@ from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
 from ddpm_export.spec import FRACTIONAL_T, GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
 
 __all__ = [
+    "Given",
     "Settings",
     "Walks",
+    "cannot_be_given",
     "denoiser_file",
-    "from_noise_only",
     "generate",
+    "opened_file",
     "pictures",
     "sample",
     "settings_for",
@@ -39,7 +41,9 @@ __all__ = [
 MAX_FRESH_SEED = 2**32
 MAX_BATCH_NUMBERS = 2**26  # in one state, 256 MB of float32: a small file may claim large images
 
-Walks = Callable[[Denoiser, range], Iterator[State]]  # how images of these numbers are made: see `editing`
+# how images of these numbers are made, and what a one-call edit is given of them: see `editing`
+Walks = Callable[[Denoiser, range], Iterator[State]]
+Given = Callable[[range], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,12 +293,16 @@ def sample(
 
 
 def pictures(
-    opened: DenoiserFile | OneCallFile, settings: Settings, wants: Callable[[int], bool], walks: Walks | None = None
+    opened: DenoiserFile | OneCallFile,
+    settings: Settings,
+    wants: Callable[[int], bool],
+    walks: Walks | None = None,
+    given: Given | None = None,
 ) -> Iterator[tuple[range, Row, NDArray[np.uint8] | None]]:
     """Yield (image numbers, row, pictures after it) of whatever file was opened; None where `wants` says no of i.
 
-    walks: of a denoiser, see `sample`. A denoiser and a slice yield after every row of every batch, a one-call sampler
-    after every batch.
+    walks: of a denoiser, see `sample`. given: of a one-call edit, what a run takes of its images besides. A denoiser
+    and a slice yield after every row of every batch, other one-call files after every batch.
     """
     if isinstance(opened, DenoiserFile):
         for numbers, state in sample(opened.model, opened.spec, settings, walks):
@@ -304,7 +312,8 @@ def pictures(
     eta = choice.knobs.get("eta", 1.0)  # ddpm, whose variance is fixed_small here
     how = (settings.num_rows, eta, choice.times, choice.name, settings.guidance)
     for numbers in settings.batches:
-        for i, x, images in opened.run(settings.seed, numbers, *how, **settings.told(numbers)):
+        told = settings.told(numbers) | ({} if given is None else given(numbers))
+        for i, x, images in opened.run(settings.seed, numbers, *how, **told):
             # on the way the state, as of a denoiser; the pictures at its end are the graph's own
             shown = images if i == settings.num_rows else to_uint8(decode(x))
             yield numbers, choice.plan.rows[i - 1], shown if wants(i) else None
@@ -325,7 +334,7 @@ def generate(
     variance, order, as in `settings_for`. Costs one network evaluation a row of the plan and batch, with guidance of
     twice the batch. Raises what `open_file`, `settings_for` and `sample` raise.
     """
-    opened = _opened(model, provider, threads)
+    opened = opened_file(model, provider, threads)
     chosen = settings_for(opened.spec, **settings)
     done = pictures(opened, chosen, lambda i: i == chosen.num_rows)
     return np.concatenate([images for _, _, images in done if images is not None])
@@ -333,18 +342,20 @@ def generate(
 
 def denoiser_file(model: Any, provider: str = "cpu", threads: int | None = None) -> DenoiserFile:
     """Return a denoiser from a path or from what was opened; raises UsageError for a one-call file."""
-    opened = _opened(model, provider, threads)
+    opened = opened_file(model, provider, threads)
     if isinstance(opened, OneCallFile):
-        raise from_noise_only(opened.spec)
+        raise cannot_be_given(opened.spec)
     return opened
 
 
-def from_noise_only(spec: ModelSpec) -> UsageError:
-    """Return the error for a one-call file that is to be given something."""
-    return UsageError(f"A one-call {spec.graph} makes pictures from noise only. Run the .onnx it was made from.")
+def cannot_be_given(spec: ModelSpec) -> UsageError:
+    """Return the error for a one-call file that is to be given what it does not take."""
+    takes = "takes of pictures a mask and a strength only" if spec.graph == "edit" else "makes pictures from noise only"
+    return UsageError(f"A one-call {spec.graph} {takes}. Run the .onnx it was made from.")
 
 
-def _opened(model: Any, provider: str, threads: int | None) -> DenoiserFile | OneCallFile:
+def opened_file(model: Any, provider: str = "cpu", threads: int | None = None) -> DenoiserFile | OneCallFile:
+    """Return what a path leads to, or what was opened before."""
     if isinstance(model, (str, Path)):
         return open_file(model, provider, threads=threads)
     return DenoiserFile(*model) if isinstance(model, tuple) else model

@@ -3,10 +3,9 @@
 docs/format.md section 5 is the contract. golden.py has those of a denoiser, whose outputs can be seen.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ from ddpm_export.diffusion import Array
 from ddpm_export.golden import MAX_CASES, checked_positions, unusable
 from ddpm_export.guidance import Guidance, guidance_from_json, json_from_guidance
 from ddpm_export.inputs import example_of_inputs
+from ddpm_export.noise import INPUTS, noise_stream
 from ddpm_export.plans import are_falling_times, is_number
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["Draw", "PictureResult", "draws_of", "golden_from_pictures", "replay_golden_pictures", "told_in"]
+__all__ = ["Draw", "PictureResult", "draws_of", "given_in", "golden_from_pictures", "replay_golden_pictures", "told_in"]
 
 LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a level may round to its neighbour
 # promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave
@@ -34,7 +34,8 @@ class Draw:
     """Name pictures: images first to first + n - 1 of a seed, by num_steps steps of ddim with eta.
 
     times: those of the steps, which are evenly spaced without. plan: the name of one of num_steps rows, in their place.
-    guidance: None for a scale of 1, whatever the file's own.
+    guidance: None for a scale of 1, whatever the file's own. strength: of an edit, whose pictures are examples, 0 for a
+    start from noise; None where nothing is given.
     """
 
     seed: int
@@ -45,6 +46,7 @@ class Draw:
     times: tuple[int, ...] | None = None
     plan: str | None = None
     guidance: Guidance | None = None
+    strength: float | None = None
 
     @property
     def numbers(self) -> range:
@@ -61,6 +63,7 @@ class Draw:
         of = f"seed {self.seed}, images {self.first} to {self.numbers[-1]}"
         how = f"{self.num_steps} steps, eta {self.eta:g}" if self.plan is None else f"plan {self.plan}"
         guided = "" if self.guidance is None else f", guidance {self.guidance.scale:g}"
+        of += f", strength {self.strength:g}" if self.strength else ""
         return f"{of}, {how}{guided}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
 
 
@@ -89,17 +92,20 @@ class PictureResult:
 def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
     """Return draws that a one-call file of a network can make: these, cut to T steps, one of times, one of each plan.
 
-    One more is guided at some of its times, of a network that takes guidance.
+    One more is guided at some of its times, of a network that takes guidance; of an edit one more begins with pictures.
     Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
     """
     T = spec.num_train_timesteps
-    cut = [dataclasses.replace(draw, num_steps=min(draw.num_steps, T)) for draw in draws]
+    cut = [replace(draw, num_steps=min(draw.num_steps, T)) for draw in draws]
     times = tuple(sorted({T - 1, (2 * T) // 3, T // 5}, reverse=True))  # neither evenly spaced nor down to 0
     timed = Draw(2, 3, 1, len(times), 0.5, times)
     short = sorted((len(plan.rows), name) for name, plan in spec.plans.items() if len(plan.rows) <= MAX_EVALUATIONS)
     guidance = Guidance(2.5, (T // 4, T - 1 - T // 4))
     guided = [Draw(4, 2, 2, min(6, T), 0.5, guidance=guidance)] if spec.takes_guidance else []
-    return [*cut, timed, *guided, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
+    draws = [*cut, timed, *guided, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
+    if spec.graph != "edit":
+        return draws
+    return [replace(draw, strength=0.0) for draw in draws] + [Draw(5, 4, 2, min(9, T), 0.5, strength=0.6)]
 
 
 def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
@@ -108,12 +114,26 @@ def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     return {one.name: examples[one.name] for one in spec.inputs if one.is_told}
 
 
+def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
+    """Return what an edit is given in a draw: image and mask (n, C, H, W), and strength; nothing of other files.
+
+    With K inputs of the network, the k-th image is its draw K of the domain of examples, clipped to [-1, 1], and its
+    mask draw K + 1 plus 0.5, clipped to [0, 1].
+    """
+    if draw.strength is None:
+        return {}
+    noise, K = noise_stream(draw.seed, draw.numbers, spec.state_shape, domain=INPUTS), len(spec.inputs)
+    image, mask = np.clip(noise(K), -1.0, 1.0), np.clip(noise(K + 1) + np.float32(0.5), 0.0, 1.0)
+    return {"image": image, "mask": mask, "strength": draw.strength}
+
+
 def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any]:
     """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
 
     pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
-    noise, of three times, of guidance where it takes any, and of up to three plans; 64 pixels of each, evenly spread,
-    and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a row of the plans.
+    noise, of three times, of guidance where it takes any, of up to three plans, and of strength where it is an edit; 64
+    pixels of each, evenly spread, and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a
+    row of the plans.
     """
     cases = []
     for draw in draws_of(spec, CASES):
@@ -135,7 +155,7 @@ def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -
     meant, and what `pictures` raises.
     """
     if spec.golden is None:
-        pictures(Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0))
+        pictures(Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0, strength=0.0 if spec.graph == "edit" else None))
         return []
     tolerance = _tolerance(spec.golden)
     results = []
@@ -179,6 +199,11 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
                 raise unusable(name, case.get(name), f"an integer from {low} to {high}")
         if not is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
             raise unusable("eta", case.get("eta"), "a number from 0 to 1")
+        strength = case.get("strength")
+        if spec.graph != "edit" and strength is not None:
+            raise unusable("strength", strength, "nothing, but of an edit")
+        if spec.graph == "edit" and not (is_number(strength) and 0 <= strength <= 1):
+            raise unusable("strength", strength, "a number from 0 to 1")
         if case["n"] * case["num_steps"] > MAX_EVALUATIONS:
             raise unusable("n and num_steps", (case["n"], case["num_steps"]), f"a product of at most {MAX_EVALUATIONS}")
         size = case["n"] * math.prod(spec.image_shape)
@@ -193,6 +218,7 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
             times=None if times is None else tuple(times),
             plan=plan,
             guidance=_checked_guidance(spec, case.get("guidance")),
+            strength=strength,
         )
         checked.append((draw, case))
     return checked

@@ -40,7 +40,7 @@ METADATA_KEY = "ddpm_export"
 FORMAT = "ddpm-export/1"
 PREDICTIONS = ("eps", "x_0", "v")
 VARIANCES = ("fixed_small", "fixed_large", "learned")
-GRAPHS = ("sampler", "slice")  # what a file holds that is no denoiser, docs/format.md section 5
+GRAPHS = ("sampler", "slice", "edit")  # what a file holds that is no denoiser, docs/format.md section 5
 VARIANCE_FRACTION = "variance_fraction"  # the second output of a network that learned its variances
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
 FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
@@ -74,7 +74,7 @@ class ModelSpec:
     last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
     learned needs a network with a second output, and then requires has variance_fraction.
     golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
-    graph: None for a denoiser, else which graph around one the file holds: sampler or slice.
+    graph: None for a denoiser, else which graph around one the file holds: sampler, slice or edit.
     inputs: what the network is told besides x_t and t; requires then has inputs. plans: solvers' tables by name.
     requires: what a reader must understand; fractional_t says that the graph's t is float32.
     Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
@@ -142,7 +142,7 @@ class ModelSpec:
             raise _bad("requires", self.requires, "a list of names")
         _refuse_what_is_newer(self.requires)
         if self.graph is not None and self.graph not in GRAPHS:
-            raise _too_new("the graph", self.graph, f"a denoiser, {' and '.join(GRAPHS)}")
+            raise _too_new("the graph", self.graph, f"a denoiser, {', '.join(GRAPHS[:-1])} and {GRAPHS[-1]}")
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise _bad("name", self.name, "a short string")
         if self.prediction not in PREDICTIONS:

@@ -73,7 +73,7 @@ def check(
         guards = confine(model, timeout_s=timeout, memory_gib=memory, fully=fully).guards
     from ddpm_export.files import sha256_of
     from ddpm_export.golden import replay_golden
-    from ddpm_export.golden_pictures import replay_golden_pictures, told_in
+    from ddpm_export.golden_pictures import given_in, replay_golden_pictures, told_in
     from ddpm_export.runtimes import PROVIDERS, DenoiserFile, open_file
 
     opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=timeout)
@@ -91,7 +91,9 @@ def check(
         results = replay_golden(opened.model, spec, precision=precision or PROVIDERS[provider].precision)
     elif precision is None:
         run = opened
-        results = replay_golden_pictures(lambda draw: run.end(*draw.settings, **told_in(spec, draw))[1], spec)
+        results = replay_golden_pictures(
+            lambda draw: run.end(*draw.settings, **told_in(spec, draw), **given_in(spec, draw))[1], spec
+        )
     else:
         raise UsageError("--precision does not apply to a one-call file, whose pictures are compared.")
     proof: Proof | PictureProof | None = None

@@ -37,16 +37,16 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub. For sampler, slice and "
-            "--storage float16 also an exported .onnx, which needs no torch."
+            help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub. For sampler, slice, edit "
+            "and --storage float16 also an exported .onnx, which needs no torch."
         ),
     ],
     formats: Annotated[
         list[str],
         typer.Option(
             "--format",
-            help="onnx, torchscript or pt2; sampler (a whole trajectory in one call) or slice (steps of one, for "
-            "progress); repeatable.",
+            help="onnx, torchscript or pt2; sampler (a whole trajectory in one call), slice (steps of one, for "
+            "progress) or edit (given a picture); repeatable.",
         ),
     ] = ["onnx"],  # noqa: B006
     storage: Annotated[
@@ -111,8 +111,9 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A file x.onnx, x.ts or x.pt2, or a folder, for unet.onnx, unet.ts, unet.pt2, unet.sampler.onnx and "
-            "unet.slice.onnx. [default: the checkpoint's folder; the current one for a name on the hub]"
+            help="A file x.onnx, x.ts or x.pt2, or a folder, for unet.onnx, unet.ts, unet.pt2, unet.sampler.onnx, "
+            "unet.slice.onnx and unet.edit.onnx. [default: the checkpoint's folder; the current one for a name on the "
+            "hub]"
         ),
     ] = None,
     as_json: Json = False,
@@ -120,7 +121,7 @@ def export(
 ) -> None:
     """Export a checkpoint; a file takes its name only once it has reproduced the network within 1e-5.
 
-    One-call files (sampler, slice) reproduce the pictures of ddpm-run within one level (docs/format.md, section 5).
+    One-call files (sampler, slice, edit) reproduce pictures of ddpm-run within one level (docs/format.md, section 5).
 
     Checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
     ddpm-torch are known (docs/importing.md); --network takes your own class.

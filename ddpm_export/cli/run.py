@@ -153,7 +153,7 @@ def run(
         raise UsageError("--invert needs --image, and nothing else of a picture besides.")
     if each_label and is_given:
         raise UsageError("--each-label does not apply to what begins with a picture.")
-    walks, text = None, dict[str, Any]()
+    walks, in_one_call, text = None, None, dict[str, Any]()
     if is_given:
         from ddpm_export.editing import edit_for, given_from_files
 
@@ -169,14 +169,15 @@ def run(
                 far = f"RMSE on the way back {sum(errors) / len(errors):.2f} levels of 255"
                 typer.echo(f"{printable(str(out))}: noise of {several}, {far}")
             return
-        settings, walks, text = edit_for(spec, **given, **wanted, returns=returns, jump=jump, n=n, **settled)
+        made = edit_for(spec, **given, **wanted, returns=returns, jump=jump, n=n, **settled)
+        settings, walks, text, in_one_call = made
     else:
         n = _of_each(spec, labels, n) if each_label else n
         settings = settings_for(spec, n=16 if n is None else n, **settled)
-    at_once = spec.graph == "sampler"
+    at_once = spec.graph in ("sampler", "edit")
     if at_once and out.suffix.lower() in (".gif", ".webp"):
         raise UsageError(
-            f"--out must end in .png or .npy or be a folder for a one-call sampler, which shows no steps, got "
+            f"--out must end in .png or .npy or be a folder for a one-call {spec.graph}, which shows no steps, got "
             f"{printable(out.name)!r}. Run the slice, or the .onnx that the file was made from."
         )
     text = {**about, **settings.describe(), **text}
@@ -194,7 +195,7 @@ def run(
         ) as output,
         progress(settings.num_batches if at_once else settings.evaluations, "sampling") as advance,
     ):
-        for numbers, row, images in pictures(opened, settings, output.wants, walks):
+        for numbers, row, images in pictures(opened, settings, output.wants, walks, in_one_call):
             if images is not None:
                 output.add(numbers, row.i, images)
             advance(f"images {numbers[0]}-{numbers[-1]}, t = {row.t:g}")

@@ -190,8 +190,8 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
     Takes a checkpoint and a path; a network of your own, its spec and a path; or the path of a denoiser, `*.onnx`, and
     another one, which needs no torch. A network is used in evaluation mode, float32, on the CPU; it maps
     (x_t (B, C, H, W), t (B,) int64, and the spec's inputs by name) to the outputs that the spec names.
-    format: onnx, torchscript or pt2; sampler or slice, the one-call files; the path must have its ending. storage:
-    float32, or float16 for the large weights of onnx, sampler and slice, which are then rounded; all is computed in
+    format: onnx, torchscript or pt2; sampler, slice or edit, the one-call files; the path must have its ending.
+    storage: float32, or float16 for the large weights of .onnx files, which are then rounded; all is computed in
     float32. The same source gives the same bytes.
     Network evaluations: 48 batches and 10 steps of each, and 3 for the golden vectors; for a one-call file of a
     checkpoint some 100 more.
@@ -243,7 +243,7 @@ def _check_format(path: Path, format: str, storage: str) -> None:  # noqa: A002
     if storage not in STORAGES:
         raise UsageError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
     if storage != "float32" and expected != ".onnx":
-        raise UsageError(f"storage {storage} does not apply to {format}. Choose onnx, sampler or slice.")
+        raise UsageError(f"storage {storage} does not apply to {format}. Choose onnx, sampler, slice or edit.")
 
 
 def _check_source(source: Path, path: Path, format: str, storage: str) -> None:  # noqa: A002
@@ -251,7 +251,7 @@ def _check_source(source: Path, path: Path, format: str, storage: str) -> None: 
     if source.suffix != ".onnx" or is_made_by_torch or (format, storage) == ("onnx", "float32"):
         raise UsageError(
             f"{source}: cannot be exported as {format} with storage {storage}; an exported .onnx becomes a sampler, a "
-            "slice, or one stored as float16. Export the checkpoint."
+            "slice, an edit, or one stored as float16. Export the checkpoint."
         )
     if path.resolve() == source.resolve():
         raise UsageError(f"{path}: is the source itself. Name another file by --out.")

@@ -170,6 +170,10 @@ class Value:
         """Return the value nearest to each one within [-bound, bound]."""
         return self.do("Clip", -bound, bound)
 
+    def some(self) -> "Value":
+        """Return whether any of it holds, []."""
+        return self.cast(np.int32).do("ReduceMax", keepdims=0).equals(1)
+
     def equals(self, other: "Value | float") -> "Value":
         """Return where it is the same as another."""
         return self.do("Equal", other, dtype=np.bool_)

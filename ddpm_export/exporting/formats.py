@@ -53,7 +53,17 @@ def _slice(original: Original, path: Path) -> PictureProof:
     return write_one_call(original, path, "slice")
 
 
+def _edit(original: Original, path: Path) -> PictureProof:
+    with installed("onnx"):
+        from ddpm_export.exporting.from_denoiser import write_one_call
+    return write_one_call(original, path, "edit")
+
+
 # onnx first: its proof is that of the graph which the one-call files are made of
 FORMATS = {"onnx": Format(".onnx", _onnx), "torchscript": Format(".ts", _torchscript), "pt2": Format(".pt2", _pt2)}
 # graphs around a denoiser, which open_model refuses and generate and the commands know
-ONE_CALL_FORMATS = {"sampler": Format(".sampler.onnx", _sampler), "slice": Format(".slice.onnx", _slice)}
+ONE_CALL_FORMATS = {
+    "sampler": Format(".sampler.onnx", _sampler),
+    "slice": Format(".slice.onnx", _slice),
+    "edit": Format(".edit.onnx", _edit),
+}

@@ -1,4 +1,4 @@
-"""Files that are made of a denoiser's ONNX graph: itself, samplers, slices, and weights stored as float16. No torch.
+"""Files that are made of a denoiser's ONNX graph: itself, samplers, slices, edits, weights stored as float16. No torch.
 
 Whatever is written is opened again and compared with the network before it gets its name.
 """
@@ -17,7 +17,12 @@ from ddpm_export.diffusion import Model
 from ddpm_export.exporting.onnx_file import fits_inline, read_weights, round_weights, store_as_float16, writing_model
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_pictures
-from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
+from ddpm_export.exporting.sampler import (
+    edit_from_denoiser,
+    sampler_from_denoiser,
+    slice_from_denoiser,
+    spec_of_graph,
+)
 from ddpm_export.golden_pictures import golden_from_pictures
 from ddpm_export.runtimes import OneCallFile, open_file, open_model
 from ddpm_export.runtimes.onnx import model_from_bytes
@@ -32,7 +37,7 @@ __all__ = [
     "write_one_call",
 ]
 
-BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}
+BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser, "edit": edit_from_denoiser}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def write_denoiser(original: Original, path: Path) -> Proof:
 
 
 def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
-    """Write a sampler or a slice; it takes its name once its pictures are those of the Python sampler.
+    """Write a sampler, a slice or an edit; it takes its name once its pictures are those of the Python sampler.
 
     The denoiser's own graph is proven first, unless that has been done for another file.
     """
@@ -101,8 +106,9 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
         prove(model_from_graph(original.graph, spec), reference, spec, where=str(path))
         original.is_proven = True
     with original.one_thread():
-        golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], spec)
-        own = dataclasses.replace(spec_of_graph(_stored(spec, original), graph), golden=golden)
+        own = spec_of_graph(_stored(spec, original), graph)
+        golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], own)
+        own = dataclasses.replace(own, golden=golden)
         with _writing(BUILDERS[graph](original.graph.copy(), own), original, path) as beside:
             opened = open_file(beside)
             assert isinstance(opened, OneCallFile)  # we have just named its graph

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.diffusion import Array, Model, denoiser, noised, numbered
+from ddpm_export.editing import plan_below
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
-from ddpm_export.golden_pictures import Draw, draws_of, told_in
+from ddpm_export.given import known_pixels
+from ddpm_export.golden_pictures import Draw, draws_of, given_in, told_in
 from ddpm_export.images import to_uint8
 from ddpm_export.inputs import example_of_inputs
-from ddpm_export.noise import noise_stream
+from ddpm_export.noise import GIVEN, noise_stream
 from ddpm_export.runtimes import OneCallFile
-from ddpm_export.samplers import plan, walk
+from ddpm_export.samplers import choose, plan, walk
 from ddpm_export.spec import ModelSpec
 
 __all__ = ["PictureProof", "Proof", "Rounding", "pictures_of", "prove", "prove_pictures", "rounding"]
@@ -145,14 +147,14 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
     """Compare the pictures of a one-call file with those of the Python sampler over the network it was made from.
 
     spec: the network's. Evaluates each on 4 draws of 1 to 4 images, 38 steps in all, one of 3 steps, and up to three of
-    plans. where: what an error is about.
+    plans; of an edit one more begins with pictures. where: what an error is about.
     Raises ModelRefusedError where a pixel differs by more than one level or fewer than 99.5 % are equal.
     """
     error, at, equal_share, difference = 0.0, "", 1.0, 0
-    draws = draws_of(spec, DRAWS)
+    draws = draws_of(candidate.spec, DRAWS)
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
-        x, images = candidate.end(*draw.settings, **told_in(spec, draw))
+        x, images = candidate.end(*draw.settings, **told_in(spec, draw), **given_in(spec, draw))
         if images.shape != expected.shape or x.shape != expected_x.shape:
             raise ModelRefusedError(
                 f"{where}: its images and x_0 have shapes {images.shape} and {x.shape}, not {expected.shape} and "
@@ -174,12 +176,19 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
     """
     noise = noise_stream(draw.seed, draw.numbers, spec.image_shape)
     if draw.plan is None:
-        rows = plan(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
+        choice = choose(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
     else:
-        rows = plan(spec, name=draw.plan)
+        choice = choose(spec, name=draw.plan)
+    rows, begin, keep = choice.plan, None, None
+    if given := given_in(spec, draw):
+        of_known = noise_stream(draw.seed, draw.numbers, spec.image_shape, domain=GIVEN)
+        keep = known_pixels(given["image"], given["mask"], of_known)
+        if draw.strength:
+            rows = plan_below(spec, choice, draw.strength)
+            begin = noised(given["image"], noise(0), rows.rows[0].a)
     with numbered(draw.numbers):
         denoise = denoiser(model, spec, guidance=draw.guidance or 1, **told_in(spec, draw))
-        x = deque(walk(denoise, noise, rows), maxlen=1).pop().x
+        x = deque(walk(denoise, noise, rows, x=begin, keep=keep), maxlen=1).pop().x
     return x, to_uint8(x)
 
 

@@ -1,8 +1,8 @@
 """One-call sampler files: a denoiser's graph inside a Loop, with the table of rows and the noise. No torch.
 
 `sampler_from_denoiser` gives the graph of docs/format.md section 5 that runs a whole trajectory, `slice_from_denoiser`
-the one that runs some of its steps, from a state to a state. The mathematics is that of ddpm_export's diffusion.py and
-samplers.py, on values of the graph.
+the one that runs some of its steps, from a state to a state, `edit_from_denoiser` the one that is given pictures. The
+mathematics is that of ddpm_export's diffusion.py, samplers.py and given.py, on values of the graph.
 """
 
 import dataclasses
@@ -20,18 +20,19 @@ from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, graphs_within
 from ddpm_export.exporting.philox_graph import add_key, add_noise
 from ddpm_export.guidance import MAX_SCALE
 from ddpm_export.inputs import OWN_GUIDANCE
-from ddpm_export.runtimes.one_call import NOT_FINITE, OWN_NAMES, history_size, inputs_of, outputs_of
+from ddpm_export.noise import GIVEN, SAMPLING
+from ddpm_export.runtimes.one_call import NOT_FINITE, history_size, inputs_of, names_of, outputs_of
 from ddpm_export.samplers import ddim_weights, weighted_sum
 from ddpm_export.spec import GUIDANCE, METADATA_KEY, PLAN, TIMES, VARIANCE_FRACTION, ModelSpec, json_from_spec
 
-__all__ = ["sampler_from_denoiser", "slice_from_denoiser", "spec_of_graph"]
+__all__ = ["edit_from_denoiser", "sampler_from_denoiser", "slice_from_denoiser", "spec_of_graph"]
 
 END = 2**31 - 1  # of a vector, in Slice
 NETWORK = "network/"  # before every name of the denoiser's graph: ours cannot meet one of them
 
 
 def spec_of_graph(spec: ModelSpec, graph: str) -> ModelSpec:
-    """Return the spec of a denoiser's sampler or slice file, without golden vectors.
+    """Return the spec of a denoiser's sampler, slice or edit file, without golden vectors.
 
     There, eta says how much noise is added, up to that of fixed_small: a default of ddpm becomes ddim with eta 1.
     Raises ModelRefusedError for a plan that weighs a learned variance, and for an input called as one of the graph's.
@@ -41,9 +42,9 @@ def spec_of_graph(spec: ModelSpec, graph: str) -> ModelSpec:
         raise ModelRefusedError(
             f"Plan {learned[0]} needs a learned variance, which a one-call file has no place for. Leave the plan out."
         )
-    taken = sorted(OWN_NAMES.intersection(one.name for one in spec.inputs))
+    taken = sorted(names_of(graph).intersection(one.name for one in spec.inputs))
     if taken:
-        raise ModelRefusedError(f"Input {taken[0]!r} is called as one that every one-call file has. Rename it.")
+        raise ModelRefusedError(f"Input {taken[0]!r} is called as one that every one-call {graph} has. Rename it.")
     defaults = spec.defaults
     if defaults.sampler == "ddpm":
         defaults = dataclasses.replace(defaults, sampler="ddim", eta=1.0)
@@ -89,6 +90,34 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     return _model(g, spec, {**results, "images": _pixels(shown)})
 
 
+def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
+    """Return the edit of a denoiser: (seed, first, steps, eta, times, ..., image, mask, strength, ...) -> images, x_0.
+
+    spec: the edit's own, of `spec_of_graph`. It keeps known pixels as `given.known_pixels` does, and begins with noise,
+    or with the image noised to the first of the times that strength leaves.
+    """
+    g, given = _begun(spec)
+    image, mask, strength = given["image"], given["mask"], given["strength"]
+    n, n_is = image.count(), "image must have a row or more, and first + rows at most 2^32"
+    image = _require("image must be -1 to 1", image, _within(image, -1.0, 1.0).every())
+    mask = _require("mask must be one for each image", mask, mask.count().equals(n))
+    mask = _require("mask must be 0 to 1", mask, _within(mask, 0.0, 1.0).every())
+    run = _add_run(g, spec, given, n, n_is)
+    strength = _require("strength must be 0 to 1", strength, _within(strength, 0.0, 1.0))
+    known = _Known(image, mask > 0.0, mask.equals(0.0).some())
+    run = run._replace(rows=_add_rows_below(run, strength), known=known)
+    z, a = (
+        _add_noise(g, "noise 0", run, g.value(0)),
+        Level(run.rows.a, lambda of: of.cast(np.float32).at(run.rows.first)),
+    )
+    x = strength.equals(0.0).where(z if run.rows.start is None else z * run.rows.start, a.signal * image + a.noise * z)
+    x = _add_known(g, "known 0", run, x, g.value(0), a, known.some)
+    carried = {"x": x, **{name: x.zeros(*shape) for name, shape in _remembered(spec).items()}}
+    after = _add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, carried)
+    picture = mask * after["x"] + (1.0 - mask) * image
+    return _model(g, spec, {"images": _pixels(picture), "x_0": picture})
+
+
 def _begun(spec: ModelSpec) -> tuple[Builder, dict[str, Value]]:
     """Return a graph that has its inputs, and these by name."""
     g = Builder(scope="run")
@@ -122,7 +151,8 @@ class _Rows(NamedTuple):
 
     Numbers are float64; t is as the network wants it. first: the index of a run's first row. steps: how many it has.
     start: the weight of noise draw 0, None for 1. scale: that of guidance, None where the graph takes none. raw_eps:
-    whether the noise stays what the network says where the clean image is clipped, None for never.
+    whether the noise stays what the network says where the clean image is clipped, None for never. a_next: a of the row
+    that reads the state after this one, 1 of the picture.
     """
 
     t: Value
@@ -135,16 +165,29 @@ class _Rows(NamedTuple):
     start: Value | None
     scale: Value | None
     raw_eps: Value | None
+    a_next: Value
+
+
+class _Known(NamedTuple):
+    """Hold pictures [n, C, H, W], where their pixels are made, in this shape, and whether any is known, []."""
+
+    image: Value
+    made: Value
+    some: Value
 
 
 class _Run(NamedTuple):
-    """Name what a whole run shares: rows, round keys, image numbers int64 [n, 1], and the network's further inputs."""
+    """Name what a whole run shares: rows, round keys, image numbers int64 [n, 1], and the network's further inputs.
+
+    known: what is known of the pictures, None where they are made from noise.
+    """
 
     spec: ModelSpec
     rows: _Rows
     keys: str
     images: str
     told: Mapping[str, Value]
+    known: _Known | None = None
 
 
 def _add_run(g: Builder, spec: ModelSpec, given: Mapping[str, Value], n: Value, n_is: str) -> _Run:
@@ -192,7 +235,8 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
     n = steps if is_ddim is None else is_ddim.where(steps, 1)
     t = times.followed_by(n.do("Range", 0, -1) * T // n - 1).part(0, n)
     a = g.value(spec.alphas_cumprod, np.float64, "grid/alphas_cumprod").at(t)
-    x_0, eps, noise = ddim_weights(a, a.part(1, END).followed_by(g.value([1.0], np.float64)), eta.cast(np.float64))
+    a_next = a.part(1, END).followed_by(g.value([1.0], np.float64))
+    x_0, eps, noise = ddim_weights(a, a_next, eta.cast(np.float64))
 
     def column(name: str, of_plans: list[float], of_ddim: Value) -> Value:
         return g.value(of_plans, of_ddim.dtype, f"plans/{name}").followed_by(of_ddim) if plans else of_ddim
@@ -214,7 +258,26 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
         start=start,
         scale=_add_scales(given, all_t) if GUIDANCE in spec.requires else None,
         raw_eps=column("raw_eps", [row.raw_eps for row in table], t < 0) if any(row.raw_eps for row in table) else None,
+        a_next=column("a_next", [a for plan in plans for a in (*(row.a for row in plan.rows[1:]), 1.0)], a_next),
     )
+
+
+def _add_rows_below(run: _Run, strength: Value) -> _Rows:
+    """Append the checks of strength, and the rows from the first time below it on: all of them where it is 0."""
+    rows, g = run.rows, strength.builder
+    t = rows.t.part(rows.first, rows.first + rows.steps).cast(np.float32)
+    end = (strength * run.spec.num_train_timesteps + 0.5).do("Floor")
+    below = strength.equals(0.0) | (t < end)
+    below = _require("strength must be 0 or reach the lowest of the times", below, below.some())
+    begin = below.cast(np.int32).do("ArgMax", axis=0, keepdims=0, dtype=np.int64)
+    first = rows.first + begin
+    reaches = [row.reach for _, plan in sorted(run.spec.plans.items()) for row in plan.rows]
+    if any(reach > 1 for reach in reaches):
+        read = g.value([k + 1 - reach for k, reach in enumerate(reaches)], name="plans/earliest row read")
+        read = read.part(first, rows.first + rows.steps).followed_by(first.do("Unsqueeze", [0]))  # of ddim only itself
+        looks_back = "strength must be 0 where a row of the plan looks back beyond it"
+        first = _require(looks_back, first, (read >= first).every())
+    return rows._replace(first=first, steps=rows.steps - begin)
 
 
 def _add_scales(given: Mapping[str, Value], t: Value) -> Value:
@@ -238,8 +301,8 @@ def _remembered(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return {**dict.fromkeys(previous, ()), **({"history": (size,)} if size else {})}
 
 
-def _add_noise(g: Builder, name: str, run: _Run, draw: Value) -> Value:
-    return Value(g, add_noise(g, name, run.keys, run.images, draw.name, run.spec.state_shape), np.float32)
+def _add_noise(g: Builder, name: str, run: _Run, draw: Value, domain: int = SAMPLING) -> Value:
+    return Value(g, add_noise(g, name, run.keys, run.images, draw.name, run.spec.state_shape, domain), np.float32)
 
 
 def _add_first_noise(g: Builder, run: _Run) -> Value:
@@ -262,6 +325,27 @@ def _add_first_state(g: Builder, run: _Run, begin: Value, given: Mapping[str, Va
     then, otherwise = fresh.graph("from noise", [], infos(begun)), resumed.graph("from a state", [], infos(taken))
     g.add("first state", "If", begin.equals(0).name, outputs=outputs, then_branch=then, else_branch=otherwise)
     return {name: Value(g, f"first/{name}", np.float32) for name in given}
+
+
+def _add_known(g: Builder, name: str, run: _Run, x: Value, draw: Value, a: Level, condition: Value) -> Value:
+    """Append a state with the known pixels in it, noised to its level by a draw of their noise, on a condition."""
+    known = run.known
+    assert known is not None
+    mixed, plain = Builder(g, name), Builder(g, f"{name}/none")
+    z = _add_noise(mixed, f"{name}/noise", run, draw.within(mixed), GIVEN)
+    signal, rest = a.signal.within(mixed), a.noise.within(mixed)
+    there = signal * known.image.within(mixed) + rest * z
+    results = [known.made.within(mixed).where(x.within(mixed), there), x.within(plain).do("Identity")]
+    return _add_if(g, f"{name}/x", condition, results, run)
+
+
+def _add_if(g: Builder, name: str, condition: Value, results: list[Value], run: _Run) -> Value:
+    """Append states of which the first is made where a condition holds, else the second, each in a graph of its own."""
+    shape: list[int | str] = ["n", *run.spec.state_shape]
+    then, otherwise = (
+        one.builder.graph(one.builder.scope, [], [value(one.name, TensorProto.FLOAT, shape)]) for one in results
+    )
+    return Value(g, g.add(name, "If", condition.name, then_branch=then, else_branch=otherwise), np.float32)
 
 
 def _pixels(x: Value) -> Value:
@@ -311,6 +395,10 @@ def _add_loop(
         after["history"] = newest[0].followed_by(newest[1], *([history.part(0, 2 * pairs - 2)] if pairs > 1 else []))
     mean = weighted_sum([here(weight) for weight in rows.x_0], [here(weight) for weight in rows.eps], found)
     after["x"] = _add_step_noise(body, run, mean, here(rows.noise), step)
+    if run.known is not None:
+        is_noisy = rows.a_next.within(body).at(index) < 1.0  # the picture is mixed after the loop
+        some = run.known.some.within(body) & is_noisy
+        after["x"] = _add_known(body, "known i", run, after["x"], step + 1, Level(rows.a_next, here), some)
     # clipping hides an infinity: what the network says is watched, too
     after["watched"] = before["watched"] + _watched(predicted) + _watched(after["x"])
     goes_on = after["watched"].equals(0.0)
@@ -337,12 +425,7 @@ def _add_step_noise(g: Builder, run: _Run, mean: Value, std: Value, step: Value)
     noisy, plain = Builder(g, "noisy"), Builder(g, "plain")
     z = _add_noise(noisy, "noise i", run, step.within(noisy) + 1)
     x = [mean.within(noisy) + std.within(noisy) * z, mean.within(plain).do("Identity")]
-    shape: list[int | str] = ["n", *run.spec.state_shape]
-    then, otherwise = (
-        one.builder.graph(one.builder.scope, [], [value(one.name, TensorProto.FLOAT, shape)]) for one in x
-    )
-    name = g.add("step/x", "If", (std > 0.0).name, then_branch=then, else_branch=otherwise)
-    return Value(g, name, np.float32)
+    return _add_if(g, "step/x", std > 0.0, x, run)
 
 
 def _add_guided(

@@ -18,12 +18,13 @@ from ddpm_export.runtimes.opened import OneCall
 from ddpm_export.spec import GUIDANCE, PLAN, TIMES, ModelSpec
 from ddpm_export.wording import first_line
 
-__all__ = ["NOT_FINITE", "OWN_NAMES", "Run", "history_size", "inputs_of", "one_call_from_session", "outputs_of"]
+__all__ = ["NOT_FINITE", "Run", "history_size", "inputs_of", "names_of", "one_call_from_session", "outputs_of"]
 
 Run = Callable[[list[str], dict[str, Array]], list[Array]]  # (names of outputs, inputs by name) -> the outputs
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
 TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "guidance_interval", "x", "begin", "end", "history")
-OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after"))  # no network's input can be called so
+GIVEN = ("image", "mask", "strength")  # what an edit is given besides
+OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after"))
 Signature = dict[str, tuple[str, list[int | str]]]  # dtype and shape by name; a text is a size that a call decides
 NUMBER: tuple[str, list[int | str]] = ("int64", [])
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -33,6 +34,11 @@ def history_size(spec: ModelSpec) -> int:
     """Return how many arrays found before, x_0 and eps in turn, rows of plans read: 0 where all are first order."""
     deepest = max((row.reach for plan in spec.plans.values() for row in plan.rows), default=1)
     return 2 * (deepest - 1) if PLAN in spec.requires else 0
+
+
+def names_of(graph: str) -> frozenset[str]:
+    """Return the names that no input of a network in such a graph can have."""
+    return OWN_NAMES.union(GIVEN if graph == "edit" else ())
 
 
 def inputs_of(spec: ModelSpec) -> Signature:
@@ -50,6 +56,8 @@ def inputs_of(spec: ModelSpec) -> Signature:
         inputs |= {"x": ("float32", images), "begin": NUMBER, "end": NUMBER}
         if history_size(spec):
             inputs["history"] = ("float32", [history_size(spec), *images])
+    if spec.graph == "edit":
+        inputs |= {"image": ("float32", images), "mask": ("float32", images), "strength": ("float32", [])}
     given = [one for one in spec.inputs if one.is_told or (one.kind == "previous" and spec.graph == "slice")]
     return inputs | {one.name: (one.dtype, ["n", *one.shape]) for one in given}
 
@@ -60,7 +68,7 @@ def outputs_of(spec: ModelSpec) -> Signature:
     channels, height, width = spec.picture_shape
     x_0: Signature = {"x_0": ("float32", images)}
     pixels: Signature = {"images": ("uint8", ["n", height, width, channels])}
-    if spec.graph == "sampler":
+    if spec.graph != "slice":
         return pixels | x_0
     history: Signature = {"history_after": ("float32", [history_size(spec), *images])} if history_size(spec) else {}
     return {"x_after": ("float32", images)} | x_0 | pixels | history
@@ -71,7 +79,8 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
 
     run_graph: runs the session. The sampler's calls raise what it raises of this package's errors, UsageError for what
     the graph refuses, NonFiniteError where the network gave NaN or infinity, and BadFileError where the graph does not
-    run or gives something else than it should.
+    run or gives something else than it should. Those of an edit take image, mask and strength by name, as its inputs;
+    without them pictures are made from noise.
     """
     _check_signature(path, session, spec)
     taken, given_back = inputs_of(spec), outputs_of(spec)
@@ -103,7 +112,12 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
         if plan is not None and plan not in spec.plans:
             raise UsageError(f"{path}: plan must be one of {', '.join(spec.plans)}, got {plan!r}.")
         guided = guidance_for(spec, guidance)
-        given: dict[str, Any] = bound_inputs(spec.inputs, inputs, len(numbers)) | {
+        shape = (len(numbers), *spec.state_shape)
+        given: dict[str, Any] = {}
+        if spec.graph == "edit":
+            nothing = {"image": np.zeros(shape, np.float32), "mask": np.ones(shape, np.float32), "strength": 0.0}
+            given = {name: inputs.pop(name, usual) for name, usual in nothing.items()}
+        given |= bound_inputs(spec.inputs, inputs, len(numbers)) | {
             "seed": seed,
             "first": numbers.start,
             "n": len(numbers),
@@ -114,11 +128,11 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
             "guidance": guided.scale,
             "guidance_interval": guided.interval or (0, spec.num_train_timesteps - 1),
         }
-        if spec.graph == "sampler":
+        if spec.graph != "slice":
             results = run(numbers, **given)
             yield num_steps, results["x_0"], results["images"]
             return
-        x = np.zeros((len(numbers), *spec.state_shape), np.float32)  # only its shape counts: noise takes its place
+        x = np.zeros(shape, np.float32)  # only its shape counts: noise takes its place
         given |= {"x": x, "history": np.zeros((history_size(spec), *x.shape), np.float32)}
         for i in range(num_steps):
             results = run(numbers, **given, begin=i, end=i + 1)
