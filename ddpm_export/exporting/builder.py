@@ -156,7 +156,7 @@ class Value:
 
     def every(self) -> "Value":
         """Return whether all of it holds, []."""
-        return self.cast(np.int32).do("ReduceMin", keepdims=0).equals(1)
+        return self.cast(np.int32).do("ReduceMin", keepdims=0) >= 1  # of no entries it is a large number
 
     def sqrt(self) -> "Value":
         """Return the square root, element by element."""

@@ -26,13 +26,14 @@
 //       return ddpm::to_uint8(states.now().x, spec.image_shape);                     // [4, H, W, C]
 //   }
 //
-//   or, the same in one call with checks and a callback after each row: ddpm::sample(network, spec, settings, ...).
+//   or, the same in one call with checks and a callback after each row: ddpm::sample(network, spec, settings, ...); and
+//   of a picture and a mask, a strength or a measurement: ddpm::edit(network, spec, given, settings, ...).
 //
 // WHAT TO KNOW
 //
 //   Memory   `walk` allocates what it needs: seven arrays of the batch's size, and two for every evaluation that a
 //            later row reads. `next` allocates nothing, except in the first row the arrays of a file's inputs, and
-//            with guidance those of a batch twice as long.
+//            with guidance those of a batch twice as long, and of a measurement its own.
 //            Everything keeps copies of what it is given; what your function captures by reference must outlive it.
 //   Resume   A State is all there is. Pass it to `walk` with the same plan, in another process if you like.
 //   Threads  No global state: distinct objects may be used from distinct threads.
@@ -123,9 +124,10 @@ private:
 };
 
 // Return the noise of the images with these numbers. seed 0 to 2^63 - 1; numbers 0 to 2^32 - 1, in any order; domain 0
-// is sampling. Image 7 has the same noise alone or among others. Throws Error (usage) outside these ranges.
+// is sampling, 1 (noise_of_given) is for known pixels. Image 7 has the same noise alone or among others. Throws Error (usage) outside these ranges.
 Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& images, const Shape& shape,
                    std::uint32_t domain = 0);
+constexpr std::uint32_t noise_of_given = 1;
 
 // Throw Error (usage) for n < 1, and where first to first + n - 1 leave 0 to 2^32 - 1.
 void check_image_numbers(std::int64_t first, std::int64_t n);
@@ -158,6 +160,16 @@ struct Plan {
     // Return how many of the evaluations up to rows[k], newest first, later rows read.
     std::size_t kept_after(std::size_t k) const;
 };
+
+// Return a plan that goes `jump` rows back, `returns` times from each place, before its last row and `jump` rows apart
+// (RePaint: Lugmayr et al. 2022). Going back is merged into the row before. Throws Error (usage) for returns below 0, for
+// a jump that does not fit, and for rows that look back or weigh a learned variance.
+Plan with_returns(const Plan& plan, std::int64_t returns, std::int64_t jump = 1);
+
+// Return the rows from the first time below strength T on, numbered anew: those that make a picture again that is noised
+// (SDEdit: Meng et al. 2022). Throws Error (usage) for a strength outside 0 to 1, for one that leaves no time, and for
+// rows that look back beyond it.
+Plan plan_below(const Plan& plan, double strength, std::size_t num_train_timesteps);
 
 // ------------------------------------------------------------------------- what a network is told besides x_t and t
 
@@ -359,6 +371,10 @@ struct State {
     std::vector<Found> history;  // what later rows read, newest first
 };
 
+// What changes a state x (batch, C, H, W) before it is left: also told the noise draw, and a of the row that reads x, 1
+// of the picture.
+using Keep = std::function<void(std::vector<float>& x, std::uint32_t draw, double a)>;
+
 // The states of a plan, one network evaluation each.
 class States {
 public:
@@ -368,14 +384,15 @@ public:
     const State& now() const { return state_; }  // valid until the next call; before the first one, x alone is
 
 private:
-    friend States walk(Denoiser, Noise, Plan, std::vector<float>, std::optional<State>);
-    States(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state);
+    friend States walk(Denoiser, Noise, Plan, std::vector<float>, std::optional<State>, Keep);
+    States(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state, Keep keep);
     void check() const;
     void sum(const Row& row);
-    void keep(std::size_t count);
+    void remember(std::size_t count);
     Denoiser denoise_;
     Noise noise_;
     Plan plan_;
+    Keep keep_;
     State state_;
     Denoised found_;
     std::vector<float> z_;
@@ -384,15 +401,51 @@ private:
 };
 
 // Return the states after every row of a plan. Starts at noise draw 0, or at x in its place; or goes on from `state`,
-// which an earlier walk of the same plan left, to the same bits. Throws Error (usage) for arrays of another size than
-// the noise, and for rows that read evaluations that there are not.
-States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x = {}, std::optional<State> state = {});
+// which an earlier walk of the same plan left, to the same bits. keep changes every state, the first among them. Throws
+// Error (usage) for arrays of another size than the noise, and for rows that read evaluations that there are not.
+States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x = {}, std::optional<State> state = {},
+            Keep keep = {});
+
+// ------------------------------------------------------------ given something, section 2; docs/given.md has its limits
+
+// Return x_t = sqrt(a) x_0 + sqrt(1 - a) eps (Ho et al. 2020, eq. 4).
+std::vector<float> noised(const std::vector<float>& x_0, const std::vector<float>& eps, double a);
+
+// Return what puts known pixels into every state of a walk (replacement: Song et al. 2021, appendix I.2). known: (batch,
+// C, H, W) in [-1, 1]. mask: 0 known, 1 made, between them blended in the picture; (H, W), (C, H, W) or one for each
+// image, (batch, C, H, W). noise: of domain noise_of_given. Throws Error (usage) for other sizes.
+Keep known_pixels(std::vector<float> known, std::vector<float> mask, Noise noise, const Shape& shape);
+
+// A linear measurement y = A x of images x (batch, C, H, W), and the way back: A+. Each writes to its second argument.
+struct Measurement {
+    std::function<void(const std::vector<float>& x, std::vector<float>& y)> of, back;
+};
+
+Measurement average(std::int64_t size, const Shape& shape);              // means of squares of size x size pixels
+Measurement grey(const Shape& shape);                                    // the mean of the channels
+Measurement masked(std::vector<float> mask, const Shape& shape);         // the known pixels, 0 in their mask
+// "average:4", "grey" or "mask". Throws Error (usage) for another name, and for squares that do not fill the image.
+Measurement measurement_from_text(const std::string& text, const Shape& shape, const std::vector<float>& mask = {});
+
+// Return a denoiser whose clean images measure y: x_0 = A+ y + x_0 - A+ A x_0 (DDNM: Wang et al. 2023), after clipping;
+// eps is what then leads to x_t.
+Denoiser measured(Denoiser denoise, Measurement measurement, const std::vector<float>& y);
+
+// Return `count` images, 2 or more, from the first to the last: (1 - s) first + s last, and of noise cos and sin of s pi / 2.
+std::vector<float> crossfade(const std::vector<float>& first, const std::vector<float>& last, std::size_t count);
+std::vector<float> slerp(const std::vector<float>& first, const std::vector<float>& last, std::size_t count);
+
+// Return DDIM's plan backwards, from a picture, which is the state at time 0, to its noise (Song et al. 2020, section
+// 4.3). times: whole ones of the plan that would lead to it. Give the denoiser a spec that does not clip.
+Plan inversion(const ModelSpec& spec, const std::vector<double>& times);
 
 // ------------------------------------------------------------------------------------------------------------ pictures
 
 // Write pixels (n, H, W, C) of images (n, C, H, W) in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up; NaN is 0.
 void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uint8_t* pixels);
 std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Shape& shape);
+// Return images (n, C, H, W) of pixels (n, H, W, C): level k is k / 127.5 - 1.
+std::vector<float> from_uint8(const std::vector<std::uint8_t>& pixels, const Shape& shape);
 
 // All that decides the images besides the model; what is not set is the file's default. `plan` is the name of one that
 // the file carries, the others are those of the function `plan`.
@@ -418,6 +471,21 @@ using Progress = std::function<bool(std::size_t step, std::size_t num_steps, con
 // where a number is no longer finite, cancelled where `progress` says false.
 std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
                           const Progress& progress = {});
+
+// What images are made of besides their noise: pictures with a mask, a measure, a strength, or with several of them.
+struct Given {
+    std::vector<float> images{};  // (C, H, W) for all, or one for each image, in [-1, 1]; or what is measured of them
+    std::vector<float> mask{};    // as of known_pixels, or empty
+    std::optional<std::string> measure{};  // as of measurement_from_text
+    std::optional<double> strength{};      // above 0 to 1; without one images begin with noise
+    std::int64_t returns = 0, jump = 1;
+    bool between = false;  // all have the noise of the first, and are told what it is: see crossfade
+};
+
+// Return the images of a batch, (n, C, H, W), made of what is given. Where no label is set it is none, if the network
+// knows that. Throws what `sample` throws, and Error (usage) for what does not fit or goes with nothing.
+std::vector<float> edit(const Model& model, const ModelSpec& spec, const Given& given, Settings settings,
+                        const Progress& progress = {});
 
 // ---------------------------------------------------------------------------------------------------------------- JSON
 
@@ -1325,6 +1393,63 @@ inline std::size_t Plan::kept_after(std::size_t k) const {
     return kept;
 }
 
+inline Plan with_returns(const Plan& plan, std::int64_t returns, std::int64_t jump) {
+    const auto size = static_cast<std::int64_t>(plan.rows.size());
+    if (returns < 0) {
+        throw detail::usage("returns must be 0 or more, got " + detail::text_of(returns) + ".");
+    }
+    std::map<std::int64_t, std::int64_t> left;
+    if (returns > 0) {
+        if (jump < 1 || jump >= size) {
+            throw detail::usage("jump must be between 1 and " + detail::text_of(size - 1) +
+                                ", below the plan's rows, got " + detail::text_of(jump) + ".");
+        }
+        const auto looks_back = [](const Row& row) { return row.reach() > 1; };
+        if (plan.needs_learned_variance() || std::any_of(plan.rows.begin(), plan.rows.end(), looks_back)) {
+            throw detail::usage("returns need a sampler that does not look back and has a fixed variance. Choose ddim.");
+        }
+        for (std::int64_t place = size - 1; place >= jump; place -= jump) {
+            left[place] = returns;
+        }
+    }
+    Plan walked{{}, plan.start};
+    for (std::int64_t place = 0; place < size;) {  // rows that lie behind, of those given
+        Row row = plan.rows[static_cast<std::size_t>(place++)];
+        const auto at = left.find(place);
+        if (at != left.end() && at->second-- > 0) {  // from a_s, where it ends, noise carries it to a_u
+            const double a_s = plan.rows[static_cast<std::size_t>(place)].a;
+            const double a_u = plan.rows[static_cast<std::size_t>(place -= jump)].a, r = std::sqrt(a_u / a_s);
+            const double noise = row.noise.empty() ? 0.0 : row.noise[0];
+            for (std::vector<double>* weights : {&row.x_0, &row.eps}) {
+                std::transform(weights->begin(), weights->end(), weights->begin(), [r](double w) { return r * w; });
+            }
+            row.noise = {std::sqrt(r * r * noise * noise + 1.0 - r * r)};
+        }
+        row.i = static_cast<std::uint32_t>(walked.rows.size() + 1);
+        walked.rows.push_back(std::move(row));
+    }
+    return walked;
+}
+
+inline Plan plan_below(const Plan& plan, double strength, std::size_t num_train_timesteps) {
+    if (!(strength > 0.0 && strength <= 1.0)) {
+        throw detail::usage("strength must be above 0 and at most 1, got " + detail::text_of(strength) + ".");
+    }
+    const double end = std::floor(strength * static_cast<double>(num_train_timesteps) + 0.5);
+    const auto begin = std::find_if(plan.rows.begin(), plan.rows.end(), [&](const Row& row) { return row.t < end; });
+    if (begin == plan.rows.end()) {
+        throw detail::usage("strength must reach the lowest time of the plan, got " + detail::text_of(strength) + ".");
+    }
+    Plan below{{begin, plan.rows.end()}};
+    for (std::size_t k = 0; k < below.rows.size(); ++k) {
+        below.rows[k].i = static_cast<std::uint32_t>(k + 1);
+        if (below.rows[k].reach() > k + 1) {
+            throw detail::usage("strength does not apply to a plan whose rows look back beyond it.");
+        }
+    }
+    return below;
+}
+
 // -------------------------------------------------------------------------------------------------------------- inputs
 
 inline bool Input::is_told() const { return kind != Kind::previous && name != detail::own_guidance; }
@@ -1852,12 +1977,16 @@ inline Plan plan(const ModelSpec& spec, const std::optional<std::string>& sample
 
 // -------------------------------------------------------------------------------------------------------- the one loop
 
-inline States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state) {
-    return States(std::move(denoise), std::move(noise), std::move(plan), std::move(x), std::move(state));
+inline States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state,
+                   Keep keep) {
+    return States(std::move(denoise), std::move(noise), std::move(plan), std::move(x), std::move(state),
+                  std::move(keep));
 }
 
-inline States::States(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state)
-    : denoise_(std::move(denoise)), noise_(std::move(noise)), plan_(std::move(plan)) {
+inline States::States(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x, std::optional<State> state,
+                      Keep keep)
+    : denoise_(std::move(denoise)), noise_(std::move(noise)), plan_(std::move(plan)), keep_(std::move(keep)) {
+    const bool is_fresh = !state;
     const std::size_t size = noise_.images().size() * noise_.image_size();
     if (state) {
         state_ = std::move(*state);
@@ -1874,6 +2003,9 @@ inline States::States(Denoiser denoise, Noise noise, Plan plan, std::vector<floa
         ++next_;
     }
     check();
+    if (keep_ && is_fresh && !plan_.rows.empty()) {
+        keep_(state_.x, 0, plan_.rows[0].a);
+    }
     state_.row.x_0.reserve(max_reach);
     state_.row.eps.reserve(max_reach);
     state_.row.noise.reserve(2);
@@ -1924,6 +2056,9 @@ inline bool States::next() {
     try {
         denoise_(state_.x, row, state_.row.i > 0 ? state_.x_0.data() : nullptr, found_);
         sum(row);
+        if (keep_) {
+            keep_(state_.x, row.i, next_ + 1 < plan_.rows.size() ? plan_.rows[next_ + 1].a : 1.0);
+        }
         detail::refuse_non_finite(state_.x.data(), state_.x.size(), noise_.image_size(), row);
     } catch (const NonFiniteError& problem) {
         throw NonFiniteError(problem.where, problem.index,
@@ -1932,7 +2067,7 @@ inline bool States::next() {
     state_.row = row;
     std::swap(state_.x_0, found_.x_0);
     std::swap(state_.eps, found_.eps);
-    keep(plan_.kept_after(next_++));
+    remember(plan_.kept_after(next_++));
     return true;
 }
 
@@ -1974,7 +2109,7 @@ inline void States::sum(const Row& row) {
 }
 
 // Let the history be the newest `count` evaluations, the one of now among them, in arrays that exist.
-inline void States::keep(std::size_t count) {
+inline void States::remember(std::size_t count) {
     while (state_.history.size() > count - std::min<std::size_t>(count, 1)) {
         spare_.push_back(std::move(state_.history.back()));
         state_.history.pop_back();
@@ -1985,6 +2120,207 @@ inline void States::keep(std::size_t count) {
         state_.history.insert(state_.history.begin(), std::move(spare_.back()));
         spare_.pop_back();
     }
+}
+
+// ----------------------------------------------------------------------------------------------------- given something
+
+inline std::vector<float> noised(const std::vector<float>& x_0, const std::vector<float>& eps, double a) {
+    const auto signal = static_cast<float>(std::sqrt(a)), noise = static_cast<float>(std::sqrt(1.0 - a));
+    std::vector<float> x(x_0.size());
+    std::transform(x_0.begin(), x_0.end(), eps.begin(), x.begin(),
+                   [=](float clean, float z) { return signal * clean + noise * z; });
+    return x;
+}
+
+namespace detail {
+
+inline std::size_t area_of(const Shape& shape) { return static_cast<std::size_t>(shape[1] * shape[2]); }
+
+inline std::size_t size_of(const Shape& shape) { return static_cast<std::size_t>(shape[0]) * area_of(shape); }
+
+// Throw Error (usage) unless a mask is (H, W), (C, H, W) or (batch, C, H, W): number k of a batch has its k mod size.
+inline void check_mask(const std::vector<float>& mask, std::size_t batch_size, const Shape& shape) {
+    const std::size_t sizes[] = {area_of(shape), size_of(shape), batch_size};
+    if (std::find(std::begin(sizes), std::end(sizes), mask.size()) == std::end(sizes)) {
+        throw usage("mask must have " + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) + " or " +
+                    std::to_string(batch_size) + " numbers, got " + std::to_string(mask.size()) + ".");
+    }
+    const auto bad = std::find_if_not(mask.begin(), mask.end(), [](float m) { return m >= 0.0f && m <= 1.0f; });
+    if (bad != mask.end()) {
+        throw usage("mask must be from 0 to 1, got " + text_of(static_cast<double>(*bad)) + ".");
+    }
+}
+
+inline std::vector<float> between(const std::vector<float>& first, const std::vector<float>& last, std::size_t count,
+                                  const std::function<std::array<double, 2>(double)>& weights) {
+    if (count < 2 || first.size() != last.size()) {
+        throw usage("There must be two ends of one size and at least 2 images, got " + std::to_string(first.size()) +
+                    " and " + std::to_string(last.size()) + " numbers and " + std::to_string(count) + ".");
+    }
+    std::vector<float> made;
+    made.reserve(count * first.size());
+    for (std::size_t k = 0; k < count; ++k) {
+        const auto [one, other] = weights(static_cast<double>(k) / static_cast<double>(count - 1));
+        const auto a = static_cast<float>(one), b = static_cast<float>(other);
+        std::transform(first.begin(), first.end(), last.begin(), std::back_inserter(made),
+                       [=](float x, float y) { return a * x + b * y; });
+    }
+    return made;
+}
+
+}  // namespace detail
+
+inline Keep known_pixels(std::vector<float> known, std::vector<float> mask, Noise noise, const Shape& shape) {
+    const std::size_t size = noise.images().size() * noise.image_size();
+    if (known.size() != size || noise.image_size() != detail::size_of(shape)) {
+        throw detail::usage("known must have the noise's " + std::to_string(size) + " numbers, got " +
+                            std::to_string(known.size()) + ".");
+    }
+    detail::check_mask(mask, size, shape);
+    std::vector<float> z(size);
+    return [known = std::move(known), mask = std::move(mask), noise = std::move(noise), z = std::move(z)](
+               std::vector<float>& x, std::uint32_t draw, double a) mutable {
+        const auto m = [&](std::size_t k) { return mask[k % mask.size()]; };
+        if (a == 1.0) {
+            for (std::size_t k = 0; k < x.size(); ++k) {
+                x[k] = m(k) * x[k] + (1.0f - m(k)) * known[k];
+            }
+            return;
+        }
+        noise(draw, z.data());
+        const auto signal = static_cast<float>(std::sqrt(a)), std = static_cast<float>(std::sqrt(1.0 - a));
+        for (std::size_t k = 0; k < x.size(); ++k) {
+            if (!(m(k) > 0.0f)) {
+                x[k] = signal * known[k] + std * z[k];
+            }
+        }
+    };
+}
+
+inline Measurement average(std::int64_t size, const Shape& shape) {
+    if (size < 1 || shape[1] % size != 0 || shape[2] % size != 0) {
+        throw detail::usage("measure average:K must divide " + detail::text_of(shape[1]) + " x " +
+                            detail::text_of(shape[2]) + " pixels, got " + detail::text_of(size) + ".");
+    }
+    const auto K = static_cast<std::size_t>(size), width = static_cast<std::size_t>(shape[2]);
+    // pixel k of rows of images lies in square k / width / K * (width / K) + k % width / K
+    const auto square = [=](std::size_t k) { return k / width / K * (width / K) + k % width / K; };
+    return {[=](const std::vector<float>& x, std::vector<float>& y) {
+                y.assign(x.size() / (K * K), 0.0f);
+                for (std::size_t k = 0; k < x.size(); ++k) {
+                    y[square(k)] += x[k];
+                }
+                for (float& sum : y) {
+                    sum /= static_cast<float>(K * K);
+                }
+            },
+            [=](const std::vector<float>& y, std::vector<float>& x) {
+                x.resize(y.size() * K * K);
+                for (std::size_t k = 0; k < x.size(); ++k) {
+                    x[k] = y[square(k)];
+                }
+            }};
+}
+
+inline Measurement grey(const Shape& shape) {
+    const auto channels = static_cast<std::size_t>(shape[0]), area = detail::area_of(shape);
+    const auto place = [=](std::size_t k) { return k / (channels * area) * area + k % area; };
+    return {[=](const std::vector<float>& x, std::vector<float>& y) {
+                y.assign(x.size() / channels, 0.0f);
+                for (std::size_t k = 0; k < x.size(); ++k) {
+                    y[place(k)] += x[k];
+                }
+                for (float& sum : y) {
+                    sum /= static_cast<float>(channels);
+                }
+            },
+            [=](const std::vector<float>& y, std::vector<float>& x) {
+                x.resize(y.size() * channels);
+                for (std::size_t k = 0; k < x.size(); ++k) {
+                    x[k] = y[place(k)];
+                }
+            }};
+}
+
+inline Measurement masked(std::vector<float> mask, const Shape& shape) {
+    return {[mask = std::move(mask), shape](const std::vector<float>& x, std::vector<float>& y) {
+                detail::check_mask(mask, x.size(), shape);
+                y.resize(x.size());
+                for (std::size_t k = 0; k < x.size(); ++k) {
+                    y[k] = (1.0f - mask[k % mask.size()]) * x[k];
+                }
+            },
+            [](const std::vector<float>& y, std::vector<float>& x) { x = y; }};
+}
+
+inline Measurement measurement_from_text(const std::string& text, const Shape& shape, const std::vector<float>& mask) {
+    const std::string head = "average:", size = text.size() > head.size() ? text.substr(head.size()) : "";
+    if (text.compare(0, head.size(), head) == 0 && !size.empty() && size.size() < 10 &&
+        size.find_first_not_of("0123456789") == std::string::npos) {
+        return average(std::stoll(size), shape);
+    }
+    if (text == "grey") {
+        return grey(shape);
+    }
+    if (text == "mask") {
+        if (mask.empty()) {
+            throw detail::usage("measure mask needs a mask.");
+        }
+        return masked(mask, shape);
+    }
+    throw detail::usage("measure must be average:K, grey or mask, got " + detail::in_quotes(text) + ".");
+}
+
+inline Denoiser measured(Denoiser denoise, Measurement measurement, const std::vector<float>& y) {
+    std::vector<float> target, seen, back;
+    measurement.back(y, target);
+    return [=](const std::vector<float>& x_t, const Row& row, const float* x_0_before, Denoised& found) mutable {
+        denoise(x_t, row, x_0_before, found);
+        measurement.of(found.x_0, seen);
+        measurement.back(seen, back);
+        if (target.size() != x_t.size() || back.size() != x_t.size()) {
+            throw detail::usage("What is measured must be of the batch's " + std::to_string(x_t.size()) +
+                                " numbers, got " + std::to_string(target.size()) + ".");
+        }
+        const auto signal = static_cast<float>(std::sqrt(row.a));
+        const auto one_over_noise = static_cast<float>(1.0 / std::sqrt(1.0 - row.a));
+        for (std::size_t k = 0; k < x_t.size(); ++k) {
+            found.x_0[k] = target[k] + (found.x_0[k] - back[k]);
+            found.eps[k] = (x_t[k] - signal * found.x_0[k]) * one_over_noise;
+        }
+    };
+}
+
+inline std::vector<float> crossfade(const std::vector<float>& first, const std::vector<float>& last,
+                                    std::size_t count) {
+    return detail::between(first, last, count, [](double s) { return std::array<double, 2>{1.0 - s, s}; });
+}
+
+inline std::vector<float> slerp(const std::vector<float>& first, const std::vector<float>& last, std::size_t count) {
+    const double quarter = std::acos(0.0);
+    return detail::between(first, last, count, [=](double s) {
+        return std::array<double, 2>{std::cos(s * quarter), std::sin(s * quarter)};
+    });
+}
+
+inline Plan inversion(const ModelSpec& spec, const std::vector<double>& times) {
+    std::set<std::size_t> rising = {0};
+    for (const double t : times) {
+        if (!(t >= 0.0 && t < static_cast<double>(spec.alphas_cumprod.size())) || t != std::floor(t)) {
+            throw detail::usage("Inverting needs a plan at whole times, got t = " + detail::text_of(t) + ".");
+        }
+        rising.insert(static_cast<std::size_t>(t));
+    }
+    if (rising.size() < 2) {
+        throw detail::usage("Inverting needs a time above 0, got only t = 0.");
+    }
+    Plan plan;
+    for (auto t = rising.begin(), next = std::next(t); next != rising.end(); ++t, ++next) {
+        const double a = spec.alphas_cumprod[*t], a_next = spec.alphas_cumprod[*next];
+        plan.rows.push_back({static_cast<std::uint32_t>(plan.rows.size() + 1), static_cast<double>(*t), a,
+                             {std::sqrt(a_next)}, {std::sqrt(1.0 - a_next)}, {}});
+    }
+    return plan;
 }
 
 // ------------------------------------------------------------------------------------------------------------ pictures
@@ -2009,7 +2345,17 @@ inline std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Sha
     to_uint8(x.data(), x.size() / static_cast<std::size_t>(shape[0] * shape[1] * shape[2]), shape, pixels.data());
     return pixels;
 }
-// -------------------------------------------------------------------------------------------------------------- sample
+inline std::vector<float> from_uint8(const std::vector<std::uint8_t>& pixels, const Shape& shape) {
+    const auto channels = static_cast<std::size_t>(shape[0]), area = detail::area_of(shape);
+    std::vector<float> x(pixels.size());
+    for (std::size_t k = 0; k < x.size(); ++k) {
+        const std::size_t image = k / (channels * area), channel = k / area % channels, at = k % area;
+        x[k] = static_cast<float>(pixels[(image * area + at) * channels + channel] / 127.5 - 1.0);
+    }
+    return x;
+}
+
+// ----------------------------------------------------------------------------------------------------- sample and edit
 
 namespace detail {
 
@@ -2040,6 +2386,34 @@ inline Inputs told(const ModelSpec& spec, const Settings& settings, const std::v
     return result;
 }
 
+// Return where a walk of `size` rows ends. Throws Error (cancelled) where `progress` says false.
+inline std::vector<float> end_of(States states, std::size_t size, const Progress& progress) {
+    for (std::size_t step = 1; states.next(); ++step) {
+        if (progress && !progress(step, size, states.now().x.data(), states.now().x_0.data())) {
+            throw Error(Code::cancelled, "Sampling was cancelled after step " + std::to_string(step) + " of " +
+                                             std::to_string(size) + ".");
+        }
+    }
+    return states.now().x;
+}
+
+// Throw Error (usage) for what of pictures does not go together.
+inline void check(const Given& given) {
+    const bool is_part = !given.mask.empty() || given.measure;
+    if (given.images.empty() || (!is_part && !given.strength)) {
+        throw usage("There must be a picture, and a mask, a measure or a strength.");
+    }
+    if (given.returns != 0 && !is_part) {
+        throw usage("returns need a mask or a measure.");
+    }
+    if (given.measure && *given.measure != "mask" && !given.mask.empty()) {
+        throw usage("mask does not apply to measure " + *given.measure + ".");
+    }
+    if (given.between && (is_part || !given.strength)) {
+        throw usage("between needs a strength, and nothing else besides.");
+    }
+}
+
 }  // namespace detail
 
 inline std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
@@ -2050,15 +2424,71 @@ inline std::vector<float> sample(const Model& model, const ModelSpec& spec, cons
     std::vector<std::int64_t> numbers(static_cast<std::size_t>(settings.n));
     std::iota(numbers.begin(), numbers.end(), settings.first);
     const Guidance guidance = guidance_for(spec, settings.guidance);
-    States states = walk(denoiser(model, spec, detail::told(spec, settings, numbers), guidance),
-                         noise_stream(settings.seed, numbers, spec.image_shape), rows);
-    for (std::size_t step = 1; states.next(); ++step) {
-        if (progress && !progress(step, rows.rows.size(), states.now().x.data(), states.now().x_0.data())) {
-            throw Error(Code::cancelled, "Sampling was cancelled after step " + std::to_string(step) + " of " +
-                                             std::to_string(rows.rows.size()) + ".");
+    return detail::end_of(walk(denoiser(model, spec, detail::told(spec, settings, numbers), guidance),
+                               noise_stream(settings.seed, numbers, spec.image_shape), rows),
+                          rows.rows.size(), progress);
+}
+
+inline std::vector<float> edit(const Model& model, const ModelSpec& spec, const Given& given, Settings settings,
+                               const Progress& progress) {
+    detail::check(given);
+    check_image_numbers(settings.first, settings.n);
+    const Shape& shape = spec.image_shape;
+    Plan rows = plan(spec, settings.sampler, settings.num_steps, settings.times, settings.plan, settings.eta,
+                     settings.variance);
+    if (given.strength) {
+        rows = plan_below(rows, *given.strength, spec.alphas_cumprod.size());
+    }
+    rows = with_returns(rows, given.returns, given.jump);
+    const auto batch = static_cast<std::size_t>(settings.n), size = batch * detail::size_of(shape);
+    std::vector<std::int64_t> numbers(batch, settings.first);  // whose noise it is
+    if (!given.between) {
+        std::iota(numbers.begin(), numbers.end(), settings.first);
+    }
+    const Input* label = spec.label();
+    if (!settings.label && label != nullptr && label->none && settings.inputs.count(label->name) == 0) {
+        settings.label = "none";  // of a picture no class is known, and every one is wrong
+    }
+    const auto for_all = [&](const std::vector<float>& one, std::size_t whole) {
+        std::vector<float> all;
+        while (one.size() * batch == whole && all.size() < whole) {
+            all.insert(all.end(), one.begin(), one.end());
+        }
+        return all.empty() ? one : all;
+    };
+    std::vector<float> known = for_all(given.images, size), y;
+    std::optional<Measurement> measurement;
+    if (given.measure) {
+        measurement = measurement_from_text(*given.measure, shape, given.mask);
+        measurement->of(std::vector<float>(size), y);
+        if (known.size() == size) {
+            measurement->of(known, y);
+        } else if (const std::vector<float> smaller = for_all(given.images, y.size()); smaller.size() == y.size()) {
+            measurement->back(y = smaller, known);
         }
     }
-    return states.now().x;
+    if (known.size() != size) {
+        throw detail::usage("There must be " + std::to_string(detail::size_of(shape)) +
+                            " numbers in a picture, one for all images or one for each, got " +
+                            std::to_string(given.images.size()) + ".");
+    }
+    const Noise noise = noise_stream(settings.seed, numbers, shape);
+    Denoiser denoise = denoiser(model, spec, detail::told(spec, settings, numbers),
+                                guidance_for(spec, settings.guidance));
+    Keep keep;
+    if (measurement) {
+        denoise = measured(std::move(denoise), std::move(*measurement), y);
+    } else if (!given.mask.empty()) {
+        keep = known_pixels(known, given.mask, noise_stream(settings.seed, numbers, shape, noise_of_given), shape);
+    }
+    std::vector<float> x;
+    if (given.strength) {
+        x.resize(size);
+        noise(0, x.data());
+        x = noised(known, x, rows.rows[0].a);
+    }
+    return detail::end_of(walk(std::move(denoise), noise, rows, std::move(x), {}, std::move(keep)), rows.rows.size(),
+                          progress);
 }
 
 // ---------------------------------------------------------------------------------------------------------------- JSON
@@ -2658,8 +3088,8 @@ inline ModelSpec spec_from_json(std::string_view text) {
     spec.has_fractional_t = required.count("fractional_t") > 0;
     if (const json::Value* graph = given(root, "graph")) {
         const auto kind = string_in(*graph);
-        if (kind != "sampler" && kind != "slice") {
-            throw too_new("the graph", shown(*graph), "a denoiser, sampler and slice");
+        if (kind != "sampler" && kind != "slice" && kind != "edit") {
+            throw too_new("the graph", shown(*graph), "a denoiser, sampler, slice and edit");
         }
     }
     if (string_in(noise) != std::string(noise_tag)) {

@@ -213,7 +213,7 @@ void expect_near(const std::vector<float>& found, const Value& state, const char
 
 ddpm::ModelSpec spec_of(const Value& data, const Value& one) {
     ddpm::ModelSpec spec;
-    const std::string prediction = string(one, "prediction");
+    const std::string prediction = string(one.find("prediction") != nullptr ? one : data, "prediction");
     spec.prediction = prediction == "eps"   ? ddpm::Prediction::eps
                       : prediction == "x_0" ? ddpm::Prediction::x_0
                                             : ddpm::Prediction::v;
@@ -373,6 +373,107 @@ void check_conditions(const std::string& folder) {
             EXPECT(model.batches[k] == labels.size() * (is_twice ? 2 : 1), "rows of an evaluation");
         }
     }
+}
+
+void check_given(const std::string& folder) {
+    const Value data = golden(folder, "given");
+    const double tolerance = number(data, "tolerance");
+    std::size_t walked = 0;
+    for (const Value& one : array(data, "cases")) {
+        const std::string name = string(one, "name");
+        ddpm::ModelSpec spec = spec_of(data, one);
+        const ddpm::Shape& shape = spec.image_shape;
+        const std::vector<std::int64_t> images = numbers<std::int64_t>(data, "images");
+        const std::int64_t seed = std::stoll(string(data, "seed"));
+        const ddpm::Noise noise = ddpm::noise_stream(seed, images, shape);
+        std::vector<float> pictures = numbers<float>(data, "levels"), z(pictures.size());
+        const auto level = [](float k) { return static_cast<float>(k / 127.5 - 1.0); };
+        std::transform(pictures.begin(), pictures.end(), pictures.begin(), level);
+        noise(0, z.data());
+        const auto optional = [&](const char* key) {
+            return one.find(key) != nullptr ? std::optional(number(one, key)) : std::nullopt;
+        };
+
+        // the plan is what the case says that it was made of, where this language knows its sampler
+        spec.plans[name] = ddpm::detail::plan_from_json(name, at(one, "plan"), spec);
+        ddpm::Plan plan = spec.plans[name];
+        if (name == "backwards") {
+            const auto times = numbers<double>(data, "times");
+            EXPECT(times.size() == number(one, "num_steps"), name);
+            plan = ddpm::inversion(spec, times);
+        } else if (string(one, "sampler") == "ddim") {
+            plan = ddpm::plan(spec, "ddim", static_cast<std::int64_t>(number(one, "num_steps")), {}, {},
+                              number(one, "eta"));
+            if (const auto strength = optional("strength")) {
+                plan = ddpm::plan_below(plan, *strength, spec.alphas_cumprod.size());
+            }
+            plan = ddpm::with_returns(plan, static_cast<std::int64_t>(optional("returns").value_or(0)),
+                                      static_cast<std::int64_t>(optional("jump").value_or(1)));
+        }
+        EXPECT(plan.rows.size() == spec.plans[name].rows.size(), name);
+        std::vector<float> x;
+        if (name == "backwards") {
+            x = pictures;
+        } else if (one.find("strength") != nullptr) {
+            x = ddpm::noised(pictures, z, plan.rows[0].a);
+        }
+        ddpm::Denoiser denoise =
+            ddpm::denoiser(gaussian_model(spec, number(data, "mean"), number(data, "std")), spec);
+        const std::vector<float> mask = one.find("mask") != nullptr ? numbers<float>(one, "mask") : std::vector<float>();
+        ddpm::Keep keep;
+        if (one.find("measure") != nullptr) {
+            const ddpm::Measurement measurement = ddpm::measurement_from_text(string(one, "measure"), shape, mask);
+            std::vector<float> y;
+            measurement.of(pictures, y);
+            denoise = ddpm::measured(denoise, measurement, y);
+        } else if (!mask.empty()) {
+            keep = ddpm::known_pixels(pictures, mask, ddpm::noise_stream(seed, images, shape, ddpm::noise_of_given),
+                                      shape);
+        }
+        const Array& states = array(one, "states");
+        expect_states(ddpm::walk(denoise, noise, plan, x, {}, keep), states, 0, tolerance);
+        ddpm::States whole = ddpm::walk(denoise, noise, plan, x, {}, keep);
+        EXPECT(whole.next(), name);
+        expect_states(ddpm::walk(denoise, noise, plan, {}, whole.now(), keep), states, 1, tolerance);
+        ++walked;
+
+        // the same in one call, where all of it begins at noise or at the picture: of each image, as a batch of one
+        if (name == "backwards" || string(one, "sampler") != "ddim") {
+            continue;
+        }
+        for (std::size_t k = 0; k < images.size(); ++k) {
+            const auto size = static_cast<std::ptrdiff_t>(spec.image_size()), from = static_cast<std::ptrdiff_t>(k) * size;
+            ddpm::Given given;
+            given.images = {pictures.begin() + from, pictures.begin() + from + size};
+            given.mask = mask;
+            given.measure = one.find("measure") != nullptr ? std::optional(string(one, "measure")) : std::nullopt;
+            given.strength = optional("strength");
+            given.returns = static_cast<std::int64_t>(optional("returns").value_or(0));
+            given.jump = static_cast<std::int64_t>(optional("jump").value_or(1));
+            ddpm::Settings settings;
+            settings.n = 1, settings.seed = seed, settings.first = images[k];
+            settings.num_steps = static_cast<std::int64_t>(number(one, "num_steps"));
+            settings.sampler = "ddim", settings.eta = number(one, "eta");
+            const auto made = ddpm::edit(gaussian_model(spec, number(data, "mean"), number(data, "std")), spec, given,
+                                         settings);
+            const std::vector<float> expected = numbers<float>(states.back(), "x");
+            for (std::size_t at = 0; at < made.size(); ++at) {
+                EXPECT(std::abs(made[at] - expected[static_cast<std::size_t>(from) + at]) <= tolerance, name);
+            }
+        }
+    }
+    EXPECT(walked == 10, "every case");
+    const std::size_t size = numbers<float>(data, "levels").size() / 2;
+    const ddpm::Shape shape = fixed<std::int64_t, 3>(data, "shape");
+    std::vector<float> ends[2], z(2 * size);
+    const std::vector<float> levels = numbers<float>(data, "levels");
+    for (std::size_t k = 0; k < 2 * size; ++k) {
+        ends[k / size].push_back(static_cast<float>(levels[k] / 127.5 - 1.0));
+    }
+    expect_near(ddpm::crossfade(ends[0], ends[1], 3), data, "crossfade", tolerance);
+    ddpm::noise_stream(std::stoll(string(data, "seed")), numbers<std::int64_t>(data, "images"), shape)(0, z.data());
+    const auto middle = z.begin() + static_cast<std::ptrdiff_t>(size);
+    expect_near(ddpm::slerp({z.begin(), middle}, {middle, z.end()}, 3), data, "slerp", tolerance);
 }
 
 void check_pixels(const std::string& folder) {
@@ -723,6 +824,99 @@ void check_guidance() {
     }
 }
 
+// What is given in one call: who has whose noise and label, what a batch shares, and what is refused.
+void check_edits() {
+    const ddpm::ModelSpec spec = small_spec();
+    const ddpm::Model model = gaussian_model(spec, 0.3, 0.5);
+    const std::vector<std::uint8_t> pixels = {0, 255, 7, 1, 2, 3, 4, 5, 6, 100, 101, 102, 103, 104, 105};
+    const std::vector<float> picture = ddpm::from_uint8(pixels, spec.image_shape);
+    EXPECT(ddpm::to_uint8(picture, spec.image_shape) == pixels, "to a picture and back");
+    const std::vector<float> colours = ddpm::from_uint8({0, 10, 20, 30, 40, 50}, {3, 1, 2});  // two pixels
+    EXPECT((ddpm::to_uint8(colours, {3, 1, 2}) == std::vector<std::uint8_t>{0, 10, 20, 30, 40, 50}), "layout");
+    EXPECT(std::abs(colours[1] - (30 / 127.5 - 1.0)) < 1e-6, "channels first");
+    ddpm::Settings settings;
+    settings.n = 3, settings.first = 4, settings.eta = 1.0;
+    ddpm::Given given;
+    given.images = picture;
+    given.mask.assign(15, 1.0f);
+    given.mask[3] = 0.0f;
+    const std::vector<float> all = ddpm::edit(model, spec, given, settings);
+    settings.n = 1, settings.first = 6;
+    const std::vector<float> last_one = ddpm::edit(model, spec, given, settings);
+    EXPECT(std::equal(last_one.begin(), last_one.end(), all.begin() + 30), "an image alone and in a batch");
+    EXPECT(all[3] == picture[3] && all[18] == picture[3] && all[4] != all[19], "known and made");
+    given.mask.clear();
+    given.strength = 0.5;
+    settings.n = 2, settings.first = 4;
+    given.between = true;
+    const std::vector<float> alike = ddpm::edit(model, spec, given, settings);
+    EXPECT(std::equal(alike.begin(), alike.begin() + 15, alike.begin() + 15), "the noise of one image");
+    given.between = false;
+    const std::vector<float> ways = ddpm::edit(model, spec, given, settings);
+    EXPECT(!std::equal(ways.begin(), ways.begin() + 15, ways.begin() + 15), "each its own");
+    EXPECT(std::equal(ways.begin(), ways.begin() + 15, alike.begin()), "of the first");
+
+    // of a picture no class is known: what the network is told is none, unless a label is set
+    const ddpm::ModelSpec guided = guided_spec();
+    std::vector<std::int64_t> labels;
+    const ddpm::Model told = [&](const ddpm::Evaluation& asked) {
+        labels.assign(asked.inputs[0].labels, asked.inputs[0].labels + asked.batch);
+        model(asked);
+    };
+    (void)ddpm::edit(told, guided, given, settings);
+    EXPECT((labels == std::vector<std::int64_t>{3, 3}), "none");
+    settings.label = "b";
+    (void)ddpm::edit(told, guided, given, settings);
+    EXPECT((labels == std::vector<std::int64_t>{1, 1}), "a label");
+
+    const auto refused = [&](const char* words, auto change) {
+        ddpm::Given other;
+        other.images = picture;
+        other.mask.assign(15, 0.0f);
+        ddpm::Settings how;
+        how.n = 2;
+        change(other, how);
+        try {
+            (void)ddpm::edit(model, spec, other, how);
+            EXPECT(false, words);
+        } catch (const ddpm::Error& error) {
+            EXPECT(error.code == ddpm::Code::usage, error.what());
+            EXPECT(std::strstr(error.what(), words) != nullptr, error.what());
+        }
+    };
+    using G = ddpm::Given&;
+    using S = ddpm::Settings&;
+    refused("There must be 15 numbers in a picture", [](G g, S) { g.images.pop_back(); });
+    refused("There must be 15 numbers in a picture", [](G g, S) { g.images.resize(45); });
+    refused("There must be a picture", [](G g, S) { g.images.clear(); });
+    refused("a mask, a measure or a strength", [](G g, S) { g.mask.clear(); });
+    refused("mask must have 15, 15 or 30 numbers, got 5.", [](G g, S) { g.mask.resize(5); });
+    refused("mask must be from 0 to 1, got 1.5", [](G g, S) { g.mask[1] = 1.5f; });
+    refused("mask must be from 0 to 1", [](G g, S) { g.mask[1] = std::numeric_limits<float>::quiet_NaN(); });
+    refused("strength must be above 0", [](G g, S) { g.strength = 0.0; });
+    refused("strength must be above 0", [](G g, S) { g.strength = std::numeric_limits<double>::quiet_NaN(); });
+    refused("strength must reach the lowest time", [](G g, S s) { g.strength = 0.1, s.num_steps = 1; });
+    refused("returns need a mask or a measure", [](G g, S) { g.mask.clear(), g.strength = 0.5, g.returns = 1; });
+    refused("returns must be 0 or more", [](G g, S) { g.returns = -1; });
+    refused("jump must be between 1 and 3", [](G g, S) { g.returns = 1, g.jump = 4; });
+    refused("returns need a sampler", [](G g, S s) {
+        g.returns = 1, s.sampler = "ddpm", s.variance = ddpm::Variance::learned;
+    });
+    refused("between needs a strength", [](G g, S) { g.between = true; });
+    refused("mask does not apply to measure grey", [](G g, S) { g.measure = "grey"; });
+    refused("measure mask needs a mask", [](G g, S) { g.mask.clear(), g.measure = "mask"; });
+    refused("measure average:K must divide 5 x 3 pixels", [](G g, S) { g.mask.clear(), g.measure = "average:2"; });
+    refused("measure must be average:K, grey or mask", [](G g, S) { g.mask.clear(), g.measure = "average:-1"; });
+    refused("seed", [](G, S s) { s.seed = -1; });
+    ddpm::Plan looking_back = third_order(spec);
+    EXPECT(code_of([&] { (void)ddpm::plan_below(looking_back, 0.6, 40); }) == 2, "rows that look back");
+    EXPECT(code_of([&] { (void)ddpm::with_returns(looking_back, 1); }) == 2, "rows that look back");
+    EXPECT(ddpm::plan_below(looking_back, 1.0, 40).rows.size() == 4, "from the beginning");
+    EXPECT(code_of([&] { (void)ddpm::inversion(spec, {0.0}); }) == 2, "only time 0");
+    EXPECT(code_of([&] { (void)ddpm::inversion(spec, {2.5}); }) == 2, "a fraction");
+    EXPECT(code_of([&] { (void)ddpm::crossfade(picture, picture, 1); }) == 2, "one image");
+}
+
 void check_allocations() {
     const ddpm::ModelSpec spec = small_spec();
     const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
@@ -1018,10 +1212,12 @@ int main(int argc, char** argv) {
         check_trajectories(argument);
         check_plans(argument);
         check_conditions(argument);
+        check_given(argument);
         check_pixels(argument);
         check_identities();
         check_inputs();
         check_guidance();
+        check_edits();
         check_allocations();
         check_refusals();
         check_sick_numbers();

@@ -1,0 +1,242 @@
+"""One-call edits: golden cases, what Python's `edit` makes of pictures, and what is refused. No torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import COLOUR, T, gaussian_file, mix_model, tiny_spec, told_model
+
+from ddpm_export import edit, generate, open_model
+from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export.exporting import export
+from ddpm_export.given import times_below, with_returns
+from ddpm_export.images import from_uint8
+from ddpm_export.inputs import Input
+from ddpm_export.plans import Plan, Row, plan_from_json
+from ddpm_export.runtimes import open_file
+from ddpm_export.runtimes.one_call import inputs_of
+from ddpm_export.samplers import grid, plan
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from ddpm_export.exporting.sampler import edit_from_denoiser, sampler_from_denoiser, spec_of_graph  # noqa: E402
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "given.json").read_text(encoding="ascii"))
+CASES = {case["name"]: case for case in GOLDEN["cases"] if "measure" not in case and case["name"] != "backwards"}
+PICTURES = (np.array(GOLDEN["levels"]).reshape(2, *GOLDEN["shape"]) / 127.5 - 1.0).astype(np.float32)
+
+
+def one_call(content, spec, write=edit_from_denoiser, graph="edit"):
+    """Return the session of a denoiser's bytes in a one-call graph, and that graph's spec."""
+    own = spec_of_graph(spec, graph)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    model = write(onnx.ModelProto.FromString(content), own)
+    onnx.checker.check_model(model, full_check=True)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), own
+
+
+def called(session, spec, **values):
+    usual = {"seed": 3, "first": 0, "steps": 4, "eta": 0.0, "times": (), "plan": 0, "strength": 0.0}
+    usual |= {"guidance": 1.0, "guidance_interval": (0, T)}
+    taken = inputs_of(spec)
+    feeds = {name: np.asarray(value, taken[name][0]) for name, value in {**usual, **values}.items() if name in taken}
+    return session.run(["images", "x_0"], feeds)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_cases_end_where_they_should_as_plans_and_as_steps(name):
+    case = CASES[name]
+    alphas_cumprod = tuple(GOLDEN["alphas_cumprod"])
+    own = plan_from_json("own", case["plan"], len(alphas_cumprod), fractional_t=False)
+    another = Plan((Row(1, 20, alphas_cumprod[20], (0.5,), (0.25,), (2.0,)),), 0.5)
+    spec = tiny_spec(
+        tuple(GOLDEN["shape"]),
+        prediction=GOLDEN["prediction"],
+        clip_x_0=case["clip_x_0"],
+        alphas_cumprod=alphas_cumprod,
+        plans={"a-first": another, "own": own},
+    )
+    session, graph_spec = one_call(gaussian_file(spec, GOLDEN["mean"], GOLDEN["std"]), spec)
+    mask = np.array(case.get("mask", np.ones(24))).reshape(1, *spec.image_shape)
+    expected = np.array(case["states"][-1]["x"]).reshape(PICTURES.shape)
+    runs = [{"plan": 2, "steps": len(own.rows), "strength": 1.0 if "strength" in case else 0.0}]
+    if case["sampler"] == "ddim" and "returns" not in case:
+        runs.append({"steps": case["num_steps"], "eta": case["eta"], "strength": case.get("strength", 0.0)})
+    for how in runs:
+        for k, first in enumerate(GOLDEN["images"]):
+            given = {"seed": int(GOLDEN["seed"]), "first": first, "image": PICTURES[k : k + 1], "mask": mask}
+            _, x_0 = called(session, graph_spec, **given, **how)
+            np.testing.assert_allclose(x_0, expected[k : k + 1], rtol=0, atol=GOLDEN["tolerance"])
+
+
+LABEL = Input("y", "label", none=2, classes=("shoe", "bag"))
+BEFORE = Input("x_0_prev", "previous", COLOUR)
+
+
+def spec_of_all():
+    """A spec with a label, a plan that looks back and one that returns, which all have their way through the graph."""
+    spec = tiny_spec(COLOUR, inputs=(LABEL, BEFORE), requires=("inputs",))
+    returning = with_returns(plan(spec, sampler="ddim", num_steps=5, eta=1.0), 2, 2)
+    return tiny_spec(
+        COLOUR,
+        inputs=(LABEL, BEFORE),
+        requires=("inputs",),
+        plans={"back": plan(spec, sampler="dpmpp_2m", num_steps=5), "returning": returning},
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A denoiser's file, and the edit that was made of it."""
+    folder = tmp_path_factory.mktemp("edit")
+    (folder / "m.onnx").write_bytes(told_model(spec_of_all()))
+    export(folder / "m.onnx", folder / "m.edit.onnx", format="edit")
+    return folder / "m.onnx", folder / "m.edit.onnx"
+
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (2, *COLOUR[1:], COLOUR[0]), dtype=np.uint8)
+MASKS = np.random.default_rng(1).choice(np.array([0, 0, 100, 255], np.uint8), (2, *COLOUR[1:]))
+EDITS = {
+    "a mask": {"mask": MASKS[0], "eta": 1.0},
+    "a mask for each": {"mask": MASKS, "n": 3, "batch": 4, "num_steps": 7},
+    "strength": {"strength": 0.5, "eta": 0.3, "num_steps": 9},
+    "both, at times": {"mask": MASKS, "strength": 0.7, "times": [35, 26, 20, 3]},
+    "returns": {"mask": MASKS, "plan": "returning"},
+    "looking back": {"mask": MASKS[1], "plan": "back"},
+    "looking back to the beginning": {"plan": "back", "strength": 1.0},
+    "from within a plan": {"plan": "returning", "strength": 0.5},
+    "a class, guided": {"mask": MASKS, "label": "bag", "guidance": 2.5},
+    "no class": {"strength": 0.6, "label": None},
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_is_pythons(files, name):
+    made = [edit(path, LEVELS, seed=7, first=5, **EDITS[name]).astype(int) for path in files]
+    assert np.abs(made[0] - made[1]).max() <= 1
+    assert (made[0] == made[1]).mean() >= 0.98
+    if "mask" in EDITS[name]:
+        known = np.broadcast_to(EDITS[name]["mask"], MASKS.shape) == 0
+        ways = EDITS[name].get("n", 1)
+        np.testing.assert_array_equal(made[1][::ways][known], LEVELS[known])
+
+
+def test_where_nothing_is_known_it_is_the_sampler_to_the_bit_and_makes_no_noise_of_known_pixels(files):
+    spec = spec_of_all()
+    content = files[0].read_bytes()
+    (sampler, of_sampler), (session, own) = (
+        one_call(content, spec, *how) for how in ((sampler_from_denoiser, "sampler"), (edit_from_denoiser, "edit"))
+    )
+    nothing = {"image": np.zeros((3, *COLOUR)), "mask": np.full((3, *COLOUR), 1.0)}
+    for how in ({"eta": 1.0}, {"steps": 5, "plan": 1}):
+        for a, b in zip(
+            called(sampler, of_sampler, n=3, y=[0, 1, 2], **how),
+            called(session, own, y=[0, 1, 2], **nothing, **how),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(
+        generate(files[1], n=3, seed=3, num_steps=4), generate(files[0], n=3, seed=3, num_steps=4)
+    )
+
+
+def test_strength_leaves_the_times_that_it_leaves_in_python():
+    """Though it is float32 in the graph: at whole and at half thousandths, where T is 1000."""
+    spec = tiny_spec((1, 1, 1), alphas_cumprod=tuple(np.linspace(0.999, 0.001, 1000).tolist()), clip_x_0=None)
+    session, own = one_call(mix_model(spec), spec)
+    times = grid(spec, 250).t
+    image, mask = np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1))
+    for strength in np.arange(9, 2001, 37) / 2000.0:
+        below = times_below(times, float(strength), 1000)
+        whole, cut = (
+            called(session, own, image=image, mask=mask + 1.0, **how)[1]
+            for how in (
+                {"steps": len(below), "times": below, "strength": 1.0},
+                {"steps": 250, "strength": strength},
+            )
+        )
+        np.testing.assert_array_equal(whole, cut)
+
+
+IMAGE = np.zeros((2, *COLOUR), np.float32)
+REFUSED = {
+    "no image": ({"image": IMAGE[:0], "mask": IMAGE[:0]}, "image must have a row or more"),
+    "an image beyond its range": ({"image": IMAGE + 1.01}, "image must be -1 to 1"),
+    "an image of NaN": ({"image": IMAGE * np.nan}, "image must be -1 to 1"),
+    "levels": ({"image": IMAGE + 255}, "image must be -1 to 1"),
+    "one mask of two": ({"mask": IMAGE[:1]}, "mask must be one for each image"),
+    "a mask above": ({"mask": IMAGE + 1.5}, "mask must be 0 to 1"),
+    "a mask of NaN": ({"mask": IMAGE * np.nan}, "mask must be 0 to 1"),
+    "strength below": ({"strength": -0.1}, "strength must be 0 to 1"),
+    "strength above": ({"strength": 1.1}, "strength must be 0 to 1"),
+    "strength NaN": ({"strength": np.nan}, "strength must be 0 to 1"),
+    "strength below all times": ({"strength": 0.5, "steps": 1}, "strength must be 0 or reach the lowest of the times"),
+    "looking back": (
+        {"strength": 0.5, "steps": 5, "plan": 1},
+        "strength must be 0 where a row of the plan looks back beyond it",
+    ),
+    "numbers beyond 32 bits": ({"first": 2**32 - 1}, "image must have a row or more"),
+    "labels of another number": ({"y": [0]}, "y must be one for each image"),
+    "steps": ({"steps": 0}, "steps must be"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_values_give_no_picture(files, case):
+    values, named = REFUSED[case]
+    opened = ort.SessionOptions()
+    opened.log_severity_level = 4
+    session = ort.InferenceSession(str(files[1]), opened, providers=["CPUExecutionProvider"])
+    usual = {"image": IMAGE, "mask": IMAGE, "y": [0, 1]}
+    with pytest.raises(Exception, match=rf"Name:'[^']*{named}"):
+        called(session, open_file(files[1]).spec, **{**usual, **values})
+
+
+def test_a_picture_of_another_size_is_refused_by_the_runtime(files):
+    session = ort.InferenceSession(str(files[1]), providers=["CPUExecutionProvider"])
+    with pytest.raises(Exception, match="invalid dimensions"):
+        called(session, open_file(files[1]).spec, image=IMAGE[..., :3], mask=IMAGE, y=[0, 1])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"measure": "mask", "mask": MASKS[0]},
+        {"mask": MASKS[0], "returns": 1},
+        {"between": True, "strength": 0.5},
+        {"images": None, "seeds": (1, 2)},
+        {"images": None, "x_T": IMAGE},
+    ],
+)
+def test_what_it_does_not_take_is_refused_in_python(files, given):
+    with pytest.raises(UsageError, match="A one-call edit takes of pictures a mask and a strength only"):
+        edit(files[1], **{"images": LEVELS, **given})
+
+
+def test_its_names_are_taken_in_an_edit_only(tmp_path):
+    spec = tiny_spec(COLOUR, inputs=(Input("mask", "image", COLOUR, 0.0),), requires=("inputs",))
+    assert spec_of_graph(spec, "sampler").inputs == spec.inputs
+    with pytest.raises(ModelRefusedError, match="Input 'mask' is called as one that every one-call edit has"):
+        spec_of_graph(spec, "edit")
+    (tmp_path / "m.onnx").write_bytes(told_model(spec))
+    export(tmp_path / "m.onnx", tmp_path / "m.sampler.onnx", format="sampler")  # its mask is the network's
+    a, b = (
+        generate(tmp_path / name, n=2, seed=1, inputs={"mask": np.full(COLOUR, 0.5)})
+        for name in ("m.onnx", "m.sampler.onnx")
+    )
+    assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_a_file_of_an_edit_shows_no_network_and_its_pictures_may_be_floats(files):
+    with pytest.raises(ModelRefusedError, match="a one-call edit shows no network"):
+        open_model(files[1])
+    run, spec = open_file(files[1]).run, open_file(files[1]).spec
+    image = from_uint8(LEVELS).astype(np.float32)
+    half = 0.5 * image[:1] + 0.5 * image[1:]  # between two pictures, with the noise of one image
+    ((_, x, _),) = run(7, range(5, 6), 4, 0.0, y=[2], image=half, strength=0.5)
+    expected = edit(files[0], LEVELS, between=True, strength=0.5, n=3, seed=7, first=5, num_steps=4)
+    assert spec.picture_shape == (3, 4, 4)
+    assert np.abs(np.clip(x * 127.5 + 127.5, 0, 255)[0].transpose(1, 2, 0) - expected[1]).max() <= 1
