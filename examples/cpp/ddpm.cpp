@@ -143,6 +143,33 @@ ddpm::Denoiser denoiser_of(const ddpm_spec* spec, ddpm_model model, void* contex
     return ddpm::denoiser(model_of(model, context), spec->spec, inputs_of(inputs, num_inputs), guidance_of(guidance));
 }
 
+ddpm::Given given_of(const ddpm_given& from) {
+    ddpm::Given given;
+    if (from.images != nullptr) {
+        given.images.assign(from.images, from.images + from.num_numbers);
+    }
+    if (from.mask != nullptr) {
+        given.mask.assign(from.mask, from.mask + from.mask_size);
+    }
+    given.measure = ::given<std::string>(from.measure);
+    if (!std::isnan(from.strength)) {
+        given.strength = from.strength;
+    }
+    given.returns = from.returns;
+    given.jump = from.jump;
+    given.between = from.between != 0;
+    return given;
+}
+
+ddpm::Progress progress_of(ddpm_progress progress, void* context) {
+    if (progress == nullptr) {
+        return {};
+    }
+    return [=](std::size_t step, std::size_t num_steps, const float* now, const float* x_0) {
+        return progress(context, step, num_steps, now, x_0) == 0;
+    };
+}
+
 }  // namespace
 
 void ddpm_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
@@ -296,14 +323,37 @@ void ddpm_to_uint8(const float* x, size_t n, const int64_t shape[3], uint8_t* pi
 int ddpm_sample(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_settings* settings,
                 ddpm_progress progress, void* progress_context, float* x, ddpm_error* error) {
     return guarded(error, [&] {
-        ddpm::Progress watch;
-        if (progress != nullptr) {
-            watch = [=](std::size_t step, std::size_t num_steps, const float* now, const float* x_0) {
-                return progress(progress_context, step, num_steps, now, x_0) == 0;
-            };
-        }
-        const auto images =
-            ddpm::sample(model_of(model, model_context), spec->spec, settings_of(*settings), watch);
+        const auto images = ddpm::sample(model_of(model, model_context), spec->spec, settings_of(*settings),
+                                         progress_of(progress, progress_context));
+        std::copy(images.begin(), images.end(), x);
+    });
+}
+
+void ddpm_from_uint8(const uint8_t* pixels, size_t n, const int64_t shape[3], float* x) {
+    const std::size_t size = n * ddpm::detail::size_of(shape_of(shape));
+    const auto images = ddpm::from_uint8({pixels, pixels + size}, shape_of(shape));
+    std::copy(images.begin(), images.end(), x);
+}
+
+int ddpm_crossfade(const float* first, const float* last, size_t size, size_t count, float* x, ddpm_error* error) {
+    return guarded(error, [&] {
+        const auto images = ddpm::crossfade({first, first + size}, {last, last + size}, count);
+        std::copy(images.begin(), images.end(), x);
+    });
+}
+
+void ddpm_given_init(ddpm_given* given) {
+    *given = {};
+    given->strength = std::numeric_limits<double>::quiet_NaN();
+    given->jump = 1;
+}
+
+int ddpm_edit(const ddpm_spec* spec, ddpm_model model, void* model_context, const ddpm_given* given,
+              const ddpm_settings* settings, ddpm_progress progress, void* progress_context, float* x,
+              ddpm_error* error) {
+    return guarded(error, [&] {
+        const auto images = ddpm::edit(model_of(model, model_context), spec->spec, given_of(*given),
+                                       settings_of(*settings), progress_of(progress, progress_context));
         std::copy(images.begin(), images.end(), x);
     });
 }

@@ -1,6 +1,6 @@
 /* ddpm.h - the C interface to ddpm.hpp, for C and for whatever calls C. Compile ddpm.cpp as C++17 and link it.
 
-   The same functions under the same names. Every function that can fail returns a code, DDPM_OK or what a program
+   The same functions under the same names; of given pictures ddpm_edit, which does it all in one. Every function that can fail returns a code, DDPM_OK or what a program
    should exit with, and writes one line about it to `error`, which may be null. Nothing is kept between calls but a
    ddpm_spec, a ddpm_plan and ddpm_states, each to be freed; freeing null does nothing.
    Arrays of images are (n, C, H, W) of float; a callback gets its `context` back. Callbacks must return: no exception
@@ -119,6 +119,18 @@ typedef struct ddpm_settings {
     size_t num_inputs;
 } ddpm_settings;
 
+/* What images are made of besides noise; ddpm_given_init leaves all unsaid. */
+typedef struct ddpm_given {
+    const float *images; /* (C, H, W) for all, or one for each image, in [-1, 1]; or what is measured of them */
+    size_t num_numbers;  /* in `images` */
+    const float *mask;   /* 0 known, 1 made, between them blended: (H, W), (C, H, W) or one for each image; or null */
+    size_t mask_size;
+    const char *measure; /* "average:4", "grey" or "mask"; null says nothing */
+    double strength;     /* above 0 to 1, how much noise the pictures begin with; NaN to begin with noise only */
+    int64_t returns, jump; /* with a mask or a measure: how often to go back, and how many rows; 0 and 1 */
+    int between;         /* 1: all have the noise of the first image, as of ddpm_crossfade */
+} ddpm_given;
+
 /* Noise */
 DDPM_API void ddpm_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
 DDPM_API void ddpm_normals_from_words(const uint32_t *words, size_t count, float *normals);
@@ -171,9 +183,18 @@ DDPM_API void ddpm_states_free(ddpm_states *states);
 
 /* Pictures */
 DDPM_API void ddpm_to_uint8(const float *x, size_t n, const int64_t shape[3], uint8_t *pixels); /* to (n, H, W, C) */
+DDPM_API void ddpm_from_uint8(const uint8_t *pixels, size_t n, const int64_t shape[3], float *x); /* and back */
+/* Write `count` images from the first of two to the last, of `size` numbers each. */
+DDPM_API int ddpm_crossfade(const float *first, const float *last, size_t size, size_t count, float *x,
+                            ddpm_error *error);
 /* Write the images of a batch to x; what is not finite ends it with DDPM_NOT_FINITE. progress may be null. */
 DDPM_API int ddpm_sample(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_settings *settings,
                          ddpm_progress progress, void *progress_context, float *x, ddpm_error *error);
+/* The same of what is given: settings->n images. */
+DDPM_API void ddpm_given_init(ddpm_given *given);
+DDPM_API int ddpm_edit(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_given *given,
+                       const ddpm_settings *settings, ddpm_progress progress, void *progress_context, float *x,
+                       ddpm_error *error);
 
 #ifdef __cplusplus
 }

@@ -26,9 +26,14 @@ namespace {
 constexpr char usage[] =
     "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N | --times 999,500,0] [--sampler ddim|ddpm] [--eta 0..1]\n"
     "                   [--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 0..100] [--out grid.png]\n"
+    "                   [--image X.png [--mask M.png] [--measure average:K|grey|mask] [--strength 0..1]\n"
+    "                    [--returns 0 [--jump 1]] | --between A.png B.png --strength 0..1]\n"
     "--plan is one that the file carries, in place of steps, times, sampler and eta.\n"
     "--label takes classes by name or index, or none, which images take in turn; without it they take every class.\n"
+    "--image is a picture to begin with, of the model's size, of which --n are made, 1 unless given: where the mask is\n"
+    "white, with what is measured, or from so much noise; --between makes 9 from one picture to another.\n"
     "What is left out is the file's own. Same seed, same images, on every machine.\n";
+constexpr std::int64_t most_between = 4096;
 constexpr std::int64_t batch_limit = 16;  // images at a time: memory, never the images
 
 volatile std::sig_atomic_t interrupted = 0;
@@ -36,7 +41,16 @@ volatile std::sig_atomic_t interrupted = 0;
 struct Options {
     std::string model, out = "grid.png";
     std::optional<std::string> label;
+    std::optional<std::int64_t> n;
+    std::string image, mask;
+    std::vector<std::string> between;  // two, or none
+    ddpm::Given given;
     ddpm::Settings settings;
+
+    bool is_given() const {
+        return !image.empty() || !mask.empty() || !between.empty() || given.measure || given.strength ||
+               given.returns != 0;
+    }
 };
 
 template <class T>
@@ -75,6 +89,13 @@ std::optional<ddpm::InputValue> labels_from(const std::optional<std::string>& te
     return names;
 }
 
+std::string named(const std::string& option, const std::string& path) {
+    if (path.empty()) {
+        throw ddpm::Error(ddpm::Code::usage, option + " must name a picture.");
+    }
+    return path;
+}
+
 std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {
     std::vector<std::int64_t> times;
     for (const std::string& word : words_of(text)) {
@@ -98,7 +119,7 @@ Options options_from(const std::vector<std::string>& arguments) {
         }
         const std::string value = k + 1 < arguments.size() ? arguments[++k] : "";
         if (option == "--n") {
-            settings.n = number_from<std::int64_t>(option, value);
+            options.n = number_from<std::int64_t>(option, value);
         } else if (option == "--steps") {
             settings.num_steps = number_from<std::int64_t>(option, value);
         } else if (option == "--times") {
@@ -117,6 +138,18 @@ Options options_from(const std::vector<std::string>& arguments) {
             options.label = value;
         } else if (option == "--guidance") {
             settings.guidance = ddpm::Guidance{number_from<double>(option, value)};
+        } else if (option == "--image" || option == "--mask") {
+            (option == "--image" ? options.image : options.mask) = named(option, value);
+        } else if (option == "--between") {
+            options.between = {named(option, value), named(option, k + 1 < arguments.size() ? arguments[++k] : "")};
+        } else if (option == "--measure") {
+            options.given.measure = value;
+        } else if (option == "--strength") {
+            options.given.strength = number_from<double>(option, value);
+        } else if (option == "--returns") {
+            options.given.returns = number_from<std::int64_t>(option, value);
+        } else if (option == "--jump") {
+            options.given.jump = number_from<std::int64_t>(option, value);
         } else if (option == "--out") {
             options.out = value;
         } else {
@@ -124,6 +157,10 @@ Options options_from(const std::vector<std::string>& arguments) {
                               "There is no option " + ddpm::detail::in_quotes(option) + ". See --help.");
         }
     }
+    if (!options.image.empty() && !options.between.empty()) {
+        throw ddpm::Error(ddpm::Code::usage, "Of --image and --between there must be only one.");
+    }
+    settings.n = options.n.value_or(!options.between.empty() ? 9 : options.is_given() ? 1 : 16);
     if (options.model.empty()) {
         throw ddpm::Error(ddpm::Code::usage, "MODEL is missing. See --help.");
     }
@@ -140,6 +177,62 @@ void check_writable(const std::string& out) {
         throw ddpm::Error(ddpm::Code::environment,
                           out + ": cannot be written. Choose another --out.");
     }
+}
+
+// Return a picture's pixels (H, W, C); what is measured may be as small as its measurement.
+std::vector<std::uint8_t> pixels_from(const std::string& path, std::int64_t channels, const ddpm::ModelSpec& spec,
+                                      const std::optional<std::string>& measure) {
+    const std::size_t height = static_cast<std::size_t>(spec.image_shape[1]),
+                      width = static_cast<std::size_t>(spec.image_shape[2]);
+    std::vector<float> measured;
+    if (measure) {
+        ddpm::measurement_from_text(*measure, spec.image_shape, std::vector<float>(width * height))
+            .of(std::vector<float>(spec.image_size()), measured);
+    }
+    const auto fits = [&](std::size_t w, std::size_t h) {
+        const bool is_measured = w * height == h * width && w <= width &&
+                                 w * h * static_cast<std::size_t>(channels) == measured.size();
+        if ((w != width || h != height) && !is_measured) {
+            throw ddpm::Error(ddpm::Code::usage, path + " must have " + std::to_string(width) + " x " +
+                                                     std::to_string(height) + " pixels, got " + std::to_string(w) +
+                                                     " x " + std::to_string(h) + ".");
+        }
+    };
+    try {
+        return read_png(path, static_cast<std::size_t>(channels), fits);
+    } catch (const ddpm::Error&) {
+        throw;
+    } catch (const std::runtime_error& problem) {
+        throw ddpm::Error(ddpm::Code::bad_file, problem.what());
+    }
+}
+
+// Return a picture as a state (C, H, W), of the size that it has.
+std::vector<float> picture_from(const std::string& path, const ddpm::ModelSpec& spec,
+                                const std::optional<std::string>& measure = {}) {
+    const std::vector<std::uint8_t> pixels = pixels_from(path, spec.image_shape[0], spec, measure);
+    const auto area = static_cast<std::int64_t>(pixels.size()) / spec.image_shape[0];
+    return ddpm::from_uint8(pixels, {spec.image_shape[0], 1, area});
+}
+
+// Return what an option's pictures are, for all images.
+ddpm::Given given_from(const Options& options, const ddpm::ModelSpec& spec) {
+    ddpm::Given given = options.given;
+    if (!options.image.empty()) {
+        given.images = picture_from(options.image, spec, given.measure);
+    }
+    if (!options.between.empty()) {
+        given.between = true;
+        const auto count = static_cast<std::size_t>(std::clamp<std::int64_t>(options.settings.n, 0, most_between));
+        given.images = ddpm::crossfade(picture_from(options.between[0], spec), picture_from(options.between[1], spec),
+                                       count);
+    }
+    if (!options.mask.empty()) {
+        for (const std::uint8_t level : pixels_from(options.mask, 1, spec, {})) {
+            given.mask.push_back(static_cast<float>(level) / 255.0f);
+        }
+    }
+    return given;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point then) {
@@ -160,12 +253,24 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     ddpm::Settings all = options.settings;
     all.label = labels_from(options.label, spec);
     ddpm::check_image_numbers(all.first, all.n);  // before the first batch
+    if (!options.between.empty() && all.n > most_between) {
+        throw ddpm::Error(ddpm::Code::usage, "--n must be at most " + std::to_string(most_between) +
+                                                 " with --between, got " + std::to_string(all.n) + ".");
+    }
+    const bool is_given = options.is_given();
+    const ddpm::Given given = is_given ? given_from(options, spec) : ddpm::Given();
     const bool is_watched = isatty(fileno(stderr)) != 0;
     std::vector<std::uint8_t> pixels;
     for (std::int64_t done = 0; done < all.n; done += batch_limit) {
         ddpm::Settings part = all;
-        part.first = all.first + done;
         part.n = std::min(batch_limit, all.n - done);
+        ddpm::Given of_part = given;
+        if (given.between) {  // all with the noise of the first image
+            const auto size = static_cast<std::ptrdiff_t>(spec.image_size());
+            of_part.images = {given.images.begin() + done * size, given.images.begin() + (done + part.n) * size};
+        } else {
+            part.first = all.first + done;
+        }
         const auto progress = [&](std::size_t step, std::size_t num_steps, const float*, const float*) {
             if (is_watched) {
                 const char* const end = step == num_steps && done + part.n == all.n ? "\n" : "";
@@ -174,7 +279,8 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
             }
             return interrupted == 0;
         };
-        const std::vector<float> x = ddpm::sample(std::ref(model), spec, part, progress);
+        const std::vector<float> x = is_given ? ddpm::edit(std::ref(model), spec, of_part, part, progress)
+                                              : ddpm::sample(std::ref(model), spec, part, progress);
         const std::vector<std::uint8_t> images = ddpm::to_uint8(x, spec.image_shape);
         pixels.insert(pixels.end(), images.begin(), images.end());
     }

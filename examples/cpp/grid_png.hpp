@@ -1,4 +1,4 @@
-// Pictures as one PNG, side by side. Knows libpng and nothing of models.
+// Pictures as one PNG, side by side, and a picture from a PNG. Knows libpng and nothing of models.
 #pragma once
 
 #include <png.h>
@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -54,4 +56,41 @@ inline void write_grid_png(const std::string& path, const std::uint8_t* images, 
         std::filesystem::remove(beside, problem);
         throw failed("since a folder has its name or its own is gone");
     }
+}
+
+// Read a PNG as (H, W, C), C 1 (grey, as Pillow weighs colours) or 3 (RGB); what is transparent is laid over white.
+// `fits` is told width and height before a pixel is read, and throws where it does not like them. Throws
+// std::runtime_error, one line, for what is no PNG.
+inline std::vector<std::uint8_t> read_png(const std::string& path, std::size_t channels,
+                                          const std::function<void(std::size_t, std::size_t)>& fits) {
+    const auto failed = [&](const std::string& reason) {
+        return std::runtime_error(path + " is not a picture that can be read: " + reason + ".");
+    };
+    std::error_code problem;
+    if (!std::filesystem::is_regular_file(path, problem)) {
+        throw std::runtime_error(path + ": no such file.");
+    }
+    png_image picture{};
+    picture.version = PNG_IMAGE_VERSION;
+    const std::unique_ptr<png_image, void (*)(png_image*)> freed(&picture, [](png_image* one) { png_image_free(one); });
+    if (!png_image_begin_read_from_file(&picture, path.c_str())) {
+        throw failed(std::string("libpng says '") + picture.message + "'");
+    }
+    fits(picture.width, picture.height);
+    picture.format = PNG_FORMAT_RGB;
+    picture.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;
+    std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(picture));
+    const png_color white = {255, 255, 255};
+    if (!png_image_finish_read(&picture, &white, pixels.data(), 0, nullptr)) {
+        throw failed(std::string("libpng says '") + picture.message + "'");
+    }
+    if (channels == 1) {
+        for (std::size_t k = 0; k < pixels.size() / 3; ++k) {
+            const std::uint8_t* rgb = &pixels[3 * k];
+            const unsigned grey = (rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16;
+            pixels[k] = static_cast<std::uint8_t>(grey);
+        }
+        pixels.resize(pixels.size() / 3);
+    }
+    return pixels;
 }

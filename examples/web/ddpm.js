@@ -419,8 +419,8 @@ function validate(spec) {
   );
   const unknown = requires.filter((/** @type {string} */ name) => !UNDERSTOOD.includes(name));
   understand(unknown.length === 0, "a reader of", several(unknown), UNDERSTOOD.join(", "));
-  const isGraph = [undefined, null, "sampler", "slice"].includes(spec.graph);
-  understand(isGraph, "the graph", spec.graph, "a denoiser, sampler and slice");
+  const isGraph = [undefined, null, "sampler", "slice", "edit"].includes(spec.graph);
+  understand(isGraph, "the graph", spec.graph, "a denoiser, sampler, slice and edit");
   understand(spec.noise === NOISE_TAG, "the noise", spec.noise, NOISE_TAG);
   must(typeof spec.name === "string" && [...spec.name].length <= 200, "name", "a short string", spec.name);
   must(PREDICTIONS.includes(spec.prediction), "prediction", `one of ${PREDICTIONS.join(", ")}`, spec.prediction);

@@ -97,7 +97,7 @@ def guided_specs():
 
 def new_changes():
     """What came after the format's first files: graphs, inputs, plans, times, and what requires says of them."""
-    yield from ({"graph": graph} for graph in (None, "sampler", "slice", "other", 7, ["sampler"]))
+    yield from ({"graph": graph} for graph in (None, "sampler", "slice", "edit", "other", 7, ["sampler"]))
     for plan in plan_changes():
         yield {"plans": {"p": plan}}
         yield {"plans": {"p": plan}, "requires": ["fractional_t", "variance_fraction"]}

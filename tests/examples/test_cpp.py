@@ -37,14 +37,14 @@ from models import (
 )
 from onnx import TensorProto
 
-from ddpm_export import generate
+from ddpm_export import edit, generate
 from ddpm_export.cli.console import labels_from_text
 from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.guidance import Guidance
-from ddpm_export.images import grid, read_image, to_uint8
+from ddpm_export.images import grid, read_image, save_images, to_uint8
 from ddpm_export.inputs import Input
 from ddpm_export.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.plans import Plan, Row
@@ -590,6 +590,20 @@ class Settings(ctypes.Structure):
     ]
 
 
+class CGiven(ctypes.Structure):
+    _fields_ = [
+        ("images", FLOATS),
+        ("num_numbers", ctypes.c_size_t),
+        ("mask", FLOATS),
+        ("mask_size", ctypes.c_size_t),
+        ("measure", ctypes.c_char_p),
+        ("strength", ctypes.c_double),
+        ("returns", ctypes.c_int64),
+        ("jump", ctypes.c_int64),
+        ("between", ctypes.c_int),
+    ]
+
+
 MODEL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(Evaluation))
 PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, FLOATS, FLOATS)
 SHAPE = (1, 6, 5)
@@ -1073,6 +1087,62 @@ def test_c_sample_is_python_s(library, handle, spec):
         assert str(message) == words
 
 
+LEVELS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE[1:], SHAPE[0]), dtype=np.uint8)
+MASK = np.random.default_rng(1).choice(np.array([0, 0, 100, 255], np.uint8), SHAPE[1:])
+
+
+def floats_of(library, levels):
+    """Return pictures as the library makes states of them."""
+    x = np.empty((len(levels), *SHAPE), dtype=np.float32)
+    pixels = np.ascontiguousarray(levels).ctypes.data_as(ctypes.c_void_p)
+    library.ddpm_from_uint8(pixels, ctypes.c_size_t(len(levels)), (ctypes.c_int64 * 3)(*SHAPE), floats(x))
+    return x
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mask": MASK, "returns": 2, "jump": 2},
+        {"measure": "average:1"},
+        {"measure": "mask", "mask": MASK},
+        {"strength": 0.6},
+        {"between": True, "strength": 0.6},
+    ],
+    ids=lambda how: ", ".join(how),
+)
+def test_c_edits_as_python_does(library, handle, spec, how):
+    made = edit((python_model, spec), LEVELS, seed=5, first=3, num_steps=6, sampler="ddim", eta=1.0, **how)
+    settings, given, message = settings_of(library, seed=5, first=3, n=len(made), num_steps=6), CGiven(), Message()
+    settings.sampler, settings.eta = b"ddim", 1.0
+    library.ddpm_given_init(ctypes.byref(given))
+    assert (math.isnan(given.strength), given.jump, given.returns) == (True, 1, 0)
+    images = floats_of(library, LEVELS)
+    x = np.empty((len(made), *SHAPE), dtype=np.float32)
+    if "between" in how:
+        ends, count = [floats(image) for image in images], ctypes.c_size_t(len(made))
+        assert library.ddpm_crossfade(*ends, ctypes.c_size_t(SIZE), count, floats(x), None) == 0
+        images = x.copy()
+    mask = (MASK / 255).astype(np.float32)
+    given.images, given.num_numbers = floats(images), images.size
+    for name, value in how.items():
+        if name == "mask":
+            given.mask, given.mask_size = floats(mask), mask.size
+        else:
+            setattr(given, name, value.encode() if isinstance(value, str) else value)
+
+    def call():
+        return library.ddpm_edit(
+            *(handle, network, None, ctypes.byref(given), ctypes.byref(settings), None, None, floats(x)),
+            ctypes.byref(message),
+        )
+
+    assert call() == 0, str(message)
+    assert np.abs(to_uint8(x).astype(int) - made).max() <= 1
+    given.num_numbers -= 1
+    assert call() == 2
+    assert str(message).startswith("There must be 30 numbers in a picture")
+
+
 def test_every_function_of_the_c_header_is_tried():
     declared = set(re.findall(r"^DDPM_API .*?(ddpm_\w+)\(", (CPP / "ddpm.h").read_text(), re.M))
     text = Path(__file__).read_text(encoding="utf-8")
@@ -1261,6 +1331,81 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     if "label" in settings:
         settings = {**settings, "label": labels_from_text(spec, settings["label"])}
     assert_within_a_level(tmp_path / "grid.png", generate((model, spec), n=5, seed=3, **settings))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with a model, two pictures of its size, a mask, and what does not fit."""
+    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(COLOUR)))
+    rng = np.random.default_rng(0)
+    for name, shape in {
+        "a": (4, 4, 3),
+        "b": (4, 4, 3),
+        "small": (2, 2, 3),
+        "mask": (4, 4, 1),
+        "wide": (4, 5, 3),
+    }.items():
+        save_images(tmp_path / f"{name}.png", rng.integers(0, 256, (1, *shape), dtype=np.uint8))
+    (tmp_path / "no.png").write_bytes(b"no PNG")
+    mask = np.array([[0, 0, 100, 255]] * 4, dtype=np.uint8)
+    save_images(tmp_path / "mask.png", mask[None, ..., None])
+    return tmp_path
+
+
+OF_PICTURES = {
+    "a mask": ("--image a.png --mask mask.png --n 18 --returns 2 --jump 2", {"n": 18, "returns": 2, "jump": 2}),
+    "a grey mask": ("--image a.png --mask b.png", {}),
+    "strength": ("--image a.png --strength 0.5 --n 3", {"strength": 0.5, "n": 3}),
+    "both": ("--image a.png --mask mask.png --strength 0.5", {"strength": 0.5}),
+    "grey": ("--image a.png --measure grey", {"measure": "grey"}),
+    "average": ("--image small.png --measure average:2", {"measure": "average:2"}),
+    "average of all": ("--image a.png --measure average:2", {"measure": "average:2"}),
+    "between": ("--between a.png b.png --strength 0.6 --n 18", {"between": True, "strength": 0.6, "n": 18}),
+    "nine between": ("--between a.png b.png --strength 0.6", {"between": True, "strength": 0.6}),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", OF_PICTURES)
+def test_pictures_are_edited_as_in_python(programs, pictures, name):
+    text, how = OF_PICTURES[name]
+    words = [str(pictures / word) if word.endswith(".png") else word for word in text.split()]
+    sampled(
+        programs, pictures / "m.onnx", pictures / "o.png", *words, "--steps", 6, "--eta", 1, "--seed", 3, "--first", 2
+    )
+    read = [word for word in words if word.endswith(".png")]
+    if "--mask" in words:
+        how = {**how, "mask": read_image(read.pop(), 1)[..., 0]}
+    images = np.stack([read_image(path, 3) for path in read])
+    assert_within_a_level(
+        pictures / "o.png",
+        edit(pictures / "m.onnx", images, num_steps=6, sampler="ddim", eta=1.0, seed=3, first=2, **how),
+    )
+
+
+@pytest.mark.torch
+def test_pictures_that_cannot_be_are_told_in_one_line(programs, pictures):
+    for text, code, words in [
+        ("--image wide.png --mask mask.png", 2, "wide.png must have 4 x 4 pixels, got 5 x 4."),
+        ("--image small.png --strength 0.5", 2, "small.png must have 4 x 4 pixels, got 2 x 2."),
+        ("--image a.png --mask small.png", 2, "small.png must have 4 x 4 pixels, got 2 x 2."),
+        ("--image small.png --measure average:3", 2, "measure average:K must divide 4 x 4 pixels, got 3."),
+        ("--image no.png --strength 0.5", 3, "no.png is not a picture that can be read"),
+        ("--image none.png --strength 0.5", 3, "none.png: no such file."),
+        ("--image a.png", 2, "There must be a picture, and a mask, a measure or a strength."),
+        ("--strength 0.5", 2, "There must be a picture, and a mask, a measure or a strength."),
+        ("--image a.png --strength 2", 2, "strength must be above 0 and at most 1, got 2."),
+        ("--image a.png --strength x", 2, "--strength must be a number"),
+        ("--image a.png --between a.png b.png", 2, "Of --image and --between there must be only one."),
+        ("--between a.png", 2, "--between must name a picture."),
+        ("--between a.png b.png --n 1 --strength 0.5", 2, "at least 2 images"),
+    ]:
+        named = [str(pictures / word) if word.endswith(".png") else word for word in text.split()]
+        done = run([programs / "ddpm_sample", pictures / "m.onnx", "--out", pictures / "o.png", *named])
+        (line,) = complaints(done)
+        assert (done.returncode, done.stdout) == (code, b""), line
+        assert words in line
+    assert not (pictures / "o.png").exists()
 
 
 def refusals():

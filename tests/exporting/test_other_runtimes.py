@@ -60,12 +60,13 @@ numpy.savez(out, **dict(zip(names, session.run(names, dict(numpy.load(feeds)))))
 """
 
 
-@pytest.mark.parametrize("kind", ["sampler", "slice"])
+@pytest.mark.parametrize("kind", ["sampler", "slice", "edit"])
 @pytest.mark.parametrize("runtime", HOW)
 def test_plans_times_and_inputs_run_there_too(runtime, kind, tmp_path):
     _skip_without(runtime)
     onnx = pytest.importorskip("onnx")
-    from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
+    from ddpm_export.exporting.from_denoiser import BUILDERS
+    from ddpm_export.exporting.sampler import spec_of_graph
 
     own = Plan((Row(1, 30, 0.3, (0.5,), (0.7,), (0.2,)), Row(2, 20, 0.5, (0.9, -0.1), (0.3,))), 1.5)
     told = (
@@ -74,8 +75,9 @@ def test_plans_times_and_inputs_run_there_too(runtime, kind, tmp_path):
         Input("x_0_prev", "previous", COLOUR),
     )
     spec = tiny_spec(COLOUR, inputs=told, requires=("inputs",), plans={"own": own})
-    write = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}[kind]
-    onnx.save(write(onnx.ModelProto.FromString(told_model(spec)), spec_of_graph(spec, kind)), tmp_path / "m.onnx")
+    onnx.save(
+        BUILDERS[kind](onnx.ModelProto.FromString(told_model(spec)), spec_of_graph(spec, kind)), tmp_path / "m.onnx"
+    )
     shape = (2, *COLOUR)
     of_plan, of_times = {"steps": 2, "plan": 1, "times": []}, {"steps": 3, "plan": 0, "times": [30, 9, 1]}
     for how in ({**of_plan, "guidance": 1.0}, {**of_times, "guidance": 2.5}):
@@ -86,6 +88,9 @@ def test_plans_times_and_inputs_run_there_too(runtime, kind, tmp_path):
             "x": np.zeros(shape),
             "x_0_prev": np.zeros(shape),
             "history": np.zeros((2, *shape)),
+            "image": np.zeros(shape),
+            "mask": np.arange(96).reshape(shape) % 3 / 2,
+            "strength": 0.0 if how["plan"] else 0.6,
         }
         taken = inputs_of(spec_of_graph(spec, kind))
         np.savez(tmp_path / "feeds.npz", **{name: np.asarray(values[name], taken[name][0]) for name in taken})

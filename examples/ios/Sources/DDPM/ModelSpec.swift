@@ -112,7 +112,7 @@ private let keys = [
     "name", "prediction", "image_shape", "alphas_cumprod", "clip_x_0", "variance", "value_range", "defaults", "noise",
     "requires",
 ]
-private let graphs = ["sampler", "slice"]
+private let graphs = ["sampler", "slice", "edit"]
 private let maxJsonBytes = 256 * 1024
 
 /// Read and validate a spec, the JSON of section 1 of the format; unknown keys are ignored.
@@ -240,7 +240,7 @@ private func spec(_ json: Values) throws -> ModelSpec {
     case .null: graph = nil
     case .string(let name) where graphs.contains(name): graph = name
     case let other:
-        throw tooNew("the graph", other, "a denoiser, \(graphs.joined(separator: " and "))")
+        throw tooNew("the graph", other, "a denoiser, sampler, slice and edit")
     }
     let name = try json.string("name")
     guard name.unicodeScalars.count <= 200 else { throw unusable("name", name, "a short string") }

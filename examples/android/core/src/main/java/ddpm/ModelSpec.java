@@ -28,7 +28,7 @@ public final class ModelSpec {
 
     private static final List<String> UNDERSTOOD =
             Arrays.asList(VARIANCE_FRACTION, "fractional_t", GUIDANCE, "inputs", "plan", "raw_eps", "times");
-    private static final List<String> GRAPHS = Arrays.asList("sampler", "slice");
+    private static final List<String> GRAPHS = Arrays.asList("sampler", "slice", "edit");
     private static final String FORMAT = "ddpm-export/1";
     private static final List<String> PREDICTIONS = Arrays.asList("eps", "x_0", "v");
     static final List<String> VARIANCES = Arrays.asList("fixed_small", "fixed_large", "learned");
@@ -182,7 +182,7 @@ public final class ModelSpec {
         hasGuidance = requires.contains(GUIDANCE);
         Object graph = values.get("graph");
         if (graph != null && !GRAPHS.contains(graph)) {
-            throw tooNew("the graph", graph, "a denoiser, sampler and slice");
+            throw tooNew("the graph", graph, "a denoiser, sampler, slice and edit");
         }
         this.graph = (String) graph;
 
