@@ -166,10 +166,13 @@ struct Plan {
 // a jump that does not fit, and for rows that look back or weigh a learned variance.
 Plan with_returns(const Plan& plan, std::int64_t returns, std::int64_t jump = 1);
 
-// Return the rows from the first time below strength T on, numbered anew: those that make a picture again that is noised
-// (SDEdit: Meng et al. 2022). Throws Error (usage) for a strength outside 0 to 1, for one that leaves no time, and for
-// rows that look back beyond it.
-Plan plan_below(const Plan& plan, double strength, std::size_t num_train_timesteps);
+// Return the times below strength T, where a picture that is noised gets made again (SDEdit: Meng et al. 2022). Throws
+// Error (usage) for a strength outside 0 to 1, and for one below which there is no time.
+std::vector<double> times_below(const std::vector<double>& times, double strength, std::int64_t num_train_timesteps);
+
+// Return the rows from the first time below strength T on, numbered anew. Throws what `times_below` throws, and
+// Error (usage) for rows that look back beyond it.
+Plan plan_below(const Plan& plan, double strength, std::int64_t num_train_timesteps);
 
 // ------------------------------------------------------------------------- what a network is told besides x_t and t
 
@@ -1431,15 +1434,28 @@ inline Plan with_returns(const Plan& plan, std::int64_t returns, std::int64_t ju
     return walked;
 }
 
-inline Plan plan_below(const Plan& plan, double strength, std::size_t num_train_timesteps) {
+inline std::vector<double> times_below(const std::vector<double>& times, double strength,
+                                       std::int64_t num_train_timesteps) {
     if (!(strength > 0.0 && strength <= 1.0)) {
         throw detail::usage("strength must be above 0 and at most 1, got " + detail::text_of(strength) + ".");
     }
     const double end = std::floor(strength * static_cast<double>(num_train_timesteps) + 0.5);
-    const auto begin = std::find_if(plan.rows.begin(), plan.rows.end(), [&](const Row& row) { return row.t < end; });
-    if (begin == plan.rows.end()) {
-        throw detail::usage("strength must reach the lowest time of the plan, got " + detail::text_of(strength) + ".");
+    std::vector<double> below;
+    std::copy_if(times.begin(), times.end(), std::back_inserter(below), [=](double t) { return t < end; });
+    if (below.empty() && !times.empty()) {
+        throw detail::usage("strength must reach the lowest time, t = " +
+                            detail::text_of(*std::min_element(times.begin(), times.end())) + " of " +
+                            detail::text_of(num_train_timesteps) + ", got " + detail::text_of(strength) + ".");
     }
+    return below;
+}
+
+inline Plan plan_below(const Plan& plan, double strength, std::int64_t num_train_timesteps) {
+    std::vector<double> times;
+    std::transform(plan.rows.begin(), plan.rows.end(), std::back_inserter(times), [](const Row& row) { return row.t; });
+    const std::vector<double> left = times_below(times, strength, num_train_timesteps);
+    const auto begin = std::find_if(plan.rows.begin(), plan.rows.end(),
+                                    [&](const Row& row) { return std::count(left.begin(), left.end(), row.t) > 0; });
     Plan below{{begin, plan.rows.end()}};
     for (std::size_t k = 0; k < below.rows.size(); ++k) {
         below.rows[k].i = static_cast<std::uint32_t>(k + 1);
@@ -2437,7 +2453,7 @@ inline std::vector<float> edit(const Model& model, const ModelSpec& spec, const 
     Plan rows = plan(spec, settings.sampler, settings.num_steps, settings.times, settings.plan, settings.eta,
                      settings.variance);
     if (given.strength) {
-        rows = plan_below(rows, *given.strength, spec.alphas_cumprod.size());
+        rows = plan_below(rows, *given.strength, static_cast<std::int64_t>(spec.alphas_cumprod.size()));
     }
     rows = with_returns(rows, given.returns, given.jump);
     const auto batch = static_cast<std::size_t>(settings.n), size = batch * detail::size_of(shape);

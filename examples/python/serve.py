@@ -1,12 +1,14 @@
 """Serve images over HTTP with the standard library: python examples/python/serve.py, then open /?seed=7&image=3.
 
-Of a --model with classes, /?label=sneaker&guidance=2 says what is made. With --untrusted a child opens the model and
+Of a --model with classes, /?label=sneaker&guidance=2 says what is made. Whoever POSTs {"image": a PNG in base64, "mask":
+one, "strength": 0.5} to the same addresses, one of the last two or both, has that picture filled in or made anew. With --untrusted a child opens the model and
 samples: what hangs or crashes it is one answer, not the server's end.
 """
 
 import argparse
 import base64
 import io
+import json
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -16,10 +18,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ddpm_export.child import Worker, answer, confine
-from ddpm_export.errors import DdpmExportError, UsageError
+from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 
 MODEL = "exported/unet.onnx"
 SECONDS = 60.0  # that a child has for one image
+MOST_BYTES = 4 * 2**20  # of a request's body
 
 
 @cache
@@ -30,17 +33,33 @@ def opened(model: str) -> Any:
     return open_model(model, threads=1)
 
 
-def png(model: str, seed: int, image: int, label: str | None, guidance: float | None) -> bytes:
-    """Return one image of a model as a PNG."""
+def png(
+    model: str, seed: int, image: int, label: str | None, guidance: float | None, given: dict[str, Any] | None = None
+) -> bytes:
+    """Return one image of a model as a PNG, made of a given picture if there is one."""
     from PIL import Image
 
-    from ddpm_export import generate
+    from ddpm_export import edit, generate
 
-    told = {"label": label, "guidance": guidance}
-    pixels = generate(opened(model), n=1, seed=seed, first=image, num_steps=50, **told)[0]
+    how = {"n": 1, "seed": seed, "first": image, "num_steps": 50, "label": label, "guidance": guidance}
+    network = opened(model)
+    pixels = (generate(network, **how) if given is None else edit(network, **read(network[1], given), **how))[0]
     encoded = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(encoded, format="PNG")
     return encoded.getvalue()
+
+
+def read(spec: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what `edit` is given, of PNGs in base64 and a number."""
+    from ddpm_export.images import read_image
+
+    strength = given.get("strength")
+    found = {"images": None, "mask": None, "strength": None if strength is None else float(strength)}
+    for name, key, channels in (("image", "images", spec.state_shape[0]), ("mask", "mask", 1)):
+        if name in given:
+            pixels = read_image(base64.b64decode(given[name]), channels, where=name)
+            found[key] = pixels[None] if name == "image" else pixels[..., 0]
+    return found
 
 
 def be_painter() -> None:
@@ -62,14 +81,30 @@ class Handler(BaseHTTPRequestHandler):
     paint: Callable[..., bytes]
     timeout = 60  # seconds that a client may be silent: each that waits holds a thread
 
+    def do_POST(self) -> None:
+        """Send one image made of the picture in the body."""
+        length = int(self.headers.get("Content-Length", 0))
+        if not 0 < length <= MOST_BYTES:
+            return self.answer(413, "text/plain", f"The body must have 1 to {MOST_BYTES} bytes.".encode())
+        try:
+            self.paint_and_answer(dict(json.loads(self.rfile.read(length))))
+        except (ValueError, TypeError):
+            self.answer(
+                400, "text/plain", b'The body must be such as {"image": "...", "mask": "...", "strength": 0.5}.'
+            )
+
     def do_GET(self) -> None:
         """Send one image, or one line that says what was wrong."""
+        self.paint_and_answer()
+
+    def paint_and_answer(self, *given: dict[str, Any]) -> None:
+        """Send what the query asks for, of a picture that may be given."""
         try:
             query = dict(parse_qsl(urlsplit(self.path).query))
             seed, image = (int(query.get(name, 0)) for name in ("seed", "image"))
             guidance = float(query["guidance"]) if "guidance" in query else None
-            self.answer(200, "image/png", self.paint(seed, image, query.get("label"), guidance))
-        except (ValueError, UsageError) as exc:
+            self.answer(200, "image/png", self.paint(seed, image, query.get("label"), guidance, *given))
+        except (ValueError, UsageError, *([BadFileError] if given else [])) as exc:
             self.answer(400, "text/plain", str(exc).encode())
         except DdpmExportError as exc:
             self.answer(500, "text/plain", str(exc).encode())

@@ -1,5 +1,6 @@
 """The Python examples do what they say; tests/test_docs.py runs the straight line."""
 
+import base64
 import http.server
 import importlib
 import io
@@ -20,6 +21,7 @@ from models import tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export import Input, edit, generate
+from ddpm_export.exporting import export
 from ddpm_export.images import grid, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +80,49 @@ def test_what_is_filled_in_step_by_step_is_what_edit_makes(tmp_path):
     how = {"sampler": "ddim", "num_steps": 10, "eta": 1.0, "returns": 2, "seed": 0}
     expected = edit(ROOT / "exported" / "unet.onnx", picture[None], mask=mask[..., 0], n=8, **how)
     np.testing.assert_array_equal(read_image(tmp_path / "filled.png", 1), grid(expected))
+
+
+def posted(address, body):
+    """Send a body; return the answer's status and what it holds."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, data=body), timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_the_server_edits_a_picture_and_refuses_in_one_line(server):
+    files = {"image": ROOT / "docs/given/pictures/00.png", "mask": ROOT / "docs/given/right-half.png"}
+    texts = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+    status, png = posted(f"{server}?seed=3&image=2", json.dumps({**texts, "strength": 0.2}).encode())
+    assert status == 200, png
+    mask = read_image(files["mask"], 1)[..., 0]
+    how = {"mask": mask, "strength": 0.2, "seed": 3, "first": 2, "num_steps": 50}
+    expected = edit(ROOT / "exported" / "unet.onnx", read_image(files["image"], 1)[None], **how)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert np.abs(pixels.astype(int) - expected[0, ..., 0]).max() <= 1
+    wide = io.BytesIO()
+    Image.new("L", (5, 4)).save(wide, format="PNG")
+    broken = [{"strength": 0.2}, {**texts, "image": "!"}, {**texts, "strength": "x"}, {**texts, "strength": [1]}]
+    broken += [{**texts, "image": base64.b64encode(wide.getvalue()).decode()}, {"image": texts["image"]}, [1], 7]
+    for body in (*(json.dumps(one).encode() for one in broken), b"{", b'"'):
+        status, line = posted(server, body)
+        assert (status, len(line.splitlines())) == (400, 1), body
+    assert posted(server, b"")[0] == 413
+
+
+@pytest.mark.torch  # for its time
+def test_an_edit_by_one_call_is_what_edit_makes(tmp_path):
+    export(ROOT / "exported" / "unet.onnx", tmp_path / "unet.edit.onnx", format="edit")
+    files = [ROOT / "docs/given/pictures/00.png", ROOT / "docs/given/right-half.png"]
+    program = ROOT / "examples" / "python" / "one_call_edit.py"
+    arguments = [tmp_path / "unet.edit.onnx", *files, 2, 5, 7, tmp_path / "images.npy"]
+    subprocess.run(list(map(str, [sys.executable, program, *arguments])), check=True)
+    picture, mask = (read_image(path, 1) for path in files)
+    how = {"sampler": "ddim", "num_steps": 5, "eta": 1.0, "seed": 7, "n": 2}
+    expected = edit(ROOT / "exported" / "unet.onnx", picture[None], mask=mask[..., 0], **how)
+    assert np.abs(np.load(tmp_path / "images.npy").astype(int) - expected).max() <= 1
 
 
 @pytest.fixture(scope="session")

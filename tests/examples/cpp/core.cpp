@@ -405,7 +405,7 @@ void check_given(const std::string& folder) {
             plan = ddpm::plan(spec, "ddim", static_cast<std::int64_t>(number(one, "num_steps")), {}, {},
                               number(one, "eta"));
             if (const auto strength = optional("strength")) {
-                plan = ddpm::plan_below(plan, *strength, spec.alphas_cumprod.size());
+                plan = ddpm::plan_below(plan, *strength, static_cast<std::int64_t>(spec.alphas_cumprod.size()));
             }
             plan = ddpm::with_returns(plan, static_cast<std::int64_t>(optional("returns").value_or(0)),
                                       static_cast<std::int64_t>(optional("jump").value_or(1)));
