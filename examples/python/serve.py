@@ -1,8 +1,8 @@
 """Serve images over HTTP with the standard library: python examples/python/serve.py, then open /?seed=7&image=3.
 
-Of a --model with classes, /?label=sneaker&guidance=2 says what is made. Whoever POSTs {"image": a PNG in base64, "mask":
-one, "strength": 0.5} to the same addresses, one of the last two or both, has that picture filled in or made anew. With --untrusted a child opens the model and
-samples: what hangs or crashes it is one answer, not the server's end.
+Of a --model with classes, /?label=sneaker&guidance=2 says what is made. A POST of {"image": a PNG in base64, "mask":
+another, "strength": 0.5}, with mask or strength or both, has that picture filled in or made anew. With --untrusted a
+child opens the model and samples: what hangs or crashes it is one answer, not the server's end.
 """
 
 import argparse
@@ -57,7 +57,10 @@ def read(spec: Any, given: dict[str, Any]) -> dict[str, Any]:
     found = {"images": None, "mask": None, "strength": None if strength is None else float(strength)}
     for name, key, channels in (("image", "images", spec.state_shape[0]), ("mask", "mask", 1)):
         if name in given:
-            pixels = read_image(base64.b64decode(given[name]), channels, where=name)
+            try:
+                pixels = read_image(base64.b64decode(given[name]), channels, where=name)
+            except BadFileError as exc:  # here it is the client's, not the server's
+                raise UsageError(str(exc)) from exc
             found[key] = pixels[None] if name == "image" else pixels[..., 0]
     return found
 
@@ -104,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
             seed, image = (int(query.get(name, 0)) for name in ("seed", "image"))
             guidance = float(query["guidance"]) if "guidance" in query else None
             self.answer(200, "image/png", self.paint(seed, image, query.get("label"), guidance, *given))
-        except (ValueError, UsageError, *([BadFileError] if given else [])) as exc:
+        except (ValueError, UsageError) as exc:
             self.answer(400, "text/plain", str(exc).encode())
         except DdpmExportError as exc:
             self.answer(500, "text/plain", str(exc).encode())
