@@ -173,3 +173,39 @@ def test_a_confined_process_may_read_the_pictures_that_it_is_given(place, tmp_pa
     ending = run_apart(elsewhere / "m.onnx", "--untrusted", *given, code="from ddpm_export.cli.start import run\nrun()")
     assert ending.code == 0, ending
     np.testing.assert_array_equal(np.load(elsewhere / "o.npy"), edit(elsewhere / "m.onnx", PICTURES, mask=MASK, seed=5))
+
+
+def test_a_one_call_edit_does_what_the_denoiser_does_and_says_what_it_does_not(place, command, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.chdir(place)
+    assert command("export", "m.onnx", "--format", "edit")[0] == 0
+    pictures = ["--image", "all", "--mask", "mask.png"]
+    for given in ([*pictures, "--n", 2, "--eta", 1], ["--image", "all/b.png", "--strength", 0.6], ["--n", 2]):
+        found = []
+        for model in ("m.onnx", "m.edit.onnx"):
+            ending = run_here(main, model, "--out", "o.npy", "--seed", 5, *given)
+            assert ending.code == 0, ending
+            found.append(np.load("o.npy").astype(int))
+        assert np.abs(found[0] - found[1]).max() <= 1
+    only = "A one-call edit takes of pictures a mask and a strength only. Run the .onnx it was made from."
+    for given, words in (
+        ([*pictures, "--measure", "mask"], only),
+        ([*pictures, "--returns", 1], only),
+        (["--between-seeds", 7, 11], only),
+        (["--image", "all", "--invert"], only),
+        ([*pictures, "--out", "x.gif"], "for a one-call edit, which shows no steps"),
+        (["--image", "wide.png", "--strength", 0.5], "wide.png must have 5 x 6 pixels, got 7 x 6."),
+        (["--image", "all", "--strength", 0.01, "--steps", 1], "strength must reach the lowest time"),
+    ):
+        assert_refused(run_here(main, "m.edit.onnx", "--out", "o.npy", *given), 2, words)
+    code, out, _ = command("check", "m.edit.onnx", "--json")
+    assert (code, json.loads(out)["graph"]) == (0, "edit")
+    assert [case["draw"]["strength"] for case in json.loads(out)["golden"]] == [0, 0, 0, 0, 0.6]
+    model = onnx.load("m.edit.onnx")
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    tensor = next(one for one in loop.attribute[0].g.initializer if one.name == "network/w")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
+    onnx.save(model, "m.edit.onnx")
+    code, _, err = command("check", "m.edit.onnx")
+    assert code == 4
+    assert "does not compute what it promises" in err
