@@ -350,7 +350,10 @@ def denoiser_file(model: Any, provider: str = "cpu", threads: int | None = None)
 
 def cannot_be_given(spec: ModelSpec) -> UsageError:
     """Return the error for a one-call file that is to be given what it does not take."""
-    takes = "takes of pictures a mask and a strength only" if spec.graph == "edit" else "makes pictures from noise only"
+    is_edit = spec.graph == "edit"
+    takes = (
+        "takes a picture with a mask or a strength, and nothing else" if is_edit else "makes pictures from noise only"
+    )
     return UsageError(f"A one-call {spec.graph} {takes}. Run the .onnx it was made from.")
 
 

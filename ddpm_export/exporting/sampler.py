@@ -106,10 +106,8 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     strength = _require("strength must be 0 to 1", strength, _within(strength, 0.0, 1.0))
     known = _Known(image, mask > 0.0, mask.equals(0.0).some())
     run = run._replace(rows=_add_rows_below(run, strength), known=known)
-    z, a = (
-        _add_noise(g, "noise 0", run, g.value(0)),
-        Level(run.rows.a, lambda of: of.cast(np.float32).at(run.rows.first)),
-    )
+    z = _add_noise(g, "noise 0", run, g.value(0))
+    a = Level(run.rows.a, lambda of: of.cast(np.float32).at(run.rows.first))
     x = strength.equals(0.0).where(z if run.rows.start is None else z * run.rows.start, a.signal * image + a.noise * z)
     x = _add_known(g, "known 0", run, x, g.value(0), a, known.some)
     carried = {"x": x, **{name: x.zeros(*shape) for name, shape in _remembered(spec).items()}}

@@ -187,7 +187,9 @@ def test_a_one_call_edit_does_what_the_denoiser_does_and_says_what_it_does_not(p
             assert ending.code == 0, ending
             found.append(np.load("o.npy").astype(int))
         assert np.abs(found[0] - found[1]).max() <= 1
-    only = "A one-call edit takes of pictures a mask and a strength only. Run the .onnx it was made from."
+    only = (
+        "A one-call edit takes a picture with a mask or a strength, and nothing else. Run the .onnx it was made from."
+    )
     for given, words in (
         ([*pictures, "--measure", "mask"], only),
         ([*pictures, "--returns", 1], only),

@@ -230,7 +230,7 @@ def test_a_picture_of_another_size_is_refused_by_the_runtime(files):
     ],
 )
 def test_what_it_does_not_take_is_refused_in_python(files, given):
-    with pytest.raises(UsageError, match="A one-call edit takes of pictures a mask and a strength only"):
+    with pytest.raises(UsageError, match="A one-call edit takes a picture with a mask or a strength, and nothing else"):
         edit(files[1], **{"images": LEVELS, **given})
 
 
