@@ -199,7 +199,7 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
                 raise unusable(name, case.get(name), f"an integer from {low} to {high}")
         if not is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
             raise unusable("eta", case.get("eta"), "a number from 0 to 1")
-        strength = case.get("strength")
+        strength: Any = case.get("strength")
         if spec.graph != "edit" and strength is not None:
             raise unusable("strength", strength, "nothing, but of an edit")
         if spec.graph == "edit" and not (is_number(strength) and 0 <= strength <= 1):
