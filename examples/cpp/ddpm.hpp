@@ -1426,7 +1426,7 @@ inline Plan with_returns(const Plan& plan, std::int64_t returns, std::int64_t ju
             for (std::vector<double>* weights : {&row.x_0, &row.eps}) {
                 std::transform(weights->begin(), weights->end(), weights->begin(), [r](double w) { return r * w; });
             }
-            row.noise = {std::sqrt(r * r * noise * noise + 1.0 - r * r)};
+            row.noise.assign(1, std::sqrt(r * r * noise * noise + 1.0 - r * r));
         }
         row.i = static_cast<std::uint32_t>(walked.rows.size() + 1);
         walked.rows.push_back(std::move(row));

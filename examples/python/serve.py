@@ -23,6 +23,7 @@ from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 MODEL = "exported/unet.onnx"
 SECONDS = 60.0  # that a child has for one image
 MOST_BYTES = 4 * 2**20  # of a request's body
+BODY = '{"image": "...", "mask": "...", "strength": 0.5}'  # pictures as PNGs in base64
 
 
 @cache
@@ -53,15 +54,16 @@ def read(spec: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return what `edit` is given, of PNGs in base64 and a number."""
     from ddpm_export.images import read_image
 
-    strength = given.get("strength")
-    found = {"images": None, "mask": None, "strength": None if strength is None else float(strength)}
-    for name, key, channels in (("image", "images", spec.state_shape[0]), ("mask", "mask", 1)):
-        if name in given:
-            try:
-                pixels = read_image(base64.b64decode(given[name]), channels, where=name)
-            except BadFileError as exc:  # here it is the client's, not the server's
-                raise UsageError(str(exc)) from exc
-            found[key] = pixels[None] if name == "image" else pixels[..., 0]
+    found: dict[str, Any] = {}
+    try:
+        if "image" in given:
+            found["images"] = read_image(base64.b64decode(given["image"]), spec.state_shape[0], where="image")[None]
+        if "mask" in given:
+            found["mask"] = read_image(base64.b64decode(given["mask"]), 1, where="mask")[..., 0]
+        if "strength" in given:
+            found["strength"] = float(given["strength"])
+    except (BadFileError, TypeError, ValueError) as exc:  # of a file, but the client's, not the server's
+        raise UsageError(f"The body must be such as {BODY}: {exc}") from exc
     return found
 
 
