@@ -31,6 +31,7 @@ from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
 
+from .edits import EDITS, PICTURE, arguments, expected
 from .specs import attacks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -94,7 +95,7 @@ def pictures(**settings: object) -> np.ndarray:
 # --- the core ---
 
 
-@pytest.mark.parametrize("name", ["core", "images", "serve"])
+@pytest.mark.parametrize("name", ["core", "given", "images", "serve"])
 def test_what_node_tests(name: str) -> None:
     done = node("--test", f"test/{name}.test.js")
     assert done.returncode == 0, done.stdout
@@ -107,7 +108,8 @@ def test_the_types_are_those_of_the_code(tmp_path: Path) -> None:
     needs("typescript")
     done = node("node_modules/typescript/bin/tsc", "--project", "tsconfig.json", "--outDir", tmp_path)
     assert done.returncode == 0, done.stdout
-    assert (tmp_path / "ddpm.d.ts").read_text() == (WEB / "ddpm.d.ts").read_text(), "run: npm run types"
+    for name in ("ddpm.d.ts", "given.d.ts"):
+        assert (tmp_path / name).read_text() == (WEB / name).read_text(), "run: npm run types"
 
 
 LABEL = {"name": "y", "kind": "label", "shape": [], "none": 3, "classes": ["cat", "dog", "a, b"]}
@@ -281,6 +283,15 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
     assert_same_pictures(read_image(out, 1), pictures(**settings))
 
 
+@pytest.mark.parametrize("settings", EDITS, ids=str)
+def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None:
+    needs("onnxruntime-node", "fast-png")
+    out = tmp_path / "grid.png"
+    done = node("sample.js", MODEL, *arguments(settings), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert_same_pictures(read_image(out, 1), expected(settings))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -301,6 +312,14 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
         ([MODEL, "--seed", "1.5"], 2, '--seed must be an integer, got "1.5".'),
         ([MODEL, "--seed", 2**63], 2, "seed must be from 0 to 2^63 - 1, got 9223372036854775808."),
         ([MODEL, "--first", 2**32], 2, "first must be from 0 to 2^32 - 1, got 4294967296."),
+        ([MODEL, "--mask", PICTURE], 2, "--mask needs an --image."),
+        ([MODEL, "--image", PICTURE], 2, "A picture needs a mask, a measure or a strength."),
+        ([MODEL, "--image", "package.json", "--strength", 1], 3, "package.json: is not a PNG that can be read ("),
+        (
+            [MODEL, "--image", ROOT / "docs" / "given" / "between.png", "--strength", 1],
+            2,
+            " must have 28 x 28 pixels, got ",
+        ),
         ([MODEL, "--colour", 1], 2, "The arguments were not understood: "),
         ([], 2, "got 0 paths."),
         (["nowhere.onnx"], 3, "nowhere.onnx: cannot be read (ENOENT)."),
