@@ -117,7 +117,7 @@ export declare function crossfade(first: Float32Array, last: Float32Array, count
  * @param {number} [jump]
  * @returns {Plan}
  */
-export declare function withReturns({ rows, start }: Plan, returns: number, jump?: number): Plan;
+export declare function withReturns(plan: Plan, returns: number, jump?: number): Plan;
 /**
  * Return the times below strength T, where a picture that is noised gets made again (SDEdit: Meng et al. 2022). Throws
  * UsageError for a strength outside 0..1, and for one below which there is no time.
@@ -129,17 +129,17 @@ export declare function timesBelow(times: readonly number[], strength: number, n
 /**
  * Return images made from pictures, as `sample` returns them: uint8 [n, H, W, C] and the floats they are of, null where
  * progress returned false.
- * pictures: uint8 [m, H, W, C], of each of which n are made (1 if left out): image k, counted from `first`, is of
+ * images: uint8 [m, H, W, C], of each of which n are made (1 if left out): image k, counted from `first`, is of
  * picture floor(k / n). They have to be given with a mask, a measure or a strength. The label of pictures is none,
  * where the network knows that, unless one is given. Throws UsageError for what does not fit the model or goes with
  * nothing, and what `sample` throws.
  * @param {Model} model
  * @param {ModelSpec} spec
- * @param {Uint8Array} pictures
+ * @param {Uint8Array} images
  * @param {Settings & Given} settings
  * @param {Progress} [progress]
  */
-export declare function edit(model: Model, spec: ModelSpec, pictures: Uint8Array, settings: Settings & Given, progress?: Progress): Promise<{
+export declare function edit(model: Model, spec: ModelSpec, images: Uint8Array, settings: Settings & Given, progress?: Progress): Promise<{
     images: Uint8Array;
     x: Float32Array;
 } | null>;

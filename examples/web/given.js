@@ -197,8 +197,8 @@ export function crossfade(first, last, count) {
  * @param {number} [jump]
  * @returns {Plan}
  */
-export function withReturns({ rows, start }, returns, jump = 1) {
-  const left = new Map();
+export function withReturns(plan, returns, jump = 1) {
+  const [{ rows, start }, left] = [plan, new Map()];
   if (!Number.isInteger(returns) || returns < 0) {
     throw new UsageError(`returns must be 0 or more, got ${shown(returns)}.`);
   }
@@ -284,31 +284,31 @@ function planBelow({ rows }, strength, numTrainTimesteps) {
 /**
  * Return images made from pictures, as `sample` returns them: uint8 [n, H, W, C] and the floats they are of, null where
  * progress returned false.
- * pictures: uint8 [m, H, W, C], of each of which n are made (1 if left out): image k, counted from `first`, is of
+ * images: uint8 [m, H, W, C], of each of which n are made (1 if left out): image k, counted from `first`, is of
  * picture floor(k / n). They have to be given with a mask, a measure or a strength. The label of pictures is none,
  * where the network knows that, unless one is given. Throws UsageError for what does not fit the model or goes with
  * nothing, and what `sample` throws.
  * @param {Model} model
  * @param {ModelSpec} spec
- * @param {Uint8Array} pictures
+ * @param {Uint8Array} images
  * @param {Settings & Given} settings
  * @param {Progress} [progress]
  */
-export async function edit(model, spec, pictures, settings, progress = () => true) {
+export async function edit(model, spec, images, settings, progress = () => true) {
   const { mask = null, measure = null, strength = null, returns = 0, jump = 1, between = false, ...others } = settings;
   refuseWhatDoesNotGoTogether(mask, measure, strength, returns, between);
   const [shape, T] = [spec.image_shape, spec.alphas_cumprod.length];
   const size = shape.reduce((product, length) => product * length, 1);
-  const count = pictures.length / size;
-  if (!isBytes(pictures) || !Number.isInteger(count) || count < 1) {
-    throw new UsageError(`Pictures must be uint8 [m, ${hwc(shape)}], got ${lengthOf(pictures)}.`);
+  const count = images.length / size;
+  if (!isBytes(images) || !Number.isInteger(count) || count < 1) {
+    throw new UsageError(`images must be uint8 [m, ${hwc(shape)}], got ${lengthOf(images)}.`);
   }
   if (between && count !== 2) throw new UsageError(`between needs 2 images, got ${count}.`);
   const fits = mask === null || (isBytes(mask) && [1, count].includes((mask.length * shape[0]) / size));
   if (!fits) throw new UsageError(`mask must be uint8 ${hw(shape)}, or one for each picture, got ${lengthOf(mask)}.`);
 
   const ways = between ? 1 : (others.n ?? 1);
-  let known = fromUint8(pictures, shape);
+  let known = fromUint8(images, shape);
   if (between) known = crossfade(known.subarray(0, size), known.subarray(size), others.n ?? BETWEEN);
   const numbers = numbersOf({ first: others.first, n: (known.length / size) * ways });
   const whose = between ? numbers.map(() => numbers[0]) : numbers; // what is between has one noise, and is told alike
@@ -317,7 +317,7 @@ export async function edit(model, spec, pictures, settings, progress = () => tru
       const picture = Math.floor(Math.floor(k / length) / ways);
       return of[(picture * length + (k % length)) % of.length];
     });
-  const images = each(known, size);
+  const pictures = each(known, size);
   const m = mask && each(eachChannel(Float32Array.from(mask, (level) => level / fround(255)), shape), size);
 
   const ready = chosen(model, spec, tellingNothing(spec, others), whose);
@@ -325,13 +325,13 @@ export async function edit(model, spec, pictures, settings, progress = () => tru
   if (strength !== null) rows = planBelow(rows, strength, T);
   if (returns !== 0) rows = withReturns(rows, returns, jump);
   const noise = noiseStream(others.seed, whose, shape);
-  const x = strength === null ? null : noised(images, noise(0), rows.rows[0].a);
+  const x = strength === null ? null : noised(pictures, noise(0), rows.rows[0].a);
   let keep = null;
   if (measure !== null) {
     const measurement = measurementFromText(measure, shape, m);
-    denoise = measured(denoise, measurement, measurement.of(images));
+    denoise = measured(denoise, measurement, measurement.of(pictures));
   } else if (m !== null) {
-    keep = knownPixels(images, m, noiseStream(others.seed, whose, shape, { domain: GIVEN }));
+    keep = knownPixels(pictures, m, noiseStream(others.seed, whose, shape, { domain: GIVEN }));
   }
   return pictured(walk(denoise, noise, rows, { x, keep }), rows, spec, numbers, progress);
 }

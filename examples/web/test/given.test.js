@@ -176,7 +176,7 @@ for (const [settings, words, some = pixels] of [
   [{ strength: 0.7, plan: "back" }, /^strength does not apply to a plan whose rows look back beyond it\.$/],
   [{ mask: MASK.subarray(1) }, /^mask must be uint8 \[2, 4\], or one for each picture, got 7 numbers\.$/],
   [{ mask: [...MASK] }, /^mask must be uint8 \[2, 4\], or one for each picture, got 'object'\.$/],
-  [{ mask: MASK }, /^Pictures must be uint8 \[m, 2, 4, 3\], got 47 numbers\.$/, pixels.subarray(1)],
+  [{ mask: MASK }, /^images must be uint8 \[m, 2, 4, 3\], got 47 numbers\.$/, pixels.subarray(1)],
   [{ measure: "average:4" }, /^measure average:K must divide 2 x 4 pixels, got 'average:4'\.$/],
   [{ measure: "average:0" }, /^measure average:K must divide/],
   [{ measure: "half" }, /^measure must be average:K, grey or mask, got 'half'\.$/],
