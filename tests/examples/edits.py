@@ -18,13 +18,13 @@ EDITS = [
 N, SEED, FIRST = 2, 3, 4
 
 
-def arguments(settings):
+def flags_of(settings):
     """Return the arguments of a program `sample`, in every language the same."""
     said = {"image": PICTURE, **settings, "n": N, "seed": SEED, "first": FIRST}
     return [text for name, value in said.items() for text in (f"--{name.replace('num_', '')}", value)]
 
 
-def expected(settings):
+def pictures_of(settings):
     """Return Python's pictures as a grid (H, W, 1)."""
     given = {name: read_image(value, 1)[..., 0] if name == "mask" else value for name, value in settings.items()}
     return grid(edit(MODEL, read_image(PICTURE, 1)[np.newaxis], n=N, seed=SEED, first=FIRST, **given))

@@ -20,7 +20,7 @@ from models import GREY, classes_file, constant, onnx_file, scale_model, tiny_sp
 from models import node as node_of
 from onnx import TensorProto
 
-from ddpm_export import generate
+from ddpm_export import edit, generate
 from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
@@ -31,7 +31,7 @@ from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
 
-from .edits import EDITS, PICTURE, arguments, expected
+from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .specs import attacks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -287,9 +287,9 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
 def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None:
     needs("onnxruntime-node", "fast-png")
     out = tmp_path / "grid.png"
-    done = node("sample.js", MODEL, *arguments(settings), "--out", out)
+    done = node("sample.js", MODEL, *flags_of(settings), "--out", out)
     assert done.returncode == 0, done.stderr
-    assert_same_pictures(read_image(out, 1), expected(settings))
+    assert_same_pictures(read_image(out, 1), pictures_of(settings))
 
 
 @pytest.mark.parametrize(
@@ -599,6 +599,41 @@ def test_little_motion_for_those_who_ask_for_it(reduced_motion: str, draws: int)
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("whose", ["the page's", "the user's"])
+def test_what_is_painted_over_is_filled_as_in_python(whose: str) -> None:
+    """The paint is seen on the canvas: where it is, red and green differ."""
+    settings = {"n": 4, "seed": 5, "first": 1, "steps": 3, "returns": 0}
+    seen = seen_in_page("fill", **settings, **({} if whose == "the page's" else {"file": str(PICTURE)}))
+
+    def colours(name: str) -> np.ndarray:
+        return np.array(seen[name]["rgba"], dtype=np.uint8).reshape(28, 28, 4)
+
+    def paint(name: str) -> np.ndarray:
+        return colours(name)[..., 0] != colours(name)[..., 1]
+
+    assert seen["before"] == [False, False, False]
+    assert seen["taken"] == seen["made"]
+    picture = page_of(seen["picture"])
+    assert (whose == "the page's") == (seen["picture"] == seen["made"])
+    if whose == "the user's":
+        np.testing.assert_array_equal(picture, read_image(PICTURE, 1))
+    assert seen["wiped"] == seen["picture"]
+    half, tapped, stroked = paint("half"), paint("tapped"), paint("stroked")
+    assert half[14:].all()
+    assert not half[:14].any()
+    assert tapped[25, 2]
+    assert 8 <= tapped.sum() <= 20, "a dot of radius 2"
+    assert stroked[tapped].all()
+    assert stroked[[7, 14, 21], [17, 19, 19]].all(), "along the whole stroke"
+    assert not stroked[:, 4:12].any()
+    assert seen["filled"] == 4
+    assert seen["status"].startswith("Done: filled in 4 ways")
+    filled = page_of(seen["shown"])
+    given = {"n": 4, "seed": 5, "first": 1, "num_steps": 20, "sampler": "ddim", "eta": 1.0}
+    assert_same_pictures(filled, grid(edit(MODEL, picture[np.newaxis], mask=stroked.astype(np.uint8) * 255, **given)))
+    np.testing.assert_array_equal(filled[28:, 28:][~stroked], picture[~stroked])
+
+
 def test_names_and_contrast() -> None:
     seen = seen_in_page("access")
     assert seen["nameless"] == []
