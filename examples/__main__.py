@@ -1,8 +1,8 @@
 """`python -m examples`: build and run the sampler of every language here, and compare its images with Python's.
 
-One line each: what ran, the largest difference from Python in levels, the share of equal values, the time from the start
-of the program to its first image, and the difference of an edit, where the program makes any. A language whose tools are
-missing is named and left out; exit code 1 where one fails or is off by more than a level.
+One line each: what ran, the largest difference from Python in levels, the share of equal values, the time from the
+start of the program to its first image, and the difference of an edit, where the program makes any. A language whose
+tools are missing is named and left out; exit code 1 where one fails or is off by more than a level.
 """
 
 import json

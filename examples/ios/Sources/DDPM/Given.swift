@@ -5,7 +5,15 @@
 public let givenDomain: UInt32 = 1
 
 /// What changes every state of a walk, the first among them: (x, its noise draw, alphas_cumprod there; 1 of the picture).
-public typealias Keep = (_ x: inout [Float], _ draw: Int, _ a: Double) throws -> Void
+public struct Keep {
+    private let change: (_ x: inout [Float], _ draw: Int, _ a: Double) throws -> Void
+
+    public init(_ change: @escaping (_ x: inout [Float], _ draw: Int, _ a: Double) throws -> Void) {
+        self.change = change
+    }
+
+    public func callAsFunction(_ x: inout [Float], _ draw: Int, _ a: Double) throws { try change(&x, draw, a) }
+}
 
 /// A linear measurement y = A x of images x, (n, C, H, W) flat, and the way back: A+, its pseudo-inverse.
 public struct Measurement {
@@ -34,7 +42,7 @@ public struct Measurement {
 /// known is made: a mixture of two noises would have too little of it. The picture is mask x + (1 - mask) known.
 public func knownPixels(_ known: [Float], _ mask: [Float], _ noise: Noise) -> Keep {
     var z: [Float] = []
-    return { x, draw, a in
+    return Keep { x, draw, a in
         if a == 1 {
             for k in x.indices {
                 let made = mask[k % mask.count]

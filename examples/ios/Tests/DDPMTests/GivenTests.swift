@@ -147,9 +147,10 @@ final class GivenTests: XCTestCase {
         XCTAssertEqual(try fromUint8(images, spec.stateShape), data.pictures)
         let mask: [UInt8] = [0, 255, 64, 0, 255, 255, 0, 128]
         let settings = Settings(n: 2, numSteps: 4, sampler: "ddim", eta: 0.5, seed: 1, first: 5)
-        var steps: [Int] = []
+        var (steps, states): ([Int], [[Float]]) = ([], [])
         let made = try edit(data.model(), spec, images, settings, given: Given(mask: mask, returns: 2, jump: 2)) {
             steps.append($0.step)
+            states.append($0.x)
             return true
         }
         XCTAssertEqual(steps, Array(1...8))
@@ -159,7 +160,13 @@ final class GivenTests: XCTestCase {
         }
         let keep = knownPixels(each, mask.map { Float($0) / 255 }, try noise(1))
         let rows = try withReturns(plan(spec, sampler: "ddim", numSteps: 4, eta: 0.5), 2, jump: 2)
-        XCTAssertEqual(made, try walk(denoiser(data.model(), spec), noise(0), rows, keep: keep))
+        var expected: [[Float]] = []
+        try walk(denoiser(data.model(), spec), noise(0), rows, keep: keep) { state in
+            expected.append(state.x)
+            return true
+        }
+        XCTAssertEqual(states, expected)
+        XCTAssertEqual(made, expected.last)
         // known pixels come back to the level
         for (k, level) in try toUint8(made, spec.stateShape).enumerated() where mask[k % 24 / 3] == 0 {
             XCTAssertEqual(level, images[k / 48 * 24 + k % 24])
