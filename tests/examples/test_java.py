@@ -549,7 +549,7 @@ PICTURES = (np.array(GIVEN["levels"]).reshape(2, *GIVEN["shape"]) / 127.5 - 1.0)
 @pytest.mark.parametrize("case", GIVEN["cases"], ids=lambda case: case["name"])
 def test_golden_given(java, case):
     """And going on from a state puts in no known pixels a second time."""
-    made = {"p": plan_from_json("p", case["plan"])}
+    made = {"p": plan_from_json("p", case["plan"], 50, fractional_t=False)}
     shape = tuple(GIVEN["shape"])
     spec = gaussian_spec(GIVEN["alphas_cumprod"], "v", case["clip_x_0"], shape, plans=made)
     start = {"backwards": "picture"}.get(case["name"], "noised" if "strength" in case else None)
