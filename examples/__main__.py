@@ -1,8 +1,8 @@
 """`python -m examples`: build and run the sampler of every language here, and compare its images with Python's.
 
-One line each: what ran, the largest difference from Python in levels, the share of equal values, and the time from the
-start of the program to its first image. A language whose tools are missing is named and left out; exit code 1 where
-one fails or is off by more than a level.
+One line each: what ran, the largest difference from Python in levels, the share of equal values, the time from the
+start of the program to its first image, and the difference of an edit, where the program makes any. A language whose
+tools are missing is named and left out; exit code 1 where one fails or is off by more than a level.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export import generate
+from ddpm_export import edit, generate
 from ddpm_export.images import grid, read_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,8 @@ EXAMPLES, BUILD = ROOT / "examples", ROOT / "build" / "examples"
 UNET = ROOT / "exported" / "unet.onnx"
 ONE_CALL = BUILD / "unet.sampler.onnx"
 N, STEPS, SEED = 16, 50, 7
+GIVEN = ROOT / "docs" / "given"  # half a shoe, filled in four ways
+EDIT = {"num_steps": 10, "sampler": "ddim", "eta": 1.0, "seed": SEED, "returns": 2, "n": 4}
 MAX_DIFFERENCE = 1  # levels, docs/format.md section 2
 WEB = EXAMPLES / "web"
 
@@ -35,7 +37,8 @@ class Program:
     """What runs in one language: its name, the commands or files it needs, how it is built, and its command line.
 
     needs: (a command or a path, how to get it). run: (n, where to write) -> command. first: the command that prints
-    the milliseconds to the first image, where the program's own time is not that.
+    the milliseconds to the first image, where the program's own time is not that. edits: of one that takes --image,
+    (where to write) -> command.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Program:
     run: Callable[[int, Path], list[str]]
     ending: str = ".png"
     first: tuple[str, ...] = ()
+    edits: Callable[[Path], list[str]] | None = None
 
     def missing(self) -> list[str]:
         """Return what is not here, as a person would install it."""
@@ -54,6 +58,13 @@ def sampling(*program: str) -> Callable[[int, Path], list[str]]:
     """Return the command of a `sample` program, which takes the same arguments in every language."""
     settings = ("--steps", str(STEPS), "--sampler", "ddim", "--eta", "0", "--seed", str(SEED), "--first", "0")
     return lambda n, out: [*program, str(UNET), "--n", str(n), *settings, "--out", str(out)]
+
+
+def editing(*program: str) -> Callable[[Path], list[str]]:
+    """Return the command of a `sample` program that fills a picture in."""
+    said = {"image": GIVEN / "pictures" / "00.png", "mask": GIVEN / "right-half.png", **EDIT}
+    options = [text for name, value in said.items() for text in (f"--{name.removeprefix('num_')}", str(value))]
+    return lambda out: [*program, str(UNET), *options, "--out", str(out)]
 
 
 def one_call(*program: str) -> Callable[[int, Path], list[str]]:
@@ -81,7 +92,13 @@ PROGRAMS = (
     ),
     Program("C++", CPP, CMAKE, sampling(str(BUILD / "cpp" / "ddpm_sample"))),
     Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call"))),
-    Program("JavaScript, node", NODE, (), sampling("node", str(WEB / "sample.js"))),
+    Program(
+        "JavaScript, node",
+        NODE,
+        (),
+        sampling("node", str(WEB / "sample.js")),
+        edits=editing("node", str(WEB / "sample.js")),
+    ),
     Program(
         "JavaScript, Chromium",
         (*NODE, ("chromium", "apt install chromium")),
@@ -95,12 +112,14 @@ PROGRAMS = (
         (("javac", "apt install default-jdk-headless"), CXX, ONNXRUNTIME),
         (["sh", str(EXAMPLES / "android" / "jvm" / "build.sh"), str(BUILD / "java")],),
         sampling(str(BUILD / "java" / "sample")),
+        edits=editing(str(BUILD / "java" / "sample")),
     ),
     Program(
         "Swift, Linux",
         (("swift", "apt install swiftlang"), ONNXRUNTIME),
         ([*SWIFT, str(BUILD / "swift"), "--product", "sample"],),
         sampling(str(BUILD / "swift" / "release" / "sample")),
+        edits=editing(str(BUILD / "swift" / "release" / "sample")),
     ),
 )
 
@@ -110,7 +129,10 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     ran(EXPORT)
     expected = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED)).astype(int)
+    picture, mask = (read_image(GIVEN / name, 1) for name in ("pictures/00.png", "right-half.png"))
+    edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT)).astype(int)
     print(f"{N} images, {STEPS} steps of DDIM, seed {SEED}: difference from Python, and one image from a cold start")
+    print(f"Edit: half a picture filled in {EDIT['n']} ways, {EDIT['num_steps']} steps, {EDIT['returns']} returns")
     failures = 0
     for program in PROGRAMS:
         missing = program.missing()
@@ -118,7 +140,7 @@ def main() -> None:
             told = f"left out: {'; '.join(missing)}"
         else:
             try:
-                told, is_same = compared(program, expected)
+                told, is_same = compared(program, expected, edited)
                 failures += not is_same
             except subprocess.CalledProcessError as exc:
                 lines = (exc.stderr or "").strip().splitlines()
@@ -133,7 +155,7 @@ def ran(command: list[str]) -> str:
     return done.stdout
 
 
-def compared(program: Program, expected: NDArray[np.int_]) -> tuple[str, bool]:
+def compared(program: Program, expected: NDArray[np.int_], edited: NDArray[np.int_]) -> tuple[str, bool]:
     """Return what to print of a program, and whether its images are Python's."""
     for command in program.build:
         ran(command)
@@ -146,11 +168,20 @@ def compared(program: Program, expected: NDArray[np.int_]) -> tuple[str, bool]:
             start = time.perf_counter()
             ran(program.run(1, out))
             seconds = time.perf_counter() - start
+        edit_told, is_same = "this program makes none", True
+        if program.edits is not None:
+            edit_told, is_same = difference(read(ran(program.edits(out)), out).astype(int), edited)
+    told, is_first_same = difference(pixels, expected)
+    return f"{told}, first image {seconds:.2f} s; edit: {edit_told}", is_same and is_first_same
+
+
+def difference(pixels: NDArray[np.int_], expected: NDArray[np.int_]) -> tuple[str, bool]:
+    """Return how far a grid is from Python's, in words, and whether it is within a level."""
     if pixels.shape != expected.shape:
         return f"failed: a grid of {pixels.shape}, expected {expected.shape}", False
-    difference = np.abs(pixels - expected)
-    largest, equal = int(difference.max()), float((difference == 0).mean())
-    return f"max difference {largest}, {equal:8.3%} equal, first image {seconds:.2f} s", largest <= MAX_DIFFERENCE
+    levels = np.abs(pixels - expected)
+    largest, equal = int(levels.max()), float((levels == 0).mean())
+    return f"max difference {largest}, {equal:8.3%} equal", largest <= MAX_DIFFERENCE
 
 
 def read(printed: str, out: Path) -> NDArray[np.uint8]:

@@ -62,6 +62,8 @@ export type Denoised = {
     variance_fraction: Float32Array | null;
 };
 export type Denoiser = (x_t: Float32Array, row: Row, x_0_before: Float32Array | null) => Promise<Denoised>;
+export type Keep = (x: Float32Array, draw: number, a: number) => Float32Array;
+export type Progress = (step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown;
 export type State = {
     row: Row;
     /**
@@ -213,6 +215,12 @@ export declare class NonFiniteError extends DdpmError {
     constructor(where: string, at: number, what?: string);
 }
 /**
+ * Return a value for an error's line.
+ * @param {any} value
+ * @returns {string}
+ */
+export declare function shown(value: any): string;
+/**
  * Write the four output words of Philox4x32-10 (Salmon et al. 2011, section 3.3) to `words` from `at` on, and return
  * `words`. Unsigned 32-bit words throughout.
  * @param {ArrayLike<number>} counter 4 words
@@ -308,19 +316,33 @@ export declare function plan(spec: ModelSpec, { sampler, numSteps, times, name, 
     variance?: string | null;
 }): Plan;
 /**
+ * Return how many evaluations a row reads, its own among them.
+ * @param {Row} row
+ */
+export declare const reachOf: ({ x_0, eps }: Row) => number;
+/**
  * Yield the state after every row of a plan; one network evaluation each, and nothing is kept that no row reads.
  * Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan
- * yielded, to the same bits. Throws NonFiniteError at the row whose numbers are no longer finite.
+ * yielded, to the same bits. keep: what changes every state, the first among them, before it is yielded; of the picture
+ * a is 1. Throws NonFiniteError at the row whose numbers are no longer finite.
  * @param {Denoiser} denoise
  * @param {Noise} noise
  * @param {Plan} plan
- * @param {{ x?: Float32Array | null, state?: State | null }} [options]
+ * @param {{ x?: Float32Array | null, state?: State | null, keep?: Keep | null }} [options]
  * @returns {AsyncGenerator<State>}
  */
-export declare function walk(denoise: Denoiser, noise: Noise, plan: Plan, { x, state }?: {
+export declare function walk(denoise: Denoiser, noise: Noise, plan: Plan, { x, state, keep }?: {
     x?: Float32Array | null;
     state?: State | null;
+    keep?: Keep | null;
 }): AsyncGenerator<State>;
+/**
+ * Return x_t = sqrt(a) x_0 + sqrt(1 - a) eps (Ho et al. 2020, eq. 4).
+ * @param {Float32Array} x_0
+ * @param {Float32Array} eps
+ * @param {number} a
+ */
+export declare function noised(x_0: Float32Array, eps: Float32Array, a: number): Float32Array<ArrayBuffer>;
 /**
  * Bind a model, what it predicts, its clipping, inputs and guidance: (x_t, row, x_0 before) -> Denoised.
  * inputs: by the names of spec.inputs, a value for all images or one for each; a label's may be a class's name, its
@@ -410,16 +432,55 @@ export declare function outputNames(spec: ModelSpec): ("eps" | "v" | "variance_f
  */
 export declare function toUint8(x: Float32Array, [channels, height, width]: Shape): Uint8Array<ArrayBuffer>;
 /**
+ * Return images [B, C, H, W] of pixels [B, H, W, C]: pixel k is k / 127.5 - 1 (Ho et al. 2020, section 3.3).
+ * @param {ArrayLike<number>} pixels
+ * @param {Shape} shape
+ */
+export declare function fromUint8(pixels: ArrayLike<number>, [channels, height, width]: Shape): Float32Array<ArrayBuffer>;
+/**
  * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where progress returned false.
  * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
  * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Settings} settings
- * @param {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} [progress]
+ * @param {Progress} [progress]
  * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
  */
-export declare function sample(model: Model, spec: ModelSpec, settings: Settings, progress?: (step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown): Promise<{
+export declare function sample(model: Model, spec: ModelSpec, settings: Settings, progress?: Progress): Promise<{
+    images: Uint8Array;
+    x: Float32Array;
+} | null>;
+/**
+ * Return the numbers of the images of a batch.
+ * @param {{ first?: number, n?: number }} settings
+ */
+export declare function numbersOf({ first, n }: {
+    first?: number;
+    n?: number;
+}): number[];
+/**
+ * Return the plan that settings choose, and the denoiser of images that are told what those of these numbers are.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Omit<Settings, "seed">} settings
+ * @param {readonly number[]} numbers
+ * @returns {{ rows: Plan, denoise: Denoiser }}
+ */
+export declare function chosen(model: Model, spec: ModelSpec, settings: Omit<Settings, "seed">, numbers: readonly number[]): {
+    rows: Plan;
+    denoise: Denoiser;
+};
+/**
+ * Walk to the end and return the pictures, as `sample` does.
+ * @param {AsyncIterable<State>} states
+ * @param {Plan} plan
+ * @param {ModelSpec} spec
+ * @param {readonly number[]} numbers of the images, which an error names
+ * @param {Progress} progress
+ * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
+ */
+export declare function pictured(states: AsyncIterable<State>, plan: Plan, spec: ModelSpec, numbers: readonly number[], progress: Progress): Promise<{
     images: Uint8Array;
     x: Float32Array;
 } | null>;

@@ -39,6 +39,9 @@ import { NORMAL_TABLE } from "./normal_table.js";
 /** @typedef {{ x_0: Float32Array, eps: Float32Array, variance_fraction: Float32Array | null }} Denoised */
 /** @typedef {(x_t: Float32Array, row: Row, x_0_before: Float32Array | null) => Promise<Denoised>} Denoiser
  * x_0_before: the clean image that the evaluation before found, null at first */
+/** @typedef {(x: Float32Array, draw: number, a: number) => Float32Array} Keep a state, its draw and alphas_cumprod there
+ * -> it, with what is known put in, as a fresh array */
+/** @typedef {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} Progress */
 /**
  * What a row leaves; `walk` goes on from it exactly.
  * @typedef {object} State
@@ -178,7 +181,7 @@ function plain(text) {
  * @param {any} value
  * @returns {string}
  */
-function shown(value) {
+export function shown(value) {
   if (typeof value === "string") return `'${plain(value)}'`;
   if (Array.isArray(value)) return plain(`[${value.map(shown).join(", ")}]`);
   return plain(typeof value === "object" && value !== null ? JSON.stringify(value) : String(value));
@@ -740,7 +743,7 @@ const noLearnedVariance = () =>
  * Return how many evaluations a row reads, its own among them.
  * @param {Row} row
  */
-const reachOf = ({ x_0, eps }) => Math.max(x_0.length, eps.length);
+export const reachOf = ({ x_0, eps }) => Math.max(x_0.length, eps.length);
 
 /**
  * Return how many of the evaluations up to rows[k], newest first, later rows read.
@@ -753,23 +756,26 @@ const keptAfter = ({ rows }, k) =>
 /**
  * Yield the state after every row of a plan; one network evaluation each, and nothing is kept that no row reads.
  * Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan
- * yielded, to the same bits. Throws NonFiniteError at the row whose numbers are no longer finite.
+ * yielded, to the same bits. keep: what changes every state, the first among them, before it is yielded; of the picture
+ * a is 1. Throws NonFiniteError at the row whose numbers are no longer finite.
  * @param {Denoiser} denoise
  * @param {Noise} noise
  * @param {Plan} plan
- * @param {{ x?: Float32Array | null, state?: State | null }} [options]
+ * @param {{ x?: Float32Array | null, state?: State | null, keep?: Keep | null }} [options]
  * @returns {AsyncGenerator<State>}
  */
-export async function* walk(denoise, noise, plan, { x, state } = {}) {
+export async function* walk(denoise, noise, plan, { x, state, keep } = {}) {
   const start = fround(plan.start);
   let x_t = state?.x ?? x ?? noise(0).map((z) => start * z);
   let x_0_before = state?.x_0 ?? null;
   let history = state?.history ?? [];
+  if (keep && !state) x_t = keep(x_t, 0, plan.rows[0].a);
   for (const [k, row] of plan.rows.entries()) {
     if (state && row.i <= state.row.i) continue;
     const found = await denoise(x_t, row, x_0_before);
     history = [[found.x_0, found.eps], ...history];
     x_t = after(row, history, found, noise);
+    if (keep) x_t = keep(x_t, row.i, plan.rows[k + 1]?.a ?? 1);
     refuseNonFinite(x_t, row);
     history = history.slice(0, keptAfter(plan, k));
     x_0_before = found.x_0;
@@ -818,6 +824,17 @@ function refuseNonFinite(values, row) {
 }
 
 // --- from a network to x_0 and eps: predict, combine, denoised ---
+
+/**
+ * Return x_t = sqrt(a) x_0 + sqrt(1 - a) eps (Ho et al. 2020, eq. 4).
+ * @param {Float32Array} x_0
+ * @param {Float32Array} eps
+ * @param {number} a
+ */
+export function noised(x_0, eps, a) {
+  const [signal, noise] = [fround(sqrt(a)), fround(sqrt(1 - a))];
+  return x_0.map((clean, k) => fround(signal * clean) + fround(noise * eps[k]));
+}
 
 /**
  * Bind a model, what it predicts, its clipping, inputs and guidance: (x_t, row, x_0 before) -> Denoised.
@@ -1200,7 +1217,7 @@ function indexOf({ name, none, classes }, value) {
 /**
  * Return what a network is told of images by their numbers.
  * @param {ModelSpec} spec
- * @param {Settings} settings
+ * @param {Omit<Settings, "seed">} settings
  * @param {readonly number[]} numbers
  */
 function toldOf(spec, { label = null, inputs = {} }, numbers) {
@@ -1244,30 +1261,77 @@ export function toUint8(x, [channels, height, width]) {
 }
 
 /**
+ * Return images [B, C, H, W] of pixels [B, H, W, C]: pixel k is k / 127.5 - 1 (Ho et al. 2020, section 3.3).
+ * @param {ArrayLike<number>} pixels
+ * @param {Shape} shape
+ */
+export function fromUint8(pixels, [channels, height, width]) {
+  const x = new Float32Array(pixels.length);
+  const plane = height * width;
+  for (let k = 0; k < x.length; k++) {
+    const [image, channel] = [Math.floor(k / (channels * plane)), Math.floor(k / plane) % channels];
+    x[k] = pixels[(image * plane + (k % plane)) * channels + channel] / 127.5 - 1;
+  }
+  return x;
+}
+
+/**
  * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where progress returned false.
  * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
  * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Settings} settings
- * @param {(step: number, numSteps: number, x: Float32Array, x_0: Float32Array) => unknown} [progress]
+ * @param {Progress} [progress]
  * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
  */
 export async function sample(model, spec, settings, progress = () => true) {
-  const { seed, first = 0, n = 1, plan: name, label, guidance = null, inputs, ...how } = settings;
+  const numbers = numbersOf(settings);
+  const { rows, denoise } = chosen(model, spec, settings, numbers);
+  const noise = noiseStream(settings.seed, numbers, spec.image_shape);
+  return pictured(walk(denoise, noise, rows), rows, spec, numbers, progress);
+}
+
+/**
+ * Return the numbers of the images of a batch.
+ * @param {{ first?: number, n?: number }} settings
+ */
+export function numbersOf({ first = 0, n = 1 }) {
   requireWord("first", first);
   if (!Number.isInteger(n) || n < 1 || first + n > WORD) {
     throw new UsageError(`n must be from 1 to ${WORD - first}, got ${shown(n)}.`);
   }
-  const chosen = plan(spec, { ...how, name });
-  const numbers = Array.from({ length: n }, (_, k) => first + k);
-  const guided = guidanceFor(spec, guidance);
-  const denoise = denoiser(model, spec, toldOf(spec, settings, numbers), guided);
-  const noise = noiseStream(seed, numbers, spec.image_shape);
+  return Array.from({ length: n }, (_, k) => first + k);
+}
+
+/**
+ * Return the plan that settings choose, and the denoiser of images that are told what those of these numbers are.
+ * @param {Model} model
+ * @param {ModelSpec} spec
+ * @param {Omit<Settings, "seed">} settings
+ * @param {readonly number[]} numbers
+ * @returns {{ rows: Plan, denoise: Denoiser }}
+ */
+export function chosen(model, spec, settings, numbers) {
+  const { sampler, numSteps, times, plan: name, eta, variance, guidance = null } = settings;
+  const rows = plan(spec, { sampler, numSteps, times, name, eta, variance });
+  return { rows, denoise: denoiser(model, spec, toldOf(spec, settings, numbers), guidanceFor(spec, guidance)) };
+}
+
+/**
+ * Walk to the end and return the pictures, as `sample` does.
+ * @param {AsyncIterable<State>} states
+ * @param {Plan} plan
+ * @param {ModelSpec} spec
+ * @param {readonly number[]} numbers of the images, which an error names
+ * @param {Progress} progress
+ * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
+ */
+export async function pictured(states, plan, spec, numbers, progress) {
   let x = /** @type {Float32Array} */ (new Float32Array());
   try {
-    for await (const state of walk(denoise, noise, chosen)) {
-      if ((await progress(state.row.i, chosen.rows.length, state.x, state.x_0)) === false) return null;
+    for await (const state of states) {
+      if ((await progress(state.row.i, plan.rows.length, state.x, state.x_0)) === false) return null;
       x = state.x;
     }
   } catch (error) {

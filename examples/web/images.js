@@ -33,3 +33,21 @@ export function rgba({ width, height, channels, data }) {
   }
   return pixels;
 }
+
+/**
+ * Return the pixels [H, W, channels] of a page of 1 (grey), 2 (and opacity), 3 (RGB) or 4 (RGBA) channels, channels 1 or
+ * 3: transparency is laid over white, and grey is ITU-R 601's, as in Python.
+ */
+export function flattened({ width, height, channels: given, data }, channels) {
+  const pixels = new Uint8Array(width * height * channels);
+  for (let k = 0; k < width * height; k++) {
+    const opacity = given % 2 === 0 ? data[(k + 1) * given - 1] / 255 : 1;
+    const [red, green, blue] = [0, 1, 2].map((c) => {
+      const level = data[k * given + (given > 2 ? c : 0)];
+      return Math.round(255 + (level - 255) * opacity);
+    });
+    if (channels === 3) pixels.set([red, green, blue], 3 * k);
+    else pixels[k] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
+  }
+  return pixels;
+}

@@ -1,11 +1,13 @@
 /** The page: reads the form, asks the worker, shows what comes. All computing is in worker.js. */
 
 import { labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
-import { grid, rgba } from "./images.js";
+import { flattened, grid, rgba } from "./images.js";
+import { painting, pictureFromFile } from "./paint.js";
 
 const MODEL_URL = "unet.onnx";
 const MAX_GALLERY = 48;
 const MAX_SEED = 2n ** 63n - 1n;
+const FILL_STEPS = 20;
 const PROOF = { image: 2, among: 4, numSteps: 20 };
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -47,6 +49,7 @@ function open(source, provider = "wasm") {
     offerPlans();
     offerLabels();
     useFields();
+    usePaint();
     const [channels, height, width] = spec.image_shape;
     const by =
       opened.provider === "webgpu"
@@ -200,15 +203,15 @@ $("form").addEventListener("submit", async (event) => {
   });
 });
 
-/** Sample a batch with its preview; null where it was stopped. */
-async function make(settings) {
+/** Sample a batch, or edit pictures where there are any, with its preview; null where it was stopped. */
+async function make(settings, pictures = null) {
   let quarter = 0;
   tell(`Making ${countOf(settings.n)} …`);
   shown = null;
   $("download").hidden = true;
   $("preview").setAttribute("aria-label", "The picture as it emerges");
   $("preview").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
-  const done = await ask("sample", { settings }, ({ step, numSteps, pixels }) => {
+  const done = await ask("sample", { settings, pictures }, ({ step, numSteps, pixels }) => {
     const quarterNow = Math.floor((4 * step) / numSteps);
     $("progress").value = step / numSteps;
     $("count").textContent = `Step ${step} of ${numSteps}`;
@@ -221,8 +224,10 @@ async function make(settings) {
     tell("Stopped.");
     return null;
   }
+  justMade = done.images.slice(0, done.images.length / settings.n);
   const { seed, first, n, sampler = "plan", plan, times, numSteps, label, guidance } = settings;
   const told = [label === undefined ? "" : `class-${label}-`, guidance === undefined ? "" : `guidance-${guidance}-`];
+  if (pictures !== null) told.unshift("filled-");
   const way = `${told.join("")}${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
   shown = {
     page: grid(done.images, spec.image_shape),
@@ -244,8 +249,9 @@ async function busy(task) {
   $("start").hidden = true;
   $("cancel").hidden = false;
   $("prove").disabled = true;
+  usePaint();
   for (const field of [...document.getElementsByName("provider"), $("file")]) field.disabled = true;
-  if (from === $("start") || from === $("prove")) $("cancel").focus();
+  if ([$("start"), $("prove"), $("fill")].includes(from)) $("cancel").focus();
   try {
     await ready;
     await task();
@@ -256,10 +262,11 @@ async function busy(task) {
   $("start").hidden = false;
   $("cancel").hidden = true;
   $("prove").disabled = false;
+  usePaint();
   for (const field of [...document.getElementsByName("provider"), $("file")]) field.disabled = false;
   $("progress").value = 0;
   $("count").textContent = "\u00a0";
-  if (hadFocus) (from === $("prove") ? from : $("start")).focus();
+  if (hadFocus) ([$("prove"), $("fill")].includes(from) ? from : $("start")).focus();
 }
 
 const cancel = () => worker.postMessage({ task: "cancel" });
@@ -322,6 +329,60 @@ $("prove").addEventListener("click", () =>
       difference === 0
         ? `The same picture: all ${size} numbers are equal.`
         : `They differ by up to ${difference} of 255 levels of brightness.`;
+  }),
+);
+
+// --- paint over a picture, have it filled ---
+
+let justMade = null; // the pixels of the first picture of the last batch
+const paint = painting($("paint"), () => Number($("brush").value), usePaint);
+
+/** Offer what can be done with the painting as it is. */
+function usePaint() {
+  const isOurs = paint.page()?.data.length === sizeOf(spec); // else of a model that was open before
+  const isPainted = isOurs && paint.mask().some((level) => level > 0);
+  $("take").disabled = justMade?.length !== sizeOf(spec);
+  for (const id of ["right-half", "lower-half"]) $(id).disabled = !isOurs;
+  $("clear").disabled = !isPainted;
+  $("fill").disabled = !isPainted || !$("cancel").hidden;
+  $("paint").setAttribute("aria-label", `${isOurs ? "A" : "No"} picture${isPainted ? ", painted over in part" : ""}`);
+}
+
+const sizeOf = (spec) => spec?.image_shape.reduce((product, length) => product * length, 1);
+const paintOver = (pixels) => paint.show(grid(pixels, spec.image_shape));
+
+$("take").addEventListener("click", () => paintOver(justMade));
+$("clear").addEventListener("click", () => paint.show(paint.page()));
+$("right-half").addEventListener("click", () => paint.cover((x) => x > paint.page().width / 2));
+$("lower-half").addEventListener("click", () => paint.cover((_, y) => y > paint.page().height / 2));
+$("picture").addEventListener("change", async ({ target }) => {
+  const [file] = target.files;
+  if (!file) return;
+  $("problem").hidden = true;
+  try {
+    await ready;
+    const [channels, height, width] = spec.image_shape;
+    paintOver(flattened(await pictureFromFile(file, width, height), channels));
+  } catch {
+    tellProblem(new Error(`${file.name} is not a picture that this browser can read.`));
+  }
+  target.value = "";
+});
+
+$("fill").addEventListener("click", () =>
+  busy(async () => {
+    const { seed, first, n, label, guidance } = settingsFromForm();
+    const [numSteps, returns] = [Math.min(FILL_STEPS, spec.alphas_cumprod.length), Number($("returns").value)];
+    const settings = { seed, first, n, label, guidance, numSteps, sampler: "ddim", eta: 1, returns, mask: paint.mask() };
+    const done = await make(settings, paint.page().data);
+    if (done === null) return;
+    $("filled").replaceChildren();
+    for (let k = 0; k < n; k++) {
+      const pixels = done.images.slice((k * done.images.length) / n, ((k + 1) * done.images.length) / n);
+      $("filled").append(await figure(pixels, `Filled, seed ${seed}, picture ${first + k}`));
+    }
+    $("filled").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+    tell(`Done: filled in ${countOf(n).replace("picture", "way")} in ${done.seconds.toFixed(1)} s.`);
   }),
 );
 

@@ -3,8 +3,10 @@
  *     node sample.js unet.onnx --n 16 --steps 50 --sampler ddim --eta 0 --seed 7 --first 0 --out grid.png
  * --times 980,500,0 takes the place of --steps; --plan NAME, a plan that the model carries, that of steps, sampler and
  * eta. --label NAME,... takes classes by name or index, or none, which pictures take in turn, and --guidance how
- * strongly they follow it, 0 to 100. Prints one line of JSON; errors are one line, with the exit codes of every command
- * of this project.
+ * strongly they follow it, 0 to 100. --image x.png makes all pictures from that one: with --mask, a grey PNG, what is
+ * white in it, with --returns how often to go back, --jump rows at a time; with --measure average:4, grey or mask, what
+ * measures the same; with --strength 0.5 what is noised for half of the times and made again. Prints one line of JSON;
+ * errors are one line, with the exit codes of every command of this project.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -13,11 +15,15 @@ import { performance } from "node:perf_hooks";
 import { parseArgs } from "node:util";
 
 import { BadFileError, DdpmError, labelOf, sample, UsageError } from "./ddpm.js";
-import { grid } from "./images.js";
+import { edit } from "./given.js";
+import { flattened, grid } from "./images.js";
 import { oneLine, openModel } from "./model.js";
 
 const BATCH = 16;
-const OPTIONS = ["n", "steps", "times", "sampler", "eta", "plan", "seed", "first", "label", "guidance", "out"];
+const OPTIONS = [
+  ...["n", "steps", "times", "sampler", "eta", "plan", "seed", "first", "label", "guidance", "out"],
+  ...["image", "mask", "measure", "strength", "returns", "jump"],
+];
 
 class EnvironmentProblem extends DdpmError {
   exitCode = 5;
@@ -70,6 +76,14 @@ function settingsFromArguments(args) {
     plan: values.plan,
     label: values.label,
     guidance: number("guidance"),
+    image: values.image,
+    given: {
+      mask: values.mask,
+      measure: values.measure,
+      strength: number("strength"),
+      returns: number("returns"),
+      jump: number("jump"),
+    },
   };
 }
 
@@ -81,28 +95,58 @@ async function load(name) {
   }
 }
 
+async function read(path) {
+  return new Uint8Array(
+    await readFile(path).catch((error) => {
+      throw new BadFileError(`${path}: cannot be read (${error.code}).`);
+    }),
+  );
+}
+
+/** Return the pixels of a PNG of 8 bits, uint8 [H, W, channels], which must have the model's size. */
+async function pictureFrom(png, path, channels, [, height, width]) {
+  let page;
+  try {
+    page = png.decode(await read(path));
+  } catch (error) {
+    if (error instanceof DdpmError) throw error;
+    throw new BadFileError(`${path}: is not a PNG that can be read (${oneLine(error)}).`);
+  }
+  if (page.depth !== 8 || page.palette) {
+    throw new BadFileError(`${path}: must be a PNG of 8 bits without a palette.`);
+  }
+  if (page.width !== width || page.height !== height) {
+    throw new UsageError(`${path} must have ${width} x ${height} pixels, got ${page.width} x ${page.height}.`);
+  }
+  return flattened(page, channels);
+}
+
 async function main(args) {
-  const { path, out, n, first, label, ...settings } = settingsFromArguments(args);
+  const { path, out, n, first, label, image, given, ...settings } = settingsFromArguments(args);
+  const named = Object.keys(given).find((name) => given[name] !== undefined);
+  if (image === undefined && named !== undefined) throw new UsageError(`--${named} needs an --image.`);
   process.env.ORT_DISABLE_TELEMETRY ??= "1"; // read when ONNX Runtime is loaded
-  const [ort, { encode }] = await Promise.all([load("onnxruntime-node"), load("fast-png")]);
-  const bytes = await readFile(path).catch((error) => {
-    throw new BadFileError(`${path}: cannot be read (${error.code}).`);
-  });
+  const [ort, png] = await Promise.all([load("onnxruntime-node"), load("fast-png")]);
+  const bytes = await read(path);
   const beforeLoad = performance.now();
   const intraOpNumThreads = os.availableParallelism?.() ?? os.cpus().length;
-  const { model, spec } = await openModel(ort, new Uint8Array(bytes), { intraOpNumThreads });
+  const { model, spec } = await openModel(ort, bytes, { intraOpNumThreads });
   const seconds_load = (performance.now() - beforeLoad) / 1000;
 
   // one class, whose name may have commas, or several with commas between them
   settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",").map((name) => name.trim());
+  const shape = spec.image_shape;
+  const picture = image && (await pictureFrom(png, image, shape[0], shape));
+  if (given.mask) given.mask = await pictureFrom(png, given.mask, 1, shape);
   const batches = [];
   for (let start = 0; start === 0 || start < n; start += BATCH) {
     const batch = { ...settings, first: first + start, n: Math.min(BATCH, n - start) };
-    batches.push((await sample(model, spec, batch)).images);
+    const made = picture ? edit(model, spec, picture, { ...batch, ...given }) : sample(model, spec, batch);
+    batches.push((await made).images);
   }
   const seconds = performance.now() / 1000; // since the program started
-  const page = grid(Buffer.concat(batches), spec.image_shape);
-  await writeFile(out, encode(page)).catch((error) => {
+  const page = grid(Buffer.concat(batches), shape);
+  await writeFile(out, png.encode(page)).catch((error) => {
     throw new EnvironmentProblem(`${out}: cannot be written (${error.code}).`);
   });
   console.log(JSON.stringify({ images: n, seconds_load, seconds }));

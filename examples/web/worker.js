@@ -5,6 +5,7 @@
  */
 
 import { denoiser, labelOf, noiseStream, NonFiniteError, plan, sample, toUint8 } from "./ddpm.js";
+import { edit } from "./given.js";
 import { oneLine, openModel } from "./model.js";
 
 const RUNTIMES = {
@@ -41,17 +42,21 @@ const tasks = {
     };
   },
 
-  /** Sample a batch; null where it was cancelled. */
-  async sample({ settings }, tell) {
+  /** Sample a batch, or edit pictures where there are any; null where it was cancelled. */
+  async sample({ settings, pictures = null }, tell) {
     if (opened === null) throw new Error("No model is open. Choose a file below More settings.");
     cancelled = false;
     const begin = performance.now();
     const shape = opened.spec.image_shape;
-    const batch = await sample(opened.model, opened.spec, settings, async (step, numSteps, _, x_0) => {
+    const progress = async (step, numSteps, _, x_0) => {
       tell({ step, numSteps, pixels: toUint8(x_0, shape) });
       await breathe();
       return !cancelled;
-    });
+    };
+    const { model, spec } = opened;
+    const batch = await (pictures === null
+      ? sample(model, spec, settings, progress)
+      : edit(model, spec, pictures, settings, progress));
     return batch && { images: batch.images, seconds: (performance.now() - begin) / 1000 };
   },
 

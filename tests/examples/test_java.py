@@ -22,19 +22,22 @@ from models import constant, node, onnx_file
 from PIL import Image
 from test_spec import SPEC, values
 
-from ddpm_export import generate
+from ddpm_export import edit, generate
 from ddpm_export.diffusion import denoiser
+from ddpm_export.editing import edit_for
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
+from ddpm_export.given import with_returns
 from ddpm_export.guidance import Guidance, json_from_guidance
-from ddpm_export.images import grid, to_uint8
+from ddpm_export.images import grid, read_image, to_uint8
 from ddpm_export.inputs import Input, input_from_json
 from ddpm_export.noise import noise_stream, normal_table
 from ddpm_export.plans import Plan, Row, json_from_plan, plan_from_json
 from ddpm_export.samplers import SAMPLERS, plan, walk
 from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
 
+from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .fed import FED, TOLD, mixed, mixed_with_t
 from .specs import guided_specs, specs
 
@@ -539,6 +542,136 @@ def test_what_is_not_finite_is_told_of_its_image(java, place):
     assert answer["message"].startswith("At step 1 (t = 49), image 5 became NaN")
 
 
+GIVEN = golden("given")
+PICTURES = (np.array(GIVEN["levels"]).reshape(2, *GIVEN["shape"]) / 127.5 - 1.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", GIVEN["cases"], ids=lambda case: case["name"])
+def test_golden_given(java, case):
+    """And going on from a state puts in no known pixels a second time."""
+    made = {"p": plan_from_json("p", case["plan"], 50, fractional_t=False)}
+    shape = tuple(GIVEN["shape"])
+    spec = gaussian_spec(GIVEN["alphas_cumprod"], "v", case["clip_x_0"], shape, plans=made)
+    start = {"backwards": "picture"}.get(case["name"], "noised" if "strength" in case else None)
+    (answer,) = java(
+        {
+            **{
+                "call": "given",
+                "spec": json_from_spec(spec),
+                "plan": "p",
+                "pictures": bits_of(PICTURES),
+                "from": start,
+            },
+            **{name: GIVEN[name] for name in ("seed", "images", "shape", "mean", "std")},
+            "mask": bits_of(case["mask"]) if "mask" in case else None,
+            "measure": case.get("measure"),
+        }
+    )
+    for state, right in zip(answer["states"], case["states"], strict=True):
+        assert [state[key] for key in ("i", "t", "a")] == [right[key] for key in ("i", "t", "a")]
+        for key in ("x", "x_0", "eps"):
+            np.testing.assert_allclose(floats(state[key]), np.float32(right[key]), rtol=0, atol=GIVEN["tolerance"])
+    assert answer["again"] == answer["states"][1:]
+
+
+def test_given_plans_and_what_is_between(java):
+    spec = gaussian_spec(GIVEN["alphas_cumprod"], "v", 0.75, tuple(GIVEN["shape"]))
+    returned = next(case for case in GIVEN["cases"] if "returns" in case)
+    between, rows, below = java(
+        {"call": "crossfade", "first": bits_of(PICTURES[0]), "last": bits_of(PICTURES[1]), "count": 3},
+        {
+            **{"call": "returns", "spec": json_from_spec(spec)},
+            **{name: returned[name] for name in ("num_steps", "sampler", "eta", "returns", "jump")},
+        },
+        {"call": "times_below", "times": GIVEN["times"], "strength": 0.6, "T": 50},
+    )
+    np.testing.assert_allclose(floats(between["bits"]), GIVEN["crossfade"], rtol=0, atol=1e-7)
+    assert below["t"] == [24, 11]
+    expected = with_returns(plan(spec, num_steps=4, sampler="ddim", eta=0.5), 2, 2)
+    assert [row[:3] for row in rows["rows"]] == [[row.i, row.t, row.a] for row in expected.rows]
+    for row, right in zip(rows["rows"], expected.rows, strict=True):
+        for numbers, others in zip(row[3:6], (right.x_0, right.eps, right.noise), strict=True):
+            np.testing.assert_allclose(numbers, others, rtol=1e-14, atol=0)
+
+
+EDITED = gaussian_spec(
+    GIVEN["alphas_cumprod"],
+    "v",
+    None,
+    tuple(GIVEN["shape"]),
+    inputs=(Input("y", "label", (), 2, ("cat", "dog")),),
+    requires=("inputs",),
+    plans={"back": Plan((Row(1, 40, 0.5, (1.0,), ()), Row(2, 30, 0.6, (1.0, 0.5), ())))},
+)
+LEVELS = np.array(GIVEN["levels"], dtype=np.uint8).reshape(2, *GIVEN["shape"]).transpose(0, 2, 3, 1)
+BLENDED = np.array([[0, 255, 64, 0], [255, 255, 0, 128]], dtype=np.uint8)
+
+
+def edit_call(images=LEVELS, **given):
+    told = {name: value.reshape(-1).tolist() if name == "mask" else value for name, value in given.items()}
+    said = {"seed": "3", "first": 4, "n": 1, "mean": 0.3, "std": 0.5, "pictures": images.reshape(-1).tolist()}
+    return {"call": "edit", "spec": json_from_spec(EDITED), **said, **told}
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        ({"mask": BLENDED, "n": 2, "returns": 2, "jump": 2, "eta": 1.0}, [2, 2, 2, 2]),
+        ({"mask": np.stack([BLENDED, 255 - BLENDED]), "strength": 0.6, "label": ["cat", "dog", "dog"]}, [1, 1]),
+        ({"mask": BLENDED, "measure": "mask", "eta": 1.0}, [2, 2]),
+        ({"measure": "average:2", "n": 2, "label": "dog"}, [1, 1, 1, 1]),
+        ({"measure": "grey", "inputs": {"y": [0, 1]}}, [0, 1]),
+        ({"strength": 0.3, "sampler": "ddpm"}, [2, 2]),
+        ({"strength": 0.6, "between": True, "n": 3, "label": ["cat", "dog"]}, [0, 0, 0]),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
+)
+def test_edits_are_pythons(java, given, labels):
+    """To 1e-6, since a mean of several numbers is summed in another order."""
+    how = {"num_steps": 4, **({} if "sampler" in given else {"sampler": "ddim", "eta": 0.5}), **given}
+    (answer,) = java(edit_call(**how))
+    made = edit_for(EDITED, LEVELS, seed=3, first=4, **how)
+    images = range(4, 4 + made.settings.n)
+    told = {"y": np.array(labels)}
+    network = gaussian_model(GIVEN["alphas_cumprod"], 0.3, 0.5, "v")
+    denoise = denoiser(lambda x_t, t, **_: network(x_t, t), EDITED, **told)
+    *_, last = made.walks(denoise, images)
+    np.testing.assert_allclose(floats(answer["bits"]), last.x.reshape(-1), rtol=0, atol=1e-6)
+    assert answer["labels"] == [labels] * made.settings.num_rows
+
+
+def test_edits_are_refused_in_pythons_words(java):
+    wrong = [
+        {},
+        {"strength": 0.0},
+        {"strength": 0.1},
+        {"strength": 0.5, "returns": 1},
+        {"mask": BLENDED, "returns": -1},
+        {"mask": BLENDED, "returns": 1, "jump": 4},
+        {"mask": BLENDED, "returns": 1, "plan": "back", "num_steps": None},
+        {"measure": "average:4"},
+        {"measure": "average:0"},
+        {"measure": "half"},
+        {"measure": "mask"},
+        {"measure": "grey", "mask": BLENDED},
+        {"mask": BLENDED, "between": True},
+        {"strength": 0.5, "between": True, "n": 1},
+        {"strength": 0.5, "between": True, "images": LEVELS[:1]},
+    ]
+    asked = [{"num_steps": 4, **one} for one in wrong]
+    others = [{"images": LEVELS[0, 0]}, {"mask": BLENDED[:1]}, {"plan": "back", "strength": 0.7}]
+    answers = java(*(edit_call(**one) for one in asked), *(edit_call(**{"mask": BLENDED, **one}) for one in others))
+    for one, answer in zip(asked, answers, strict=False):
+        with pytest.raises(UsageError) as caught:
+            edit_for(EDITED, **{"images": LEVELS, "seed": 3, **one})
+        assert answer == {"error": "USAGE", "message": str(caught.value)}
+    assert [answer["message"] for answer in answers[len(asked) :]] == [
+        "images must be uint8 (m, 2, 4, 3), got 12 numbers.",
+        "mask must be uint8 (2, 4), or one for each picture, got 4 numbers.",
+        "strength does not apply to a plan whose rows look back beyond it.",
+    ]
+
+
 def test_pixels(java):
     cases = golden("pixels")["cases"]
     (answer,) = java({"call": "pixels", "bits": [case["bits"] for case in cases], "shape": [1, 1, 1]})
@@ -825,6 +958,24 @@ def test_a_grid_of_two_batches_equals_pythons(program, tmp_path, sampler, eta):
     assert not pixels[84:, 84:].any(), "cells that no image fills are black"
 
 
+@pytest.mark.parametrize("settings", EDITS, ids=str)
+def test_the_program_makes_pythons_edits(program, tmp_path, settings):
+    _, pixels = sampled(program, tmp_path / "grid.png", MODEL, *flags_of(settings))
+    assert np.abs(pixels - pictures_of(settings)[..., 0]).max() <= 1
+
+
+def test_colours_are_edited_and_a_colour_picture_can_be_a_grey_mask(program, tmp_path):
+    path = small_onnx(tmp_path / "m.onnx", spec=json_from_spec(COLOUR))
+    picture, mask = (np.random.default_rng(k).integers(0, 256, (4, 5, 3), dtype=np.uint8) for k in range(2))
+    for name, pixels in (("x", picture), ("mask", mask)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    given = ("--image", tmp_path / "x.png", "--mask", tmp_path / "mask.png", "--n", 2, "--steps", 3, "--eta", 1)
+    _, pixels = sampled(program, tmp_path / "c.png", path, *given)
+    grey = read_image(tmp_path / "mask.png", 1)[..., 0]
+    made = grid(edit(path, picture[np.newaxis], mask=grey, n=2, num_steps=3, sampler="ddim", eta=1.0, seed=0))
+    assert np.abs(pixels - made).max() <= 1
+
+
 def small_onnx(path, outputs=("eps",), spec=None, inputs=("x_t", "t")):
     """A graph of 3 x 4 x 5 pixels whose first output is x_t itself, another its sigmoid; the spec in its metadata."""
     shapes = {"x_t": (1, ["batch", 3, 4, 5]), "t": (7, ["batch"])}
@@ -884,6 +1035,10 @@ def test_what_the_spec_lists_is_fed(program, tmp_path, options, settings):
     [
         ([], 2, "must be named"),
         ([MODEL, "--n"], 2, "needs a value"),
+        ([MODEL, "--mask", PICTURE], 2, "--mask needs an --image."),
+        ([MODEL, "--image", PICTURE], 2, "A picture needs a mask, a measure or a strength."),
+        ([MODEL, "--image", "README.md", "--strength", "1"], 3, "README.md cannot be read as a picture."),
+        ([MODEL, "--image", PICTURE.parent.parent / "between.png", "--strength", "1"], 2, "must have 28 x 28 pixels"),
         ([MODEL, "--n", "0"], 2, "1 to"),
         ([MODEL, "--n", "x"], 2, "--n"),
         ([MODEL, "--steps", "1001"], 2, "The number of steps must be from 1 to 1000, the model's own, got 1001."),

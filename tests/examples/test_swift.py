@@ -24,6 +24,7 @@ from ddpm_export.inputs import Input
 from ddpm_export.plans import Plan, Row
 from ddpm_export.spec import METADATA_KEY, json_from_spec, spec_from_json
 
+from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .fed import FED, mixed_with_t
 from .specs import guided_specs, specs
 
@@ -94,6 +95,14 @@ def test_sample_makes_pythons_pictures(build, tmp_path, n, options, settings):
     assert np.abs(picture.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("settings", EDITS, ids=str)
+def test_sample_makes_pythons_edits(build, tmp_path, settings):
+    out = tmp_path / "grid.png"
+    done = run(build / "sample", MODEL, *flags_of(settings), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert np.abs(read_image(out, 1).astype(int) - pictures_of(settings)).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
@@ -120,6 +129,14 @@ def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
     ("arguments", "code", "words"),
     [
         ([], 2, "A model must be named."),
+        ([MODEL, "--mask", PICTURE], 2, "--mask needs an --image."),
+        ([MODEL, "--image", PICTURE], 2, "A picture needs a mask, a measure or a strength."),
+        ([MODEL, "--image", "README.md", "--strength", 1], 3, "README.md cannot be read as a PNG ("),
+        (
+            [MODEL, "--image", "../../docs/given/between.png", "--strength", 1],
+            2,
+            "../../docs/given/between.png must have 28 x",
+        ),
         ([MODEL, "--what", 1], 2, 'Unknown argument "--what".'),
         ([MODEL, "--n"], 2, "--n needs a value."),
         ([MODEL, "--n", 0], 2, "--n must be an integer from 1 to 1048576"),

@@ -20,7 +20,7 @@ from models import GREY, classes_file, constant, onnx_file, scale_model, tiny_sp
 from models import node as node_of
 from onnx import TensorProto
 
-from ddpm_export import generate
+from ddpm_export import edit, generate
 from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
@@ -31,6 +31,7 @@ from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
 
+from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .specs import attacks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -94,7 +95,7 @@ def pictures(**settings: object) -> np.ndarray:
 # --- the core ---
 
 
-@pytest.mark.parametrize("name", ["core", "images", "serve"])
+@pytest.mark.parametrize("name", ["core", "given", "images", "serve"])
 def test_what_node_tests(name: str) -> None:
     done = node("--test", f"test/{name}.test.js")
     assert done.returncode == 0, done.stdout
@@ -107,7 +108,8 @@ def test_the_types_are_those_of_the_code(tmp_path: Path) -> None:
     needs("typescript")
     done = node("node_modules/typescript/bin/tsc", "--project", "tsconfig.json", "--outDir", tmp_path)
     assert done.returncode == 0, done.stdout
-    assert (tmp_path / "ddpm.d.ts").read_text() == (WEB / "ddpm.d.ts").read_text(), "run: npm run types"
+    for name in ("ddpm.d.ts", "given.d.ts"):
+        assert (tmp_path / name).read_text() == (WEB / name).read_text(), "run: npm run types"
 
 
 LABEL = {"name": "y", "kind": "label", "shape": [], "none": 3, "classes": ["cat", "dog", "a, b"]}
@@ -281,6 +283,15 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
     assert_same_pictures(read_image(out, 1), pictures(**settings))
 
 
+@pytest.mark.parametrize("settings", EDITS, ids=str)
+def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None:
+    needs("onnxruntime-node", "fast-png")
+    out = tmp_path / "grid.png"
+    done = node("sample.js", MODEL, *flags_of(settings), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert_same_pictures(read_image(out, 1), pictures_of(settings))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -301,6 +312,14 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
         ([MODEL, "--seed", "1.5"], 2, '--seed must be an integer, got "1.5".'),
         ([MODEL, "--seed", 2**63], 2, "seed must be from 0 to 2^63 - 1, got 9223372036854775808."),
         ([MODEL, "--first", 2**32], 2, "first must be from 0 to 2^32 - 1, got 4294967296."),
+        ([MODEL, "--mask", PICTURE], 2, "--mask needs an --image."),
+        ([MODEL, "--image", PICTURE], 2, "A picture needs a mask, a measure or a strength."),
+        ([MODEL, "--image", "package.json", "--strength", 1], 3, "package.json: is not a PNG that can be read ("),
+        (
+            [MODEL, "--image", ROOT / "docs" / "given" / "between.png", "--strength", 1],
+            2,
+            " must have 28 x 28 pixels, got ",
+        ),
         ([MODEL, "--colour", 1], 2, "The arguments were not understood: "),
         ([], 2, "got 0 paths."),
         (["nowhere.onnx"], 3, "nowhere.onnx: cannot be read (ENOENT)."),
@@ -549,7 +568,7 @@ def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
 @pytest.mark.torch
 def test_the_keyboard_is_enough() -> None:
     seen = seen_in_page("keyboard")
-    assert seen["order"] == ["seed", "fresh", "n", "steps", "SUMMARY", "start", "prove"]
+    assert seen["order"] == ["seed", "fresh", "n", "steps", "SUMMARY", "start", "picture"]
     assert seen["sampler"] == "ddpm"
     assert seen["whileRunning"] == "cancel"
     assert seen["after"] == "start"
@@ -580,6 +599,41 @@ def test_little_motion_for_those_who_ask_for_it(reduced_motion: str, draws: int)
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("whose", ["the page's", "the user's"])
+def test_what_is_painted_over_is_filled_as_in_python(whose: str) -> None:
+    """The paint is seen on the canvas: where it is, red and green differ."""
+    settings = {"n": 4, "seed": 5, "first": 1, "steps": 3, "returns": 0}
+    seen = seen_in_page("fill", **settings, **({} if whose == "the page's" else {"file": str(PICTURE)}))
+
+    def colours(name: str) -> np.ndarray:
+        return np.array(seen[name]["rgba"], dtype=np.uint8).reshape(28, 28, 4)
+
+    def paint(name: str) -> np.ndarray:
+        return colours(name)[..., 0] != colours(name)[..., 1]
+
+    assert seen["before"] == [False, False, False]
+    assert seen["taken"] == seen["made"]
+    picture = page_of(seen["picture"])
+    assert (whose == "the page's") == (seen["picture"] == seen["made"])
+    if whose == "the user's":
+        np.testing.assert_array_equal(picture, read_image(PICTURE, 1))
+    assert seen["wiped"] == seen["picture"]
+    half, tapped, stroked = paint("half"), paint("tapped"), paint("stroked")
+    assert half[14:].all()
+    assert not half[:14].any()
+    assert tapped[25, 2]
+    assert 8 <= tapped.sum() <= 20, "a dot of radius 2"
+    assert stroked[tapped].all()
+    assert stroked[[7, 14, 21], [17, 19, 19]].all(), "along the whole stroke"
+    assert not stroked[:, 5:12].any(), "the pointer moved there with no button down"
+    assert seen["filled"] == 4
+    assert seen["status"].startswith("Done: filled in 4 ways")
+    filled = page_of(seen["shown"])
+    given = {"n": 4, "seed": 5, "first": 1, "num_steps": 20, "sampler": "ddim", "eta": 1.0}
+    assert_same_pictures(filled, grid(edit(MODEL, picture[np.newaxis], mask=stroked.astype(np.uint8) * 255, **given)))
+    np.testing.assert_array_equal(filled[28:, 28:][~stroked], picture[~stroked])
+
+
 def test_names_and_contrast() -> None:
     seen = seen_in_page("access")
     assert seen["nameless"] == []

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { UsageError } from "../ddpm.js";
-import { grid, rgba } from "../images.js";
+import { flattened, grid, rgba } from "../images.js";
 
 test("three grey pictures of 1 x 2 make two rows, and the last cell is black", () => {
   const page = grid(Uint8Array.of(1, 2, 3, 4, 5, 6), [1, 1, 2]);
@@ -39,4 +39,14 @@ test("a canvas gets colours as they are and grey three times, opaque", () => {
 
 test("other numbers of channels are refused", () => {
   assert.throws(() => grid(new Uint8Array(8), [4, 1, 2]), UsageError);
+});
+
+test("pictures get the model's channels: transparency over white, grey as the eye weighs colours", () => {
+  const of = (channels, data, wanted) => [...flattened({ width: 1, height: 1, channels, data }, wanted)];
+  assert.deepEqual(of(1, [9], 1), [9]);
+  assert.deepEqual(of(1, [9], 3), [9, 9, 9]);
+  assert.deepEqual(of(2, [0, 51], 1), [204]);
+  assert.deepEqual(of(3, [255, 128, 0], 1), [151]); // as Pillow's convert("L")
+  assert.deepEqual(of(4, [1, 2, 3, 255], 3), [1, 2, 3]);
+  assert.deepEqual(of(4, [1, 2, 3, 0], 3), [255, 255, 255]);
 });

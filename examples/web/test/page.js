@@ -281,6 +281,54 @@ const scenarios = {
       return { contrast, nameless, lang: await page.getAttribute("html", "lang") };
     }),
 
+  /** Paint over the picture just made, or a file, by mouse, finger and button, and have it filled. */
+  fill: ({ file, ...settings }) =>
+    visit({ hasTouch: true }, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      const painted = () => page.$eval("#paint", pixelsOf);
+      const before = await Promise.all(["#take", "#right-half", "#fill"].map((each) => page.isEnabled(each)));
+      await make(page, { ...settings, n: 1 });
+      const made = await page.$eval("#preview", pixelsOf);
+      await page.click("#take");
+      const taken = await painted();
+      if (file) {
+        await page.setInputFiles("#picture", file);
+        await until(
+          page,
+          (was) => String([...document.getElementById("paint").getContext("2d").getImageData(0, 0, 28, 28).data]) !== was,
+          String(taken.rgba),
+        );
+      }
+      const picture = await painted();
+      await page.click("#lower-half");
+      const half = await painted();
+      await page.click("#clear");
+      const wiped = await painted();
+      await page.locator("#paint").scrollIntoViewIfNeeded();
+      const { x, y, width, height } = await page.locator("#paint").boundingBox();
+      const at = (across, down) => [x + across * width, y + down * height];
+      await page.touchscreen.tap(...at(0.1, 0.9));
+      const tapped = await painted();
+      await page.mouse.move(...at(0.6, 0.2));
+      await page.mouse.down();
+      await page.mouse.move(...at(0.7, 0.5));
+      await page.mouse.move(...at(0.7, 0.8));
+      await page.mouse.up();
+      await page.mouse.move(...at(0.2, 0.2)); // with no button down
+      const stroked = await painted();
+      await page.selectOption("#n", String(settings.n));
+      await page.selectOption("#returns", String(settings.returns));
+      await page.click("#fill");
+      await settled(page);
+      await page.waitForSelector("#start", { state: "visible" });
+      await shoot(page, "fill");
+      const filled = await page.$$eval("#filled canvas", (all) => all.length);
+      const [status, shown] = [await text(page, "status"), await page.$eval("#preview", pixelsOf)];
+      const problem = await text(page, "problem");
+      return { before, made, taken, picture, half, wiped, tapped, stroked, filled, status, shown, problem };
+    }),
+
   /** The graphics card is offered where there is one, and used only if it says what the processor says. */
   gpu: ({ fake, ...settings }) =>
     visit(

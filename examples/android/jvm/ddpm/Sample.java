@@ -1,5 +1,6 @@
 package ddpm;
 
+import static ddpm.DdpmException.Kind.BAD_FILE;
 import static ddpm.DdpmException.Kind.ENVIRONMENT;
 import static ddpm.DdpmException.Kind.USAGE;
 import static ddpm.DdpmException.shown;
@@ -19,10 +20,11 @@ import javax.imageio.ImageIO;
 public final class Sample {
     private static final String USAGE_LINE =
             "unet.onnx [--n 16] [--steps N] [--times T,T,...] [--sampler ddim|ddpm] [--eta E] [--plan NAME] [--seed 0] "
-                    + "[--first 0] [--label NAME,...] [--guidance G] [--out grid.png]";
+                    + "[--first 0] [--label NAME,...] [--guidance G] [--image x.png] [--mask mask.png] "
+                    + "[--measure average:4|grey|mask] [--strength S] [--returns 0] [--jump 1] [--out grid.png]";
     private static final List<String> OPTIONS =
             Arrays.asList("--n", "--steps", "--times", "--sampler", "--eta", "--plan", "--seed", "--first", "--label",
-                    "--guidance", "--out");
+                    "--guidance", "--image", "--mask", "--measure", "--strength", "--returns", "--jump", "--out");
     private static final int BATCH = 16;
 
     private Sample() {}
@@ -54,7 +56,8 @@ public final class Sample {
             if (shape[0] != 1 && shape[0] != 3) {
                 throw usage("The model's pictures must have 1 or 3 channels to be shown, got " + shape[0] + ".");
             }
-            Settings settings = new Settings();
+            Edit settings = new Edit(); // of noise it is settings like any
+            byte[] picture = given(options, settings, shape);
             settings.numSteps = options.containsKey("--steps")
                     ? (Integer) (int) integer(options, "--steps", 0, 1, Integer.MAX_VALUE) : null;
             settings.times = times(options.get("--times"));
@@ -71,7 +74,8 @@ public final class Sample {
             for (int done = 0; done < n; done += BATCH) {
                 settings.first = first + done;
                 settings.n = Math.min(BATCH, n - done);
-                byte[] batch = Ddpm.toUint8(Ddpm.sample(model, spec, settings, null), shape);
+                byte[] batch = Ddpm.toUint8(picture == null ? Ddpm.sample(model, spec, settings, null)
+                        : Given.edit(model, spec, picture, settings, null), shape);
                 System.arraycopy(batch, 0, pixels, done * (pixels.length / n), batch.length);
             }
             long finished = System.currentTimeMillis();
@@ -82,6 +86,58 @@ public final class Sample {
         } catch (ArithmeticException overflow) {
             throw usage("--n must be few enough for one picture, got " + n + ".");
         }
+    }
+
+    /** Reads what is given into the settings and returns the pixels of the picture; null where there is none. */
+    private static byte[] given(Map<String, String> options, Edit settings, int[] shape) {
+        for (String name : Arrays.asList("--mask", "--measure", "--strength", "--returns", "--jump")) {
+            if (options.containsKey(name) && !options.containsKey("--image")) {
+                throw usage(name + " needs an --image.");
+            }
+        }
+        if (!options.containsKey("--image")) {
+            return null;
+        }
+        settings.mask = options.containsKey("--mask") ? picture(options.get("--mask"), 1, shape) : null;
+        settings.measure = options.get("--measure");
+        settings.strength = number(options, "--strength");
+        settings.returns = (int) integer(options, "--returns", 0, 0, 10_000);
+        settings.jump = (int) integer(options, "--jump", 1, 1, 10_000);
+        return picture(options.get("--image"), shape[0], shape);
+    }
+
+    /** Returns the pixels of a picture of the model's size, (H, W, channels); grey is ITU-R 601's, as in Python. */
+    private static byte[] picture(String path, int channels, int[] shape) {
+        BufferedImage image;
+        try {
+            image = ImageIO.read(new File(path));
+        } catch (IOException exception) {
+            image = null;
+        }
+        if (image == null) {
+            throw new DdpmException(BAD_FILE, path + " cannot be read as a picture.");
+        }
+        int height = shape[1];
+        int width = shape[2];
+        if (image.getWidth() != width || image.getHeight() != height) {
+            throw usage(path + " must have " + width + " x " + height + " pixels, got " + image.getWidth() + " x "
+                    + image.getHeight() + ".");
+        }
+        byte[] pixels = new byte[height * width * channels];
+        // getRGB would take a grey picture for linear light
+        boolean isGrey = image.getRaster().getNumBands() == 1 && image.getType() == BufferedImage.TYPE_BYTE_GRAY;
+        for (int k = 0; k < height * width; k++) {
+            int rgb = isGrey ? image.getRaster().getSample(k % width, k / width, 0) * 0x010101
+                    : image.getRGB(k % width, k / width);
+            int red = rgb >> 16 & 0xFF;
+            int green = rgb >> 8 & 0xFF;
+            int blue = rgb & 0xFF;
+            for (int channel = 0; channel < channels; channel++) {
+                pixels[k * channels + channel] = (byte) (channels == 3 ? rgb >> 16 - 8 * channel
+                        : red * 19595 + green * 38470 + blue * 7471 + 0x8000 >> 16);
+            }
+        }
+        return pixels;
     }
 
     /** Lays n images, (H, W, C) bytes each, out row by row, as near to a square as they allow; the rest is black. */

@@ -196,6 +196,12 @@ public func combine(_ predictions: inout [[String: [Float]]], scale: Double = 1)
     return given
 }
 
+/// Return x_t = sqrt(a) x_0 + sqrt(1 - a) eps (Ho et al. 2020, eq. 4).
+public func noised(_ x_0: [Float], _ eps: [Float], _ a: Double) -> [Float] {
+    let (signal, noise) = (Float(a.squareRoot()), Float((1 - a).squareRoot()))
+    return zip(x_0, eps).map { signal * $0 + noise * $1 }
+}
+
 /// Convert a prediction into the clean image and the noise, and clip, once; takes the outputs' arrays for its own.
 ///
 /// x_0 follows from eps (Ho et al. 2020, eq. 4), v (Salimans and Ho 2022, section 4) or itself; where clip_x_0 is set,

@@ -19,12 +19,31 @@ public func toUint8(_ x: [Float], _ shape: ImageShape) throws -> [UInt8] {
     }
 }
 
+/// Return images (n, C, H, W) of pixels (n, H, W, C): pixel k is k / 127.5 - 1 (Ho et al. 2020, section 3.3).
+///
+/// Throws `usage` where `pixels` hold no whole images.
+public func fromUint8(_ pixels: [UInt8], _ shape: ImageShape) throws -> [Float] {
+    guard pixels.count % shape.count == 0 else {
+        throw DDPMError(.usage, "pixels must hold images of \(shape.count) numbers, got \(pixels.count).")
+    }
+    let area = shape.height * shape.width
+    return pixels.indices.map { k in
+        let (image, rest) = k.quotientAndRemainder(dividingBy: shape.count)
+        let (channel, pixel) = rest.quotientAndRemainder(dividingBy: area)
+        return Float(Double(pixels[image * shape.count + pixel * shape.channels + channel]) / 127.5 - 1)
+    }
+}
+
 /// Pixels as rows: (height, width, channels) flat.
 public struct Picture: Equatable, Sendable {
     public let width: Int
     public let height: Int
     public let channels: Int
     public let pixels: [UInt8]
+
+    public init(width: Int, height: Int, channels: Int, pixels: [UInt8]) {
+        (self.width, self.height, self.channels, self.pixels) = (width, height, channels, pixels)
+    }
 }
 
 /// Lay images (n, H, W, C) out row by row, as near to a square as they allow; cells that are left over are black.

@@ -75,20 +75,20 @@ func boundInputs(_ inputs: [Input], _ given: [String: InputValue], _ batch: Int)
 
 extension Input {
     fileprivate func batch(of given: InputValue, _ batch: Int) throws -> InputArray {
-        inTurn(try checked(given, batch), 0..<batch)
+        inTurn(try checked(given, batch), Array(0..<batch))
     }
 
     /// Return what images are told by their numbers: image k the (k mod K)-th of the K values given, be it one.
     ///
     /// Throws `usage` for what does not fit.
-    func told(_ given: InputValue, _ numbers: Range<Int>) throws -> InputValue {
+    func told(_ given: InputValue, _ numbers: [Int]) throws -> InputValue {
         switch inTurn(try checked(given, nil), numbers) {
         case .labels(let labels): .each(labels.map { .index(Int($0)) })
         case .numbers(let values): .numbers(values)
         }
     }
 
-    private func inTurn(_ values: InputArray, _ numbers: Range<Int>) -> InputArray {
+    private func inTurn(_ values: InputArray, _ numbers: [Int]) -> InputArray {
         switch values {
         case .labels(let labels): .labels(numbers.map { labels[$0 % labels.count] })
         case .numbers(let all):

@@ -63,8 +63,8 @@ private func normal(_ word: UInt32, _ table: UnsafeBufferPointer<Int32>) -> Floa
 
 /// Return the noise of some images: draw index -> (n, C, H, W) float32; draw 0 is x_T.
 ///
-/// Nothing is kept between calls: image 7 has the same noise alone or among others. `domain` 0 is sampling, 1 is kept
-/// for inpainting, 2 is for inputs in golden vectors. Throws `usage` for a negative seed, and for an image or (when
+/// Nothing is kept between calls: image 7 has the same noise alone or among others. `domain` 0 is sampling, 1 is for
+/// known pixels, 2 for inputs in golden vectors. Throws `usage` for a negative seed, and for an image or (when
 /// called) a draw outside [0, 2^32).
 public func noiseStream(
     seed: Int64, images: some Sequence<Int>, shape: ImageShape, domain: UInt32 = 0

@@ -38,7 +38,7 @@ public struct Settings: Equatable, Sendable {
     }
 
     /// Return what a network is told of images by their numbers; what is unknown or missing the denoiser refuses.
-    fileprivate func told(_ spec: ModelSpec, _ numbers: Range<Int>) throws -> [String: InputValue] {
+    func told(_ spec: ModelSpec, _ numbers: [Int]) throws -> [String: InputValue] {
         var given = inputs
         if let label {
             guard let own = spec.label else {
@@ -55,6 +55,21 @@ public struct Settings: Equatable, Sendable {
             if let values = given[one.name] { given[one.name] = try one.told(values, numbers) }
         }
         return given
+    }
+
+    /// Return the plan that is chosen.
+    func rows(_ spec: ModelSpec) throws -> Plan {
+        try DDPM.plan(
+            spec, sampler: sampler, numSteps: numSteps, times: times, name: plan, eta: eta, variance: variance)
+    }
+
+    /// Return the numbers of `count` images, `first` on.
+    func numbers(_ count: Int) throws -> [Int] {
+        let largest = 1 << 32
+        guard (0..<largest).contains(first), count <= largest - first else {
+            throw DDPMError(.usage, "first + n must be at most 2^32, and first 0 or more, got \(first) and \(count).")
+        }
+        return Array(first..<first + count)
     }
 }
 
@@ -75,26 +90,29 @@ public func sample(
     _ model: some Model, _ spec: ModelSpec, _ settings: Settings,
     progress: (StepProgress) throws -> Bool = { _ in true }
 ) throws -> [Float] {
-    let plan = try plan(
-        spec, sampler: settings.sampler, numSteps: settings.numSteps, times: settings.times, name: settings.plan,
-        eta: settings.eta, variance: settings.variance)
+    let rows = try settings.rows(spec)
     guard settings.n >= 1 else { throw DDPMError(.usage, "n must be at least 1, got \(settings.n).") }
-    let (largest, first) = (1 << 32, settings.first)
-    guard (0..<largest).contains(first), settings.n <= largest - first else {
-        throw DDPMError(.usage, "first + n must be at most 2^32, and first 0 or more, got \(first) and \(settings.n).")
-    }
-    let (guided, numbers) = (try guidanceFor(spec, settings.guidance), first..<first + settings.n)
+    let numbers = try settings.numbers(settings.n)
+    let guided = try guidanceFor(spec, settings.guidance)
     let noise = try noiseStream(seed: settings.seed, images: numbers, shape: spec.stateShape)
     let denoise = try denoiser(model, spec, inputs: settings.told(spec, numbers), guidance: guided)
+    return try walked(denoise, noise, rows, numbers, progress)
+}
+
+/// Walk to the end; tells `progress`, and the number of an image that is not finite.
+func walked(
+    _ denoise: @escaping Denoiser, _ noise: Noise, _ plan: Plan, _ numbers: [Int], x: [Float]? = nil,
+    keep: Keep? = nil, _ progress: (StepProgress) throws -> Bool
+) throws -> [Float] {
     do {
-        return try walk(denoise, noise, plan) { state in
+        return try walk(denoise, noise, plan, x: x, keep: keep) { state in
             let told = StepProgress(step: state.row.i, numSteps: plan.rows.count, x: state.x, x_0: state.x_0)
             guard try progress(told) else { throw CancellationError() }
             return true
         }
     } catch let error as DDPMError {
         guard let row = error.row else { throw error }
-        throw DDPMError(notFinite: row, error.index, "image \(first + error.index)")
+        throw DDPMError(notFinite: row, error.index, "image \(numbers[error.index])")
     }
 }
 

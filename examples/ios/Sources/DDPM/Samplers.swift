@@ -121,13 +121,13 @@ public struct State: Equatable, Sendable {
 /// Walk a plan and return the state after its last row; one network evaluation a row.
 ///
 /// Starts at noise draw 0, or at `x` in its place; or goes on from `state`, which an earlier walk of the same plan
-/// gave, to the same bits. `onState` sees every state and says whether to go on; where it said no, the state so far
-/// comes back. Throws `notFinite` at the row whose numbers are no longer finite, `usage` for a history or a variance
-/// that is missing, and what the network throws.
+/// gave, to the same bits. `keep` changes every state, the first among them, before it is seen. `onState` sees every
+/// state and says whether to go on; where it said no, the state so far comes back. Throws `notFinite` at the row whose
+/// numbers are no longer finite, `usage` for a history or a variance that is missing, and what the network throws.
 @discardableResult
 public func walk(
     _ denoise: @escaping Denoiser, _ noise: Noise, _ plan: Plan, x: [Float]? = nil, state: State? = nil,
-    onState: (State) throws -> Bool = { _ in true }
+    keep: Keep? = nil, onState: (State) throws -> Bool = { _ in true }
 ) throws -> [Float] {
     // `denoise` is @escaping although nothing keeps it: where a later argument throws, Swift 6.0 leaks it otherwise
     var (now, z): ([Float], [Float]) = (state?.x ?? x ?? [], [])
@@ -135,6 +135,7 @@ public func walk(
         try noise(0, &now)
         if plan.start != 1 { for k in now.indices { now[k] *= Float(plan.start) } }
     }
+    if state == nil, let keep { try keep(&now, 0, plan.rows[0].a) }
     // what was found last, in a ring: at `at` and before it; two at least, since x_0 before must outlast an evaluation
     let size = max(2, plan.rows.map(\.reach).max() ?? 0)
     var (ring, at, known) = ([Denoised](repeating: Denoised(), count: size), size - 1, 0)
@@ -168,6 +169,7 @@ public func walk(
             guard row.noise.count == 1 || ring[at].varianceFraction.count == z.count else { throw noLearnedVariance() }
             add(row.noise, ring[at].varianceFraction, &z, &now)
         }
+        if let keep { try keep(&now, row.i, k + 1 < plan.rows.count ? plan.rows[k + 1].a : 1) }
         try refuseNonFinite(now, row, images: noise.images)
         guard try onState(State(
             row: row, x: now, x_0: ring[at].x_0, eps: ring[at].eps,

@@ -36,12 +36,17 @@ func run(_ arguments: [String]) throws {
         throw DDPMError(.usage, "--first must be at most 2^32 - n, got \(options.settings.first).")
     }
 
+    var given = options.given
+    given.mask = try options.mask.map { try readPNG($0, channels: 1, shape) }
+    let picture = try options.image.map { try readPNG($0, channels: shape.channels, shape) }
     var pixels: [UInt8] = []
     for start in stride(from: 0, to: options.n, by: batch) {
         var settings = options.settings
         settings.n = min(batch, options.n - start)
         settings.first += start
-        pixels += try toUint8(try sample(model, spec, settings), shape)
+        let images = try picture.map { try edit(model, spec, $0, settings, given: given) }
+            ?? sample(model, spec, settings)
+        pixels += try toUint8(images, shape)
     }
     let seconds = Date().timeIntervalSince(started)
     try writePNG(grid(pixels, shape), to: options.out)
@@ -50,16 +55,21 @@ func run(_ arguments: [String]) throws {
 
 struct Options {
     private static let known = "Say unet.onnx [--n 16] [--steps 50] [--times 980,960,0] [--sampler ddim] [--eta 0] "
-        + "[--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 2] [--threads 0] [--out grid.png]."
+        + "[--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 2] [--image x.png] [--mask mask.png] "
+        + "[--measure average:4] [--strength 0.5] [--returns 0] [--jump 1] [--threads 0] [--out grid.png]."
 
     var model = ""
     var n = 16
     var settings = Settings()
+    var image: String?
+    var mask: String?
+    var given = Given()
     var threads = 0
     var out = "grid.png"
 
     init(_ arguments: [String]) throws {
         var rest = arguments[...]
+        var needsImage: String?
         while let argument = rest.popFirst() {
             guard argument.hasPrefix("--") else {
                 guard model.isEmpty else { throw usage("Unknown argument \(shown(argument)). \(Self.known)") }
@@ -67,6 +77,7 @@ struct Options {
                 continue
             }
             guard let value = rest.popFirst() else { throw usage("\(argument) needs a value. \(Self.known)") }
+            if ["--mask", "--measure", "--strength", "--returns", "--jump"].contains(argument) { needsImage = argument }
             switch argument {
             case "--n": n = try number(argument, value, 1...1 << 20)
             case "--steps": settings.numSteps = try number(argument, value, 1...Int.max)
@@ -94,12 +105,23 @@ struct Options {
                     throw usage("--guidance must be a number, got \(shown(value)).")
                 }
                 settings.guidance = Guidance(scale: scale)
+            case "--image": image = value
+            case "--mask": mask = value
+            case "--measure": given.measure = value
+            case "--strength":
+                guard let number = Double(value) else {
+                    throw usage("--strength must be a number, got \(shown(value)).")
+                }
+                given.strength = number
+            case "--returns": given.returns = try number(argument, value, 0...10_000)
+            case "--jump": given.jump = try number(argument, value, 1...10_000)
             case "--threads": threads = try number(argument, value, 0...1024)
             case "--out": out = value
             default: throw usage("Unknown argument \(shown(argument)). \(Self.known)")
             }
         }
         guard !model.isEmpty else { throw usage("A model must be named. \(Self.known)") }
+        if let needsImage, image == nil { throw usage("\(needsImage) needs an --image.") }
     }
 }
 

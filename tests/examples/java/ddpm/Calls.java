@@ -75,6 +75,19 @@ public final class Calls {
                 return fed();
             case "conditions":
                 return conditions();
+            case "given":
+                return given();
+            case "edit":
+                return edit();
+            case "crossfade":
+                return "{\"bits\": " + bits(Given.crossfade(floats(call.get("first")), floats(call.get("last")),
+                        (int) integer("count"))) + "}";
+            case "returns":
+                ModelSpec of = Ddpm.specFromJson((String) call.get("spec"));
+                return plan(Given.withReturns(plan(of), (int) integer("returns"), (int) integer("jump")));
+            case "times_below":
+                double[] below = Given.timesBelow(doubles(call.get("times")), number("strength"), (int) integer("T"));
+                return "{\"t\": " + Arrays.toString(below) + "}";
             case "spec":
                 ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
                 List<String> plans = new ArrayList<>();
@@ -148,14 +161,14 @@ public final class Calls {
         State from = call.get("state") == null ? null : state(plan, (Map<?, ?>) call.get("state"));
         List<String> told = new ArrayList<>();
         List<String> again = new ArrayList<>();
-        for (State state : Ddpm.walk(denoise, noise, plan, x, from)) {
+        for (State state : Ddpm.walk(denoise, noise, plan, x, from, null)) {
             told.add(told(state));
             if (call.get("again") != null && state.row.i == integer("again")) {
                 from = state.copy();
             }
         }
         if (call.get("again") != null) {
-            for (State state : Ddpm.walk(denoise, noise, plan, null, from)) {
+            for (State state : Ddpm.walk(denoise, noise, plan, null, from, null)) {
                 again.add(told(state));
             }
         }
@@ -230,7 +243,7 @@ public final class Calls {
             return "{}";
         }
         List<String> told = new ArrayList<>();
-        for (State state : Ddpm.walk(denoise, noise(Ddpm.SAMPLING), plan(spec), null, null)) {
+        for (State state : Ddpm.walk(denoise, noise(Ddpm.SAMPLING), plan(spec), null, null, null)) {
             told.add(told(state));
         }
         return "{\"states\": " + told + ", \"names\": " + names + "}";
@@ -269,14 +282,82 @@ public final class Calls {
         };
         Denoiser denoise = Ddpm.denoiser(model, spec, inputs(), guidance());
         List<String> told = new ArrayList<>();
-        for (State state : Ddpm.walk(denoise, noise(Ddpm.SAMPLING), plan(spec), null, null)) {
+        for (State state : Ddpm.walk(denoise, noise(Ddpm.SAMPLING), plan(spec), null, null, null)) {
             told.add(told(state));
         }
         return "{\"states\": " + told + ", \"batches\": " + batches + "}";
     }
 
+    /** Walks a plan with known pixels, or a measurement, from noise, a picture noised, or the picture itself. */
+    private String given() {
+        ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
+        Noise noise = noise(Ddpm.SAMPLING);
+        Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null, null);
+        Plan plan = plan(spec);
+        float[] pictures = floats(call.get("pictures"));
+        float[] mask = call.get("mask") == null ? null : floats(call.get("mask"));
+        float[] x = null;
+        if ("noised".equals(call.get("from"))) {
+            float[] z = new float[noise.size()];
+            noise.fill(0, z);
+            x = Ddpm.noised(pictures, z, plan.rows.get(0).a);
+        } else if ("picture".equals(call.get("from"))) {
+            x = pictures;
+        }
+        Keep keep = null;
+        if (call.get("measure") != null) {
+            Measurement measurement = Given.measurementFromText((String) call.get("measure"), ints("shape"), mask);
+            denoise = Given.measured(denoise, measurement, measurement.of(pictures));
+        } else if (mask != null) {
+            keep = Given.knownPixels(pictures, mask, noise(Given.DOMAIN));
+        }
+        List<String> told = new ArrayList<>();
+        List<String> again = new ArrayList<>();
+        State first = null;
+        for (State state : Ddpm.walk(denoise, noise, plan, x, null, keep)) {
+            told.add(told(state));
+            first = first == null ? state.copy() : first;
+        }
+        for (State state : Ddpm.walk(denoise, noise, plan, null, first, keep)) {
+            again.add(told(state));
+        }
+        return "{\"states\": " + told + ", \"again\": " + again + "}";
+    }
+
+    private String edit() {
+        ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
+        Edit edit = new Edit();
+        settings(edit);
+        edit.mask = call.get("mask") == null ? null : bytes(call.get("mask"));
+        edit.measure = (String) call.get("measure");
+        edit.strength = call.get("strength") == null ? null : (Double) number("strength");
+        edit.returns = call.get("returns") == null ? 0 : (int) integer("returns");
+        edit.jump = call.get("jump") == null ? 1 : (int) integer("jump");
+        edit.between = call.get("between") != null;
+        List<String> labels = new ArrayList<>();
+        Model network = gaussian(spec);
+        Model model = (x_t, t, inputs, outputs) -> {
+            labels.add(Arrays.toString((long[]) inputs.get("y")));
+            network.evaluate(x_t, t, inputs, outputs);
+        };
+        return "{\"bits\": " + bits(Given.edit(model, spec, bytes(call.get("pictures")), edit, null))
+                + ", \"labels\": " + labels + "}";
+    }
+
+    private static byte[] bytes(Object values) {
+        int[] levels = ints(values);
+        byte[] bytes = new byte[levels.length];
+        for (int k = 0; k < bytes.length; k++) {
+            bytes[k] = (byte) levels[k];
+        }
+        return bytes;
+    }
+
     private Settings settings() {
-        Settings settings = new Settings();
+        return settings(new Settings());
+    }
+
+    private Settings settings(Settings settings) {
         settings.n = (int) integer("n");
         settings.numSteps = integerOrNull("num_steps");
         settings.times = call.get("times") == null ? null : ints("times");
@@ -359,7 +440,7 @@ public final class Calls {
         ModelSpec spec = Ddpm.specFromJson((String) call.get("spec"));
         Noise noise = noise(Ddpm.SAMPLING);
         Denoiser denoise = Ddpm.denoiser(gaussian(spec), spec, null, guidance());
-        Iterator<State> states = Ddpm.walk(denoise, noise, plan(spec), null, null).iterator();
+        Iterator<State> states = Ddpm.walk(denoise, noise, plan(spec), null, null, null).iterator();
         for (int i = 0; i < 10; i++) {
             states.next();
         }

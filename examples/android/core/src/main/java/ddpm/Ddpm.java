@@ -30,7 +30,7 @@ public final class Ddpm {
     /** The name of the noise below; a change to it would need another tag. */
     public static final String NOISE_TAG = "philox4x32-10/icdf-q20/1";
 
-    /** The noise domain of sampling; 1 is kept for inpainting, 2 is for inputs in golden vectors. */
+    /** The noise domain of sampling; 1 is for known pixels, 2 for inputs in golden vectors. */
     public static final long SAMPLING = 0;
 
     private static final long WORD = 0xFFFFFFFFL;
@@ -495,6 +495,17 @@ public final class Ddpm {
         return given;
     }
 
+    /** Returns x_t = sqrt(a) x_0 + sqrt(1 - a) eps (Ho et al. 2020, eq. 4). */
+    public static float[] noised(float[] x_0, float[] eps, double a) {
+        float signal = (float) Math.sqrt(a);
+        float noise = (float) Math.sqrt(1.0 - a);
+        float[] x_t = new float[x_0.length];
+        for (int k = 0; k < x_t.length; k++) {
+            x_t[k] = signal * x_0[k] + noise * eps[k];
+        }
+        return x_t;
+    }
+
     /**
      * Converts a prediction into the clean image and the noise, and clips, once.
      *
@@ -562,21 +573,23 @@ public final class Ddpm {
      *
      * @param x the state before the first row, copied; null to start at noise draw 0
      * @param state one that an earlier walk of the same plan gave, copied, to go on from exactly; null to start
+     * @param keep what changes every state, the first among them, before it is given; null for nothing
      * @throws DdpmException (USAGE) for an x of another size than the noise, and, at its row, for a history that it
      *     lacks or a variance that the network has not learned, (NOT_FINITE) where a number is no longer finite
      */
-    public static Iterable<State> walk(Denoiser denoise, Noise noise, Plan plan, float[] x, State state) {
+    public static Iterable<State> walk(Denoiser denoise, Noise noise, Plan plan, float[] x, State state, Keep keep) {
         float[] from = state == null ? x : state.x;
         if (from != null && from.length != noise.size()) {
             throw usage("x must be as many numbers as the noise, " + noise.size() + ", got " + from.length + ".");
         }
-        return () -> new Walk(denoise, noise, plan, from, state);
+        return () -> new Walk(denoise, noise, plan, from, state, keep);
     }
 
     private static final class Walk implements Iterator<State> {
         private final Denoiser denoise;
         private final Noise noise;
         private final Plan plan;
+        private final Keep keep;
         private final float[] x;
         private final float[] z;
         private final Denoised[] ring; // what was found last, at `found` and before it
@@ -584,10 +597,11 @@ public final class Ddpm {
         private int known; // how many of them hold something
         private int next; // row
 
-        Walk(Denoiser denoise, Noise noise, Plan plan, float[] from, State state) {
+        Walk(Denoiser denoise, Noise noise, Plan plan, float[] from, State state, Keep keep) {
             this.denoise = denoise;
             this.noise = noise;
             this.plan = plan;
+            this.keep = keep;
             z = new float[noise.size()];
             x = from == null ? new float[z.length] : from.clone();
             int reach = 2; // the x_0 before must outlast an evaluation
@@ -613,6 +627,9 @@ public final class Ddpm {
                 if (plan.start != 1.0) {
                     scale((float) plan.start, x, x);
                 }
+            }
+            if (keep != null && state == null) {
+                keep.keep(x, 0, plan.rows.get(0).a);
             }
         }
 
@@ -650,6 +667,9 @@ public final class Ddpm {
             }
             if (row.noise.length > 0) {
                 addNoise(row, now.varianceFraction);
+            }
+            if (keep != null) {
+                keep.keep(x, row.i, next + 1 < plan.rows.size() ? plan.rows.get(next + 1).a : 1.0);
             }
             refuseNonFinite(x, row, noise.images());
             int kept = plan.keptAfter(next++);
@@ -725,6 +745,24 @@ public final class Ddpm {
     }
 
     /**
+     * Returns images (n, C, H, W) of pixels, (n, H, W, C) unsigned bytes: pixel k is k / 127.5 - 1 (Ho et al. 2020, section
+     * 3.3).
+     *
+     * @param shape (C, H, W)
+     */
+    public static float[] fromUint8(byte[] pixels, int[] shape) {
+        int channels = shape[0];
+        int plane = shape[1] * shape[2];
+        float[] x = new float[pixels.length];
+        for (int k = 0; k < x.length; k++) {
+            int n = k / (channels * plane);
+            int channel = k / plane % channels;
+            x[k] = (float) ((pixels[(n * plane + k % plane) * channels + channel] & 0xFF) / 127.5 - 1.0);
+        }
+        return x;
+    }
+
+    /**
      * Samples images in one batch and returns them, (n, C, H, W); {@link #toUint8} makes pixels of them. One network
      * evaluation a row of the plan.
      *
@@ -734,17 +772,32 @@ public final class Ddpm {
      * @throws CancellationException where progress says so
      */
     public static float[] sample(Model model, ModelSpec spec, Settings settings, Progress progress) {
-        Plan plan = plan(spec, settings.sampler, settings.numSteps, settings.times, settings.plan, settings.eta,
-                settings.variance);
-        size(settings.n, spec.stateShape()); // before room is made for it
+        Plan plan = plan(spec, settings);
+        long[] images = numbers(settings.first, settings.n, spec.stateShape());
         Guidance guided = guidanceFor(spec, settings.guidance);
-        long[] images = new long[settings.n];
-        Arrays.setAll(images, k -> settings.first + k);
         Noise noise = noiseStream(settings.seed, images, spec.stateShape(), SAMPLING);
-        Denoiser denoise = denoiser(model, spec, told(spec, settings, images), guided);
+        Denoiser denoise = denoiser(model, spec, told(spec, settings, settings.label, images), guided);
+        return last(walk(denoise, noise, plan, null, null, null), plan, images, progress);
+    }
+
+    static Plan plan(ModelSpec spec, Settings settings) {
+        return plan(spec, settings.sampler, settings.numSteps, settings.times, settings.plan, settings.eta,
+                settings.variance);
+    }
+
+    /** Returns the numbers of a batch's images, once it is known that there is room for them. */
+    static long[] numbers(long first, int n, int[] shape) {
+        size(n, shape);
+        long[] images = new long[n];
+        Arrays.setAll(images, k -> first + k);
+        return images;
+    }
+
+    /** Walks to the end and returns the last state; tells progress, and the number of an image that is not finite. */
+    static float[] last(Iterable<State> states, Plan plan, long[] images, Progress progress) {
         float[] x = null;
         try {
-            for (State state : walk(denoise, noise, plan, null, null)) {
+            for (State state : states) {
                 x = state.x;
                 if (progress != null && !progress.step(state.row.i, plan.rows.size(), x, state.x_0)) {
                     throw new CancellationException(
@@ -759,18 +812,18 @@ public final class Ddpm {
     }
 
     /** Returns what a network is told of images by their numbers. */
-    private static Map<String, Object> told(ModelSpec spec, Settings settings, long[] numbers) {
+    static Map<String, Object> told(ModelSpec spec, Settings settings, Object said, long[] numbers) {
         Input label = spec.label();
         Map<String, Object> given = new LinkedHashMap<>(settings.inputs == null ? Collections.emptyMap()
                 : settings.inputs);
-        if (settings.label != null) {
+        if (said != null) {
             if (label == null) {
                 throw usage("label does not apply to a network that is told no class.");
             }
             if (given.containsKey(label.name)) {
                 throw usage("label must be left out beside the input " + shown(label.name) + ", which is the same.");
             }
-            given.put(label.name, settings.label);
+            given.put(label.name, said);
         } else if (label != null) {
             given.putIfAbsent(label.name, label.classes);
         }

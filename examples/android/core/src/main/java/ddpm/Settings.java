@@ -3,7 +3,7 @@ package ddpm;
 import java.util.Map;
 
 /** All that decides the images besides the model; what is null is the file's default. */
-public final class Settings {
+public class Settings {
     /** How many images, in one batch. */
     public int n = 16;
     /** 1 to T. */
