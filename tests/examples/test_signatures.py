@@ -27,8 +27,6 @@ FUNCTIONS = {
     "predict": diffusion.predict,
     "combine": diffusion.combine,
     "denoised": diffusion.denoised,
-}
-GIVEN = {
     "known_pixels": given.known_pixels,
     "measured": given.measured,
     "measurement_from_text": given.measurement_from_text,
@@ -36,7 +34,6 @@ GIVEN = {
     "with_returns": given.with_returns,
     "times_below": given.times_below,
 }
-FUNCTIONS |= GIVEN
 RECORDS = {
     "Row": [*plans.Row._fields],
     "Plan": ["rows", "start"],
@@ -44,13 +41,11 @@ RECORDS = {
 }
 KNOBS = ["eta", "variance"]  # of the two samplers that every language knows by their formulas
 PYTHONS_OWN = {"grid"}  # grids by name: the others take times
-LACKS = {"C++": {"keep", *GIVEN}}  # what a language does not have
 OPENING, CLOSING = "([{<", ")]}>"
 
 
-def python_names(name, language):
-    own = PYTHONS_OWN | LACKS.get(language, set())
-    names = [key for key in inspect.signature(FUNCTIONS[name]).parameters if key not in own]
+def python_names(name):
+    names = [key for key in inspect.signature(FUNCTIONS[name]).parameters if key not in PYTHONS_OWN]
     if "guidance" in names:  # **inputs have to be Python's last; they are what every call says
         names.insert(names.index("guidance"), names.pop())
     return [*names[:-1], *KNOBS] if names[-1] == "knobs" else names
@@ -102,8 +97,6 @@ def source(language):
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("language", SOURCES)
 def test_a_function_takes_pythons_arguments_in_order(language, name):
-    if name in LACKS.get(language, ()):
-        return
     text = source(language)
     places = [match.start() for match in re.finditer(starts_of(language, name), text, re.MULTILINE)]
     if language == "C++" and name == "combine":  # one output of one network: a reference that needs no function
@@ -111,7 +104,7 @@ def test_a_function_takes_pythons_arguments_in_order(language, name):
     if places is None:
         return
     assert places, f"{language} has no {name}"
-    expected = python_names(name, language)
+    expected = python_names(name)
     for place in places:
         names = [found for argument in arguments_of(text[place:]) for found in names_of(language, argument)]
         assert names[: len(expected)] == expected or names == expected[: len(names)], names
