@@ -53,12 +53,24 @@ def cosine(num_train_timesteps: int, offset: float = 0.008, beta_max: float = 0.
     return np.minimum(1.0 - a[1:] / a[:-1], beta_max)
 
 
+def karras(num_train_timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Float64:
+    """Return the betas of noise levels evenly spaced in sigma^(1/rho), those that EDM samples at.
+
+    Karras et al. 2022, eq. 5: t = 0 is sigma_min, T - 1 is sigma_max; sigma = sqrt((1 - a) / a), a = alphas_cumprod.
+    """
+    least, most = np.power([sigma_min, sigma_max], np.divide(1.0, rho))
+    a = 1.0 / (1.0 + np.linspace(least, most, num_train_timesteps) ** (2.0 * rho))
+    betas: Float64 = 1.0 - a / np.append(1.0, a[:-1])
+    return betas
+
+
 SCHEDULES: dict[str, Callable[..., Float64]] = {
     "linear": linear,
     "cosine": cosine,
     "quadratic": quadratic,
     "sigmoid": sigmoid,
 }
+IMPORTED = {"karras": karras}  # what networks from elsewhere were trained for; none that is trained here
 
 
 def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> Float64:
@@ -66,16 +78,17 @@ def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> F
 
     Raises UsageError for an unknown name or parameter, for T < 1, and where a beta leaves (0, 1).
     """
-    if name not in SCHEDULES:
-        raise UsageError(f"schedule must be one of {', '.join(SCHEDULES)}, got {shown(name)}.")
+    known = {**SCHEDULES, **IMPORTED}
+    if name not in known:
+        raise UsageError(f"schedule must be one of {', '.join(known)}, got {shown(name)}.")
     if num_train_timesteps < 1:
         raise UsageError(f"num_train_timesteps must be at least 1, got {num_train_timesteps!r}.")
     try:
         with np.errstate(all="ignore"):  # what goes wrong shows in the betas, and is refused below
-            betas = SCHEDULES[name](num_train_timesteps, **parameters)
+            betas = known[name](num_train_timesteps, **parameters)
     except TypeError as exc:
-        known = ", ".join(list(inspect.signature(SCHEDULES[name]).parameters)[1:])
-        raise UsageError(f"The parameters of {name} must be numbers for {known}, got {shown(parameters)}.") from exc
+        names = ", ".join(list(inspect.signature(known[name]).parameters)[1:])
+        raise UsageError(f"The parameters of {name} must be numbers for {names}, got {shown(parameters)}.") from exc
     if not ((betas > 0) & (betas < 1)).all():
         worst = betas[~((betas > 0) & (betas < 1))][0]
         raise UsageError(f"Every beta of {name} must lie within (0, 1), got {float(worst)!r}. Change its parameters.")

@@ -26,7 +26,7 @@ from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.wording import shown
 
 if TYPE_CHECKING:
-    from ddpm_export.exporting import Checkpoint, Report
+    from ddpm_export.exporting import Checkpoint, ForeignNetwork, Report
     from ddpm_export.inputs import Input
     from ddpm_export.spec import ModelSpec
 
@@ -37,8 +37,8 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub. For sampler, slice, edit "
-            "and --storage float16 also an exported .onnx, which needs no torch."
+            help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub. Without torch: an .onnx "
+            "of others, whose inputs --set names, and for sampler, slice, edit and --storage float16 an exported .onnx."
         ),
     ],
     formats: Annotated[
@@ -92,19 +92,27 @@ def export(
     settings: Settings = None,
     network: Network = None,
     schedule: Annotated[
-        str | None, typer.Option(help="With --network: its betas, such as linear or linear,beta_end=0.01.")
+        str | None,
+        typer.Option(
+            help="With --network and an .onnx of others: its betas, such as linear,beta_end=0.01, or the sigmas of "
+            "karras,sigma_min=0.002,sigma_max=80."
+        ),
     ] = None,
-    image_shape: Annotated[str | None, typer.Option(help="With --network: C,H,W, such as 1,28,28.")] = None,
-    timesteps: Annotated[int | None, typer.Option(help="With --network: T. [default: 1000]")] = None,
-    prediction: Annotated[str | None, typer.Option(help="With --network: eps, x_0 or v. [default: eps]")] = None,
+    image_shape: Annotated[
+        str | None, typer.Option(help="With the same: C,H,W, such as 1,28,28. [default: what the .onnx says]")
+    ] = None,
+    timesteps: Annotated[int | None, typer.Option(help="With the same: T. [default: 1000]")] = None,
+    prediction: Annotated[
+        str | None, typer.Option(help="With the same: eps, x_0 or v. [default: eps; x_0 of what is told a sigma]")
+    ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="With --network: the bound on x_0, or none. [default: 1, the range of images]")
+        str | None, typer.Option(help="With the same: the bound on x_0, or none. [default: 1, the range of images]")
     ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
-            help="With --network: what it is told by name besides x_t and t, such as y:label:10:none=10, "
+            help="With the same: what it is told by name besides x_t and t, such as y:label:10:none=10, "
             "scale:vector:5, mask:image:3,28,28:none=0 or x_0_prev:previous; repeatable.",
         ),
     ] = None,
@@ -124,7 +132,7 @@ def export(
     One-call files (sampler, slice, edit) reproduce pictures of ddpm-run within one level (docs/format.md, section 5).
 
     Checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
-    ddpm-torch are known (docs/importing.md); --network takes your own class.
+    ddpm-torch are known (docs/importing.md); --network takes your own class, --set x_t=NAME any .onnx.
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
     finite, 130 interrupted.
@@ -132,7 +140,8 @@ def export(
     from ddpm_export import exporting
     from ddpm_export.generation import with_defaults, with_plans
 
-    is_exported = Path(checkpoint).suffix == ".onnx"
+    is_foreign = exporting.is_foreign(Path(checkpoint))
+    is_exported = Path(checkpoint).suffix == ".onnx" and not is_foreign
     paths = _paths(
         list(dict.fromkeys(formats)),
         out or _folder_of(checkpoint),
@@ -151,7 +160,7 @@ def export(
         "--clip": clip,
         "--input": inputs or None,
     }
-    loaded: Checkpoint | Path
+    loaded: Checkpoint | ForeignNetwork | Path
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
         asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
@@ -160,6 +169,16 @@ def export(
         if given:
             raise UsageError(f"{given[0]} does not apply to an exported file, such as {checkpoint}.")
         loaded = Path(checkpoint)
+    elif is_foreign:
+        for name, value in (("--weights", weights), ("--network", network)):
+            if value is not None:
+                raise UsageError(f"{name} does not apply to an .onnx, such as {checkpoint}.")
+        shape = exporting.foreign_image_shape(Path(checkpoint), options)
+        image_shape = image_shape or (None if shape is None else ",".join(map(str, shape)))
+        usual = "x_0" if {"sigma", "c_noise"} & set(options) else "eps"
+        T = 1000 if timesteps is None else timesteps
+        spec = _spec(checkpoint, schedule, image_shape, T, prediction or usual, clip or "1", inputs or [])
+        loaded = exporting.load_onnx(checkpoint, spec, options)
     elif network is None:
         given = [name for name, value in asked.items() if value is not None]
         if given:
@@ -174,7 +193,7 @@ def export(
     else:
         # what is given is what is meant, 0 too
         T = 1000 if timesteps is None else timesteps
-        spec = _spec(Path(checkpoint).stem, schedule, image_shape, T, prediction or "eps", clip or "1", inputs or [])
+        spec = _spec(checkpoint, schedule, image_shape, T, prediction or "eps", clip or "1", inputs or [])
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
         loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
@@ -192,6 +211,8 @@ def export(
             guidance=guidance_from_options(spec, guidance, guidance_interval),
         )
         loaded = replace(loaded, spec=spec)
+        if not isinstance(loaded, exporting.Checkpoint):
+            loaded = loaded.beginning_with_noise()
         notes += loaded.notes
     _print_notes(notes)
     reports: list[Report] = []
@@ -204,7 +225,7 @@ def export(
         print_json(
             {
                 "checkpoint": checkpoint,
-                "weights": None if isinstance(loaded, Path) else weights or "ema",
+                "weights": weights or "ema" if isinstance(loaded, exporting.Checkpoint) else None,
                 "importer": None if isinstance(loaded, Path) else loaded.spec.source.get("importer"),
                 "notes": notes + new,
                 "files": [r.to_json() for r in reports],
@@ -227,7 +248,7 @@ def _folder_of(checkpoint: str) -> Path:
 
 
 def _spec(
-    name: str,
+    checkpoint: str,
     schedule: str | None,
     image_shape: str | None,
     timesteps: int,
@@ -235,13 +256,13 @@ def _spec(
     clip: str,
     inputs: list[str],
 ) -> "ModelSpec":
-    """Return the spec of a network of one's own, by what the options say of it."""
+    """Return the spec of a network of one's own, or of a foreign .onnx, by what the options say of it."""
     from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
     from ddpm_export.spec import INPUTS, Defaults, ModelSpec
 
     for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
         if value is None:
-            raise UsageError(f"--network needs {option}, which its class cannot say. Add {option} {example}.")
+            raise UsageError(f"{checkpoint} needs {option}, which it cannot say itself. Add {option} {example}.")
     schedule_name, *settings = str(schedule).split(",")
     parameters = options_from_settings(None, settings)
     try:
@@ -254,7 +275,7 @@ def _spec(
     betas = betas_from_name(schedule_name, timesteps, **parameters)
     try:
         return ModelSpec(
-            name=name,
+            name=Path(checkpoint).stem,
             prediction=prediction,
             image_shape=shape,  # type: ignore[arg-type]  # checked there
             alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),

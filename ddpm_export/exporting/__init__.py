@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any, overload
 from ddpm_export.diffusion import Model
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, image_shape_of, model_from_foreign
 from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, Format
-from ddpm_export.exporting.original import Original, original_from_checkpoint, original_from_file
+from ddpm_export.exporting.original import (
+    Original,
+    original_from_checkpoint,
+    original_from_file,
+    original_from_foreign,
+)
 from ddpm_export.exporting.packages import installed
 from ddpm_export.exporting.proof import PictureProof, Proof, Rounding, prove, prove_pictures
 from ddpm_export.files import sha256_of
 from ddpm_export.generation import with_defaults
-from ddpm_export.spec import ModelSpec
+from ddpm_export.runtimes.external_data import metadata_of
+from ddpm_export.spec import METADATA_KEY, ModelSpec
 from ddpm_export.wording import several
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ __all__ = [
     "STORAGES",
     "WEIGHTS",
     "Checkpoint",
+    "ForeignNetwork",
     "Format",
     "PictureProof",
     "Proof",
@@ -39,9 +47,13 @@ __all__ = [
     "eager_model",
     "export",
     "export_all",
+    "foreign_image_shape",
+    "is_foreign",
     "is_stored_as_float16",
     "load_checkpoint",
     "load_network",
+    "load_onnx",
+    "model_from_foreign",
     "only_one",
     "prove",
     "prove_pictures",
@@ -137,6 +149,50 @@ def load_network(
     return Checkpoint(network.eval().requires_grad_(False), dataclasses.replace(spec, source=source))
 
 
+def is_foreign(path: Path) -> bool:
+    """Return whether a file is an .onnx that is not ours. Raises BadFileError for one that is no ONNX file at all."""
+    return path.suffix == ".onnx" and path.is_file() and METADATA_KEY not in metadata_of(path)
+
+
+def foreign_image_shape(path: Path, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return the shape (C, H, W) of the state of a foreign .onnx, None where its graph does not say it.
+
+    Raises BadFileError and UsageError as `load_onnx`.
+    """
+    with installed("onnx"):
+        from ddpm_export.exporting.foreign_graph import places_of
+    return image_shape_of(path, places_of(path)[0], options)
+
+
+def load_onnx(path: str | Path, spec: ModelSpec, options: Mapping[str, Any]) -> ForeignNetwork:
+    """Read a network that is an .onnx already, of whoever made it; needs no torch.
+
+    options: which of its inputs is x_t, t (or sigma, or c_noise) and each of the spec's inputs, by name, and the rest
+    of docs/importing.md. Raises BadFileError for what is no ONNX file, UsageError for options that do not fit,
+    ModelRefusedError for what cannot become a network of (x_t, t).
+    """
+    path = Path(path)
+    with installed("onnx"):
+        from ddpm_export.exporting.foreign_graph import places_of
+    inputs, outputs = places_of(path)
+    network = foreign_network(path, inputs, outputs, spec, options)
+    names = {ours: place.name for ours, place in network.places.items()}
+    source = {
+        **spec.source,
+        "importer": "onnx",
+        "names": names,
+        "time": network.time,
+        "checkpoint_sha256": sha256_of(path),
+    }
+    notes = [f"golden vectors are what {path} itself says in ONNX Runtime: there is nothing else to compare with."]
+    if network.one_by_one:
+        notes.append(f"{path} takes one image or one time at once: a batch is evaluated image by image.")
+    left = [name for name in outputs if name != network.output.name]
+    if left:
+        notes.append(f"left out: the output {several(left)}.")
+    return dataclasses.replace(network, spec=dataclasses.replace(spec, source=source), notes=tuple(notes))
+
+
 def _check_weights(weights: str) -> None:
     if weights not in WEIGHTS:
         raise UsageError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
@@ -175,6 +231,12 @@ def export(
 
 
 @overload
+def export(
+    foreign: ForeignNetwork, path: str | Path, /, *, format: str = "onnx", storage: str = "float32"
+) -> Report: ...
+
+
+@overload
 def export(denoiser: str | Path, path: str | Path, /, *, format: str, storage: str = "float32") -> Report: ...
 
 
@@ -187,9 +249,10 @@ def export(
 def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float32") -> Report:  # noqa: A002
     """Write a network as one file, prove it against the network, and only then give it its name.
 
-    Takes a checkpoint and a path; a network of your own, its spec and a path; or the path of a denoiser, `*.onnx`, and
-    another one, which needs no torch. A network is used in evaluation mode, float32, on the CPU; it maps
-    (x_t (B, C, H, W), t (B,) int64, and the spec's inputs by name) to the outputs that the spec names.
+    Takes a checkpoint and a path; a network of your own, its spec and a path; or, without torch, a foreign .onnx of
+    `load_onnx` and a path, or the path of a denoiser, `*.onnx`, and another one. A network is used in evaluation mode,
+    float32, on the CPU; it maps (x_t (B, C, H, W), t (B,) int64, and the spec's inputs by name) to the outputs that the
+    spec names.
     format: onnx, torchscript or pt2; sampler, slice or edit, the one-call files; the path must have its ending.
     storage: float32, or float16 for the large weights of .onnx files, which are then rounded; all is computed in
     float32. The same source gives the same bytes.
@@ -200,7 +263,7 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
     it was in each of these cases.
     """
     path = Path(where[-1])
-    if isinstance(source, (str, Path, Checkpoint)):
+    if isinstance(source, (str, Path, Checkpoint, ForeignNetwork)):
         (report,) = export_all(source, {format: path}, storage=storage)
         return report
     _check_format(path, format, storage)
@@ -209,7 +272,7 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
 
 
 def export_all(
-    source: Checkpoint | str | Path, paths: Mapping[str, str | Path], *, storage: str = "float32"
+    source: Checkpoint | ForeignNetwork | str | Path, paths: Mapping[str, str | Path], *, storage: str = "float32"
 ) -> Iterator[Report]:
     """Write a network in several formats, {format: path}, as `export` writes one; yields a report after each file.
 
@@ -218,12 +281,16 @@ def export_all(
     targets = {format: Path(path) for format, path in paths.items()}  # noqa: A001
     for format, path in targets.items():  # noqa: A001
         _check_format(path, format, storage)
-        if isinstance(source, (str, Path)):
+        if isinstance(source, ForeignNetwork):
+            _check_foreign(source.path, path, format)
+        elif isinstance(source, (str, Path)):
             _check_source(Path(source), path, format, storage)
     table = {**FORMATS, **ONE_CALL_FORMATS}
     with ExitStack() as stack:
         if isinstance(source, Checkpoint):
             original = original_from_checkpoint(source, storage, stack)
+        elif isinstance(source, ForeignNetwork):
+            original = original_from_foreign(source, storage, stack)
         else:
             original = original_from_file(Path(source), storage, stack)
         for format in sorted(targets, key=list(table).index):  # noqa: A001
@@ -253,6 +320,16 @@ def _check_source(source: Path, path: Path, format: str, storage: str) -> None: 
             f"{source}: cannot be exported as {format} with storage {storage}; an exported .onnx becomes a sampler, a "
             "slice, an edit, or one stored as float16. Export the checkpoint."
         )
+    _check_other(source, path)
+
+
+def _check_foreign(source: Path, path: Path, format: str) -> None:  # noqa: A002
+    if format in FORMATS and format != "onnx":
+        raise UsageError(f"{source}: cannot be exported as {format}, which needs torch. Choose an .onnx format.")
+    _check_other(source, path)
+
+
+def _check_other(source: Path, path: Path) -> None:
     if path.resolve() == source.resolve():
         raise UsageError(f"{path}: is the source itself. Name another file by --out.")
 

@@ -103,7 +103,7 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
     """
     spec, reference = original.spec, original.reference
     if not original.is_proven:
-        prove(model_from_graph(original.graph, spec), reference, spec, where=str(path))
+        prove(model_from_graph(original.graph, spec), reference, spec, where=str(path), remedy=original.remedy)
         original.is_proven = True
     with original.one_thread():
         own = spec_of_graph(_stored(spec, original), graph)

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ __all__ = [
     "graphs_within",
     "is_stored_as_float16",
     "read_weights",
+    "rename",
     "round_weights",
     "store_as_float16",
     "writing_model",
@@ -78,6 +79,24 @@ def graphs_within(node: NodeProto) -> Iterator[GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def rename(graph: GraphProto, prefix: str, names: Mapping[str, str]) -> None:
+    """Put a prefix before every name of a graph and of the graphs within it; `names` has its inputs' new names."""
+
+    def renamed(name: str) -> str:
+        return names.get(name, prefix + name) if name else ""  # "": an input that is left out
+
+    for node in graph.node:
+        node.name = prefix + node.name
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+        for inner in graphs_within(node):
+            rename(inner, prefix, names)
+            for result in (*inner.input, *inner.output):
+                result.name = renamed(result.name)
+    for tensor in graph.initializer:
+        tensor.name = prefix + tensor.name
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:

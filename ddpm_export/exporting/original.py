@@ -1,6 +1,6 @@
 """The network that the files of one export must reproduce, and what those files share, each made once when asked for.
 
-It comes from a checkpoint, with torch, or from the file of a denoiser, without.
+It comes from a checkpoint, with torch, or from the file of a denoiser or a foreign network, without.
 """
 
 import dataclasses
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm_export.diffusion import Model
 from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.exporting.foreign import ForeignNetwork, model_from_foreign
 from ddpm_export.exporting.packages import installed
-from ddpm_export.exporting.proof import Proof, Rounding, prove, rounding
+from ddpm_export.exporting.proof import REMEDY, Proof, Rounding, prove, rounding
 from ddpm_export.golden import golden_from_model
 from ddpm_export.runtimes import open_model
 from ddpm_export.spec import ModelSpec
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ddpm_export.exporting.from_denoiser import DenoiserGraph
 
-__all__ = ["Original", "original_from_checkpoint", "original_from_file"]
+__all__ = ["Original", "original_from_checkpoint", "original_from_file", "original_from_foreign"]
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Original:
 
     reference: the network with its weights as they are stored; exact: with its own. checkpoint: None where it is a
     file. one_thread: makes sums come out the same on any number of cores. is_proven: whether the ONNX graph is known to
-    be the network.
+    be the network. remedy: what to try where a file does not reproduce it.
     """
 
     spec: ModelSpec
@@ -44,6 +45,7 @@ class Original:
     make_graph: Callable[[Any], "DenoiserGraph"]
     one_thread: Callable[[], AbstractContextManager[None]]
     is_proven: bool = False
+    remedy: str = REMEDY
 
     @property
     def traced_from(self) -> Checkpoint:
@@ -76,7 +78,7 @@ class Original:
 
     def prove_file(self, beside: Path, path: Path) -> Proof:
         """Prove a file that we have just written to `beside`, and that is to be called `path`."""
-        return prove(open_model(beside, trust=True)[0], self.reference, self.spec, where=str(path))
+        return prove(open_model(beside, trust=True)[0], self.reference, self.spec, where=str(path), remedy=self.remedy)
 
 
 def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitStack) -> Original:
@@ -110,3 +112,32 @@ def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original
     graph = graph_from_file(source, storage, stack)
     reference = exact if storage == "float32" else model_from_graph(graph, spec, threads=1)
     return Original(spec, exact, reference, storage, None, lambda _: graph, nullcontext, is_proven=True)
+
+
+def original_from_foreign(network: ForeignNetwork, storage: str, stack: ExitStack) -> Original:
+    """Return a foreign .onnx as it runs by itself, which is all that there is to compare with.
+
+    Where weights are rounded, the graph is proven before it is, and then is what files have to reproduce.
+    """
+    with installed("onnx"):
+        from ddpm_export.exporting.foreign_graph import denoiser_from_foreign
+        from ddpm_export.exporting.from_denoiser import graph_from_model, model_from_graph
+    spec, model = network.spec, denoiser_from_foreign(network)
+    reference = exact = model_from_foreign(network)
+    graph = graph_from_model(model, "float32", stack)
+    is_rounded = storage != "float32"
+    if is_rounded:
+        prove(model_from_graph(graph, spec, threads=1), exact, spec, where=str(network.path), remedy=network.remedy)
+        graph = graph_from_model(model, storage, stack)
+        reference = model_from_graph(graph, spec, threads=1)
+    return Original(
+        spec,
+        exact,
+        reference,
+        storage,
+        None,
+        lambda _: graph,
+        nullcontext,
+        is_proven=is_rounded,
+        remedy=network.remedy,
+    )

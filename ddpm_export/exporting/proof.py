@@ -20,7 +20,7 @@ from ddpm_export.runtimes import OneCallFile
 from ddpm_export.samplers import choose, plan, walk
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["PictureProof", "Proof", "Rounding", "pictures_of", "prove", "prove_pictures", "rounding"]
+__all__ = ["REMEDY", "PictureProof", "Proof", "Rounding", "pictures_of", "prove", "prove_pictures", "rounding"]
 
 BATCHES = (1, 2, 3, 5)
 NUM_TIMES = 12
@@ -42,6 +42,7 @@ DRAWS = (
     Draw(2**32 + 7, 0, 2, 20, 0.3),
 )
 SEED = 0
+REMEDY = "Export it again, with another version of torch if that does not help."
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,13 @@ class Rounding:
     num_steps: int
 
 
-def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "model") -> Proof:
+def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "model", remedy: str = REMEDY) -> Proof:
     """Compare a model with the one it was made from, at every t of a grid in every batch size, and along a trajectory.
 
     Inputs are at the noise level of their time, from our own noise; the images of a batch have different times.
     Evaluates each model on 48 batches, and on a batch of 4 at each of 10 steps; where an image has more than 64x64x3
-    values, on one batch of each size, at 8 times in all, and on one image at each step. where: what an error is about.
+    values, on one batch of each size, at 8 times in all, and on one image at each step. where: what an error is about;
+    remedy: what it advises.
     Raises ModelRefusedError with the worst place where they differ by more than 1e-5, and where a pixel of the
     trajectory differs by more than one level or fewer than 99.5 % are equal; NonFiniteError where the reference itself
     gives no numbers.
@@ -132,8 +134,7 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
     if not error <= MAX_RELATIVE_ERROR:
         raise ModelRefusedError(
             f"{where}: does not reproduce its network: {value!r} at t={at}, batch {batch}, instead of {expected!r} "
-            f"({'relative' if relative else 'absolute'} error {error:.3g}, at most {MAX_RELATIVE_ERROR}). Export it "
-            "again, with another version of torch if that does not help."
+            f"({'relative' if relative else 'absolute'} error {error:.3g}, at most {MAX_RELATIVE_ERROR}). {remedy}"
         )
     num_steps = min(NUM_STEPS, T)
     equal_share, difference = _trajectories(candidate, reference, spec, num_steps)

@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 from ddpm_export.diffusion import Level, clean_and_noise, combine
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.builder import Builder, Value, value
-from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, graphs_within
+from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, rename
 from ddpm_export.exporting.philox_graph import add_key, add_noise
 from ddpm_export.guidance import MAX_SCALE
 from ddpm_export.inputs import OWN_GUIDANCE
@@ -457,25 +457,7 @@ def _add_network(g: Builder, network: GraphProto, output: str, inputs: Mapping[s
     """Append a denoiser's nodes and weights; return the prediction."""
     graph = GraphProto()
     graph.CopyFrom(network)
-    _rename(graph, {name: one.name for name, one in inputs.items()})
+    rename(graph, NETWORK, {name: one.name for name, one in inputs.items()})
     g.nodes.extend(graph.node)
     g.initializers.extend(graph.initializer)
     return Value(g, NETWORK + output, np.float32)
-
-
-def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Put NETWORK before every name of a graph and of the graphs within it; `names` has its inputs' new names."""
-
-    def renamed(name: str) -> str:
-        return names.get(name, NETWORK + name) if name else ""  # "": an input that is left out
-
-    for node in graph.node:
-        node.name = NETWORK + node.name
-        node.input[:] = map(renamed, node.input)
-        node.output[:] = map(renamed, node.output)
-        for inner in graphs_within(node):
-            _rename(inner, names)
-            for result in (*inner.input, *inner.output):
-                result.name = renamed(result.name)
-    for tensor in graph.initializer:
-        tensor.name = NETWORK + tensor.name

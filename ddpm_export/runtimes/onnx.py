@@ -20,10 +20,12 @@ from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 from ddpm_export.wording import first_line, not_installed
 
-__all__ = ["Extractor", "model_from_bytes", "open_extractor", "open_onnx"]
+__all__ = ["Extractor", "Graph", "model_from_bytes", "open_extractor", "open_graph", "open_onnx"]
 
 # images (B, C, H, W) float32 in [-1, 1] -> features (B, D) and logits (B, K), float32
 Extractor = Callable[[Array], tuple[Array, Array]]
+# (the name of an output, the inputs by name) -> that output: of anybody's graph
+Graph = Callable[[str, dict[str, Array]], Array]
 # the inputs by name -> the spec's outputs in order
 Evaluate = Callable[[dict[str, Array]], list[Array]]
 CPU = PROVIDERS["cpu"]
@@ -43,8 +45,8 @@ def open_onnx(
     metadata = metadata_of(path)
     if METADATA_KEY not in metadata:
         raise BadFileError(
-            f"{path}: not a file of ddpm-export: its metadata has no {METADATA_KEY!r}. Export the checkpoint with "
-            "ddpm-export."
+            f"{path}: not a file of ddpm-export: its metadata has no {METADATA_KEY!r}. Make one of it, or of "
+            "its checkpoint, with ddpm-export."
         )
     spec = spec_from_json(metadata[METADATA_KEY])
     if spec.graph is not None and provider.lacks is not None:
@@ -103,6 +105,24 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
         return features, logits
 
     return extract
+
+
+def open_graph(path: Path, threads: int | None = None) -> Graph:
+    """Open anybody's ONNX file on the CPU; the caller knows its inputs and outputs.
+
+    Its calls raise BadFileError where the graph does not run. Raises BadFileError as `open_onnx`.
+    """
+    ort = _onnxruntime()
+    check_external_data(path)
+    session = _session(ort, str(path), str(path), CPU, threads)
+
+    def graph(output: str, feeds: dict[str, Array]) -> Array:
+        try:
+            return np.asarray(session.run([output], feeds)[0])
+        except Exception as exc:  # a graph may load and yet not run
+            raise _does_not_run(str(path), exc) from exc
+
+    return graph
 
 
 def _onnxruntime() -> Any:

@@ -83,8 +83,8 @@ def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((*OWN, "--image-shape", "1,8,8"), "--network needs --schedule"),
-        ((*OWN, "--schedule", "linear"), "--network needs --image-shape"),
+        ((*OWN, "--image-shape", "1,8,8"), "weights.pt needs --schedule"),
+        ((*OWN, "--schedule", "linear"), "weights.pt needs --image-shape"),
         ((*OWN, *SPEC, "--image-shape", "8x8"), "--image-shape"),
         ((*OWN, *SPEC, "--image-shape", "8,8"), "image_shape"),
         ((*OWN, *SPEC, "--prediction", "noise"), "eps, x_0, v"),

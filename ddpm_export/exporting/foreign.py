@@ -1,0 +1,275 @@
+"""A network that is an .onnx already, whoever made it: how it is called, and what it says when it is. NumPy only.
+
+`foreign_graph.py` builds the denoiser of our format around its nodes; the two meet in the proof.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ddpm_export.diffusion import Array, Model
+from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export.runtimes.inputs import checked_inputs, input_types
+from ddpm_export.runtimes.onnx import open_graph
+from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import several, shown
+
+__all__ = ["TIMES", "ForeignNetwork", "Levels", "Place", "foreign_network", "image_shape_of", "model_from_foreign"]
+
+TIMES = ("t", "sigma", "c_noise")  # what a network may be told of the time: see `Levels`
+LAYOUTS = ("NCHW", "NHWC")
+OTHER_KEYS = ("output", "layout", "sigma_data", "batch")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An input or output of a foreign graph: its name there, its dtype, and its sizes, None where one is open."""
+
+    name: str
+    dtype: str
+    sizes: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("?" if size is None else str(size) for size in self.sizes)
+        return f"{self.name} {self.dtype} [{sizes}]"
+
+    def shape_for(self, shape: tuple[int, ...], batch: int) -> list[int]:
+        """Return the shape in which it takes `batch` values (-1: any number) of a shape; ValueError where it cannot."""
+        own = self.sizes[1:]
+        if len(own) == len(shape) and all(size in (None, ours) for size, ours in zip(own, shape, strict=True)):
+            own = shape
+        known = [size or 1 for size in own]
+        if math.prod(known) != math.prod(shape):
+            raise ValueError(f"{self} does not hold {list(shape)}")
+        return [batch, *known] if self.sizes else []
+
+
+class Levels(NamedTuple):
+    """How a network is told the time, as tables over t, each (T,) float64, None where there is nothing to do.
+
+    told: what it is told in place of t. scale: what x_t is multiplied by. skip, out: the weights of x_t and of what it
+    says in x_0.
+    """
+
+    told: Array | None = None
+    scale: Array | None = None
+    skip: Array | None = None
+    out: Array | None = None
+
+    @classmethod
+    def of(cls, time: str, alphas_cumprod: tuple[float, ...], sigma_data: float) -> "Levels":
+        """Return the tables for one of TIMES.
+
+        sigma: a denoiser of x_0 + sigma noise, which is x_t / sqrt(a) with sigma = sqrt((1 - a) / a). c_noise: the
+        network within it, as Karras et al. 2022 (eq. 7 and table 1) precondition it: told log(sigma) / 4.
+        """
+        if time == "t":
+            return cls()
+        a = np.array(alphas_cumprod)
+        sigma, to_sigma = np.sqrt((1.0 - a) / a), 1.0 / np.sqrt(a)
+        if time == "sigma":
+            return cls(sigma, to_sigma)
+        total = sigma**2 + sigma_data**2
+        return cls(
+            np.log(sigma) / 4.0,
+            to_sigma / np.sqrt(total),
+            to_sigma * sigma_data**2 / total,
+            sigma * sigma_data / np.sqrt(total),
+        )
+
+
+@dataclass(frozen=True)
+class ForeignNetwork:
+    """Hold a foreign .onnx with what is known of it, ready to be exported.
+
+    places: by our names (x_t, t, and the spec's inputs) the inputs that stand for them. time: one of TIMES, what t
+    becomes there. one_by_one: whether it takes a single image. notes: what to tell whoever exports it.
+    """
+
+    path: Path
+    spec: ModelSpec
+    places: Mapping[str, Place]
+    output: Place
+    time: str = "t"
+    sigma_data: float = 0.5
+    is_nhwc: bool = False
+    one_by_one: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def levels(self) -> Levels:
+        """Return how it is told the time."""
+        return Levels.of(self.time, self.spec.alphas_cumprod, self.sigma_data)
+
+    @property
+    def remedy(self) -> str:
+        """Return what to try where the graph does not say in a batch what it says of each image."""
+        return (
+            "Export it with a dynamic batch." if self.one_by_one else "Evaluate it image by image, with --set batch=1."
+        )
+
+    def beginning_with_noise(self) -> "ForeignNetwork":
+        """Return it with plans that begin, where it is told a sigma, at noise of that sigma without any image in it.
+
+        That is how such networks are sampled (Karras et al. 2022, algorithm 1): x_T = sqrt(1 - a) noise.
+        """
+        if self.time == "t":
+            return self
+        plans = {name: replace(plan, start=math.sqrt(1.0 - plan.rows[0].a)) for name, plan in self.spec.plans.items()}
+        return replace(self, spec=replace(self.spec, plans=plans))
+
+    def shape_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape, without the batch, that a value of ours has in its layout."""
+        return (*shape[1:], shape[0]) if self.is_nhwc and len(shape) == 3 else shape
+
+
+def image_shape_of(
+    path: Path, inputs: Mapping[str, Place], options: Mapping[str, object]
+) -> tuple[int, int, int] | None:
+    """Return (C, H, W) of the state, None where the graph leaves a size open; UsageError for no input of that name."""
+    sizes = [size for size in _named(path, inputs, "x_t", options, "an input").sizes[1:] if size is not None]
+    if len(sizes) != 3:
+        return None
+    return (sizes[2], sizes[0], sizes[1]) if options.get("layout") == "NHWC" else (sizes[0], sizes[1], sizes[2])
+
+
+def foreign_network(
+    path: Path,
+    inputs: Mapping[str, Place],
+    outputs: Mapping[str, Place],
+    spec: ModelSpec,
+    options: Mapping[str, object],
+) -> ForeignNetwork:
+    """Return a foreign network once it is known which of its inputs stands for which of ours.
+
+    options: x_t, one of TIMES, and the spec's inputs, each the name of an input of the graph, its own unless said;
+    output, where there are several; layout, NCHW or NHWC; sigma_data, with c_noise; batch, 1 to go image by image.
+    Raises UsageError for options that do not fit, ModelRefusedError for a graph that cannot become (x_t, t).
+    """
+    time = _time_of(path, inputs, options)
+    known = ("x_t", time, *(one.name for one in spec.inputs), *OTHER_KEYS)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(
+            f"--set {unknown[0]} is nothing that {path} has. Declare inputs by --input; known are {', '.join(known)}."
+        )
+    layout = options.get("layout", "NCHW")
+    if layout not in LAYOUTS:
+        raise UsageError(f"--set layout must be one of {', '.join(LAYOUTS)}, got {shown(layout)}.")
+    places = {
+        ours: _named(path, inputs, key, options, "an input")
+        for ours, key in {"x_t": "x_t", "t": time, **{one.name: one.name for one in spec.inputs}}.items()
+    }
+    left = sorted(set(inputs) - {place.name for place in places.values()})
+    if left:
+        raise UsageError(f"{path} also takes {inputs[left[0]]}, which nothing gives. Declare it by --input.")
+    if "output" not in options and len(outputs) != 1:
+        raise UsageError(f"--set output must say which output of {path} is the {spec.prediction}: {several(outputs)}.")
+    output = _named(path, outputs, "output", {"output": next(iter(outputs)), **options}, "an output")
+    batches = {place.sizes[0] if place.sizes else 1 for place in (*places.values(), output)}
+    for size in sorted(batches - {None, 1}, key=str):
+        raise ModelRefusedError(f"{path} takes only batches of {size}. Export it with a dynamic batch, or one of 1.")
+    network = ForeignNetwork(
+        path,
+        spec,
+        places,
+        output,
+        time,
+        _sigma_data_of(time, spec, options),
+        is_nhwc=layout == "NHWC",
+        one_by_one=1 in batches or options.get("batch") == 1,
+    )
+    if options.get("batch", 1) != 1:
+        raise UsageError(f"--set batch must be 1, or left out, got {shown(options['batch'])}.")
+    _refuse_other_shapes(network)
+    return network
+
+
+def _time_of(path: Path, inputs: Mapping[str, Place], options: Mapping[str, object]) -> str:
+    said = [key for key in TIMES if key in options] or [key for key in TIMES if key in inputs]
+    if len(said) != 1:
+        raise UsageError(
+            f"One of --set {'=NAME, --set '.join(TIMES)}=NAME must say which input of {path} is told the time; it has "
+            f"{several(inputs.values())}."
+        )
+    return said[0]
+
+
+def _named(path: Path, places: Mapping[str, Place], key: str, options: Mapping[str, object], what: str) -> Place:
+    name = str(options.get(key, key))
+    if name not in places:
+        raise UsageError(
+            f"--set {key} must name {what} of {path}, got {shown(name)}; it has {several(places.values())}."
+        )
+    return places[name]
+
+
+def _sigma_data_of(time: str, spec: ModelSpec, options: Mapping[str, object]) -> float:
+    sigma_data = options.get("sigma_data")
+    if (sigma_data is None) == (time == "c_noise"):
+        raise UsageError("--set sigma_data=0.5, or another, goes with --set c_noise, and with nothing else.")
+    if sigma_data is not None and not (type(sigma_data) in (int, float) and 0 < float(str(sigma_data)) < math.inf):
+        raise UsageError(f"--set sigma_data must be a positive number, got {shown(sigma_data)}.")
+    if time == "c_noise" and spec.prediction != "x_0":
+        raise UsageError(f"A network that is told c_noise gives x_0, got --prediction {spec.prediction}.")
+    if time != "t" and spec.alphas_cumprod[-1] == 0:
+        raise UsageError(f"A network that is told {time} cannot end at an infinite sigma. Choose another --schedule.")
+    return 0.5 if sigma_data is None else float(str(sigma_data))
+
+
+def _refuse_other_shapes(network: ForeignNetwork) -> None:
+    shapes = {name: tuple(shape) for name, (_, shape) in input_types(network.spec).items()}
+    try:
+        for name, place in network.places.items():
+            place.shape_for(network.shape_in(shapes[name]), 1)
+        if network.output.sizes:
+            network.output.shape_for(network.shape_in(network.spec.state_shape), 1)
+    except ValueError as exc:
+        raise ModelRefusedError(
+            f"{network.path}: {exc}, which an image has. Only networks that give a prediction in the state's own shape "
+            "can be carried."
+        ) from exc
+
+
+def model_from_foreign(network: ForeignNetwork) -> Model:
+    """Return what a foreign file itself says, run in ONNX Runtime image by image, as the Model of its spec.
+
+    What lies between its inputs and ours is worked out here, and again in the graph: the proof compares both. One
+    thread, so that golden values do not depend on the number of cores.
+    """
+    run, spec, levels = open_graph(network.path, threads=1), network.spec, network.levels
+
+    def at(table: Array | None, t: int, otherwise: float) -> np.float32:
+        return np.float32(otherwise if table is None else table[t])
+
+    def one(feeds: dict[str, Array], k: int) -> Array:
+        x_t, t = feeds["x_t"][k], int(feeds["t"][k])
+        own = {name: values[k] for name, values in feeds.items()}
+        own["x_t"] = x_t * at(levels.scale, t, 1.0)
+        own["t"] = np.asarray(t if levels.told is None else at(levels.told, t, 0.0))
+        given = {}
+        for name, values in own.items():
+            place, shape = network.places[name], network.shape_in(values.shape)
+            moved = np.moveaxis(values, 0, -1) if network.is_nhwc and values.ndim == 3 else values
+            given[place.name] = np.ascontiguousarray(moved, place.dtype).reshape(place.shape_for(shape, 1))
+        said = run(network.output.name, given).astype(np.float32)
+        if said.size != x_t.size:
+            raise ModelRefusedError(
+                f"{network.path}: its output {network.output.name} has shape {list(said.shape)}, which is not that of "
+                f"a state, {list(network.shape_in(x_t.shape))}."
+            )
+        image = said.reshape(network.shape_in(x_t.shape))
+        image = np.moveaxis(image, -1, 0) if network.is_nhwc else image
+        if levels.skip is None:
+            return image
+        return at(levels.skip, t, 0.0) * x_t + at(levels.out, t, 1.0) * image
+
+    def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+        feeds = checked_inputs(spec, x_t, t, inputs)
+        return {spec.prediction: np.stack([one(feeds, k) for k in range(len(x_t))])}
+
+    return model

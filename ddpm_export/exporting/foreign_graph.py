@@ -1,0 +1,189 @@
+"""The graph of a foreign .onnx: what it takes and gives, and the denoiser of our format around its nodes. No torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper, numpy_helper
+
+from ddpm_export.diffusion import Array
+from ddpm_export.errors import BadFileError, ModelRefusedError
+from ddpm_export.exporting.builder import Builder, Value, value
+from ddpm_export.exporting.foreign import ForeignNetwork, Place
+from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_within, rename
+from ddpm_export.runtimes.external_data import check_external_data
+from ddpm_export.runtimes.inputs import input_types
+from ddpm_export.wording import first_line, several
+
+__all__ = ["denoiser_from_foreign", "places_of"]
+
+THEIRS = "theirs/"  # before every name of the foreign graph: ours cannot meet one of them
+TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def places_of(path: Path) -> tuple[dict[str, Place], dict[str, Place]]:
+    """Return the inputs and outputs of an ONNX file, by name. Raises BadFileError for what is none."""
+    graph = _read(path, weights=False).graph
+    weights = {tensor.name for tensor in graph.initializer}  # which old files name among the inputs
+    inputs = {one.name: _place(path, one) for one in graph.input if one.name not in weights}
+    return inputs, {one.name: _place(path, one) for one in graph.output}
+
+
+def _place(path: Path, info: ValueInfoProto) -> Place:
+    kind = info.type.tensor_type
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    except (KeyError, TypeError):
+        dtype = np.dtype(object)
+    if dtype.kind not in "iuf":
+        raise ModelRefusedError(f"{path}: its {info.name[:80]!r} holds no numbers that a sampler could give or take.")
+    sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
+    return Place(info.name, dtype.name, tuple(sizes))
+
+
+def _read(path: Path, *, weights: bool) -> ModelProto:
+    check_external_data(path)
+    try:
+        return onnx.load(path, load_external_data=weights)
+    except Exception as exc:  # protobuf's, the system's, and onnx's own, which share no base class
+        raise BadFileError(f"{path}: cannot be read as ONNX: {first_line(exc)}. Copy it again.") from exc
+
+
+def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
+    """Return the denoiser that a foreign network is: its nodes as they are, and around them what is missing.
+
+    That is: the time as it is told it, the scale of the state, layouts, dtypes and shapes, and image by image where it
+    takes no more. Raises ModelRefusedError for what cannot be brought to opset 18 and operators of ONNX's own.
+    """
+    theirs, spec = _portable(network.path), network.spec
+    g = Builder(scope="import")
+    ours = {name: g.input(name, dtype.type, ["batch", *shape]) for name, (dtype, shape) in input_types(spec).items()}
+    x_t, t, levels = ours["x_t"], ours["t"], network.levels
+
+    def table(numbers: Array, name: str, *ones: int) -> Value:
+        return g.value(numbers.reshape(-1, *ones), np.float32, f"import/{name}").at(t)
+
+    given = dict(ours)
+    if levels.told is not None:
+        given["t"] = Value(g, table(levels.told, network.time).name, np.float32)
+    if levels.scale is not None:
+        given["x_t"] = x_t * table(levels.scale, "scale", 1, 1, 1)
+    for name, (_, shape) in input_types(spec).items():
+        place = network.places[name]
+        if network.is_nhwc and len(shape) == 3:
+            given[name] = given[name].do("Transpose", perm=TO_NHWC)
+        if np.dtype(given[name].dtype).name != place.dtype:
+            given[name] = given[name].cast(np.dtype(place.dtype).type)
+    said = (_one_by_one if network.one_by_one else _all_at_once)(g, theirs.graph, network, given)
+    if said.dtype != np.float32:
+        said = said.cast(np.float32)
+    if network.is_nhwc:
+        said = said.do("Transpose", perm=TO_NCHW)
+    if levels.skip is not None and levels.out is not None:
+        said = x_t * table(levels.skip, "skip", 1, 1, 1) + said * table(levels.out, "out", 1, 1, 1)
+    g.add(spec.prediction, "Identity", said.name)
+    result = value(spec.prediction, onnx.TensorProto.FLOAT, ["batch", *spec.state_shape])
+    graph = g.graph("denoiser", g.inputs, [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model.producer_name, model.producer_version = "ddpm-export", ""
+    if fits_inline(model):
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except Exception as exc:  # the checker's and shape inference's own
+            raise ModelRefusedError(
+                f"{network.path}: is no valid graph of opset {OPSET}: {first_line(exc)}. Export it with that opset."
+            ) from exc
+    return model
+
+
+def _all_at_once(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[str, Value]) -> Value:
+    return _add(g, theirs, network, given, -1)
+
+
+def _one_by_one(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[str, Value]) -> Value:
+    """Append a Scan over the images, whose body is the network, its weights within."""
+    body = Builder(g, "import/image")
+    own = {
+        name: body.input(f"import/image/{name}", one.dtype, network.shape_in(_shape_of(network, name)))
+        for name, one in given.items()
+    }
+    said = _add(body, theirs, network, own, 1).do("Squeeze", [0])
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(said.dtype))
+    image = body.graph("image", body.inputs, [value(said.name, kind, network.shape_in(network.spec.state_shape))])
+    names = [one.name for one in given.values()]
+    return Value(g, g.add("import/images", "Scan", *names, body=image, num_scan_inputs=len(names)), said.dtype)
+
+
+def _add(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[str, Value], batch: int) -> Value:
+    """Append the nodes and weights, fed with values in the shapes that they take; return the output, [batch, ...]."""
+    feeds = {}
+    for name, one in given.items():
+        place, shape = network.places[name], network.shape_in(_shape_of(network, name))
+        wanted = place.shape_for(shape, batch)
+        if batch == 1 or wanted != [-1, *shape]:
+            one = one.do("Reshape", wanted)
+        feeds[place.name] = one.name
+    rename(theirs, THEIRS, feeds)
+    g.nodes.extend(theirs.node)
+    g.initializers.extend(theirs.initializer)
+    output = feeds.get(network.output.name, THEIRS + network.output.name)
+    said = Value(g, output, np.dtype(network.output.dtype).type)
+    return said.do("Reshape", [batch, *network.shape_in(network.spec.state_shape)])
+
+
+def _shape_of(network: ForeignNetwork, name: str) -> tuple[int, ...]:
+    return tuple(input_types(network.spec)[name][1])
+
+
+def _portable(path: Path) -> ModelProto:
+    """Return a foreign model with its weights, of opset 18 and ONNX's own operators, without functions and notes."""
+    model = _read(path, weights=True)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
+    foreign = sorted({f"{node.op_type} of {node.domain}" for node in _nodes(model.graph) if node.domain not in OWN})
+    if foreign:
+        raise ModelRefusedError(
+            f"{path}: has operators that are not ONNX's own: {several(foreign)}. Export it without optimisations for "
+            "one runtime."
+        )
+    if opset < OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        except Exception as exc:  # its own, and plain RuntimeErrors
+            raise ModelRefusedError(
+                f"{path}: cannot be brought from opset {opset} to {OPSET}: {first_line(exc)}. Export it with "
+                "that opset."
+            ) from exc
+    # one from above is taken for what it says: few operators changed, and the proof sees to that
+    _tidy(model.graph)
+    return model
+
+
+OWN = ("", "ai.onnx")
+
+
+def _nodes(graph: GraphProto) -> Any:
+    for node in graph.node:
+        yield node
+        for inner in graphs_within(node):
+            yield from _nodes(inner)
+
+
+def _tidy(graph: GraphProto) -> None:
+    """Name every node, leave out notes and shapes, and let every weight's numbers be raw, as our files have them."""
+    graph.doc_string = ""
+    del graph.value_info[:]
+    for number, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+        node.doc_string, node.domain = "", ""
+        del node.metadata_props[:]
+        for inner in graphs_within(node):
+            _tidy(inner)
+    for tensor in graph.initializer:
+        tensor.doc_string = ""
+        if not tensor.HasField("raw_data") and tensor.data_type != onnx.TensorProto.STRING:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
