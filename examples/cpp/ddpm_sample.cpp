@@ -25,11 +25,13 @@ namespace {
 
 constexpr char usage[] =
     "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N | --times 999,500,0] [--sampler ddim|ddpm] [--eta 0..1]\n"
-    "                   [--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 0..100] [--out grid.png]\n"
+    "                   [--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 0..100]\n"
+    "                   [--guidance-interval 100,800] [--input NAME=0.1,0.2]... [--out grid.png]\n"
     "                   [--image X.png [--mask M.png] [--measure average:K|grey|mask] [--strength 0..1]\n"
     "                    [--returns 0 [--jump 1]] | --between A.png B.png --strength 0..1]\n"
     "--plan is one that the file carries, in place of steps, times, sampler and eta.\n"
     "--label takes classes by name or index, or none, which images take in turn; without it they take every class.\n"
+    "--guidance-interval is the times that are guided. --input tells the network numbers, for all images or in turn.\n"
     "--image is a picture to begin with, of the model's size, of which --n are made, 1 unless given: where the mask is\n"
     "white, with what is measured, or from so much noise; --between makes 9 from one picture to another.\n"
     "What is left out is the file's own. Same seed, same images, on every machine.\n";
@@ -41,6 +43,7 @@ volatile std::sig_atomic_t interrupted = 0;
 struct Options {
     std::string model, out = "grid.png";
     std::optional<std::string> label;
+    std::optional<std::array<double, 2>> interval;
     std::optional<std::int64_t> n;
     std::string image, mask;
     std::vector<std::string> between;  // two, or none
@@ -96,12 +99,46 @@ std::string named(const std::string& option, const std::string& path) {
     return path;
 }
 
-std::vector<std::int64_t> times_from(const std::string& option, const std::string& text) {
-    std::vector<std::int64_t> times;
+template <class T>
+std::vector<T> numbers_from(const std::string& option, const std::string& text) {
+    std::vector<T> numbers;
     for (const std::string& word : words_of(text)) {
-        times.push_back(number_from<std::int64_t>(option, word));
+        numbers.push_back(number_from<T>(option, word));
     }
-    return times;
+    return numbers;
+}
+
+std::array<double, 2> interval_from(const std::string& option, const std::string& text) {
+    const std::vector<double> times = numbers_from<double>(option, text);
+    if (times.size() != 2) {
+        throw ddpm::Error(ddpm::Code::usage,
+                          option + " must be two times, such as 100,800, got " + ddpm::detail::in_quotes(text) + ".");
+    }
+    return {times[0], times[1]};
+}
+
+// Add what NAME=NUMBERS says of an input that is no label.
+void add_input(ddpm::Inputs& inputs, const std::string& option, const std::string& text) {
+    const std::size_t equals = text.find('=');
+    if (equals == 0 || equals == std::string::npos) {
+        throw ddpm::Error(ddpm::Code::usage,
+                          option + " must be given as NAME=NUMBERS, got " + ddpm::detail::in_quotes(text) + ".");
+    }
+    inputs[text.substr(0, equals)] = numbers_from<float>(option, text.substr(equals + 1));
+}
+
+// Return the guidance that options say: a scale, and an interval of that or of the file's own.
+std::optional<ddpm::Guidance> guidance_from(const Options& options, const ddpm::ModelSpec& spec) {
+    std::optional<ddpm::Guidance> guidance = options.settings.guidance;
+    if (options.interval) {
+        guidance = guidance ? guidance : spec.defaults.guidance;
+        if (!guidance) {
+            throw ddpm::Error(ddpm::Code::usage, "--guidance-interval needs --guidance, since the model has no "
+                                                 "guidance of its own.");
+        }
+        guidance->interval = options.interval;
+    }
+    return guidance;
 }
 
 Options options_from(const std::vector<std::string>& arguments) {
@@ -123,7 +160,7 @@ Options options_from(const std::vector<std::string>& arguments) {
         } else if (option == "--steps") {
             settings.num_steps = number_from<std::int64_t>(option, value);
         } else if (option == "--times") {
-            settings.times = times_from(option, value);
+            settings.times = numbers_from<std::int64_t>(option, value);
         } else if (option == "--plan") {
             settings.plan = value;
         } else if (option == "--sampler") {
@@ -138,6 +175,10 @@ Options options_from(const std::vector<std::string>& arguments) {
             options.label = value;
         } else if (option == "--guidance") {
             settings.guidance = ddpm::Guidance{number_from<double>(option, value)};
+        } else if (option == "--guidance-interval") {
+            options.interval = interval_from(option, value);
+        } else if (option == "--input") {
+            add_input(settings.inputs, option, value);
         } else if (option == "--image" || option == "--mask") {
             (option == "--image" ? options.image : options.mask) = named(option, value);
         } else if (option == "--between") {
@@ -252,6 +293,7 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     }
     ddpm::Settings all = options.settings;
     all.label = labels_from(options.label, spec);
+    all.guidance = guidance_from(options, spec);
     ddpm::check_image_numbers(all.first, all.n);  // before the first batch
     if (!options.between.empty() && all.n > most_between) {
         throw ddpm::Error(ddpm::Code::usage, "--n must be at most " + std::to_string(most_between) +

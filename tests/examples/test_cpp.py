@@ -1314,6 +1314,12 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
         {"label": "b, c"},
         {"label": "none"},
         {"guidance": 0},
+        {
+            "label": "b",
+            "guidance": 2.5,
+            "interval": (5, 30),
+            "inputs": {"strength": [0.25, -1, 0.5, 1], "low_res": [0.1] * 12},
+        },
     ],
     ids=str,
 )
@@ -1325,11 +1331,20 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     def model(x_t, t, **inputs):
         return {"eps": session.run(["eps"], {"x_t": x_t, "t": t, **inputs})[0]}
 
-    arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    settings = dict(settings)
+    arguments = []
+    for name, numbers in settings.pop("inputs", {}).items():
+        arguments += ["--input", f"{name}={','.join(map(str, numbers))}"]
+    if interval := settings.pop("interval", ()):
+        arguments += ["--guidance-interval", ",".join(map(str, interval))]
+    arguments += [word for name, value in settings.items() for word in (f"--{name}", value)]
     sampled(programs, path, tmp_path / "grid.png", "--n", 5, "--seed", 3, *arguments)
     spec = spec_from_json(session.get_modelmeta().custom_metadata_map["ddpm_export"])
     if "label" in settings:
         settings = {**settings, "label": labels_from_text(spec, settings["label"])}
+    if interval:
+        inputs = {"strength": [[0.25, -1], [0.5, 1]], "low_res": np.full((3, 2, 2), 0.1)}
+        settings |= {"guidance": Guidance(settings["guidance"], interval), "inputs": inputs}
     assert_within_a_level(tmp_path / "grid.png", generate((model, spec), n=5, seed=3, **settings))
 
 
@@ -1463,6 +1478,16 @@ def refusals():
             "Input 'y' must be one of b, b, c, a/b c or its index from 0 to 2, got 'd'.",
         ),
         (told_model(), ["--guidance", "x"], 2, "--guidance must be a number within 64 bits, got 'x'."),
+        (
+            told_model(),
+            ["--guidance-interval", "1,9"],
+            2,
+            "--guidance-interval needs --guidance, since the model has no",
+        ),
+        (told_model(), ["--guidance-interval", "1"], 2, "--guidance-interval must be two times, such as 100,800, got"),
+        (told_model(), ["--input", "strength"], 2, "--input must be given as NAME=NUMBERS, got 'strength'."),
+        (told_model(), ["--input", "strength=x"], 2, "--input must be a number within 64 bits, got 'x'."),
+        (told_model(), ["--input", "other=1"], 2, "The model has no input 'other'"),
         (told_model(), ["--guidance", "101"], 2, "guidance must be a number from 0 to 100, got 101."),
         (sound, ["--guidance", "2"], 2, "guidance must be 1 for a network that has not learned to do without a class"),
         (sound, ["--label", "a"], 2, "label does not apply to a network that is told no class."),
