@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ddpm_export.diffusion import denoiser
 from ddpm_export.exporting import eager_model, export, load_checkpoint
 from ddpm_export.images import to_uint8
+from ddpm_export.plans import Plan
 from ddpm_export.runtimes import open_model
 from ddpm_export.samplers import State, plan, walk
 
@@ -28,7 +29,7 @@ class Original:
     project's network gives it. noise (steps + 1, B, C, H, W): item 0 is where both trajectories start, item i is what
     ancestral step i drew. Times fall; a final is x after the last step, None where the project has no such sampler.
     told, told_on_the_way: what the network was told by the names of its inputs, in the evaluation, and in both
-    trajectories.
+    trajectories. keeps_noise: whether its DDIM goes on with the noise from before x_0 was clipped.
     """
 
     x_t: Array
@@ -41,6 +42,7 @@ class Original:
     ddim_final: Array | None
     told: Mapping[str, Array] = field(default_factory=dict)
     told_on_the_way: Mapping[str, Array] = field(default_factory=dict)
+    keeps_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
         return original.noise[draw]
 
     ddpm_states = walk(denoise, noise, plan(spec, sampler="ddpm", times=original.ddpm_times))
-    ddim_states = walk(denoise, noise, plan(spec, sampler="ddim", times=original.ddim_times, eta=0.0))
+    ddim = plan(spec, sampler="ddim", times=original.ddim_times, eta=0.0).rows
+    rows = tuple(row._replace(raw_eps=original.keeps_noise) for row in ddim)
+    ddim_states = walk(denoise, noise, Plan(rows))
     return Row(
         case.project,
         case.name,

@@ -257,11 +257,7 @@ def _original_of_classes(model: Any, cond_scale: float = 1.0, rescaled_phi: floa
         with fed(noise[1:], CLASSES):
             for time in ddpm_times:
                 x, _ = model.p_sample(x, time, classes, **how)
-        # with pred_noise its ddim_sample goes on with the noise from before the clipping
-        is_comparable = model.objective != "pred_noise"
-        ddim_final, ddim_times = (
-            ddim_sample(model, noise, STEPS, classes, **how) if is_comparable else (None, ddpm_times)
-        )
+        ddim_final, ddim_times = ddim_sample(model, noise, STEPS, classes, **how)
     scale = {"guidance": np.full((len(t), 1), cond_scale, dtype=np.float32)} if is_guided else {}
     return Original(
         x_t.numpy(),
@@ -271,9 +267,10 @@ def _original_of_classes(model: Any, cond_scale: float = 1.0, rescaled_phi: floa
         ddpm_times,
         x.numpy(),
         ddim_times,
-        None if ddim_final is None else ddim_final.numpy(),
+        ddim_final.numpy(),
         {"y": y.numpy(), **scale},
         {"y": classes.numpy()},
+        keeps_noise=model.objective == "pred_noise",
     )
 
 

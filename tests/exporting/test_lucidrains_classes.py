@@ -215,11 +215,21 @@ def test_its_ddim_is_the_default_where_it_takes_fewer_steps(pair):
     spec = load(pair[0].state_dict(), sampling_timesteps=6).spec
     assert spec.defaults == Defaults("ddim", 6, 1.0)  # its eta, where nobody says another
     assert load(pair[0].state_dict()).spec.defaults == Defaults("ddpm", 30, 0.0)
-    notes = load(make(objective="pred_noise")[0].state_dict(), sampling_timesteps=6).notes
-    assert [note.split(":")[0] for note in notes] == [
-        "the package samples with cond_scale=6 and rescaled_phi=0.7, which is not linear",
-        "objective=pred_noise",
-    ]
+
+
+def test_with_pred_noise_its_ddim_keeps_the_noise_of_before_the_clipping(pair):
+    state = make(objective="pred_noise")[0].state_dict()
+    spec = load(state, sampling_timesteps=6).spec
+    assert (spec.defaults.plan, spec.defaults.times) == ("ddim_sample-6", None)
+    assert {"plan", "raw_eps", "inputs"} == set(spec.requires)
+    own, ours = plan(spec), plan(spec, sampler="ddim", num_steps=6)
+    assert own.rows == tuple(row._replace(raw_eps=True) for row in ours.rows)
+    assert all(row.noise for row in own.rows[:-1])  # eta is 1
+    options = {"image_size": 8, "attn_heads": 2, "sampling_timesteps": 6}
+    several = import_network("model.pt", Found("model", state), "ema", options, (4, 26)).spec
+    assert list(several.plans) == ["ddim_sample-4", "ddim_sample-26"]
+    assert not import_network("model.pt", Found("model", state), "ema", options, ()).spec.plans
+    assert load(pair[0].state_dict(), sampling_timesteps=6).spec.plans == {}
 
 
 @pytest.mark.parametrize(

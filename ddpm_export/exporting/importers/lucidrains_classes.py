@@ -6,7 +6,7 @@ where it is asked for. Trusts nothing in a file.
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from ddpm_export.exporting.importers.layout import (
 )
 from ddpm_export.exporting.importers.lucidrains_file import (
     MAX_LEVELS,
+    ddim_times,
     defaults_from_options,
     height_and_width,
     shape_of,
@@ -42,7 +43,9 @@ from ddpm_export.exporting.importers.lucidrains_process import (
 )
 from ddpm_export.guidance import MAX_SCALE, Guidance
 from ddpm_export.inputs import OWN_GUIDANCE, Input
-from ddpm_export.spec import GUIDANCE, INPUTS, TIMES, ModelSpec
+from ddpm_export.plans import Plan
+from ddpm_export.samplers import ddim, grid
+from ddpm_export.spec import GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES, ModelSpec
 
 __all__ = ["Guided", "load", "signs"]
 
@@ -69,6 +72,12 @@ OPTIONS: dict[str, Any] = {
     "min_snr_gamma": 5.0,
     "offset_noise_strength": 0.0,
 }
+
+
+NOTES = (
+    "the package samples with cond_scale=6 and rescaled_phi=0.7, which is not linear: --set cond_scale=6 --set "
+    "rescaled_phi=0.7 takes that into the file.",
+)
 
 
 class Network(nn.Module):
@@ -166,7 +175,24 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     network: Network | Guided = Network(unet)
     if guided:
         network = Guided(network, classes, guided["rescaled_phi"], guided["keep_parallel_frac"])
-    return Imported(network, spec, source_from_contents(found.contents, kind), _notes(spec, guided))
+    # with any other objective, and at all T times, its steps are those of our samplers
+    stepping = _with_own_ddim if spec.defaults.sampler == "ddim" and spec.prediction == "eps" else None
+    notes = () if guided else NOTES
+    return Imported(network, spec, source_from_contents(found.contents, kind), notes, stepping)
+
+
+def _with_own_ddim(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
+    """Return the spec with the steps of the package's ddim_sample, which clips x_0 but keeps the noise of before."""
+    plans = {}
+    for count in counts or (spec.defaults.num_steps,):
+        if not 1 <= count <= spec.num_train_timesteps:
+            raise refused("sampling_timesteps", count, f"1 to {spec.num_train_timesteps}")
+        times = grid(spec, times=ddim_times(spec.num_train_timesteps, count))
+        rows = ddim(times, eta=spec.defaults.eta)
+        plans[f"ddim_sample-{count}"] = Plan(tuple(row._replace(raw_eps=True) for row in rows))
+    requires = (*(name for name in spec.requires if name != TIMES), PLAN, RAW_EPS)
+    defaults = replace(spec.defaults, times=None, plan=next(iter(plans)))
+    return replace(spec, plans=plans, defaults=defaults, requires=requires)
 
 
 def _package() -> Any:
@@ -226,18 +252,3 @@ def _own_form(chosen: Mapping[str, Any]) -> dict[str, float]:
         if not 0.0 <= values[name] <= 1.0:
             raise refused(name, values[name], "0 to 1")
     return values
-
-
-def _notes(spec: ModelSpec, guided: Mapping[str, float]) -> tuple[str, ...]:
-    notes = []
-    if not guided:
-        notes.append(
-            "the package samples with cond_scale=6 and rescaled_phi=0.7, which is not linear: --set cond_scale=6 --set "
-            "rescaled_phi=0.7 takes that into the file."
-        )
-    if spec.defaults.sampler == "ddim" and spec.prediction == "eps":
-        notes.append(
-            "objective=pred_noise: the package's ddim_sample clips x_0 but goes on with the noise of before; this file "
-            "derives it from the clipped x_0."
-        )
-    return tuple(notes)

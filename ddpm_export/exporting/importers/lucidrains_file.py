@@ -15,6 +15,7 @@ from ddpm_export.wording import first_line, not_installed
 
 __all__ = [
     "MAX_LEVELS",
+    "ddim_times",
     "defaults_from_options",
     "height_and_width",
     "shape_of",
@@ -127,9 +128,14 @@ def defaults_from_options(T: int, learned_variance: bool, chosen: Mapping[str, A
         return Defaults("ddpm", T, 0.0)
     if learned_variance:
         raise refused("sampling_timesteps", num_steps, f"{T}: LearnedGaussianDiffusion cannot sample fewer steps")
-    times = torch.linspace(-1, T - 1, num_steps + 1).int().flip(0).tolist()[:-1]  # float32, and rounded down
-    is_even = times == spacing(T, num_steps).tolist()
-    return Defaults("ddim", num_steps, float(eta), None if is_even else tuple(times))
+    times = ddim_times(T, num_steps)
+    is_even = list(times) == spacing(T, num_steps).tolist()
+    return Defaults("ddim", num_steps, float(eta), None if is_even else times)
+
+
+def ddim_times(T: int, num_steps: int) -> tuple[int, ...]:
+    """Return the times of the package's ddim_sample."""
+    return tuple(torch.linspace(-1, T - 1, num_steps + 1).int().flip(0).tolist()[:-1])  # float32, and rounded down
 
 
 def unet_of_package(build: Callable[[], nn.Module]) -> nn.Module:
