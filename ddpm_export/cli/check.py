@@ -28,6 +28,7 @@ from ddpm_export.cli.console import (
 from ddpm_export.errors import ModelRefusedError, UsageError
 
 if TYPE_CHECKING:
+    from ddpm_export.diffusion import Model
     from ddpm_export.exporting import PictureProof, Proof
     from ddpm_export.golden import GoldenResult
     from ddpm_export.golden_pictures import PictureResult
@@ -42,7 +43,7 @@ def check(
     provider: Provider = "cpu",
     threads: Threads = None,
     against: Annotated[
-        str | None, typer.Option(help="The checkpoint it was made from: repeats the export's proof. Needs torch.")
+        str | None, typer.Option(help="The checkpoint or .onnx it was made from: repeats the export's proof.")
     ] = None,
     weights: Annotated[
         str, typer.Option(help="With --against: which of the checkpoint's weights the file has, ema or raw.")
@@ -101,18 +102,16 @@ def check(
         from ddpm_export import exporting
 
         options = options_from_settings(config, settings or [])
-        if network is None:
-            checkpoint = exporting.load_checkpoint(against, weights=weights, options=options, steps=())
-            _refuse_other_spec(model, spec, against, checkpoint.spec)
-        else:  # a class does not say what the spec says: the file's own is taken
-            checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
-        if exporting.is_stored_as_float16(model):
-            checkpoint = exporting.rounded(checkpoint)
-        reference = exporting.eager_model(checkpoint)
+        if exporting.is_foreign(Path(against)):
+            if not isinstance(opened, DenoiserFile) or exporting.is_stored_as_float16(model):
+                raise UsageError(f"--against {against} applies to a denoiser's file whose weights are float32.")
+            reference, original = exporting.model_from_foreign(exporting.load_onnx(against, spec, options)), spec
+        else:
+            reference, original = _reference(model, spec, against, weights, options, network)
         if isinstance(opened, DenoiserFile):
             proof = exporting.prove(opened.model, reference, spec, where=str(model))
         else:
-            proof = exporting.prove_pictures(opened, reference, checkpoint.spec, where=str(model))
+            proof = exporting.prove_pictures(opened, reference, original, where=str(model))
     if as_json:
         golden = [{**dataclasses.asdict(result), "passed": result.passed} for result in results]
         print_json({**facts, "golden": golden, "proof": proof.to_json() if proof else None})
@@ -129,6 +128,22 @@ def check(
             f"too large, {worst.error:.3g} at {worst.place}, at most {worst.tolerance:g} promised. Export or copy it "
             "again."
         )
+
+
+def _reference(
+    model: Path, spec: "ModelSpec", against: str, weights: str, options: dict[str, Any], network: str | None
+) -> "tuple[Model, ModelSpec]":
+    """Return the network of a checkpoint, its weights rounded where the file stores them so, and its spec."""
+    from ddpm_export import exporting
+
+    if network is None:
+        checkpoint = exporting.load_checkpoint(against, weights=weights, options=options, steps=())
+        _refuse_other_spec(model, spec, against, checkpoint.spec)
+    else:  # a class does not say what the spec says: the file's own is taken
+        checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
+    if exporting.is_stored_as_float16(model):
+        checkpoint = exporting.rounded(checkpoint)
+    return exporting.eager_model(checkpoint), checkpoint.spec
 
 
 def _facts(spec: "ModelSpec") -> dict[str, Any]:

@@ -38,12 +38,15 @@ class Place:
         return f"{self.name} {self.dtype} [{sizes}]"
 
     def shape_for(self, shape: tuple[int, ...], batch: int) -> list[int]:
-        """Return the shape in which it takes `batch` values (-1: any number) of a shape; ValueError where it cannot."""
+        """Return the shape in which it takes `batch` values (-1: any number) of a shape; ValueError where it cannot.
+
+        A number, or some in a row, may have other dimensions there, such as (1, 1, 1).
+        """
         own = self.sizes[1:]
         if len(own) == len(shape) and all(size in (None, ours) for size, ours in zip(own, shape, strict=True)):
             own = shape
         known = [size or 1 for size in own]
-        if math.prod(known) != math.prod(shape):
+        if math.prod(known) != math.prod(shape) or (len(shape) > 1 and own != shape):
             raise ValueError(f"{self} does not hold {list(shape)}")
         return [batch, *known] if self.sizes else []
 
@@ -170,7 +173,7 @@ def foreign_network(
     if "output" not in options and len(outputs) != 1:
         raise UsageError(f"--set output must say which output of {path} is the {spec.prediction}: {several(outputs)}.")
     output = _named(path, outputs, "output", {"output": next(iter(outputs)), **options}, "an output")
-    batches = {place.sizes[0] if place.sizes else 1 for place in (*places.values(), output)}
+    batches = {*(place.sizes[0] if place.sizes else 1 for place in places.values()), *output.sizes[:1]}
     for size in sorted(batches - {None, 1}, key=str):
         raise ModelRefusedError(f"{path} takes only batches of {size}. Export it with a dynamic batch, or one of 1.")
     network = ForeignNetwork(
@@ -264,9 +267,9 @@ def model_from_foreign(network: ForeignNetwork) -> Model:
             )
         image = said.reshape(network.shape_in(x_t.shape))
         image = np.moveaxis(image, -1, 0) if network.is_nhwc else image
-        if levels.skip is None:
-            return image
-        return at(levels.skip, t, 0.0) * x_t + at(levels.out, t, 1.0) * image
+        if levels.skip is not None:
+            image = at(levels.skip, t, 0.0) * x_t + at(levels.out, t, 1.0) * image
+        return image
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         feeds = checked_inputs(spec, x_t, t, inputs)

@@ -125,6 +125,11 @@ def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, comman
     assert (ONE_BY_ONE in err, "left out: the output hidden" in err) == (is_one_by_one, "extra" in how)
     model, spec = open_model(path)
     assert all(result.passed for result in replay_golden(model, spec))
+    if name == "two outputs":
+        against = ("--against", source, "--set", "x_t=sample", *options, "--json")
+        code, out, err = command("check", path, *against)
+        assert (code, json.loads(out)["proof"]["error"] <= 1e-5) == (0, True), err
+        assert command("check", path, *against, "--set", "output=hidden")[0] == 4
     x_t, t = rng.standard_normal((3, *SHAPE)).astype(np.float32), np.array([0, 39, 20])
     a = np.array(spec.alphas_cumprod)[t].reshape(-1, 1, 1, 1)
     sigma = np.sqrt((1 - a) / a)
