@@ -173,9 +173,9 @@ def export(
         for name, value in (("--weights", weights), ("--network", network)):
             if value is not None:
                 raise UsageError(f"{name} does not apply to an .onnx, such as {checkpoint}.")
-        shape = exporting.foreign_image_shape(Path(checkpoint), options)
+        shape, time = exporting.foreign_shape_and_time(Path(checkpoint), options)
         image_shape = image_shape or (None if shape is None else ",".join(map(str, shape)))
-        usual = "x_0" if {"sigma", "c_noise"} & set(options) else "eps"
+        usual = "eps" if time == "t" else "x_0"
         T = 1000 if timesteps is None else timesteps
         spec = _spec(checkpoint, schedule, image_shape, T, prediction or usual, clip or "1", inputs or [])
         loaded = exporting.load_onnx(checkpoint, spec, options)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from ddpm_export.diffusion import Model
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.checkpoint import Checkpoint
-from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, image_shape_of, model_from_foreign
+from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, model_from_foreign, shape_and_time
 from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, Format
 from ddpm_export.exporting.original import (
     Original,
@@ -47,7 +47,7 @@ __all__ = [
     "eager_model",
     "export",
     "export_all",
-    "foreign_image_shape",
+    "foreign_shape_and_time",
     "is_foreign",
     "is_stored_as_float16",
     "load_checkpoint",
@@ -154,14 +154,14 @@ def is_foreign(path: Path) -> bool:
     return path.suffix == ".onnx" and path.is_file() and METADATA_KEY not in metadata_of(path)
 
 
-def foreign_image_shape(path: Path, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Return the shape (C, H, W) of the state of a foreign .onnx, None where its graph does not say it.
+def foreign_shape_and_time(path: Path, options: Mapping[str, Any]) -> tuple[tuple[int, int, int] | None, str]:
+    """Return (C, H, W) of the state of a foreign .onnx, None where its graph does not say it, and t, sigma or c_noise.
 
-    Raises BadFileError and UsageError as `load_onnx`.
+    options: as of `load_onnx`. Raises BadFileError and UsageError as that does.
     """
     with installed("onnx"):
         from ddpm_export.exporting.foreign_graph import places_of
-    return image_shape_of(path, places_of(path)[0], options)
+    return shape_and_time(path, places_of(path)[0], options)
 
 
 def load_onnx(path: str | Path, spec: ModelSpec, options: Mapping[str, Any]) -> ForeignNetwork:

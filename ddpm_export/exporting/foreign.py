@@ -18,7 +18,7 @@ from ddpm_export.runtimes.onnx import open_graph
 from ddpm_export.spec import ModelSpec
 from ddpm_export.wording import several, shown
 
-__all__ = ["TIMES", "ForeignNetwork", "Levels", "Place", "foreign_network", "image_shape_of", "model_from_foreign"]
+__all__ = ["TIMES", "ForeignNetwork", "Levels", "Place", "foreign_network", "model_from_foreign", "shape_and_time"]
 
 TIMES = ("t", "sigma", "c_noise")  # what a network may be told of the time: see `Levels`
 LAYOUTS = ("NCHW", "NHWC")
@@ -130,14 +130,19 @@ class ForeignNetwork:
         return (*shape[1:], shape[0]) if self.is_nhwc and len(shape) == 3 else shape
 
 
-def image_shape_of(
+def shape_and_time(
     path: Path, inputs: Mapping[str, Place], options: Mapping[str, object]
-) -> tuple[int, int, int] | None:
-    """Return (C, H, W) of the state, None where the graph leaves a size open; UsageError for no input of that name."""
+) -> tuple[tuple[int, int, int] | None, str]:
+    """Return (C, H, W) of the state, None where the graph leaves a size open, and which of TIMES the network is told.
+
+    options: as of `foreign_network`. Raises UsageError where they do not say which inputs those are.
+    """
     sizes = [size for size in _named(path, inputs, "x_t", options, "an input").sizes[1:] if size is not None]
+    time = _time_of(path, inputs, options)
     if len(sizes) != 3:
-        return None
-    return (sizes[2], sizes[0], sizes[1]) if options.get("layout") == "NHWC" else (sizes[0], sizes[1], sizes[2])
+        return None, time
+    height, width, channels = sizes if options.get("layout") == "NHWC" else (*sizes[1:], sizes[0])
+    return (channels, height, width), time
 
 
 def foreign_network(

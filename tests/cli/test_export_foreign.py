@@ -23,15 +23,25 @@ USUAL = ("--schedule", "linear", "--timesteps", 40, "--set", "x_t=sample")
 
 
 def theirs(
-    path, time=(INT64, ["batch"]), *, batch="batch", nhwc=False, opset=18, extra=False, kind=FLOAT, told=(), first=False
+    path,
+    time=(INT64, ["batch"]),
+    *,
+    batch="batch",
+    nhwc=False,
+    opset=18,
+    extra=False,
+    kind=FLOAT,
+    told=(),
+    first=False,
+    name="timestep",
 ):
     """Write a network of others, tanh of a 3x3 convolution of its state plus a hundredth of its time.
 
-    time: dtype and shape of the input timestep. told: further inputs, (name, dtype, shape), of which a tenth of each
-    image's first number is added. first: whether it reads the first time for all images.
+    time: dtype and shape of the input that is called `name`. told: further inputs, (name, dtype, shape), of which a
+    tenth of each image's first number is added. first: whether it reads the first time for all images.
     """
     shape = [batch, *SHAPE[1:], SHAPE[0]] if nhwc else [batch, *SHAPE]
-    inputs = {"sample": (kind, shape), "timestep": time, **{name: (dtype, size) for name, dtype, size in told}}
+    inputs = {"sample": (kind, shape), name: time, **{name: (dtype, size) for name, dtype, size in told}}
     nodes = [
         node("Transpose", ["sample"], "in NCHW", perm=[0, 3, 1, 2])
         if nhwc
@@ -39,23 +49,23 @@ def theirs(
         node("Cast", ["in NCHW"], "x", to=FLOAT),
         node("Conv", ["x", "w"], "mixed", pads=[1, 1, 1, 1]),
         node("Tanh", ["mixed"], "bent"),
-        node("Cast", ["timestep"], "t", to=FLOAT),  # "t" and "x_t" are ours
+        node("Cast", [name], "t", to=FLOAT),  # "t" and "x_t" are ours
         node("Mul", ["t", "hundredth"], "scaled"),
         node("Reshape", ["scaled", "column"], "shift"),
         *([node("Gather", ["shift", "zero"], "one shift", axis=0)] if first else []),
         node("Add", ["bent", "one shift" if first else "shift"], "x_t"),
     ]
     said = "x_t"
-    for name, _, _ in told:
+    for other, _, _ in told:
         nodes += [
-            node("Cast", [name], f"{name} float", to=FLOAT),
-            node("Reshape", [f"{name} float", "rows"], f"{name} rows"),
-            node("Gather", [f"{name} rows", "zero"], f"{name} first", axis=1),
-            node("Mul", [f"{name} first", "tenth"], f"{name} tenth"),
-            node("Reshape", [f"{name} tenth", "column"], f"{name} column"),
-            node("Add", [said, f"{name} column"], f"with {name}"),
+            node("Cast", [other], f"{other} float", to=FLOAT),
+            node("Reshape", [f"{other} float", "rows"], f"{other} rows"),
+            node("Gather", [f"{other} rows", "zero"], f"{other} first", axis=1),
+            node("Mul", [f"{other} first", "tenth"], f"{other} tenth"),
+            node("Reshape", [f"{other} tenth", "column"], f"{other} column"),
+            node("Add", [said, f"{other} column"], f"with {other}"),
         ]
-        said = f"with {name}"
+        said = f"with {other}"
     nodes += [
         node("Cast", [said], "cast", to=kind),
         node("Transpose", ["cast"], "noise", perm=[0, 2, 3, 1]) if nhwc else node("Identity", ["cast"], "noise"),
@@ -189,8 +199,8 @@ def test_weights_are_stored_as_float16(tmp_path, command, monkeypatch):
 
 
 def test_what_begins_at_a_sigma_begins_with_noise_of_it_and_no_image(tmp_path, command):
-    source = theirs(tmp_path / "theirs.onnx", (FLOAT, ["batch"]))
-    karras = ("--set", "x_t=sample", "--set", "sigma=timestep", "--timesteps", 40)
+    source = theirs(tmp_path / "theirs.onnx", (FLOAT, ["batch"]), name="sigma")
+    karras = ("--set", "x_t=sample", "--timesteps", 40)
     karras += ("--schedule", "karras,sigma_min=0.01,sigma_max=50")
     how = ("--sampler", "consistency", "--steps", 1, "--plans", "consistency:2")
     code, _, err = command("export", source, *karras, *how, "--out", tmp_path / "ours.onnx")
