@@ -1,13 +1,13 @@
 """The graph of a foreign .onnx: what it takes and gives, and the denoiser of our format around its nodes. No torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from ddpm_export.diffusion import Array
 from ddpm_export.errors import BadFileError, ModelRefusedError
@@ -20,6 +20,7 @@ from ddpm_export.wording import first_line, several
 
 __all__ = ["denoiser_from_foreign", "places_of"]
 
+OWN = ("", "ai.onnx")  # the domain of ONNX's own operators, by its two names
 THEIRS = "theirs/"  # before every name of the foreign graph: ours cannot meet one of them
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -58,7 +59,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
     That is: the time as it is told it, the scale of the state, layouts, dtypes and shapes, and image by image where it
     takes no more. Raises ModelRefusedError for what cannot be brought to opset 18 and operators of ONNX's own.
     """
-    theirs, spec = _portable(network.path), network.spec
+    theirs, spec = _portable(network.path).graph, network.spec
     g = Builder(scope="import")
     ours = {name: g.input(name, dtype.type, ["batch", *shape]) for name, (dtype, shape) in input_types(spec).items()}
     x_t, t, levels = ours["x_t"], ours["t"], network.levels
@@ -68,7 +69,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
 
     given = dict(ours)
     if levels.told is not None:
-        given["t"] = Value(g, table(levels.told, network.time).name, np.float32)
+        given["t"] = table(levels.told, network.time)
     if levels.scale is not None:
         given["x_t"] = x_t * table(levels.scale, "scale", 1, 1, 1)
     for name, (_, shape) in input_types(spec).items():
@@ -77,7 +78,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
             given[name] = given[name].do("Transpose", perm=TO_NHWC)
         if np.dtype(given[name].dtype).name != place.dtype:
             given[name] = given[name].cast(np.dtype(place.dtype).type)
-    said = (_one_by_one if network.one_by_one else _all_at_once)(g, theirs.graph, network, given)
+    said = _one_by_one(g, theirs, network, given) if network.one_by_one else _add(g, theirs, network, given, -1)
     if said.dtype != np.float32:
         said = said.cast(np.float32)
     if network.is_nhwc:
@@ -97,10 +98,6 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
                 f"{network.path}: is no valid graph of opset {OPSET}: {first_line(exc)}. Export it with that opset."
             ) from exc
     return model
-
-
-def _all_at_once(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[str, Value]) -> Value:
-    return _add(g, theirs, network, given, -1)
 
 
 def _one_by_one(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[str, Value]) -> Value:
@@ -143,7 +140,7 @@ def _portable(path: Path) -> ModelProto:
     model = _read(path, weights=True)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
+    opset = max((one.version for one in model.opset_import if one.domain in OWN), default=1)
     foreign = sorted({f"{node.op_type} of {node.domain}" for node in _nodes(model.graph) if node.domain not in OWN})
     if foreign:
         raise ModelRefusedError(
@@ -163,10 +160,7 @@ def _portable(path: Path) -> ModelProto:
     return model
 
 
-OWN = ("", "ai.onnx")
-
-
-def _nodes(graph: GraphProto) -> Any:
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
         for inner in graphs_within(node):
