@@ -96,6 +96,15 @@ def test_cosine_before_its_cap_is_nichols_alphas_cumprod():
     np.testing.assert_allclose(a[:-1], expected, rtol=1e-9)
 
 
+def test_karras_is_eq_5_of_its_paper_from_the_least_sigma_on():
+    sigma_min, sigma_max, rho, T = 0.01, 50.0, 5.0, 9
+    a = alphas_cumprod_from_betas(betas_from_name("karras", T, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho))
+    roots = [sigma_max ** (1 / rho) + i / (T - 1) * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho)) for i in range(T)]
+    np.testing.assert_allclose(np.sqrt((1.0 - a) / a)[::-1], np.power(roots, rho), rtol=1e-10)
+    usual = alphas_cumprod_from_betas(betas_from_name("karras", 1000))
+    np.testing.assert_allclose(np.sqrt((1.0 - usual) / usual)[[0, -1]], [0.002, 80.0], rtol=1e-9)
+
+
 @pytest.mark.parametrize("num_train_timesteps", [1, 2, 3, 97, 1000])
 def test_spacing_for_every_number_of_steps(num_train_timesteps):
     for num_steps in range(1, num_train_timesteps + 1):
@@ -136,6 +145,10 @@ def test_spacing_out_of_range(num_steps):
         ("quadratic", T, {"beta_start": -0.1}, "got nan"),
         ("cosine", T, {"beta_max": 1.0}, "got 1.0"),
         ("cosine", T, {"offset": -1.0}, "beta of cosine"),
+        ("karras", T, {"sigma_min": 0.0}, "beta of karras must lie within"),
+        ("karras", T, {"sigma_min": 2.0, "sigma_max": 1.0}, "beta of karras"),
+        ("karras", T, {"rho": 0.0}, "beta of karras"),
+        ("karras", T, {"rho": "seven"}, "must be numbers for sigma_min, sigma_max, rho"),
     ],
 )
 def test_what_a_schedule_refuses(name, num_train_timesteps, parameters, says):
