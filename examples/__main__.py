@@ -90,7 +90,13 @@ PROGRAMS = (
     Program(
         "Python, one call", (), (), one_call(sys.executable, str(EXAMPLES / "python" / "one_call.py")), ending=".npy"
     ),
-    Program("C++", CPP, CMAKE, sampling(str(BUILD / "cpp" / "ddpm_sample"))),
+    Program(
+        "C++",
+        CPP,
+        CMAKE,
+        sampling(str(BUILD / "cpp" / "ddpm_sample")),
+        edits=editing(str(BUILD / "cpp" / "ddpm_sample")),
+    ),
     Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call"))),
     Program(
         "JavaScript, node",
