@@ -40,6 +40,7 @@ def test_the_norm_computes_in_float32_under_autocast_and_returns_what_it_got():
     torch.testing.assert_close(y, norm(x.float()).bfloat16(), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch.compile's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_training_goes_on_bit_for_bit_also_from_one_that_was_not(toy_config, toy_dataset, tmp_path):
     small = {"network__channel_multipliers": "[1]", "network__attention_levels": "[]", "compile": "true"}
