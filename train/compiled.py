@@ -35,5 +35,6 @@ def compiled(network: nn.Module, channels_last: bool) -> Callable[..., Tensor]:
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
                 module.__class__ = ChannelwiseNorm  # the same weights under the same names
-    call: Callable[..., Tensor] = torch.compile(network, dynamic=False)
+    # no probe of the processor: on a busy machine it times out, and the code would be slower and its bits others
+    call: Callable[..., Tensor] = torch.compile(network, dynamic=False, options={"cpp.vec_isa_ok": True})
     return call
