@@ -24,11 +24,12 @@ from ddpm_export.files import replacing
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
 from ddpm_export.wording import several, shown
+from train.compiled import compiled
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, target
 
-__all__ = ["SAMPLES", "Progress", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
+__all__ = ["SAMPLES", "Progress", "Stepper", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
 
 MAX_STEP = 2**53
 SAMPLES = "samples.png"  # the last that is drawn
@@ -106,13 +107,8 @@ def train(
     """
     check_classes(config, dataset)
     path = out / "checkpoint.pt"
-    share = world.share(config.batch_size)
-    order = _Order(config.seed, len(dataset.images), config.batch_size, steps_per_epoch(config, dataset))
-    torch.manual_seed(config.seed)
-    network = UNet(config.network).to(device)
-    ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    # beta2 below 0.999 forgets the large early gradients sooner
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+    stepper = Stepper(config, dataset, device, world)
+    network, ema, optimizer = stepper.network, stepper.ema, stepper.optimizer
     step = 0
     if path.exists():
         step = _resume(path, config, network, ema, optimizer)
@@ -121,8 +117,7 @@ def train(
     world.check_same("step to start from, images", (step, len(dataset.images)))  # before anyone writes
     if world.rank == 0:
         _clear_after(out, step)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stepper.prepare()
     spec = spec_from_config(config, dataset)
 
     def save() -> None:
@@ -141,13 +136,9 @@ def train(
             **({"classes": list(dataset.classes or ())} if config.network.num_classes else {}),
         )
 
-    forward = world.wrapped(network)
-    if config.compile:
-        forward = torch.compile(forward)  # type: ignore[assignment]
     if draw is not None and world.rank == 0 and step > 0 and _pictures_due(config, step) and _is_undrawn(out):
         with suppress(NonFiniteError):  # of weights that were to be left behind: training on may mend them
             draw(ema, step)  # it was killed as it drew these
-    alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float32, device=device)
     losses: list[Tensor] = []
     since = time.perf_counter()
     if step == 0:
@@ -155,18 +146,8 @@ def train(
     report(Progress(step, config.steps))
     with _stop_requests() as stops:
         while step < config.steps:
-            draws = _Draws(config, step, share, world.rank)
-            images, labels = dataset.batch(order.batch(step)[share])
-            pixels = images.transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
-            x_0 = torch.from_numpy(pixels).to(device).float() / 127.5 - 1.0
-            y = None if draws.unlabelled is None else _classes_told(config, labels, draws.unlabelled).to(device)
-            if draws.flips is not None:
-                x_0 = torch.where(draws.flips.to(device), x_0.flip(3), x_0)
-            with _torch_problems():
-                loss = _update(config, forward, network, optimizer, x_0, y, draws, alphas, step)
+            losses.append(stepper.take(step))
             step += 1
-            _update_ema(ema, network, config, step)
-            losses.append(loss)
             if step % config.log_every == 0 or step == config.steps:
                 mean = float(world.mean(torch.stack(losses).mean()))
                 rate = len(losses) * config.batch_size / (time.perf_counter() - since)
@@ -185,6 +166,49 @@ def train(
         if stops.asked:
             raise KeyboardInterrupt(f"{path}: written at step {step}")
     return path
+
+
+class Stepper:
+    """Take the steps of a training, one at a time: holds its network, EMA, optimiser and the order of its data.
+
+    The weights are random, from the seed, until others are loaded into them; `prepare` comes after that.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, device: str, world: World = ALONE) -> None:
+        self.config, self.dataset, self.device, self.world = config, dataset, device, world
+        self._share = world.share(config.batch_size)
+        self._order = _Order(config.seed, len(dataset.images), config.batch_size, steps_per_epoch(config, dataset))
+        self._alphas = torch.tensor(
+            spec_from_config(config, dataset).alphas_cumprod, dtype=torch.float32, device=device
+        )
+        torch.manual_seed(config.seed)
+        self.network = UNet(config.network).to(device)
+        self.ema = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        # beta2 below 0.999 forgets the large early gradients sooner
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+
+    def prepare(self) -> None:
+        """Bring the network into the form in which it is fastest, as the configuration says."""
+        if self.config.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward: Callable[..., Tensor] = self.world.wrapped(self.network)
+        if self.config.compile:
+            self._forward = compiled(self._forward, self.config.channels_last)
+
+    def take(self, step: int) -> Tensor:
+        """Take the step of a number, counted from 0, and return the loss of this process's share."""
+        config, device = self.config, self.device
+        draws = _Draws(config, step, self._share, self.world.rank)
+        images, labels = self.dataset.batch(self._order.batch(step)[self._share])
+        pixels = images.transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
+        x_0 = torch.from_numpy(pixels).to(device).float() / 127.5 - 1.0
+        y = None if draws.unlabelled is None else _classes_told(config, labels, draws.unlabelled).to(device)
+        if draws.flips is not None:
+            x_0 = torch.where(draws.flips.to(device), x_0.flip(3), x_0)
+        with _torch_problems():
+            loss = _update(config, self._forward, self.network, self.optimizer, x_0, y, draws, self._alphas, step)
+        _update_ema(self.ema, self.network, config, step + 1)
+        return loss
 
 
 def _pictures_due(config: TrainConfig, step: int) -> bool:

@@ -13,31 +13,23 @@ import torch
 import typer
 
 from ddpm_export.cli.console import Debug, entry_point, print_json
+from ddpm_export.datasets import Dataset
 from ddpm_export.exporting.unet import UNet
 from train.config import TrainConfig, load_config
-from train.loop import _Draws, _update
+from train.loop import Stepper
 
 __all__ = ["main", "stepper"]
 
 
-def stepper(config: TrainConfig) -> Callable[[int], None]:
-    """Return what takes step number k of a training on noise instead of images: (k) -> None."""
-    torch.manual_seed(config.seed)
-    network = UNet(config.network)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    forward = torch.compile(network) if config.compile else network
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-    alphas = torch.linspace(0.999, 0.001, config.num_train_timesteps)
-    x_0 = torch.rand(config.batch_size, *config.network.image_shape) * 2.0 - 1.0
-    classes = config.network.num_classes
-    y = torch.arange(config.batch_size) % classes if classes else None
-
-    def step(k: int) -> None:
-        draws = _Draws(config, k, slice(None), 0)
-        _update(config, forward, network, optimizer, x_0, y, draws, alphas, k)
-
-    return step
+def stepper(config: TrainConfig) -> Callable[[int], object]:
+    """Return what takes step number k of a training on noise instead of images: (k) -> its loss."""
+    channels, height, width = config.network.image_shape
+    shape, classes = (config.batch_size, height, width, channels), config.network.num_classes
+    noise = np.random.default_rng(config.seed).integers(0, 256, shape, dtype=np.uint8)
+    labels = np.arange(config.batch_size) % max(1, classes)
+    made = Stepper(config, Dataset("noise", noise, labels, None, classes=tuple(map(str, range(classes)))), "cpu")
+    made.prepare()
+    return made.take
 
 
 def speed(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from commands import run_here
 
+import train.loop as train_loop
 from train import speed
 
 pytestmark = pytest.mark.torch
@@ -16,8 +17,8 @@ def test_each_combination_gets_a_line_and_takes_real_steps(toy_folder, monkeypat
         taken.append((config.bf16, config.network.num_classes, arguments[4] is not None))
         return update(config, *arguments)
 
-    update = speed._update
-    monkeypatch.setattr(speed, "_update", counting)
+    update = train_loop._update
+    monkeypatch.setattr(train_loop, "_update", counting)
     options = ["--set", "bf16=true,false", "--set", "network.num_classes=0,3", "--rounds", 2]
     before = torch.get_num_threads()
     code, out, err = run_here(speed.main, toy_folder / "toy.json", *options)
