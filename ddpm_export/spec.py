@@ -33,6 +33,7 @@ __all__ = [
     "Defaults",
     "ModelSpec",
     "json_from_spec",
+    "metadata_from",
     "spec_from_json",
 ]
 
@@ -275,7 +276,15 @@ def json_from_spec(spec: ModelSpec) -> str:
     for name in ("graph", "inputs", "plans"):  # newer than the format's first files: only where they are used
         if not values[name]:
             del values[name]
-    text = json.dumps({"format": FORMAT, **values}, sort_keys=True, allow_nan=False)
+    return metadata_from({"format": FORMAT, **values})
+
+
+def metadata_from(values: dict[str, Any]) -> str:
+    """Return an object as a file's metadata, JSON with sorted keys; raises UsageError where a reader would not take it.
+
+    That is a spec's, and what stands beside it.
+    """
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
     if len(text) > MAX_JSON_BYTES:  # ASCII
         raise UsageError(
             f"A model's spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}. Offer fewer plans."

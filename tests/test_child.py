@@ -122,6 +122,30 @@ def act():
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_what_a_killed_parent_left_is_cleared_away_and_what_another_keeps_is_not(tmp_path, stranger):
+    import fcntl
+
+    out = tmp_path / "out"
+    names = [f".a.ddpm-{name}.part" for name in ("killed12", "at_work3")]
+    others = [".a.ddpm-mine.part", ".b.ddpm-killed12.part", ".a.killed12.part"]
+    for name in (*names, *others):
+        (out / name).mkdir(parents=True)
+        (out / name / "a.npy").write_bytes(b"half")
+    at_work = os.open(out / names[1], os.O_RDONLY)
+    fcntl.flock(at_work, fcntl.LOCK_SH)
+    text = """
+def act():
+    place = child.confine(model, out=Path("out/a.npy")).place
+    place.write_bytes(b"whole")
+"""
+    try:
+        assert child.run_in_child(stranger(text), []) == 0
+    finally:
+        os.close(at_work)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*others, names[1], "a.npy"])
+    assert (out / "a.npy").read_bytes() == b"whole"
+
+
 def test_only_what_python_says_is_printed_and_memory_is_limited(stranger, capfd):
     text = """
 def act():

@@ -135,6 +135,7 @@ class _Child:
         self._pipe = os.fdopen(reading, encoding="ascii")
         self._terms: dict[str, Any] | None = None
         self._expired: float | None = None
+        self._kept: int | None = None
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BEGIN, json.dumps(told), *arguments],
@@ -156,6 +157,9 @@ class _Child:
         """Wait for what the child is about to open and return it; nothing if it ends before, as with --help."""
         if self._terms is None:
             self._terms = json.loads(self._pipe.readline() or "{}")
+            if "folder" in self._terms:
+                with suppress(OSError):  # the child is gone, and its folder with it
+                    self._kept = _share(Path(self._terms["folder"]))
         return self._terms
 
     @contextmanager
@@ -193,6 +197,9 @@ class _Child:
             import shutil
 
             shutil.rmtree(self.terms()["folder"], ignore_errors=True)
+        if self._kept is not None:
+            os.close(self._kept)
+            self._kept = None
         for stream in (self._pipe, self.process.stdin, self.process.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
@@ -330,13 +337,45 @@ def _place_for(out: Path) -> Path:
             raise FileExistsError(None, "something that is not a file")
         within = out if out.is_dir() else out.parent
         within.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.stem}.", suffix=".part", dir=within))
+        _clear_after_killed(within, out.stem)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.stem}.ddpm-", suffix=".part", dir=within))
+        _share(folder)
         place = folder / (out.name or "pictures")
         if out.is_dir():
             place.mkdir()
     except OSError as exc:
         raise EnvironmentProblem(f"{out} cannot be written: {exc.strerror or exc}. Choose another --out.") from exc
     return place
+
+
+def _share(folder: Path) -> int | None:
+    """Keep a folder from being cleared away while this process lives, or the handle that is returned is open."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a file system that locks nothing
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return handle
+
+
+def _clear_after_killed(within: Path, stem: str) -> None:
+    """Remove what parents and children that were killed left of this output: folders that nobody keeps."""
+    import fcntl
+    import shutil
+
+    for folder in within.iterdir():
+        if re.fullmatch(rf"\.{re.escape(stem)}\.ddpm-[a-z0-9_]{{8}}\.part", folder.name):
+            try:
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            except OSError:  # somebody keeps it, or the file system locks nothing
+                pass
+            finally:
+                os.close(handle)
 
 
 def _take(what: str, place: Path, out: Path) -> None:

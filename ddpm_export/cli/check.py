@@ -76,13 +76,16 @@ def check(
     from ddpm_export.golden import replay_golden
     from ddpm_export.golden_pictures import given_in, replay_golden_pictures, told_in
     from ddpm_export.runtimes import PROVIDERS, DenoiserFile, open_file
+    from ddpm_export.runtimes.external_data import check_weights
 
+    sealed = check_weights(model) if model.suffix == ".onnx" and model.is_file() else None
     opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=timeout)
     spec = opened.spec
     facts: dict[str, Any] = {
         "file": str(model),
         "bytes": model.stat().st_size,
         "sha256": sha256_of(model),
+        "weights_sha256": sealed,
         "provider": provider,
         "confined": guards,
         **_facts(spec),

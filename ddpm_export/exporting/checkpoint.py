@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm_export.errors import BadFileError
+from ddpm_export.exporting.pickles import check_pickle
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.torch_archive import check_archive
 from ddpm_export.spec import ModelSpec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKPOINT_FORMAT", "Checkpoint", "load_torch_file", "save_checkpoint"]
 
+PICKLES = 4  # in a file of torch before 1.6: magic, version, system, contents; the names of storages follow
 CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
 
 
@@ -73,6 +75,13 @@ def load_torch_file(path: str | Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_archive(path, archive)
+                for name in archive.namelist():
+                    if name.endswith("/data.pkl"):
+                        check_pickle(io.BytesIO(archive.read(name)))
+        else:
+            with open(path, "rb") as file:
+                for _ in range(PICKLES):
+                    check_pickle(file)
         return torch.load(path, map_location="cpu", weights_only=True)
     except BadFileError:
         raise

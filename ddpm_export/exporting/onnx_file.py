@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from ddpm_export.exporting.storage import is_rounded, rounded_values
 from ddpm_export.files import replacing
+from ddpm_export.runtimes.external_data import WEIGHTS_SHA256, digest_of_weights
+from ddpm_export.spec import METADATA_KEY, metadata_from
 
 __all__ = [
     "IR_VERSION",
@@ -44,6 +47,7 @@ def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None
     """
     if fits_inline(model, MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes):
         with replacing(path) as beside:
+            _seal(model)
             beside.write_bytes(model.SerializeToString(deterministic=True))
             onnx.checker.check_model(str(beside), full_check=True)
             yield beside
@@ -55,10 +59,19 @@ def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None
         onnx.checker.check_model(str(beside), full_check=True)
         yield beside
         _point_weights_to(model, weights.name)
+        _seal(model, data)
         beside.write_bytes(model.SerializeToString(deterministic=True))
     for other in path.parent.glob(f"{glob.escape(path.name)}.*"):
         if other != weights and WEIGHTS_ENDING.fullmatch(other.name.removeprefix(path.name)):
             other.unlink()
+
+
+def _seal(model: ModelProto, *files: Path) -> None:
+    """Write into a model's metadata the digest of all else in it, and of its files of weights, where it has a spec."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            digest = digest_of_weights(model.SerializeToString(deterministic=True), files)
+            entry.value = metadata_from({**json.loads(entry.value), WEIGHTS_SHA256: digest})
 
 
 def _digest_of_weights(model: ModelProto) -> str:

@@ -3,13 +3,19 @@
 ONNX Runtime below 1.24 follows a location out of the model's folder, so a hostile file could read any other.
 """
 
+import hashlib
+import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ddpm_export.errors import BadFileError
+from ddpm_export.spec import METADATA_KEY
+from ddpm_export.wording import shown
 
-__all__ = ["check_external_data", "metadata_of"]
+__all__ = ["WEIGHTS_SHA256", "check_external_data", "check_weights", "digest_of_weights", "metadata_of"]
+
+WEIGHTS_SHA256 = "weights_sha256"  # the key beside the spec's; readers that only sample pass over it
 
 # onnx.proto: the fields of a message that lead to tensors, by number, and what message each is
 LEADS = {
@@ -26,8 +32,11 @@ MAX_DEPTH = 64
 METADATA_PROPS = 14  # of Model
 
 
-def check_external_data(path: Path) -> None:
-    """Raise BadFileError if weights lie outside the model's folder, or if the file is no protobuf."""
+def check_external_data(path: Path) -> list[Path]:
+    """Return the files that hold weights, sorted by their names as the model says them.
+
+    Raises BadFileError if one lies outside the model's folder, or if the file is no protobuf.
+    """
     folder = path.parent.resolve()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
@@ -44,14 +53,59 @@ def check_external_data(path: Path) -> None:
                 f"{path}: its weights lie outside the model's folder, in {location[:200]!r}. Do not use this file "
                 "unless you made it."
             )
+    return [folder / location for location in sorted(locations)]
+
+
+def check_weights(path: Path) -> str | None:
+    """Return the SHA-256 that a file of ours promises of its graph and weights, None where it promises none.
+
+    Raises BadFileError where they have another, as after a flipped bit or an edit, and as `check_external_data`.
+    """
+    try:
+        values = json.loads(metadata_of(path).get(METADATA_KEY, ""))
+    except (ValueError, RecursionError):  # whoever reads the spec says so
+        return None
+    promised = values.get(WEIGHTS_SHA256) if isinstance(values, dict) else None
+    if promised is None:
+        return None
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            found = digest_of_weights(raw, check_external_data(path))
+    except OSError as exc:
+        raise BadFileError(f"{path}: its weights cannot be read: {exc.strerror}. Copy all of its files.") from exc
+    if found != promised:
+        raise BadFileError(
+            f"{path}: its graph or weights are not those that were exported: SHA-256 {found}, not {shown(promised)}. "
+            "Copy or export it again."
+        )
+    return found
+
+
+def digest_of_weights(raw: "mmap.mmap | bytes", files: Iterable[Path]) -> str:
+    """Return the SHA-256 of a model's bytes without its metadata_props, followed by those of files of weights.
+
+    What is left out are the fields 14 of the model itself, tags and lengths with them (docs/format.md, section 1).
+    Raises ValueError or IndexError for bytes that are no protobuf, OSError for a file that cannot be read.
+    """
+    digest, since = hashlib.sha256(), 0
+    for number, start, _, end in _fields(raw, 0, len(raw)):
+        if number == METADATA_PROPS:
+            digest.update(raw[since:start])
+            since = end
+    digest.update(raw[since:])
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def metadata_of(path: Path) -> dict[str, str]:
     """Return the metadata of an ONNX file; raises BadFileError if it is no protobuf, or its metadata no text."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            entries = [(a, b) for number, a, b in _fields(raw, 0, len(raw)) if number == METADATA_PROPS]
-            pairs = [{number: raw[a:b].decode() for number, a, b in _fields(raw, *entry)} for entry in entries]
+            entries = [(a, b) for number, _, a, b in _fields(raw, 0, len(raw)) if number == METADATA_PROPS]
+            pairs = [{number: raw[a:b].decode() for number, _, a, b in _fields(raw, *entry)} for entry in entries]
     except (OSError, ValueError, IndexError) as exc:
         raise _no_protobuf(path, exc) from exc
     return {pair.get(1, ""): pair.get(2, "") for pair in pairs}
@@ -66,19 +120,23 @@ def _no_protobuf(path: Path, exc: Exception) -> BadFileError:
 def _locations(raw: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise ValueError("graphs nested too deep")
-    for field, begin, stop in _fields(raw, start, end):
+    for field, _, begin, stop in _fields(raw, start, end):
         lead = LEADS[message].get(field)
         if lead == "Entry":
-            entry = {number: raw[a:b] for number, a, b in _fields(raw, begin, stop)}
+            entry = {number: raw[a:b] for number, _, a, b in _fields(raw, begin, stop)}
             if entry.get(1) == b"location":
                 yield entry.get(2, b"").decode("utf-8")
         elif lead is not None:
             yield from _locations(raw, begin, stop, lead, depth + 1)
 
 
-def _fields(raw: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (number, begin, end) of the length-delimited fields of a message; the others lead nowhere."""
+def _fields(raw: "mmap.mmap | bytes", at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (number, start, begin, end) of the length-delimited fields of a message, whose content begins at `begin`.
+
+    The others lead nowhere.
+    """
     while at < end:
+        start = at
         tag, at = _varint(raw, at)
         wire = tag & 7
         if not 8 <= tag < 2**32:  # protobuf cuts a tag to 32 bits, and would see another field than is seen here
@@ -91,7 +149,7 @@ def _fields(raw: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]
             size, at = _varint(raw, at)
             if at + size > end:
                 raise ValueError("a field ends beyond its message")
-            yield tag >> 3, at, at + size
+            yield tag >> 3, start, at, at + size
             at += size
         else:
             raise ValueError(f"wire type {wire}")
@@ -99,7 +157,7 @@ def _fields(raw: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]
         raise ValueError("a field ends beyond its message")
 
 
-def _varint(raw: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(raw: "mmap.mmap | bytes", at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = raw[at]

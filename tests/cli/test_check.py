@@ -248,3 +248,27 @@ def test_what_a_model_is_told_is_listed(tmp_path, command):
     ]
     code, out, _ = command("check", tmp_path / "m.onnx")
     assert (code, "scale 2.5, interval 3, 30" in out, "shoe, bag" in out) == (0, True, True)
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_a_flipped_bit_of_the_weights_is_3_whatever_golden_vectors_say(tmp_path, command, is_inline):
+    onnx = pytest.importorskip("onnx")
+    from ddpm_export.exporting.onnx_file import writing_model
+
+    path = tmp_path / "m.onnx"
+    proto = onnx.ModelProto.FromString(scale_model())
+    proto.graph.initializer.append(constant("unused", np.ones(1000)))
+    with writing_model(proto, path, max_inline_bytes=None if is_inline else 0):
+        pass
+    code, out, _ = command("check", path, "--json")
+    assert (code, len(json.loads(out)["weights_sha256"])) == (0, 64)
+    file = path if is_inline else next(tmp_path.glob("m.onnx.*.data"))
+    whole = file.read_bytes()
+    at = whole.index(np.ones(9, np.float32).tobytes())
+    file.write_bytes(whole[:at] + b"\1" + whole[at + 1 :])
+    code, out, err = command("check", path)
+    assert (code, out) == (3, "")
+    assert "its graph or weights are not those that were exported" in err
+    rewritten(path, path, lambda values: values.pop("weights_sha256"))  # as of a version that wrote none
+    code, out, _ = command("check", path, "--json")
+    assert (code, json.loads(out)["weights_sha256"]) == (0, None)

@@ -401,3 +401,28 @@ def test_a_pipe_is_no_checkpoint_and_is_not_waited_for(tmp_path, name):
         read_source(tmp_path / name)
     with pytest.raises(BadFileError, match="does not exist"):
         read_source(tmp_path / f"{'x' * 300}{name}")
+
+
+SHARED = b")" + b"".join(b"q%c0h%ch%c\x86" % (k, k, k) for k in range(60))  # each holds the one before twice
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02}" + SHARED + b"K\x01s.", b"\x80\x02}(" + SHARED + b"K\x01u."])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_key_that_would_be_hashed_for_ever_is_refused(tmp_path, pickled, is_packed):
+    path = tmp_path / "c.pt"
+    path.write_bytes(pickled)
+    if is_packed:
+        torch.save(STATE, path)
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    with pytest.raises(BadFileError, match="tuples that hold one another"):
+        read_source(path)
+
+
+def test_what_is_shared_without_being_nested_is_read(tmp_path):
+    shared = tuple(range(100))
+    torch.save({"a": torch.ones(2), "shared": [shared] * 1000, "optimizer": {(1, "x"): shared}}, tmp_path / "c.pt")
+    assert set(read_source(tmp_path / "c.pt")[0].contents) == {"a", "shared", "optimizer"}
