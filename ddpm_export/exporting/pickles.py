@@ -1,4 +1,4 @@
-"""What a pickle would build, told from its instructions before anything follows them. Builds nothing; knows no torch."""
+"""What a pickle would build, told from its instructions before anything follows them. Builds nothing itself."""
 
 import pickletools
 from typing import BinaryIO

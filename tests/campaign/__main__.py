@@ -24,7 +24,6 @@ def main():
         importlib.import_module(f".{name}", __package__).run(tally, told.seed)
         fallen += len(tally.fallen)
         print(tally.table())
-        print(*(f"FELL {line}" for line in tally.fallen), sep="\n")
         print(f"{name}: {tally.tried:,} tried, {len(tally.fallen)} fell, {time.monotonic() - since:.0f} s", flush=True)
     sys.exit(1 if fallen else 0)
 

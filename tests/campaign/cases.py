@@ -5,6 +5,7 @@ import io
 import json
 import random
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,12 +55,30 @@ def check(*options: str, model: str = "m.onnx") -> tuple[str, ...]:
 
 
 def evaluate(data: str, *options: str) -> tuple[str, ...]:
-    return ("eval", "m.onnx", "--data", data, "--samples", "s.npy", "--extractor", "e.onnx", "--metrics", "fid",
-            "--cache", "cache", *options)  # fmt: skip
+    return (
+        "eval",
+        "m.onnx",
+        "--data",
+        data,
+        "--samples",
+        "s.npy",
+        "--extractor",
+        "e.onnx",
+        "--metrics",
+        "fid",
+        "--cache",
+        "cache",
+        *options,
+    )
 
 
 def export(source: str, *options: str) -> tuple[str, ...]:
     return ("export", source, "--out", "out/unet.onnx", *options)
+
+
+def against(source: str) -> tuple[str, ...]:
+    """Read a checkpoint whole and refuse it as another than a model's: an export that succeeds takes seconds."""
+    return ("check", "m.onnx", "--against", source)
 
 
 def truncations(content: bytes, count: int) -> Iterator[tuple[str, bytes]]:
@@ -71,6 +90,17 @@ def flips(content: bytes, count: int, noise: random.Random, within: int | None =
     for _ in range(count):
         at, bit = noise.randrange(within or len(content)), noise.randrange(8)
         yield f"bit {bit} of byte {at}", content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+
+
+def later(make: Any) -> Any:
+    """Return what writes a file once its case is played, for what takes long to make."""
+    return lambda path: path.write_bytes(make())
+
+
+@functools.cache
+def packed_zeros() -> bytes:
+    """Return 256 MiB of zeros, as zlib packs them."""
+    return zlib.compress(bytes(2**28))
 
 
 def npy(values: Any) -> bytes:

@@ -28,7 +28,12 @@ KILLS = {"run": 600, "eval": 200, "train": 100, "export": 100}
 STARTS = {name: f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "export")}
 STARTS |= {"eval": "from ddpm_export.cli.start import evaluate; evaluate()"}
 STARTS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
-MODULES = {"run": "ddpm_export.cli.run", "eval": "ddpm_export.cli.eval", "export": "ddpm_export.cli.export", "train": "train.cli"}  # fmt: skip
+MODULES = {
+    "run": "ddpm_export.cli.run",
+    "eval": "ddpm_export.cli.eval",
+    "export": "ddpm_export.cli.export",
+    "train": "train.cli",
+}
 
 
 class Work:
@@ -106,7 +111,21 @@ def works():
     samples = np.random.default_rng(1).integers(0, 256, (12, 6, 5, 1), dtype=np.uint8)
     files = {"m.onnx": model, "e.onnx": extractor_file(), "s.npy": npy(samples)}
     files |= {f"data/{k:02}.png": png((6, 5)) for k in range(12)}
-    scoring = ["m.onnx", "--data", "data", "--extractor", "e.onnx", "--metrics", "fid", "--n", "12", "--steps", "2", "--cache", "cache"]  # fmt: skip
+    scoring = [
+        "m.onnx",
+        "--data",
+        "data",
+        "--extractor",
+        "e.onnx",
+        "--metrics",
+        "fid",
+        "--n",
+        "12",
+        "--steps",
+        "2",
+        "--cache",
+        "cache",
+    ]
     yield Work(
         "eval",
         "eval",
@@ -271,7 +290,11 @@ def kill(tally, works_, kills, noise):
     """Kill -9 at moments spread over the time that each work takes; what is resumed ends with the same bits."""
     for command, count in kills.items():
         chosen = [work for work in works_ if work.command == command]
-        forks = Forks(MODULES[command], *(["onnxruntime", "PIL.Image"] if command != "train" else []), *(["torch", "onnx"] if command in ("export", "train") else []))  # fmt: skip
+        forks = Forks(
+            MODULES[command],
+            *(["onnxruntime", "PIL.Image"] if command != "train" else []),
+            *(["torch", "onnx"] if command in ("export", "train") else []),
+        )
 
         def begin(folder, work, forks=forks):
             code, _ = forks.run(folder, MODULES[work.command], work.arguments)

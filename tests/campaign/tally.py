@@ -1,5 +1,6 @@
 """What was tried, what held and what fell, by family."""
 
+import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -30,13 +31,12 @@ class Tally:
         row.tried += times
         row.slowest_s = max(row.slowest_s, seconds)
         if why is not None:
-            row.fell.append((str(case), why))
+            row.fell.append((case, why))
+            print(f"FELL {told(part, family, case, why)}", file=sys.stderr, flush=True)
 
     @property
     def fallen(self):
-        return [
-            f"{part}, {family}, {case}: {why}" for (part, family), row in self.rows.items() for case, why in row.fell
-        ]
+        return [told(*key, *one) for key, row in self.rows.items() for one in row.fell]
 
     @property
     def tried(self):
@@ -48,3 +48,7 @@ class Tally:
             counts = f"{row.tried:,} | {row.tried - len(row.fell):,} | {len(row.fell)}"
             lines.append(f"| {part} | {family} | {counts} | {row.slowest_s:.1f} |")
         return "\n".join([*lines, *self.notes])
+
+
+def told(part, family, case, why):
+    return f"{part}, {family}, {case}: {why}"

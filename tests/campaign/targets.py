@@ -1,4 +1,7 @@
-"""What is fuzzed in Python, each a function of bytes; `python -m tests.campaign.targets NAME CORPUS [libFuzzer's options]`."""
+"""What is fuzzed in Python, each a function of bytes.
+
+`python -m tests.campaign.targets NAME CORPUS [OPTION ...]`, with the options of libFuzzer.
+"""
 
 import io
 import json
@@ -166,7 +169,8 @@ def tried(target):
         try:
             target(data)
         except DdpmExportError as exc:
-            assert len(str(exc)) < 3000, f"an error of {len(str(exc))} letters"
+            told = str(exc)
+            assert len(told) < 3000, f"an error of {len(told)} letters"
 
     return one
 
@@ -217,7 +221,7 @@ def main():
             import ddpm_export.images
             import ddpm_export.runtimes.external_data
             import ddpm_export.runtimes.torch_archive
-            import ddpm_export.spec  # noqa: F401
+            import ddpm_export.spec
 
             if name in ("checkpoint", "safetensors"):
                 import ddpm_export.exporting.checkpoint

@@ -40,7 +40,7 @@ class Worker:
         if self.process is None:
             env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": "/nonexistent"}
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", f"{__package__}.worker"],
+                [*self.prefix, sys.executable, "-m", "tests.campaign.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
