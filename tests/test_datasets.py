@@ -783,6 +783,17 @@ def test_an_lmdb_whose_pages_are_damaged_does_not_end_the_process(tmp_path):
     assert "its pages are damaged" in refused(open_dataset, "lmdb", tmp_path / "set", image_shape=(3, 8, 8))
 
 
+@pytest.mark.parametrize("size", [10**6, 2**31 - 1, 2**32 - 1])
+def test_an_lmdb_value_that_claims_to_go_on_beyond_the_file_does_not_end_the_process(tmp_path, size):
+    png = encoded(np.zeros((8, 8), dtype=np.uint8))
+    write_lmdb(tmp_path / "set", {b"a": png, b"b": png}, subdir=False)
+    whole = bytearray((tmp_path / "set").read_bytes())
+    at = whole.rindex(b"b" + png[:8]) - 8  # the node of b: its size, low half and high half, flags, length of the key
+    whole[at : at + 4] = size.to_bytes(4, "little")
+    (tmp_path / "set").write_bytes(whole)
+    assert "cannot be read as an LMDB" in refused(open_dataset, "lmdb", tmp_path / "set", image_shape=(3, 8, 8))
+
+
 def test_a_value_that_lmdb_cannot_give_is_a_broken_image(tmp_path):
     png = encoded(np.zeros((8, 8), dtype=np.uint8))
     write_lmdb(tmp_path / "set", {b"a": png, b"b": png, b"c": png})

@@ -121,8 +121,8 @@ def entry_point(command: Callable[..., None]) -> Callable[[], None]:
                 warnings.showwarning = _unheard
             try:
                 _refuse_empty(sys.argv[1:])
-                with interruptible():
-                    code = app(standalone_mode=False)
+                with interruptible():  # calling the app itself would put its own hook for exceptions before ours
+                    code = typer.main.get_command(app)(standalone_mode=False)
                 if code == 130:  # typer's answer to an interrupt
                     raise KeyboardInterrupt
                 if sys.stdout is not None:

@@ -1,8 +1,11 @@
 """What a signal means to a command that is at work: it is interrupted once, and clears away."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ddpm_export.cli.start import end, heed
 
@@ -29,7 +32,26 @@ def interruptible() -> Iterator[None]:
         timer.daemon = True
         timer.start()
 
+    def later() -> None:
+        import threading
+
+        number = asked.pop()
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+    shown, ignored = sys.excepthook, sys.unraisablehook
+
+    def excepthook(kind: type[BaseException], *rest: Any) -> None:
+        if not (asked and issubclass(kind, KeyboardInterrupt)):  # C code prints it where it imports NumPy
+            shown(kind, *rest)
+
+    def unraisablehook(told: Any) -> None:
+        if len(asked) == 1 and issubclass(told.exc_type, KeyboardInterrupt):  # in a destructor: it is lost
+            later()
+        else:
+            ignored(told)
+
     before = heed(interrupt)
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
     try:
         yield
     except BaseException as exc:
@@ -37,5 +59,6 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt from exc
         raise
     finally:
+        sys.excepthook, sys.unraisablehook = shown, ignored
         for number, handler in before.items():
             signal.signal(number, handler)

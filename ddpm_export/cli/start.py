@@ -60,20 +60,23 @@ def begin(module: str, *, in_child: bool = False) -> None:
             _watch(module)
         else:
             import_module(module).main()
-        return
+        code = 0
     except SystemExit as ending:
-        if ending.code != STOPPED:
+        if not isinstance(ending.code, int):
             raise
+        code = ending.code
     except KeyboardInterrupt:  # between the command's end and its caller
         say("stopped.")
-    # what is still at work, such as a graph in its thread, is not waited for, and further signals change nothing
+        code = STOPPED
+    # what is still at work, such as a graph in its thread, is not waited for, nor is Python tidied up, which takes a
+    # tenth of a second in which a signal would end the process as if nothing had been done
     heed(signal.SIG_IGN)
     from contextlib import suppress
 
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError):
             stream.flush()
-    os._exit(STOPPED)
+    os._exit(code)
 
 
 def _watch(module: str) -> None:

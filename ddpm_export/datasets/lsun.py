@@ -22,11 +22,20 @@ META = struct.Struct("<16x 2I 2Q I 92x Q")  # page header, magic, version, addre
 WALK = """
 import sys
 path, *sys.path[:] = sys.argv[1:]
-import lmdb, os
+import lmdb, numpy, os
+file = os.path.realpath(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
 with lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False) as database:
     with database.begin(buffers=True) as transaction, transaction.cursor() as cursor:
-        for _ in cursor.iternext():
-            pass
+        end = None
+        if os.path.exists("/proc/self/maps"):
+            with open("/proc/self/maps") as maps:
+                starts = [int(line.split("-")[0], 16) for line in maps if line.rstrip("\\n").endswith(" " + file)]
+            end = starts[0] + os.path.getsize(file) if starts else None
+        for _, value in cursor.iternext():
+            if end is None:
+                value[-1:].tobytes()  # where it claims to be longer than the file, this ends the process
+            elif len(value) and numpy.frombuffer(value, "u1").ctypes.data + len(value) > end:
+                os.abort()
 """
 
 
@@ -83,6 +92,8 @@ def _check_length(file: Path) -> None:
 
 def _walk_apart(path: str | Path) -> None:
     """Walk the whole tree in a process of its own, for lmdb ends the process on a page that is not what it should be.
+
+    A value that claims to go on beyond the end of the file is one: whoever read it would be ended, too.
 
     Raises BadFileError where that happens; costs a start of Python, and touches no image.
     """

@@ -66,6 +66,59 @@ def begun(tmp_path):
         process.communicate()
 
 
+TIDYING = """
+import atexit, os, signal, sys
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGKILL))
+def main():
+    print("begun")
+    print("done", file=sys.stderr)
+    raise SystemExit(CODE)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 6])
+def test_once_a_command_is_done_no_signal_changes_how_it_ended(begun, code):
+    """Python puts the system's own handlers back while it tidies up: so it does not."""
+    process = begun(TIDYING.replace("CODE", str(code)), 0)
+    assert ending(process) == (code, "", "done\n")
+
+
+# a signal that comes while nothing can be raised: Python ignores it, and says so
+DEAF = """
+import os, signal, sys, time
+from ddpm_export.cli.console import entry_point
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+def command() -> None:
+    print("begun", flush=True)
+    deaf = Deaf()
+    del deaf
+    time.sleep(SECONDS)
+main = entry_point(command)
+"""
+# what C code does that imports NumPy: it prints the interrupt, and raises an ImportError
+PRINTING = """
+import os, signal, sys, time
+from ddpm_export.cli.console import entry_point
+def command() -> None:
+    print("begun", flush=True)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SECONDS)
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+    raise ImportError("numpy failed to import")
+main = entry_point(command)
+"""
+
+
+@pytest.mark.parametrize("text", [DEAF, PRINTING])
+def test_a_signal_that_comes_where_nothing_can_be_raised_is_130_and_one_line(begun, text):
+    assert ending(begun(text, 10)) == (130, "", "stopped.\n")
+
+
 def ending(process):
     out, err = process.communicate(timeout=20)
     return process.returncode, out, err
