@@ -794,6 +794,15 @@ def test_an_lmdb_value_that_claims_to_go_on_beyond_the_file_does_not_end_the_pro
     assert "cannot be read as an LMDB" in refused(open_dataset, "lmdb", tmp_path / "set", image_shape=(3, 8, 8))
 
 
+def test_an_lmdb_value_of_gigabytes_is_a_broken_image(tmp_path, monkeypatch):
+    pngs = [encoded(np.full((8, 8 * k), k, dtype=np.uint8)) for k in (1, 2, 60)]
+    monkeypatch.setattr("ddpm_export.datasets.lsun.MAX_IMAGE_BYTES", len(pngs[2]) - 1)
+    write_lmdb(tmp_path / "set", {b"%d" % k: png for k, png in enumerate(pngs)})
+    data = open_dataset("lmdb", tmp_path / "set", image_shape=(1, 8, 8))
+    assert len(data.images) == 2
+    assert "key b'2' must have at most" in data.broken[0]
+
+
 def test_a_value_that_lmdb_cannot_give_is_a_broken_image(tmp_path):
     png = encoded(np.zeros((8, 8), dtype=np.uint8))
     write_lmdb(tmp_path / "set", {b"a": png, b"b": png, b"c": png})
