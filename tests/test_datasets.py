@@ -794,6 +794,15 @@ def test_an_lmdb_value_that_claims_to_go_on_beyond_the_file_does_not_end_the_pro
     assert "cannot be read as an LMDB" in refused(open_dataset, "lmdb", tmp_path / "set", image_shape=(3, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), {"lmdb": "data.mdb", "cifar10": "data_batch_1", "fashion-mnist": "train-images-idx3-ubyte"}.items()
+)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name, file):
+    os.mkfifo(tmp_path / file)
+    shape = {"lmdb": (1, 8, 8), "cifar10": (3, 32, 32), "fashion-mnist": (1, 28, 28)}[name]
+    assert "not a file" in refused(open_dataset, name, tmp_path, image_shape=shape)
+
+
 def test_an_lmdb_value_of_gigabytes_is_a_broken_image(tmp_path, monkeypatch):
     pngs = [encoded(np.full((8, 8 * k), k, dtype=np.uint8)) for k in (1, 2, 60)]
     monkeypatch.setattr("ddpm_export.datasets.lsun.MAX_IMAGE_BYTES", len(pngs[2]) - 1)

@@ -47,6 +47,8 @@ def cifar10(folder: str | Path, *, train: bool = True) -> Dataset:
 
 def _contents(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("something that is not a file")  # a pipe would have us wait for ever
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as exc:

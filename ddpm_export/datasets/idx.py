@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import io
 import math
+import os
 import struct
 import urllib.error
 import urllib.request
@@ -43,6 +44,8 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     Raises BadFileError for anything else, including a size that disagrees with the header.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("something that is not a file")  # a pipe would have us wait for ever
         with open(path, "rb") as packed:
             return _idx_from(_unpacking(packed), path)
     except (OSError, EOFError, zlib.error) as exc:

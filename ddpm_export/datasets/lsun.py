@@ -76,6 +76,8 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
 def _check_length(file: Path) -> None:
     """Raise BadFileError for a file that is cut off: lmdb maps it, and reading beyond its end kills the process."""
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("something that is not a file")  # a pipe would have us wait for ever
         with file.open("rb") as opened:
             found = META.unpack(opened.read(META.size))
             size = os.fstat(opened.fileno()).st_size
