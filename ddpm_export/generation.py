@@ -22,6 +22,7 @@ from ddpm_export.plans import Plan, Row, plan_from_json
 from ddpm_export.runtimes import DenoiserFile, OneCallFile, open_file
 from ddpm_export.samplers import FORMULAS, Choice, State, choose, walk
 from ddpm_export.spec import FRACTIONAL_T, GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.wording import first_line
 
 __all__ = [
     "Given",
@@ -239,8 +240,10 @@ def _plans_from_file(path: Path, spec: ModelSpec) -> dict[str, Plan]:
         plans = {name: plan_from_json(name, plan, T, fractional_t=fractional) for name, plan in values.items()}
     except OSError as exc:
         raise BadFileError(f"{path} cannot be read: {exc.strerror}.") from exc
-    except (ValueError, AttributeError) as exc:
-        raise BadFileError(f"{path} must hold plans by name, as python -m train.tune writes them: {exc}.") from exc
+    except (ValueError, AttributeError, RecursionError) as exc:
+        raise BadFileError(
+            f"{path} must hold plans by name, as python -m train.tune writes them: {first_line(exc)}."
+        ) from exc
     for name, plan in plans.items():
         for row in plan.rows:
             if not math.isclose(row.a, spec.alphas_cumprod[int(row.t)], rel_tol=1e-6) and not fractional:

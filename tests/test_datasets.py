@@ -795,7 +795,8 @@ def test_an_lmdb_value_that_claims_to_go_on_beyond_the_file_does_not_end_the_pro
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), {"lmdb": "data.mdb", "cifar10": "data_batch_1", "fashion-mnist": "train-images-idx3-ubyte"}.items()
+    ("name", "file"),
+    {"lmdb": "data.mdb", "cifar10": "data_batch_1", "fashion-mnist": "train-images-idx3-ubyte"}.items(),
 )
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name, file):
     os.mkfifo(tmp_path / file)

@@ -14,6 +14,7 @@ from ddpm_export.wording import first_line, several, shown
 
 __all__ = ["CONFIG_FOLDER", "TrainConfig", "config_from_dict", "load_config"]
 
+MAX_COUNT = 2**53
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 CHOICES = {
     "loss": ("l1", "l2", "huber"),
@@ -71,12 +72,15 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise ConfigError(f"{name} must be at least 1, got {shown(getattr(self, name))}.")
         for name in ("seed", "warmup_steps", "picture_every"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+                raise ConfigError(f"{name} must be at least 0, got {shown(getattr(self, name))}.")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps", "warmup_steps"):
+            if getattr(self, name) > MAX_COUNT:  # floats are computed from them
+                raise ConfigError(f"{name} must be at most 2^53, got {shown(getattr(self, name))}.")
         if self.seed >= 2**63:
-            raise ConfigError(f"seed must be below 2^63, got {self.seed}.")
+            raise ConfigError(f"seed must be below 2^63, got {shown(self.seed)}.")
         for name in ("learning_rate", "gradient_norm_max", "ema_halflife_images", "ema_rampup_ratio"):
             if not 0 < getattr(self, name) <= 1e37:  # beyond it a step of Adam leaves float32
                 raise ConfigError(f"{name} must be a positive number up to 1e37, got {getattr(self, name)}.")

@@ -44,7 +44,7 @@ def controls(noise):
     yield Case("plans", {"c.pt": checkpoint(), "p.json": PLANS}, export("c.pt", "--plans", "p.json"), frozenset({0}))
 
 
-ROW = [39, 0.1, [0.5], [0.25], []]
+ROW = [39, 0.01, [0.5], [0.25], []]
 PLANS = json.dumps({"p": {"rows": [ROW]}}).encode()
 
 
@@ -372,6 +372,8 @@ def folder(name, codes=BAD, *, model=None, scheduler=None, index=None, **files):
         contents[path] = value if isinstance(value, bytes) else json.dumps(value).encode()
     files = files or {f"{WEIGHTS}.safetensors": sound_diffusers()}
     contents |= {f"d/unet/{path}": content for path, content in files.items()}
+    if 0 in codes:
+        return Case(name, {**contents, "m.onnx": mix_model()}, against("d"), codes)
     return Case(name, contents, export("d"), codes)
 
 
@@ -411,7 +413,7 @@ def diffusers_configs(noise):
         ("resnet_time_scale_shift", []),
         ("class_embed_type", "timestep"),
     ):
-        codes = ANY if name in ("evil", "attention_head_dim", "center_input_sample") else REFUSED
+        codes = ANY if name in ("evil", "attention_head_dim", "center_input_sample", "mid_block_type") else REFUSED
         yield folder(f"{name} {value!r:.30}", codes, model={name: value})
 
 

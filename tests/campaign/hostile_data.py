@@ -1,6 +1,7 @@
 """Hostile data: arrays, pictures, data sets, extractors, and folders of a training that was cut off."""
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -162,19 +163,19 @@ def raw_png(width, height, data, depth=8, colour=0, more=b""):
 
 
 def with_chunk(kind):
-    return raw_png(6, 5, zlib.compress(bytes(35)), more=chunk(kind, b"a\0\0" + packed_zeros()))
+    return raw_png(5, 6, zlib.compress(bytes(35)), more=chunk(kind, b"a\0\0" + packed_zeros()))
 
 
 PICTURES = {
     "2^31 x 2^31": raw_png(2**31 - 1, 2**31 - 1, zlib.compress(bytes(99))),
     "30,000 x 30,000 of zeros": later(lambda: raw_png(30_000, 30_000, zlib.compress(bytes(10**8), 9))),
     "no pixels": raw_png(0, 0, zlib.compress(b"")),
-    "half of them": raw_png(6, 5, zlib.compress(bytes(10))),
-    "no zlib": raw_png(6, 5, b"hello"),
+    "half of them": raw_png(5, 6, zlib.compress(bytes(10))),
+    "no zlib": raw_png(5, 6, b"hello"),
     "a text of 256 MiB": later(lambda: with_chunk(b"zTXt")),
     "a profile of 256 MiB": later(lambda: with_chunk(b"iCCP")),
-    "a depth of 7": raw_png(6, 5, zlib.compress(bytes(35)), depth=7),
-    "a palette that is not there": raw_png(6, 5, zlib.compress(bytes(35)), colour=3),
+    "a depth of 7": raw_png(5, 6, zlib.compress(bytes(35)), depth=7),
+    "a palette that is not there": raw_png(5, 6, zlib.compress(bytes(35)), colour=3),
     "a chunk of 4 GiB": b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**32 - 1) + b"IHDR",
     "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n(owned) (w) file\n",
     "PDF": b"%PDF-1.4\n",
@@ -306,10 +307,24 @@ def cifar(first=None):
     return {f"data/data_batch_{k}.bin": rows if first is None or k > 1 else first for k in range(1, 6)}
 
 
+class Python2Pickler(pickle._Pickler):
+    """Pickle as Python 2 did when CIFAR-10 was made: protocol 2, and bytes as its str."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_str(self, text):
+        raw = text if isinstance(text, bytes) else text.encode()
+        self.write(b"T" + struct.pack("<i", len(raw)) + raw)
+
+    dispatch[bytes] = dispatch[str] = save_str
+
+
 def batch(**changes):
     data = np.arange(4 * 3072, dtype=np.uint64).astype(np.uint8).reshape(4, 3072)
-    values = {b"data": data, b"labels": [0, 1, 2, 3], b"batch_label": b"x", b"filenames": [b"a.png"] * 4}
-    return pickle.dumps({**values, **{key.encode(): value for key, value in changes.items()}}, 3)
+    values = {"data": data, "labels": [0, 1, 2, 3], "batch_label": "x", "filenames": ["a.png"] * 4, **changes}
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(values)
+    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
 def cifar_python(first=None):

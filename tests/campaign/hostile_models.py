@@ -412,7 +412,8 @@ def bombs(noise):
     for k in range(40):
         doubling.append(node("Concat", [name, name], name := f"c{k}", axis=3))
     doubling += [node("ReduceSum", [name], "sum", keepdims=0), node("Add", ["x_t", "sum"], "eps")]
-    yield one("doubled forty times", graph(doubling))
+    limits = ("--untrusted", "--memory", "4", "--timeout", "30")
+    yield one("doubled forty times", graph(doubling), arguments=run(*limits), apart=True)
     yield one("100 GiB", greedy_model(100))
 
 
@@ -436,7 +437,10 @@ def in_a_child(noise):
         for k, name in enumerate(each.output):
             if name == "x_0":
                 each.output[k] = "x_0 before"
-    late = [node("ReduceSum", ["never"], "late", keepdims=0), node("Add", ["x_0 before", "late"], "x_0")]
+    late = [
+        node("ReduceSum", ["never"], "late", keepdims=0),
+        helper.make_node("Add", ["x_0 before", "late"], ["x_0"], name="too late"),
+    ]
     model.graph.node.extend(late)
     yield one("a one-call file without end", model.SerializeToString(), arguments=run(*limits), apart=True)
     yield one("the same checked", model.SerializeToString(), arguments=check("--timeout", "3"), apart=True)
@@ -450,7 +454,8 @@ def rewired(kind, **outputs):
             for k, given in enumerate(each.output):
                 if given == name:
                     each.output[k] = f"{name} before"
-        model.graph.node.append(node(op, [f"{name} before", *extra], name, **attributes))
+        made = helper.make_node(op, [f"{name} before", *extra], [name], name=f"{name} otherwise", **attributes)
+        model.graph.node.append(made)
         for output in model.graph.output:
             if output.name == name:
                 output.type.tensor_type.ClearField("shape")
@@ -477,7 +482,7 @@ def one_call_outputs(noise):
             for k, given in enumerate(each.output):
                 if given == name:
                     each.output[k] = "before"
-        model.graph.node.append(node("Div", ["before", "zero_"], name))
+        model.graph.node.append(helper.make_node("Div", ["before", "zero_"], [name], name="divided"))
         model.graph.initializer.append(constant("zero_", 0.0))
         yield one(f"{name} divided by 0", model.SerializeToString(), frozenset({6}))
 
@@ -520,6 +525,7 @@ def golden(noise):
 @family("plans that cannot be walked")
 def plans(noise):
     row = [39, 0.1, [0.5], [0.25], []]
+    planned = ("run", "m.onnx", "--n", "1", "--seed", "0", "--plan", "p", "--out", "out/a.npy")
     for name, plan in {
         "no rows": {"rows": []},
         "10,001 rows": {"rows": [row] * 2000 * 5 + [row]},
@@ -530,7 +536,7 @@ def plans(noise):
         "no list": {"rows": {"0": row}},
         "start 0": {"rows": [row], "start": 0},
     }.items():
-        yield one(name, scale_model(metadata=changed(plans={"p": plan})), arguments=run("--plan", "p"))
+        yield one(name, scale_model(metadata=changed(plans={"p": plan})), arguments=planned)
     yield one(
         "overflows",
         scale_model(metadata=changed(plans={"p": {"rows": [[39, 0.1, [3e38], [3e38], []]]}})),

@@ -406,9 +406,16 @@ def test_a_pipe_is_no_checkpoint_and_is_not_waited_for(tmp_path, name):
 SHARED = b")" + b"".join(b"q%c0h%ch%c\x86" % (k, k, k) for k in range(60))  # each holds the one before twice
 
 
-@pytest.mark.parametrize("pickled", [b"\x80\x02}" + SHARED + b"K\x01s.", b"\x80\x02}(" + SHARED + b"K\x01u."])
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}" + SHARED + b"K\x01s.",
+        b"\x80\x02}(" + SHARED + b"K\x01u.",
+        b"\x80\x02})" + b"\x85" * 30_000 + b"K\x01s.",
+    ],
+)
 @pytest.mark.parametrize("is_packed", [True, False])
-def test_a_key_that_would_be_hashed_for_ever_is_refused(tmp_path, pickled, is_packed):
+def test_a_key_that_would_be_hashed_for_ever_or_nests_without_end_is_refused(tmp_path, pickled, is_packed):
     path = tmp_path / "c.pt"
     path.write_bytes(pickled)
     if is_packed:
