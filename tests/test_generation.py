@@ -329,7 +329,7 @@ def test_plans_of_a_file(tmp_path):
     # another schedule has another noise level at the same time
     with pytest.raises(BadFileError, match=r"plan tuned-3 is of another schedule, which has 0\.01 at t = 39"):
         with_plans(tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.02, T).tolist())), [str(path)])
-    for text in ("[]", "{", '{"tuned-3": {"rows": [[40, 0.5, [1], [], []]]}}', "\xff"):
+    for text in ("[]", "{", '{"tuned-3": {"rows": [[40, 0.5, [1], [], []]]}}', "\xff", "[" * 100_000):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(BadFileError, match="must hold plans by name"):
             with_plans(spec, [str(path)])

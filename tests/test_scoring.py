@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from models import COLOUR, GREY, extractor_file, mix_model, scale_model, tiny_spec
+from models import COLOUR, GREY, extractor_file, mix_model, node, onnx_file, scale_model, tiny_spec
+from onnx import TensorProto
 
 from ddpm_export import open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
@@ -193,3 +194,14 @@ def test_scores_by_class_that_cannot_be(metric, labels, message):
     both = np.eye(4), np.eye(4)[:, :3]
     with pytest.raises(UsageError, match=message):
         scores((metric,), both, both, labels)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.DOUBLE, TensorProto.STRING])
+def test_an_extractor_whose_features_are_no_float32_is_refused(tmp_path, kind):
+    nodes = [node("Flatten", ["images"], "flat"), node("Cast", ["flat"], "features", to=kind)]
+    outputs = {"features": (kind, ["batch", 30]), "logits": (TensorProto.FLOAT, ["batch", 30])}
+    inputs = {"images": (TensorProto.FLOAT, ["batch", *GREY])}
+    nodes.append(node("Neg", ["flat"], "logits"))
+    (tmp_path / "e.onnx").write_bytes(onnx_file(nodes, inputs=inputs, outputs=outputs, metadata=""))
+    with pytest.raises(BadFileError, match="must be float32 and have 3 rows"):
+        open_extractor(tmp_path / "e.onnx", GREY, "cpu", None)(np.zeros((3, *GREY), np.float32))

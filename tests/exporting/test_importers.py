@@ -52,6 +52,8 @@ class Hostile:
         {"ema": with_weights(**{"stem.bias": torch.zeros(8, dtype=torch.int64)})},
         {"ema": with_weights(**{"stem.bias": huge()})},
         {"ema": with_weights(**{"stem.bias": torch.zeros(1).expand(8)})},  # as in a config that claims huge layers
+        {"ema": with_weights(**{"stem.bias": torch.zeros(8).to_sparse()})},
+        {"ema": with_weights(**{"stem.bias": torch.zeros(8, device="meta")})},
         {"ema": with_weights(more=torch.zeros(1))},
         {"ema": {}},
     ],

@@ -50,6 +50,8 @@ def test_set_changes_any_field():
         ("steps", "Infinity"),
         ("steps", "true"),
         ("steps", "0"),
+        ("steps", "1" + "0" * 400),
+        ("warmup_steps", "1" + "0" * 400),
         ("seed", "-1"),
         ("seed", "1" + "0" * 40),
         ("steps", "[" * 100_000),
