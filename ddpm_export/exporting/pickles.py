@@ -14,7 +14,7 @@ def check_pickle(file: BinaryIO) -> None:
     """Raise ValueError for tuples nested 100 deep, or of more than 2^24 values once what they share is counted anew.
 
     Hashing or showing them would fail or go on for ever, and no signal ends that: where each of 60 tuples holds the one
-    before twice, 250 bytes make 2^60 values. Reads one pickle of a file and stays after it; raises whatever `pickletools`
+    before twice, 250 bytes make 2^60 values. Reads one pickle of a file and stays after it; raises what `pickletools`
     does for what is none.
     """
     stack: list[tuple[int, int] | None] = []  # how many values each holds, how deep tuples nest in it; None for a mark
