@@ -35,7 +35,7 @@ for (let count = 0; count < runs; count++) {
   const isText = count % 2 === 0;
   const pool = isText ? encoded : contents;
   const data = mutantOf(pool[draw(pool.length)], pool[draw(pool.length)]);
-  const since = performance.now();
+  const since = process.cpuUsage();
   try {
     if (isText) specFromJson(new TextDecoder().decode(data));
     else specFromOnnx(data);
@@ -45,8 +45,8 @@ for (let count = 0; count < runs; count++) {
       process.exit(1);
     }
   }
-  if (performance.now() - since > 10_000) {
-    console.log(`mutant ${count} takes more than 10 s`);
+  if (process.cpuUsage(since).user > 10e6) {
+    console.log(`mutant ${count} takes more than 10 s of processor time`);
     process.exit(1);
   }
 }
