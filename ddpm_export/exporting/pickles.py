@@ -22,10 +22,10 @@ def check_pickle(file: BinaryIO) -> None:
     for instruction, argument, _ in pickletools.genops(file):
         name, takes, gives = instruction.name, instruction.stack_before, list(instruction.stack_after)
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = stack[-1] or ONE  # type: ignore[call-overload]
+            memo[len(memo) if name == "MEMOIZE" else int(argument or 0)] = stack[-1] or ONE
             continue
         if name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument)])  # type: ignore[call-overload]
+            stack.append(memo[int(argument or 0)])
             continue
         taken: list[tuple[int, int]] = []
         for kind in reversed(takes):
