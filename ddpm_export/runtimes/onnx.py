@@ -97,12 +97,13 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
             features, logits = session.run(["features", "logits"], {inputs[0].name: images})
         except Exception as exc:  # a graph may load and yet not run
             raise _does_not_run(str(path), exc) from exc
-        found = [(getattr(one, "dtype", type(one)), getattr(one, "shape", ())) for one in (features, logits)]
-        if any(kind != np.float32 or len(shape) != 2 or shape[0] != len(images) for kind, shape in found):
-            raise BadFileError(
-                f"{path}: features and logits must be float32 and have {len(images)} rows, got {found[0][0]} "
-                f"{found[0][1]!r} and {found[1][0]} {found[1][1]!r}. Export the extractor again."
-            )
+        for name, values in (("features", features), ("logits", logits)):
+            kind, shape = getattr(values, "dtype", type(values)), getattr(values, "shape", ())
+            if kind != np.float32 or len(shape) != 2 or len(values) != len(images):
+                raise BadFileError(
+                    f"{path}: {name} must be float32 and have {len(images)} rows, got {kind} of shape {shape!r}. Export "
+                    "the extractor again."
+                )
         return features, logits
 
     return extract
