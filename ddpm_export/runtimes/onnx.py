@@ -101,7 +101,7 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
             kind, shape = getattr(values, "dtype", type(values)), getattr(values, "shape", ())
             if kind != np.float32 or len(shape) != 2 or len(values) != len(images):
                 raise BadFileError(
-                    f"{path}: {name} must be float32 and have {len(images)} rows, got {kind} of shape {shape!r}. Export "
+                    f"{path}: {name} must be float32 and have {len(images)} rows, got {kind} {shape!r}. Export "
                     "the extractor again."
                 )
         return features, logits
