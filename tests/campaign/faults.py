@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from commands import heeding_interrupts
 from models import extractor_file, mix_model
 
 from . import ROOT
@@ -148,7 +149,14 @@ def start(folder, work, *, prefix=(), limit=None, env=None):
     # no bytecode: Python's own files are not this package's
     environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, errors="replace"
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        errors="replace",
+        preexec_fn=heeding_interrupts,
     )
     (folder / "said").write_text(done.stdout)
     return done.returncode, done.stderr
@@ -281,7 +289,14 @@ def start_quietly(folder, work):
     }
     command = [sys.executable, "-c", STARTS[work.command], *work.arguments]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=heeding_interrupts,
     )
     return done.returncode, done.stderr
 
