@@ -288,8 +288,11 @@ def test_an_untrusted_run_of_a_hostile_file_is_one_line_and_3(tmp_path, content,
 
 def test_an_untrusted_run_gives_the_same_pictures_and_its_parent_loads_nothing(tmp_path):
     model, out = write(tmp_path, mix_model()), tmp_path / "out" / "a.npy"
-    loaded = "finally: print(*[name for name in ('numpy', 'onnxruntime', 'typer') if name in sys.modules])"
-    code = f"import sys\nfrom ddpm_export.cli.start import run\ntry: run()\n{loaded}"
+    loaded = "print(*[name for name in ('numpy', 'onnxruntime', 'typer') if name in sys.modules], flush=True)"
+    code = (
+        f"import os, sys\nfrom ddpm_export.cli.start import run\nend = os._exit\ndef told(code): {loaded}; end(code)\n"
+    )
+    code += "os._exit = told\nrun()"
     ending = run_apart(model, "--untrusted", "--n", 3, "--seed", 1, "--json", "--out", out, code=code)
     assert (ending.code, ending.err) == (0, "")
     told, names = ending.out.splitlines()
