@@ -23,7 +23,7 @@ SIZE, THREADS = (3, 64, 64), 8
 FEW, MANY = 16, 1024
 # MiB that a run may grow by, from FEW to MANY images, besides the pixels that the output keeps
 SLACK_MIB = 24
-KEEPS = {"npy": 0, "folder": 0, "png": 3, "gif": None, "webp": None}  # copies of all pixels; None: every frame's
+KEEPS = {"npy": 0, "folder": 0, "png": 3, "gif": 12, "webp": 20}  # copies of all pixels; two frames, and their encoders
 
 
 def peak_mib(folder, arguments):
@@ -50,7 +50,7 @@ def memory(tally, many=MANY):
             sampling = ["m.onnx", "--steps", "2", "--seed", "0", "--out", out]
             few, much = (peak_mib(folder, [*sampling, "--n", str(n)]) for n in (FEW, many))
             pixels = (many - FEW) * np.prod(SIZE) / 2**20
-            allowed = SLACK_MIB + pixels * (8 if copies is None else copies)
+            allowed = SLACK_MIB + pixels * copies
             why = None if much - few <= allowed else f"grew by {much - few:.0f} MiB, {allowed:.0f} allowed"
             tally.count("load", "memory from 16 to more images", kind, why)
             tally.notes.append(
