@@ -1,8 +1,8 @@
 """Solvers and tuned plans at few network evaluations, by the quality of their images: docs/solvers.md.
 
 First the distance of every solver on every grid to what 500 steps of DDIM give from the same noise, then KID by every
-judge of those that come nearest, beside as many steps as the network was trained with. All that was found lies in a
-JSON file, images lie in the cache: a run that was cut off goes on.
+judge of those that come nearest, beside many steps with noise and without. All that was found lies in a JSON file,
+images lie in the cache: a run that was cut off goes on.
 """
 
 import argparse
@@ -59,7 +59,7 @@ SOLVERS = [
     Solver("unipc, order 2", "unipc", {"order": 2}, ("#CC79A7", ">--")),
 ]
 TUNED, TUNED_STYLE = "tuned", ("#D55E00", "*-")
-# as many steps as the network was trained with; the posterior's variance is what DDPMPipeline takes
+# of --slow-steps; the posterior's variance is what DDPMPipeline takes
 LONG: dict[str, dict[str, Any]] = {
     "ddim": {"sampler": "ddim", "eta": 0.0},
     "ancestral": {"sampler": "ddpm", "variance": "fixed_small"},
@@ -103,7 +103,8 @@ def measure(arguments: argparse.Namespace) -> Report:
     found = _Found(Path(arguments.results), sha256_of_images(arguments.model, spec))
     cases = list(_all_cases(spec, counts))
     tuned = [Case(name, None, len(rows.rows), rows) for name, rows in spec.plans.items() if name.startswith(TUNED)]
-    long = [_long_case(spec, name) for name in LONG] if arguments.n_slow else []
+    slow_counts = _counts(arguments.slow_steps) if arguments.slow_steps else []
+    long = [_long_case(spec, name, steps) for steps in slow_counts for name in LONG]
     judges = {path.stem: path for path in arguments.judges or [Path("exported/extractor.onnx")]}
     if not arguments.kept:
         with phases() as report:
@@ -169,8 +170,7 @@ def _all_cases(spec: ModelSpec, counts: list[int]) -> Iterator[Case]:
                     yield Case(solver.name, grid, evaluations, rows)
 
 
-def _long_case(spec: ModelSpec, name: str) -> Case:
-    steps = spec.num_train_timesteps
+def _long_case(spec: ModelSpec, name: str, steps: int) -> Case:
     return Case(name, "uniform", steps, plan(spec, num_steps=steps, **LONG[name]))
 
 
@@ -453,9 +453,8 @@ def _options() -> argparse.ArgumentParser:
     )
     options.add_argument("--judges", type=Path, nargs="+", help="extractors [exported/extractor.onnx]")
     options.add_argument("--n", type=int, default=2000, help="images of a row [%(default)s]")
-    options.add_argument(
-        "--n-slow", type=int, default=300, help="images of the rows of all trained steps, 0 for none [%(default)s]"
-    )
+    options.add_argument("--n-slow", type=int, default=300, help="images of a row of --slow-steps [%(default)s]")
+    options.add_argument("--slow-steps", default="250,1000", help="of DDIM and of ancestral sampling [%(default)s]")
     options.add_argument("--steps", default="3,4,5,6,8,10,15,20,50", help="evaluations [%(default)s]")
     options.add_argument(
         "--best", type=int, default=16, help="rows of each number of steps, besides DDIM [%(default)s]"
