@@ -139,8 +139,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             f"same noise, {LIMIT_IMAGES} images.",
             "Differences are those of KID x 1000 over the images that both rows have, the first ones, with the error "
             "that pairs from the same noise leave. Below 0 is better.",
-            f"The time of a picture is that of an evaluation times their number: {TIMED} evaluations of each solver "
-            f"and batch took turns on an idle machine ({ROUNDS} rounds, medians), with all that a run does besides.",
+            *_note_of_times(found),
         ],
         found.values,
     )
@@ -355,21 +354,31 @@ def _seconds_an_evaluation(model: Model, spec: ModelSpec) -> Values:
 
 
 def _table(found: _Found, cases: list[Case], judges: list[str]) -> Table:
+    batches = BATCHES if found.values["seconds"] else ()
     lines = []
     for case in sorted(cases, key=lambda case: case.evaluations):
         n, kids = found.most("rows", case.label)
         levels = f"{found.distances[case.label]:.1f}" if case.label in found.distances else "-"
-        times = [f"{ms:.0f}" if ms else "-" for ms in (_ms_a_picture(found, case, batch) for batch in BATCHES)]
+        times = [f"{ms:.0f}" if ms else "-" for ms in (_ms_a_picture(found, case, batch) for batch in batches)]
         lines.append([*_named(case), str(n), levels, *(_kid_as_text(kids[name]) for name in judges), *times])
     n, kids = found.most("rows", "real test images")
-    lines.append(["-", "real test images", "-", str(n), "-", *(_kid_as_text(kids[name]) for name in judges), "-", "-"])
+    real = [_kid_as_text(kids[name]) if name in kids else "-" for name in judges]
+    lines.append(["-", "real test images", "-", str(n), "-", *real, *("-" for _ in batches)])
     columns = ["evaluations", "solver", "grid", "images", "levels", *(f"KID x 1000, {name}" for name in judges)]
-    columns += [f"ms a picture, batch {batch}" for batch in BATCHES]
-    return Table("Few evaluations", columns, lines)
+    return Table("Few evaluations", [*columns, *(f"ms a picture, batch {batch}" for batch in batches)], lines)
 
 
 def _named(case: Case) -> list[str]:
     return [str(case.evaluations), case.solver, case.grid or "-"]
+
+
+def _note_of_times(found: _Found) -> list[str]:
+    if not found.values["seconds"]:
+        return []
+    return [
+        f"The time of a picture is that of an evaluation times their number: {TIMED} evaluations of each solver and "
+        f"batch took turns ({ROUNDS} rounds, medians), with all that a run does besides."
+    ]
 
 
 def _ms_a_picture(found: _Found, case: Case, batch: int) -> float | None:
@@ -379,14 +388,17 @@ def _ms_a_picture(found: _Found, case: Case, batch: int) -> float | None:
 
 def _difference_table(found: _Found, cases: list[Case], anchors: list[Case], judge: str) -> Table:
     lines = []
+    compared = [
+        anchor for anchor in anchors if any(found.most("differences", _less(case, anchor))[0] for case in cases)
+    ]
     for case in sorted(cases, key=lambda case: case.evaluations):
         cells = []
-        for anchor in anchors:
+        for anchor in compared:
             n, kids = found.most("differences", _less(case, anchor))
             cells.append(f"{_kid_as_text(kids[judge])} ({n})" if judge in kids else "-")
         if set(cells) != {"-"}:
             lines.append([*_named(case), *cells])
-    columns = [f"less {anchor.solver}'s {anchor.evaluations}" for anchor in anchors]
+    columns = [f"less {anchor.solver}'s {anchor.evaluations}" for anchor in compared]
     title = f"Differences of KID x 1000 by {judge} (of how many images)"
     return Table(title, ["evaluations", "solver", "grid", *columns], lines)
 
