@@ -1,6 +1,6 @@
 """From nothing to images, in fresh processes: wall time, processor time and peak memory.
 
-One image of one step; with --pictures several, sampled as --how says, beside a DDPMPipeline of --pipeline-steps.
+One image of one step; with --pictures several, sampled as each --how says, beside a DDPMPipeline of --pipeline-steps.
 """
 
 import argparse
@@ -28,15 +28,18 @@ def measure(arguments: argparse.Namespace) -> Report:
     """Start each program in turn, as often as `rounds` says after one that is not counted (it fills the disk cache)."""
     conditions = machine()
     with tempfile.TemporaryDirectory() as folder:
+        hows = arguments.how or ["--steps 1"]
         programs = {
-            OURS: [
+            OURS if len(hows) == 1 else f"{OURS} {how}": [
                 _console_script("ddpm-run"),
                 arguments.model,
                 *("--n", str(arguments.pictures)),
-                *arguments.how.split(),
+                *how.split(),
                 *("--out", f"{folder}/a.npy"),
             ]
+            for how in hows
         }
+        first = next(iter(programs))
         if arguments.pictures == 1:
             programs[EAGER] = [sys.executable, str(HERE / "first_image/eager.py"), arguments.checkpoint]
             programs[EAGER].append(f"{folder}/b.npy")
@@ -53,20 +56,22 @@ def measure(arguments: argparse.Namespace) -> Report:
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
         for number in range(arguments.rounds + 1):
             for name, program in programs.items():
+                if number == 0 and name == PIPELINE:
+                    program = [*program[:-1], "1"]  # one step reads the same files as a thousand
                 time.sleep(PAUSE_S)
                 result = launched(name, program)[0]
                 if number > 0:
                     runs[name].append(result)
-    rows = [[name, *_cells(runs[name], runs[OURS])] for name in programs]
+    rows = [[name, *_cells(runs[name], runs[first])] for name in programs]
     images = f"{arguments.pictures} images" if arguments.pictures > 1 else "one image, one step"
-    columns = [images, "seconds", "processor seconds", "times ddpm-run's wall time", "peak MB"]
+    columns = [images, "seconds", "processor seconds", f"times {first}'s wall time", "peak MB"]
     notes.append(
         f"Fresh processes in turn, {arguments.rounds} rounds, files in the disk cache; medians, quartiles in "
         "parentheses. Peak MB is the largest resident set of the process, in 10^6 bytes."
     )
     command = "python -m benchmarks.cold_start"
     if arguments.pictures > 1:
-        command += f" --pictures {arguments.pictures} --how={arguments.how!r}"
+        command += f" --pictures {arguments.pictures}" + "".join(f" --how={how!r}" for how in hows)
         command += f" --pipeline-steps {arguments.pipeline_steps} --rounds {arguments.rounds}"
     return Report(command, conditions, [Table("Cold start", columns, rows)], notes, runs)
 
@@ -74,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> Report:
 def _options() -> argparse.ArgumentParser:
     options = parser("From nothing to images.", rounds=7, checkpoint=True)
     options.add_argument("--pictures", type=int, default=1, help="images of a run, in one batch [%(default)s]")
-    options.add_argument("--how", default="--steps 1", help="what else ddpm-run is told [%(default)s]")
+    options.add_argument("--how", action="append", help="what else ddpm-run is told, one run each [--steps 1]")
     options.add_argument("--pipeline-steps", type=int, default=1, help="of DDPMPipeline [%(default)s]")
     return options
 

@@ -1,8 +1,9 @@
 """`python -m examples`: build and run the sampler of every language here, and compare its images with Python's.
 
 One line each: what ran, the largest difference from Python in levels, the share of equal values, the time from the
-start of the program to its first image, and the difference of an edit, where the program makes any. A language whose
-tools are missing is named and left out; exit code 1 where one fails or is off by more than a level.
+start of the program to its first image, and the differences of two plans that travel in a file, a solver of several
+steps and a tuned one, and of an edit, where the program makes any. A language whose tools are missing is named and left
+out; exit code 1 where one fails or is off by more than a level.
 """
 
 import json
@@ -16,15 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
-from ddpm_export import edit, generate
+from ddpm_export import edit, generate, open_model
 from ddpm_export.images import grid, read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, BUILD = ROOT / "examples", ROOT / "build" / "examples"
 UNET = ROOT / "exported" / "unet.onnx"
 ONE_CALL = BUILD / "unet.sampler.onnx"
+PLANNED = BUILD / "planned"  # the same network with plans, as unet.onnx and unet.sampler.onnx
+PLANS = ("unipc-8", "tuned-8")
 N, STEPS, SEED = 16, 50, 7
 GIVEN = ROOT / "docs" / "given"  # half a shoe, filled in four ways
 EDIT = {"num_steps": 10, "sampler": "ddim", "eta": 1.0, "seed": SEED, "returns": 2, "n": 4}
@@ -36,16 +40,17 @@ WEB = EXAMPLES / "web"
 class Program:
     """What runs in one language: its name, the commands or files it needs, how it is built, and its command line.
 
-    needs: (a command or a path, how to get it). run: (n, where to write) -> command. first: the command that prints
-    the milliseconds to the first image, where the program's own time is not that. edits: of one that takes --image,
-    (where to write) -> command.
+    needs: (a command or a path, how to get it). run: (n, where to write, a plan's name) -> command; without a plan 50
+    steps of DDIM. takes_plans: whether it can be told one. first: the command that prints the milliseconds to the first
+    image, where the program's own time is not that. edits: of one that takes --image, (where to write) -> command.
     """
 
     name: str
     needs: tuple[tuple[str, str], ...]
     build: tuple[list[str], ...]
-    run: Callable[[int, Path], list[str]]
+    run: Callable[[int, Path, str | None], list[str]]
     ending: str = ".png"
+    takes_plans: bool = True
     first: tuple[str, ...] = ()
     edits: Callable[[Path], list[str]] | None = None
 
@@ -54,10 +59,16 @@ class Program:
         return [f"no {tool}: {how}" for tool, how in self.needs if not (shutil.which(tool) or Path(tool).exists())]
 
 
-def sampling(*program: str) -> Callable[[int, Path], list[str]]:
+def sampling(*program: str) -> Callable[[int, Path, str | None], list[str]]:
     """Return the command of a `sample` program, which takes the same arguments in every language."""
-    settings = ("--steps", str(STEPS), "--sampler", "ddim", "--eta", "0", "--seed", str(SEED), "--first", "0")
-    return lambda n, out: [*program, str(UNET), "--n", str(n), *settings, "--out", str(out)]
+    steps = ("--steps", str(STEPS), "--sampler", "ddim", "--eta", "0")
+
+    def command(n: int, out: Path, plan: str | None) -> list[str]:
+        model, way = (UNET, steps) if plan is None else (PLANNED / "unet.onnx", ("--plan", plan))
+        common = ("--n", str(n), "--seed", str(SEED), "--first", "0", "--out", str(out))
+        return [*program, str(model), *way, *common]
+
+    return command
 
 
 def editing(*program: str) -> Callable[[Path], list[str]]:
@@ -67,18 +78,31 @@ def editing(*program: str) -> Callable[[Path], list[str]]:
     return lambda out: [*program, str(UNET), *options, "--out", str(out)]
 
 
-def one_call(*program: str) -> Callable[[int, Path], list[str]]:
+def one_call(*program: str) -> Callable[[int, Path, str | None], list[str]]:
     """Return the command of a program over the one-call file: MODEL N STEPS SEED OUT."""
-    return lambda n, out: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out)]
+    return lambda n, out, _: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out)]
 
 
-def in_a_page(n: int, _: Path) -> list[str]:
+def in_a_page(n: int, _: Path, plan: str | None) -> list[str]:
     """Return the command that drives the page and prints the pixels that it showed."""
-    settings = {"n": n, "steps": STEPS, "seed": str(SEED)}
-    return ["node", str(WEB / "test" / "page.js"), "batch", json.dumps(settings)]
+    way = {"steps": STEPS} if plan is None else {"plan": plan, "file": str(PLANNED / "unet.onnx")}
+    return ["node", str(WEB / "test" / "page.js"), "batch", json.dumps({"n": n, "seed": str(SEED), **way})]
+
+
+def in_the_graph(plan: str) -> NDArray[np.uint8]:
+    """Return the grid of a plan by the one-call file, which ONNX Runtime runs here."""
+    session = onnxruntime.InferenceSession(PLANNED / "unet.sampler.onnx", providers=["CPUExecutionProvider"])
+    number = sorted(open_model(PLANNED / "unet.onnx")[1].plans).index(plan) + 1
+    integers = {"seed": SEED, "first": 0, "n": N, "steps": int(plan.rpartition("-")[2]), "times": [], "plan": number}
+    feeds = {name: np.array(value, dtype=np.int64) for name, value in integers.items()}
+    return grid(np.asarray(session.run(["images"], {**feeds, "eta": np.array(0, dtype=np.float32)})[0]))
 
 
 EXPORT = [str(Path(sys.executable).parent / "ddpm-export"), str(UNET), "--format", "sampler", "--out", str(ONE_CALL)]
+EXPORT_PLANS = [
+    *(EXPORT[0], str(ROOT / "exported" / "checkpoint.pt"), "--plans", str(ROOT / "exported" / "plans.json")),
+    *("--sampler", "unipc", "--steps", "8", "--format", "onnx", "--format", "sampler", "--out", str(PLANNED)),
+]
 CMAKE = (["cmake", "-S", str(EXAMPLES / "cpp"), "-B", str(BUILD / "cpp")], ["cmake", "--build", str(BUILD / "cpp")])
 SWIFT = ["swift", "build", "-c", "release", "--package-path", str(EXAMPLES / "ios"), "--scratch-path"]
 ONNXRUNTIME = ("/usr/include/onnxruntime", "apt install libonnxruntime-dev")
@@ -88,7 +112,9 @@ NODE = (("node", "apt install nodejs"), (str(WEB / "node_modules"), "make exampl
 
 PROGRAMS = (
     Program(
-        "Python, one call", (), (), one_call(sys.executable, str(EXAMPLES / "python" / "one_call.py")), ending=".npy"
+        *("Python, one call", (), (), one_call(sys.executable, str(EXAMPLES / "python" / "one_call.py"))),
+        ending=".npy",
+        takes_plans=False,
     ),
     Program(
         "C++",
@@ -97,7 +123,7 @@ PROGRAMS = (
         sampling(str(BUILD / "cpp" / "ddpm_sample")),
         edits=editing(str(BUILD / "cpp" / "ddpm_sample")),
     ),
-    Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call"))),
+    Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call")), takes_plans=False),
     Program(
         "JavaScript, node",
         NODE,
@@ -134,12 +160,19 @@ def main() -> None:
     """Build, run and compare what can be built here; end with 1 where something went wrong."""
     BUILD.mkdir(parents=True, exist_ok=True)
     ran(EXPORT)
-    expected = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED)).astype(int)
+    ran(EXPORT_PLANS)
+    expected = {plan: grid(generate(PLANNED / "unet.onnx", n=N, plan=plan, seed=SEED)) for plan in PLANS}
+    expected[None] = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED))
     picture, mask = (read_image(GIVEN / name, 1) for name in ("pictures/00.png", "right-half.png"))
-    edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT)).astype(int)
+    edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT))
     print(f"{N} images, {STEPS} steps of DDIM, seed {SEED}: difference from Python, and one image from a cold start")
+    print(f"Plans in the file: {', '.join(PLANS)}")
     print(f"Edit: half a picture filled in {EDIT['n']} ways, {EDIT['num_steps']} steps, {EDIT['returns']} returns")
     failures = 0
+    for plan in PLANS:
+        told, is_same = difference(in_the_graph(plan), expected[plan])
+        print(f"{'the graph':22} {plan}: {told}", flush=True)
+        failures += not is_same
     for program in PROGRAMS:
         missing = program.missing()
         if missing:
@@ -161,31 +194,37 @@ def ran(command: list[str]) -> str:
     return done.stdout
 
 
-def compared(program: Program, expected: NDArray[np.int_], edited: NDArray[np.int_]) -> tuple[str, bool]:
+def compared(
+    program: Program, expected: dict[str | None, NDArray[np.uint8]], edited: NDArray[np.uint8]
+) -> tuple[str, bool]:
     """Return what to print of a program, and whether its images are Python's."""
     for command in program.build:
         ran(command)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"grid{program.ending}"
-        pixels = read(ran(program.run(N, out)), out).astype(int)
+        told, is_same = difference(read(ran(program.run(N, out, None)), out), expected[None])
         if program.first:
             seconds = json.loads(ran(list(program.first)))["ms"] / 1000
         else:
             start = time.perf_counter()
-            ran(program.run(1, out))
+            ran(program.run(1, out, None))
             seconds = time.perf_counter() - start
-        edit_told, is_same = "this program makes none", True
+        told += f", first image {seconds:.2f} s"
+        for plan in PLANS if program.takes_plans else ():
+            of_plan, is_its = difference(read(ran(program.run(N, out, plan)), out), expected[plan])
+            told, is_same = f"{told}; {plan}: {of_plan}", is_same and is_its
+        edit_told = "this program makes none"
         if program.edits is not None:
-            edit_told, is_same = difference(read(ran(program.edits(out)), out).astype(int), edited)
-    told, is_first_same = difference(pixels, expected)
-    return f"{told}, first image {seconds:.2f} s; edit: {edit_told}", is_same and is_first_same
+            edit_told, is_its = difference(read(ran(program.edits(out)), out), edited)
+            is_same = is_same and is_its
+    return f"{told}; edit: {edit_told}", is_same
 
 
-def difference(pixels: NDArray[np.int_], expected: NDArray[np.int_]) -> tuple[str, bool]:
+def difference(pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> tuple[str, bool]:
     """Return how far a grid is from Python's, in words, and whether it is within a level."""
     if pixels.shape != expected.shape:
         return f"failed: a grid of {pixels.shape}, expected {expected.shape}", False
-    levels = np.abs(pixels - expected)
+    levels = np.abs(pixels.astype(int) - expected)
     largest, equal = int(levels.max()), float((levels == 0).mean())
     return f"max difference {largest}, {equal:8.3%} equal", largest <= MAX_DIFFERENCE
 

@@ -30,6 +30,11 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(solvers, "open_dataset", lambda *_, train, **__: datasets.Dataset("f", sets[train], None, None))
     monkeypatch.setattr(solvers, "LIMIT", {"sampler": "ddim", "num_steps": 40, "eta": 0.0})
     monkeypatch.setattr(solvers, "LIMIT_IMAGES", 3)
+    monkeypatch.setattr(solvers, "ANCHORS", (3, 4))
+    monkeypatch.setattr(solvers, "TIMED", 2)
+    monkeypatch.setattr(solvers, "ROUNDS", 1)
+    for name in ("WARM_UP_S", "PAUSE_S", "TURN_S"):
+        monkeypatch.setattr(f"benchmarks.timing.{name}", 0.0)
     monkeypatch.setattr("benchmarks.timing.BUSY_LOOK_S", 0.0)
     return tmp_path
 
@@ -37,7 +42,7 @@ def place(tmp_path, monkeypatch):
 def measured(place, *more):
     usual = {"model": "m.onnx", "plans": "plans.json", "results": "r.json", "cache": "cache"}
     usual = {name: place / value for name, value in usual.items()}
-    usual |= {"n": 30, "steps": "2,3", "best": 2, "reference": 80, "threads": 1}
+    usual |= {"n": 30, "steps": "2,3", "best": 2, "slow-steps": "", "reference": 80, "threads": 1}
     arguments = [str(part) for name, value in usual.items() for part in (f"--{name}", value)]
     judges = ["--judges", str(place / "e.onnx"), str(place / "f.onnx")]
     return solvers.measure(solvers._options().parse_args([*arguments, *judges, *map(str, more)]))
@@ -45,13 +50,14 @@ def measured(place, *more):
 
 def test_the_nearest_solvers_are_judged_beside_ddim_and_tuned_plans(place):
     report = measured(place, "--write", place / "page.md")
-    table, distances = report.tables
+    table, *_, distances = report.tables
     by_count = {count: [line for line in table.rows if line[0] == count] for count in "23"}
     assert [len(lines) for lines in by_count.values()] == [4, 3]  # ddim, the two nearest, and the tuned plan of 2
     for count, lines in by_count.items():
-        levels = [float(line[3]) for line in lines if line[1] not in ("ddim", "tuned-2")]
+        levels = [float(line[4]) for line in lines if line[1] not in ("ddim", "tuned-2")]
         nearest = min(value for label, value in report.values["distances"].items() if label.endswith(f", {count}"))
-        assert min([*levels, *(float(line[3]) for line in lines if line[1] == "ddim")]) == pytest.approx(
+        assert {line[3] for line in lines} == {"30"}
+        assert min([*levels, *(float(line[4]) for line in lines if line[1] == "ddim")]) == pytest.approx(
             nearest, abs=0.06
         )
     assert table.rows[-1][1] == "real test images"
@@ -68,6 +74,7 @@ def test_the_nearest_solvers_are_judged_beside_ddim_and_tuned_plans(place):
     train = solvers.open_dataset(train=True).images[:80]
     fake, real = (scoring.features_of(part, extract, "", None, lambda *_: None)[0] for part in (images, train))
     (label,) = (label for label in report.values["rows"] if label.startswith("tuned-2"))
+    assert label.endswith("; 30 images")
     kid = solvers.kernel_distance(fake, real, subsets=solvers.SUBSETS)._asdict()
     assert {**kid, "sha256": report.values["rows"][label]["f"]["sha256"]} == report.values["rows"][label]["f"]
     page = (place / "page.md").read_text()
@@ -76,21 +83,46 @@ def test_the_nearest_solvers_are_judged_beside_ddim_and_tuned_plans(place):
     assert (place / "page/chart.png").stat().st_size > 5_000
 
 
+def test_rows_are_compared_with_ddim_and_with_many_steps(place):
+    report = measured(place, "--n-slow", "20", "--slow-steps", "40", "--time")
+    table, _, by_f, _ = report.tables
+    images = {tuple(line[:2]): line[3] for line in table.rows}
+    assert images["40", "ddim"] == images["40", "ancestral"] == "20"
+    assert images["2", "tuned-2"] == images["-", "real test images"] == "30"
+    assert all(float(line[-1]) >= 0 for line in table.rows if line[0] != "-")
+    assert by_f.columns[3:] == ["less ddim's 3", "less ddim's 40", "less ancestral's 40"]  # 4 is none of --steps
+    cells = {tuple(line[:2]): line[3:] for line in by_f.rows}
+    assert [cell.rpartition(" ")[2] for cell in cells["2", "tuned-2"]] == ["(30)", "(20)", "(20)"]
+    assert cells["3", "ddim"][0] == "-"
+    # of pairs from the same noise
+    model, spec = open_model(place / "m.onnx")
+    spec = with_plans(spec, [str(place / "plans.json")])
+    extract = solvers.open_extractor(place / "f.onnx", GREY, "cpu", None)
+    train = solvers.open_dataset(train=True).images[:80]
+    hows = {"plan": "tuned-2"}, {"sampler": "ddpm", "variance": "fixed_small", "num_steps": 40}
+    *pair, real = (
+        scoring.features_of(part, extract, "", None, lambda *_: None)[0]
+        for part in (*(generate((model, spec), n=20, seed=0, **how) for how in hows), train)
+    )
+    mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(one, real) for one in pair))
+    assert cells["2", "tuned-2"][2] == f"{1e3 * mean:.2f} ± {1e3 * error:.2f} (20)"
+
+
 def test_what_was_found_is_kept_and_the_rest_made(place, monkeypatch):
     first = measured(place).values
     sampled = []
-    inner = scoring.sampled_images
+    inner = scoring.sample
 
-    def counted(model, spec, settings, *more):
+    def counted(model, spec, settings):
         sampled.append(settings.num_rows)
-        return inner(model, spec, settings, *more)
+        return inner(model, spec, settings)
 
-    monkeypatch.setattr(scoring, "sampled_images", counted)
+    monkeypatch.setattr(scoring, "sample", counted)
     assert measured(place).values == first
     assert sampled == []
     kept = measured(place, "--steps", "2,4", "--kept")  # of 4 there is nothing yet
     assert {line[0] for line in kept.tables[0].rows} == {"2", "-"}
-    assert kept.tables[1].columns[2:] == ["2"]
+    assert kept.tables[-1].columns[2:] == ["2"]
     assert sampled == []
     measured(place, "--steps", "4", "--best", "1")
     assert set(sampled) == {4}

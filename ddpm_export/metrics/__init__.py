@@ -7,13 +7,20 @@ made the rows: two scores compare only where extractor, number of images and ref
 from ddpm_export.metrics.classes import accuracy_by_class, frechet_by_class
 from ddpm_export.metrics.frechet import Statistics, frechet_distance, statistics
 from ddpm_export.metrics.inception_score import InceptionScore, inception_score, probabilities_from_logits
-from ddpm_export.metrics.kernel import KernelDistance, kernel_distance
+from ddpm_export.metrics.kernel import (
+    KernelDistance,
+    KernelPulls,
+    kernel_difference,
+    kernel_distance,
+    kernel_pulls,
+)
 from ddpm_export.metrics.neighbours import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 
 __all__ = [
     "DensityCoverage",
     "InceptionScore",
     "KernelDistance",
+    "KernelPulls",
     "PrecisionRecall",
     "Statistics",
     "accuracy_by_class",
@@ -21,7 +28,9 @@ __all__ = [
     "frechet_by_class",
     "frechet_distance",
     "inception_score",
+    "kernel_difference",
     "kernel_distance",
+    "kernel_pulls",
     "precision_recall",
     "probabilities_from_logits",
     "statistics",

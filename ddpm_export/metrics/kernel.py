@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ddpm_export.errors import UsageError
 from ddpm_export.metrics.frechet import Float64, finite_rows, same_dimensions
 
-__all__ = ["KernelDistance", "kernel_distance"]
+__all__ = ["KernelDistance", "KernelPulls", "kernel_difference", "kernel_distance", "kernel_pulls"]
 
 
 class KernelDistance(NamedTuple):
@@ -62,6 +62,46 @@ def kernel_distance(
     # the first-order variance of a U-statistic of degree 2 (Hoeffding 1948), and what drawing subsets adds
     variance = 4.0 * pulls_a.variance() / len(a) + 4.0 * pulls_b.variance() / len(b) + distances.var() / subsets
     return KernelDistance(float(distances.mean()), float(distances.std()), math.sqrt(variance), size, subsets)
+
+
+class KernelPulls(NamedTuple):
+    """What each image adds to the distance of a set from a reference: those of the set (N,), of the reference (M,).
+
+    The distance is the mean of both, but for a constant of the reference alone.
+    """
+
+    of_set: Float64
+    of_reference: Float64
+
+
+def kernel_pulls(features: NDArray[Any], reference: NDArray[Any]) -> KernelPulls:
+    """Return what `kernel_difference` compares, of features (N, D) and those of the reference (M, D), all at once.
+
+    Holds two (N, M) float64. Raises UsageError for different dimensions and fewer than two rows; NonFiniteError.
+    """
+    x, y = finite_rows(features, "features"), finite_rows(reference, "reference")
+    same_dimensions(x, y, "features")
+    if len(x) < 2:
+        raise UsageError(f"The kernel distance needs at least 2 images of each set, got {len(x)}.")
+    between = _kernel(x, y)  # (N, M)
+    return KernelPulls(_mean_of_others(_kernel(x, x)) - between.mean(axis=1), -between.mean(axis=0))
+
+
+def kernel_difference(a: KernelPulls, b: KernelPulls) -> tuple[float, float]:
+    """Return how much farther than b a is from their reference, and the standard error of that.
+
+    The error is below what those of the two distances suggest where image i of a and of b are alike, as those of one
+    x_T are: its square is the variance of the images' differences (Hoeffding 1948).
+    Raises UsageError for sets of unequal size.
+    """
+    if a.of_set.shape != b.of_set.shape or a.of_reference.shape != b.of_reference.shape:
+        raise UsageError(
+            "Only sets of as many images, and one reference, have a difference, got "
+            f"{a.of_set.shape}, {b.of_set.shape} and {a.of_reference.shape}, {b.of_reference.shape}."
+        )
+    differences = [of_a - of_b for of_a, of_b in zip(a, b, strict=True)]
+    variance = sum(4.0 * difference.var() / difference.size for difference in differences)
+    return float(sum(difference.mean() for difference in differences)), math.sqrt(variance)
 
 
 class _Pulls:

@@ -85,6 +85,16 @@ function offerPlans() {
   $("plans").hidden = names.length === 0;
   $("plan").replaceChildren(new Option("none", ""), ...names.map((name) => new Option(name)));
   $("plan").value = spec.defaults.plan ?? "";
+  const fast = fastPlan();
+  $("fast-choice").hidden = fast === undefined;
+  $("fast-steps").textContent =
+    fast && `Fast: ${spec.plans[fast].rows.length} steps that were tuned for this model (${fast})`;
+}
+
+/** Return the name of the longest of the plans that were tuned for the model: all are short. */
+function fastPlan() {
+  const tuned = Object.keys(spec.plans).filter((name) => name.startsWith("tuned-"));
+  return tuned.sort((a, b) => spec.plans[b].rows.length - spec.plans[a].rows.length)[0];
 }
 
 /** A button for every class, where the network is told one, and how closely to follow it. */
@@ -281,6 +291,10 @@ $("fresh").addEventListener("click", () => {
   tell(`Seed ${$("seed").value}`);
 });
 
+$("fast").addEventListener("input", ({ target }) => {
+  $("plan").value = target.checked ? fastPlan() : "";
+});
+
 $("form").addEventListener("input", () => {
   const { seed } = settingsFromForm();
   $("seed").setCustomValidity(seed <= MAX_SEED ? "" : `The largest seed is ${MAX_SEED}.`);
@@ -293,6 +307,7 @@ function useFields() {
   const { sampler, numSteps, plan, guidance } = settingsFromForm();
   $("steps").disabled = numSteps === undefined;
   $("times").disabled = plan !== undefined;
+  $("fast").checked = plan !== undefined && plan === fastPlan();
   $("eta").disabled = sampler !== "ddim";
   $("eta-value").textContent = sampler === "ddim" ? $("eta").value : "not used";
   $("guidance-value").textContent = guidance ?? `${$("guidance").dataset.own}, the model's own`;

@@ -348,6 +348,8 @@ def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
 
 PLANS = {
     "looks-back": {"rows": [[39, 0.01, [0.5], [0.75], []], [20.5, 0.5, [0.75, 0.125], [0.25, -0.5], [0.25]], ROW]},
+    "tuned-2": {"rows": [[39, 0.01, [0.5], [0.75], []], [11, 0.5, [0.75, 0.125], [], []]]},
+    "tuned-3": {"rows": [[39, 0.01, [0.5], [0.75], []], [20.5, 0.5, [0.75, 0.125], [0.25, -0.5], []], ROW]},
     "learned": {"start": 1.25, "rows": [[30, 0.25, [0.5], [0.75], [0.125, 0.5]], [30, 0.25, [0.75], [0.5, -0.25], []]]},
 }
 EVERYTHING = {
@@ -532,6 +534,7 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
             {"plan": "looks-back", "label": "dog", "guidance": 2.5},
             "plan looks-back, guidance 2.5",
         ),
+        ({"fast": True, "label": "cat"}, {"plan": "tuned-3", "label": "cat"}, "plan tuned-3"),
         ({"plan": "learned", "label": "none"}, {"plan": "learned", "label": "none"}, "plan learned"),
     ],
 )
@@ -544,7 +547,7 @@ def test_the_page_offers_what_the_file_has(settings: dict, ours: dict, way: str,
     assert seen["offered"] == {"classes": ["each in turn", *LABEL["classes"], "none"], "labels": True, "guidance": True}
     name = settings.get("label", LABEL["classes"][3 % len(LABEL["classes"])])
     assert seen["gallery"][0].startswith(f"Seed 7, picture 3, {name}, {way}. ")
-    assert settings.get("plan", "39-21-0") in seen["name"]
+    assert ours.get("plan", "39-21-0") in seen["name"]
     assert ("class-1-guidance-2.5-" in seen["name"]) == ("guidance" in settings)
 
 
@@ -653,7 +656,7 @@ def test_a_bad_file_is_told_and_the_model_stays() -> None:
 @pytest.mark.torch
 def test_what_is_not_there_is_not_offered() -> None:
     """Without a graphics card, and with a model that is told no class, takes no guidance and carries no plans."""
-    assert seen_in_page("plain")["offered"] == [False] * 4
+    assert seen_in_page("plain")["offered"] == [False] * 5
 
 
 @pytest.mark.torch

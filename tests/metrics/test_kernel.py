@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics import kernel_distance
+from ddpm_export.metrics import kernel_difference, kernel_distance, kernel_pulls
 
 D = 6
 
@@ -75,6 +75,34 @@ def test_the_standard_error_is_that_over_other_sets(rng, n, m, size, shift):
     told = np.mean([run.standard_error for run in runs])
     # 80 runs know the truth to 8 %, with heavy tails; for equal distributions the error is told too large, never small
     assert 0.6 < told / truth < (1.6 if shift else 3.0)
+
+
+def test_a_difference_is_that_of_two_distances(rng):
+    a, b, reference = rng.normal(size=(9, D)), rng.normal(size=(9, D)) + 0.5, rng.normal(size=(7, D))
+    found, _ = kernel_difference(kernel_pulls(a, reference), kernel_pulls(b, reference))
+    distances = [double_loop(x.tolist(), reference.tolist()) for x in (a, b)]
+    assert found == pytest.approx(distances[0] - distances[1], rel=1e-10)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.95])
+def test_the_error_of_a_difference_is_that_over_other_sets(rng, alike):
+    def run():
+        x = rng.normal(size=(100, D))
+        a, b = (alike * x + math.sqrt(1 - alike**2) * rng.normal(size=(100, D)) + shift for shift in (0.3, 0.5))
+        reference = rng.normal(size=(150, D))
+        return kernel_difference(kernel_pulls(a, reference), kernel_pulls(b, reference))
+
+    found, told = np.transpose([run() for _ in range(100)])
+    assert 0.6 < np.mean(told) / np.std(found) < 1.5
+    assert (np.mean(told) < 0.22) == bool(alike)  # 0.17 of pairs that are alike, 0.28 of others
+
+
+def test_a_difference_of_sets_of_unequal_size_is_refused(rng):
+    sets = [kernel_pulls(rng.normal(size=(n, D)), rng.normal(size=(7, D))) for n in (4, 5)]
+    with pytest.raises(UsageError, match=r"Only sets of as many images, .*got \(4,\), \(5,\) and \(7,\), \(7,\)"):
+        kernel_difference(*sets)
+    with pytest.raises(UsageError, match="at least 2 images of each set, got 1"):
+        kernel_pulls(np.ones((1, D)), np.ones((7, D)))
 
 
 def test_of_subsets_that_are_the_sets_the_spread_is_nothing_and_the_error_is_not(rng):

@@ -2,12 +2,13 @@ import DDPM
 import DDPMOnnxRuntime
 import SwiftUI
 
-/// One screen: seed and steps, a class where the model has any, a picture that takes shape, and a button that starts and cancels.
+/// One screen: seed and steps or a plan, a class where the model has any, a picture that takes shape, and a button that starts and cancels.
 @MainActor
 struct GenerationView: View {
     @State private var generation: Generation
     @State private var seed = 7
     @State private var numSteps = 50
+    @State private var plan: String?
     @State private var label = ""
     @State private var guidance: Double?
 
@@ -27,6 +28,13 @@ struct GenerationView: View {
                 }
                 Stepper("Steps: \(numSteps)", value: $numSteps, in: 10...1000, step: 10)
                     .accessibilityHint("More steps take longer and give finer pictures.")
+                if !generation.plans.isEmpty {
+                    Picker("Way", selection: $plan) {
+                        Text("Steps as above").tag(String?.none)
+                        ForEach(generation.plans, id: \.self) { Text($0).tag(String?.some($0)) }
+                    }
+                    .accessibilityHint("A plan that the model carries takes the place of the steps.")
+                }
                 LabeledContent("Class") {
                     TextField("Any", text: $label)
                         .multilineTextAlignment(.trailing)
@@ -53,8 +61,8 @@ struct GenerationView: View {
                 } else {
                     Button("Generate") {
                         generation.start(
-                            seed: Int64(seed), numSteps: numSteps, label: label.isEmpty ? nil : .name(label),
-                            guidance: guidance.map { Guidance(scale: $0) })
+                            seed: Int64(seed), numSteps: numSteps, plan: plan,
+                            label: label.isEmpty ? nil : .name(label), guidance: guidance.map { Guidance(scale: $0) })
                     }
                 }
                 if let message = generation.message {
@@ -62,6 +70,7 @@ struct GenerationView: View {
                 }
             }
         }
+        .task { await generation.open() }
     }
 
     @ViewBuilder private var picture: some View {

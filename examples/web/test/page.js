@@ -62,7 +62,7 @@ const captions = (page, id) => page.$$eval(`#${id} figcaption`, (all) => all.map
 const focused = (page) => page.evaluate(() => document.activeElement.id || document.activeElement.tagName);
 const wish = async (page, settings) => {
   const { seed = 7, n = 1, steps = 50, times = "", plan = "", first = 0, sampler = "ddim", eta = 0 } = settings;
-  const { label, guidance } = settings;
+  const { label, guidance, fast = false } = settings;
   await page.fill("#seed", String(seed));
   await page.selectOption("#n", String(n));
   await page.evaluate(() => (document.querySelector("details").open = true));
@@ -70,7 +70,8 @@ const wish = async (page, settings) => {
   if (label !== undefined) await page.getByLabel(label, { exact: true }).check();
   if (guidance !== undefined) await page.fill("#guidance", String(guidance));
   if (await page.isVisible("#plan")) await page.selectOption("#plan", plan);
-  if (plan !== "") return;
+  if (fast) await page.check("#fast");
+  if (plan !== "" || fast) return;
   await page.fill("#times", times);
   if (times === "") await page.fill("#steps", String(steps));
   await page.check(`[value=${sampler}]`);
@@ -371,7 +372,7 @@ const scenarios = {
       await go();
       await ready(page);
       await page.evaluate(() => (document.querySelector("details").open = true));
-      const all = ["#engine", "#labels", "#guiding", "#plans"];
+      const all = ["#engine", "#labels", "#guiding", "#plans", "#fast"];
       return { offered: await Promise.all(all.map((each) => page.isVisible(each))) };
     }),
 

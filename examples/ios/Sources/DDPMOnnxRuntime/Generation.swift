@@ -11,6 +11,8 @@ public final class Generation {
     public private(set) var picture: Picture?
     public private(set) var step = 0
     public private(set) var numSteps = 0
+    /// The names of the plans that the model carries, any of which `start` takes; none until it is open.
+    public private(set) var plans: [String] = []
     /// What stopped the last generation, for people.
     public private(set) var message: String?
 
@@ -23,17 +25,24 @@ public final class Generation {
     /// `path`: the `.onnx` file.
     public init(path: String) { self.path = path }
 
-    /// Start on images 0 to n - 1 of `seed`; does nothing while one is running. `label`, `guidance`: as of `Settings`.
+    /// Open the model ahead of the first start, to know its plans; what goes wrong is said by `start`.
+    public func open() async { _ = try? await opened() }
+
+    /// Start on images 0 to n - 1 of `seed`; does nothing while one is running. `plan`: the name of one of the model's,
+    /// in place of numSteps. `label`, `guidance`: as of `Settings`.
     public func start(
-        seed: Int64, n: Int = 1, numSteps: Int, label: InputValue? = nil, guidance: Guidance? = nil
+        seed: Int64, n: Int = 1, numSteps: Int, plan: String? = nil, label: InputValue? = nil,
+        guidance: Guidance? = nil
     ) {
         guard work == nil else { return }
         (step, self.numSteps, message) = (0, numSteps, nil)
+        let settings = Settings(
+            n: n, numSteps: plan == nil ? numSteps : nil, plan: plan, seed: seed, label: label, guidance: guidance)
         work = Task {
             do {
-                try await run(Settings(n: n, numSteps: numSteps, seed: seed, label: label, guidance: guidance))
+                try await run(settings)
             } catch is CancellationError {
-                message = "Cancelled after step \(step) of \(numSteps)."
+                message = "Cancelled after step \(step) of \(self.numSteps)."
             } catch {
                 message = error.localizedDescription
             }
@@ -50,7 +59,7 @@ public final class Generation {
         for try await progress in sampleStream(model, model.spec, settings) {
             let isLast = progress.step == progress.numSteps
             picture = grid(try toUint8(isLast ? progress.x : progress.x_0, shape), shape)
-            step = progress.step
+            (step, numSteps) = (progress.step, progress.numSteps)
         }
         try Task.checkCancellation()  // a stream whose reader is cancelled just ends
     }
@@ -59,6 +68,7 @@ public final class Generation {
         if let model { return model }
         let fresh = try await Task.detached { [path] in try OnnxModel(path: path) }.value
         model = fresh
+        plans = fresh.spec.plans.keys.sorted()
         return fresh
     }
 }

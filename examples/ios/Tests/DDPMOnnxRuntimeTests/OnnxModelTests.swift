@@ -87,6 +87,16 @@ final class GenerationTests: XCTestCase {
         XCTAssertEqual(generation.picture, grid(try toUint8(x, shape), shape))
     }
 
+    func testAPlanTakesThePlaceOfTheSteps() async throws {
+        let model = try shipped()
+        let generation = Generation(path: model)
+        await generation.open()
+        XCTAssertEqual(generation.plans, try OnnxModel(path: model).spec.plans.keys.sorted())
+        generation.start(seed: 7, numSteps: 3, plan: "no-such")
+        try await finished(generation)
+        XCTAssertTrue(try XCTUnwrap(generation.message).hasPrefix("plan must be one of "))
+    }
+
     func testCancelAndStartAgain() async throws {
         let generation = Generation(path: try shipped())
         generation.start(seed: 7, numSteps: 1000)

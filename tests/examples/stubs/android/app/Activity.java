@@ -1,12 +1,13 @@
 package android.app;
 
+import android.content.Context;
 import android.content.res.AssetManager;
 import android.content.res.Resources;
 import android.os.Bundle;
 import android.view.View;
 
 /** Android's class of this name, with the few signatures that the sample app calls: to compile it, not to run it. */
-public class Activity {
+public class Activity extends Context {
     protected native void onCreate(Bundle savedInstanceState);
 
     protected native void onDestroy();

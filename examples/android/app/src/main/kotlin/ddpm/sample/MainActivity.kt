@@ -5,10 +5,13 @@ import android.graphics.Bitmap
 import android.graphics.drawable.BitmapDrawable
 import android.os.Bundle
 import android.system.Os
+import android.view.View
+import android.widget.ArrayAdapter
 import android.widget.Button
 import android.widget.EditText
 import android.widget.ImageView
 import android.widget.ProgressBar
+import android.widget.Spinner
 import android.widget.TextView
 import ddpm.Ddpm
 import ddpm.DdpmException
@@ -19,18 +22,22 @@ import ddpm.Settings
 import java.util.concurrent.CancellationException
 import java.util.concurrent.Executors
 
-/** One screen: a seed, a number of steps, a class where the model has any, and the picture as it denoises. */
+/** One screen: a seed, a number of steps or a plan, a class where the model has any, and the picture as it denoises. */
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
 
-    /** Opened at the first run, and from then on used, on the worker's thread alone. */
+    /** Opened and used on the worker's thread only. */
     private var model: OrtModel? = null
+
+    /** The names of the model's plans, as they are offered below the steps; none until the model is open. */
+    private var plans = emptyList<String>()
 
     @Volatile
     private var cancelled = false
 
     private val seed by lazy { findViewById<EditText>(R.id.seed) }
     private val steps by lazy { findViewById<EditText>(R.id.steps) }
+    private val plan by lazy { findViewById<Spinner>(R.id.plan) }
     private val label by lazy { findViewById<EditText>(R.id.label) }
     private val guidance by lazy { findViewById<EditText>(R.id.guidance) }
     private val generate by lazy { findViewById<Button>(R.id.generate) }
@@ -45,6 +52,7 @@ class MainActivity : Activity() {
         setContentView(R.layout.activity_main)
         generate.setOnClickListener { start() }
         cancel.setOnClickListener { cancelled = true }
+        worker.execute { offerPlans() }
     }
 
     override fun onDestroy() {
@@ -68,9 +76,12 @@ class MainActivity : Activity() {
         }
         val settings = Settings() // what stays null is the file's default
         settings.n = 1
-        settings.numSteps = wantedSteps
-        settings.sampler = "ddim"
-        settings.eta = 0.0
+        settings.plan = plans.getOrNull(plan.selectedItemPosition - 1)
+        if (settings.plan == null) {
+            settings.numSteps = wantedSteps
+            settings.sampler = "ddim"
+            settings.eta = 0.0
+        }
         settings.seed = wantedSeed
         settings.label = label.text.toString().trim().ifEmpty { null }
         settings.guidance = scale.toDoubleOrNull()?.let { Guidance(it, null) }
@@ -110,6 +121,23 @@ class MainActivity : Activity() {
             return getString(R.string.cancelled)
         } catch (refusal: DdpmException) {
             return refusal.message.orEmpty()
+        }
+    }
+
+    /** Opens the model ahead of the first run, on the worker's thread, and shows what plans it carries, if any. */
+    private fun offerPlans() {
+        val offered = try {
+            opened().spec().plans
+        } catch (_: DdpmException) {
+            return // told when a picture is wanted
+        }
+        if (offered.isEmpty()) return
+        val ways = offered.map { (name, table) -> getString(R.string.by_plan, name, table.rows.size) }
+        runOnUiThread {
+            plans = offered.keys.toList()
+            val items = listOf(getString(R.string.by_steps)) + ways
+            plan.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, items)
+            findViewById<View>(R.id.plans).visibility = View.VISIBLE
         }
     }
 

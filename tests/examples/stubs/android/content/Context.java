@@ -1,0 +1,4 @@
+package android.content;
+
+/** Android's class of this name, with the few signatures that the sample app calls: to compile it, not to run it. */
+public abstract class Context {}
