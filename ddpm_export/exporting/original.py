@@ -44,6 +44,7 @@ class Original:
     make_graph: Callable[[Any], "DenoiserGraph"]
     one_thread: Callable[[], AbstractContextManager[None]]
     is_proven: bool = False
+    calibrate: int | None = None
 
     @property
     def traced_from(self) -> Checkpoint:

