@@ -27,8 +27,10 @@ def _shift_of(scale: ir.Node) -> ir.Node | None:
     """Return the Add behind a Mul where the two are the scale and shift of a group norm, each constant its own."""
     if scale.op_type != "Mul" or len(uses := scale.outputs[0].uses()) != 1:
         return None
-    (shift, index), back = uses[0], scale.inputs[0].producer()  # type: ignore[union-attr]
-    if shift.op_type != "Add" or index != 0 or back is None or back.op_type != "Reshape":
+    (use,) = uses
+    shift: ir.Node = use.node
+    back = scale.inputs[0].producer()  # type: ignore[union-attr]
+    if shift.op_type != "Add" or use.idx != 0 or back is None or back.op_type != "Reshape":
         return None
     norm, shape = back.inputs[0].producer(), ir.convenience.get_const_tensor(back.inputs[1])  # type: ignore[union-attr,arg-type]
     if norm is None or norm.op_type != "InstanceNormalization" or shape is None:

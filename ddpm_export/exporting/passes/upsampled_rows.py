@@ -26,7 +26,8 @@ def _convolution_of(resize: ir.Node) -> ir.Node | None:
     """Return the plain 3x3 convolution behind a node that doubles an image of known size, if that is what it does."""
     if resize.op_type != "Resize" or len(resize.inputs) != 3 or len(uses := resize.outputs[0].uses()) != 1:
         return None
-    scales, conv = ir.convenience.get_const_tensor(resize.inputs[2]), uses[0].node  # type: ignore[arg-type]
+    (use,) = uses
+    scales, conv = ir.convenience.get_const_tensor(resize.inputs[2]), use.node  # type: ignore[arg-type]
     how = {name: attribute.value for name, attribute in resize.attributes.items()}
     nearest = ("nearest", "asymmetric", "floor")
     if tuple(how.get(k) for k in ("mode", "coordinate_transformation_mode", "nearest_mode")) != nearest:
@@ -47,7 +48,9 @@ def _convolution_of(resize: ir.Node) -> ir.Node | None:
 
 
 def _replace(graph: ir.Graph, resize: ir.Node, conv: ir.Node) -> None:
-    scope, (_, _, height, width) = str(conv.name).rpartition("/")[0], resize.inputs[0].shape  # type: ignore[union-attr]
+    scope, size = str(conv.name).rpartition("/")[0], resize.inputs[0].shape  # type: ignore[union-attr]
+    assert size is not None  # _convolution_of has looked
+    height, width = int(size[2]), int(size[3])  # type: ignore[arg-type]
     whole, bias = conv.inputs[1], conv.inputs[2]
     weights = whole.const_value.numpy().astype(np.float64)  # type: ignore[union-attr]
     out = weights.shape[0]
@@ -70,7 +73,9 @@ def _replace(graph: ir.Graph, resize: ir.Node, conv: ir.Node) -> None:
         joined.outputs[0].name = joined.name  # not what the convolution was called
 
 
-def _node(operator: str, inputs: list, like: ir.Node, ending: str = "", **changes: list[int]) -> ir.Node:
+def _node(
+    operator: str, inputs: list[ir.Value | None], like: ir.Node, ending: str = "", **changes: list[int]
+) -> ir.Node:
     """Return a node with the attributes of another and some changed, called as that one is."""
     attributes = {k: v for k, v in like.attributes.items() if k not in ("kernel_shape", *changes)}
     return _named(ir.node(operator, inputs, {**attributes, **changes}), f"{like.name}{ending}")
@@ -81,7 +86,7 @@ def _named(node: ir.Node, name: str) -> ir.Node:
     return node
 
 
-def _constant(graph: ir.Graph, numbers: list, what: str) -> ir.Value:
+def _constant(graph: ir.Graph, numbers: list[float] | list[int], what: str) -> ir.Value:
     """Return the constant of such numbers, called by what it is and says as those of other nodes are."""
     name = "_".join([what, *(f"{number:g}" for number in numbers)])
     if name not in graph.initializers:
