@@ -21,7 +21,7 @@ from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["measure"]
+__all__ = ["inputs_at_the_middle", "measure"]
 
 OURS = "ONNX Runtime CPU"
 LAST, COMPILED = "eager channels_last", "torch.compile channels_last"
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     tables: list[Table] = []
     values: dict[str, Any] = {}
     for batch in batches:
-        x_t, t = _inputs(spec, batch)
+        x_t, t = inputs_at_the_middle(spec, batch)
         told = bound_inputs(spec.inputs, {}, batch)  # no class, as PyTorch's network takes no y for one
 
         def ours(x_t: Array = x_t, t: Array = t, told: dict[str, Array] = told) -> Array:
@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     return Report(f"python -m benchmarks.step --batches {arguments.batches}", conditions, tables, notes, values)
 
 
-def _inputs(spec: ModelSpec, batch: int) -> tuple[Array, Array]:
+def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array]:
     """Return x_t (B, C, H, W) at the middle of the schedule, and t (B,)."""
     middle = spec.num_train_timesteps // 2
     noise = noise_stream(0, range(batch), spec.image_shape)

@@ -73,6 +73,27 @@ def mix_model(spec=None):
     return onnx_file(nodes, values, spec)
 
 
+def deep_model(spec=None):
+    """Return a file of four convolutions with tanh between them, and t / 1000 added: two lie between first and last."""
+    spec = spec or tiny_spec()
+    rng = np.random.default_rng(0)
+    nodes, values, source = [], [], "x_t"
+    for k, (channels, out) in enumerate([(spec.image_shape[0], 8), (8, 8), (8, 8), (8, spec.image_shape[0])]):
+        name = f"conv_{k}"
+        nodes.append(node("Conv", [source, f"{name}.w", f"{name}.b"], f"{name}/Conv", pads=[1, 1, 1, 1]))
+        weight = rng.standard_normal((out, channels, 3, 3)) / (3 * np.sqrt(channels))
+        values += [constant(f"{name}.w", weight), constant(f"{name}.b", rng.standard_normal(out) / 4)]
+        nodes.append(node("Tanh", [f"{name}/Conv"], source := f"{name}/Tanh"))
+    nodes += [
+        node("Cast", ["t"], "t_float", to=TensorProto.FLOAT),
+        node("Mul", ["t_float", "thousandth"], "scaled"),
+        node("Reshape", ["scaled", "column"], "shift"),
+        node("Add", [source, "shift"], spec.prediction),
+    ]
+    values += [constant("thousandth", 0.001), constant("column", [-1, 1, 1, 1], np.int64)]
+    return onnx_file(nodes, values, spec)
+
+
 def learned_model(spec=None):
     """Return a file with eps = tanh(x_t) / 2 and variance_fraction = the logistic function of x_t."""
     spec = spec or tiny_spec(variance="learned", requires=("variance_fraction",))

@@ -52,6 +52,13 @@ def export(
     storage: Annotated[
         str, typer.Option(help="float32, or float16: half the size, weights rounded, all computed in float32.")
     ] = "float32",
+    precision: Annotated[
+        str,
+        typer.Option(help="float32, or int8: convolutions of an .onnx in 8-bit integers, other pictures by a little."),
+    ] = "float32",
+    calibrate: Annotated[
+        int | None, typer.Option(help="Of int8: evaluations that its ranges are found over. [default: 256]")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="ema (averaged) or raw (of the last step). [default: ema]")
     ] = None,
@@ -142,12 +149,18 @@ def export(
 
     is_foreign = exporting.is_foreign(Path(checkpoint))
     is_exported = Path(checkpoint).suffix == ".onnx" and not is_foreign
+    if precision not in ("float32", "int8"):
+        raise UsageError(f"--precision must be float32 or int8, got {precision!r}.")
+    if precision == "float32" and calibrate is not None:
+        raise UsageError("--calibrate applies to --precision int8 only. Add it, or leave --calibrate out.")
+    is_int8 = precision == "int8"
     paths = _paths(
         list(dict.fromkeys(formats)),
         out or _folder_of(checkpoint),
         {name: format.ending for name, format in exporting.FORMATS.items()},  # noqa: A001
         {name: format.ending for name, format in exporting.ONE_CALL_FORMATS.items()},  # noqa: A001
-        (Path(checkpoint).stem if is_exported else "unet") + (".float16" if storage == "float16" else ""),
+        (Path(checkpoint).stem if is_exported else "unet")
+        + (".float16" if storage == "float16" else ".int8" if is_int8 else ""),
     )
     options = options_from_settings(config, settings or [])
     counts = numbers_from_text("--steps", steps)
@@ -217,7 +230,8 @@ def export(
     _print_notes(notes)
     reports: list[Report] = []
     with progress(len(paths), "exporting") as advance:
-        for report in exporting.export_all(loaded, paths, storage=storage):
+        evaluations = (256 if calibrate is None else calibrate) if is_int8 else None
+        for report in exporting.export_all(loaded, paths, storage=storage, calibrate=evaluations):
             reports.append(report)
             advance(str(report.path))
     _print_notes(new := list(dict.fromkeys(note for report in reports for note in report.notes)))

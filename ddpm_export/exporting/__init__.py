@@ -62,6 +62,7 @@ __all__ = [
 
 STORAGES = ("float32", "float16")
 WEIGHTS = ("ema", "raw")
+MAX_CALIBRATE = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,9 +273,16 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
 
 
 def export_all(
-    source: Checkpoint | ForeignNetwork | str | Path, paths: Mapping[str, str | Path], *, storage: str = "float32"
+    source: Checkpoint | ForeignNetwork | str | Path,
+    paths: Mapping[str, str | Path],
+    *,
+    storage: str = "float32",
+    calibrate: int | None = None,
 ) -> Iterator[Report]:
     """Write a network in several formats, {format: path}, as `export` writes one; yields a report after each file.
+
+    calibrate: 1 to 100,000, over how many evaluations of an image the ranges of 8-bit integers are found; onnx only,
+    whose convolutions then compute in them. None for float32. Such a file's pictures are near the network's, not equal.
 
     The network is traced, and its ONNX graph proven, once for all of them: onnx is written before the one-call files.
     """
@@ -284,7 +292,8 @@ def export_all(
         if isinstance(source, ForeignNetwork):
             _check_foreign(source.path, path, format)
         elif isinstance(source, (str, Path)):
-            _check_source(Path(source), path, format, storage)
+            _check_source(Path(source), path, format, storage if calibrate is None else "int8")
+        _check_int8(format, storage, calibrate)
     table = {**FORMATS, **ONE_CALL_FORMATS}
     with ExitStack() as stack:
         if isinstance(source, Checkpoint):
@@ -293,6 +302,7 @@ def export_all(
             original = original_from_foreign(source, storage, stack)
         else:
             original = original_from_file(Path(source), storage, stack)
+        original.calibrate = calibrate
         for format in sorted(targets, key=list(table).index):  # noqa: A001
             path = targets[format]
             proof = table[format].write(original, path)
@@ -313,12 +323,23 @@ def _check_format(path: Path, format: str, storage: str) -> None:  # noqa: A002
         raise UsageError(f"storage {storage} does not apply to {format}. Choose onnx, sampler, slice or edit.")
 
 
+def _check_int8(format: str, storage: str, calibrate: int | None) -> None:  # noqa: A002
+    if calibrate is None:
+        return
+    if (format, storage) != ("onnx", "float32"):
+        raise UsageError(
+            f"precision int8 applies to format onnx with storage float32, got {format} with {storage}. Leave one out."
+        )
+    if not 1 <= calibrate <= MAX_CALIBRATE:
+        raise UsageError(f"calibrate must be from 1 to {MAX_CALIBRATE}, got {calibrate!r}.")
+
+
 def _check_source(source: Path, path: Path, format: str, storage: str) -> None:  # noqa: A002
     is_made_by_torch = format in FORMATS and format != "onnx"
     if source.suffix != ".onnx" or is_made_by_torch or (format, storage) == ("onnx", "float32"):
         raise UsageError(
             f"{source}: cannot be exported as {format} with storage {storage}; an exported .onnx becomes a sampler, a "
-            "slice, an edit, or one stored as float16. Export the checkpoint."
+            "slice, an edit, one stored as float16, or one of int8. Export the checkpoint."
         )
     _check_other(source, path)
 

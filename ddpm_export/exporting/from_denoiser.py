@@ -14,18 +14,21 @@ import onnx
 from onnx import ModelProto, helper
 
 from ddpm_export.diffusion import Model
+from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export.exporting.int8 import LOW_HIGH, calibrated, observed, quantised, quantised_tensors
 from ddpm_export.exporting.onnx_file import fits_inline, read_weights, round_weights, store_as_float16, writing_model
 from ddpm_export.exporting.original import Original
-from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_pictures
+from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_int8, prove_pictures
 from ddpm_export.exporting.sampler import (
     edit_from_denoiser,
     sampler_from_denoiser,
     slice_from_denoiser,
     spec_of_graph,
 )
+from ddpm_export.golden import golden_of_int8
 from ddpm_export.golden_pictures import golden_from_pictures
 from ddpm_export.runtimes import OneCallFile, open_file, open_model
-from ddpm_export.runtimes.onnx import model_from_bytes
+from ddpm_export.runtimes.onnx import evaluate_from_bytes, model_from_bytes
 from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec
 
 __all__ = [
@@ -88,12 +91,39 @@ def model_from_graph(graph: DenoiserGraph, spec: ModelSpec, *, threads: int | No
 
 def write_denoiser(original: Original, path: Path) -> Proof:
     """Write the graph itself with its golden vectors; it takes its name once it reproduces the network."""
+    if original.calibrate is not None:
+        return _write_int8(original, original.calibrate, path)
     model = original.graph.copy()
     helper.set_model_props(model, {METADATA_KEY: json_from_spec(_stored(original.spec_with_golden, original))})
     with _writing(model, original, path) as beside:
         proof = original.prove_file(beside, path)
     original.is_proven = True
     return proof
+
+
+def _write_int8(original: Original, calibrate: int, path: Path) -> Proof:
+    """Write the graph in 8-bit integers; it takes its name once its pictures are near those of the network."""
+    spec, graph = original.spec, original.graph
+    if graph.path is not None and not fits_inline(onnx.load(graph.path)):
+        raise UsageError(f"{path}: --precision int8 takes networks of less than 2 GB. Leave it out.")
+    model = graph.model if graph.path is None else onnx.load(graph.path)
+    if not original.is_proven:
+        prove(model_from_graph(graph, spec), original.reference, spec, where=str(path))
+        original.is_proven = True
+    if not quantised_tensors(model.graph):
+        raise ModelRefusedError(
+            f"{path}: has no convolution between the first and the last, which alone are computed in 8-bit integers. "
+            "Leave --precision out."
+        )
+    evaluate = evaluate_from_bytes(observed(model).SerializeToString(), [*spec.outputs, *LOW_HIGH])
+    model = quantised(model, calibrated(model, evaluate, spec, calibrate))
+    own = original.spec_with_golden
+    assert own.golden is not None  # every file has them
+    source = {**own.source, "precision": "int8", "calibrated_on": calibrate}
+    own = dataclasses.replace(own, golden=golden_of_int8(own.golden), source=source)
+    helper.set_model_props(model, {METADATA_KEY: json_from_spec(own)})
+    with writing_model(model, path) as beside:
+        return prove_int8(open_model(beside)[0], original.reference, spec, where=str(path))
 
 
 def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:

@@ -13,12 +13,14 @@ import onnx
 import onnxscript  # noqa: F401  (torch.onnx needs it once it is called: its absence shall be told before any work)
 import torch
 from onnx import numpy_helper
+from onnx_ir.passes import InPlacePass
 from torch import Tensor, nn
 
 from ddpm_export.diffusion import Array
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.checkpoint import Checkpoint
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET
+from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.exporting.program import program_from_network, quiet_torch
 from ddpm_export.runtimes.inputs import input_types
 from ddpm_export.spec import METADATA_KEY, json_from_spec
@@ -32,14 +34,18 @@ NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a 
 SHORT_INPUTS = {"Reshape": (1, "shape"), "Unsqueeze": (1, "axes"), "Split": (1, "sizes"), "Resize": (2, "scales")}
 
 
-def model_from_checkpoint(checkpoint: Checkpoint, program: torch.export.ExportedProgram) -> onnx.ModelProto:
+def model_from_checkpoint(
+    checkpoint: Checkpoint, program: torch.export.ExportedProgram, passes: tuple[InPlacePass, ...] = PASSES
+) -> onnx.ModelProto:
     """Return a traced network as an ONNX model: inputs and outputs named by the spec, which is its metadata.
 
-    Raises ModelRefusedError where torch cannot express the network in ONNX.
+    passes: what rewrites it afterwards, for speed. Raises ModelRefusedError where torch cannot express the network in
+    ONNX.
     """
     spec = checkpoint.spec
     metadata = {METADATA_KEY: json_from_spec(spec)}
-    return _model(program, checkpoint.network, list(input_types(spec)), list(spec.outputs), "denoiser", metadata)
+    inputs, outputs = list(input_types(spec)), list(spec.outputs)
+    return rewritten(_model(program, checkpoint.network, inputs, outputs, "denoiser", metadata), passes)
 
 
 def model_from_network(
@@ -136,7 +142,7 @@ def _make_shapes_static(graph: onnx.GraphProto, constants: dict[str, Array]) -> 
     """Give every Reshape a constant shape that begins with 0, which copies the batch, wherever all else is known.
 
     That leaves torch's group norm, which asks for a shape at run time, as Reshape, InstanceNormalization, Reshape, Mul,
-    Add, and lets any reader infer shapes, which a -1 for the batch would end.
+    Add (the last two of which `passes` joins), and lets any reader infer shapes, which a -1 for the batch would end.
     """
     values = (*graph.value_info, *graph.input, *graph.output)
     dims = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}  # 0: not known

@@ -46,6 +46,7 @@ class Original:
     one_thread: Callable[[], AbstractContextManager[None]]
     is_proven: bool = False
     remedy: str = REMEDY
+    calibrate: int | None = None
 
     @property
     def traced_from(self) -> Checkpoint:
@@ -93,7 +94,9 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
         with installed("export"):
             from ddpm_export.exporting.from_denoiser import graph_from_model
             from ddpm_export.exporting.onnx import model_from_checkpoint
-        return graph_from_model(model_from_checkpoint(checkpoint, original.program), storage, stack)
+            from ddpm_export.exporting.passes import PASSES, WEIGHTS_KEPT
+        passes = PASSES if storage == "float32" else WEIGHTS_KEPT
+        return graph_from_model(model_from_checkpoint(checkpoint, original.program, passes), storage, stack)
 
     reference = exact = eager_model(checkpoint)
     if storage == "float16":

@@ -20,7 +20,17 @@ from ddpm_export.runtimes import OneCallFile
 from ddpm_export.samplers import choose, plan, walk
 from ddpm_export.spec import ModelSpec
 
-__all__ = ["REMEDY", "PictureProof", "Proof", "Rounding", "pictures_of", "prove", "prove_pictures", "rounding"]
+__all__ = [
+    "REMEDY",
+    "PictureProof",
+    "Proof",
+    "Rounding",
+    "pictures_of",
+    "prove",
+    "prove_int8",
+    "prove_pictures",
+    "rounding",
+]
 
 BATCHES = (1, 2, 3, 5)
 NUM_TIMES = 12
@@ -33,6 +43,8 @@ NUM_IMAGES = 4
 MAX_VALUES_OF_SMALL = 3 * 64 * 64
 MIN_EQUAL_SHARE = 0.995
 MAX_LEVELS = 1
+# 8-bit integers are another network: these keep out what is broken, the pictures' quality is for the user to score
+MAX_INT8_ERROR, MAX_INT8_RMS_LEVELS = 0.25, 5.0
 # a one-call file shows no network, only where a trajectory ends: few steps and many, without noise, with some and with
 # all of it, several images, and the ends of seeds and numbers. Cut to T steps where T is less.
 DRAWS = (
@@ -51,9 +63,9 @@ class Proof:
 
     error is max |a - b| / max |b| of one image's output, the worst of all; where the reference gives only zeros (an
     untrained network does: its last layer starts at 0) it is max |a - b|, and relative is False. t, batch and value are
-    where it was worst: value is that of the candidate, expected that of the reference. equal_share and
-    max_level_difference compare uint8 images of a short trajectory on the same noise: ddim, or ddpm where the variance
-    is learned, so that every output has its part in it.
+    where it was worst: value is that of the candidate, expected that of the reference. equal_share,
+    max_level_difference and, of 8-bit integers, rms_levels compare uint8 images of a short trajectory on the same
+    noise: ddim, or ddpm where the variance is learned, so that every output has its part in it.
     """
 
     error: float
@@ -67,6 +79,7 @@ class Proof:
     num_steps: int
     equal_share: float
     max_level_difference: int
+    rms_levels: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the proof as JSON values."""
@@ -111,6 +124,42 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
     trajectory differs by more than one level or fewer than 99.5 % are equal; NonFiniteError where the reference itself
     gives no numbers.
     """
+    worst, times = _worst_place(candidate, reference, spec, where)
+    error, relative, at, batch, value, expected = worst
+    if not error <= MAX_RELATIVE_ERROR:
+        raise ModelRefusedError(
+            f"{where}: does not reproduce its network: {value!r} at t={at}, batch {batch}, instead of {expected!r} "
+            f"({'relative' if relative else 'absolute'} error {error:.3g}, at most {MAX_RELATIVE_ERROR}). {remedy}"
+        )
+    num_steps = min(NUM_STEPS, spec.num_train_timesteps)
+    equal_share, difference, _ = _trajectories(candidate, reference, spec, num_steps)
+    _refuse_other_pictures(where, equal_share, difference, f"after {num_steps} steps")
+    return Proof(*worst, BATCHES, times, num_steps, equal_share, difference)
+
+
+def prove_int8(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "model") -> Proof:
+    """Compare a network of 8-bit integers with the one it was made from, in the places and pictures of `prove`.
+
+    Raises ModelRefusedError where an output differs by more than a quarter of the largest, or the pictures of the
+    trajectory by more than 5 levels in root mean square; NonFiniteError where the reference gives no numbers.
+    """
+    worst, times = _worst_place(candidate, reference, spec, where)
+    num_steps = min(NUM_STEPS, spec.num_train_timesteps)
+    equal_share, difference, rms = _trajectories(candidate, reference, spec, num_steps)
+    if not worst[0] <= MAX_INT8_ERROR or not rms <= MAX_INT8_RMS_LEVELS:
+        raise ModelRefusedError(
+            f"{where}: 8-bit integers are too coarse for this network: an output is off by {worst[0]:.2g} of the "
+            f"largest, at most {MAX_INT8_ERROR}, and pictures by {rms:.2g} levels in root mean square, at most "
+            f"{MAX_INT8_RMS_LEVELS}. Raise --calibrate, or leave --precision out."
+        )
+    return Proof(*worst, BATCHES, times, num_steps, equal_share, difference, rms)
+
+
+Worst = tuple[float, bool, int, int, float, float]
+
+
+def _worst_place(candidate: Model, reference: Model, spec: ModelSpec, where: str) -> tuple[Worst, tuple[int, ...]]:
+    """Return where the outputs of two models differ most, as `_worst_of` does, and all times that were looked at."""
     T = spec.num_train_timesteps
     grid = sorted({round(t) for t in np.linspace(0, T - 1, min(T, NUM_TIMES)).tolist()})
     places = []
@@ -129,19 +178,7 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
         for (x_t, t, named), b in zip(inputs, expected_outputs, strict=True):
             outputs = candidate(x_t, t, **named)
             places += [_worst_of(outputs[name], b[name], t, where) for name in spec.outputs]
-    worst = max(places, key=lambda place: place[0])
-    error, relative, at, batch, value, expected = worst
-    if not error <= MAX_RELATIVE_ERROR:
-        raise ModelRefusedError(
-            f"{where}: does not reproduce its network: {value!r} at t={at}, batch {batch}, instead of {expected!r} "
-            f"({'relative' if relative else 'absolute'} error {error:.3g}, at most {MAX_RELATIVE_ERROR}). {remedy}"
-        )
-    num_steps = min(NUM_STEPS, T)
-    equal_share, difference = _trajectories(candidate, reference, spec, num_steps)
-    _refuse_other_pictures(where, equal_share, difference, f"after {num_steps} steps")
-    return Proof(
-        error, relative, at, batch, value, expected, BATCHES, tuple(sorted(times)), num_steps, equal_share, difference
-    )
+    return max(places, key=lambda place: place[0]), tuple(sorted(times))
 
 
 def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *, where: str = "model") -> PictureProof:
@@ -161,7 +198,7 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
                 f"{where}: its images and x_0 have shapes {images.shape} and {x.shape}, not {expected.shape} and "
                 f"{expected_x.shape}. Export it again."
             )
-        share, levels = _difference(images, expected)
+        share, levels, _ = _difference(images, expected)
         _refuse_other_pictures(where, share, levels, f"at {draw}")
         off = float(np.abs(x.astype(np.float64) - expected_x).max())
         if off >= error:
@@ -196,7 +233,7 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
 def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
     """Return what the rounding of a network's weights does to the pictures of the proof's trajectory."""
     num_steps = min(NUM_STEPS, spec.num_train_timesteps)
-    return Rounding(*_trajectories(rounded, exact, spec, num_steps), num_steps)
+    return Rounding(*_trajectories(rounded, exact, spec, num_steps)[:2], num_steps)
 
 
 def _refuse_other_pictures(where: str, equal_share: float, difference: int, at: str) -> None:
@@ -217,9 +254,10 @@ def _no_class(spec: ModelSpec) -> int:
     return max((0, *(one.num_labels - 1 for one in spec.inputs)))
 
 
-def _difference(images: Array, expected: Array) -> tuple[float, int]:
+def _difference(images: Array, expected: Array) -> tuple[float, int, float]:
+    """Return the share of equal values, the largest difference in levels, and that in root mean square."""
     difference = np.abs(images.astype(np.int64) - expected.astype(np.int64))
-    return float((difference == 0).mean()), int(difference.max())
+    return float((difference == 0).mean()), int(difference.max()), math.sqrt((difference**2).mean())
 
 
 def _input(spec: ModelSpec, times: list[int], image: int) -> tuple[Array, Array, dict[str, Array]]:
@@ -241,7 +279,7 @@ def _reference_output(
     return b
 
 
-def _worst_of(a: Array, b: Array, t: Array, where: str) -> tuple[float, bool, int, int, float, float]:
+def _worst_of(a: Array, b: Array, t: Array, where: str) -> Worst:
     """Return (error, relative, t, batch, value, expected) of the image of `a` that is farthest from that of `b`."""
     if a.shape != b.shape:
         raise ModelRefusedError(f"{where}: gives shape {a.shape} at batch {len(t)}, not {b.shape}. Export it again.")
@@ -262,7 +300,7 @@ def _worst_of(a: Array, b: Array, t: Array, where: str) -> tuple[float, bool, in
     )
 
 
-def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps: int) -> tuple[float, int]:
+def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps: int) -> tuple[float, int, float]:
     numbers = range(1 if _is_large(spec) else NUM_IMAGES)
     noise = noise_stream(SEED, numbers, spec.image_shape)
     how = {"sampler": "ddpm", "variance": "learned"} if spec.variance == "learned" else {"sampler": "ddim", "eta": 0.0}

@@ -1,0 +1,66 @@
+"""What each graph pass gives: one step of a file exported without them, beside the same graph after each and all."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.report import Report, Table, parser, run
+from benchmarks.step import inputs_at_the_middle
+from benchmarks.timing import interleaved, machine, spread, warm_up
+from ddpm_export.cores import cores
+from ddpm_export.diffusion import Array
+from ddpm_export.exporting.passes import PASSES, rewritten
+from ddpm_export.files import sha256_of
+from ddpm_export.inputs import bound_inputs
+from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes.onnx import model_from_bytes
+
+__all__ = ["measure"]
+
+WITHOUT, ALL = "without", "all"
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Time one step of each graph at each batch size, and compare the outputs."""
+    conditions = machine()
+    threads = arguments.threads or cores()
+    _, spec = open_model(arguments.model)
+    source = onnx.load(arguments.model)
+    chosen = {WITHOUT: (), **{type(one).__name__: (one,) for one in PASSES}, ALL: PASSES}
+    models = {
+        name: model_from_bytes(rewritten(source, passes).SerializeToString(), spec, threads=threads)
+        for name, passes in chosen.items()
+    }
+    tables, values = [], {}
+    for batch in map(int, arguments.batches.split(",")):
+        x_t, t = inputs_at_the_middle(spec, batch)
+        told = bound_inputs(spec.inputs, {}, batch)
+        calls: dict[str, Callable[[], Array]] = {
+            name: lambda model=model: model(x_t, t, **told)[spec.prediction]  # type: ignore[misc]  # noqa: B023
+            for name, model in models.items()
+        }
+        for call in calls.values():
+            warm_up(call)
+        expected = calls[WITHOUT]()
+        errors = {name: float(np.abs(call() - expected).max() / np.abs(expected).max()) for name, call in calls.items()}
+        timings = interleaved(calls, arguments.rounds)
+        speeds = {name: spread(timings.speed_against(name, WITHOUT)) for name in calls}
+        rows = [[name, f"{timings.median_ms(name):.2f}", speeds[name], f"{errors[name]:.1e}"] for name in calls]
+        tables.append(Table(f"Passes, batch {batch}", ["graph", "ms", "speed", "relative error"], rows))
+        values[str(batch)] = {"seconds": dict(timings.seconds), "errors": errors}
+    notes = [f"SHA-256 {sha256_of(arguments.model)[:12]}; {threads} threads, {arguments.rounds} rounds."]
+    return Report(f"python -m benchmarks.passes --batches {arguments.batches}", conditions, tables, notes, values)
+
+
+def _options() -> argparse.ArgumentParser:
+    options: Any = parser("Each graph pass against the graph without it.", rounds=15)
+    options.add_argument("--batches", default="1,16", help="batch sizes [%(default)s]")
+    options.add_argument("--threads", type=int, help="of each [one a core]")
+    return options  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    run(measure, _options())
