@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,9 +155,8 @@ def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same(sets, model, tm
 
 
 def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypatch):
-    folder, _ = sets["npy"]
-    other = tmp_path / "other.onnx"
-    other.write_bytes(model.read_bytes().replace(b"ddpm", b"ddpm", 1) + b"")
+    folder, other = tmp_path / "copy", tmp_path / "other.onnx"
+    shutil.copytree(sets["npy"][0], folder)
     usual = ["--out", folder, "--as", "npy", "--shards", 5]
     cases = {
         "seed 3, not 4": (model, ["--seed", 4]),
