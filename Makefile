@@ -32,6 +32,10 @@ examples/web/node_modules: examples/web/package.json  ## what the web example ne
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet 'onnxruntime==1.16.3' 'numpy<2'
 
+.venv-serving:  ## a server of the v2 protocol and its client, whose packages want another protobuf than onnx
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet 'mlserver>=1.6' 'tritonclient[grpc,http]>=2.50' onnxruntime
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -47,4 +51,4 @@ $(VENV)/.dev: pyproject.toml
 	touch $@ $(VENV)/.light
 
 clean:
-	rm -rf $(VENV) .venv-oldest examples/web/node_modules examples/cpp/build examples/ios/.build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-oldest .venv-serving examples/web/node_modules examples/cpp/build examples/ios/.build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -22,7 +22,17 @@ from ddpm_export.wording import first_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Output", "from_uint8", "grid", "open_output", "read_array", "read_image", "save_images", "to_uint8"]
+__all__ = [
+    "Output",
+    "from_uint8",
+    "grid",
+    "open_output",
+    "png_bytes",
+    "read_array",
+    "read_image",
+    "save_images",
+    "to_uint8",
+]
 
 Pixels = NDArray[np.uint8]
 ANIMATIONS = (".gif", ".webp")
@@ -120,6 +130,13 @@ def save_images(
     image = _image(grid(images, names, columns))
     with replacing(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
+
+
+def png_bytes(pixels: Pixels) -> bytes:
+    """Return one image (H, W, C), C 1 or 3, as the bytes of a PNG."""
+    encoded = io.BytesIO()
+    _image(pixels).save(encoded, format="PNG")
+    return encoded.getvalue()
 
 
 def read_image(

@@ -80,8 +80,8 @@ def evaluate(
     samples: Annotated[
         str | None,
         typer.Option(
-            help="Score these instead: an .npy of uint8 (N,H,W,C), a folder of images, or a data set such as "
-            "fashion-mnist:test or cifar10:DIR:test, which shows how near real images come."
+            help="Score these instead: an .npy of uint8 (N,H,W,C), a folder of images or of shards (ddpm-run --as), or "
+            "a data set such as fashion-mnist:test or cifar10:DIR:test, which shows how near real images come."
         ),
     ] = None,
     t_stride: Annotated[int, typer.Option(help="Of bits and rate: one time in so many, 1 for all T.")] = 1,
@@ -326,10 +326,12 @@ def _samples(samples: str, image_shape: tuple[int, int, int]) -> "Dataset":
 
     import numpy as np
 
-    from ddpm_export.datasets import READERS, Dataset
+    from ddpm_export.datasets import READERS, Dataset, is_sharded
     from ddpm_export.errors import BadFileError
 
     path = Path(samples)
+    if is_sharded(path):
+        samples = f"shards:{samples}"
     if samples.partition(":")[0] in READERS or path.is_dir():
         return _opened(_source("--samples", samples), image_shape)
     channels, height, width = image_shape

@@ -46,7 +46,7 @@ def export(
         typer.Option(
             "--format",
             help="onnx, torchscript or pt2; sampler (a whole trajectory in one call), slice (steps of one, for "
-            "progress) or edit (given a picture); repeatable.",
+            "progress) or edit (given a picture); triton (for inference servers, in the folder --out); repeatable.",
         ),
     ] = ["onnx"],  # noqa: B006
     storage: Annotated[
@@ -159,6 +159,7 @@ def export(
         out or _folder_of(checkpoint),
         {name: format.ending for name, format in exporting.FORMATS.items()},  # noqa: A001
         {name: format.ending for name, format in exporting.ONE_CALL_FORMATS.items()},  # noqa: A001
+        list(exporting.SERVED_FORMATS),
         (Path(checkpoint).stem if is_exported else "unet")
         + (".float16" if storage == "float16" else ".int8" if is_int8 else ""),
     )
@@ -176,8 +177,10 @@ def export(
     loaded: Checkpoint | ForeignNetwork | Path
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
-        asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
-        asked |= {"--plans": plans, "--guidance": guidance, "--guidance-interval": guidance_interval}
+        asked |= {"--plans": plans}
+        if not set(formats) <= set(exporting.SERVED_FORMATS):  # those have one plan, and it is chosen now
+            asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
+            asked |= {"--guidance": guidance, "--guidance-interval": guidance_interval}
         given = [name for name, value in asked.items() if value is not None]
         if given:
             raise UsageError(f"{given[0]} does not apply to an exported file, such as {checkpoint}.")
@@ -210,20 +213,23 @@ def export(
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
         loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
-    if not isinstance(loaded, Path):
-        spec = with_plans(loaded.spec, plans or [], grid=grid)
-        if plans and sampler is None and steps is None:
-            grid = None  # of the plans only
-        spec = with_defaults(
+
+    def with_chosen(spec: "ModelSpec", of_steps: str | None = grid) -> "ModelSpec":
+        return with_defaults(
             spec,
             sampler=sampler,
             num_steps=None if counts is None else exporting.only_one(counts),
             times=numbers_from_text("--times", times),
             eta=eta,
-            grid=grid,
+            grid=of_steps,
             guidance=guidance_from_options(spec, guidance, guidance_interval),
         )
-        loaded = replace(loaded, spec=spec)
+
+    if not isinstance(loaded, Path):
+        spec = with_plans(loaded.spec, plans or [], grid=grid)
+        # beside --plans a grid may be of the plans only
+        of_steps = None if plans and sampler is None and steps is None else grid
+        loaded = replace(loaded, spec=with_chosen(spec, of_steps))
         if not isinstance(loaded, exporting.Checkpoint):
             loaded = loaded.beginning_with_noise()
         notes += loaded.notes
@@ -231,7 +237,7 @@ def export(
     reports: list[Report] = []
     with progress(len(paths), "exporting") as advance:
         evaluations = (256 if calibrate is None else calibrate) if is_int8 else None
-        for report in exporting.export_all(loaded, paths, storage=storage, calibrate=evaluations):
+        for report in exporting.export_all(loaded, paths, storage=storage, calibrate=evaluations, defaults=with_chosen):
             reports.append(report)
             advance(str(report.path))
     _print_notes(new := list(dict.fromkeys(note for report in reports for note in report.notes)))
@@ -331,13 +337,17 @@ def _print_notes(notes: list[str]) -> None:
 
 
 def _paths(
-    formats: list[str], out: Path, suffixes: dict[str, str], one_call: dict[str, str], name: str
+    formats: list[str], out: Path, suffixes: dict[str, str], one_call: dict[str, str], served: list[str], name: str
 ) -> dict[str, Path]:
     """Return where each format goes; raises UsageError for an unknown one and for one file that should be several."""
     suffixes = {**suffixes, **one_call}
     for format in formats:  # noqa: A001
-        if format not in suffixes:
-            raise UsageError(f"--format must be one of {', '.join(suffixes)}, got {format!r}.")
+        if format not in (*suffixes, *served):
+            raise UsageError(f"--format must be one of {', '.join((*suffixes, *served))}, got {format!r}.")
+    if set(formats) & set(served):
+        if len(formats) > 1 or out.suffix in suffixes.values():
+            raise UsageError(f"--format {' '.join(formats)} must be by itself, and --out a folder, got {str(out)!r}.")
+        return {formats[0]: out}
     if out.suffix not in suffixes.values() or out.is_dir():
         return {format: out / f"{name}{suffixes[format]}" for format in formats}  # noqa: A001
     if len(formats) == 1 and formats[0] in one_call and out.suffix == ".onnx":

@@ -99,6 +99,21 @@ def run(
     untrusted: Annotated[
         bool, typer.Option("--untrusted", help="Open the file in a process of its own, with limits (SECURITY.md).")
     ] = False,
+    format: Annotated[  # noqa: A002
+        str | None,
+        typer.Option("--as", help="Many images, in --out DIR as parquet, tar (WebDataset), npy or png (docs/many.md)."),
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="With --as: how many files. [default: 1000 images each]")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="With --as: process (this one) or ray (workers). [default: process]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Of --engine ray. [default: one a core]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of --engine ray: a cluster that runs. [default: one on this machine only]")
+    ] = None,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="With --as: machines of different kinds may make one set.")
+    ] = False,
     timeout: Timeout = TIMEOUT_S,
     memory: Memory = MEMORY_GIB,
     trust: Trust = False,
@@ -144,11 +159,30 @@ def run(
         "grid": grid,
         "order": order,
     }
-    about = {"model": spec.name, "model_sha256": sha256_of(model)}
     files: dict[str, Any] = {"image": image, "mask": mask, "between": between, "x_T": noise}
     wanted: dict[str, Any] = {"measure": measure, "strength": strength, "seeds": between_seeds}
     said = [name for name, value in {**files, **wanted}.items() if value is not None]
     is_given = bool(said or returns)
+    engines = {"--shards": shards, "--engine": engine, "--workers": workers, "--address": address, "--mixed": mixed}
+    if format is not None:
+        if is_given or invert or each_label or untrusted:
+            raise UsageError(
+                "--as does not apply to what begins with a picture, nor with --invert, --each-label or --untrusted."
+            )
+        kept: dict[str, Any] = {
+            "shards": shards,
+            "provider": provider,
+            "threads": threads,
+            "trust": trust,
+            "mixed": mixed,
+        }
+        kept |= {**settled, "n": 16 if n is None else n, "format": format}
+        _make_set(opened, model, out, as_json, (engine, workers, address), **kept)
+        return
+    needless = [name for name, value in engines.items() if value]
+    if needless:
+        raise UsageError(f"{needless[0]} applies only with --as.")
+    about = {"model": spec.name, "model_sha256": sha256_of(model)}
     if invert and said != ["image"]:
         raise UsageError("--invert needs --image, and nothing else of a picture besides.")
     if each_label and is_given:
@@ -215,6 +249,54 @@ def run(
         how = f"{settings.choice.name or settings.choice.sampler}, {settings.num_rows} steps, seed {settings.seed}"
         typer.echo(
             f"{printable(str(out))}: {settings.n} image{'s' if settings.n > 1 else ''} ({how}) in {seconds:.1f} s"
+        )
+
+
+def _make_set(
+    opened: Any,
+    model: Path,
+    out: Path,
+    as_json: bool,
+    engine: tuple[str | None, int | None, str | None],
+    **how: Any,
+) -> None:
+    """Make what is missing of a set of pictures in a folder, by an engine, its workers and its address; tell of it."""
+    from ddpm_export.files import sole_writer
+    from ddpm_export.shards.job import begin, finish, make_here, missing
+
+    name, workers, address = engine
+    if name not in (None, "process", "ray"):
+        raise UsageError(f"--engine must be process or ray, got {name!r}.")
+    if name != "ray" and (workers, address) != (None, None):
+        raise UsageError("--workers and --address apply only with --engine ray.")
+    since = time.perf_counter()
+    with sole_writer(out):
+        job = begin(model, opened.spec, out, **how)
+        todo = sum(len(job.numbers_of(shard)) for shard in missing(job))
+        with progress(todo, "images") as advance:
+            done = 0
+
+            def report(count: int) -> None:
+                nonlocal done
+                done += count
+                advance(done=done)
+
+            if name == "ray":
+                from ddpm_export.shards.on_ray import make_on_ray
+
+                make_on_ray(job, workers=workers, address=address, report=report)
+            else:
+                make_here(job, opened, report)
+        manifest = finish(job)
+    seconds = time.perf_counter() - since
+    if as_json:
+        files = {"out": str(out), "files": len(manifest.pop("files")), "made": todo, "seconds": round(seconds, 3)}
+        print_json({**manifest, **files})
+    else:
+        found = f", {manifest['n'] - todo} of them found there" if todo < manifest["n"] else ""
+        typer.echo(
+            f"{printable(str(out))}: {manifest['n']} images in {manifest['shards']} shards{found}, in {seconds:.1f} s, "
+            f"digest {manifest['digest'][:16]}"
         )
 
 

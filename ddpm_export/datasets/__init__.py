@@ -9,6 +9,7 @@ from ddpm_export.datasets.dataset import Dataset, LazyImages
 from ddpm_export.datasets.folders import image_folder, noto_emoji, picture_folder, stanford_cars
 from ddpm_export.datasets.idx import fashion_mnist, read_idx
 from ddpm_export.datasets.lsun import lmdb_images
+from ddpm_export.datasets.sharded import is_sharded, sharded_images
 from ddpm_export.errors import BadFileError
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "cifar10",
     "fashion_mnist",
     "image_folder",
+    "is_sharded",
     "lmdb_images",
     "noto_emoji",
     "open_dataset",
     "picture_folder",
     "read_idx",
+    "sharded_images",
     "stanford_cars",
 ]
 
@@ -47,6 +50,7 @@ READERS: dict[str, Reader] = {
     "stanford-cars": Reader(lambda place, shape, train: stanford_cars(place, shape, train=train), has_splits=True),
     "noto-emoji": Reader(lambda place, shape, _train: noto_emoji(place, shape)),
     "lmdb": Reader(lambda place, shape, _train: lmdb_images(place, shape)),
+    "shards": Reader(lambda place, _shape, _train: sharded_images(place)),
     "folder": Reader(lambda place, shape, _train: picture_folder(place, shape)),
 }
 

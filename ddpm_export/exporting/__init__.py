@@ -6,7 +6,7 @@ name only after it has reproduced the network. `formats.py` has the table of for
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -15,7 +15,7 @@ from ddpm_export.diffusion import Model
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.checkpoint import Checkpoint
 from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, model_from_foreign, shape_and_time
-from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, Format
+from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS, Format
 from ddpm_export.exporting.original import (
     Original,
     original_from_checkpoint,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "ONE_CALL_FORMATS",
+    "SERVED_FORMATS",
     "STORAGES",
     "WEIGHTS",
     "Checkpoint",
@@ -254,7 +255,8 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
     `load_onnx` and a path, or the path of a denoiser, `*.onnx`, and another one. A network is used in evaluation mode,
     float32, on the CPU; it maps (x_t (B, C, H, W), t (B,) int64, and the spec's inputs by name) to the outputs that the
     spec names.
-    format: onnx, torchscript or pt2; sampler, slice or edit, the one-call files; the path must have its ending.
+    format: onnx, torchscript or pt2; sampler, slice or edit, the one-call files; the path must have its ending. triton,
+    whose path is a folder of models, in which this one gets a folder called by the plan that is its default.
     storage: float32, or float16 for the large weights of .onnx files, which are then rounded; all is computed in
     float32. The same source gives the same bytes.
     Network evaluations: 48 batches and 10 steps of each, and 3 for the golden vectors; for a one-call file of a
@@ -278,13 +280,14 @@ def export_all(
     *,
     storage: str = "float32",
     calibrate: int | None = None,
+    defaults: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
 ) -> Iterator[Report]:
     """Write a network in several formats, {format: path}, as `export` writes one; yields a report after each file.
 
     calibrate: 1 to 100,000, over how many evaluations of an image the ranges of 8-bit integers are found; onnx only,
     whose convolutions then compute in them. None for float32. Such a file's pictures are near the network's, not equal.
-
-    The network is traced, and its ONNX graph proven, once for all of them: onnx is written before the one-call files.
+    defaults: what becomes of the spec that is found in a file, where its defaults shall be others. The network is
+    traced, and its ONNX graph proven, once for all of them: onnx is written before the one-call files.
     """
     targets = {format: Path(path) for format, path in paths.items()}  # noqa: A001
     for format, path in targets.items():  # noqa: A001
@@ -294,7 +297,7 @@ def export_all(
         elif isinstance(source, (str, Path)):
             _check_source(Path(source), path, format, storage if calibrate is None else "int8")
         _check_int8(format, storage, calibrate)
-    table = {**FORMATS, **ONE_CALL_FORMATS}
+    table = {**FORMATS, **ONE_CALL_FORMATS, **SERVED_FORMATS}
     with ExitStack() as stack:
         if isinstance(source, Checkpoint):
             original = original_from_checkpoint(source, storage, stack)
@@ -302,20 +305,21 @@ def export_all(
             original = original_from_foreign(source, storage, stack)
         else:
             original = original_from_file(Path(source), storage, stack)
+            original.spec = defaults(original.spec)
         original.calibrate = calibrate
         for format in sorted(targets, key=list(table).index):  # noqa: A001
-            path = targets[format]
+            path = table[format].path_in(original, targets[format])
             proof = table[format].write(original, path)
             notes = _notes(original, format)
             yield Report(path, format, path.stat().st_size, sha256_of(path), proof, storage, original.cost, notes)
 
 
 def _check_format(path: Path, format: str, storage: str) -> None:  # noqa: A002
-    table = {**FORMATS, **ONE_CALL_FORMATS}
+    table = {**FORMATS, **ONE_CALL_FORMATS, **SERVED_FORMATS}
     if format not in table:
         raise UsageError(f"format must be one of {', '.join(table)}, got {format!r}.")
     expected = FORMATS[format].ending if format in FORMATS else ".onnx"  # a one-call file is called as its owner likes
-    if path.suffix != expected:
+    if path.suffix != expected and format not in SERVED_FORMATS:
         raise UsageError(f"{path}: a file of format {format} ends in {table[format].ending}.")
     if storage not in STORAGES:
         raise UsageError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}.")

@@ -12,15 +12,19 @@ from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.packages import installed
 from ddpm_export.exporting.proof import PictureProof, Proof
 
-__all__ = ["FORMATS", "ONE_CALL_FORMATS", "Format"]
+__all__ = ["FORMATS", "ONE_CALL_FORMATS", "SERVED_FORMATS", "Format"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """Say how a format's files end, and what writes one and proves it before it takes its name."""
+    """Say how a format's files end, and what writes one and proves it before it takes its name.
+
+    path_in: of a format that is a folder of files, the one of them that has the graph.
+    """
 
     ending: str
     write: Callable[[Original, Path], Proof | PictureProof]
+    path_in: Callable[[Original, Path], Path] = lambda _, path: path
 
 
 def _onnx(original: Original, path: Path) -> Proof:
@@ -59,6 +63,18 @@ def _edit(original: Original, path: Path) -> PictureProof:
     return write_one_call(original, path, "edit")
 
 
+def _triton(original: Original, path: Path) -> PictureProof:
+    with installed("onnx"):
+        from ddpm_export.exporting.triton import write_triton
+    return write_triton(original, path)
+
+
+def _in_repository(original: Original, path: Path) -> Path:
+    with installed("onnx"):
+        from ddpm_export.exporting.triton import model_path
+    return model_path(original.spec, path)
+
+
 # onnx first: its proof is that of the graph which the one-call files are made of
 FORMATS = {"onnx": Format(".onnx", _onnx), "torchscript": Format(".ts", _torchscript), "pt2": Format(".pt2", _pt2)}
 # graphs around a denoiser, which open_model refuses and generate and the commands know
@@ -67,3 +83,5 @@ ONE_CALL_FORMATS = {
     "slice": Format(".slice.onnx", _slice),
     "edit": Format(".edit.onnx", _edit),
 }
+# what inference servers read: a folder, in which each plan of each network has one of its own
+SERVED_FORMATS = {"triton": Format("", _triton, _in_repository)}

@@ -38,6 +38,7 @@ __all__ = [
     "model_from_graph",
     "write_denoiser",
     "write_one_call",
+    "writing",
 ]
 
 BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser, "edit": edit_from_denoiser}
@@ -95,7 +96,7 @@ def write_denoiser(original: Original, path: Path) -> Proof:
         return _write_int8(original, original.calibrate, path)
     model = original.graph.copy()
     helper.set_model_props(model, {METADATA_KEY: json_from_spec(_stored(original.spec_with_golden, original))})
-    with _writing(model, original, path) as beside:
+    with writing(model, original, path) as beside:
         proof = original.prove_file(beside, path)
     original.is_proven = True
     return proof
@@ -139,7 +140,7 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
         own = spec_of_graph(_stored(spec, original), graph)
         golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], own)
         own = dataclasses.replace(own, golden=golden)
-        with _writing(BUILDERS[graph](original.graph.copy(), own), original, path) as beside:
+        with writing(BUILDERS[graph](original.graph.copy(), own), original, path) as beside:
             opened = open_file(beside)
             assert isinstance(opened, OneCallFile)  # we have just named its graph
             return prove_pictures(opened, reference, spec, where=str(path))
@@ -152,7 +153,7 @@ def _stored(spec: ModelSpec, original: Original) -> ModelSpec:
 
 
 @contextmanager
-def _writing(model: ModelProto, original: Original, path: Path) -> Iterator[Path]:
+def writing(model: ModelProto, original: Original, path: Path) -> Iterator[Path]:
     """Give a model its weights, stored as they are to be, and write it beside `path`."""
     if original.graph.path is not None:
         read_weights(model, original.graph.path.parent)

@@ -20,7 +20,7 @@ LOW_16, LOW_32 = 0xFFFF, 0xFFFFFFFF
 
 
 def add_key(g: Builder, seed: str) -> str:
-    """Append Philox's ten round keys of a seed (int64 [], at least 0): int64 [10, 2, 1, 1]."""
+    """Append Philox's ten round keys of a seed, int64 [], at least 0: int64 [10, 2, 1, 1]; of [n, 1]: [10, 2, n, 1]."""
     halves = g.add("key/halves", "Div", seed, g.constant([[[1]], [[2**32]]]))  # (2, 1, 1)
     key = g.add("key/words", "BitwiseAnd", halves, g.constant(LOW_32))
     increments = np.arange(ROUNDS).reshape(-1, 1, 1, 1) * np.array(KEY_INCREMENTS).reshape(1, 2, 1, 1)
@@ -29,11 +29,20 @@ def add_key(g: Builder, seed: str) -> str:
 
 
 def add_noise(
-    g: Builder, scope: str, keys: str, images: str, draw: str, shape: tuple[int, int, int], domain: int = SAMPLING
+    g: Builder,
+    scope: str,
+    keys: str,
+    images: str,
+    draw: str,
+    shape: tuple[int, int, int],
+    domain: int = SAMPLING,
+    *,
+    seeds: int | str = 1,
 ) -> str:
     """Append a draw of the noise of some images: float32 [n, C, H, W].
 
-    keys: of `add_key`. images: their numbers, int64 [n, 1]. draw: int64 []. Both are taken to be in [0, 2^32).
+    keys: of `add_key`, of one seed, or of one for each image where seeds is "n". images: their numbers, int64 [n, 1].
+    draw: int64 []. Both are taken to be in [0, 2^32).
     """
     size = math.prod(shape)
     blocks = (size + 3) // 4
@@ -54,7 +63,7 @@ def add_noise(
         f"{scope}/words 1 and 3",
         keys,
         outputs=[even, odd],
-        body=_round(g, f"{scope}/round"),
+        body=_round(g, f"{scope}/round", seeds),
         num_scan_inputs=1,
     )
     last = g.constant([-1])
@@ -72,7 +81,7 @@ def add_noise(
     return g.add(scope, "Reshape", normals, g.constant([-1, *shape]))
 
 
-def _round(g: Builder, scope: str) -> GraphProto:
+def _round(g: Builder, scope: str, seeds: int | str) -> GraphProto:
     """Return one round of Philox4x32 (Salmon et al. 2011, section 3.3) on (2, n, blocks) words: even, odd, key."""
     body = Builder(g)
     even, odd, key = (f"{scope}/{name}" for name in ("even", "odd", "key"))
@@ -100,7 +109,7 @@ def _round(g: Builder, scope: str) -> GraphProto:
         [
             value(even, TensorProto.INT64, words),
             value(odd, TensorProto.INT64, words),
-            value(key, TensorProto.INT64, [2, 1, 1]),
+            value(key, TensorProto.INT64, [2, seeds, 1]),
         ],
         [value(name, TensorProto.INT64, words) for name in (next_even, next_odd)],
     )

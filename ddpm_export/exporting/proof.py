@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,26 @@ from ddpm_export.editing import plan_below
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
 from ddpm_export.given import known_pixels
 from ddpm_export.golden_pictures import Draw, draws_of, given_in, told_in
+from ddpm_export.guidance import Guidance
 from ddpm_export.images import to_uint8
 from ddpm_export.inputs import example_of_inputs
 from ddpm_export.noise import GIVEN, noise_stream
+from ddpm_export.plans import Plan
 from ddpm_export.runtimes import OneCallFile
 from ddpm_export.samplers import choose, plan, walk
-from ddpm_export.spec import ModelSpec
+from ddpm_export.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
 
 __all__ = [
     "REMEDY",
     "PictureProof",
     "Proof",
     "Rounding",
+    "of_one_plan",
     "pictures_of",
     "prove",
     "prove_int8",
     "prove_pictures",
+    "prove_rows",
     "rounding",
 ]
 
@@ -53,6 +58,7 @@ DRAWS = (
     Draw(2**63 - 1, 2**32 - 1, 1, 1, 0.5),
     Draw(2**32 + 7, 0, 2, 20, 0.3),
 )
+ROWS = ((7, 3), (0, 0), (2**63 - 1, 2**32 - 1), (7, 4))  # seed and image of each row of a graph of rows
 SEED = 0
 REMEDY = "Export it again, with another version of torch if that does not help."
 
@@ -90,7 +96,8 @@ class Proof:
 class PictureProof:
     """Tell how well a one-call file reproduces the Python sampler over its network, the worst of several draws.
 
-    error is the largest difference in x, at is where; equal_share and max_level_difference compare uint8 images.
+    error is the largest difference in x, or in levels where a graph shows pictures only, at is where; equal_share and
+    max_level_difference compare uint8 images.
     """
 
     error: float
@@ -205,6 +212,57 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
             error, at = off, str(draw)
         equal_share, difference = min(equal_share, share), max(difference, levels)
     return PictureProof(error, at, tuple(map(str, draws)), equal_share, difference)
+
+
+def prove_rows(
+    run: Callable[[dict[str, Array]], list[Array]],
+    reference: Model,
+    spec: ModelSpec,
+    plan: Plan,
+    *,
+    where: str = "model",
+) -> PictureProof:
+    """Compare the rows of one call of a graph of rows with what the Python sampler makes of each by itself.
+
+    run: the graph, inputs by name -> images. Evaluates the network on a batch of 4, twice the rows where it is guided,
+    and on 4 single images, at each row of the plan. Raises ModelRefusedError as `prove_pictures` does.
+    """
+    one_plan = of_one_plan(spec, plan)
+    interval = spec.defaults.guidance.interval if spec.defaults.guidance is not None else None
+    scales = (1.0, 2.5, 0.0, 0.5) if spec.takes_guidance else (None,) * 4
+    draws = [
+        Draw(
+            seed,
+            image,
+            1,
+            len(plan.rows),
+            0.0,
+            plan="rows",
+            guidance=None if scale is None else Guidance(scale, interval),
+        )
+        for (seed, image), scale in zip(ROWS, scales, strict=True)
+    ]
+    told = [told_in(spec, draw) for draw in draws]
+    feeds = {name: np.concatenate([one[name] for one in told]) for name in told[0]}
+    feeds |= {"seed": np.array([draw.seed for draw in draws]), "image": np.array([draw.first for draw in draws])}
+    if spec.takes_guidance:
+        feeds["guidance"] = np.array(scales, np.float32)
+    (images,) = run(feeds)
+    expected = np.concatenate([pictures_of(reference, one_plan, draw)[1] for draw in draws])
+    if images.shape != expected.shape:
+        raise ModelRefusedError(
+            f"{where}: its images have shape {images.shape}, not {expected.shape}. Export it again."
+        )
+    at = "rows of different seeds"
+    share, levels = _difference(images, expected)
+    _refuse_other_pictures(where, share, levels, f"in {at}")
+    return PictureProof(float(levels), at, tuple(map(str, draws)), share, levels)
+
+
+def of_one_plan(spec: ModelSpec, plan: Plan) -> ModelSpec:
+    """Return the spec with one plan only, called rows, and without defaults that name another."""
+    kept = tuple(name for name in spec.requires if name not in (PLAN, TIMES, GUIDANCE))
+    return dataclasses.replace(spec, plans={"rows": plan}, defaults=Defaults(num_steps=1), requires=kept)
 
 
 def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:

@@ -1,14 +1,16 @@
 """One-call sampler files: a denoiser's graph inside a Loop, with the table of rows and the noise. No torch.
 
 `sampler_from_denoiser` gives the graph of docs/format.md section 5 that runs a whole trajectory, `slice_from_denoiser`
-the one that runs some of its steps, from a state to a state, `edit_from_denoiser` the one that is given pictures. The
-mathematics is that of ddpm_export's diffusion.py, samplers.py and given.py, on values of the graph.
+the one that runs some of its steps, from a state to a state, `edit_from_denoiser` the one that is given pictures,
+`rows_from_denoiser` one for servers, whose every row is asked for by itself. The mathematics is that of ddpm_export's
+diffusion.py, samplers.py and given.py, on values of the graph.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
@@ -18,16 +20,27 @@ from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, rename
 from ddpm_export.exporting.philox_graph import add_key, add_noise
+from ddpm_export.exporting.proof import of_one_plan
 from ddpm_export.guidance import MAX_SCALE
 from ddpm_export.inputs import OWN_GUIDANCE
 from ddpm_export.noise import GIVEN, SAMPLING
+from ddpm_export.plans import Plan
 from ddpm_export.runtimes.one_call import NOT_FINITE, history_size, inputs_of, names_of, outputs_of
 from ddpm_export.samplers import ddim_weights, weighted_sum
 from ddpm_export.spec import GUIDANCE, METADATA_KEY, PLAN, TIMES, VARIANCE_FRACTION, ModelSpec, json_from_spec
 
-__all__ = ["edit_from_denoiser", "sampler_from_denoiser", "slice_from_denoiser", "spec_of_graph"]
+__all__ = [
+    "ROWS",
+    "edit_from_denoiser",
+    "rows_from_denoiser",
+    "rows_inputs",
+    "sampler_from_denoiser",
+    "slice_from_denoiser",
+    "spec_of_graph",
+]
 
 END = 2**31 - 1  # of a vector, in Slice
+ROWS = "ddpm_export_rows"  # the key of metadata that has the inputs of a graph of rows, and what each may be
 NETWORK = "network/"  # before every name of the denoiser's graph: ours cannot meet one of them
 
 
@@ -116,6 +129,63 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     return _model(g, spec, {"images": _pixels(picture), "x_0": picture})
 
 
+def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
+    """Return the inputs of a graph of rows by name: dtype, the shape of one row, min and max where it has limits.
+
+    Raises ModelRefusedError for a network's input that is called as one of the others.
+    """
+    inputs: dict[str, dict[str, Any]] = {
+        "seed": {"dtype": "int64", "shape": [], "min": 0, "max": 2**63 - 1},
+        "image": {"dtype": "int64", "shape": [], "min": 0, "max": 2**32 - 1},
+    }
+    for one in spec.inputs:
+        if one.is_told:
+            if one.name in (*inputs, "guidance", "images"):
+                raise ModelRefusedError(f"Input {one.name!r} is called as one that every graph of rows has. Rename it.")
+            limits = {"min": 0, "max": one.num_labels - 1} if one.kind == "label" else {}
+            inputs[one.name] = {"dtype": one.dtype, "shape": list(one.shape), **limits}
+    if spec.takes_guidance:
+        inputs["guidance"] = {"dtype": "float32", "shape": [], "min": 0.0, "max": MAX_SCALE}
+    return inputs
+
+
+def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> ModelProto:
+    """Return a graph of rows: (seed, image, labels and other inputs, guidance), each [n, ...] -> images, by one plan.
+
+    spec: the denoiser's. Row by row it is what the sampler makes of that seed and image; what they have in common is
+    the plan, since a loop has one number of steps, and the interval of guidance, the spec's own.
+    """
+    taken = rows_inputs(spec)
+    inner = spec_of_graph(of_one_plan(spec, plan), "sampler")
+    inner = dataclasses.replace(inner, requires=tuple(name for name in inner.requires if name != GUIDANCE))
+    g = Builder(scope="run")
+    given = {name: g.input(name, np.dtype(one["dtype"]).type, ["n", *one["shape"]]) for name, one in taken.items()}
+    n = given["seed"].count()
+    for name, one in taken.items():
+        checked = _require(f"{name} must be one for each image", given[name], given[name].count().equals(n))
+        if "min" in one:
+            within = _within(checked, one["min"], one["max"]).every()
+            checked = _require(f"{name} must be {one['min']} to {one['max']}", checked, within)
+        given[name] = checked
+    fixed = {"steps": g.value(len(plan.rows)), "eta": g.value(0.0, np.float32), "plan": g.value(1)}
+    rows = _add_rows(g, inner, {**fixed, "times": g.value([], np.int64, "no times")})
+    if spec.takes_guidance:
+        interval = spec.defaults.guidance.interval if spec.defaults.guidance is not None else None
+        low, high = interval or (0, spec.num_train_timesteps)
+        inside = g.value([[low <= row.t <= high] for row in plan.rows], np.bool_, "guided rows")
+        rows = rows._replace(scale=inside.where(given["guidance"], 1.0))  # (rows, n)
+    keys = add_key(g, given["seed"].do("Unsqueeze", [1]).name)
+    told = {one.name: given[one.name] for one in spec.inputs if one.is_told}
+    run = _Run(inner, rows, keys, given["image"].do("Unsqueeze", [1]).name, told, by_row=True)
+    x = _add_first_noise(g, run)
+    carried = {"x": x, **{name: x.zeros(*shape) for name, shape in _remembered(inner).items()}}
+    after = _add_loop(g, denoiser.graph, run, g.value(0), g.value(len(plan.rows)), carried)
+    model = _model(g, inner, {"images": _pixels(after["x"])})
+    del model.metadata_props[:]  # no reader of ours takes it for a sampler
+    helper.set_model_props(model, {ROWS: json.dumps(taken)})
+    return model
+
+
 def _begun(spec: ModelSpec) -> tuple[Builder, dict[str, Value]]:
     """Return a graph that has its inputs, and these by name."""
     g = Builder(scope="run")
@@ -125,6 +195,8 @@ def _begun(spec: ModelSpec) -> tuple[Builder, dict[str, Value]]:
 def _model(g: Builder, spec: ModelSpec, results: Mapping[str, Value]) -> ModelProto:
     outputs = []
     for name, (kind, shape) in outputs_of(spec).items():
+        if name not in results:
+            continue
         g.add(name, "Identity", results[name].name)
         outputs.append(value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape))
     graph = g.graph(str(spec.graph), g.inputs, outputs)
@@ -178,6 +250,7 @@ class _Run(NamedTuple):
     """Name what a whole run shares: rows, round keys, image numbers int64 [n, 1], and the network's further inputs.
 
     known: what is known of the pictures, None where they are made from noise.
+    by_row: whether each image has a seed and a guidance of its own.
     """
 
     spec: ModelSpec
@@ -186,6 +259,7 @@ class _Run(NamedTuple):
     images: str
     told: Mapping[str, Value]
     known: _Known | None = None
+    by_row: bool = False
 
 
 def _add_run(g: Builder, spec: ModelSpec, given: Mapping[str, Value], n: Value, n_is: str) -> _Run:
@@ -300,7 +374,8 @@ def _remembered(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _add_noise(g: Builder, name: str, run: _Run, draw: Value, domain: int = SAMPLING) -> Value:
-    return Value(g, add_noise(g, name, run.keys, run.images, draw.name, run.spec.state_shape, domain), np.float32)
+    seeds, shape = "n" if run.by_row else 1, run.spec.state_shape
+    return Value(g, add_noise(g, name, run.keys, run.images, draw.name, shape, domain, seeds=seeds), np.float32)
 
 
 def _add_first_noise(g: Builder, run: _Run) -> Value:
@@ -379,7 +454,8 @@ def _add_loop(
     x_t, t = before["x"], rows.t.within(body).at(index)
     told = {name: one.within(body) for name, one in run.told.items()}
     told |= {name: before[name] for name in _remembered(spec) if name != "history"}
-    predicted = _add_guided(body, network, spec, x_t, t, told, None if rows.scale is None else here(rows.scale))
+    add_guided = _add_guided_rows if run.by_row else _add_guided
+    predicted = add_guided(body, network, spec, x_t, t, told, None if rows.scale is None else here(rows.scale))
     x_0, eps = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, spec.clip_x_0)
     if rows.raw_eps is not None:
         _, raw = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, None)
@@ -451,6 +527,37 @@ def _add_guided(
     c, u = both.part(0, count), both.part(more, END)
     guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], scale)[spec.prediction]
     return guided
+
+
+def _add_guided_rows(
+    g: Builder, network: GraphProto, spec: ModelSpec, x_t: Value, t: Value, told: dict[str, Value], scale: Value | None
+) -> Value:
+    """Append the network as `_add_guided` does, for a scale of each image, [n].
+
+    Rows of u follow those of c where any image needs both; each is what it would be by itself.
+    """
+    if scale is None or spec.guides_itself:
+        own = {} if scale is None else {OWN_GUIDANCE: scale.do("Unsqueeze", [1])}
+        inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **told, **own}
+        return _add_network(g, network, spec.prediction, inputs)
+    label, count = spec.label, x_t.count()
+    assert label is not None
+    assert label.none is not None
+    plain = scale.equals(0.0) | scale.equals(1.0)
+    more = plain.every().where(g.value(0), count)
+    none = told[label.name] * 0 + int(label.none)
+    inputs = {name: one.followed_by(one.part(0, more)) for name, one in {"x_t": x_t, **told}.items()}
+    inputs[label.name] = scale.equals(0.0).where(none, told[label.name]).followed_by(none.part(0, more))
+    inputs["t"] = t.do("Expand", inputs["x_t"].sizes(start=0, end=1))
+    both = _add_network(g, network, spec.prediction, inputs)
+    c, u = both.part(0, count), both.part(more, END)
+    guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], _column(scale))[spec.prediction]
+    return _column(plain).where(c, guided)
+
+
+def _column(values: Value) -> Value:
+    """Return a value for each image, [n], so that it meets images [n, C, H, W]."""
+    return values.do("Unsqueeze", [1, 2, 3])
 
 
 def _add_network(g: Builder, network: GraphProto, output: str, inputs: Mapping[str, Value]) -> Value:

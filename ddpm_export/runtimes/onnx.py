@@ -20,7 +20,16 @@ from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
 from ddpm_export.wording import first_line, not_installed
 
-__all__ = ["Extractor", "Graph", "evaluate_from_bytes", "model_from_bytes", "open_extractor", "open_graph", "open_onnx"]
+__all__ = [
+    "Extractor",
+    "Graph",
+    "evaluate_from_bytes",
+    "graph_from_path",
+    "model_from_bytes",
+    "open_extractor",
+    "open_graph",
+    "open_onnx",
+]
 
 # images (B, C, H, W) float32 in [-1, 1] -> features (B, D) and logits (B, K), float32
 Extractor = Callable[[Array], tuple[Array, Array]]
@@ -78,6 +87,12 @@ def evaluate_from_bytes(content: bytes, outputs: list[str], *, threads: int | No
         return values
 
     return evaluate
+
+
+def graph_from_path(path: Path, *, threads: int | None = None) -> Callable[[dict[str, Array]], list[Array]]:
+    """Return what runs any graph of ours on the CPU: inputs by name -> its outputs in order."""
+    session = _session(_onnxruntime(), str(path), str(path), CPU, threads)
+    return lambda feeds: list(session.run(None, feeds))
 
 
 def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str, threads: int | None) -> Extractor:

@@ -1,16 +1,21 @@
 """Serve images over HTTP with the standard library: python examples/python/serve.py, then open /?seed=7&image=3.
 
-Of a --model with classes, /?label=sneaker&guidance=2 says what is made. A POST of {"image": a PNG in base64, "mask":
-another, "strength": 0.5}, with mask or strength or both, has that picture filled in or made anew. With --untrusted a
-child opens the model and samples: what hangs or crashes it is one answer, not the server's end.
+&n=4 asks for several on one page, &steps=20 for fewer steps; of a --model with classes, &label=sneaker&guidance=2 says
+what is made. A POST of {"image": a PNG in base64, "mask": another, "strength": 0.5}, with mask or strength or both, has
+that picture filled in or made anew. With --untrusted a child opens the model and samples: what hangs or crashes it is
+one answer, not the server's end. Ctrl-C or SIGTERM ends it once those that were let in have their answers.
 """
 
 import argparse
 import base64
-import io
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from contextlib import suppress
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,12 +23,17 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ddpm_export.child import Worker, answer, confine
+from ddpm_export.cores import cores
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 
 MODEL = "exported/unet.onnx"
-SECONDS = 60.0  # that a child has for one image
+SECONDS = 60.0  # that an answer may take, its turn waited for
 MOST_BYTES = 4 * 2**20  # of a request's body
 BODY = '{"image": "...", "mask": "...", "strength": 0.5}'  # pictures as PNGs in base64
+KINDS = {"seed": int, "image": int, "n": int, "steps": int, "label": str, "guidance": float}
+MOST = {"n": 16, "steps": 250}  # of one request
+POOL = ThreadPoolExecutor(cores())
+ROOM = threading.Semaphore(cores() + 32)  # requests at work or waiting for a core; others are sent away
 
 
 @cache
@@ -34,20 +44,17 @@ def opened(model: str) -> Any:
     return open_model(model, threads=1)
 
 
-def png(
-    model: str, seed: int, image: int, label: str | None, guidance: float | None, given: dict[str, Any] | None = None
-) -> bytes:
-    """Return one image of a model as a PNG, made of a given picture if there is one."""
-    from PIL import Image
-
+def png(model: str, asked: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
+    """Return images of a model, one or a grid, as a PNG, made of a given picture if there is one."""
     from ddpm_export import edit, generate
+    from ddpm_export.images import grid, png_bytes
 
-    how = {"n": 1, "seed": seed, "first": image, "num_steps": 50, "label": label, "guidance": guidance}
+    names = {"image": "first", "steps": "num_steps"}
+    how = {"n": 1, "seed": 0, "num_steps": 50} | {names.get(name, name): value for name, value in asked.items()}
     network = opened(model)
-    pixels = (generate(network, **how) if given is None else edit(network, **read(network[1], given), **how))[0]
-    encoded = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(encoded, format="PNG")
-    return encoded.getvalue()
+    return png_bytes(
+        grid(generate(network, **how) if given is None else edit(network, **read(network[1], given), **how))
+    )
 
 
 def read(spec: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -84,35 +91,47 @@ class Handler(BaseHTTPRequestHandler):
     """Answer /?seed=S&image=K with a PNG: the same for the same query, so that any cache may keep it for ever."""
 
     paint: Callable[..., bytes]
-    timeout = 60  # seconds that a client may be silent: each that waits holds a thread
+    timeout = 10  # seconds that a client may be silent: each that waits holds a thread
 
     def do_POST(self) -> None:
-        """Send one image made of the picture in the body."""
+        """Send images made of the picture in the body."""
         length = int(self.headers.get("Content-Length", 0))
         if not 0 < length <= MOST_BYTES:
             return self.answer(413, "text/plain", f"The body must have 1 to {MOST_BYTES} bytes.".encode())
         try:
-            self.paint_and_answer(dict(json.loads(self.rfile.read(length))))
+            given = dict(json.loads(self.rfile.read(length)))
         except (ValueError, TypeError):
-            self.answer(
-                400, "text/plain", b'The body must be such as {"image": "...", "mask": "...", "strength": 0.5}.'
-            )
+            return self.answer(400, "text/plain", f"The body must be such as {BODY}.".encode())
+        self.paint_and_answer(given)
 
     def do_GET(self) -> None:
-        """Send one image, or one line that says what was wrong."""
+        """Send images, or one line that says what was wrong."""
         self.paint_and_answer()
 
     def paint_and_answer(self, *given: dict[str, Any]) -> None:
         """Send what the query asks for, of a picture that may be given."""
+        url = urlsplit(self.path)
         try:
-            query = dict(parse_qsl(urlsplit(self.path).query))
-            seed, image = (int(query.get(name, 0)) for name in ("seed", "image"))
-            guidance = float(query["guidance"]) if "guidance" in query else None
-            self.answer(200, "image/png", self.paint(seed, image, query.get("label"), guidance, *given))
+            asked = {name: KINDS[name](text) for name, text in parse_qsl(url.query, strict_parsing=bool(url.query))}
+            for name, most in MOST.items():
+                if not 1 <= asked.get(name, 1) <= most:
+                    raise ValueError(f"{name} must be 1 to {most}, got {asked[name]}.")
+            if url.path != "/":
+                return self.answer(404, "text/plain", b"Ask for /?seed=7&image=3.")
+            if not ROOM.acquire(blocking=False):
+                raise Late
+            made = POOL.submit(self.paint, asked, *given)
+            made.add_done_callback(lambda _: ROOM.release())
+            body = made.result(SECONDS)
+        except KeyError as exc:
+            return self.answer(400, "text/plain", f"The query must be of {', '.join(KINDS)}, got {exc}.".encode())
         except (ValueError, UsageError) as exc:
-            self.answer(400, "text/plain", str(exc).encode())
+            return self.answer(400, "text/plain", str(exc).encode())
+        except Late:
+            return self.answer(503, "text/plain", b"Busy. Come again.")
         except DdpmExportError as exc:
-            self.answer(500, "text/plain", str(exc).encode())
+            return self.answer(500, "text/plain", str(exc).encode())
+        self.answer(200, "image/png", body)
 
     def answer(self, status: int, kind: str, body: bytes) -> None:
         """Send a whole answer."""
@@ -134,6 +153,9 @@ if __name__ == "__main__":
     else:
         opened(options.model)
         Handler.paint = staticmethod(partial(png, options.model))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
+        server.daemon_threads = False  # they are waited for at the end
         print(f"http://127.0.0.1:{server.server_address[1]}/?seed=7&image=3", flush=True)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

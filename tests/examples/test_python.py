@@ -6,12 +6,15 @@ import importlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,6 +71,80 @@ def test_the_server_gives_the_golden_image_and_refuses_in_one_line(server):
         assert error.value.code == 400
         assert len(error.value.read().splitlines()) == 1
         error.value.close()
+
+
+def status_of(address):
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_the_server_says_what_is_too_much_unknown_or_elsewhere(with_classes):
+    with served("--model", with_classes) as server:
+        status, page = status_of(f"{server}?n=3&steps=4&seed=1")
+        assert status == 200
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(page))), grid(generate(with_classes, n=3, num_steps=4, seed=1))[..., 0]
+        )
+        refusals = {
+            "?n=17": b"n must be 1 to 16, got 17.",
+            "?n=0": b"n must be 1 to 16, got 0.",
+            "?steps=251": b"steps must be 1 to 250, got 251.",
+            "?sed=7": b"The query must be of seed, image, n, steps, label, guidance, got 'sed'.",
+            "?seed": b"bad query field: 'seed'",
+            "?steps=61": b"The number of steps must be from 1 to 60, the model's own, got 61.",
+        }
+        for query, reason in refusals.items():
+            assert status_of(f"{server}{query}") == (400, reason)
+        assert status_of(f"{server}favicon.ico")[0] == 404
+
+
+def test_a_crowded_server_sends_others_away_and_ends_once_it_has_answered(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "python")
+    serve = importlib.import_module("serve")
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def paint(*_asked):
+        begun.release()
+        go_on.wait(30)
+        return b"png"
+
+    monkeypatch.setattr(serve.Handler, "paint", staticmethod(paint), raising=False)
+    monkeypatch.setattr(serve, "ROOM", threading.Semaphore(2))
+    monkeypatch.setattr(serve, "POOL", ThreadPoolExecutor(1))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve.Handler) as server, ThreadPoolExecutor(9) as pool:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        first = [pool.submit(status_of, address) for _ in range(2)]
+        assert begun.acquire(timeout=30)
+        while serve.ROOM._value:
+            time.sleep(0.01)
+        assert status_of(address) == (503, b"Busy. Come again.")
+        monkeypatch.setattr(serve, "SECONDS", 0.05)
+        go_on.set()
+        assert [one.result() for one in first] == [(200, b"png")] * 2
+        go_on.clear()
+        assert status_of(address)[0] == 503  # it took too long
+        go_on.set()
+        server.shutdown()
+
+
+def test_a_server_that_is_stopped_sends_what_was_asked_for():
+    command = [sys.executable, "examples/python/serve.py", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split("?")[0].strip()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(status_of, f"{address}?n=16&steps=20")
+            time.sleep(0.3)
+            assert not asked.done()
+            process.send_signal(signal.SIGTERM)
+            assert asked.result()[0] == 200
+        assert process.wait(30) == 0
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(address, timeout=5)
 
 
 def test_what_is_filled_in_step_by_step_is_what_edit_makes(tmp_path):

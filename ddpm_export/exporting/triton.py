@@ -1,0 +1,118 @@
+"""A model for inference servers: a folder as Triton's model repository has it, around a graph of rows. No torch."""
+
+import re
+from pathlib import Path
+
+from ddpm_export.errors import ModelRefusedError
+from ddpm_export.exporting.from_denoiser import model_from_graph, writing
+from ddpm_export.exporting.original import Original
+from ddpm_export.exporting.proof import PictureProof, prove, prove_rows
+from ddpm_export.exporting.sampler import rows_from_denoiser, rows_inputs
+from ddpm_export.files import replacing
+from ddpm_export.runtimes.onnx import graph_from_path
+from ddpm_export.samplers import Choice, choose
+from ddpm_export.spec import ModelSpec
+
+__all__ = ["model_path", "write_triton"]
+
+MAX_BATCH = 16
+DELAY_US = 2000  # that a request waits for others: less than a step of one picture
+KINDS = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
+
+
+def model_path(spec: ModelSpec, repository: Path) -> Path:
+    """Return where the graph of a model lies in a repository: the model is called by its plan."""
+    return repository / _name(spec) / "1" / "model.onnx"
+
+
+def _name(spec: ModelSpec) -> str:
+    choice = choose(spec)
+    knobs = [f"{knob}{value:g}" for knob, value in choice.knobs.items() if isinstance(value, float) and value]
+    what = choice.name or "-".join([str(choice.sampler), *([choice.grid] if choice.grid else []), *knobs])
+    steps = [] if choice.name else [str(len(choice.plan.rows))]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join([spec.name, what, *steps])).strip("-")
+
+
+def write_triton(original: Original, path: Path) -> PictureProof:
+    """Write model.onnx, with config.pbtxt and README.md in the folder above; it takes its name once it is proven.
+
+    Row by row its pictures must be those of the Python sampler for that seed, image, label and guidance by themselves,
+    by the plan that is the spec's default. Raises ModelRefusedError where they are not, and for a plan that weighs a
+    learned variance.
+    """
+    spec, choice = original.spec, choose(original.spec)
+    if choice.plan.needs_learned_variance:
+        raise ModelRefusedError("The plan needs a learned variance, which a graph of rows has no place for.")
+    if not original.is_proven:
+        prove(model_from_graph(original.graph, spec), original.reference, spec, where=str(path))
+        original.is_proven = True
+    with (
+        original.one_thread(),
+        writing(rows_from_denoiser(original.graph.copy(), spec, choice.plan), original, path) as beside,
+    ):
+        proof = prove_rows(graph_from_path(beside), original.reference, spec, choice.plan, where=str(path))
+    folder = path.parent.parent
+    for name, text in {"config.pbtxt": _config(spec), "README.md": _readme(spec, choice)}.items():
+        with replacing(folder / name) as beside:
+            beside.write_text(text, encoding="utf-8")
+    return proof
+
+
+def _config(spec: ModelSpec) -> str:
+    """Return a model's config.pbtxt: one number a row is dims [1] to Triton, and reshaped to none for the graph."""
+    channels, height, width = spec.picture_shape
+    blocks = [
+        f'  {{ name: "{name}" data_type: {KINDS[one["dtype"]]} {_dims(one["shape"])} }}'
+        for name, one in rows_inputs(spec).items()
+    ]
+    return "\n".join(
+        [
+            f'name: "{_name(spec)}"',
+            'platform: "onnxruntime_onnx"',
+            f"max_batch_size: {MAX_BATCH}",
+            "input [",
+            ",\n".join(blocks),
+            "]",
+            "output [",
+            f'  {{ name: "images" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }}',
+            "]",
+            f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY_US} }}",
+            "",
+        ]
+    )
+
+
+def _dims(shape: list[int]) -> str:
+    return f"dims: [ {', '.join(map(str, shape))} ]" if shape else "dims: [ 1 ] reshape: { shape: [ ] }"
+
+
+def _readme(spec: ModelSpec, choice: Choice) -> str:
+    """Return what whoever runs a server, or asks one, has to know of a model."""
+    rows = []
+    for name, one in rows_inputs(spec).items():
+        values = f"{one['min']} to {one['max']}" if "min" in one else "any"
+        rows.append(f"| `{name}` | {one['dtype']} | {one['shape'] or [1]} | {values} |")
+    channels, height, width = spec.picture_shape
+    label = spec.label
+    named = enumerate(label.name_of(value) for value in range(label.num_labels)) if label is not None else ()
+    classes = ", ".join(f"{value} {name}" for value, name in named)
+    return "\n".join(
+        [
+            f"# {_name(spec)}",
+            "",
+            f"Pictures of `{spec.name}`, by {len(choice.plan.rows)} steps of {choice.name or choice.sampler}. A "
+            "request is a batch of rows, each of them asked for by itself:",
+            "",
+            "| input | dtype | a row | values |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"`images` is uint8, [{height}, {width}, {channels}] a row: the picture that `ddpm-run --seed SEED --first "
+            "IMAGE --n 1` makes, within one level, whatever else is in the batch."
+            + (f" The values of `{label.name}` are {classes}." if label is not None else ""),
+            "",
+            "The graph refuses a batch that has a value out of range, and servers batch requests of different users:"
+            " check values before (docs/serving.md of ddpm-export).",
+            "",
+        ]
+    )

@@ -1,0 +1,292 @@
+"""A set of many pictures: the same from every format, engine and number of shards, however often it is stopped."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import assert_refused, command_line, run_here
+from models import mix_model, tiny_spec, told_model
+from PIL import Image
+
+from ddpm_export import Input, generate, open_model
+from ddpm_export.cli.run import main
+from ddpm_export.datasets import open_dataset
+from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.shards import job as jobs
+from ddpm_export.shards.formats import FORMATS, digest_of, hexadecimal
+
+LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "hat"))
+ASKED = ["--n", 23, "--first", 5, "--seed", 3, "--label", "bag,none,shoe", "--batch", 4]
+NUMBERS, CYCLE = range(5, 28), [1, 3, 0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.onnx"
+    path.write_bytes(told_model(tiny_spec(inputs=(LABEL,), requires=("inputs",))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return generate(model, n=23, first=5, seed=3, label=["bag", "none", "shoe"])
+
+
+def made(model, out, *arguments):
+    ending = run_here(main, model, *ASKED, "--out", out, "--as", "npy", "--json", *arguments)
+    assert ending.code == 0, ending
+    return json.loads(ending.out)
+
+
+def labels_of(numbers):
+    return [CYCLE[number % 3] for number in numbers]
+
+
+@pytest.fixture(scope="module")
+def sets(model, tmp_path_factory):
+    """{format: (folder, what was told)} of the same pictures, in other numbers of shards."""
+    place = tmp_path_factory.mktemp("sets")
+    shards = zip(FORMATS, (1, 4, 5, 23), strict=True)
+    return {name: (place / name, made(model, place / name, "--as", name, "--shards", k)) for name, k in shards}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_holds_the_pictures_of_one_call_and_the_same_digest(sets, expected, name):
+    folder, told = sets[name]
+    data = open_dataset("shards", folder, image_shape=(1, 6, 5))
+    np.testing.assert_array_equal(data.images[:], expected)
+    np.testing.assert_array_equal(data.images[[20, 0, 7]], expected[[20, 0, 7]])
+    assert (data.labels.tolist(), data.classes) == (labels_of(NUMBERS), ("shoe", "bag", "hat", "none"))
+    assert told["digest"] == hexadecimal(digest_of(NUMBERS, expected, labels_of(NUMBERS)))
+    assert told["files"] == told["shards"] == {"parquet": 1, "tar": 4, "npy": 5, "png": 23}[name]
+    assert (told["made"], told["settings"]["seed"]) == (23, 3)
+
+
+def test_a_digest_sees_pixels_labels_and_order_and_adds_up(expected):
+    def digest(pixels, labels):
+        return digest_of(NUMBERS, pixels, labels)
+
+    whole = digest(expected, labels_of(NUMBERS))
+    parts = [
+        digest_of(part, expected[part.start - 5 :][: len(part)], labels_of(part))
+        for part in (range(5, 9), range(9, 28))
+    ]
+    assert sum(parts) % 2**256 == whole
+    other = expected.copy()
+    other[3, 0, 0] ^= 1
+    others = {digest(other, labels_of(NUMBERS)), digest(expected[::-1], labels_of(NUMBERS)), digest(expected, [])}
+    assert len(others | {whole}) == 4
+
+
+def test_parquet_is_read_by_pyarrow_and_datasets(sets, expected, tmp_path, monkeypatch):
+    folder, _ = sets["parquet"]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(folder / "00000-of-00001.parquet").to_pydict()
+    assert (table["number"], table["label"]) == (list(NUMBERS), labels_of(NUMBERS))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(table["image"][4]["bytes"]))), expected[4, ..., 0])
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code = """
+import sys, numpy as np, datasets
+found = datasets.load_dataset(sys.argv[1], split="train", cache_dir=sys.argv[2])
+np.save(sys.argv[3], np.stack([np.asarray(row["image"]) for row in found]))
+print(found.features["label"].int2str(found[0]["label"]), type(found.features["image"]).__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "cache", tmp_path / "a.npy"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["shoe", "Image"], done
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected[..., 0])
+
+
+def test_a_tar_is_read_by_webdataset(sets, expected):
+    folder, _ = sets["tar"]
+    code = """
+import sys, numpy as np, webdataset
+found = list(webdataset.WebDataset(sys.argv[2:], shardshuffle=False).decode("l8"))
+np.save(sys.argv[1], np.stack([sample["png"] for sample in found]))
+print(*[int(sample["__key__"]) for sample in found], *[sample["cls"] for sample in found])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder / "a.npy", *sorted(folder.glob("*.tar"))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert list(map(int, done.stdout.split())) == [*NUMBERS, *labels_of(NUMBERS)], done
+    np.testing.assert_array_equal(np.load(folder / "a.npy"), expected[..., 0])
+    (folder / "a.npy").unlink()
+
+
+def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same(sets, model, tmp_path, monkeypatch):
+    whole = (sets["npy"][0] / "manifest.json").read_bytes()
+    asked = ["--as", "npy", "--shards", 5]
+    real, left = jobs.pictures, iter([0] * 18)
+
+    def stopping(*arguments):
+        for found in real(*arguments):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(jobs, "pictures", stopping)
+    assert run_here(main, model, *ASKED, "--out", tmp_path / "a", *asked).code == 130
+    assert not (tmp_path / "a" / "manifest.json").exists()
+    monkeypatch.setattr(jobs, "pictures", real)
+    without_seed = [word for word in ASKED if word not in ("--seed", 3)]
+    (tmp_path / "a" / "00000-of-00005.npy").write_bytes(b"cut off")
+    ending = run_here(main, model, *without_seed, "--out", tmp_path / "a", *asked, "--json")
+    assert ending.code == 0, ending
+    assert json.loads(ending.out)["made"] == 4 + 5 + 5
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == whole
+    assert made(model, tmp_path / "a", *asked)["made"] == 0
+    assert [path.name for path in (tmp_path / "a").rglob("*part*")] == []
+
+
+def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypatch):
+    folder, other = tmp_path / "copy", tmp_path / "other.onnx"
+    shutil.copytree(sets["npy"][0], folder)
+    usual = ["--out", folder, "--as", "npy", "--shards", 5]
+    cases = {
+        "seed 3, not 4": (model, ["--seed", 4]),
+        "n 23, not 24": (model, ["--n", 24]),
+        "shards 5, not 6": (model, ["--shards", 6]),
+        "format 'npy', not 'png'": (model, ["--as", "png"]),
+        "num_steps 4, not 5": (model, ["--steps", 5]),
+        "label": (model, ["--label", "hat"]),
+    }
+    for words, (which, arguments) in cases.items():
+        assert_refused(run_here(main, which, *ASKED, *usual, *arguments), 2, words, "Choose another --out.")
+    spec = tiny_spec(inputs=(LABEL,), requires=("inputs",), source={"importer": "own"})
+    other.write_bytes(told_model(spec))
+    assert_refused(run_here(main, other, *ASKED, *usual), 2, "model_sha256")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("a year's work")
+    assert_refused(run_here(main, model, *ASKED, *usual, "--out", tmp_path / "mine"), 2, "is not empty")
+
+    begun = jobs.begin(model, open_model(model)[1], folder, format="npy", shards=5, **asked_of(seed=3))
+    monkeypatch.setattr(jobs, "instructions", lambda: "a390 vfma")
+    assert_refused(run_here(main, model, *ASKED, *usual), 2, "instructions", "a390 vfma", "--mixed")
+    with pytest.raises(EnvironmentProblem, match="a390 vfma"):
+        jobs.opened_for(begun)
+    next(folder.glob("*.npy")).unlink()
+    told = made(model, folder, "--shards", 5, "--mixed")
+    assert [machine["instructions"] == "a390 vfma" for machine in told["machines"]].count(True) == 1
+    assert len(told["machines"]) == 2
+
+
+def asked_of(**changes):
+    return {"n": 23, "first": 5, "label": ["bag", "none", "shoe"], "batch": 4, **changes}
+
+
+def test_a_model_that_was_changed_meanwhile_is_refused(model, tmp_path):
+    copy = tmp_path / "m.onnx"
+    copy.write_bytes(model.read_bytes())
+    job = jobs.begin(copy, open_model(copy)[1], tmp_path / "a", format="npy", **asked_of(seed=3))
+    copy.write_bytes(told_model(tiny_spec(inputs=(LABEL,), requires=("inputs",), source={"importer": "own"})))
+    with pytest.raises(BadFileError, match="not the file"):
+        jobs.opened_for(job)
+
+
+def test_options_that_make_no_sense_are_refused(model, tmp_path):
+    usual = [model, "--n", 4, "--out", tmp_path / "a"]
+    cases = {
+        "--as must be one of": ["--as", "gif"],
+        "--shards applies only with --as": ["--shards", 2],
+        "--engine applies only with --as": ["--engine", "ray"],
+        "--shards must be between 1 and 4": ["--as", "npy", "--shards", 5],
+        "--engine must be process or ray": ["--as", "npy", "--engine", "spark"],
+        "--workers and --address": ["--as", "npy", "--workers", 2],
+        "--workers must be at least 1": ["--as", "npy", "--engine", "ray", "--workers", 0],
+        "--as does not apply": ["--as", "npy", "--each-label"],
+        "--as does not apply to what begins": ["--as", "npy", "--strength", "0.5"],
+    }
+    for words, arguments in cases.items():
+        assert_refused(run_here(main, *usual, *arguments), 2, words)
+    seven = tmp_path / "seven.onnx"
+    seven.write_bytes(mix_model(tiny_spec((7, 4, 4))))
+    assert_refused(run_here(main, seven, "--n", 4, "--out", tmp_path / "a", "--as", "png"), 2, "must be npy")
+    assert not list((tmp_path / "a").glob("*.npy"))
+
+
+def test_a_shard_that_was_changed_is_not_read(model, tmp_path):
+    made(model, tmp_path / "a", "--shards", 2)
+    path = tmp_path / "a" / "00001-of-00002.npy"
+    pixels = np.load(path)
+    pixels[3, 2, 2] ^= 1
+    np.save(path, pixels)
+    images = open_dataset("shards", tmp_path / "a", image_shape=(1, 6, 5)).images
+    images[:11]
+    with pytest.raises(BadFileError, match=r"00001-of-00002.npy does not hold the pictures"):
+        images[11:12]
+    (tmp_path / "a" / "manifest.json").unlink()
+    with pytest.raises(BadFileError, match="not whole"):
+        open_dataset("shards", tmp_path / "a", image_shape=(1, 6, 5))
+
+
+def test_without_their_packages_one_line_says_so(model, tmp_path, monkeypatch):
+    for package, arguments in {
+        "pyarrow": ["parquet"],
+        "webdataset": ["tar"],
+        "ray": ["npy", "--engine", "ray"],
+    }.items():
+        monkeypatch.setitem(sys.modules, package, None)
+        ending = run_here(main, model, "--n", 2, "--out", tmp_path / package, "--as", *arguments)
+        assert_refused(ending, 5, f"{package} is not installed")
+
+
+def ray_workers(driver):
+    """Return the process ids of the workers that hold a model in the cluster that a driver began."""
+    parents, titles = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(place.name)] = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+    workers = [pid for pid, title in titles.items() if title.startswith(b"ray::") and b"Map" in title]
+    return [pid for pid in workers if parents.get(parents[pid]) == driver]
+
+
+def wait_for(what, seconds=120):
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return found
+
+
+def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(tmp_path):
+    """Two runs of the driver: a worker is killed in each, and the first driver as well."""
+    model, out = tmp_path / "m.onnx", tmp_path / "a"
+    model.write_bytes(mix_model(tiny_spec((3, 16, 16))))
+    usual = [model, "--n", 600, "--seed", 3, "--steps", 40, "--as", "npy", "--shards", 40]
+    assert run_here(main, *usual, "--out", tmp_path / "b").code == 0
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}  # of no cluster: what is not asked for is not joined
+    for driver in ("first", "second"):
+        line = command_line(*usual, "--out", out, "--engine", "ray", "--workers", 2)
+        with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            before = len(list(out.glob("*.npy")))
+            wait_for(lambda n=before: len(list(out.glob("*.npy"))) > n + 1)
+            os.kill(wait_for(lambda pid=process.pid: ray_workers(pid))[0], signal.SIGKILL)
+            if driver == "first":
+                wait_for(lambda: len(list(out.glob("*.npy"))) > 8)
+                process.kill()
+                process.communicate()
+                assert not (out / "manifest.json").exists()
+            else:
+                told = process.communicate(timeout=120)[1].decode().splitlines()
+                assert process.returncode == 0, told
+                assert all(line.startswith("images: ") for line in told), told
+    assert (out / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
