@@ -254,7 +254,7 @@ def prove_rows(
             f"{where}: its images have shape {images.shape}, not {expected.shape}. Export it again."
         )
     at = "rows of different seeds"
-    share, levels = _difference(images, expected)
+    share, levels, _ = _difference(images, expected)
     _refuse_other_pictures(where, share, levels, f"in {at}")
     return PictureProof(float(levels), at, tuple(map(str, draws)), share, levels)
 
