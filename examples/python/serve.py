@@ -7,84 +7,30 @@ one answer, not the server's end. Ctrl-C or SIGTERM ends it once those that were
 """
 
 import argparse
-import base64
 import json
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from ddpm_export.child import Worker, answer, confine
+from painting import BODY, opened, painter, png
+
 from ddpm_export.cores import cores
-from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
+from ddpm_export.errors import DdpmExportError, UsageError
 
 MODEL = "exported/unet.onnx"
 SECONDS = 60.0  # that an answer may take, its turn waited for
 MOST_BYTES = 4 * 2**20  # of a request's body
-BODY = '{"image": "...", "mask": "...", "strength": 0.5}'  # pictures as PNGs in base64
 KINDS = {"seed": int, "image": int, "n": int, "steps": int, "label": str, "guidance": float}
 MOST = {"n": 16, "steps": 250}  # of one request
 POOL = ThreadPoolExecutor(cores())
 ROOM = threading.Semaphore(cores() + 32)  # requests at work or waiting for a core; others are sent away
-
-
-@cache
-def opened(model: str) -> Any:
-    """Return a network and its spec, opened once for all requests: ONNX Runtime's run() is thread-safe."""
-    from ddpm_export import open_model
-
-    return open_model(model, threads=1)
-
-
-def png(model: str, asked: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
-    """Return images of a model, one or a grid, as a PNG, made of a given picture if there is one."""
-    from ddpm_export import edit, generate
-    from ddpm_export.images import grid, png_bytes
-
-    names = {"image": "first", "steps": "num_steps"}
-    how = {"n": 1, "seed": 0, "num_steps": 50} | {names.get(name, name): value for name, value in asked.items()}
-    network = opened(model)
-    return png_bytes(
-        grid(generate(network, **how) if given is None else edit(network, **read(network[1], given), **how))
-    )
-
-
-def read(spec: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return what `edit` is given, of PNGs in base64 and a number."""
-    from ddpm_export.images import read_image
-
-    found: dict[str, Any] = {}
-    try:
-        if "image" in given:
-            found["images"] = read_image(base64.b64decode(given["image"]), spec.state_shape[0], where="image")[None]
-        if "mask" in given:
-            found["mask"] = read_image(base64.b64decode(given["mask"]), 1, where="mask")[..., 0]
-        if "strength" in given:
-            found["strength"] = float(given["strength"])
-    except (BadFileError, TypeError, ValueError) as exc:  # of a file, but the client's, not the server's
-        raise UsageError(f"The body must be such as {BODY}: {exc}") from exc
-    return found
-
-
-def be_painter() -> None:
-    """Answer with images of the model that is the argument, in the child."""
-    model = sys.argv[1]
-    confine(Path(model), timeout_s=None)  # each answer has its limit
-    answer(lambda *asked: base64.b64encode(png(model, *asked)).decode())
-
-
-def painter(model: str) -> Callable[..., bytes]:
-    """Return what gives the same PNGs without opening the model here."""
-    child = Worker("serve:be_painter", model)
-    return lambda *asked: base64.b64decode(child.ask(*asked, timeout_s=SECONDS))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -149,7 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--untrusted", action="store_true")
     options = parser.parse_args()
     if options.untrusted:
-        Handler.paint = staticmethod(painter(options.model))
+        Handler.paint = staticmethod(painter(options.model, SECONDS))
     else:
         opened(options.model)
         Handler.paint = staticmethod(partial(png, options.model))
