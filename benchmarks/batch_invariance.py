@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import machine
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.files import sha256_of
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.images import to_uint8
+from ddpm_export.measuring.timing import machine
 from ddpm_export.runtimes import open_model
 from ddpm_export.spec import ModelSpec
 

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import PAUSE_S, launched, machine, spread
 from ddpm_export.errors import EnvironmentProblem
+from ddpm_export.measuring.timing import launched_in_turns, machine, spread
 
 __all__ = ["measure"]
 
@@ -53,15 +52,9 @@ def measure(arguments: argparse.Namespace) -> Report:
         else:
             reason = (built.stderr.splitlines() or ["no reason"])[-1]
             notes.append(f"diffusers does not run here: {reason[:120]}")
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
-        for number in range(arguments.rounds + 1):
-            for name, program in programs.items():
-                if number == 0 and name == PIPELINE:
-                    program = [*program[:-1], "1"]  # one step reads the same files as a thousand
-                time.sleep(PAUSE_S)
-                result = launched(name, program)[0]
-                if number > 0:
-                    runs[name].append(result)
+        # one step reads the same files as a thousand
+        rehearsals = {name: [*program[:-1], "1"] for name, program in programs.items() if name == PIPELINE}
+        runs = launched_in_turns(programs, arguments.rounds, rehearsals)
     rows = [[name, *_cells(runs[name], runs[first])] for name in programs]
     images = f"{arguments.pictures} images" if arguments.pictures > 1 else "one image, one step"
     columns = [images, "seconds", "processor seconds", f"times {first}'s wall time", "peak MB"]

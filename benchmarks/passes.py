@@ -8,13 +8,12 @@ import numpy as np
 import onnx
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.step import inputs_at_the_middle
-from benchmarks.timing import interleaved, machine, spread, warm_up
 from ddpm_export.cores import cores
 from ddpm_export.diffusion import Array
 from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.files import sha256_of
-from ddpm_export.inputs import bound_inputs
+from ddpm_export.measuring.steps import inputs_at_the_middle
+from ddpm_export.measuring.timing import interleaved, machine, spread, warm_up
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import model_from_bytes
 
@@ -36,8 +35,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     }
     tables, values = [], {}
     for batch in map(int, arguments.batches.split(",")):
-        x_t, t = inputs_at_the_middle(spec, batch)
-        told = bound_inputs(spec.inputs, {}, batch)
+        x_t, t, told = inputs_at_the_middle(spec, batch)
         calls: dict[str, Callable[[], Array]] = {
             name: lambda model=model: model(x_t, t, **told)[spec.prediction]  # type: ignore[misc]  # noqa: B023
             for name, model in models.items()

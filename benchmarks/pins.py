@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import Report, Table, markdown_from_reports
-from benchmarks.timing import machine
+from ddpm_export.measuring.timing import machine
 
 __all__ = ["main"]
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run
-from benchmarks.timing import Timings, interleaved, machine, warm_up
 from ddpm_export import scoring
 from ddpm_export.cli.console import phases
 from ddpm_export.datasets import open_dataset
@@ -25,6 +24,7 @@ from ddpm_export.diffusion import Model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.generation import Settings, sample, settings_for
+from ddpm_export.measuring.timing import Timings, interleaved, machine, warm_up
 from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_spec

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import machine
 from ddpm_export.diffusion import Array
 from ddpm_export.exporting import export
 from ddpm_export.generation import generate
+from ddpm_export.measuring.timing import machine
 
 __all__ = ["measure"]
 

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import PAUSE_S, machine
 from ddpm_export.diffusion import Array, Model
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.images import to_uint8
+from ddpm_export.measuring.timing import PAUSE_S, machine
 from ddpm_export.noise import noise_stream
 from ddpm_export.runtimes import open_model
 from ddpm_export.samplers import SAMPLERS

@@ -12,10 +12,10 @@ from typing import Any
 import onnx
 
 from benchmarks.report import Report, Table, parser, run
-from benchmarks.timing import PAUSE_S, interleaved, launched, machine, spread
 from ddpm_export.exporting import export
 from ddpm_export.exporting.onnx_file import writing_model
 from ddpm_export.generation import generate
+from ddpm_export.measuring.timing import PAUSE_S, interleaved, launched, machine, spread
 from ddpm_export.runtimes import open_file
 
 __all__ = ["measure"]

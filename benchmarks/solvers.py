@@ -18,7 +18,6 @@ import numpy as np
 
 from benchmarks.quality import sha256_of_images
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run
-from benchmarks.timing import interleaved, machine, warm_up
 from ddpm_export import scoring
 from ddpm_export.cli.console import phases
 from ddpm_export.datasets import open_dataset
@@ -26,6 +25,7 @@ from ddpm_export.diffusion import Array, Model, denoiser
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.files import cache_folder, replacing, sha256_of
 from ddpm_export.generation import settings_for, with_plans
+from ddpm_export.measuring.timing import interleaved, machine, warm_up
 from ddpm_export.metrics import KernelPulls, kernel_difference, kernel_distance, kernel_pulls
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, json_from_plan

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Report, Table, run
-from benchmarks.timing import PAUSE_S, Timings, machine, spread
 from ddpm_export.datasets import open_dataset
 from ddpm_export.exporting.unet import UNet
+from ddpm_export.measuring.timing import PAUSE_S, Timings, machine, spread
 from train.config import load_config
 from train.loop import Stepper
 

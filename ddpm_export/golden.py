@@ -23,6 +23,7 @@ __all__ = [
     "checked_positions",
     "golden_of_int8",
     "golden_from_model",
+    "promised_tolerance",
     "replay_golden",
     "unusable",
 ]
@@ -108,7 +109,7 @@ def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") 
     if spec.golden is None:
         _evaluate(model, spec, 0, 0, spec.num_train_timesteps - 1)
         return []
-    tolerance = _tolerance(spec.golden, precision)
+    _, tolerance = promised_tolerance(spec.golden, precision)
     results = []
     for case in _checked_cases(spec):
         out = _evaluate(model, spec, case["seed"], case["image"], case["t"])
@@ -141,7 +142,14 @@ def _evaluate(model: Model, spec: ModelSpec, seed: int, image: int, t: int) -> A
     return np.concatenate([np.asarray(outputs[name], dtype=np.float64).reshape(-1) for name in spec.outputs])
 
 
-def _tolerance(golden: dict[str, Any], precision: str) -> float:
+def promised_tolerance(golden: dict[str, Any] | None, precision: str) -> tuple[str, float]:
+    """Return what a file computes in on a device of that precision, and the relative error that it promises there.
+
+    A file of 8-bit integers computes in int8 wherever it runs; one without golden vectors promises what this version
+    does. Raises BadFileError for a promise that cannot be meant.
+    """
+    if golden is None:
+        return precision, TOLERANCES[precision]
     promised, most = golden.get("tolerance"), TOLERANCES[precision]
     if isinstance(promised, dict) and set(promised) == {INT8}:
         precision, most = INT8, INT8_TOLERANCE
@@ -149,7 +157,7 @@ def _tolerance(golden: dict[str, Any], precision: str) -> float:
     # a file may promise more than this version does, never less: or a broken file could vouch for itself
     if not _is_finite(value) or not 0 < value <= most:
         raise unusable(f"tolerance.{precision}", value, f"a number above 0, at most {most}")
-    return float(value)
+    return precision, float(value)
 
 
 def _checked_cases(spec: ModelSpec) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ class Provider:
     needs: what a machine must have besides. bound_to: the device on which inputs and outputs stay from one evaluation
     to the next, by ONNX Runtime's name, or None where they are copied. torch_device: None where torch has none.
     precision: what it computes in, which decides what golden vectors tolerate. lacks: an operator that one-call files
-    need and the provider does not have.
+    need and the provider does not have. plugin: the Python package of a library that ONNX Runtime loads, None for what
+    is built in. Its kernels are others' work: a file runs there only once its golden vectors came out right.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Provider:
     torch_device: str | None = None
     precision: str = "float32"
     lacks: str | None = None
+    plugin: str | None = None
 
 
 PROVIDERS = {
@@ -44,6 +46,31 @@ PROVIDERS = {
             bound_to="cuda",
             torch_device="cuda",
             lacks="BitwiseXor",
+        ),
+        Provider(
+            "openvino",
+            "OpenVINOExecutionProvider",
+            extra="openvino",
+            needs="an Intel processor",
+            options={"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'},
+            plugin="onnxruntime_ep_openvino",
+        ),
+        Provider(
+            "openvino-bf16",
+            "OpenVINOExecutionProvider",
+            extra="openvino",
+            needs="an Intel processor with AMX",
+            options={"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}'},
+            precision="bfloat16",
+            plugin="onnxruntime_ep_openvino",
+        ),
+        Provider(
+            "webgpu",
+            "WebGpuExecutionProvider",
+            extra="webgpu",
+            needs="a GPU and its driver, on Linux libvulkan",
+            lacks="64-bit integer arithmetic",
+            plugin="onnxruntime_ep_webgpu",
         ),
     )
 }

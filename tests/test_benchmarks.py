@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import Report, Table, markdown_from_reports
-from benchmarks.timing import Timings, interleaved, spread
+from ddpm_export.measuring.timing import Timings, interleaved, spread
 from train.pages import BEGIN, END, write_between_marks
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_contenders_take_turns_and_rest(monkeypatch):
     turns = []
-    monkeypatch.setattr("benchmarks.timing.TURN_S", 0.0)
+    monkeypatch.setattr("ddpm_export.measuring.timing.TURN_S", 0.0)
     monkeypatch.setattr(time, "sleep", lambda seconds: turns.append(seconds))
     timings = interleaved({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3)
     assert {name: len(seconds) for name, seconds in timings.seconds.items()} == {"a": 3, "b": 3}
@@ -66,7 +66,7 @@ def test_the_page_has_its_marks():
 @pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="the launcher needs POSIX")
 def test_the_launcher_measures_the_child_and_not_whoever_started_it():
     ballast = b"x" * 200_000_000  # stays resident here, and must not be seen there
-    launcher = [sys.executable, "-I", "-S", str(ROOT / "benchmarks/launcher.py")]
+    launcher = [sys.executable, "-I", "-S", str(ROOT / "ddpm_export/measuring/launcher.py")]
     done = subprocess.run(
         [*launcher, sys.executable, "-I", "-S", "-c", "print('to stderr'); raise SystemExit(3)"],
         capture_output=True,

@@ -84,7 +84,7 @@ def test_shell_blocks_run(code: str, clone: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-OURS = ("ddpm-run", "ddpm-check", "ddpm-eval", "ddpm-export", "python", "torchrun")
+OURS = ("ddpm-run", "ddpm-check", "ddpm-eval", "ddpm-bench", "ddpm-export", "python", "torchrun")
 ELSEWHERE = {  # words that begin a line of a console block and belong to the system, or to tests/examples
     "apt",
     "build/ddpm_sample",

@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch):
         for train, n in ((True, 90), (False, 40))
     }
     monkeypatch.setattr(guidance, "open_dataset", lambda *_, train, **__: sets[train])
-    monkeypatch.setattr("benchmarks.timing.BUSY_LOOK_S", 0.0)
+    monkeypatch.setattr("ddpm_export.measuring.timing.BUSY_LOOK_S", 0.0)
     return tmp_path
 
 

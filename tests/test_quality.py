@@ -30,7 +30,7 @@ def place(tmp_path, monkeypatch):
     for name, value in (("ROUNDS", 1), ("SLOW_FROM", 8), ("warm_up", lambda call: call())):
         monkeypatch.setattr(quality, name, value)
     for name, value in (("PAUSE_S", 0.0), ("TURN_S", 0.0), ("BUSY_LOOK_S", 0.0)):
-        monkeypatch.setattr(f"benchmarks.timing.{name}", value)
+        monkeypatch.setattr(f"ddpm_export.measuring.timing.{name}", value)
     eager, _ = open_model(tmp_path / "m.onnx")
 
     def almost(x_t, t):  # eager PyTorch, which differs in one pixel of each batch

@@ -34,8 +34,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(solvers, "TIMED", 2)
     monkeypatch.setattr(solvers, "ROUNDS", 1)
     for name in ("WARM_UP_S", "PAUSE_S", "TURN_S"):
-        monkeypatch.setattr(f"benchmarks.timing.{name}", 0.0)
-    monkeypatch.setattr("benchmarks.timing.BUSY_LOOK_S", 0.0)
+        monkeypatch.setattr(f"ddpm_export.measuring.timing.{name}", 0.0)
+    monkeypatch.setattr("ddpm_export.measuring.timing.BUSY_LOOK_S", 0.0)
     return tmp_path
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from benchmarks.first_image.diffusers_pipeline import build
 from benchmarks.report import Report, Table, run
-from benchmarks.timing import interleaved, machine, spread, warm_up
 from ddpm_export.cores import cores
 from ddpm_export.diffusion import Array
 from ddpm_export.exporting import export, load_checkpoint
 from ddpm_export.generation import generate
+from ddpm_export.measuring.timing import interleaved, machine, spread, warm_up
 from ddpm_export.runtimes import open_model
 
 __all__ = ["measure"]

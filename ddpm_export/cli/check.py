@@ -73,9 +73,8 @@ def check(
         fully = provider == "cpu" and against is None and not trust
         guards = confine(model, timeout_s=timeout, memory_gib=memory, fully=fully).guards
     from ddpm_export.files import sha256_of
-    from ddpm_export.golden import replay_golden
-    from ddpm_export.golden_pictures import given_in, replay_golden_pictures, told_in
-    from ddpm_export.runtimes import PROVIDERS, DenoiserFile, open_file
+    from ddpm_export.runtimes import PROVIDERS, DenoiserFile, OneCallFile, open_file
+    from ddpm_export.runtimes.accepted import replayed
     from ddpm_export.runtimes.external_data import check_weights
 
     sealed = check_weights(model) if model.suffix == ".onnx" and model.is_file() else None
@@ -90,16 +89,9 @@ def check(
         "confined": guards,
         **_facts(spec),
     }
-    results: Sequence[GoldenResult | PictureResult]
-    if isinstance(opened, DenoiserFile):
-        results = replay_golden(opened.model, spec, precision=precision or PROVIDERS[provider].precision)
-    elif precision is None:
-        run = opened
-        results = replay_golden_pictures(
-            lambda draw: run.end(*draw.settings, **told_in(spec, draw), **given_in(spec, draw))[1], spec
-        )
-    else:
+    if precision is not None and isinstance(opened, OneCallFile):
         raise UsageError("--precision does not apply to a one-call file, whose pictures are compared.")
+    results = replayed(opened, precision or PROVIDERS[provider].precision)
     proof: Proof | PictureProof | None = None
     if against is not None:
         from ddpm_export import exporting

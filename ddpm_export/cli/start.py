@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # what typing has
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["begin", "check", "end", "evaluate", "export", "heed", "run", "say"]
+__all__ = ["begin", "bench", "check", "end", "evaluate", "export", "heed", "run", "say"]
 
 # that of a terminal which closes is no reason to leave half a file, either; Windows has none
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -34,6 +34,11 @@ def check() -> None:
 def evaluate() -> None:
     """Be `ddpm-eval`."""
     begin("ddpm_export.cli.eval")
+
+
+def bench() -> None:
+    """Be `ddpm-bench`."""
+    begin("ddpm_export.cli.bench")
 
 
 def export() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ddpm_export.diffusion import Model
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.providers import PROVIDERS, Provider, provider_from_name
+from ddpm_export.runtimes.accepted import check_device
 from ddpm_export.runtimes.opened import DenoiserFile, OneCall, OneCallFile
 from ddpm_export.spec import ModelSpec
 
@@ -25,8 +26,8 @@ def open_model(
     An output may alias a buffer of the runtime. The model raises UsageError for inputs that are not those of the spec,
     BadFileError where the graph does not run.
     Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour, for
-    one that the provider does not run and for a one-call file, EnvironmentProblem where the runtime or the provider is
-    missing.
+    one that the provider does not run, or as a plugin computes otherwise, and for a one-call file, EnvironmentProblem
+    where the runtime or the provider is missing.
     """
     opened = open_file(path, provider, threads=threads, trust=trust)
     if isinstance(opened, OneCallFile):
@@ -59,7 +60,10 @@ def open_file(
     if path.suffix == ".onnx":
         from ddpm_export.runtimes.onnx import open_onnx
 
-        return open_onnx(path, device, threads, timeout_s)
+        opened = open_onnx(path, device, threads, timeout_s)
+        if device.plugin is not None:
+            check_device(opened, device, path)
+        return opened
     if path.suffix in (".ts", ".pt2"):
         if not trust:
             raise BadFileError(

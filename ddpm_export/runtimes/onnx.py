@@ -1,6 +1,7 @@
 """ONNX Runtime: the only file that names onnxruntime."""
 
 import contextlib
+import importlib
 import io
 import os
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int
 # operators that ONNX Runtime itself keeps on the CPU to work out shapes with: they count and move, and compute nothing
 MOVING = frozenset({"Cast", "Concat", "Gather", "Identity", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze"})
 MAX_NAMED = 5
+_registered: set[str | None] = set()  # plugins, which ONNX Runtime takes once a process
 
 
 def open_onnx(
@@ -102,9 +104,15 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
     """
     if not os.path.isfile(path):
         raise BadFileError(f"{path}: no such file. docs/scoring.md says what an extractor is.")
+    device = provider_from_name(provider)
+    if device.plugin is not None:
+        raise ModelRefusedError(
+            f"{path}: an extractor has no golden vectors that could tell whether {provider} computes it. Score "
+            "images of ddpm-run with --samples and --provider cpu."
+        )
     ort = _onnxruntime()
     check_external_data(path)
-    session = _session(ort, str(path), str(path), provider_from_name(provider), threads)
+    session = _session(ort, str(path), str(path), device, threads)
     inputs, outputs = session.get_inputs(), {output.name for output in session.get_outputs()}
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not {"features", "logits"} <= outputs:
         raise BadFileError(
@@ -160,7 +168,8 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
-        raise not_installed("onnxruntime", *(provider.extra for provider in PROVIDERS.values())) from exc
+        bringing = (provider.extra for provider in PROVIDERS.values() if provider.plugin is None)
+        raise not_installed("onnxruntime", *bringing) from exc
     return onnxruntime
 
 
@@ -168,21 +177,17 @@ def _session(ort: Any, source: str | bytes, where: str, provider: Provider, thre
     """Return a session of a path or of a file's bytes, on just one provider. where: what errors are about."""
     if isinstance(source, str) and any("\udc80" <= letter <= "\udcff" for letter in source):
         raise BadFileError(f"{where}: its name must be UTF-8 for ONNX Runtime. Rename it.")
-    available = ort.get_available_providers()
-    if provider.onnx_name not in available:
-        raise EnvironmentProblem(
-            f"provider {provider.name}: this onnxruntime has only {', '.join(available)}. Run: pip uninstall "
-            f"onnxruntime, then pip install 'ddpm-export[{provider.extra}]'."
-        )
-    if provider is not CPU and hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            ort.preload_dlls()
     options = _session_options(ort, provider, threads)
+    # without fallback: it would print on stdout and go on with the CPU
+    where_to: dict[str, Any] = {"enable_fallback": 0}
+    if provider.plugin is not None:
+        options.add_provider_for_devices(_plugin_devices(ort, provider), dict(provider.options))
+    else:
+        _check_available(ort, provider)
+        where_to["providers"] = [(provider.onnx_name, dict(provider.options))]
 
     def begun() -> Any:
-        # without fallback: it would print on stdout and go on with the CPU
-        providers = [(provider.onnx_name, dict(provider.options))]
-        return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(source, options, **where_to)
 
     try:
         session = begun()
@@ -208,6 +213,40 @@ def _session(ort: Any, source: str | bytes, where: str, provider: Provider, thre
             f"{where}: {provider.name} cannot run all of it, and ONNX Runtime {ort.__version__} does not tell which "
             f"nodes would run on the CPU: {first_line(exc)}. Run it with --provider cpu."
         ) from exc
+
+
+def _check_available(ort: Any, provider: Provider) -> None:
+    """Raise EnvironmentProblem for a provider that this onnxruntime was built without; load what it needs."""
+    available = ort.get_available_providers()
+    if provider.onnx_name not in available:
+        raise EnvironmentProblem(
+            f"provider {provider.name}: this onnxruntime has only {', '.join(available)}. Run: pip uninstall "
+            f"onnxruntime, then pip install 'ddpm-export[{provider.extra}]'."
+        )
+    if provider is not CPU and hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+
+
+def _plugin_devices(ort: Any, provider: Provider) -> list[Any]:
+    """Return the device that a provider from a package of its own offers first, once its library is registered."""
+    try:
+        library = importlib.import_module(provider.plugin or "").get_library_path()
+    except ImportError as exc:
+        raise not_installed((provider.plugin or "").replace("_", "-"), provider.extra) from exc
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise _does_not_start(provider, f"onnxruntime {ort.__version__} takes no plugins, 1.24 does")
+    if provider.plugin not in _registered:
+        ort.set_default_logger_severity(4)  # what it would print is no error of ours
+        try:
+            ort.register_execution_provider_library(provider.plugin, library)
+        except Exception as exc:  # a library that it needs is missing, for one
+            raise _does_not_start(provider, exc) from exc
+        _registered.add(provider.plugin)
+    offered = [device for device in ort.get_ep_devices() if device.ep_name == provider.onnx_name]
+    if not offered:
+        raise _does_not_start(provider, f"{provider.onnx_name} offers no device on this machine")
+    return offered[:1]
 
 
 def _session_options(ort: Any, provider: Provider, threads: int | None) -> Any:

@@ -23,7 +23,16 @@ from typing import Any
 from ddpm_export.cores import cores
 from ddpm_export.errors import EnvironmentProblem
 
-__all__ = ["Timings", "interleaved", "launched", "machine", "others_busy_share", "spread", "warm_up"]
+__all__ = [
+    "Timings",
+    "interleaved",
+    "launched",
+    "launched_in_turns",
+    "machine",
+    "others_busy_share",
+    "spread",
+    "warm_up",
+]
 
 PAUSE_S = 0.15
 TURN_S = 0.12  # one turn repeats its call for about this long
@@ -177,3 +186,21 @@ def launched(name: str, command: list[str]) -> tuple[dict[str, Any], str]:
             "Run it by hand."
         )
     return result, done.stderr
+
+
+def launched_in_turns(
+    programs: Mapping[str, list[str]], rounds: int, rehearsals: Mapping[str, list[str]] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Start each program in turn, a rest before each: what `launched` says of it, one result a round.
+
+    A first round is not counted, since it fills the disk cache. rehearsals: what to start in it instead, by name.
+    """
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            time.sleep(PAUSE_S)
+            command = program if number > 0 else (rehearsals or {}).get(name, program)
+            result = launched(name, command)[0]
+            if number > 0:
+                results[name].append(result)
+    return results

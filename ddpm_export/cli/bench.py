@@ -1,0 +1,198 @@
+"""`ddpm-bench`: what one step and the first image of exported models cost here, on every engine that is installed."""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpm_export.cli.console import Debug, Json, Threads, entry_point, numbers_from_text, print_json, printable
+from ddpm_export.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from ddpm_export.measuring.steps import Engine, Steps
+
+__all__ = ["main"]
+
+STARTS = 5
+MB = 1e6
+RUN = "from ddpm_export.cli.start import run; run()"
+EAGER_RUN = """
+import sys
+import numpy
+import torch
+from ddpm_export import generate, load_checkpoint
+from ddpm_export.exporting import eager_model
+torch.set_num_threads(int(sys.argv[3]))
+checkpoint = load_checkpoint(sys.argv[1])
+numpy.save(sys.argv[2], generate((eager_model(checkpoint), checkpoint.spec), n=1, num_steps=1, seed=0))
+"""
+
+
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Exported models of one network, such as float32 and int8.")
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="What they were exported from: adds rows of PyTorch, which needs torch.")
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Images at a time, one table each.")] = "1,16",
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each engine, of which quartiles are told.")] = 9,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time one step of exported models on every engine installed, in turns, and the start of a process.
+
+    Speeds are ratios within a round, their median and quartiles, above 1 is faster: against eager PyTorch and
+    torch.compile with --checkpoint, else against the first model on the CPU.
+
+    Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 130 interrupted.
+    """
+    from ddpm_export.cores import cores
+    from ddpm_export.measuring.steps import opened_engines, timed_steps
+    from ddpm_export.measuring.timing import machine
+    from ddpm_export.providers import PROVIDERS
+
+    sizes = numbers_from_text("--batches", batches) or []
+    if any(size < 1 for size in sizes):
+        raise UsageError(f"--batches must be 1 or more each, got {batches}.")
+    if len(set(models)) < len(models):
+        raise UsageError("The models must be different files.")
+    conditions, threads = machine(), threads or cores()
+    engines, refused = opened_engines(models, PROVIDERS, threads)
+    names = {_name(engine, models): engine for engine in engines}
+    original = None
+    if checkpoint is not None:
+        from ddpm_export.exporting import load_checkpoint
+
+        original = load_checkpoint(checkpoint)
+    told: dict[str, Any] = {"machine": conditions, "threads": threads, "rounds": rounds, "not_here": refused}
+    told["steps"] = {}
+    for size in sizes:
+        calls = {name: engine.call(size) for name, engine in names.items()}
+        if original is not None:
+            from ddpm_export.exporting.eager import eager_calls
+
+            calls = {**eager_calls(original, size, threads), **calls}
+        tolerances = {name: engine.tolerance for name, engine in names.items()}
+        steps = timed_steps(calls, rounds, tolerances=tolerances, report=lambda what, size=size: _say(size, what))
+        told["steps"][size] = _described(steps, names, original is not None)
+    told["starts"] = _starts(names, checkpoint, threads) if hasattr(os, "posix_spawn") else {}
+    if as_json:
+        print_json(json.loads(json.dumps(told)))
+    else:
+        _print(told)
+
+
+def _name(engine: "Engine", models: list[Path]) -> str:
+    same = sum(model.name == engine.path.name for model in models) > 1
+    return f"{engine.path if same else engine.path.name}, {engine.provider}"
+
+
+def _say(size: int, what: str) -> None:
+    print(f"batch {size}: {what}", file=sys.stderr, flush=True)
+
+
+def _described(steps: "Steps", names: dict[str, "Engine"], with_torch: bool) -> list[dict[str, Any]]:
+    """Return a row for each contender: its milliseconds, and its speed against others as quartiles."""
+    peers = list(names)[:1]
+    if with_torch:
+        from ddpm_export.exporting.eager import COMPILED, EAGER
+
+        peers = [EAGER, COMPILED]
+    rows: list[dict[str, Any]] = []
+    for name, seconds in steps.timings.seconds.items():
+        speeds = {
+            peer: statistics.quantiles(steps.timings.speed_against(name, peer), n=4)
+            for peer in peers
+            if peer in steps.timings.seconds
+        }
+        rows.append(
+            {
+                "engine": name,
+                "precision": names[name].precision if name in names else "float32",
+                "ms": 1e3 * statistics.median(seconds),
+                "speed_against": speeds,
+                "error": steps.errors[name],
+            }
+        )
+    return rows + [{"engine": name, "reason": reason} for name, reason in steps.failures.items()]
+
+
+def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int) -> dict[str, Any]:
+    """Return what a fresh process costs until it has written one image of one step: seconds and peak memory."""
+    from ddpm_export.measuring.timing import launched_in_turns
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/image.npy"
+        options = ["--n", "1", "--steps", "1", "--threads", str(threads), "--out", out]
+        python = [sys.executable, "-c"]
+        programs = {
+            name: [*python, RUN, str(engine.path), *options, "--provider", engine.provider]
+            for name, engine in names.items()
+        }
+        if checkpoint is not None:
+            programs["eager"] = [*python, EAGER_RUN, str(checkpoint), out, str(threads)]
+        try:
+            results = launched_in_turns(programs, STARTS)
+        except OSError as exc:
+            raise EnvironmentProblem(f"No process can be started: {exc.strerror}.") from exc
+    return {
+        name: {
+            "seconds": statistics.quantiles([run["seconds"] for run in runs], n=4),
+            "peak_bytes": int(statistics.median(run["peak_bytes"] for run in runs)),
+        }
+        for name, runs in results.items()
+    }
+
+
+def _print(told: dict[str, Any]) -> None:
+    """Print the tables, whose cells are ours but for the names of files."""
+    machine = told["machine"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("onnxruntime", "torch") if name in machine)
+    typer.echo(f"{machine['cpu']} ({', '.join(machine['features'])}), {told['threads']} threads; {versions}.")
+    if machine["others_busy_share"] is not None and machine["others_busy_share"] >= 0.1:
+        typer.echo(f"Not idle: other processes used {machine['others_busy_share']:.0%} of the cores.")
+    for size, rows in told["steps"].items():
+        peers = list(dict.fromkeys(peer for row in rows for peer in row.get("speed_against", ())))
+        cells = [["engine", "precision", "ms", *(f"against {peer}" for peer in peers), "error"]]
+        for row in rows:
+            if "reason" in row:
+                cells.append([row["engine"], row["reason"]])
+                continue
+            speeds = [_spread(row["speed_against"][peer]) for peer in peers]
+            cells.append([row["engine"], row["precision"], f"{row['ms']:.2f}", *speeds, f"{row['error']:.1e}"])
+        _table(f"One step, batch {size}", cells)
+    if told["starts"]:
+        cells = [["engine", "seconds", "peak MB"]]
+        cells += [
+            [name, _spread(start["seconds"]), f"{start['peak_bytes'] / MB:.0f}"]
+            for name, start in told["starts"].items()
+        ]
+        _table("From a fresh process to one image of one step", cells)
+    if told["not_here"]:
+        typer.echo("\nNot here:")
+        for name, reason in told["not_here"].items():
+            typer.echo(f"  {name}: {printable(reason)}")
+
+
+def _spread(quartiles: list[float]) -> str:
+    low, middle, high = quartiles
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _table(title: str, rows: list[list[str]]) -> None:
+    typer.echo(f"\n{title}")
+    # a row that only says why it is none may be as long as it likes
+    widths = [max(len(row[k]) for row in rows if len(row) == len(rows[0]) or k == 0) for k in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=False))
+        typer.echo(f"  {line.rstrip()}")
+
+
+main = entry_point(bench)

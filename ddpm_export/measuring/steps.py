@@ -1,0 +1,143 @@
+"""One network evaluation by every engine that is here: held to golden vectors, compared, and timed in turns."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_export.diffusion import Array, Model, noised
+from ddpm_export.errors import EnvironmentProblem, ModelRefusedError, UsageError
+from ddpm_export.golden import promised_tolerance, replay_golden
+from ddpm_export.inputs import bound_inputs
+from ddpm_export.measuring.timing import Timings, interleaved, warm_up
+from ddpm_export.noise import noise_stream
+from ddpm_export.providers import provider_from_name
+from ddpm_export.runtimes import open_model
+from ddpm_export.spec import ModelSpec
+from ddpm_export.wording import first_line
+
+__all__ = ["Call", "Engine", "Steps", "inputs_at_the_middle", "opened_engines", "timed_steps"]
+
+Call = Callable[[], Array]
+# golden vectors have vouched for the file: this is only that nobody times another network beside it. Weights stored as
+# float16 come out at about 1e-3
+MAX_RELATIVE_ERROR = 1e-2
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Hold a file on a provider. precision: float32, bfloat16 or int8; tolerance: of its error beside another engine."""
+
+    path: Path
+    provider: str
+    precision: str
+    tolerance: float
+    model: Model
+    spec: ModelSpec
+
+    def call(self, batch: int) -> Call:
+        """Return one evaluation of a batch, at the middle of the schedule, that gives the prediction (B, C, H, W)."""
+        x_t, t, told = inputs_at_the_middle(self.spec, batch)
+        model, prediction = self.model, self.spec.prediction
+        return lambda: model(x_t, t, **told)[prediction]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Hold seconds by contender, errors relative to the first one, and why others did not run."""
+
+    timings: Timings
+    errors: Mapping[str, float]
+    failures: Mapping[str, str]
+
+
+def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dict[str, Array]]:
+    """Return x_t (B, C, H, W) at the middle of the schedule, t (B,), and the other inputs by name, none of them said."""
+    middle = spec.num_train_timesteps // 2
+    noise = noise_stream(0, range(batch), spec.image_shape)
+    x_0 = np.clip(noise(1), -1, 1)
+    told = bound_inputs(spec.inputs, {}, batch)
+    times = np.full(batch, middle, dtype=spec.t_dtype)
+    return noised(x_0, noise(0), spec.alphas_cumprod[middle]), times, told
+
+
+def opened_engines(
+    paths: Sequence[Path], providers: Iterable[str], threads: int | None
+) -> tuple[list[Engine], dict[str, str]]:
+    """Return every file on every provider that runs it here, and by name why the others do not.
+
+    Raises what `open_model` raises where a file does not run on the CPU, UsageError for files of different networks.
+    """
+    engines: list[Engine] = []
+    refused: dict[str, str] = {}
+    for provider in providers:
+        for path in paths:
+            try:
+                engine = _opened(path, provider, threads)
+            except (EnvironmentProblem, ModelRefusedError) as exc:
+                if provider == "cpu":
+                    raise
+                refused[provider] = str(exc)
+                continue
+            if engines and _shape(engine.spec) != _shape(engines[0].spec):
+                raise UsageError(
+                    f"{path} must be of the same network as {engines[0].path}. It predicts {_shape(engine.spec)}, the "
+                    f"other {_shape(engines[0].spec)}."
+                )
+            engines.append(engine)
+    return engines, refused
+
+
+def _opened(path: Path, provider: str, threads: int | None) -> Engine:
+    model, spec = open_model(path, provider, threads=threads)
+    device = provider_from_name(provider)
+    precision, tolerance = promised_tolerance(spec.golden, device.precision)
+    failed = [result for result in replay_golden(model, spec, precision=device.precision) if not result.passed]
+    if failed:
+        raise ModelRefusedError(
+            f"{path}: {provider} does not compute what the file promises, the error is {failed[0].error:.3g}. See "
+            "ddpm-check."
+        )
+    return Engine(path, provider, precision, max(tolerance, MAX_RELATIVE_ERROR), model, spec)
+
+
+def _shape(spec: ModelSpec) -> tuple[Any, ...]:
+    return spec.prediction, spec.image_shape, tuple(one.name for one in spec.inputs)
+
+
+def timed_steps(
+    calls: Mapping[str, Call],
+    rounds: int,
+    *,
+    tolerances: Mapping[str, float] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Steps:
+    """Warm contenders up, compare what they give with what the first gives, and time them in turns.
+
+    tolerances: of relative errors, max |a - b| / max |b|, 1e-2 where none is said. One that does not run is no
+    contender, and its reason is kept. Raises ModelRefusedError where one gives another network's output.
+    """
+    running: dict[str, Call] = {}
+    failures: dict[str, str] = {}
+    for name, call in calls.items():
+        if report is not None:
+            report(f"warming up {name}")
+        try:
+            warm_up(call)
+        except Exception as exc:  # torch.compile without a C compiler, for one, raises what its backend met
+            failures[name] = f"does not run here: {first_line(exc, 80)}"
+        else:
+            running[name] = call
+    expected = next(iter(running.values()))() if running else np.zeros(1)
+    scale = float(np.abs(expected).max()) or 1.0
+    errors = {name: float(np.abs(call() - expected).max()) / scale for name, call in running.items()}
+    for name, error in errors.items():
+        most = (tolerances or {}).get(name, MAX_RELATIVE_ERROR)
+        if not error <= most:
+            raise ModelRefusedError(
+                f"{name} must give what {next(iter(running))} gives within {most:g}, got a relative error of "
+                f"{error:.2g}. Name files of one network, and the checkpoint that they were exported from."
+            )
+    return Steps(interleaved(running, rounds), errors, failures)
