@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Threads, entry_point, numbers_from_text, print_json, printable
+from ddpm_export.cli.console import Debug, Json, Threads, Trust, entry_point, numbers_from_text, print_json, printable
 from ddpm_export.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def bench(
     batches: Annotated[str, typer.Option(help="Images at a time, one table each.")] = "1,16",
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each engine, of which quartiles are told.")] = 9,
+    trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -64,7 +65,7 @@ def bench(
     if len(set(models)) < len(models):
         raise UsageError("The models must be different files.")
     conditions, threads = machine(), threads or cores()
-    engines, refused = opened_engines(models, PROVIDERS, threads)
+    engines, refused = opened_engines(models, PROVIDERS, threads, trust=trust)
     names = {_name(engine, models): engine for engine in engines}
     original = None
     if checkpoint is not None:
@@ -82,7 +83,7 @@ def bench(
         tolerances = {name: engine.tolerance for name, engine in names.items()}
         steps = timed_steps(calls, rounds, tolerances=tolerances, report=lambda what, size=size: _say(size, what))
         told["steps"][size] = _described(steps, names, original is not None)
-    told["starts"] = _starts(names, checkpoint, threads) if hasattr(os, "posix_spawn") else {}
+    told["starts"] = _starts(names, checkpoint, threads, trust) if hasattr(os, "posix_spawn") else {}
     if as_json:
         print_json(json.loads(json.dumps(told)))
     else:
@@ -124,13 +125,13 @@ def _described(steps: "Steps", names: dict[str, "Engine"], with_torch: bool) -> 
     return rows + [{"engine": name, "reason": reason} for name, reason in steps.failures.items()]
 
 
-def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int) -> dict[str, Any]:
+def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int, trust: bool) -> dict[str, Any]:
     """Return what a fresh process costs until it has written one image of one step: seconds and peak memory."""
     from ddpm_export.measuring.timing import launched_in_turns
 
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/image.npy"
-        options = ["--n", "1", "--steps", "1", "--threads", str(threads), "--out", out]
+        options = ["--n", "1", "--steps", "1", "--threads", str(threads), "--out", out, *(["--trust"] if trust else [])]
         python = [sys.executable, "-c"]
         programs = {
             name: [*python, RUN, str(engine.path), *options, "--provider", engine.provider]

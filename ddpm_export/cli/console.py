@@ -65,7 +65,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Options that several commands have.
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Provider = Annotated[str, typer.Option(help=f"{' or '.join(PROVIDERS)}; never another in its place.")]
+Provider = Annotated[str, typer.Option(help=f"{', '.join(PROVIDERS)}: that one, never another in its place.")]
 Grid = Annotated[str | None, typer.Option(help="Where the steps' times lie: uniform, quadratic, log_snr or karras.")]
 Sampler = Annotated[str | None, typer.Option(help="ddim, ddpm or another of docs/samplers.md. [default: the model's]")]
 Eta = Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 (none) to 1 (as ddpm).")]

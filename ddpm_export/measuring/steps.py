@@ -28,7 +28,7 @@ MAX_RELATIVE_ERROR = 1e-2
 
 @dataclass(frozen=True)
 class Engine:
-    """Hold a file on a provider. precision: float32, bfloat16 or int8; tolerance: of its error beside another engine."""
+    """Hold a file on a provider. precision: float32, bfloat16 or int8; tolerance: of its error beside another."""
 
     path: Path
     provider: str
@@ -54,7 +54,7 @@ class Steps:
 
 
 def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dict[str, Array]]:
-    """Return x_t (B, C, H, W) at the middle of the schedule, t (B,), and the other inputs by name, none of them said."""
+    """Return x_t (B, C, H, W) at the middle of the schedule, t (B,), and other inputs by name, none of them said."""
     middle = spec.num_train_timesteps // 2
     noise = noise_stream(0, range(batch), spec.image_shape)
     x_0 = np.clip(noise(1), -1, 1)
@@ -64,18 +64,19 @@ def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dic
 
 
 def opened_engines(
-    paths: Sequence[Path], providers: Iterable[str], threads: int | None
+    paths: Sequence[Path], providers: Iterable[str], threads: int | None, *, trust: bool = False
 ) -> tuple[list[Engine], dict[str, str]]:
     """Return every file on every provider that runs it here, and by name why the others do not.
 
-    Raises what `open_model` raises where a file does not run on the CPU, UsageError for files of different networks.
+    trust: as of `open_model`. Raises what that raises where a file does not run on the CPU, and UsageError for files of
+    different networks.
     """
     engines: list[Engine] = []
     refused: dict[str, str] = {}
     for provider in providers:
         for path in paths:
             try:
-                engine = _opened(path, provider, threads)
+                engine = _opened(path, provider, threads, trust)
             except (EnvironmentProblem, ModelRefusedError) as exc:
                 if provider == "cpu":
                     raise
@@ -90,8 +91,8 @@ def opened_engines(
     return engines, refused
 
 
-def _opened(path: Path, provider: str, threads: int | None) -> Engine:
-    model, spec = open_model(path, provider, threads=threads)
+def _opened(path: Path, provider: str, threads: int | None, trust: bool) -> Engine:
+    model, spec = open_model(path, provider, threads=threads, trust=trust)
     device = provider_from_name(provider)
     precision, tolerance = promised_tolerance(spec.golden, device.precision)
     failed = [result for result in replay_golden(model, spec, precision=device.precision) if not result.passed]

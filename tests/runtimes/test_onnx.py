@@ -182,8 +182,10 @@ def test_threads_out_of_range_are_a_usage_error(tmp_path, threads):
 
 
 def test_an_unknown_provider_is_a_usage_error(tmp_path):
-    assert list(PROVIDERS) == ["cpu", "cuda"]
-    with pytest.raises(UsageError, match="provider must be one of cpu, cuda, got 'tpu'"):
+    assert list(PROVIDERS) == ["cpu", "cuda", "openvino", "openvino-bf16", "webgpu"]
+    with pytest.raises(
+        UsageError, match="provider must be one of cpu, cuda, openvino, openvino-bf16, webgpu, got 'tpu'"
+    ):
         opened(tmp_path, scale_model(), provider="tpu")
 
 

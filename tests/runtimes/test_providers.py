@@ -2,19 +2,35 @@
 
 import dataclasses
 import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
-from models import COLOUR, GREY, constant, learned_model, mix_model, node, onnx_file, scale_model, tiny_spec
+from models import (
+    COLOUR,
+    GREY,
+    constant,
+    extractor_file,
+    learned_model,
+    mix_model,
+    node,
+    onnx_file,
+    scale_model,
+    tiny_spec,
+)
 from onnx import TensorProto
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, UsageError
+from ddpm_export.golden import golden_from_model
 from ddpm_export.inputs import Input
 from ddpm_export.runtimes import PROVIDERS, Provider, external_data, onnx, open_file, open_model
 from ddpm_export.spec import spec_from_json
 
 CPU = "CPUExecutionProvider"
+SHIPPED = Path(__file__).parents[2] / "exported" / "unet.onnx"
 T0 = np.zeros(1, np.int64)
 
 
@@ -139,7 +155,7 @@ def test_metadata_is_read_once_whatever_the_provider(tmp_path, provider, monkeyp
 def test_a_provider_is_known_everywhere_once_it_has_a_record(tmp_path, monkeypatch):
     toy = Provider("toy", "ToyExecutionProvider", extra="toy", needs="a toy with its driver", options={"a": "1"})
     monkeypatch.setitem(PROVIDERS, "toy", toy)
-    with pytest.raises(UsageError, match="one of cpu, cuda, toy, got 'abacus'"):
+    with pytest.raises(UsageError, match=r"one of cpu, cuda, .*, toy, got 'abacus'"):
         opened(tmp_path, mix_model(), "abacus")
     with pytest.raises(EnvironmentProblem, match=r"provider toy: this onnxruntime has only .*ddpm-export\[toy\]"):
         opened(tmp_path, mix_model(), "toy")
@@ -155,6 +171,101 @@ def test_a_provider_is_known_everywhere_once_it_has_a_record(tmp_path, monkeypat
     with pytest.raises(EnvironmentProblem, match=r"provider toy does not start.*a toy with its driver"):
         opened(tmp_path, mix_model(), "toy")
     assert asked == [[("ToyExecutionProvider", {"a": "1"})]]
+
+
+# --- plugins ---
+
+
+@pytest.fixture
+def plugged(monkeypatch):
+    """A plugin of a package of its own that offers the CPU as its device; gives what was registered and asked for."""
+    seen = SimpleNamespace(
+        registered=[], offered=[device for device in onnxruntime.get_ep_devices() if device.ep_name == CPU]
+    )
+    package = ModuleType("onnxruntime_ep_toy")
+    package.get_library_path = lambda: "/toy.so"
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_toy", package)
+    monkeypatch.setitem(
+        PROVIDERS, "toy", Provider("toy", CPU, extra="toy", needs="a toy", plugin="onnxruntime_ep_toy", lacks="a wheel")
+    )
+    monkeypatch.setattr(onnx, "_registered", set())
+    monkeypatch.setattr(
+        onnxruntime, "register_execution_provider_library", lambda *what: seen.registered.append(what), raising=False
+    )
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: seen.offered)
+    return seen
+
+
+def with_golden(tmp_path, **changed):
+    """Return the content of a file whose golden vectors are its own; `changed` replaces parts of the first case."""
+    model, spec = opened(tmp_path, mix_model())
+    golden = golden_from_model(model, spec)
+    golden["cases"][0].update(changed)
+    return mix_model(dataclasses.replace(spec, golden=golden))
+
+
+def test_a_plugin_is_registered_once_and_runs_what_its_golden_vectors_vouch_for(tmp_path, plugged):
+    content = with_golden(tmp_path)
+    found, spec = opened(tmp_path, content, "toy")
+    again, _ = opened(tmp_path, content, "toy")
+    assert plugged.registered == [("onnxruntime_ep_toy", "/toy.so")]
+    x_t = np.ones((2, *spec.image_shape), np.float32)
+    expected = opened(tmp_path, content)[0](x_t, np.zeros(2, np.int64))["eps"]
+    for model in (found, again):
+        np.testing.assert_array_equal(model(x_t, np.zeros(2, np.int64))["eps"], expected)
+
+
+def test_a_plugin_that_computes_otherwise_is_refused_and_the_cpu_is_not(tmp_path, plugged):
+    content = with_golden(tmp_path, mean=0.4)
+    with pytest.raises(
+        ModelRefusedError, match=r"m\.onnx: toy does not compute what the file promises: the error is .*at t=0"
+    ):
+        opened(tmp_path, content, "toy")
+    opened(tmp_path, content)
+    with pytest.raises(
+        ModelRefusedError, match=r"m\.onnx: has no golden vectors that could tell whether toy computes it"
+    ):
+        opened(tmp_path, mix_model(), "toy")
+
+
+def test_a_plugin_without_device_library_or_package_is_an_environment_problem(tmp_path, plugged, monkeypatch):
+    plugged.offered.clear()
+    with pytest.raises(
+        EnvironmentProblem, match=r"provider toy does not start: .* offers no device on this machine\. .* a toy"
+    ):
+        opened(tmp_path, mix_model(), "toy")
+    monkeypatch.setattr(onnx, "_registered", set())
+
+    def fails(*_):
+        raise RuntimeError("libtoy.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", fails)
+    with pytest.raises(EnvironmentProblem, match=r"provider toy does not start: libtoy\.so\.1: cannot open"):
+        opened(tmp_path, mix_model(), "toy")
+    monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
+    with pytest.raises(EnvironmentProblem, match=r"does not start: onnxruntime .* takes no plugins"):
+        opened(tmp_path, mix_model(), "toy")
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_toy", None)
+    with pytest.raises(EnvironmentProblem, match=r"^onnxruntime-ep-toy is not installed.*ddpm-export\[toy\]"):
+        opened(tmp_path, mix_model(), "toy")
+
+
+def test_a_plugin_scores_nothing_since_an_extractor_has_no_golden_vectors(tmp_path, plugged):
+    (tmp_path / "e.onnx").write_bytes(extractor_file())
+    with pytest.raises(ModelRefusedError, match="an extractor has no golden vectors that could tell whether toy"):
+        onnx.open_extractor(tmp_path / "e.onnx", GREY, "toy", None)
+
+
+@pytest.mark.parametrize("name", [name for name, provider in PROVIDERS.items() if provider.plugin])
+def test_a_plugin_that_is_installed_runs_the_shipped_model_or_offers_no_device(name, monkeypatch):
+    pytest.importorskip(PROVIDERS[name].plugin)
+    monkeypatch.setenv("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1")  # Mesa's, where there is no GPU
+    reason = None
+    try:
+        open_model(SHIPPED, name)
+    except EnvironmentProblem as exc:
+        reason = str(exc)
+    assert reason is None or "offers no device" in reason  # as OpenVINO on AMD
 
 
 @pytest.mark.parametrize("ending", ["ts", "pt2"])
