@@ -1,10 +1,10 @@
 """`ddpm-bench`: what one step and the first image of exported models cost here, on every engine that is installed."""
 
-import json
 import os
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,11 +81,11 @@ def bench(
 
             calls = {**eager_calls(original, size, threads), **calls}
         tolerances = {name: engine.tolerance for name, engine in names.items()}
-        steps = timed_steps(calls, rounds, tolerances=tolerances, report=lambda what, size=size: _say(size, what))
+        steps = timed_steps(calls, rounds, tolerances=tolerances, report=partial(_say, size))
         told["steps"][size] = _described(steps, names, original is not None)
     told["starts"] = _starts(names, checkpoint, threads, trust) if hasattr(os, "posix_spawn") else {}
     if as_json:
-        print_json(json.loads(json.dumps(told)))
+        print_json(told)
     else:
         _print(told)
 

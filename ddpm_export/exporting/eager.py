@@ -28,7 +28,7 @@ def eager_calls(checkpoint: Checkpoint, batch: int, threads: int, *, frozen: boo
     x, times = torch.from_numpy(x_t), torch.from_numpy(t)
     named = {name: torch.from_numpy(value) for name, value in told.items()}
     x_last = x.to(memory_format=torch.channels_last)
-    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def evaluated(module: Any, image: torch.Tensor) -> Call:
         def evaluate() -> Array:
@@ -47,5 +47,6 @@ def eager_calls(checkpoint: Checkpoint, batch: int, threads: int, *, frozen: boo
     if frozen and not named:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, which is no news in a comparison with it
-            calls[FROZEN] = evaluated(torch.jit.freeze(torch.jit.trace(copy.deepcopy(network), (x, times))), x)
+            traced = torch.jit.trace(copy.deepcopy(network), (x, times))  # type: ignore[no-untyped-call]
+            calls[FROZEN] = evaluated(torch.jit.freeze(traced), x)
     return calls

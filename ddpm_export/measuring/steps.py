@@ -10,7 +10,7 @@ import numpy as np
 from ddpm_export.diffusion import Array, Model, noised
 from ddpm_export.errors import EnvironmentProblem, ModelRefusedError, UsageError
 from ddpm_export.golden import promised_tolerance, replay_golden
-from ddpm_export.inputs import bound_inputs
+from ddpm_export.inputs import example_of_inputs
 from ddpm_export.measuring.timing import Timings, interleaved, warm_up
 from ddpm_export.noise import noise_stream
 from ddpm_export.providers import provider_from_name
@@ -54,11 +54,11 @@ class Steps:
 
 
 def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dict[str, Array]]:
-    """Return x_t (B, C, H, W) at the middle of the schedule, t (B,), and other inputs by name, none of them said."""
+    """Return x_t (B, C, H, W) at the middle of the schedule, t (B,), and examples of other inputs by name."""
     middle = spec.num_train_timesteps // 2
     noise = noise_stream(0, range(batch), spec.image_shape)
     x_0 = np.clip(noise(1), -1, 1)
-    told = bound_inputs(spec.inputs, {}, batch)
+    told = example_of_inputs(spec.inputs, 0, range(batch))
     times = np.full(batch, middle, dtype=spec.t_dtype)
     return noised(x_0, noise(0), spec.alphas_cumprod[middle]), times, told
 
