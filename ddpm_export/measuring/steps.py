@@ -80,7 +80,8 @@ def opened_engines(
             except (EnvironmentProblem, ModelRefusedError) as exc:
                 if provider == "cpu":
                     raise
-                refused[provider] = str(exc)
+                missing = isinstance(exc, EnvironmentProblem)  # whatever the file
+                refused[provider if missing else f"{path.name}, {provider}"] = str(exc)
                 continue
             if engines and _shape(engine.spec) != _shape(engines[0].spec):
                 raise UsageError(

@@ -7,8 +7,10 @@ import pytest
 from commands import run_apart
 from models import COLOUR, mix_model, scale_model, tiny_spec
 
-from ddpm_export.measuring import timing
+from ddpm_export.errors import EnvironmentProblem, ModelRefusedError
+from ddpm_export.measuring import steps, timing
 from ddpm_export.providers import PROVIDERS
+from ddpm_export.runtimes import open_model
 
 APART = """
 import sys
@@ -77,6 +79,25 @@ def test_with_a_checkpoint_pytorch_has_rows_and_every_speed_is_against_it(comman
     assert rows["eager"]["speed_against"]["eager"] == [1.0, 1.0, 1.0]
     assert set(hurried) == set(told["starts"]) == {"unet.onnx, cpu", "eager"}
     assert told["starts"]["eager"] == {"seconds": [1.0, 2.0, 3.0], "peak_bytes": 50_000_000}
+
+
+def test_a_file_that_a_provider_refuses_is_named_beside_one_that_it_runs(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.onnx").write_bytes(mix_model())
+
+    def opened(path, provider, **more):
+        if provider != "cpu" and (provider != "webgpu" or path.name == "b.onnx"):
+            raise (ModelRefusedError if provider == "webgpu" else EnvironmentProblem)(f"{path.name} on {provider}")
+        return open_model(path, "cpu", **more)
+
+    monkeypatch.setattr(steps, "open_model", opened)
+    engines, refused = steps.opened_engines([tmp_path / "a.onnx", tmp_path / "b.onnx"], ["cpu", "cuda", "webgpu"], 1)
+    assert [(one.path.name, one.provider) for one in engines] == [
+        ("a.onnx", "cpu"),
+        ("b.onnx", "cpu"),
+        ("a.onnx", "webgpu"),
+    ]
+    assert refused == {"cuda": "b.onnx on cuda", "b.onnx, webgpu": "b.onnx on webgpu"}
 
 
 @pytest.mark.usefixtures("hurried")
