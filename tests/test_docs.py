@@ -216,7 +216,7 @@ def test_options_that_prose_names_are_those_of_the_command() -> None:
     seen = 0
     for page in [*PAGES, ROOT / "CHANGELOG.md"]:
         for code in re.findall(
-            r"`((?:ddpm-(?:run|check|eval|export)|python -m) [^`]+)`", page.read_text(encoding="utf-8")
+            r"`((?:ddpm-(?:run|check|eval|bench|export)|python -m) [^`]+)`", page.read_text(encoding="utf-8")
         ):
             command = module_of(code.split())
             assert command is not None, f"{page.name}: {code}"
