@@ -55,9 +55,10 @@ function open(source, provider = "wasm") {
       opened.provider === "webgpu"
         ? "the graphics card"
         : `the processor, ${opened.threads === 1 ? "one thread" : `${opened.threads} threads`}`;
+    const halved = spec.source?.storage === "float16" ? " (weights stored as float16)" : "";
     $("facts").textContent =
       `Model: ${spec.name}, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, ` +
-      `${(opened.bytes / 1e6).toFixed(1)} MB, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
+      `${(opened.bytes / 1e6).toFixed(1)} MB${halved}, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
     if (opened.warning) {
       document.querySelector("[name=provider][value=wasm]").checked = true;
       tellProblem(new Error(`The graphics card is not used: ${opened.warning}. The processor computes instead.`));
@@ -202,8 +203,8 @@ function showNoise() {
 
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const settings = settingsFromForm();
   await busy(async () => {
+    const settings = settingsFromForm(); // once the model is there, and with it its own steps and plan
     const done = await make(settings);
     if (done === null) return;
     const { images, seconds } = done;
@@ -477,6 +478,7 @@ $("form").reset(); // some browsers keep what was chosen before a reload
 open(source());
 if (await navigator.gpu?.requestAdapter()) $("engine").hidden = false;
 if ("serviceWorker" in navigator) {
+  await ready.catch(() => {}); // keeping files comes after using them
   navigator.serviceWorker.register(new URL("sw.js", import.meta.url)).catch(() => {}); // only offline use is lost
   await navigator.serviceWorker.ready;
   document.documentElement.dataset.offline = "ready";
