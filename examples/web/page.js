@@ -3,6 +3,7 @@
 import { labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
 import { flattened, grid, rgba } from "./images.js";
 import { painting, pictureFromFile } from "./paint.js";
+import { worker } from "./start.js";
 
 const MODEL_URL = "unet.onnx";
 const MAX_GALLERY = 48;
@@ -14,7 +15,6 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // --- the worker: one promise a question ---
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const questions = new Map();
 worker.onmessage = ({ data: { id, result, error, ...news } }) => {
   const { resolve, reject, onNews } = questions.get(id);
@@ -252,9 +252,13 @@ async function make(settings, pictures = null) {
 
 const countOf = (n) => (n === 1 ? "1 picture" : `${n} pictures`);
 
+let underWay = null; // a promise that is kept once what was asked for last is done
+
 /** Run a task with Stop in the place of Make pictures, keeping the keyboard's focus on the button that is there. */
 async function busy(task) {
   if ($("start").hidden || !$("form").reportValidity()) return;
+  let free;
+  underWay = new Promise((resolve) => (free = resolve));
   const from = document.activeElement;
   $("problem").hidden = true;
   $("start").hidden = true;
@@ -278,6 +282,7 @@ async function busy(task) {
   $("progress").value = 0;
   $("count").textContent = "\u00a0";
   if (hadFocus) ([$("prove"), $("fill")].includes(from) ? from : $("start")).focus();
+  free();
 }
 
 const cancel = () => worker.postMessage({ task: "cancel" });
@@ -478,7 +483,8 @@ $("form").reset(); // some browsers keep what was chosen before a reload
 open(source());
 if (await navigator.gpu?.requestAdapter()) $("engine").hidden = false;
 if ("serviceWorker" in navigator) {
-  await ready.catch(() => {}); // keeping files comes after using them
+  await ready.catch(() => {});
+  await underWay; // keeping files comes after using them
   navigator.serviceWorker.register(new URL("sw.js", import.meta.url)).catch(() => {}); // only offline use is lost
   await navigator.serviceWorker.ready;
   document.documentElement.dataset.offline = "ready";

@@ -35,8 +35,8 @@ const LARGEST_WINDOW = 24; // 16 MB: all of the WebAssembly
 const LARGEST = 2 ** 26; // bytes of a file that is compressed, some 4 s
 const RUNTIME = "node_modules/onnxruntime-web/dist/";
 const FIRST_VISIT = [
-  ...["index.html", "style.css", "page.js", "images.js", "paint.js", "worker.js", "model.js", "ddpm.js", "given.js"],
-  ...["normal_table.js", "sw.js", `${RUNTIME}ort.wasm.bundle.min.mjs`, `${RUNTIME}ort-wasm-simd-threaded.wasm`],
+  ...["index.html", "style.css", "start.js", "page.js", "images.js", "paint.js", "worker.js", "model.js", "ddpm.js"],
+  ...["given.js", "normal_table.js", "sw.js", `${RUNTIME}ort.wasm.bundle.min.mjs`, `${RUNTIME}ort-wasm-simd-threaded.wasm`],
 ];
 
 /** Compress files, for `server`: return a Map from a path to { etag, body }. Leaves out what is not there, or larger. */

@@ -5,6 +5,7 @@ const RUNTIME = "node_modules/onnxruntime-web/dist/";
 const FILES = [
   "./",
   "style.css",
+  "start.js",
   "page.js",
   "images.js",
   "paint.js",
