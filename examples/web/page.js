@@ -89,7 +89,7 @@ function offerPlans() {
   const fast = fastPlan();
   $("fast-choice").hidden = fast === undefined;
   $("fast-steps").textContent =
-    fast && `Fast: ${spec.plans[fast].rows.length} steps that were tuned for this model (${fast})`;
+    fast === undefined ? "Fast" : `Fast: ${spec.plans[fast].rows.length} steps that were tuned for this model (${fast})`;
 }
 
 /** Return the name of the longest of the plans that were tuned for the model: all are short. */
