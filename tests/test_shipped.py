@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
@@ -34,6 +35,15 @@ def test_digests(folder: str) -> None:
     for line in lines:
         digest, name = line.split()
         assert hashlib.sha256((ROOT / folder / name).read_bytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("path", ["exported/unet.onnx", "emoji/unet.onnx"])
+def test_the_operators_for_a_small_runtime_are_all_listed(path: str) -> None:
+    lines = (ROOT / "docs/embedding/required_operators.config").read_text().splitlines()
+    listed = {name for line in lines if not line.startswith("#") for name in line.split(";")[2].split(",")}
+    used = {node.op_type for node in onnx.load(ROOT / path).graph.node}
+    assert len(used) >= 15
+    assert used <= listed
 
 
 def test_the_extractor_is_as_right_as_its_card_says() -> None:

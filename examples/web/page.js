@@ -3,6 +3,7 @@
 import { labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
 import { flattened, grid, rgba } from "./images.js";
 import { painting, pictureFromFile } from "./paint.js";
+import { worker } from "./start.js";
 
 const MODEL_URL = "unet.onnx";
 const MAX_GALLERY = 48;
@@ -14,7 +15,6 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // --- the worker: one promise a question ---
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const questions = new Map();
 worker.onmessage = ({ data: { id, result, error, ...news } }) => {
   const { resolve, reject, onNews } = questions.get(id);
@@ -55,9 +55,10 @@ function open(source, provider = "wasm") {
       opened.provider === "webgpu"
         ? "the graphics card"
         : `the processor, ${opened.threads === 1 ? "one thread" : `${opened.threads} threads`}`;
+    const halved = spec.source?.storage === "float16" ? " (weights stored as float16)" : "";
     $("facts").textContent =
       `Model: ${spec.name}, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, ` +
-      `${(opened.bytes / 1e6).toFixed(1)} MB, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
+      `${(opened.bytes / 1e6).toFixed(1)} MB${halved}, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
     if (opened.warning) {
       document.querySelector("[name=provider][value=wasm]").checked = true;
       tellProblem(new Error(`The graphics card is not used: ${opened.warning}. The processor computes instead.`));
@@ -88,7 +89,7 @@ function offerPlans() {
   const fast = fastPlan();
   $("fast-choice").hidden = fast === undefined;
   $("fast-steps").textContent =
-    fast && `Fast: ${spec.plans[fast].rows.length} steps that were tuned for this model (${fast})`;
+    fast === undefined ? "Fast" : `Fast: ${spec.plans[fast].rows.length} steps that were tuned for this model (${fast})`;
 }
 
 /** Return the name of the longest of the plans that were tuned for the model: all are short. */
@@ -202,8 +203,8 @@ function showNoise() {
 
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const settings = settingsFromForm();
   await busy(async () => {
+    const settings = settingsFromForm(); // once the model is there, and with it its own steps and plan
     const done = await make(settings);
     if (done === null) return;
     const { images, seconds } = done;
@@ -251,9 +252,13 @@ async function make(settings, pictures = null) {
 
 const countOf = (n) => (n === 1 ? "1 picture" : `${n} pictures`);
 
+let underWay = null; // a promise that is kept once what was asked for last is done
+
 /** Run a task with Stop in the place of Make pictures, keeping the keyboard's focus on the button that is there. */
 async function busy(task) {
   if ($("start").hidden || !$("form").reportValidity()) return;
+  let free;
+  underWay = new Promise((resolve) => (free = resolve));
   const from = document.activeElement;
   $("problem").hidden = true;
   $("start").hidden = true;
@@ -277,6 +282,7 @@ async function busy(task) {
   $("progress").value = 0;
   $("count").textContent = "\u00a0";
   if (hadFocus) ([$("prove"), $("fill")].includes(from) ? from : $("start")).focus();
+  free();
 }
 
 const cancel = () => worker.postMessage({ task: "cancel" });
@@ -477,6 +483,8 @@ $("form").reset(); // some browsers keep what was chosen before a reload
 open(source());
 if (await navigator.gpu?.requestAdapter()) $("engine").hidden = false;
 if ("serviceWorker" in navigator) {
+  await ready.catch(() => {});
+  await underWay; // keeping files comes after using them
   navigator.serviceWorker.register(new URL("sw.js", import.meta.url)).catch(() => {}); // only offline use is lost
   await navigator.serviceWorker.ready;
   document.documentElement.dataset.offline = "ready";

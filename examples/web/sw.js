@@ -5,6 +5,7 @@ const RUNTIME = "node_modules/onnxruntime-web/dist/";
 const FILES = [
   "./",
   "style.css",
+  "start.js",
   "page.js",
   "images.js",
   "paint.js",
@@ -39,7 +40,9 @@ async function answer(request) {
   const cache = await caches.open(CACHE);
   try {
     const response = await fetch(request);
-    if (response.status === 200) await cache.put(request, response.clone());
+    if (response.status !== 200) return response;
+    const [kept, etag] = [await cache.match(request), response.headers.get("ETag")];
+    if (!etag || kept?.headers.get("ETag") !== etag) await cache.put(request, response.clone()); // not a large file again
     return response;
   } catch (error) {
     const kept = await cache.match(request);

@@ -16,6 +16,19 @@ const MAX_THREADS = 4;
 const QUIET = { logSeverityLevel: 3 }; // errors alone: that some nodes stay off the GPU is meant
 const MAX_GPU_ERROR = 1e-3; // relative, of one network evaluation; float32 in another order of sums stays below 1e-5
 
+// The runtime is fetched and compiled while the page and the model load. No call does only that: one that fails will do.
+const started = {};
+const start = (provider) => (started[provider] ??= startRuntime(RUNTIMES[provider]));
+start("wasm").catch(() => {}); // told when a model is opened
+
+async function startRuntime(url) {
+  const ort = await import(url);
+  // threads need shared memory, which a browser gives only to a page that is isolated by COOP and COEP headers
+  ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
+  ort.InferenceSession.create(new Uint8Array(), QUIET).catch(() => {});
+  return ort;
+}
+
 let opened = null; // { model, spec, release }
 let cancelled = false;
 
@@ -23,11 +36,8 @@ const tasks = {
   /** Open a model, of bytes or from a URL; `warning` says why another provider than the wanted one is used. */
   async open({ bytes, url, provider }) {
     const begin = performance.now();
-    const runtime = import(RUNTIMES[provider]); // loads while the model does
     const file = bytes ? new Uint8Array(bytes) : await download(url);
-    const ort = await runtime;
-    // threads need shared memory, which a browser gives only to a page that is isolated by COOP and COEP headers
-    ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
+    const ort = await start(provider);
     const next = await openModel(ort, file, { ...QUIET, executionProviders: ["wasm"] });
     await opened?.release();
     opened = next;

@@ -488,11 +488,15 @@ def test_a_file_that_does_not_run_is_told_in_one_line(everything: Path, tmp_path
 # --- the page ---
 
 
-@pytest.mark.torch
-def test_time_to_the_first_picture() -> None:
-    seen = seen_in_page("first")
-    print(f"first picture after {seen['ms'] / 1000:.1f} s (50 steps; goal 3 s). {seen['status']} {seen['facts']}")
-    assert seen["status"].startswith("Done: 1 picture")
+def test_a_first_picture_asked_for_at_once_is_made_the_files_own_way_and_all_is_sent_once(everything: Path) -> None:
+    seen = seen_in_page("first", model=str(everything))
+    (cold,), (warm,) = seen["cold"], seen["warm"]
+    for visit in (cold, warm):
+        assert visit["status"].startswith("Done: 1 picture")
+        assert ", 3 steps. " in visit["made"], "the file's own times, though they came after the click"
+    assert 2 < cold["megabytes"] < 4, "the runtime, compressed"
+    assert cold["megabytesOffline"] < cold["megabytes"] + 0.1, "to be kept for offline use, nothing is sent again"
+    assert warm["megabytesOffline"] < 0.1
 
 
 @pytest.mark.torch

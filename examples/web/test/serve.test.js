@@ -1,12 +1,13 @@
 // The server for trying out: types, headers, and nothing from outside its folder.
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, readdir, readlink, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readlink, rm, symlink, utimes, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { brotliDecompressSync } from "node:zlib";
 
-import { server } from "../serve.js";
+import { pack, server } from "../serve.js";
 
 let folder, site, isolated;
 
@@ -29,12 +30,15 @@ after(async () => {
 });
 
 /** Ask for a path as it is written: fetch would tidy up its dots. */
-const get = (path, { from = site, method = "GET" } = {}) =>
+const get = (path, { from = site, method = "GET", headers = {} } = {}) =>
   new Promise((resolve, reject) => {
-    request({ host: "127.0.0.1", port: from.address().port, path, method, agent: false }, (response) => {
-      let body = "";
-      response.on("data", (chunk) => (body += chunk));
-      response.on("end", () => resolve({ status: response.statusCode, headers: response.headers, body }));
+    request({ host: "127.0.0.1", port: from.address().port, path, method, headers, agent: false }, (response) => {
+      const chunks = [];
+      response.on("data", (chunk) => chunks.push(chunk));
+      response.on("end", () => {
+        const bytes = Buffer.concat(chunks);
+        resolve({ status: response.statusCode, headers: response.headers, bytes, body: bytes.toString() });
+      });
     })
       .on("error", reject)
       .end();
@@ -92,6 +96,44 @@ test("isolated, every answer has both headers", async () => {
     const { headers } = await get(path, { from: isolated });
     assert.equal(headers["cross-origin-opener-policy"], "same-origin");
     assert.equal(headers["cross-origin-embedder-policy"], "require-corp");
+  }
+});
+
+test("what a browser has is not sent again, until the file is another", async () => {
+  const file = join(folder, "root", "kept.js");
+  await writeFile(file, "one");
+  const { etag, vary } = (await get("/kept.js")).headers;
+  assert.equal(vary, "Accept-Encoding");
+  const again = await get("/kept.js", { headers: { "if-none-match": etag } });
+  assert.deepEqual([again.status, again.body, again.headers.etag], [304, "", etag]);
+  await writeFile(file, "two");
+  await utimes(file, 1, 1); // as long as before
+  const changed = await get("/kept.js", { headers: { "if-none-match": etag } });
+  assert.deepEqual([changed.status, changed.body], [200, "two"]);
+});
+
+test("what is packed goes compressed to who takes it, and plain once the file is another", async () => {
+  const text = "again and ".repeat(1000);
+  const file = join(folder, "root", "packed.js");
+  await writeFile(file, text);
+  const packing = server(join(folder, "root"), { packed: await pack([file, join(folder, "nothing.js")]) });
+  await new Promise((resolve) => packing.listen(0, "127.0.0.1", resolve));
+  const ask = (encoding, method = "GET") =>
+    get("/packed.js", { from: packing, method, headers: { "accept-encoding": encoding } });
+  try {
+    const small = await ask("gzip, br");
+    assert.equal(small.headers["content-encoding"], "br");
+    assert.equal(small.headers["content-type"], "text/javascript; charset=utf-8");
+    assert.equal(brotliDecompressSync(small.bytes).toString(), text);
+    assert.ok(small.bytes.length < 100);
+    assert.equal(small.headers["content-length"], String(small.bytes.length));
+    assert.equal((await ask("br", "HEAD")).headers["content-length"], small.headers["content-length"]);
+    const plain = await ask("gzip");
+    assert.deepEqual([plain.headers["content-encoding"], plain.body], [undefined, text]);
+    await writeFile(file, "another");
+    assert.equal((await ask("br")).body, "another");
+  } finally {
+    packing.close();
   }
 });
 
