@@ -34,6 +34,7 @@ GIVEN = ROOT / "docs" / "given"  # half a shoe, filled in four ways
 EDIT = {"num_steps": 10, "sampler": "ddim", "eta": 1.0, "seed": SEED, "returns": 2, "n": 4}
 MAX_DIFFERENCE = 1  # levels, docs/format.md section 2
 WEB = EXAMPLES / "web"
+Command = Callable[..., list[str]]  # (how many images, where to write, a plan's name if any) -> what to run
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Program:
     name: str
     needs: tuple[tuple[str, str], ...]
     build: tuple[list[str], ...]
-    run: Callable[[int, Path, str | None], list[str]]
+    run: Command
     ending: str = ".png"
     takes_plans: bool = True
     first: tuple[str, ...] = ()
@@ -59,11 +60,11 @@ class Program:
         return [f"no {tool}: {how}" for tool, how in self.needs if not (shutil.which(tool) or Path(tool).exists())]
 
 
-def sampling(*program: str) -> Callable[[int, Path, str | None], list[str]]:
+def sampling(*program: str) -> Command:
     """Return the command of a `sample` program, which takes the same arguments in every language."""
     steps = ("--steps", str(STEPS), "--sampler", "ddim", "--eta", "0")
 
-    def command(n: int, out: Path, plan: str | None) -> list[str]:
+    def command(n: int, out: Path, plan: str | None = None) -> list[str]:
         model, way = (UNET, steps) if plan is None else (PLANNED / "unet.onnx", ("--plan", plan))
         common = ("--n", str(n), "--seed", str(SEED), "--first", "0", "--out", str(out))
         return [*program, str(model), *way, *common]
@@ -78,12 +79,12 @@ def editing(*program: str) -> Callable[[Path], list[str]]:
     return lambda out: [*program, str(UNET), *options, "--out", str(out)]
 
 
-def one_call(*program: str) -> Callable[[int, Path, str | None], list[str]]:
+def one_call(*program: str) -> Command:
     """Return the command of a program over the one-call file: MODEL N STEPS SEED OUT."""
-    return lambda n, out, _: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out)]
+    return lambda n, out, _=None: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out)]
 
 
-def in_a_page(n: int, _: Path, plan: str | None) -> list[str]:
+def in_a_page(n: int, _: Path, plan: str | None = None) -> list[str]:
     """Return the command that drives the page and prints the pixels that it showed."""
     way = {"steps": STEPS} if plan is None else {"plan": plan, "file": str(PLANNED / "unet.onnx")}
     return ["node", str(WEB / "test" / "page.js"), "batch", json.dumps({"n": n, "seed": str(SEED), **way})]
