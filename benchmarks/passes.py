@@ -52,8 +52,8 @@ def measure(arguments: argparse.Namespace) -> Report:
         tables.append(Table(f"Passes, batch {batch}", ["graph", "ms", "speed", "relative error"], rows))
         values[str(batch)] = {"seconds": dict(timings.seconds), "errors": errors}
     notes = [f"SHA-256 {sha256_of(arguments.model)[:12]}; {arguments.rounds} rounds."]
-    command = f"python -m benchmarks.passes --batches {arguments.batches} --threads {threads} --rounds {arguments.rounds}"
-    return Report(command, conditions, tables, notes, values)
+    command = f"python -m benchmarks.passes --batches {arguments.batches} --threads {threads}"
+    return Report(f"{command} --rounds {arguments.rounds}", conditions, tables, notes, values)
 
 
 def _options() -> argparse.ArgumentParser:
