@@ -7,6 +7,7 @@ tests of its language want: each of its command lines is given to the command it
 import argparse
 import importlib
 import json
+import os
 import re
 import runpy
 import shutil
@@ -159,6 +160,7 @@ def parsed(module: str, arguments: list[str]) -> str:
     with (
         mock.patch.object(typer.core.TyperCommand, "invoke", return_value=0),
         mock.patch.object(argparse.ArgumentParser, "parse_args", then_stop),
+        mock.patch.object(os, "_exit", sys.exit),  # by which a command ends its process, here pytest's
     ):
         ending = run_here(call_of(module), *arguments)
     return "" if ending.code == 0 else ending.err
