@@ -140,7 +140,8 @@ def module_of(words: list[str]) -> tuple[str, list[str]] | None:
 
 def call_of(module: str):
     def main() -> None:
-        with warnings.catch_warnings():
+        # by os._exit a command ends its process, which is pytest's here
+        with warnings.catch_warnings(), mock.patch.object(os, "_exit", sys.exit):
             warnings.simplefilter("ignore")  # runpy's, where the module has been imported before
             found = runpy.run_module(module, run_name="__main__")
         if module.startswith("ddpm_export.cli."):
@@ -160,7 +161,6 @@ def parsed(module: str, arguments: list[str]) -> str:
     with (
         mock.patch.object(typer.core.TyperCommand, "invoke", return_value=0),
         mock.patch.object(argparse.ArgumentParser, "parse_args", then_stop),
-        mock.patch.object(os, "_exit", sys.exit),  # by which a command ends its process, here pytest's
     ):
         ending = run_here(call_of(module), *arguments)
     return "" if ending.code == 0 else ending.err
