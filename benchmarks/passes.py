@@ -49,8 +49,9 @@ def measure(arguments: argparse.Namespace) -> Report:
         rows = [[name, f"{timings.median_ms(name):.2f}", speeds[name], f"{errors[name]:.1e}"] for name in calls]
         tables.append(Table(f"Passes, batch {batch}", ["graph", "ms", "speed", "relative error"], rows))
         values[str(batch)] = {"seconds": dict(timings.seconds), "errors": errors}
-    notes = [f"SHA-256 {sha256_of(arguments.model)[:12]}; {threads} threads, {arguments.rounds} rounds."]
-    return Report(f"python -m benchmarks.passes --batches {arguments.batches}", conditions, tables, notes, values)
+    notes = [f"SHA-256 {sha256_of(arguments.model)[:12]}; {arguments.rounds} rounds."]
+    command = f"python -m benchmarks.passes --batches {arguments.batches} --threads {threads}"
+    return Report(f"{command} --rounds {arguments.rounds}", conditions, tables, notes, values)
 
 
 def _options() -> argparse.ArgumentParser:

@@ -1,13 +1,18 @@
 """A step of this training beside a step of lucidrains' and of diffusers' training loops, each around the same network.
 
-The network is `fashion-mnist-small`'s in all of them, the images are Fashion-MNIST, from PNG files where the loop reads
-files; losses and learning rates are each loop's own, and cost the same.
+The network is that of one configuration in all of them, the images are its data set's, from PNG files where the loop
+reads files. Losses and learning rates are each loop's own, and cost the same. Lucidrains' loop decodes in workers, also
+between its turns, so that decoding costs it next to nothing here.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import importlib.util
+import itertools
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,56 +27,59 @@ from torch import Tensor, nn
 
 from benchmarks.report import Report, Table, run
 from ddpm_export.datasets import open_dataset
+from ddpm_export.errors import EnvironmentProblem, UsageError
 from ddpm_export.exporting.unet import UNet
 from ddpm_export.measuring.timing import PAUSE_S, Timings, machine, spread
-from train.config import load_config
+from train.config import TrainConfig, load_config
 from train.loop import Stepper
 
 __all__ = ["CONTENDERS", "diffusers_loop", "lucidrains_loop", "measure", "our_loop"]
 
 NUM_IMAGES = 2048
 WARM_UP_STEPS = 3
-CONFIG = "fashion-mnist-small"
 Take = Callable[[], Any]
 
 
-def our_loop(batch: int, bf16: bool, folder: Path, channels_last: bool, compiled: bool) -> Take:
+def our_loop(config: TrainConfig, folder: Path, channels_last: bool, compiled: bool) -> Take:
     """Return what takes the next step of `python -m train`."""
-    fields = {"batch_size": batch, "bf16": bf16, "channels_last": channels_last, "compile": compiled}
-    config = load_config(CONFIG, {name: str(value).lower() for name, value in fields.items()})
+    config = dataclasses.replace(config, channels_last=channels_last, compile=compiled)
     stepper = Stepper(config, open_dataset(config.dataset, None, image_shape=config.network.image_shape), "cpu")
     stepper.prepare()
-    steps = iter(range(config.steps))
+    steps = itertools.count()
     return lambda: stepper.take(next(steps))
 
 
 class _Network(nn.Module):
     """The network with the face that both packages expect of theirs."""
 
-    channels = out_dim = 1
     self_condition = False
 
-    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
+    def __init__(self, config: TrainConfig, wrap: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.network, self.wrap = UNet(load_config(CONFIG).network), wrap
+        self.channels = self.out_dim = config.network.image_shape[0]
+        self.network, self.wrap = UNet(config.network), wrap
 
     def forward(self, x_t: Tensor, t: Tensor, _self_condition: None = None) -> Any:
         return self.wrap(self.network(x_t, t))
 
 
-def lucidrains_loop(batch: int, bf16: bool, folder: Path) -> Take:
+def lucidrains_loop(config: TrainConfig, folder: Path) -> Take:
     """Return what lets the Trainer of denoising-diffusion-pytorch take its next step."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Trainer
 
     trainer = Trainer(
-        GaussianDiffusion(_Network(_itself), image_size=28, timesteps=1000),
+        GaussianDiffusion(
+            _Network(config, lambda prediction: prediction),
+            image_size=config.network.image_shape[1:],
+            timesteps=config.num_train_timesteps,
+        ),
         str(folder),
-        train_batch_size=batch,
+        train_batch_size=config.batch_size,
         augment_horizontal_flip=False,
         results_folder=str(folder.parent / "results"),
         save_and_sample_every=10**9,
         calculate_fid=False,
-        amp=bf16,
+        amp=config.bf16,
         mixed_precision_type="bf16",
     )
 
@@ -82,18 +90,14 @@ def lucidrains_loop(batch: int, bf16: bool, folder: Path) -> Take:
     return take
 
 
-def _itself(prediction: Tensor) -> Tensor:
-    return prediction
-
-
 class _Pictures(torch.utils.data.Dataset[Tensor]):
     """Decode, resize, crop and normalise each picture when asked for, as the example does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         from torchvision import transforms as do
 
         self.paths = sorted(folder.iterdir())
-        self.change = do.Compose([do.Resize(28), do.CenterCrop(28), do.ToTensor(), do.Normalize([0.5], [0.5])])
+        self.change = do.Compose([do.Resize(size), do.CenterCrop(size), do.ToTensor(), do.Normalize([0.5], [0.5])])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,26 +110,27 @@ class _Pictures(torch.utils.data.Dataset[Tensor]):
         return changed
 
 
-def diffusers_loop(batch: int, bf16: bool, folder: Path) -> Take:
+def diffusers_loop(config: TrainConfig, folder: Path) -> Take:
     """Return what takes the next step of diffusers' example of unconditional training, with its defaults and EMA."""
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    network: Any = _Network(lambda prediction: SimpleNamespace(sample=prediction))
+    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+    network: Any = _Network(config, lambda prediction: SimpleNamespace(sample=prediction))
     ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    noising = DDPMScheduler(num_train_timesteps=1000)
+    noising = DDPMScheduler(config.num_train_timesteps)
     adam = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    loader = torch.utils.data.DataLoader(_Pictures(folder), batch_size=batch, shuffle=True)
+    pictures = _Pictures(folder, config.network.image_shape[1])
+    loader = torch.utils.data.DataLoader(pictures, batch_size=config.batch_size, shuffle=True)
     rates = get_scheduler("cosine", optimizer=adam, num_warmup_steps=500, num_training_steps=10_000)
     network, adam, loader, rates = accelerator.prepare(network, adam, loader, rates)
-    batches = iter(image for _ in iter(int, 1) for image in loader)
+    batches = itertools.chain.from_iterable(loader for _ in itertools.count())
 
     def take() -> float:
         clean = next(batches)
-        noise, t = torch.randn(clean.shape), torch.randint(1000, (len(clean),))
+        noise, t = torch.randn(clean.shape), torch.randint(config.num_train_timesteps, (len(clean),))
         noisy = noising.add_noise(clean, noise, t)
         with accelerator.accumulate(network):
             loss = nn.functional.mse_loss(network(noisy, t).sample.float(), noise)
@@ -140,98 +145,125 @@ def diffusers_loop(batch: int, bf16: bool, folder: Path) -> Take:
     return take
 
 
-# what is timed, by name: the loop, whether in bf16, and the package that it needs
-CONTENDERS: dict[str, tuple[Callable[..., Take], bool, str]] = {
-    "this training, compile": (functools.partial(our_loop, channels_last=True, compiled=True), True, "torch"),
-    "this training": (functools.partial(our_loop, channels_last=False, compiled=False), True, "torch"),
-    "lucidrains' Trainer": (lucidrains_loop, False, "denoising_diffusion_pytorch"),
-    "lucidrains' Trainer, bf16": (lucidrains_loop, True, "denoising_diffusion_pytorch"),
-    "diffusers' example": (diffusers_loop, False, "diffusers"),
-    "diffusers' example, bf16": (diffusers_loop, True, "diffusers"),
+OURS = "this training"
+# what is timed, by name: the loop, and the packages that it needs beside torch
+CONTENDERS: dict[str, tuple[Callable[..., Take], tuple[str, ...]]] = {
+    OURS: (functools.partial(our_loop, channels_last=False, compiled=False), ()),
+    f"{OURS}, channels_last": (functools.partial(our_loop, channels_last=True, compiled=False), ()),
+    f"{OURS}, channels_last, compile": (functools.partial(our_loop, channels_last=True, compiled=True), ()),
+    "lucidrains' Trainer": (lucidrains_loop, ("denoising_diffusion_pytorch",)),
+    "diffusers' example": (diffusers_loop, ("diffusers", "accelerate", "torchvision")),
 }
+PRECISIONS = ("bf16", "float32", "defaults")
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Let the loops take steps in turn, each in a process of its own; rows of packages that are missing say so."""
+    """Let the loops take steps in turn, each in a process of its own; rows of packages that are missing say so.
+
+    Raises UsageError for a precision that is none, EnvironmentProblem where a loop fails.
+    """
+    precisions, threads = arguments.precisions.split(","), [int(count) for count in arguments.threads.split(",")]
+    if unknown := set(precisions) - set(PRECISIONS):
+        raise UsageError(f"--precisions must be of {', '.join(PRECISIONS)}, got {sorted(unknown)[0]!r}.")
+    config = load_config(arguments.config, {"batch_size": str(arguments.batch)})
     conditions = machine()
-    found = {name: c for name, c in CONTENDERS.items() if importlib.util.find_spec(c[2])}
+    lacks = {name: [p for p in c[1] if importlib.util.find_spec(p) is None] for name, c in CONTENDERS.items()}
+    names = [name for name in CONTENDERS if not lacks[name]]
+    missing = [[name, f"{' and '.join(lacks[name])} not installed"] for name in CONTENDERS if lacks[name]]
+    ours = [name for name in names if name.startswith(OURS)]
     tables, values = [], {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "images"
-        _write_images(folder)
-        for threads in (int(count) for count in arguments.threads.split(",")):
-            timings = _in_turns(list(found), arguments.batch, folder, threads, arguments.rounds)
-            ours = list(found)[:2]
+        _write_images(folder, config)
+        for precision, count in itertools.product(precisions, threads):
+            loops = {}
+            for name in names:
+                bf16 = precision == "bf16" or (precision == "defaults" and name in ours)
+                loops[name] = functools.partial(CONTENDERS[name][0], dataclasses.replace(config, bf16=bf16), folder)
+            timings = _in_turns(loops, count, arguments.rounds)
             rows = [
-                [name, f"{1e3 * arguments.batch / timings.median_ms(name):.0f}"]
+                [name, f"{1e3 * arguments.batch / timings.median_ms(name):.1f}"]
                 + [spread(timings.speed_against(own, name)) for own in ours]
-                for name in found
+                for name in names
             ]
-            rows += [
-                [name, f"{c[2]} is not installed", "-", "-"] for name, c in CONTENDERS.items() if name not in found
-            ]
-            columns = ["loop", "images/s", *(f"{own} is faster by" for own in ours)]
-            tables.append(Table(f"A step of {arguments.batch} images, {threads} threads", columns, rows))
-            values[str(threads)] = dict(timings.seconds)
+            rows += [row + ["-"] * len(ours) for row in missing]
+            columns = ["loop", "images/s", *(f"{own}: times as fast" for own in ours)]
+            title = f"A step of {arguments.batch} images, {precision}, {count} {'thread' if count == 1 else 'threads'}"
+            tables.append(Table(title, columns, rows))
+            values[f"{precision}, {count}"] = dict(timings.seconds)
     notes = [
-        f"{sum(p.numel() for p in UNet(load_config(CONFIG).network).parameters()):,} parameters in all loops; "
-        f"{arguments.rounds} rounds; ratios are medians within a round, quartiles in parentheses."
+        f"{sum(p.numel() for p in UNet(config.network).parameters()):,} parameters in all loops; "
+        f"{arguments.rounds} rounds; ratios are medians within a round, quartiles in parentheses.",
+        "defaults: each loop in the precision that its project chooses, bf16 here and float32 there.",
     ]
-    return Report(f"python -m benchmarks.training --threads {arguments.threads}", conditions, tables, notes, values)
+    command = f"python -m benchmarks.training --threads {arguments.threads} --precisions {arguments.precisions}"
+    return Report(f"{command} --rounds {arguments.rounds}", conditions, tables, notes, values)
 
 
-def _write_images(folder: Path) -> None:
+def _write_images(folder: Path, config: TrainConfig) -> None:
     from PIL import Image
 
     folder.mkdir()
-    for number, image in enumerate(open_dataset("fashion-mnist", None, image_shape=(1, 28, 28)).images[:NUM_IMAGES]):
+    dataset = open_dataset(config.dataset, None, image_shape=config.network.image_shape)
+    for number, image in enumerate(dataset.images[:NUM_IMAGES]):
         Image.fromarray(image[..., 0]).save(folder / f"{number:04}.png")
 
 
-def _in_turns(names: list[str], batch: int, folder: Path, threads: int, rounds: int) -> Timings:
-    """Time one step a round of each contender; thread pools of one cannot slow another in other processes."""
+def _in_turns(loops: dict[str, Callable[[], Take]], threads: int, rounds: int) -> Timings:
+    """Time one step a round of each loop; thread pools of one cannot slow another in other processes."""
     context = multiprocessing.get_context("spawn")
     ends, processes = {}, []
-    for name in names:
+    for name, loop in loops.items():
         ends[name], theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(theirs, name, batch, folder, threads)))
+        processes.append(context.Process(target=_serve, args=(theirs, loop, threads)))
         processes[-1].start()
         theirs.close()
-        ends[name].recv()  # it is warm
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
     shuffle = np.random.default_rng(0).permutation
-    for _ in range(rounds):
-        for name in shuffle(names):
-            time.sleep(PAUSE_S)
-            ends[name].send(None)
-            seconds[name].append(ends[name].recv())
-    for name, process in zip(names, processes, strict=True):
-        ends[name].close()
-        process.join()
+    try:
+        for name in loops:
+            _answer(ends[name], name)  # it is warm
+        for _ in range(rounds):
+            for name in shuffle(list(loops)):
+                time.sleep(PAUSE_S)
+                ends[name].send(None)
+                seconds[name].append(_answer(ends[name], name))
+    finally:
+        for end, process in zip(ends.values(), processes, strict=True):
+            end.close()
+            process.join()
     return Timings(seconds)
 
 
-def _serve(end: Connection, name: str, batch: int, folder: Path, threads: int) -> None:
+def _answer(end: Connection, name: str) -> float:
+    try:
+        seconds: float = end.recv()
+    except EOFError as exc:
+        raise EnvironmentProblem(f"{name} ended before its turn. Its traceback is above.") from exc
+    return seconds
+
+
+def _serve(end: Connection, loop: Callable[[], Take], threads: int) -> None:
     """Warm up, and then take a step and answer with its seconds, as often as asked."""
     torch.set_num_threads(threads)
-    loop, bf16, _ = CONTENDERS[name]
-    take = loop(batch, bf16, folder)
-    for _ in range(WARM_UP_STEPS):
-        take()
-    end.send(0.0)
-    while True:
-        try:
-            end.recv()
-        except EOFError:
-            return
-        since = time.perf_counter()
-        take()
-        end.send(time.perf_counter() - since)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        take = loop()  # progress bars of one step would fill the report
+        for _ in range(WARM_UP_STEPS):
+            take()
+        end.send(0.0)
+        with contextlib.suppress(EOFError):
+            while True:
+                end.recv()
+                since = time.perf_counter()
+                take()
+                end.send(time.perf_counter() - since)
 
 
 def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description="A step of training beside those of two other projects.")
+    options.add_argument("--config", default="fashion-mnist-small", help="of train/configs, or a path [%(default)s]")
     options.add_argument("--batch", type=int, default=64, help="images a step [%(default)s]")
+    options.add_argument("--precisions", default=",".join(PRECISIONS), help="each with a table [%(default)s]")
     options.add_argument("--threads", default="1,2", help="numbers of threads, each with a table [%(default)s]")
     options.add_argument("--rounds", type=int, default=7, help="steps of each that count [%(default)s]")
     options.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -7,6 +7,7 @@ tests of its language want: each of its command lines is given to the command it
 import argparse
 import importlib
 import json
+import os
 import re
 import runpy
 import shutil
@@ -141,7 +142,8 @@ def call_of(module: str):
     module = "train.cli" if module == "train" else module  # as a program it ends its process, and so the tests'
 
     def main() -> None:
-        with warnings.catch_warnings():
+        # by os._exit a command ends its process, which is pytest's here
+        with warnings.catch_warnings(), mock.patch.object(os, "_exit", sys.exit):
             warnings.simplefilter("ignore")  # runpy's, where the module has been imported before
             found = runpy.run_module(module, run_name="__main__")
         if module.startswith(("ddpm_export.cli.", "train.cli")):

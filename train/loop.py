@@ -414,9 +414,11 @@ def _torch_problems() -> Iterator[None]:
     except RuntimeError as exc:
         if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
+        # a compiler that was killed leaves an empty file, which torch takes for what it has compiled
+        unreadable = isinstance(getattr(exc, "inner_exception", None), ImportError)
+        remedy = "Delete that file" if unreadable else "Install a compiler (g++ on a CPU)"
         raise EnvironmentProblem(
-            f"torch.compile failed: {' '.join(str(exc).split())[:200]}. Install a compiler (g++ on a CPU), or "
-            "--set compile=false."
+            f"torch.compile failed: {' '.join(str(exc).split())[:200]}. {remedy}, or --set compile=false."
         ) from exc
 
 

@@ -42,7 +42,11 @@ def test_the_norm_computes_in_float32_under_autocast_and_returns_what_it_got():
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch.compile's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_training_goes_on_bit_for_bit_also_from_one_that_was_not(toy_config, toy_dataset, tmp_path):
+def test_a_compiled_training_goes_on_bit_for_bit_also_from_one_that_was_not(
+    toy_config, toy_dataset, tmp_path, monkeypatch
+):
+    # the user's cache may hold what a compiler that was killed left
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     small = {"network__channel_multipliers": "[1]", "network__attention_levels": "[]", "compile": "true"}
     digests, starts = [], []
 

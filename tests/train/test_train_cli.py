@@ -250,7 +250,13 @@ def test_without_torch_one_line_names_what_to_install():
 
 def test_a_compiler_or_memory_that_is_missing_is_told_and_other_errors_are_not_hidden():
     compiler = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
-    for raised, told in ((compiler("no\nC++"), "compile=false"), (torch.OutOfMemoryError("full"), "batch_size")):
+    truncated = compiler("ImportError: /tmp/x.so: file too short")
+    truncated.inner_exception = ImportError()  # as torch has it
+    for raised, told in (
+        (compiler("no\nC++"), r"Install a compiler .*compile=false"),
+        (truncated, r"x\.so: file too short\. Delete that file, or --set compile=false"),
+        (torch.OutOfMemoryError("full"), "batch_size"),
+    ):
         with pytest.raises(EnvironmentProblem, match=told), _torch_problems():
             raise raised
     with pytest.raises(RuntimeError, match="mine"), _torch_problems():
