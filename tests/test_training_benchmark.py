@@ -28,7 +28,7 @@ def tiny(tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(training, "NUM_IMAGES", 100)
-    monkeypatch.setattr("benchmarks.timing.BUSY_LOOK_S", 0.0)
+    monkeypatch.setattr("ddpm_export.measuring.timing.BUSY_LOOK_S", 0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
