@@ -1,6 +1,7 @@
-"""What every test shares: random numbers that follow from the seed pytest-randomly prints, and quiet hypothesis."""
+"""What every test shares: random numbers that follow from the seed pytest-randomly prints, quiet hypothesis, SIGINT."""
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import settings
 
 settings.register_profile("ddpm-export", deadline=None, database=None)
 settings.load_profile("ddpm-export")
+# a shell's background jobs ignore it, and so would the commands that are interrupted here
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
