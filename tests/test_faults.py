@@ -51,7 +51,7 @@ def test_an_onnx_file_of_others_is_3(tmp_path):
         scale_model(metadata=""),
         3,
         "its metadata has no 'ddpm_export'",
-        "Export the checkpoint with ddpm-export.",
+        "Make one of it, or of its checkpoint, with ddpm-export.",
     )
 
 
