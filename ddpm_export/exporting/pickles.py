@@ -14,8 +14,8 @@ def check_pickle(file: BinaryIO) -> None:
     """Raise ValueError for tuples nested 100 deep, or of more than 2^24 values once what they share is counted anew.
 
     Hashing or showing them would fail or go on for ever, and no signal ends that: where each of 60 tuples holds the one
-    before twice, 250 bytes make 2^60 values. Reads one pickle of a file and stays after it; raises what `pickletools`
-    does for what is none.
+    before twice, 250 bytes make 2^60 values. And for tensors without values. Reads one pickle of a file and stays after
+    it; raises what `pickletools` does for what is none.
     """
     stack: list[tuple[int, int] | None] = []  # how many values each holds, how deep tuples nest in it; None for a mark
     memo: dict[int, tuple[int, int]] = {}
@@ -27,6 +27,8 @@ def check_pickle(file: BinaryIO) -> None:
         if name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[int(argument or 0)])
             continue
+        if name == "GLOBAL" and "meta_tensor" in str(argument):
+            raise ValueError("a tensor on the meta device, which has no values")
         taken: list[tuple[int, int]] = []
         for kind in reversed(takes):
             if kind is SLICE:

@@ -433,3 +433,9 @@ def test_what_is_shared_without_being_nested_is_read(tmp_path):
     shared = tuple(range(100))
     torch.save({"a": torch.ones(2), "shared": [shared] * 1000, "optimizer": {(1, "x"): shared}}, tmp_path / "c.pt")
     assert set(read_source(tmp_path / "c.pt")[0].contents) == {"a", "shared", "optimizer"}
+
+
+def test_a_tensor_without_values_is_refused_before_anything_is_built(tmp_path):
+    torch.save({"ema": {"w": torch.empty(3, device="meta")}}, tmp_path / "m.pt")
+    with pytest.raises(BadFileError, match="a tensor on the meta device, which has no values"):
+        load_torch_file(tmp_path / "m.pt")
