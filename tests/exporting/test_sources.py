@@ -438,4 +438,4 @@ def test_what_is_shared_without_being_nested_is_read(tmp_path):
 def test_a_tensor_without_values_is_refused_before_anything_is_built(tmp_path):
     torch.save({"ema": {"w": torch.empty(3, device="meta")}}, tmp_path / "m.pt")
     with pytest.raises(BadFileError, match="a tensor on the meta device, which has no values"):
-        load_torch_file(tmp_path / "m.pt")
+        read_source(tmp_path / "m.pt")
