@@ -16,3 +16,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def rng():
     return np.random.default_rng(random.getrandbits(64))  # pytest-randomly seeds `random` before each test
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """Give back the handlers that a command run within a test leaves: at its end it ignores signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
