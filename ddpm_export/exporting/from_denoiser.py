@@ -36,6 +36,7 @@ __all__ = [
     "graph_from_file",
     "graph_from_model",
     "model_from_graph",
+    "prove_graph",
     "write_denoiser",
     "write_one_call",
     "writing",
@@ -90,6 +91,14 @@ def model_from_graph(graph: DenoiserGraph, spec: ModelSpec, *, threads: int | No
     return open_model(graph.path, threads=threads)[0]
 
 
+def prove_graph(original: Original, path: Path) -> None:
+    """Prove the graph that a file, to be called `path`, is made of, unless that has been done for another file."""
+    if not original.is_proven:
+        model = model_from_graph(original.graph, original.spec)
+        prove(model, original.reference, original.spec, where=str(path), remedy=original.remedy)
+        original.is_proven = True
+
+
 def write_denoiser(original: Original, path: Path) -> Proof:
     """Write the graph itself with its golden vectors; it takes its name once it reproduces the network."""
     if original.calibrate is not None:
@@ -108,9 +117,7 @@ def _write_int8(original: Original, calibrate: int, path: Path) -> Proof:
     if graph.path is not None and not fits_inline(onnx.load(graph.path)):
         raise UsageError(f"{path}: --precision int8 takes networks of less than 2 GB. Leave it out.")
     model = graph.model if graph.path is None else onnx.load(graph.path)
-    if not original.is_proven:
-        prove(model_from_graph(graph, spec), original.reference, spec, where=str(path))
-        original.is_proven = True
+    prove_graph(original, path)
     if not quantised_tensors(model.graph):
         raise ModelRefusedError(
             f"{path}: has no convolution between the first and the last, which alone are computed in 8-bit integers. "
@@ -133,9 +140,7 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
     The denoiser's own graph is proven first, unless that has been done for another file.
     """
     spec, reference = original.spec, original.reference
-    if not original.is_proven:
-        prove(model_from_graph(original.graph, spec), reference, spec, where=str(path), remedy=original.remedy)
-        original.is_proven = True
+    prove_graph(original, path)
     with original.one_thread():
         own = spec_of_graph(_stored(spec, original), graph)
         golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], own)

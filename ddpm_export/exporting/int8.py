@@ -92,7 +92,8 @@ def calibrated(
 def quantised(model: ModelProto, ranges: dict[str, Range]) -> ModelProto:
     """Return a graph whose convolutions stand between QuantizeLinear and DequantizeLinear, which runtimes fuse.
 
-    Weights are int8, one scale an output channel; activations int8 with a zero point, one scale a tensor; biases int32.
+    Weights are int8, one scale an output channel; activations uint8 with a zero point, one scale a tensor; biases are
+    int32.
     """
     other = ModelProto()
     other.CopyFrom(model)

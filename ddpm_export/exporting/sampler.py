@@ -510,21 +510,14 @@ def _add_guided(
     It has the rows of c, the label's, and where both count after them those of u, "no class". Where one counts, u is
     the same rows as c: u + scale (c - u) then is what they say, to the bit, and they cost what one evaluation costs.
     """
-    label, count = spec.label, x_t.count()
+    count = x_t.count()
     if scale is None or spec.guides_itself:
         if scale is not None:
             told = {**told, OWN_GUIDANCE: scale.do("Expand", x_t.sizes(start=0, end=1).followed_by(g.value([1])))}
         inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **told}
         return _add_network(g, network, spec.prediction, inputs)
-    assert label is not None
-    assert label.none is not None
     more = (scale.equals(0.0) | scale.equals(1.0)).where(g.value(0), count)
-    none = told[label.name] * 0 + int(label.none)
-    inputs = {name: one.followed_by(one.part(0, more)) for name, one in {"x_t": x_t, **told}.items()}
-    inputs[label.name] = scale.equals(0.0).where(none, told[label.name]).followed_by(none.part(0, more))
-    inputs["t"] = t.do("Expand", inputs["x_t"].sizes(start=0, end=1))
-    both = _add_network(g, network, spec.prediction, inputs)
-    c, u = both.part(0, count), both.part(more, END)
+    c, u = _add_both(g, network, spec, x_t, t, told, scale, count, more)
     guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], scale)[spec.prediction]
     return guided
 
@@ -540,19 +533,35 @@ def _add_guided_rows(
         own = {} if scale is None else {OWN_GUIDANCE: scale.do("Unsqueeze", [1])}
         inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **told, **own}
         return _add_network(g, network, spec.prediction, inputs)
-    label, count = spec.label, x_t.count()
-    assert label is not None
-    assert label.none is not None
+    count = x_t.count()
     plain = scale.equals(0.0) | scale.equals(1.0)
     more = plain.every().where(g.value(0), count)
+    c, u = _add_both(g, network, spec, x_t, t, told, scale, count, more)
+    guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], _column(scale))[spec.prediction]
+    return _column(plain).where(c, guided)
+
+
+def _add_both(
+    g: Builder,
+    network: GraphProto,
+    spec: ModelSpec,
+    x_t: Value,
+    t: Value,
+    told: dict[str, Value],
+    scale: Value,
+    count: Value,
+    more: Value,
+) -> tuple[Value, Value]:
+    """Append the network on the `count` rows of c and, after them, `more` of u; return c and u, or c twice."""
+    label = spec.label
+    assert label is not None
+    assert label.none is not None
     none = told[label.name] * 0 + int(label.none)
     inputs = {name: one.followed_by(one.part(0, more)) for name, one in {"x_t": x_t, **told}.items()}
     inputs[label.name] = scale.equals(0.0).where(none, told[label.name]).followed_by(none.part(0, more))
     inputs["t"] = t.do("Expand", inputs["x_t"].sizes(start=0, end=1))
     both = _add_network(g, network, spec.prediction, inputs)
-    c, u = both.part(0, count), both.part(more, END)
-    guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], _column(scale))[spec.prediction]
-    return _column(plain).where(c, guided)
+    return both.part(0, count), both.part(more, END)
 
 
 def _column(values: Value) -> Value:

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting.from_denoiser import model_from_graph, writing
+from ddpm_export.exporting.from_denoiser import prove_graph, writing
 from ddpm_export.exporting.original import Original
-from ddpm_export.exporting.proof import PictureProof, prove, prove_rows
+from ddpm_export.exporting.proof import PictureProof, prove_rows
 from ddpm_export.exporting.sampler import rows_from_denoiser, rows_inputs
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.onnx import graph_from_path
@@ -43,9 +43,7 @@ def write_triton(original: Original, path: Path) -> PictureProof:
     spec, choice = original.spec, choose(original.spec)
     if choice.plan.needs_learned_variance:
         raise ModelRefusedError("The plan needs a learned variance, which a graph of rows has no place for.")
-    if not original.is_proven:
-        prove(model_from_graph(original.graph, spec), original.reference, spec, where=str(path))
-        original.is_proven = True
+    prove_graph(original, path)
     with (
         original.one_thread(),
         writing(rows_from_denoiser(original.graph.copy(), spec, choice.plan), original, path) as beside,
