@@ -348,7 +348,7 @@ def _place_for(out: Path) -> Path:
     return place
 
 
-def _share(folder: Path) -> int | None:
+def _share(folder: Path) -> int:
     """Keep a folder from being cleared away while this process lives, or the handle that is returned is open."""
     import fcntl
 

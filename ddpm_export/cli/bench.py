@@ -154,6 +154,8 @@ def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int, t
 
 def _print(told: dict[str, Any]) -> None:
     """Print the tables, whose cells are ours but for the names of files."""
+    from ddpm_export.measuring.timing import spread_of
+
     machine = told["machine"]
     versions = ", ".join(f"{name} {machine[name]}" for name in ("onnxruntime", "torch") if name in machine)
     typer.echo(f"{machine['cpu']} ({', '.join(machine['features'])}), {told['threads']} threads; {versions}.")
@@ -166,13 +168,13 @@ def _print(told: dict[str, Any]) -> None:
             if "reason" in row:
                 cells.append([row["engine"], row["reason"]])
                 continue
-            speeds = [_spread(row["speed_against"][peer]) for peer in peers]
+            speeds = [spread_of(row["speed_against"][peer]) for peer in peers]
             cells.append([row["engine"], row["precision"], f"{row['ms']:.2f}", *speeds, f"{row['error']:.1e}"])
         _table(f"One step, batch {size}", cells)
     if told["starts"]:
         cells = [["engine", "seconds", "peak MB"]]
         cells += [
-            [name, _spread(start["seconds"]), f"{start['peak_bytes'] / MB:.0f}"]
+            [name, spread_of(start["seconds"]), f"{start['peak_bytes'] / MB:.0f}"]
             for name, start in told["starts"].items()
         ]
         _table("From a fresh process to one image of one step", cells)
@@ -180,11 +182,6 @@ def _print(told: dict[str, Any]) -> None:
         typer.echo("\nNot here:")
         for name, reason in told["not_here"].items():
             typer.echo(f"  {name}: {printable(reason)}")
-
-
-def _spread(quartiles: list[float]) -> str:
-    low, middle, high = quartiles
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def _table(title: str, rows: list[list[str]]) -> None:

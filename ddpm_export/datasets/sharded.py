@@ -68,10 +68,9 @@ class _Shards(LazyImages):
 def _pictures_of(folder: Path, manifest: dict[str, Any], file: dict[str, Any]) -> NDArray[np.uint8]:
     """Return the pictures of a shard, (N, H, W, C), which are those of its digest, or else refused."""
     numbers = range(file["first"], file["first"] + file["n"])
-    cycle = manifest.get("labels", [])
+    content = Content(numbers, tuple(manifest["image_shape"]), {}, labels=manifest.get("labels", ()))
     path = folder / file["name"]
-    pixels = read_shard(path, manifest["format"], Content(numbers, tuple(manifest["image_shape"]), {}))
-    labels = [cycle[number % len(cycle)] for number in numbers] if cycle else []
-    if hexadecimal(digest_of(numbers, pixels, labels)) != file["digest"]:
+    pixels = read_shard(path, manifest["format"], content)
+    if hexadecimal(digest_of(numbers, pixels, content.labels_of(numbers))) != file["digest"]:
         raise BadFileError(f"{path} does not hold the pictures that were made. Delete it and run ddpm-run again.")
     return pixels

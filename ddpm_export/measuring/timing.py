@@ -31,6 +31,7 @@ __all__ = [
     "machine",
     "others_busy_share",
     "spread",
+    "spread_of",
     "warm_up",
 ]
 
@@ -60,7 +61,12 @@ class Timings:
 
 def spread(values: list[float], digits: int = 2) -> str:
     """Return the median with its quartiles as text: `1.32 (1.29-1.36)`."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return spread_of(statistics.quantiles(values, n=4) if len(values) > 1 else values * 3, digits)
+
+
+def spread_of(quartiles: list[float], digits: int = 2) -> str:
+    """Return three quartiles as `spread` does."""
+    low, middle, high = quartiles
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 

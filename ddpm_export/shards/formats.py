@@ -39,6 +39,10 @@ class Content:
     names: Sequence[str] = ()
     labels: Sequence[int] = ()
 
+    def labels_of(self, numbers: range) -> list[int]:
+        """Return the labels of pictures by their numbers, none without classes."""
+        return [self.labels[number % len(self.labels)] for number in numbers] if self.labels else []
+
 
 @dataclass(frozen=True)
 class Format:
@@ -49,14 +53,19 @@ class Format:
     read: Callable[[Path, int], Sequence[Pixels] | Pixels]
 
 
-@contextmanager
-def _write_parquet(path: Path, content: Content) -> Iterator[Add]:
-    """Yield what adds rows of number, image and label; the image as Hugging Face's datasets encodes its feature."""
+def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as exc:
         raise not_installed("pyarrow", "shards") from exc
+    return pyarrow, parquet
+
+
+@contextmanager
+def _write_parquet(path: Path, content: Content) -> Iterator[Add]:
+    """Yield what adds rows of number, image and label; the image as Hugging Face's datasets encodes its feature."""
+    pyarrow, parquet = _pyarrow()
     features: dict[str, Any] = {"number": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
     encoded = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     columns = {"number": pyarrow.int64(), "image": encoded}
@@ -84,10 +93,7 @@ def _write_parquet(path: Path, content: Content) -> Iterator[Add]:
 
 
 def _read_parquet(path: Path, channels: int) -> list[Pixels]:
-    try:
-        from pyarrow import parquet
-    except ImportError as exc:
-        raise not_installed("pyarrow", "shards") from exc
+    _, parquet = _pyarrow()
     rows = parquet.read_table(path, columns=["image"])["image"].to_pylist()
     return [read_image(row["bytes"], channels, where=str(path)) for row in rows]
 

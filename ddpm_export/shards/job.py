@@ -1,7 +1,7 @@
 """What a set of pictures is, which of its shards are missing, and how one is made. Knows no engine."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -137,10 +137,8 @@ def _about(
 def _machine(model: str, provider: str) -> dict[str, str]:
     """Return what the last bit of a picture may depend on besides model and settings."""
     packages = ("torch",) if model.endswith((".ts", ".pt2")) else ("onnxruntime", "onnxruntime-gpu")
-    versions = {one.name: one.version for one in metadata.distributions(name=packages[0])}
-    if not versions:
-        versions = {one.name: one.version for one in metadata.distributions(name=packages[-1])}
-    runtime = " ".join(next(iter(versions.items()), packages[:1]))
+    found = (one for name in packages for one in metadata.distributions(name=name))
+    runtime = next((f"{one.name} {one.version}" for one in found), packages[0])
     return {"version": __version__, "provider": provider, "runtime": runtime, "instructions": instructions()}
 
 
@@ -207,7 +205,7 @@ def make(job: Job, opened: Opened, settings: Settings, shard: int, report: Repor
     with FORMATS[job.about["format"]].write(path, content) as add:
         for batch, _, pixels in pictures(opened, part, lambda i: i == part.num_rows):
             if pixels is not None:
-                labels = _labels(content.labels, batch)
+                labels = content.labels_of(batch)
                 add(batch, pixels, labels)
                 digest += digest_of(batch, pixels, labels)
                 report(len(batch))
@@ -225,10 +223,6 @@ def make_here(job: Job, opened: Opened, report: Report = lambda _: None) -> None
     settings = settings_for(opened.spec, **job.how)
     for shard in missing(job):
         make(job, opened, settings, shard, report)
-
-
-def _labels(cycle: Sequence[int], numbers: range) -> list[int]:
-    return [cycle[number % len(cycle)] for number in numbers] if cycle else []
 
 
 def finish(job: Job) -> dict[str, Any]:
