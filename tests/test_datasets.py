@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from python2_pickle import python2_pickle
 
 from ddpm_export.datasets import (
     READERS,
@@ -545,24 +546,9 @@ def cifar_arrays(count=4, seed=0):
     return draws.integers(0, 256, (count, 3072), dtype=np.uint8), draws.integers(0, 10, count)
 
 
-class Python2Pickler(pickle._Pickler):
-    """Pickle as Python 2 did when CIFAR-10 was made: protocol 2, and bytes as its str, which Python 3 never writes."""
-
-    dispatch = pickle._Pickler.dispatch.copy()
-
-    def save_str(self, text):
-        raw = text if isinstance(text, bytes) else text.encode()
-        self.write(b"T" + struct.pack("<i", len(raw)) + raw)
-
-    dispatch[bytes] = dispatch[str] = save_str
-
-
 def python_batch(data, labels):
-    file = io.BytesIO()
     contents = {"batch_label": "one", "labels": labels, "data": data, "filenames": ["a.png"] * len(labels)}
-    Python2Pickler(file, protocol=2).dump(contents)
-    # the module's name of that time
-    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    return python2_pickle(contents)
 
 
 def binary_batch(data, labels):

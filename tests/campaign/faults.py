@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from .hostile_data import TOY
 CALLS = ("write", "pwrite64", "fsync", "rename")
 KINDS = ("error=EIO", "error=ENOSPC", "signal=KILL", "signal=INT")
 KILLS = {"run": 600, "eval": 200, "train": 100, "export": 100}
-STARTS = {name: f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "export")}
+STARTS = {name: f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "export", "check")}
 STARTS |= {"eval": "from ddpm_export.cli.start import evaluate; evaluate()"}
 STARTS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
 MODULES = {
@@ -139,8 +140,8 @@ def works():
     yield Work("train", "train", training, ["out/checkpoint.pt"], files)
 
 
-def start(folder, work, *, prefix=(), limit=None, env=None):
-    """Run a work as a user starts it; return (exit code, stderr)."""
+def start(folder, work, *, prefix=(), limit=None, env=None, keeps=True, timeout_s=120):
+    """Run a work as a user starts it; return (exit code, stderr). keeps: its stdout, in its folder."""
     before = (
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); " if limit is not None else ""
     )
@@ -154,12 +155,30 @@ def start(folder, work, *, prefix=(), limit=None, env=None):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout_s,
         errors="replace",
         preexec_fn=heeding_interrupts,
     )
-    (folder / "said").write_text(done.stdout)
+    if keeps:
+        (folder / "said").write_text(done.stdout)
     return done.returncode, done.stderr
+
+
+@contextmanager
+def learnt(work, begin=start):
+    """Yield a folder in which a work has its files, and has run once, so that it is known what its outputs hold."""
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base, "work")
+        folder.mkdir()
+        work.fill(folder)
+        work.learn(folder, begin)
+        yield folder
+
+
+def fault_of_next(folder, work, begin=start):
+    """Run a work that nothing happens to; return what is wrong with its end or its outputs."""
+    code, said = begin(folder, work)
+    return f"the next run ends with {code}: {said[-300:]!r}" if code else work.fault_after_next(folder)
 
 
 def told_well(code, err, kind):
@@ -193,11 +212,7 @@ def inject(tally, works_, every=1):
         tally.notes.append("\nWithout strace: no fault was injected.")
         return
     for work in works_:
-        with tempfile.TemporaryDirectory() as base:
-            folder = Path(base, "work")
-            folder.mkdir()
-            work.fill(folder)
-            work.learn(folder, start)
+        with learnt(work) as folder:
             counts = indices_of(folder, work)
             places = [(call, k, kind) for call, n in counts.items() for k in range(1, n + 1) for kind in KINDS]
             places += [(call, f"{k}+", "error=ENOSPC") for call, n in counts.items() for k in range(1, n + 1, 3)]
@@ -218,19 +233,13 @@ def inject(tally, works_, every=1):
                 ]
                 code, err = start(folder, work, prefix=prefix)
                 why = told_well(code, err, kind) or work.fault(folder)
-                if why is None:
-                    code, err = start(folder, work)
-                    why = f"the next run ends with {code}: {err[-300:]!r}" if code else work.fault_after_next(folder)
+                why = why or fault_of_next(folder, work)
                 tally.count("faults", f"{work.name}: {kind.split('=')[1]}", f"{call} {k}", why)
 
 
 def limit_sizes(tally, works_):
     for work in works_:
-        with tempfile.TemporaryDirectory() as base:
-            folder = Path(base, "work")
-            folder.mkdir()
-            work.fill(folder)
-            work.learn(folder, start)
+        with learnt(work) as folder:
             largest = max([len(content) for content in work.after.values()] or [4000])
             for limit in (0, 1, 100, largest // 2, largest - 1):
                 if tally.is_over():
@@ -238,21 +247,15 @@ def limit_sizes(tally, works_):
                 work.put_before(folder)
                 code, err = start(folder, work, limit=limit)
                 why = told_well(code, err, "error") or work.fault(folder)
-                if why is None:
-                    code, err = start(folder, work)
-                    why = f"the next run ends with {code}: {err[-300:]!r}" if code else work.fault_after_next(folder)
+                why = why or fault_of_next(folder, work)
                 tally.count("faults", "RLIMIT_FSIZE", f"{work.name}, {limit}", why)
 
 
 def fill_disk(tally, works_):
     """Run each work on a file system that has no room for its output; needs the right to mount one."""
     for work in works_:
-        with tempfile.TemporaryDirectory() as base:
-            learnt = Path(base, "learnt")
-            learnt.mkdir()
-            work.fill(learnt)
-            work.learn(learnt, start)
-            disk = Path(base, "disk")
+        with learnt(work) as folder:
+            disk = folder.parent / "disk"
             disk.mkdir()
             if subprocess.run(
                 ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False
@@ -267,38 +270,13 @@ def fill_disk(tally, works_):
                     fill.unlink(missing_ok=True)
                     free = os.statvfs(disk)
                     fill.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - left)))
-                    code, err = start_quietly(disk, work)
+                    code, err = start(disk, work, env={"TMPDIR": "/tmp"}, keeps=False)  # there is no room there
                     why = told_well(code, err, "error") or work.fault(disk)
                     fill.unlink()
-                    if why is None:
-                        code, err = start(disk, work)
-                        why = f"the next run ends with {code}: {err[-300:]!r}" if code else work.fault_after_next(disk)
+                    why = why or fault_of_next(disk, work)
                     tally.count("faults", "a full disk", f"{work.name}, {left} bytes left", why)
             finally:
                 subprocess.run(["umount", disk], check=False)
-
-
-def start_quietly(folder, work):
-    """Run a work without keeping what it said in its folder, where there is no room."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "TMPDIR": "/tmp",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = [sys.executable, "-c", STARTS[work.command], *work.arguments]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        preexec_fn=heeding_interrupts,
-    )
-    return done.returncode, done.stderr
 
 
 def kill(tally, works_, kills, noise):
@@ -316,11 +294,7 @@ def kill(tally, works_, kills, noise):
             return code, (folder / "said").read_text()
 
         for work in chosen:
-            with tempfile.TemporaryDirectory() as base:
-                folder = Path(base, "work")
-                folder.mkdir()
-                work.fill(folder)
-                work.learn(folder, begin)
+            with learnt(work, begin) as folder:
                 promised = scores(folder) if command == "eval" else None
                 work.put_before(folder)
                 _, whole_s = forks.run(folder, MODULES[command], work.arguments)
@@ -335,10 +309,7 @@ def kill(tally, works_, kills, noise):
                     done += 1
                     why = work.fault(folder) if command != "train" else fault_of_checkpoint(folder / work.outputs[0])
                     if why is None and (done % 10 == 0 or command in ("export",)):
-                        code, said = begin(folder, work)
-                        why = (
-                            f"the next run ends with {code}: {said[-300:]!r}" if code else work.fault_after_next(folder)
-                        )
+                        why = fault_of_next(folder, work, begin)
                         if why is None and command == "eval" and scores(folder) != promised:
                             why = f"scores {scores(folder)} in place of {promised}"
                     tally.count("faults", f"kill -9: {work.name}", done, why)

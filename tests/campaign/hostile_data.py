@@ -1,7 +1,6 @@
 """Hostile data: arrays, pictures, data sets, extractors, and folders of a training that was cut off."""
 
 import gzip
-import io
 import json
 import os
 import pickle
@@ -11,6 +10,7 @@ import zlib
 import numpy as np
 from models import constant, external, extractor_file, node, onnx_file, scale_model, tiny_spec
 from onnx import TensorProto
+from python2_pickle import python2_pickle
 
 from .cases import (
     ANY,
@@ -307,24 +307,10 @@ def cifar(first=None):
     return {f"data/data_batch_{k}.bin": rows if first is None or k > 1 else first for k in range(1, 6)}
 
 
-class Python2Pickler(pickle._Pickler):
-    """Pickle as Python 2 did when CIFAR-10 was made: protocol 2, and bytes as its str."""
-
-    dispatch = pickle._Pickler.dispatch.copy()
-
-    def save_str(self, text):
-        raw = text if isinstance(text, bytes) else text.encode()
-        self.write(b"T" + struct.pack("<i", len(raw)) + raw)
-
-    dispatch[bytes] = dispatch[str] = save_str
-
-
 def batch(**changes):
     data = np.arange(4 * 3072, dtype=np.uint64).astype(np.uint8).reshape(4, 3072)
     values = {"data": data, "labels": [0, 1, 2, 3], "batch_label": "x", "filenames": ["a.png"] * 4, **changes}
-    file = io.BytesIO()
-    Python2Pickler(file, protocol=2).dump(values)
-    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    return python2_pickle(values)
 
 
 def cifar_python(first=None):

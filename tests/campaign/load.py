@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from models import mix_model, scale_model, tiny_spec
 
 from . import ROOT
 from .cases import one_call
-from .faults import STARTS, start, works
+from .faults import learnt, start, works
 
 SIZE, THREADS = (3, 64, 64), 8
 FEW, MANY = 16, 1024
@@ -171,32 +172,19 @@ def together(tally, rounds=3, names=None):
     for work in works():
         if names is not None and work.name not in names:
             continue
-        with tempfile.TemporaryDirectory() as base:
-            folder = Path(base, "work")
-            folder.mkdir()
-            work.fill(folder)
-            work.learn(folder, start)
+        with learnt(work) as folder:
             for k in range(rounds):
                 if tally.is_over():
                     return
                 work.put_before(folder)
                 with ThreadPoolExecutor(2) as pool:
-                    ends = list(pool.map(ended, [folder] * 2, [work] * 2))
+                    ends = list(pool.map(partial(start, keeps=False, timeout_s=300), [folder] * 2, [work] * 2))
                 codes = sorted(code for code, _ in ends)
                 expected = ([0, 0], [0, 2]) if work.command == "train" else ([0, 0],)
                 why = None if codes in expected else f"codes {codes}: {[err[-300:] for _, err in ends]}"
                 tally.count(
                     "load", "two of a command in one place", f"{work.name}, {k}", why or work.fault_after_next(folder)
                 )
-
-
-def ended(folder, work):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STARTS[work.command], *work.arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    return done.returncode, done.stderr
 
 
 def run(tally, seed):

@@ -9,14 +9,12 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from models import mix_model
 
 from . import ROOT
-from .faults import Work, start, works
+from .faults import Work, learnt, start, works
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES, SOON_S, LATE_S = 8, 1.0, 4.0  # a busy machine takes its time: what is late is counted, what hangs falls
@@ -91,18 +89,11 @@ def verdict(work, code, err, seconds, folder):
 
 
 def run(tally, seed, *, names=None, phases=PHASES):
-    from . import faults
-
-    faults.STARTS.setdefault("check", "from ddpm_export.cli.start import check; check()")
     noise, late, ends = random.Random(seed), [], []
     for work in all_works():
         if names is not None and work.name not in names:
             continue
-        with tempfile.TemporaryDirectory() as base:
-            folder = Path(base, "work")
-            folder.mkdir()
-            work.fill(folder)
-            work.learn(folder, start)
+        with learnt(work) as folder:
             work.put_before(folder)
             since = time.perf_counter()
             start(folder, work)
