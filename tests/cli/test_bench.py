@@ -7,6 +7,7 @@ import pytest
 from commands import run_apart
 from models import COLOUR, mix_model, scale_model, tiny_spec
 
+from ddpm_export import providers
 from ddpm_export.errors import EnvironmentProblem, ModelRefusedError
 from ddpm_export.measuring import steps, timing
 from ddpm_export.providers import PROVIDERS
@@ -65,6 +66,7 @@ def test_with_a_checkpoint_pytorch_has_rows_and_every_speed_is_against_it(comman
         raise RuntimeError("no C compiler\nhere")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: breaks)
+    monkeypatch.setattr(providers, "PROVIDERS", {"cpu": PROVIDERS["cpu"]})  # whatever else is installed here
     threads = torch.get_num_threads()
     code, out, err = command("bench", model, "--checkpoint", checkpoint, "--batches", "2", "--rounds", "3", "--json")
     torch.set_num_threads(threads)
