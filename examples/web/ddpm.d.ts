@@ -426,6 +426,11 @@ export declare function denoised(outputs: Outputs, spec: ModelSpec, x_t: Float32
  */
 export declare function outputNames(spec: ModelSpec): ("eps" | "v" | "variance_fraction" | "x_0")[];
 /**
+ * Return whether whoever samples says an input; the walk feeds a previous, and guidance its own scale.
+ * @param {Input} one
+ */
+export declare const isTold: ({ kind, name }: Input) => boolean;
+/**
  * Return pixels [B, H, W, C] of images [B, C, H, W] in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up.
  * @param {Float32Array} x
  * @param {Shape} shape

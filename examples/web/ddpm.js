@@ -1106,7 +1106,7 @@ const isList = (value) => Array.isArray(value) || (ArrayBuffer.isView(value) && 
  * Return whether whoever samples says an input; the walk feeds a previous, and guidance its own scale.
  * @param {Input} one
  */
-const isTold = ({ kind, name }) => kind !== "previous" && name !== OWN_GUIDANCE;
+export const isTold = ({ kind, name }) => kind !== "previous" && name !== OWN_GUIDANCE;
 
 /**
  * Return the arrays of a network's inputs for a batch: what was given, and what stands for nothing.

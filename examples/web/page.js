@@ -1,6 +1,6 @@
 /** The page: reads the form, asks the worker, shows what comes. All computing is in worker.js. */
 
-import { labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
+import { fromUint8, isTold, labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
 import { flattened, grid, rgba } from "./images.js";
 import { painting, pictureFromFile } from "./paint.js";
 import { worker } from "./start.js";
@@ -48,6 +48,7 @@ function open(source, provider = "wasm") {
     $("times").defaultValue = spec.defaults.times?.join(", ") ?? "";
     offerPlans();
     offerLabels();
+    offerInputs();
     useFields();
     usePaint();
     const [channels, height, width] = spec.image_shape;
@@ -125,6 +126,65 @@ function chip(name, value) {
   return label;
 }
 
+const said = new Map(); // the numbers of what else the network is told, by name; left out where nothing is said
+
+/** A field for everything else that the network is told: for numbers, or for a picture. */
+function offerInputs() {
+  const inputs = spec.inputs.filter((one) => isTold(one) && one.kind !== "label");
+  const own = JSON.stringify(inputs);
+  if ($("inputs").dataset.own === own) return; // what was said stays
+  $("inputs").dataset.own = own;
+  said.clear();
+  $("inputs").replaceChildren(...inputs.map((one) => (one.kind === "image" ? pictureField : numbersField)(one)));
+}
+
+function numbersField({ name, shape: [count], none }) {
+  const hint = `${countOf(count, "number")}${count > 1 ? ", with commas between them" : ""}`;
+  const entry = inputField(name, hint, none, { type: "text", inputMode: "decimal" });
+  entry.addEventListener("input", () => {
+    const numbers = entry.value.split(",").map((item) => (item.trim() === "" ? NaN : Number(item)));
+    const isEmpty = entry.value.trim() === "";
+    const isFine = isEmpty || (numbers.length === count && numbers.every(Number.isFinite));
+    entry.setCustomValidity(isFine ? "" : `${name} must be ${hint}.`);
+    if (isEmpty || !isFine) said.delete(name);
+    else said.set(name, numbers);
+  });
+  return entry.parentElement;
+}
+
+function pictureField({ name, shape: [channels, height, width], none }) {
+  const hint = `A picture; its middle is taken and made ${width} × ${height}`;
+  const entry = inputField(name, hint, none, { type: "file", accept: "image/*" });
+  entry.disabled = channels !== 1 && channels !== 3;
+  entry.addEventListener("change", async () => {
+    said.delete(name);
+    entry.setCustomValidity("");
+    const [file] = entry.files;
+    if (!file) return;
+    entry.setCustomValidity(`${file.name} is being read.`);
+    const page = await pictureFromFile(file, width, height).catch(() => null);
+    if (file !== entry.files[0]) return; // another was chosen meanwhile
+    entry.setCustomValidity(page === null ? `${file.name} is not a picture that this browser can read.` : "");
+    if (page !== null) said.set(name, Array.from(fromUint8(flattened(page, channels), [channels, height, width])));
+  });
+  return entry.parentElement;
+}
+
+/** Return an entry in a field of its own, with its label and a hint. */
+function inputField(name, hint, none, properties) {
+  const [field, label, text] = ["div", "label", "p"].map((tag) => document.createElement(tag));
+  const entry = Object.assign(document.createElement("input"), { id: `input-${name}`, required: none === null });
+  Object.assign(entry, properties);
+  field.className = "field";
+  text.className = "hint";
+  text.id = `${entry.id}-hint`;
+  text.textContent = `${hint}.${none === null ? "" : " Left empty: as if nothing were said."}`;
+  Object.assign(label, { htmlFor: entry.id, textContent: name });
+  entry.setAttribute("aria-describedby", text.id);
+  field.append(label, entry, text);
+  return entry;
+}
+
 let source = () => ({ url: new URL(MODEL_URL, location.href).href });
 
 $("file").addEventListener("change", async ({ target }) => {
@@ -155,6 +215,7 @@ function settingsFromForm() {
     first: Number(form.get("first")),
     n: Number(form.get("n")),
   };
+  if (said.size > 0) common.inputs = Object.fromEntries(said);
   if (form.get("label")) common.label = Number(form.get("label"));
   const { value, dataset } = $("guidance");
   if (value !== (dataset.initial ?? value)) common.guidance = Number(value); // else the file's own, at its own times
@@ -169,9 +230,12 @@ function settingsFromForm() {
 }
 
 /** Return how pictures are made, as "50 steps" or "plan dpmpp, guidance 2". */
-const wayOf = ({ plan, times, numSteps, guidance }) =>
-  (plan === undefined ? `${times?.length ?? numSteps} steps` : `plan ${plan}`) +
-  (guidance === undefined ? "" : `, guidance ${guidance}`);
+const wayOf = ({ plan, times, numSteps, guidance, inputs = {} }) =>
+  [
+    plan === undefined ? `${times?.length ?? numSteps} steps` : `plan ${plan}`,
+    ...(guidance === undefined ? [] : [`guidance ${guidance}`]),
+    ...Object.entries(inputs).map(([name, values]) => (values.length > 8 ? name : `${name} ${values.join(" ")}`)),
+  ].join(", ");
 
 /** Return the class of a picture as the end of what is said of it, as ", Bag"; nothing where there is none. */
 function classOf({ label: chosen }, number) {
@@ -250,7 +314,7 @@ async function make(settings, pictures = null) {
   return done;
 }
 
-const countOf = (n) => (n === 1 ? "1 picture" : `${n} pictures`);
+const countOf = (n, what = "picture") => (n === 1 ? `1 ${what}` : `${n} ${what}s`);
 
 let underWay = null; // a promise that is kept once what was asked for last is done
 
@@ -333,9 +397,9 @@ $("prove").addEventListener("click", () =>
   busy(async () => {
     $("proof").replaceChildren();
     $("verdict").textContent = "";
-    const { seed, label, guidance } = settingsFromForm();
+    const { seed, label, guidance, inputs } = settingsFromForm();
     const numSteps = Math.min(PROOF.numSteps, spec.alphas_cumprod.length);
-    const common = { seed, numSteps, sampler: "ddim", eta: 0, label, guidance };
+    const common = { seed, numSteps, sampler: "ddim", eta: 0, label, guidance, inputs };
     const alone = await make({ ...common, first: PROOF.image, n: 1 });
     const among = alone && (await make({ ...common, first: 0, n: PROOF.among }));
     if (!among) return;
@@ -392,10 +456,10 @@ $("picture").addEventListener("change", async ({ target }) => {
 
 $("fill").addEventListener("click", () =>
   busy(async () => {
-    const { seed, first, n, label, guidance } = settingsFromForm();
+    const { seed, first, n, label, guidance, inputs } = settingsFromForm();
     const [numSteps, returns] = [Math.min(FILL_STEPS, spec.alphas_cumprod.length), Number($("returns").value)];
-    const settings = { seed, first, n, label, guidance, numSteps, sampler: "ddim", eta: 1, returns, mask: paint.mask() };
-    const done = await make(settings, paint.page().data);
+    const told = { seed, first, n, label, guidance, inputs };
+    const done = await make({ ...told, numSteps, sampler: "ddim", eta: 1, returns, mask: paint.mask() }, paint.page().data);
     if (done === null) return;
     $("filled").replaceChildren();
     for (let k = 0; k < n; k++) {
@@ -403,7 +467,7 @@ $("fill").addEventListener("click", () =>
       $("filled").append(await figure(pixels, `Filled, seed ${seed}, picture ${first + k}`));
     }
     $("filled").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
-    tell(`Done: filled in ${countOf(n).replace("picture", "way")} in ${done.seconds.toFixed(1)} s.`);
+    tell(`Done: filled in ${countOf(n, "way")} in ${done.seconds.toFixed(1)} s.`);
   }),
 );
 

@@ -19,13 +19,14 @@ import pytest
 from models import GREY, classes_file, constant, onnx_file, scale_model, tiny_spec
 from models import node as node_of
 from onnx import TensorProto
+from PIL import Image
 
 from ddpm_export import edit, generate
 from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
 from ddpm_export.guidance import Guidance
-from ddpm_export.images import grid, read_image
+from ddpm_export.images import from_uint8, grid, read_image
 from ddpm_export.inputs import Input
 from ddpm_export.noise import noise_stream
 from ddpm_export.samplers import plan, walk
@@ -539,7 +540,6 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
             "plan looks-back, guidance 2.5",
         ),
         ({"fast": True, "label": "cat"}, {"plan": "tuned-3", "label": "cat"}, "plan tuned-3"),
-        ({"plan": "learned", "label": "none"}, {"plan": "learned", "label": "none"}, "plan learned"),
     ],
 )
 def test_the_page_offers_what_the_file_has(settings: dict, ours: dict, way: str, everything: Path) -> None:
@@ -553,6 +553,20 @@ def test_the_page_offers_what_the_file_has(settings: dict, ours: dict, way: str,
     assert seen["gallery"][0].startswith(f"Seed 7, picture 3, {name}, {way}. ")
     assert ours.get("plan", "39-21-0") in seen["name"]
     assert ("class-1-guidance-2.5-" in seen["name"]) == ("guidance" in settings)
+
+
+@pytest.mark.torch
+def test_the_page_tells_the_network_numbers_and_a_picture(everything: Path, tmp_path: Path) -> None:
+    pixels = np.arange(0, 240, 40, dtype=np.uint8).reshape(3, 2, 1)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "low.png")
+    wish = {"inputs": {"v": "1,-2, 0.5"}, "pictures": {"low": str(tmp_path / "low.png")}}
+    seen = seen_in_page("batch", file=str(everything), plan="looks-back", **wish)
+    assert seen["problem"] == ""
+    told = {"v": [1, -2, 0.5], "low": from_uint8(pixels[None])[0]}
+    data = np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)
+    assert_same_pictures(data[..., :1], grid(generate(opened(everything), n=1, seed=7, plan="looks-back", inputs=told)))
+    assert seen["gallery"][0].startswith("Seed 7, picture 0, cat, plan looks-back, v 1 -2 0.5, low")
+    assert seen["refused"] == ["v must be 3 numbers, with commas between them."] * 3
 
 
 @pytest.mark.torch

@@ -64,12 +64,18 @@ const captions = (page, id) => page.$$eval(`#${id} figcaption`, (all) => all.map
 const focused = (page) => page.evaluate(() => document.activeElement.id || document.activeElement.tagName);
 const wish = async (page, settings) => {
   const { seed = 7, n = 1, steps = 50, times = "", plan = "", first = 0, sampler = "ddim", eta = 0 } = settings;
-  const { label, guidance, fast = false } = settings;
+  const { label, guidance, fast = false, inputs = {}, pictures = {} } = settings;
   await page.fill("#seed", String(seed));
   await page.selectOption("#n", String(n));
   await page.evaluate(() => (document.querySelector("details").open = true));
   await page.fill("#first", String(first));
   if (label !== undefined) await page.getByLabel(label, { exact: true }).check();
+  for (const [name, text] of Object.entries(inputs)) await page.getByLabel(name, { exact: true }).fill(text);
+  for (const [name, file] of Object.entries(pictures)) {
+    const field = page.getByLabel(name, { exact: true });
+    await field.setInputFiles(file);
+    await until(page, (entry) => entry.checkValidity(), await field.elementHandle());
+  }
   if (guidance !== undefined) await page.fill("#guidance", String(guidance));
   if (await page.isVisible("#plan")) await page.selectOption("#plan", plan);
   if (fast) await page.check("#fast");
@@ -146,6 +152,11 @@ const scenarios = {
       const facts = await text(page, "facts");
       const shown = await page.$$eval("#steps, #times, #plan", (all) => all.map(({ value }) => value));
       const classes = await page.$$eval("#classes label", (all) => all.map(({ textContent }) => textContent));
+      const refused = [];
+      for (const wrong of settings.inputs?.v ? ["1,2", "1,2,x", "1,,2"] : []) {
+        await page.getByLabel("v", { exact: true }).fill(wrong);
+        refused.push(await page.$eval("#input-v", (entry) => entry.validationMessage));
+      }
       const isOffered = { labels: await page.isVisible("#labels"), guidance: await page.isVisible("#guiding") };
       await make(page, settings); // where the file is refused: with the model before it
       const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
@@ -153,7 +164,7 @@ const scenarios = {
       const [name, gallery] = [download.suggestedFilename(), await captions(page, "gallery")];
       await shoot(page, "batch");
       const offered = { classes, ...isOffered };
-      return { width, height, channels, data: [...data], name, facts, problem, shown, offered, gallery };
+      return { width, height, channels, data: [...data], name, facts, problem, shown, offered, refused, gallery };
     }),
 
   /** The gallery and the proof, and how the page looks in both sizes and both colour schemes. */
