@@ -26,12 +26,13 @@ namespace {
 constexpr char usage[] =
     "usage: ddpm_sample MODEL.onnx [--n 16] [--steps N | --times 999,500,0] [--sampler ddim|ddpm] [--eta 0..1]\n"
     "                   [--plan NAME] [--seed 0] [--first 0] [--label NAME,...] [--guidance 0..100]\n"
-    "                   [--guidance-interval 100,800] [--input NAME=0.1,0.2]... [--out grid.png]\n"
+    "                   [--guidance-interval 100,800] [--input NAME=0.1,0.2|X.png]... [--out grid.png]\n"
     "                   [--image X.png [--mask M.png] [--measure average:K|grey|mask] [--strength 0..1]\n"
     "                    [--returns 0 [--jump 1]] | --between A.png B.png --strength 0..1]\n"
     "--plan is one that the file carries, in place of steps, times, sampler and eta.\n"
     "--label takes classes by name or index, or none, which images take in turn; without it they take every class.\n"
-    "--guidance-interval is the times that are guided. --input tells the network numbers, for all images or in turn.\n"
+    "--guidance-interval is the times that are guided. --input tells the network numbers, for all images or in turn, or\n"
+    "a picture of the input's size.\n"
     "--image is a picture to begin with, of the model's size, of which --n are made, 1 unless given: where the mask is\n"
     "white, with what is measured, or from so much noise; --between makes 9 from one picture to another.\n"
     "What is left out is the file's own. Same seed, same images, on every machine.\n";
@@ -46,6 +47,7 @@ struct Options {
     std::optional<std::array<double, 2>> interval;
     std::optional<std::int64_t> n;
     std::string image, mask;
+    std::map<std::string, std::string> pictures;  // for inputs of the network, by name
     std::vector<std::string> between;  // two, or none
     ddpm::Given given;
     ddpm::Settings settings;
@@ -117,14 +119,22 @@ std::array<double, 2> interval_from(const std::string& option, const std::string
     return {times[0], times[1]};
 }
 
-// Add what NAME=NUMBERS says of an input that is no label.
-void add_input(ddpm::Inputs& inputs, const std::string& option, const std::string& text) {
+// Add what NAME=NUMBERS or NAME=X.png says of an input that is no label.
+void add_input(Options& options, const std::string& option, const std::string& text) {
     const std::size_t equals = text.find('=');
     if (equals == 0 || equals == std::string::npos) {
         throw ddpm::Error(ddpm::Code::usage,
-                          option + " must be given as NAME=NUMBERS, got " + ddpm::detail::in_quotes(text) + ".");
+                          option + " must be given as NAME=NUMBERS or NAME=X.png, got " +
+                              ddpm::detail::in_quotes(text) + ".");
     }
-    inputs[text.substr(0, equals)] = numbers_from<float>(option, text.substr(equals + 1));
+    const std::string name = text.substr(0, equals), said = text.substr(equals + 1), ending = ".png";
+    options.pictures.erase(name);
+    options.settings.inputs.erase(name);
+    if (said.size() > ending.size() && said.compare(said.size() - ending.size(), ending.size(), ending) == 0) {
+        options.pictures[name] = said;
+    } else {
+        options.settings.inputs[name] = numbers_from<float>(option, said);
+    }
 }
 
 // Return the guidance that options say: a scale, and an interval of that or of the file's own.
@@ -178,7 +188,7 @@ Options options_from(const std::vector<std::string>& arguments) {
         } else if (option == "--guidance-interval") {
             options.interval = interval_from(option, value);
         } else if (option == "--input") {
-            add_input(settings.inputs, option, value);
+            add_input(options, option, value);
         } else if (option == "--image" || option == "--mask") {
             (option == "--image" ? options.image : options.mask) = named(option, value);
         } else if (option == "--between") {
@@ -220,6 +230,22 @@ void check_writable(const std::string& out) {
     }
 }
 
+template <class Fits>
+std::vector<std::uint8_t> pixels_of(const std::string& path, std::int64_t channels, const Fits& fits) {
+    try {
+        return read_png(path, static_cast<std::size_t>(channels), fits);
+    } catch (const ddpm::Error&) {
+        throw;
+    } catch (const std::runtime_error& problem) {
+        throw ddpm::Error(ddpm::Code::bad_file, problem.what());
+    }
+}
+
+void refuse_size(const std::string& path, std::size_t width, std::size_t height, std::size_t w, std::size_t h) {
+    throw ddpm::Error(ddpm::Code::usage, path + " must have " + std::to_string(width) + " x " + std::to_string(height) +
+                                             " pixels, got " + std::to_string(w) + " x " + std::to_string(h) + ".");
+}
+
 // Return a picture's pixels (H, W, C); what is measured may be as small as its measurement.
 std::vector<std::uint8_t> pixels_from(const std::string& path, std::int64_t channels, const ddpm::ModelSpec& spec,
                                       const std::optional<std::string>& measure) {
@@ -234,18 +260,28 @@ std::vector<std::uint8_t> pixels_from(const std::string& path, std::int64_t chan
         const bool is_measured = w * height == h * width && w <= width &&
                                  w * h * static_cast<std::size_t>(channels) == measured.size();
         if ((w != width || h != height) && !is_measured) {
-            throw ddpm::Error(ddpm::Code::usage, path + " must have " + std::to_string(width) + " x " +
-                                                     std::to_string(height) + " pixels, got " + std::to_string(w) +
-                                                     " x " + std::to_string(h) + ".");
+            refuse_size(path, width, height, w, h);
         }
     };
-    try {
-        return read_png(path, static_cast<std::size_t>(channels), fits);
-    } catch (const ddpm::Error&) {
-        throw;
-    } catch (const std::runtime_error& problem) {
-        throw ddpm::Error(ddpm::Code::bad_file, problem.what());
+    return pixels_of(path, channels, fits);
+}
+
+// Return the numbers of a picture for an input of the network, of the size that the input has.
+std::vector<float> told_picture(const std::string& name, const std::string& path, const ddpm::ModelSpec& spec) {
+    const auto known = std::find_if(spec.inputs.begin(), spec.inputs.end(), [&](const ddpm::Input& one) {
+        return one.name == name && one.kind == ddpm::Kind::image && (one.shape[0] == 1 || one.shape[0] == 3);
+    });
+    if (known == spec.inputs.end()) {
+        throw ddpm::Error(ddpm::Code::usage, "--input " + ddpm::detail::in_quotes(name) +
+                                                 " must be an image of 1 or 3 channels to be given as a picture.");
     }
+    const auto height = static_cast<std::size_t>(known->shape[1]), width = static_cast<std::size_t>(known->shape[2]);
+    const auto fits = [&](std::size_t w, std::size_t h) {
+        if (w != width || h != height) {
+            refuse_size(path, width, height, w, h);
+        }
+    };
+    return ddpm::from_uint8(pixels_of(path, known->shape[0], fits), {known->shape[0], known->shape[1], known->shape[2]});
 }
 
 // Return a picture as a state (C, H, W), of the size that it has.
@@ -294,6 +330,9 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     ddpm::Settings all = options.settings;
     all.label = labels_from(options.label, spec);
     all.guidance = guidance_from(options, spec);
+    for (const auto& [name, path] : options.pictures) {
+        all.inputs[name] = told_picture(name, path, spec);
+    }
     ddpm::check_image_numbers(all.first, all.n);  // before the first batch
     if (!options.between.empty() && all.n > most_between) {
         throw ddpm::Error(ddpm::Code::usage, "--n must be at most " + std::to_string(most_between) +

@@ -44,7 +44,7 @@ from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.generation import sample, settings_for
 from ddpm_export.guidance import Guidance
-from ddpm_export.images import grid, read_image, save_images, to_uint8
+from ddpm_export.images import from_uint8, grid, read_image, save_images, to_uint8
 from ddpm_export.inputs import Input
 from ddpm_export.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.plans import Plan, Row
@@ -54,6 +54,7 @@ from ddpm_export.samplers import State, dpmpp_2m, plan, walk
 from ddpm_export.samplers import grid as time_grid
 from ddpm_export.spec import Defaults, json_from_spec, spec_from_json
 
+from .edits import PICTURE
 from .specs import attacks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -1320,6 +1321,7 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
             "interval": (5, 30),
             "inputs": {"strength": [0.25, -1, 0.5, 1], "low_res": [0.1] * 12},
         },
+        {"label": "b", "picture": range(0, 240, 20)},
     ],
     ids=str,
 )
@@ -1335,6 +1337,10 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     arguments = []
     for name, numbers in settings.pop("inputs", {}).items():
         arguments += ["--input", f"{name}={','.join(map(str, numbers))}"]
+    if picture := settings.pop("picture", ()):
+        pixels = np.array(picture, np.uint8).reshape(1, 2, 2, 3)
+        save_images(tmp_path / "low.png", pixels)
+        arguments += ["--input", "low_res=1", "--input", f"low_res={tmp_path / 'low.png'}"]
     if interval := settings.pop("interval", ()):
         arguments += ["--guidance-interval", ",".join(map(str, interval))]
     arguments += [word for name, value in settings.items() for word in (f"--{name}", value)]
@@ -1345,6 +1351,8 @@ def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
     if interval:
         inputs = {"strength": [[0.25, -1], [0.5, 1]], "low_res": np.full((3, 2, 2), 0.1)}
         settings |= {"guidance": Guidance(settings["guidance"], interval), "inputs": inputs}
+    if picture:
+        settings["inputs"] = {"low_res": from_uint8(pixels)[0]}
     assert_within_a_level(tmp_path / "grid.png", generate((model, spec), n=5, seed=3, **settings))
 
 
@@ -1485,7 +1493,15 @@ def refusals():
             "--guidance-interval needs --guidance, since the model has no",
         ),
         (told_model(), ["--guidance-interval", "1"], 2, "--guidance-interval must be two times, such as 100,800, got"),
-        (told_model(), ["--input", "strength"], 2, "--input must be given as NAME=NUMBERS, got 'strength'."),
+        (told_model(), ["--input", "strength"], 2, "--input must be given as NAME=NUMBERS or NAME=X.png, got 'stre"),
+        (
+            told_model(),
+            ["--input", "strength=a.png"],
+            2,
+            "--input 'strength' must be an image of 1 or 3 channels to be",
+        ),
+        (told_model(), ["--input", "low_res=nowhere.png"], 3, "nowhere.png: "),
+        (told_model(), ["--input", f"low_res={PICTURE}"], 2, " must have 2 x 2 pixels, got 28 x 28."),
         (told_model(), ["--input", "strength=x"], 2, "--input must be a number within 64 bits, got 'x'."),
         (told_model(), ["--input", "other=1"], 2, "The model has no input 'other'"),
         (told_model(), ["--guidance", "101"], 2, "guidance must be a number from 0 to 100, got 101."),
