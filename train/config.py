@@ -11,6 +11,7 @@ from ddpm_export.errors import BadFileError, ConfigError
 from ddpm_export.exporting.unet import UNetConfig
 from ddpm_export.schedules import betas_from_name
 from ddpm_export.wording import first_line, several, shown
+from train.losses import TIMES
 
 __all__ = ["CONFIG_FOLDER", "TrainConfig", "config_from_dict", "load_config"]
 
@@ -20,6 +21,7 @@ CHOICES = {
     "loss": ("l1", "l2", "huber"),
     "prediction": ("eps", "x_0", "v"),
     "variance": ("fixed_small", "fixed_large"),
+    "times": tuple(TIMES),
 }
 
 
@@ -41,6 +43,8 @@ class TrainConfig:
     num_train_timesteps: int = 1000
     prediction: str = "eps"
     loss: str = "l2"
+    times: str = "uniform"
+    times_parameters: dict[str, float] = field(default_factory=dict)
     variance: str = "fixed_small"
     label_dropout: float = 0.1
     horizontal_flips: bool = False
@@ -62,8 +66,9 @@ class TrainConfig:
 
     # What may differ when a training goes on: how long and how fast, never what the weights mean.
     RESUMABLE = (
-        "steps", "learning_rate", "warmup_steps", "constant_steps", "gradient_norm_max", "ema_halflife_images",
-        "ema_rampup_ratio", "bf16", "channels_last", "compile", "log_every", "checkpoint_every", "picture_every",
+        "steps", "times", "times_parameters", "learning_rate", "warmup_steps", "constant_steps", "gradient_norm_max",
+        "ema_halflife_images", "ema_rampup_ratio", "bf16", "channels_last", "compile", "log_every", "checkpoint_every",
+        "picture_every",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -86,6 +91,14 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be a positive number up to 1e37, got {getattr(self, name)}.")
         if not 0.0 <= self.label_dropout < 1.0:
             raise ConfigError(f"label_dropout must be at least 0 and below 1, got {self.label_dropout}.")
+        unknown = sorted(set(self.times_parameters) - set(TIMES[self.times]))
+        if unknown:
+            known = several(TIMES[self.times], 5) or "none"
+            raise ConfigError(f"times_parameters of {self.times} must be {known}, got {shown(unknown[0])}.")
+        if not all(abs(value) <= 20 for value in self.times_parameters.values()):
+            raise ConfigError(f"times_parameters must be between -20 and 20, got {shown(self.times_parameters)}.")
+        if not self.times_parameters.get("std", 1.0) >= 0.1:
+            raise ConfigError(f"times_parameters.std must be at least 0.1, got {self.times_parameters['std']}.")
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 
 

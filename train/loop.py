@@ -27,7 +27,7 @@ from ddpm_export.wording import several, shown
 from train.compiled import compiled
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
-from train.losses import LOSSES, noised, target
+from train.losses import LOSSES, noised, shares_of_times, target
 
 __all__ = ["SAMPLES", "Progress", "Stepper", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
 
@@ -181,6 +181,7 @@ class Stepper:
         self._alphas = torch.tensor(
             spec_from_config(config, dataset).alphas_cumprod, dtype=torch.float32, device=device
         )
+        self._shares = shares_of_times(config.times, config.times_parameters, self._alphas.cpu())
         torch.manual_seed(config.seed)
         self.network = UNet(config.network).to(device)
         self.ema = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -198,7 +199,7 @@ class Stepper:
     def take(self, step: int) -> Tensor:
         """Take the step of a number, counted from 0, and return the loss of this process's share."""
         config, device = self.config, self.device
-        draws = _Draws(config, step, self._share, self.world.rank)
+        draws = _Draws(config, step, self._share, self.world.rank, self._shares)
         images, labels = self.dataset.batch(self._order.batch(step)[self._share])
         pixels = images.transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
         x_0 = torch.from_numpy(pixels).to(device).float() / 127.5 - 1.0
@@ -225,6 +226,8 @@ def _is_undrawn(out: Path) -> bool:
 def _stored(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration as a checkpoint has it: without classes, the same as before there were any."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    if config.times == "uniform":
+        del values["times"], values["times_parameters"]
     if not config.network.num_classes:
         del values["network"]["num_classes"], values["label_dropout"]
     return values
@@ -383,15 +386,19 @@ class _Order:
 class _Draws:
     """What is random in a step: flips, t, eps and whose label is dropped, of the whole batch, cut to a share.
 
+    shares: how often each time is drawn, all alike without them.
     Shares do not change them, nor do classes change flips, t and eps: labels are dropped after these. All are drawn on
     the CPU: the same numbers on every device. Dropout draws on, from another place on each rank.
     """
 
-    def __init__(self, config: TrainConfig, step: int, share: slice, rank: int) -> None:
+    def __init__(self, config: TrainConfig, step: int, share: slice, rank: int, shares: Tensor | None = None) -> None:
         count = config.batch_size
         torch.manual_seed(_mixed(config.seed, step))
         self.flips = (torch.rand(count, 1, 1, 1) < 0.5)[share] if config.horizontal_flips else None
-        self.t = torch.randint(0, config.num_train_timesteps, (count,))[share]
+        if shares is None:
+            self.t = torch.randint(0, config.num_train_timesteps, (count,))[share]
+        else:
+            self.t = torch.multinomial(shares, count, replacement=True)[share]
         self.eps = torch.randn(count, *config.network.image_shape)[share]
         drops = torch.rand(count) < config.label_dropout if config.network.num_classes else None
         self.unlabelled = None if drops is None else drops[share]

@@ -64,6 +64,8 @@ def test_set_changes_any_field():
         ("ema_halflife_images", "Infinity"),
         ("bf16", "1"),
         ("loss", "l3"),
+        ("times", "normal"),
+        ("times_parameters.mean", "0"),
         ("loss", "2"),
         ("prediction", "x"),
         ("variance", "learned"),

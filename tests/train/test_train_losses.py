@@ -11,7 +11,7 @@ from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import ModelSpec
 from train.config import CHOICES
 from train.loop import _Draws, _Order, _update, _update_ema
-from train.losses import LOSSES, noised, target
+from train.losses import LOSSES, noised, shares_of_times, target
 
 pytestmark = pytest.mark.torch
 
@@ -32,6 +32,22 @@ def test_losses_are_their_formulas(name, rng):
 
 def test_every_choice_of_loss_exists():
     assert tuple(LOSSES) == CHOICES["loss"]
+
+
+def test_log_normal_times_have_normal_logarithms_of_sigma(toy_config):
+    a = alphas_cumprod_from_betas(betas_from_name("quadratic", 1000))
+    shares = shares_of_times("log_normal", {"mean": -0.5}, torch.from_numpy(a))
+    shares = shares.numpy() / shares.numpy().sum()
+    log_sigma = np.log((1 - a) / a) / 2
+    mean = shares @ log_sigma
+    assert mean == pytest.approx(-0.5, abs=0.01)
+    assert np.sqrt(shares @ (log_sigma - mean) ** 2) == pytest.approx(1.2, abs=0.02)
+    config = toy_config(batch_size=20_000, num_train_timesteps=1000)
+    drawn = np.bincount(_Draws(config, 3, slice(None), 0, torch.from_numpy(shares)).t.numpy(), minlength=1000)
+    np.testing.assert_allclose(
+        np.add.reduceat(drawn / 20_000, range(0, 1000, 50)), np.add.reduceat(shares, range(0, 1000, 50)), atol=0.01
+    )
+    assert shares_of_times("uniform", {}, torch.from_numpy(a)) is None
 
 
 @pytest.mark.parametrize("prediction", CHOICES["prediction"])
