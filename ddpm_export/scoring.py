@@ -46,6 +46,9 @@ __all__ = [
     "bits_as_json",
     "curve_from_bits",
     "features_of",
+    "keep",
+    "kept",
+    "key_of",
     "rate_as_json",
     "sampled_images",
     "scores",
@@ -86,17 +89,17 @@ def sampled_images(
     The same model, seed and sampler find them there again, whatever n, on the same provider and by the same version of
     this package. report: images done, of how many, what.
     """
-    folder = cache / "samples" / _digest({**_made_by(provider), "model": model_sha256, **settings.describe()})
+    folder = cache / "samples" / key_of({**_made_by(provider), "model": model_sha256, **settings.describe()})
     done = []
     for start in range(settings.first, settings.first + settings.n, CHUNK):
         count = min(CHUNK, settings.first + settings.n - start)
         path = folder / f"{start:08d}-{count:03d}.npy"
-        images = _kept(path, (count, *spec.picture_shape[1:], spec.picture_shape[0]), np.uint8)
+        images = kept(path, (count, *spec.picture_shape[1:], spec.picture_shape[0]), np.uint8)
         if images is None:
             part = replace(settings, first=start, n=count, batch=min(settings.batch, count))
             states = [state.x for _, state in sample(model, spec, part) if state.row.i == part.num_rows]
             images = to_uint8(decode(np.concatenate(states)))
-            _keep(path, images)
+            keep(path, images)
         done.append(images)
         report(start + count - settings.first, settings.n, "sampling")
     return np.concatenate(done)
@@ -117,10 +120,10 @@ def features_of(
     folder = None
     if cache is not None:
         content = _digest_of_images(images)
-        folder = cache / "features" / _digest({**_made_by(provider), "images": content, "extractor": extractor_sha256})
-        kept = [_kept(folder / f"{name}.npy", None, np.float32) for name in ("features", "logits")]
-        if kept[0] is not None and kept[1] is not None and len(kept[0]) == len(kept[1]) == len(images):
-            return kept[0], kept[1]
+        folder = cache / "features" / key_of({**_made_by(provider), "images": content, "extractor": extractor_sha256})
+        found = [kept(folder / f"{name}.npy", None, np.float32) for name in ("features", "logits")]
+        if found[0] is not None and found[1] is not None and len(found[0]) == len(found[1]) == len(images):
+            return found[0], found[1]
     rows: list[Scored] = []
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]
@@ -128,8 +131,8 @@ def features_of(
         report(start + len(part), len(images), "features")
     features, logits = (np.concatenate(parts).astype(np.float32) for parts in zip(*rows, strict=True))
     if folder is not None:
-        _keep(folder / "features.npy", features)
-        _keep(folder / "logits.npy", logits)
+        keep(folder / "features.npy", features)
+        keep(folder / "logits.npy", logits)
     return features, logits
 
 
@@ -298,25 +301,30 @@ def _digest_of_images(images: Pixels | LazyImages) -> str:
     return digest.hexdigest()
 
 
-def _digest(values: dict[str, Any]) -> str:
+def key_of(values: dict[str, Any]) -> str:
+    """Return a name in the cache for what follows from JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
-    """Return an array of the cache, None where there is none; files in it are whole or not there."""
+def kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
+    """Return an array that `keep` wrote, None where there is none; files are whole or not there.
+
+    Raises BadFileError for one that is damaged, or of another shape or dtype, where these are not None.
+    """
     if not path.exists():
         return None
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
         raise BadFileError(f"{path} of the cache is damaged: {exc}. Delete it.") from exc
-    if values.dtype != dtype or (shape is not None and values.shape != shape):
+    if (dtype is not None and values.dtype != dtype) or (shape is not None and values.shape != shape):
         raise BadFileError(
             f"{path} of the cache must hold {np.dtype(dtype)} {shape}, got {values.dtype} {values.shape}. Delete it."
         )
     return values
 
 
-def _keep(path: Path, values: Array) -> None:
+def keep(path: Path, values: Array) -> None:
+    """Write an array whole or not at all."""
     with replacing(path) as beside, beside.open("wb") as file:
         np.save(file, values)

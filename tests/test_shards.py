@@ -1,5 +1,6 @@
 """A set of many pictures: the same from every format, engine and number of shards, however often it is stopped."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import assert_refused, command_line, run_here
-from models import mix_model, tiny_spec, told_model
+from commands import RUN, assert_refused, command_line, run_here
+from models import extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export import Input, generate, open_model
+from ddpm_export.cli.eval import main as evaluate
 from ddpm_export.cli.run import main
 from ddpm_export.datasets import open_dataset
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 from ddpm_export.shards import job as jobs
+from ddpm_export.shards import on_ray
 from ddpm_export.shards.formats import FORMATS, digest_of, hexadecimal
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "hat"))
@@ -267,26 +270,120 @@ def wait_for(what, seconds=120):
     return found
 
 
-def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(tmp_path):
-    """Two runs of the driver: a worker is killed in each, and the first driver as well."""
-    model, out = tmp_path / "m.onnx", tmp_path / "a"
-    model.write_bytes(mix_model(tiny_spec((3, 16, 16))))
-    usual = [model, "--n", 600, "--seed", 3, "--steps", 40, "--as", "npy", "--shards", 40]
-    assert run_here(main, *usual, "--out", tmp_path / "b").code == 0
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}  # of no cluster: what is not asked for is not joined
-    for driver in ("first", "second"):
-        line = command_line(*usual, "--out", out, "--engine", "ray", "--workers", 2)
-        with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            before = len(list(out.glob("*.npy")))
-            wait_for(lambda n=before: len(list(out.glob("*.npy"))) > n + 1)
-            os.kill(wait_for(lambda pid=process.pid: ray_workers(pid))[0], signal.SIGKILL)
-            if driver == "first":
-                wait_for(lambda: len(list(out.glob("*.npy"))) > 8)
-                process.kill()
-                process.communicate()
-                assert not (out / "manifest.json").exists()
-            else:
-                told = process.communicate(timeout=120)[1].decode().splitlines()
-                assert process.returncode == 0, told
-                assert all(line.startswith("images: ") for line in told), told
+EVALUATE = "from ddpm_export.cli.eval import main; main()"
+LARGER = (3, 16, 16)
+SORTED = dataclasses.replace(LABEL, classes=("bag", "hat", "shoe"))  # as folders are
+
+
+@pytest.fixture(scope="module")
+def scoring(tmp_path_factory):
+    """A folder with a model, an extractor, a reference of the model's classes, and the words that score the one."""
+    place = tmp_path_factory.mktemp("scoring")
+    (place / "m.onnx").write_bytes(told_model(tiny_spec(LARGER, inputs=(SORTED,), requires=("inputs",))))
+    (place / "e.onnx").write_bytes(extractor_file(LARGER))
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (90, 16, 16, 3), dtype=np.uint8)):
+        folder = place / "real" / SORTED.classes[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:03d}.png")
+    usual = ["--data", place / "real", "--extractor", place / "e.onnx", "--cache", place / "cache", "--json"]
+    return place, [place / "m.onnx", *usual, "--metrics", "is,fid,kid,pr,accuracy,class_fid", "--steps", 30]
+
+
+def scored(words, *options):
+    ending = run_here(evaluate, *words, *options)
+    assert ending.code == 0, ending
+    return json.loads(ending.out)
+
+
+def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_path, monkeypatch):
+    """A set is made and then scored; a worker is killed each time, and the first driver as well."""
+    place, usual = scoring
+    out, asked = tmp_path / "a", ["--n", 600, "--seed", 3, "--steps", 40]
+    expected = scored(usual, *asked)
+    assert expected["accuracy"].keys() == {"mean", *SORTED.classes}
+    making = [place / "m.onnx", *asked, "--as", "npy", "--shards", 40]
+    assert run_here(main, *making, "--out", tmp_path / "b").code == 0
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray would put its workers behind whatever else runs
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of no cluster: what is not asked for is not joined
+    on_workers = ["--out", out, "--engine", "ray", "--workers", 2]
+
+    def begun(*line, code):
+        return subprocess.Popen(command_line(*line, code=code), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def kill_worker(driver, pattern, count):
+        wait_for(lambda: len(list(out.glob(pattern))) > count)
+        os.kill(wait_for(lambda: ray_workers(driver.pid))[0], signal.SIGKILL)
+
+    with begun(*making, *on_workers, code=RUN) as process:
+        kill_worker(process, "*.npy", 1)
+        wait_for(lambda: len(list(out.glob("*.npy"))) > 8)
+        process.kill()
+        process.communicate()
+    assert not (out / "manifest.json").exists()
+    with begun(*usual, *asked, *on_workers, code=EVALUATE) as process:
+        kill_worker(process, ".features/*/*.npy", 3)
+        told, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert all(line.startswith(b"sampling: ") for line in errors.splitlines()), errors
+    assert json.loads(told) == expected  # and nothing else, of Ray's
     assert (out / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+    assert not list(out.rglob("*part*"))
+    monkeypatch.setitem(sys.modules, "ray", None)  # nothing is left to make
+    assert scored(usual, *asked, *on_workers) == expected
+    next(out.glob("*.npy")).unlink()
+    assert_refused(run_here(evaluate, *usual, *asked, *on_workers), 5, "ray is not installed", "ddpm-export[ray]")
+
+
+def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
+    place, usual = scoring
+    made = []
+
+    def make_here(begin, todo, *, workers, address, report):
+        make = begin(1)
+        for shard in todo:
+            make(shard)
+            made.append(shard)
+            report(shard)
+
+    def sets():
+        return sorted(path.parent for path in place.glob("cache/sets/*/manifest.json"))
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in sets()[0].glob("*.npy")}
+
+    monkeypatch.setattr(on_ray, "make_on_ray", make_here)
+    on_workers = [*usual, "--n", 250, "--engine", "ray"]
+    expected = scored(usual, "--n", 250)
+    assert scored(on_workers) == expected
+    assert scored(on_workers) == expected
+    assert made == [0, 1, 2]
+    (folder,) = sets()
+    assert open_dataset("shards", folder, image_shape=LARGER).images.shape == (250, 16, 16, 3)
+    since = times()
+    (place / "other.onnx").write_bytes(extractor_file(LARGER, dimensions=7))
+    other = ["--extractor", place / "other.onnx"]
+    assert scored(on_workers, *other) == scored(usual, "--n", 250, *other) != expected
+    assert (made, times()) == ([0, 1, 2, 0, 1, 2], since)  # of pictures that are there, features were made
+    for changes in (["--seed", 4], ["--mixed"], ["--n", 251]):
+        scored(on_workers, *changes)
+    assert len(sets()) == 4
+    shard = folder / "00001-of-00003.npy"
+    pixels = np.load(shard)
+    pixels[7, 2, 2] ^= 1
+    np.save(shard, pixels)
+    shutil.rmtree(folder / ".features")
+    assert_refused(run_here(evaluate, *on_workers), 3, shard.name, "does not hold the pictures")
+
+
+def test_options_of_scoring_by_workers_that_make_no_sense_are_refused(scoring, tmp_path):
+    cases = {
+        "--engine must be process or ray": ["--engine", "spark"],
+        "--workers and --address": ["--workers", 2],
+        "--workers must be at least 1": ["--engine", "ray", "--workers", 0],
+        "--out applies only with --engine ray": ["--out", tmp_path],
+        "--mixed applies only with --engine ray": ["--mixed"],
+        "not to --samples": ["--engine", "ray", "--samples", tmp_path],
+        "not to --samples or bits": ["--engine", "ray", "--metrics", "bits,rate"],
+    }
+    for words, arguments in cases.items():
+        assert_refused(run_here(evaluate, *scoring[1], *arguments), 2, words)

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from ddpm_export.spec import ModelSpec
 
 __all__ = [
+    "Address",
     "Advance",
     "Config",
     "Debug",
+    "Engine",
     "Eta",
     "Grid",
     "GuidanceInterval",
@@ -38,6 +40,7 @@ __all__ = [
     "Json",
     "Label",
     "Memory",
+    "Mixed",
     "Network",
     "Order",
     "Provider",
@@ -46,9 +49,11 @@ __all__ = [
     "Threads",
     "Timeout",
     "Trust",
+    "Workers",
     "entry_point",
     "guidance_from_options",
     "inputs_from_options",
+    "is_on_ray",
     "labels_from_text",
     "numbers_from_text",
     "options_from_settings",
@@ -103,6 +108,15 @@ Network = Annotated[
 Timeout = Annotated[float, typer.Option(help="Seconds that an untrusted file may take.")]
 Memory = Annotated[float, typer.Option(help="GiB of memory that an untrusted file may take; on a CPU.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a .ts or .pt2 file, which can run code.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="What makes many images: process (this one) or ray (workers; docs/many.md). [default: process]"),
+]
+Workers = Annotated[int | None, typer.Option(help="Of --engine ray. [default: one a core]")]
+Address = Annotated[
+    str | None, typer.Option(help="Of --engine ray: a cluster that runs. [default: one on this machine only]")
+]
+Mixed = Annotated[bool, typer.Option("--mixed", help="Machines of different kinds may make one set of many images.")]
 
 
 def entry_point(command: Callable[..., None]) -> Callable[[], None]:
@@ -305,6 +319,17 @@ def inputs_from_options(spec: "ModelSpec", settings: Sequence[str]) -> dict[str,
             size = 1 if one is None else one.shape[0]
             told[name] = numbers.reshape(-1, size) if len(numbers) % size == 0 else numbers
     return told
+
+
+def is_on_ray(engine: str | None, workers: int | None, address: str | None) -> bool:
+    """Return whether options of the engine say ray; raises UsageError for those that make no sense."""
+    if engine not in (None, "process", "ray"):
+        raise UsageError(f"--engine must be process or ray, got {engine!r}.")
+    if engine != "ray" and (workers, address) != (None, None):
+        raise UsageError("--workers and --address apply only with --engine ray.")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}.")
+    return engine == "ray"
 
 
 def print_json(values: dict[str, Any]) -> None:

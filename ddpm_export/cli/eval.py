@@ -1,13 +1,16 @@
 """`ddpm-eval`: how good the images of an exported model are, by an extractor and a reference set that are named."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ddpm_export.cli.console import (
+    Address,
     Debug,
+    Engine,
     Eta,
     Grid,
     GuidanceInterval,
@@ -15,14 +18,17 @@ from ddpm_export.cli.console import (
     Inputs,
     Json,
     Label,
+    Mixed,
     Order,
     Provider,
     Sampler,
     Threads,
     Trust,
+    Workers,
     entry_point,
     guidance_from_options,
     inputs_from_options,
+    is_on_ray,
     labels_from_text,
     phases,
     print_json,
@@ -34,6 +40,7 @@ from ddpm_export.wording import first_line, several
 if TYPE_CHECKING:
     from ddpm_export.datasets import Dataset
     from ddpm_export.generation import Settings
+    from ddpm_export.spec import ModelSpec
 
 __all__ = ["main"]
 
@@ -95,6 +102,16 @@ def evaluate(
     cache: Annotated[
         Path | None, typer.Option(help="Where images and features are kept. [default: the user's cache]")
     ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of --engine ray: the folder of the set, begun there or by ddpm-run --as. [default: in --cache]"
+        ),
+    ] = None,
+    mixed: Mixed = False,
     provider: Provider = "cpu",
     threads: Threads = None,
     trust: Trust = False,
@@ -114,6 +131,7 @@ def evaluate(
     from ddpm_export.generation import settings_for
     from ddpm_export.runtimes import open_model
     from ddpm_export.runtimes.onnx import open_extractor
+    from ddpm_export.shards.features import folder_of_set
 
     wanted = tuple(dict.fromkeys(metrics.split(",")))
     known = (*scoring.METRICS, *scoring.CLASS_METRICS, *CODED)
@@ -124,6 +142,13 @@ def evaluate(
         raise UsageError(f"--split must be train or test, got {split!r}.")
     if curve is not None and curve.suffix != ".csv":
         raise UsageError(f"--curve must end in .csv, got {str(curve)!r}.")
+    on_ray = is_on_ray(engine, workers, address)
+    if not on_ray and (out is not None or mixed):
+        raise UsageError(f"{'--mixed' if out is None else '--out'} applies only with --engine ray.")
+    if engine is not None and (samples is not None or set(wanted) <= set(CODED)):
+        raise UsageError(
+            "--engine applies only to images that are sampled, not to --samples or bits, rate, likelihood."
+        )
     if strip is not None and (strip.suffix != ".png" or "rate" not in wanted):
         raise UsageError(f"--strip must end in .png and belongs to --metrics rate, got {str(strip)!r}.")
     source = _source("--data", data, split)
@@ -137,6 +162,7 @@ def evaluate(
         facts |= {"model": spec.name, "model_sha256": digest}
     featured = tuple(name for name in wanted if name not in CODED)
     coded = _first(reference.images, n, "the reference") if is_coded else None
+    fake = None
     with phases() as report:
         if featured:
             extractor = scoring.shipped_extractor() if extractor is None else extractor
@@ -146,26 +172,33 @@ def evaluate(
                 images = scored.images if n is None else _first(scored.images, n, "--samples")
                 facts |= {"samples": samples}
             else:
-                settings = settings_for(
-                    spec,
-                    n=IMAGES if n is None else n,
-                    num_steps=steps,
-                    sampler=sampler,
-                    eta=eta,
-                    variance=variance,
-                    seed=seed,
-                    batch=batch,
-                    grid=grid,
-                    order=order,
-                    label=labels_from_text(spec, label),
-                    guidance=guidance_from_options(spec, guidance, guidance_interval),
-                    inputs=inputs_from_options(spec, inputs or []),
-                )
-                images = scoring.sampled_images(opened, spec, settings, digest, cache, report, provider)
+                how: dict[str, Any] = {
+                    "n": IMAGES if n is None else n,
+                    "num_steps": steps,
+                    "sampler": sampler,
+                    "eta": eta,
+                    "variance": variance,
+                    "seed": seed,
+                    "batch": batch,
+                    "grid": grid,
+                    "order": order,
+                    "label": labels_from_text(spec, label),
+                    "guidance": guidance_from_options(spec, guidance, guidance_interval),
+                    "inputs": inputs_from_options(spec, inputs or []),
+                }
+                settings = settings_for(spec, **how)
+                if on_ray:
+                    kept = {"provider": provider, "threads": threads, "trust": trust, "mixed": mixed, **how}
+                    if out is None:
+                        out = folder_of_set(cache, model, settings, provider, mixed)
+                    images, fake = _on_ray(model, spec, out, extractor, its_digest, (workers, address), report, **kept)
+                else:
+                    images = scoring.sampled_images(opened, spec, settings, digest, cache, report, provider)
                 scored = _as_dataset(images, settings)
                 facts |= settings.describe()
             facts |= {"n": len(images), "extractor": extractor.name, "extractor_sha256": its_digest}
-            fake = scoring.features_of(images, extract, its_digest, None, report, provider)
+            if fake is None:
+                fake = scoring.features_of(images, extract, its_digest, None, report, provider)
             real = scoring.features_of(reference.images, extract, its_digest, cache, report, provider)
             labels = None
             if set(featured) & set(scoring.CLASS_METRICS):
@@ -190,6 +223,41 @@ def evaluate(
     else:
         for name, value in _rows(facts):
             typer.echo(f"{name:22} {printable(value)}")
+
+
+def _on_ray(
+    model: Path,
+    spec: "ModelSpec",
+    out: Path,
+    extractor: Path,
+    extractor_sha256: str,
+    where: tuple[int | None, str | None],
+    report: Callable[[int, int, str], None],
+    **how: Any,
+) -> tuple[Any, Any]:
+    """Make what is missing of a set and its features, by workers at an address; return images, and their features."""
+    from ddpm_export.datasets import open_dataset
+    from ddpm_export.files import sole_writer
+    from ddpm_export.scoring import CHUNK
+    from ddpm_export.shards.features import Scoring, features_of_set, scorer, unscored
+    from ddpm_export.shards.job import begin, finish
+    from ddpm_export.shards.on_ray import make_on_ray
+
+    workers, address = where
+    with sole_writer(out):
+        job = begin(model, spec, out, per_shard=CHUNK, **how)
+        scoring = Scoring(job, str(extractor.resolve()), extractor_sha256)
+        todo = unscored(scoring)
+        done = job.about["n"] - sum(len(job.numbers_of(shard)) for shard in todo)
+
+        def made(shard: int) -> None:
+            nonlocal done
+            done += len(job.numbers_of(shard))
+            report(done, job.about["n"], "sampling")
+
+        make_on_ray(partial(scorer, scoring), todo, workers=workers, address=address, report=made)
+        features = features_of_set(scoring, finish(job))
+    return open_dataset("shards", out, image_shape=spec.picture_shape).images, features
 
 
 class Source(NamedTuple):

@@ -1,6 +1,7 @@
 """`ddpm-run`: sample images from an exported model."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,9 @@ import typer
 
 from ddpm_export.child import MEMORY_GIB, TIMEOUT_S, confine
 from ddpm_export.cli.console import (
+    Address,
     Debug,
+    Engine,
     Eta,
     Grid,
     GuidanceInterval,
@@ -17,15 +20,18 @@ from ddpm_export.cli.console import (
     Json,
     Label,
     Memory,
+    Mixed,
     Order,
     Provider,
     Sampler,
     Threads,
     Timeout,
     Trust,
+    Workers,
     entry_point,
     guidance_from_options,
     inputs_from_options,
+    is_on_ray,
     labels_from_text,
     numbers_from_text,
     phases,
@@ -104,16 +110,10 @@ def run(
         typer.Option("--as", help="Many images, in --out DIR as parquet, tar (WebDataset), npy or png (docs/many.md)."),
     ] = None,
     shards: Annotated[int | None, typer.Option(help="With --as: how many files. [default: 1000 images each]")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="With --as: process (this one) or ray (workers). [default: process]")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Of --engine ray. [default: one a core]")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of --engine ray: a cluster that runs. [default: one on this machine only]")
-    ] = None,
-    mixed: Annotated[
-        bool, typer.Option("--mixed", help="With --as: machines of different kinds may make one set.")
-    ] = False,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    mixed: Mixed = False,
     timeout: Timeout = TIMEOUT_S,
     memory: Memory = MEMORY_GIB,
     trust: Trust = False,
@@ -262,17 +262,15 @@ def _make_set(
 ) -> None:
     """Make what is missing of a set of pictures in a folder, by an engine, its workers and its address; tell of it."""
     from ddpm_export.files import sole_writer
-    from ddpm_export.shards.job import begin, finish, make_here, missing
+    from ddpm_export.shards.job import begin, finish, make_here, maker, missing
 
-    name, workers, address = engine
-    if name not in (None, "process", "ray"):
-        raise UsageError(f"--engine must be process or ray, got {name!r}.")
-    if name != "ray" and (workers, address) != (None, None):
-        raise UsageError("--workers and --address apply only with --engine ray.")
+    _, workers, address = engine
+    on_ray = is_on_ray(*engine)
     since = time.perf_counter()
     with sole_writer(out):
         job = begin(model, opened.spec, out, **how)
-        todo = sum(len(job.numbers_of(shard)) for shard in missing(job))
+        shards = missing(job)
+        todo = sum(len(job.numbers_of(shard)) for shard in shards)
         with progress(todo, "images") as advance:
             done = 0
 
@@ -281,10 +279,16 @@ def _make_set(
                 done += count
                 advance(done=done)
 
-            if name == "ray":
+            if on_ray:
                 from ddpm_export.shards.on_ray import make_on_ray
 
-                make_on_ray(job, workers=workers, address=address, report=report)
+                make_on_ray(
+                    partial(maker, job),
+                    shards,
+                    workers=workers,
+                    address=address,
+                    report=lambda shard: report(len(job.numbers_of(shard))),
+                )
             else:
                 make_here(job, opened, report)
         manifest = finish(job)

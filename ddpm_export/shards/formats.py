@@ -18,7 +18,7 @@ from ddpm_export.files import replacing
 from ddpm_export.images import open_output, png_bytes, read_array, read_image
 from ddpm_export.wording import first_line, not_installed
 
-__all__ = ["FORMATS", "MANIFEST", "Content", "Format", "digest_of", "hexadecimal", "read_shard"]
+__all__ = ["FORMATS", "MANIFEST", "Content", "Format", "Pixels", "digest_of", "hexadecimal", "read_shard"]
 
 MANIFEST = "manifest.json"  # of a set that is whole
 Pixels = NDArray[np.uint8]
@@ -145,8 +145,8 @@ FORMATS = {
 }
 
 
-def read_shard(path: Path, format: str, content: Content) -> Pixels:  # noqa: A002
-    """Return the pictures of a shard, uint8 (N, H, W, C). Raises BadFileError where it does not hold them."""
+def read_shard(path: Path, format: str, content: Content, digest: str) -> Pixels:  # noqa: A002
+    """Return the pictures of a shard, uint8 (N, H, W, C); raises BadFileError for others than those of the digest."""
     channels, height, width = content.image_shape
     try:
         pixels = np.asarray(FORMATS[format].read(path, channels))
@@ -155,6 +155,8 @@ def read_shard(path: Path, format: str, content: Content) -> Pixels:  # noqa: A0
     wanted = (len(content.numbers), height, width, channels)
     if pixels.shape != wanted or pixels.dtype != np.uint8:
         raise BadFileError(f"{path} must hold uint8 {wanted}, got {pixels.dtype} {pixels.shape}. Make it again.")
+    if hexadecimal(digest_of(content.numbers, pixels, content.labels_of(content.numbers))) != digest:
+        raise BadFileError(f"{path} does not hold the pictures that were made. Delete it and make it again.")
     return pixels
 
 

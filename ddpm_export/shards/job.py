@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,22 @@ from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 from ddpm_export.files import replacing, sha256_of
 from ddpm_export.generation import Settings, pictures, settings_for
 from ddpm_export.runtimes import DenoiserFile, OneCallFile, open_file
-from ddpm_export.shards.formats import FORMATS, MANIFEST, Content, digest_of, hexadecimal
+from ddpm_export.shards.formats import FORMATS, MANIFEST, Content, Pixels, digest_of, hexadecimal, read_shard
 from ddpm_export.spec import ModelSpec
 from ddpm_export.wording import shown
 
-__all__ = ["Job", "begin", "finish", "make", "make_here", "missing", "opened_for"]
+__all__ = [
+    "Job",
+    "begin",
+    "finish",
+    "machine_of",
+    "make_here",
+    "maker",
+    "missing",
+    "opened_for",
+    "pictures_of",
+    "record_of",
+]
 
 KEPT = ".records"  # hidden: readers of data sets look at the other files of a folder
 PER_SHARD = 1000
@@ -51,7 +63,7 @@ class Job:
         """Return the name of a shard's file, or folder."""
         return f"{shard:05d}-of-{self.about['shards']:05d}{FORMATS[self.about['format']].ending}"
 
-    def record_of(self, shard: int) -> Path:
+    def place_of_record(self, shard: int) -> Path:
         """Return where the record of a shard lies, which is written once its file is there."""
         return Path(self.out, KEPT, f"{shard:05d}.json")
 
@@ -68,8 +80,9 @@ def begin(
     spec: ModelSpec,
     out: Path,
     *,
-    format: str,  # noqa: A002
+    format: str | None = None,  # noqa: A002
     shards: int | None = None,
+    per_shard: int = PER_SHARD,
     provider: str = "cpu",
     threads: int | None = None,
     trust: bool = False,
@@ -79,21 +92,24 @@ def begin(
 ) -> Job:
     """Return the job of a set in a folder: a new one, or the one that is there, which must be the same.
 
-    format: one of FORMATS. shards: how many files, None for 1000 pictures each. how: as of `settings_for`; without a
-    seed one that was begun goes on with its own. Raises UsageError for settings that are not those of the set that is
-    there, for a folder of other things, and, unless mixed, on another kind of machine: its pictures may differ by a
-    level.
+    format: one of FORMATS, npy where it is None. shards: how many files, None for `per_shard` pictures each. how: as of
+    `settings_for`. A set that was begun goes on with its own format, shards and seed where none is given. Raises
+    UsageError for settings that are not those of the set that is there, for a folder of other things, and, unless
+    mixed, on another kind of machine: its pictures may differ by a level.
     """
+    place = out / KEPT / "set.json"
+    found = _read(place) if place.is_file() else None
+    if found is not None:
+        format = found["format"] if format is None else format  # noqa: A001
+        shards = found["shards"] if shards is None else shards
+        seed = found["settings"]["seed"] if seed is None else seed
+    format = "npy" if format is None else format  # noqa: A001
     if format not in FORMATS:
         raise UsageError(f"--as must be one of {', '.join(FORMATS)}, got {format!r}.")
     if format != "npy" and spec.picture_shape[0] not in (1, 3):
         raise UsageError(f"--as must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.")
-    place = out / KEPT / "set.json"
-    found = _read(place) if place.is_file() else None
-    if found is not None and seed is None:
-        seed = found["settings"]["seed"]
     settings = settings_for(spec, seed=seed, **how)
-    shards = -(-settings.n // PER_SHARD) if shards is None else shards
+    shards = -(-settings.n // per_shard) if shards is None else shards
     if not 1 <= shards <= settings.n:
         raise UsageError(f"--shards must be between 1 and {settings.n}, the number of images, got {shards}.")
     about = _about(model, spec, settings, format, shards, provider)
@@ -124,7 +140,7 @@ def _about(
         "shards": shards,
         "format": format,
         "image_shape": list(spec.picture_shape),
-        "machine": _machine(str(model), provider),
+        "machine": machine_of(model, provider),
     }
     label = settings.label
     if label is not None:
@@ -134,9 +150,9 @@ def _about(
     return about
 
 
-def _machine(model: str, provider: str) -> dict[str, str]:
+def machine_of(model: str | Path, provider: str) -> dict[str, str]:
     """Return what the last bit of a picture may depend on besides model and settings."""
-    packages = ("torch",) if model.endswith((".ts", ".pt2")) else ("onnxruntime", "onnxruntime-gpu")
+    packages = ("torch",) if Path(model).suffix in (".ts", ".pt2") else ("onnxruntime", "onnxruntime-gpu")
     found = (one for name in packages for one in metadata.distributions(name=name))
     runtime = next((f"{one.name} {one.version}" for one in found), packages[0])
     return {"version": __version__, "provider": provider, "runtime": runtime, "instructions": instructions()}
@@ -157,7 +173,7 @@ def _other_machine(what: str, was: dict[str, str], now: dict[str, str]) -> str:
     of = ("; ".join(f"{name} {side[name]}" for name in was if was[name] != now[name]) for side in (was, now))
     return (
         f"{what} was begun with {next(of)}, here it is {next(of)}, where pictures may differ by a level. Go on with "
-        "--mixed, or choose another --out."
+        "--mixed, or choose another folder."
     )
 
 
@@ -169,7 +185,7 @@ def opened_for(job: Job) -> tuple[Opened, Settings]:
     if sha256_of(job.model) != job.about["model_sha256"]:
         raise BadFileError(f"{job.model} is not the file that the set was begun with. Put that in its place.")
     provider = job.about["machine"]["provider"]
-    here = _machine(job.model, provider)
+    here = machine_of(job.model, provider)
     if here != job.about["machine"] and not job.mixed:
         raise EnvironmentProblem(_other_machine(job.out, job.about["machine"], here))
     opened = open_file(job.model, provider, threads=job.threads, trust=job.trust)
@@ -178,11 +194,12 @@ def opened_for(job: Job) -> tuple[Opened, Settings]:
 
 def missing(job: Job) -> list[int]:
     """Return the shards that are still to be made: those without a record, or whose file is not as it says."""
-    return [shard for shard in range(job.about["shards"]) if _record(job, shard) is None]
+    return [shard for shard in range(job.about["shards"]) if record_of(job, shard) is None]
 
 
-def _record(job: Job, shard: int) -> dict[str, Any] | None:
-    place = job.record_of(shard)
+def record_of(job: Job, shard: int) -> dict[str, Any] | None:
+    """Return the record of a shard: number, size, digest, machine. None without one, or where its file is another."""
+    place = job.place_of_record(shard)
     if not place.is_file():
         return None
     record = _read(place)
@@ -197,7 +214,14 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def make(job: Job, opened: Opened, settings: Settings, shard: int, report: Report = lambda _: None) -> dict[str, Any]:
+def pictures_of(job: Job, record: Mapping[str, Any]) -> Pixels:
+    """Return the pictures of a shard by its record, uint8 (N, H, W, C); raises BadFileError where they were changed."""
+    shard = record["shard"]
+    path = Path(job.out, job.name_of(shard))
+    return read_shard(path, job.about["format"], job.content_of(shard), record["digest"])
+
+
+def _make(job: Job, opened: Opened, settings: Settings, shard: int, report: Report = lambda _: None) -> dict[str, Any]:
     """Write a shard, then its record, and return the record."""
     content = job.content_of(shard)
     numbers, path, digest = content.numbers, Path(job.out, job.name_of(shard)), 0
@@ -210,8 +234,8 @@ def make(job: Job, opened: Opened, settings: Settings, shard: int, report: Repor
                 digest += digest_of(batch, pixels, labels)
                 report(len(batch))
     record: dict[str, Any] = {"shard": shard, "bytes": _size(path), "digest": hexadecimal(digest)}
-    record["machine"] = _machine(job.model, job.about["machine"]["provider"])
-    _write(job.record_of(shard), record)
+    record["machine"] = machine_of(job.model, job.about["machine"]["provider"])
+    _write(job.place_of_record(shard), record)
     return record
 
 
@@ -222,7 +246,12 @@ def make_here(job: Job, opened: Opened, report: Report = lambda _: None) -> None
     """
     settings = settings_for(opened.spec, **job.how)
     for shard in missing(job):
-        make(job, opened, settings, shard, report)
+        _make(job, opened, settings, shard, report)
+
+
+def maker(job: Job, threads: int) -> Callable[[int], dict[str, Any]]:
+    """Open the model, on so many threads unless the job says how many; return what makes a shard by its number."""
+    return partial(_make, job, *opened_for(replace(job, threads=job.threads or threads)))
 
 
 def finish(job: Job) -> dict[str, Any]:
@@ -230,13 +259,13 @@ def finish(job: Job) -> dict[str, Any]:
 
     It says what the set is, the digest of all of it, its files with theirs, and the kinds of machines that made it.
     """
-    records = [_record(job, shard) for shard in range(job.about["shards"])]
+    records = [record_of(job, shard) for shard in range(job.about["shards"])]
     machines: list[dict[str, str]] = []
     files: list[dict[str, Any]] = []
     for shard, record in enumerate(records):
         if record is None:
             raise BadFileError(
-                f"{job.out}: shard {shard} was made elsewhere, and is not here. Workers need --out at a place that all "
+                f"{job.out}: shard {shard} was made elsewhere, and is not here. Workers need a folder that all "
                 "machines share."
             )
         if record["machine"] not in machines:

@@ -1,62 +1,64 @@
-"""Shards made by Ray Data: a row is a shard, whose worker writes its own file. The only file that names ray."""
+"""Shards made by Ray Data: a row is a shard, whose worker writes its own files. The only file that names ray."""
 
-import dataclasses
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ddpm_export.cores import cores
-from ddpm_export.errors import DdpmExportError, EnvironmentProblem, UsageError
-from ddpm_export.shards.job import Job, make, missing, opened_for
+from ddpm_export.errors import DdpmExportError, EnvironmentProblem
 from ddpm_export.wording import first_line, not_installed
 
 __all__ = ["make_on_ray"]
 
 OBJECTS = 2**27  # bytes that Ray keeps for what travels: rows of a few hundred
 
+Make = Callable[[int], Any]  # a shard, by its number
+
 
 class _Worker:
-    """Make the shards that come as rows; the model is opened once a worker."""
+    """Make the shards that come as rows; what making needs is opened once a worker."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.opened, self.settings = opened_for(job)
+    def __init__(self, begin: Callable[[int], Make], threads: int) -> None:
+        self.make = begin(threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return make(self.job, self.opened, self.settings, int(row["shard"]))
+        self.make(int(row["shard"]))
+        return row
 
 
 def make_on_ray(
-    job: Job, *, workers: int | None = None, address: str | None = None, report: Callable[[int], None] = lambda _: None
+    begin: Callable[[int], Make],
+    todo: Sequence[int],
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Make all that is missing; what a worker or a node that dies was making is made again by another.
+    """Make shards by their numbers; what a worker or a node that dies was making is made again by another.
 
-    workers: how many processes, None for one a core; each computes on as many threads as there are cores for it, unless
-    the job says otherwise. address: of a cluster that runs, whose machines share the paths of the job; None begins one
-    here, for as long as this lasts, which listens on the loopback device only. report: told of the pictures of each
-    shard. Raises what making raises, EnvironmentProblem without Ray or where it fails.
+    begin: called in each worker with the number of threads that it may compute on, returns what makes a shard there; a
+    function of a module, with arguments that pickle. workers: how many processes, None for one a core. address: of a
+    cluster that runs, whose machines share the paths of the set; None begins one here, for as long as this lasts, which
+    listens on the loopback device only. report: told of each shard that is made. Raises what making raises,
+    EnvironmentProblem without Ray or where it fails.
     """
-    todo = missing(job)
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}.")
     if not todo:
         return
     with _cluster(address) as (ray, available):
         count = min(workers or available, len(todo))
-        shared = dataclasses.replace(job, threads=job.threads or max(1, available // count))
         share = available / count
         made = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo)).map(
             _Worker,
-            fn_constructor_args=[shared],
+            fn_constructor_args=[begin, max(1, available // count)],
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
             num_cpus=share if share < 1 else int(share),
         )
         try:
-            for record in made.iter_rows():
-                report(len(job.numbers_of(record["shard"])))
+            for row in made.iter_rows():
+                report(row["shard"])
         except Exception as exc:
             raise _told(exc) from exc
 
@@ -78,7 +80,11 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
     except ImportError as exc:
         raise not_installed("ray", "ray") from exc
     quiet = {"configure_logging": True, "logging_level": "ERROR", "log_to_driver": False}
-    with tempfile.TemporaryDirectory(prefix="ddpm-ray-", ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="ddpm-ray-", ignore_cleanup_errors=True) as scratch,
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),  # where Ray says that a worker died
+    ):
         here = {
             "num_cpus": cores() + 1,
             "include_dashboard": False,
