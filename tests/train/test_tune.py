@@ -7,7 +7,6 @@ import pytest
 from models import gaussian_file, mix_model, tiny_spec
 
 from ddpm_export import open_model
-from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import UsageError
 from ddpm_export.generation import generate, with_plans
 from ddpm_export.samplers import plan
@@ -17,7 +16,7 @@ from train import tune
 def opened(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     model, spec = open_model(tmp_path / "m.onnx")
-    return tune.Walker(denoiser(model, spec), spec)
+    return tune.Walker(model, spec)
 
 
 def lessons_of(walker, numbers, batch=8):
@@ -77,9 +76,9 @@ def test_derivatives_are_those_of_the_whole_walk(tmp_path):
     table = walker.untuned(4, lesson)[1].moved(changes, T)
 
     def seen(by):
-        return tune.pixels_and_edges(walker.end(lesson.noise, table.moved(by, T).plan(a)))
+        return tune.pixels_and_edges(walker.end(lesson, table.moved(by, T).plan(a)))
 
-    here, states = seen(np.zeros(20)), walker.states(lesson.noise, table.plan(a))
+    here, states = seen(np.zeros(20)), walker.states(lesson, table.plan(a))
     columns = list(walker.derivatives(table, states, lesson, here, times_move=True))
     assert len(columns) == 20
     for number, column in enumerate(columns):
