@@ -6,16 +6,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.diffusion import Array
+from ddpm_export.diffusion import Array, guidance_for
 from ddpm_export.exporting import export
-from ddpm_export.generation import generate
+from ddpm_export.generation import generate, settings_for
 from ddpm_export.measuring.timing import machine
+from ddpm_export.runtimes import open_model
+from ddpm_export.spec import ModelSpec
 
-__all__ = ["measure"]
+__all__ = ["measure", "told_by_default"]
 
 ROOT = Path(__file__).parents[1]
 SEED, FIRST = 7, 5
@@ -26,18 +29,22 @@ path, out, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-eta, n, steps = numpy.array(settings.pop("eta"), numpy.float32), settings["n"], settings["steps"]
-feeds = {"eta": eta, "times": numpy.zeros(0, numpy.int64)}
-feeds |= {name: numpy.array(value, numpy.int64) for name, value in settings.items()}
-shape = next((value.shape[1:] for value in session.get_inputs() if value.name == "x"), None)
-if shape is None:
+n, steps = settings["n"], settings["steps"]
+types = {name: numpy.float32 for name in ("eta", "guidance", "guidance_interval")}
+feeds = {"times": numpy.zeros(0, numpy.int64)}
+feeds |= {name: numpy.array(value, types.get(name, numpy.int64)) for name, value in settings.items()}
+shapes = {value.name: value.shape for value in session.get_inputs()}
+if "x" not in shapes:
     images = session.run(["images"], feeds)[0]
 else:
     del feeds["n"]
-    x = numpy.zeros([n, *shape], numpy.float32)
+    carried = [name for name in ("x", "history") if name in shapes]  # from one slice to the next
+    for name in carried:
+        feeds[name] = numpy.zeros([n if isinstance(size, str) else size for size in shapes[name]], numpy.float32)
     for begin, end in ((0, steps // 2), (steps // 2, steps)):
-        feeds.update(x=x, begin=numpy.array(begin), end=numpy.array(end))
-        x, images = session.run(["x_after", "images"], feeds)
+        feeds.update(begin=numpy.array(begin), end=numpy.array(end))
+        images, *after = session.run(["images", *(name + "_after" for name in carried)], feeds)
+        feeds.update(zip(carried, after))
 numpy.save(out, images)
 print(onnxruntime.__version__)
 """
@@ -54,7 +61,8 @@ def measure(arguments: argparse.Namespace) -> Report:
     conditions = machine()
     rows, values = [], {}
     etas = (0.0, 1.0)
-    settings = {"seed": SEED, "first": FIRST, "n": arguments.n, "steps": arguments.steps}
+    settings: dict[str, Any] = {"seed": SEED, "first": FIRST, "n": arguments.n, "steps": arguments.steps}
+    settings |= told_by_default(open_model(arguments.model)[1], range(FIRST, FIRST + arguments.n))
     expected = {
         eta: generate(
             arguments.model, n=arguments.n, first=FIRST, seed=SEED, num_steps=arguments.steps, sampler="ddim", eta=eta
@@ -92,7 +100,21 @@ def measure(arguments: argparse.Namespace) -> Report:
     return Report("python -m benchmarks.runtimes", conditions, [table], notes, values)
 
 
-def _images(command: list[str], path: Path, settings: dict[str, float]) -> tuple[str, Array] | str:
+def told_by_default(spec: ModelSpec, numbers: range) -> dict[str, Any]:
+    """Return by name what a one-call graph takes of images besides its settings, as a sampler says it: JSON values."""
+    told: dict[str, Any] = {
+        name: values.tolist() for name, values in settings_for(spec, seed=SEED).told(numbers).items()
+    }
+    if spec.plans:
+        told["plan"] = 0  # none of them
+    if spec.takes_guidance:
+        guided = guidance_for(spec)
+        interval = guided.interval or (0, spec.num_train_timesteps - 1)
+        told |= {"guidance": guided.scale, "guidance_interval": list(interval)}
+    return told
+
+
+def _images(command: list[str], path: Path, settings: dict[str, Any]) -> tuple[str, Array] | str:
     """Return (version, images uint8 (n, H, W, C)) of a runtime, or why there are none."""
     text = json.dumps(settings)
     try:

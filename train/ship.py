@@ -1,29 +1,38 @@
 """`python -m train.ship RUN`: make the folder that ships from a finished training, with its card and digests."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from ddpm_export.cli.console import Debug, entry_point, progress
+from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, progress
 from ddpm_export.datasets import Dataset, open_dataset
-from ddpm_export.exporting import FORMATS, export_all, load_checkpoint
+from ddpm_export.diffusion import Model
+from ddpm_export.exporting import FORMATS, Report, export_all, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
-from ddpm_export.generation import sample, settings_for, with_defaults
-from ddpm_export.images import save_images, to_uint8
+from ddpm_export.generation import Settings, sample, settings_for, with_defaults, with_plans
+from ddpm_export.images import open_output, to_uint8
 from ddpm_export.runtimes import open_model
+from ddpm_export.spec import ModelSpec
 from train.config import CONFIG_FOLDER, load_config
 from train.pictures import draw_loss
 
-__all__ = ["main"]
+__all__ = ["main", "say_what_no_longer_ships"]
 
+ROOT = Path(__file__).parents[1]
 CARD_WIDTH = 120
 PAPERS = {
     "fashion-mnist": "Xiao et al. 2017",
@@ -34,29 +43,50 @@ GRIDS: dict[str, dict[str, Any]] = {
     "ddim-50": {"sampler": "ddim", "num_steps": 50, "eta": 0.0},
     "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
 }
+OF_EACH_CLASS = 10  # of a grid more, where there are classes
+FLOAT16 = "unet.float16.onnx"  # what the page of examples/web loads
+DIGITS = 12  # of a digest that a page names, at least
+NO_LONGER = ", which no longer ships"
 
 
 def ship(
     run: Annotated[Path, typer.Argument(help="The folder that `python -m train --out` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder that ships.")] = Path("exported"),
-    seed: Annotated[int, typer.Option(help="Of the two grids of 64 samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the grids of samples.")] = 0,
     sampler: Annotated[str | None, typer.Option(help="What the files name as their defaults.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of that sampler.")] = None,
     eta: Annotated[float | None, typer.Option(help="Of that sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="What the files name as their default, of classes.")] = None,
+    guidance_interval: GuidanceInterval = None,
+    plans: Annotated[
+        Path | None, typer.Option(help="A file of `python -m train.tune`, whose plans they carry.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="The checkpoint that the training began with.")] = None,
     note: Annotated[str, typer.Option(help="A sentence for the card on how the training went.")] = "",
     data: Annotated[Path | None, typer.Option(help="The data set's files, where training was told of them.")] = None,
     only_onnx: Annotated[bool, typer.Option("--only-onnx", help="No other format.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Export a training, sample two grids, and write a model card and SHA-256 digests."""
+    """Export a training, sample two grids, one more of classes, and write a model card and SHA-256 digests.
+
+    What this clone says of the model in `exported/` follows: tests/golden/full_image.json, and digests in its pages.
+    """
     contents = load_torch_file(run / "checkpoint.pt")
+    began = None if start is None else load_torch_file(start)  # before it is replaced
     checkpoint = load_checkpoint(run / "checkpoint.pt")
-    checkpoint = replace(checkpoint, spec=with_defaults(checkpoint.spec, sampler=sampler, num_steps=steps, eta=eta))
-    with replacing(out / "checkpoint.pt") as beside:
-        shutil.copyfile(run / "checkpoint.pt", beside)
+    spec = checkpoint.spec if plans is None else with_plans(checkpoint.spec, [str(plans)])
+    guided = guidance_from_options(spec, guidance, guidance_interval)
+    spec = with_defaults(spec, sampler=sampler, num_steps=steps, eta=eta, guidance=guided)
+    checkpoint = replace(checkpoint, spec=spec)
+    before = _digests(out)
+    _copy(run / "checkpoint.pt", out / "checkpoint.pt")
+    if plans is not None:
+        _copy(plans, out / "plans.json")
     paths = {name: out / f"unet{FORMATS[name].ending}" for name in (["onnx"] if only_onnx else FORMATS)}
     print(f"exporting {', '.join(paths)}", file=sys.stderr)
-    reports = {report.format: report for report in export_all(checkpoint, paths)}
+    reports = list(export_all(checkpoint, paths))
+    if not only_onnx:
+        reports += export_all(checkpoint, {"onnx": out / FLOAT16}, storage="float16")
 
     model, spec = open_model(out / "unet.onnx")
     dataset = _training_set(contents["config"], data)
@@ -64,26 +94,78 @@ def ship(
     shares = {"training set": _share_of(background, dataset.images)}
     for name, how in GRIDS.items():
         settings = settings_for(spec, n=64, seed=seed, **how)
-        done = []
-        with progress(settings.evaluations, name) as advance:
-            for _, state in sample(model, spec, settings):
-                if state.row.i == settings.num_rows:
-                    done.append(to_uint8(state.x))
-                advance(f"t = {state.row.t:g}")
-        images = np.concatenate(done)
-        shares[name] = _share_of(background, images)
-        text = {"model_sha256": sha256_of(out / "unet.onnx"), "n": 64, "first": 0, **settings.describe()}
-        save_images(out / f"samples-{name}.png", images, text)
-    with replacing(out / "log.jsonl") as beside:
-        shutil.copyfile(run / "log.jsonl", beside)
+        shares[name] = _share_of(background, _sampled(model, spec, settings, out, name))
+    if spec.label is not None:
+        count = OF_EACH_CLASS * len(spec.label.classes)
+        settings = settings_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
+        _sampled(model, spec, settings, out, "classes", in_rows=True)
+    _copy(run / "log.jsonl", out / "log.jsonl")
     draw_loss(out / "loss.png", out / "log.jsonl")
     _write(
         out / "README.md",
-        _card(contents, checkpoint, dataset, reports, background, shares, seed, note, data is not None),
+        _card(contents, began, checkpoint, dataset, reports, background, shares, seed, note, data is not None),
     )
-    shipped = sorted(p for p in out.iterdir() if p.suffix in {".onnx", ".ts", ".pt2", ".pt", ".png", ".jsonl"})
+    endings = {".onnx", ".ts", ".pt2", ".pt", ".png", ".json", ".jsonl"}
+    shipped = sorted(p for p in out.iterdir() if p.suffix in endings)
     _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
+    if out.resolve() == ROOT / "exported":
+        golden = [sys.executable, "tests/golden/make.py", "full_image.json"]
+        subprocess.run(golden, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, check=True)
+        pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+        for page in say_what_no_longer_ships(pages, before - _digests(out)):
+            print(f"{page.relative_to(ROOT)}: has numbers of the model before", file=sys.stderr)
     print(f"{out}: ready")
+
+
+def _copy(path: Path, to: Path) -> None:
+    with replacing(to) as beside:
+        shutil.copyfile(path, beside)
+
+
+def _digests(out: Path) -> set[str]:
+    """Return the SHA-256 of what the folder ships."""
+    with suppress(FileNotFoundError):
+        return {line.split()[0] for line in (out / "SHA256SUMS").read_text(encoding="utf-8").splitlines()}
+    return set()
+
+
+def say_what_no_longer_ships(pages: Iterable[Path], digests: set[str]) -> Iterator[Path]:
+    """Write behind each of these digests, or their first DIGITS and more, that it no longer ships; yield such pages."""
+    found = re.compile(rf"\b[0-9a-f]{{{DIGITS},64}}\b(?!{NO_LONGER})")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        told = found.sub(
+            lambda match: match[0] + (NO_LONGER if any(one.startswith(match[0]) for one in digests) else ""), text
+        )
+        if told != text:
+            _write(page, told)
+            yield page
+
+
+def _sampled(
+    model: Model, spec: ModelSpec, settings: Settings, out: Path, name: str, *, in_rows: bool = False
+) -> NDArray[np.uint8]:
+    """Return the images of the settings, which then lie in a grid in `out` as well; in_rows: with a row a class."""
+    done = []
+    text = {"model_sha256": sha256_of(out / "unet.onnx"), **settings.describe()}
+    with (
+        open_output(
+            out / f"samples-{name}.png",
+            settings.numbers,
+            spec.picture_shape,
+            settings.num_rows,
+            text,
+            settings.label_names,
+            in_rows=in_rows,
+        ) as output,
+        progress(settings.evaluations, name) as advance,
+    ):
+        for numbers, state in sample(model, spec, settings):
+            if output.wants(state.row.i):
+                done.append(to_uint8(state.x))
+                output.add(numbers, state.row.i, done[-1])
+            advance(f"t = {state.row.t:g}")
+    return np.concatenate(done)
 
 
 def _training_set(config: dict[str, Any], data: Path | None) -> Dataset:
@@ -102,9 +184,10 @@ def _write(path: Path, text: str) -> None:
 
 def _card(
     contents: dict[str, Any],
+    began: dict[str, Any] | None,
     checkpoint: Any,
     dataset: Dataset,
-    reports: dict[str, Any],
+    reports: list[Report],
     background: int,
     shares: dict[str, tuple[float, float]],
     seed: int,
@@ -112,37 +195,46 @@ def _card(
     told_of_data: bool,
 ) -> str:
     config, step = contents["config"], int(contents["step"])
+    label, guidance = checkpoint.spec.label, checkpoint.spec.defaults.guidance
     parameters = sum(p.numel() for p in checkpoint.network.parameters())
     images = step * config["batch_size"]
+    stored = {"float32": "", "float16": ", weights stored as float16: what the page of `examples/web` loads"}
     rows = "\n".join(
-        f"| `unet{FORMATS[name].ending}` | {name} | {_worst(report):.1e} |" for name, report in reports.items()
+        f"| `{report.path.name}` | {report.format}{stored[report.storage]} | {report.proof.error:.1e} |"
+        for report in reports
     )
     of_background = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in shares.items())
     where = " --data DATA" if told_of_data else ""
     paper = PAPERS.get(dataset.name)
     data = dataset.name if paper is None else f"{dataset.name} ({paper})"
-    training = textwrap.fill(
-        f"- **Training**: {step:,} steps of {config['batch_size']} ({images:,} images, "
+    start = "" if began is None else _start(began, images)
+    training = _item(
+        f"- **Training**: {start}{step:,} steps of {config['batch_size']} ({images:,} images, "
         f"{images / len(dataset.images):.1f} epochs); schedule {config['schedule']}, "
         f"T = {config['num_train_timesteps']}, prediction {config['prediction']}, loss {config['loss']}, "
         f"seed {config['seed']}. The EMA weights are exported (half-life {config['ema_halflife_images']:,.0f} images). "
-        f"{note}",
-        width=CARD_WIDTH,
-        subsequent_indent="  ",
+        f"{note}"
     )
     made = textwrap.fill(
-        f"Trained, in the end, by `python -m train {_config_options(config)}{where} --out RUN`; "
+        f"Trained, in the end, by `python -m train {_config_options(config)}{where}"
+        f"{'' if began is None else ' --start START'} --out RUN`; "
         f"shipped by `python -m train.ship RUN{where}`. Digests: `SHA256SUMS`.",
         width=CARD_WIDTH,
         break_on_hyphens=False,
     )
+    kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
+    if label is not None:
+        kind, labels = "Class-conditional", "Its labels are used."
+        strength = f", guidance {1.0 if guidance is None else guidance.scale:g}, the classes in turn"
+        classes = "\n" + _item(f"- **Classes**: {', '.join(label.classes)}. {_guidance(config, checkpoint.spec)}")
+        by_class = "\n\nA row for each class, 50 steps of DDIM:\n\n![samples of each class](samples-classes.png)"
     return f"""# Model card: {config["name"]}
 
-Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
+{kind} {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
 
-- **Data**: {data}, {len(dataset.images):,} training images, licence {dataset.license or "not stated"}. No labels used.
+- **Data**: {data}, {len(dataset.images):,} training images, licence {dataset.license or "not stated"}. {labels}
 - **Licence** of the weights: MIT, as the project.
-{training}
+{training}{classes}
 - **Not for** anything but trying out sampling: a small network after a short training.
 
 ```json
@@ -156,9 +248,9 @@ Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {pa
 
 ## Samples
 
-64 samples each, seed {seed}: 50 steps of DDIM, then 1000 steps of ancestral sampling (ddpm, fixed_small).
+64 samples each, seed {seed}{strength}: 50 steps of DDIM, then 1000 steps of ancestral sampling (ddpm, fixed_small).
 
-![50 DDIM steps](samples-ddim-50.png) ![1000 ancestral steps](samples-ddpm-1000.png)
+![50 DDIM steps](samples-ddim-50.png) ![1000 ancestral steps](samples-ddpm-1000.png){by_class}
 
 | share of pixels and channels | at exactly {background}, the background | within 3 of it |
 |---|---|---|
@@ -170,6 +262,33 @@ Unconditional {"x".join(map(str, config["network"]["image_shape"]))} images, {pa
 
 {made}
 """
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, width=CARD_WIDTH, subsequent_indent="  ")
+
+
+def _start(began: dict[str, Any], images: int) -> str:
+    """Say what a training began with."""
+    config, step = began["config"], int(began["step"])
+    first = step * config["batch_size"]
+    return (
+        f"begun with the averaged weights of a training `{config['name']}` of {step:,} steps of {config['batch_size']} "
+        f"({first:,} images), so {first + images:,} images in both. Then "
+    )
+
+
+def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:
+    """Say which class an image is of where nothing is said, and how strongly it follows it."""
+    if not spec.takes_guidance:
+        return "Where none is said, image k is of class k mod K. It was always told a class, and takes no guidance."
+    guidance = spec.defaults.guidance
+    scale = "1, which is none" if guidance is None else f"{guidance.scale:g}"
+    times = "" if guidance is None or guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
+    return (
+        f"Where none is said, image k is of class k mod K. For {config['label_dropout']:.0%} of the images it was told "
+        f"`none` in place of the class, so that it takes guidance: {scale} by default{times}."
+    )
 
 
 def _config_options(config: dict[str, Any]) -> str:
@@ -187,10 +306,6 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in json.loads(json.dumps(config)).items():  # lists for tuples, as in a checkpoint
         fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
     return fields
-
-
-def _worst(report: Any) -> float:
-    return float(report.proof.error)
 
 
 main = entry_point(ship)

@@ -23,7 +23,7 @@ from ddpm_export.diffusion import Array, Denoiser, Model, decode, denoiser
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting import eager_model, load_checkpoint
 from ddpm_export.files import replacing
-from ddpm_export.generation import with_plans
+from ddpm_export.generation import settings_for, with_plans
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row, json_from_plan
 from ddpm_export.runtimes import open_model
@@ -104,9 +104,10 @@ def table_from_plan(plan: Plan, alphas_cumprod: Sequence[float], reach: int = RE
 
 
 class Lesson(NamedTuple):
-    """Noise to start from, and the picture that a solution of many steps brings it to, both (B, C, H, W)."""
+    """Noise to start from, the network as it is told of these images, and where many steps end, both (B, C, H, W)."""
 
     noise: Array
+    denoise: Denoiser
     end: Array
 
 
@@ -139,17 +140,24 @@ def pixels_and_edges(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Walker:
-    """Walk the plans of one network, and measure where they end."""
+    """Walk the plans of one network, and measure where they end.
 
-    denoise: Denoiser
+    Of K classes, image k is of class k mod K. guidance: None is the file's own.
+    """
+
+    model: Model
     spec: ModelSpec
+    guidance: float | None = None
 
     def lessons(self, numbers: range, seed: int, num_steps: int, batch: int) -> Iterator[Lesson]:
         """Yield lessons of the numbers, `batch` at a time: where a solver of second order ends after num_steps."""
         teacher = plan(self.spec, num_steps=num_steps, **TEACHER)
         for start in range(0, len(numbers), batch):
-            noise = noise_stream(seed, numbers[start : start + batch], self.spec.state_shape)(0)
-            yield Lesson(noise, self.end(noise, teacher))
+            images = numbers[start : start + batch]
+            noise = noise_stream(seed, images, self.spec.state_shape)(0)
+            told = settings_for(self.spec, seed=seed).told(images)
+            lesson = Lesson(noise, denoiser(self.model, self.spec, guidance=self.guidance, **told), noise)
+            yield lesson._replace(end=self.end(lesson, teacher))
 
     def untuned(self, num_steps: int, lesson: Lesson) -> tuple[str, Table]:
         """Return the solver and grid that come nearest to the lesson in num_steps evaluations, by name and as a table.
@@ -164,13 +172,13 @@ class Walker:
         best = min(found, key=lambda name: found[name][0])
         return " ".join(best), table_from_plan(found[best][1], self.spec.alphas_cumprod)
 
-    def states(self, noise: Array, rows: Plan, state: State | None = None) -> list[State]:
+    def states(self, lesson: Lesson, rows: Plan, state: State | None = None) -> list[State]:
         """Return the states after all rows of a plan without noise, or those after `state`."""
-        return list(walk(self.denoise, _no_noise, rows, x=noise, state=state))
+        return list(walk(lesson.denoise, _no_noise, rows, x=lesson.noise, state=state))
 
-    def end(self, noise: Array, rows: Plan) -> Array:
+    def end(self, lesson: Lesson, rows: Plan) -> Array:
         """Return where a plan without noise ends."""
-        return decode(self.states(noise, rows)[-1].x)
+        return decode(self.states(lesson, rows)[-1].x)
 
     def distance(self, rows: Plan, lessons: list[Lesson], look: Callable[[Array], Array] = pixels) -> float:
         """Return the mean over images of the distance to where they shall come.
@@ -178,7 +186,7 @@ class Walker:
         Not the root of the mean square: the few that become another picture, which no table can prevent, would count
         for more than all others.
         """
-        differences = [look(self.end(lesson.noise, rows)) - look(lesson.end) for lesson in lessons]
+        differences = [look(self.end(lesson, rows)) - look(lesson.end) for lesson in lessons]
         return float(np.mean(_lengths(np.concatenate(differences))))
 
     def normal_equations(self, table: Table, lessons: list[Lesson], times_move: bool) -> tuple[Float64, Float64]:
@@ -189,7 +197,7 @@ class Walker:
         square, slope = 0.0, 0.0
         rows = table.plan(self.spec.alphas_cumprod)
         for lesson in lessons:
-            states = self.states(lesson.noise, rows)
+            states = self.states(lesson, rows)
             seen = pixels_and_edges(decode(states[-1].x))
             r = seen - pixels_and_edges(lesson.end)
             w = (1.0 / np.sqrt(np.maximum(_lengths(r), NEAR)))[:, None].astype(np.float32)
@@ -210,7 +218,7 @@ class Walker:
         def onward(k: int, x: Array, rows: Plan) -> Array:
             """Return what is seen of the end where the state after row k, from 0 on, is x."""
             state = states[k]._replace(x=x)
-            return pixels_and_edges(decode([state, *self.states(x, rows, state)][-1].x))
+            return pixels_and_edges(decode([state, *self.states(lesson, rows, state)][-1].x))
 
         for k, t in enumerate(table.times):
             below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else len(a)) - t
@@ -220,7 +228,7 @@ class Walker:
                 continue
             other = replace(table, times=(*table.times[:k], t + by, *table.times[k + 1 :])).plan(a)
             if k == 0:
-                moved = pixels_and_edges(self.end(lesson.noise, other))
+                moved = pixels_and_edges(self.end(lesson, other))
             else:
                 row = other.rows[k - 1]
                 moved = onward(k - 1, weighted_sum(row.x_0, row.eps, _found(states, k - 1)), other)
@@ -309,18 +317,22 @@ def command(
     iterations: Annotated[int, typer.Option(min=1, help="At most.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    guidance: Annotated[
+        float | None, typer.Option(help="That the pictures will have, of classes. [default: the file's own, or 1]")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Learn plans tuned-3, tuned-5, ... of so many evaluations, which `ddpm-export --plans FILE` puts into a model.
 
-    The file is written after every iteration. A plan that lies in it is gone on from.
+    The file is written after every iteration. A plan that lies in it is gone on from. A network with classes learns
+    with all of them in turn; guidance other than 0 and 1 takes twice the time.
     """
     try:
         counts = [int(count) for count in steps.split(",")]
     except ValueError as exc:
         raise UsageError(f"--steps must be numbers with commas between them, got {steps!r}.") from exc
     network, spec = _opened(model)
-    walker = Walker(denoiser(network, spec), spec)
+    walker = Walker(network, spec, guidance)
     of = [
         list(walker.lessons(numbers, seed, teacher_steps, batch)) for numbers in (range(n), range(n, n + (n + 1) // 2))
     ]

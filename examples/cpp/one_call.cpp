@@ -3,6 +3,9 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdio>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "external_data.hpp"
 #include "grid_png.hpp"
@@ -33,15 +36,27 @@ int main(int argc, char** argv) {
         const auto list = [&](auto* values, std::int64_t count) {
             return Ort::Value::CreateTensor(memory, values, static_cast<std::size_t>(count), &count, 1);
         };
-        std::vector<std::int64_t> labels(argc > 6 && n > 0 ? static_cast<std::size_t>(n) : 1, label);  // of each image
+        std::vector<std::int64_t> labels(n > 0 ? static_cast<std::size_t>(n) : 1, label);  // of each image
         float interval[] = {0.0f, 1e9f};  // all times
-        const char* inputs[] = {"seed", "first", "n", "steps", "eta", "times", "y", "guidance", "guidance_interval"};
+        const char* names[] = {"seed", "first", "n", "steps", "eta", "times", "y", "guidance", "guidance_interval", "plan"};
         Ort::Value values[] = {scalar(seed), scalar(first), scalar(n), scalar(steps), scalar(eta),
-                               list(&none, 0),  // no times: evenly spaced steps
-                               list(labels.data(), argc > 6 ? n : 1), scalar(guidance), list(interval, 2)};
-        const std::size_t count = argc == 6 ? 6 : argc == 7 ? 7 : 9;
+                               list(&none, 0),  // no times, and no plan: evenly spaced steps
+                               list(labels.data(), n > 0 ? n : 1), scalar(guidance), list(interval, 2), scalar(none)};
+        std::set<std::string> taken;  // of these, y and what follows only of a model that has them
+        for (std::size_t k = 0; k < session.GetInputCount(); ++k) {
+            taken.insert(session.GetInputNameAllocated(k, Ort::AllocatorWithDefaultOptions()).get());
+        }
+        std::vector<const char*> inputs;
+        std::vector<Ort::Value> given;
+        for (int k = 0; k < 10; ++k) {
+            if (k < argc || taken.count(names[k]) > 0) {
+                inputs.push_back(names[k]);
+                given.push_back(std::move(values[k]));
+            }
+        }
         const char* outputs[] = {"images"};
-        const Ort::Value images = std::move(session.Run(Ort::RunOptions(), inputs, values, count, outputs, 1)[0]);
+        const Ort::Value images =
+            std::move(session.Run(Ort::RunOptions(), inputs.data(), given.data(), given.size(), outputs, 1)[0]);
         const auto shape = images.GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
         write_grid_png(argv[5], images.GetTensorData<std::uint8_t>(), shape[0], shape[1], shape[2], shape[3]);
     } catch (const Ort::Exception& problem) {

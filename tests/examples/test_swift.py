@@ -31,6 +31,7 @@ from .specs import guided_specs, specs
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "examples" / "ios"
 MODEL = ROOT / "exported" / "unet.onnx"
+PLAIN = ROOT / "emoji" / "unet.onnx"  # without classes and plans
 
 pytestmark = pytest.mark.torch  # no torch, but a compiler: it takes more than ten seconds
 
@@ -152,11 +153,11 @@ def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
             "times must strictly fall from at most 999 to at least 0, got 8, 9.",
         ),
         ([MODEL, "--times", "9,8", "--steps", 3], 2, "num_steps must be left out or be the number of times, 2, got 3."),
-        ([MODEL, "--plan", "p"], 2, "plan must be one of none, for the model carries none, got 'p'."),
+        ([PLAIN, "--plan", "p"], 2, "plan must be one of none, for the model carries none, got 'p'."),
         ([MODEL, "--guidance", "x"], 2, "--guidance must be a number"),
         ([MODEL, "--guidance", 101], 2, "guidance must be a number from 0 to 100, got 101."),
-        ([MODEL, "--guidance", 2], 2, "guidance must be 1 for a network that has not learned to do without a class"),
-        ([MODEL, "--label", "cat"], 2, "label does not apply to a network that is told no class."),
+        ([PLAIN, "--guidance", 2], 2, "guidance must be 1 for a network that has not learned to do without a class"),
+        ([PLAIN, "--label", "cat"], 2, "label does not apply to a network that is told no class."),
         ([MODEL, "--sampler", "euler"], 2, "sampler must be one of ddpm, ddim, got 'euler'."),
         ([MODEL, "--sampler", "ddpm", "--eta", 0], 2, "eta does not apply to ddpm."),
         ([MODEL, "--n", 2, "--first", 2**32 - 1], 2, "--first must be at most 2^32 - n"),
@@ -374,7 +375,8 @@ def test_the_readmes_one_call_program_makes_pictures(build, tmp_path):
     compiled(build, tmp_path / "program", tmp_path / "main.swift", tmp_path / "block.swift")
     done = run(tmp_path / "program", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = generate(MODEL, n=2, seed=7, num_steps=4, sampler="ddim", eta=0.0)
+    told = {} if spec_from_json(metadata).label is None else {"label": 0, "guidance": 1.0}
+    expected = generate(MODEL, n=2, seed=7, num_steps=4, sampler="ddim", eta=0.0, **told)
     assert np.abs(np.array(json.loads(done.stdout)) - expected.ravel()).max() <= 1
     # the package itself says that this is no network to sample with
     done = run(build / "sample", tmp_path / "unet.sampler.onnx", "--out", tmp_path / "grid.png")

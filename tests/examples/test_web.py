@@ -21,7 +21,8 @@ from models import node as node_of
 from onnx import TensorProto
 from PIL import Image
 
-from ddpm_export import edit, generate
+from benchmarks.runtimes import told_by_default
+from ddpm_export import edit, generate, open_model
 from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
@@ -38,6 +39,8 @@ from .specs import attacks
 ROOT = Path(__file__).parent.parent.parent
 WEB = ROOT / "examples" / "web"
 MODEL = ROOT / "exported" / "unet.onnx"
+SPEC = open_model(MODEL)[1]
+PLAIN = ROOT / "emoji" / "unet.onnx"  # without classes and plans
 INSTALL = "cd examples/web && npm install --ignore-scripts --no-package-lock"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 BIG_SEED = 2**63 - 1  # beyond what a number of JavaScript holds
@@ -309,7 +312,7 @@ def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None
         ),
         ([MODEL, "--times", "3,,4"], 2, "--times must be integers"),
         ([MODEL, "--times", "4,3", "--steps", 3], 2, "numSteps must be left out or be the number of times, 2, got 3."),
-        ([MODEL, "--plan", "heun"], 2, "plan must be one of none, for the model carries none, got 'heun'."),
+        ([PLAIN, "--plan", "heun"], 2, "plan must be one of none, for the model carries none, got 'heun'."),
         ([MODEL, "--seed", "1.5"], 2, '--seed must be an integer, got "1.5".'),
         ([MODEL, "--seed", 2**63], 2, "seed must be from 0 to 2^63 - 1, got 9223372036854775808."),
         ([MODEL, "--first", 2**32], 2, "first must be from 0 to 2^32 - 1, got 4294967296."),
@@ -589,11 +592,15 @@ def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
 @pytest.mark.torch
 def test_the_keyboard_is_enough() -> None:
     seen = seen_in_page("keyboard")
-    assert seen["order"] == ["seed", "fresh", "n", "steps", "SUMMARY", "start", "picture"]
+    tuned = ["fast"] if any(name.startswith("tuned-") for name in SPEC.plans) else []
+    told = ["INPUT"] if SPEC.label is not None else []  # a radio button, the first of its group
+    guided = ["guidance"] if SPEC.takes_guidance else []
+    assert seen["order"] == ["seed", "fresh", "n", "steps", *tuned, *told, *guided, "SUMMARY", "start", "picture"]
     assert seen["sampler"] == "ddpm"
     assert seen["whileRunning"] == "cancel"
     assert seen["after"] == "start"
-    assert [caption.split(".")[0] for caption in seen["gallery"]] == ["Seed 12, picture 0, 3 steps"]
+    of_class = f", {SPEC.label.classes[0]}" if SPEC.label is not None else ""
+    assert [caption.split(".")[0] for caption in seen["gallery"]] == [f"Seed 12, picture 0{of_class}, 3 steps"]
 
 
 @pytest.mark.torch
@@ -732,7 +739,8 @@ def test_one_call_files_in_both_runtimes(runtime: str, file: str, exports: Path)
         {"seed": 7, "first": 3, "n": 1, "steps": 11, "eta": 0.0},
         {"seed": BIG_SEED, "first": 2**32 - 3, "n": 3, "steps": 4, "eta": 0.5},
     ):
-        values = {**settings, "seed": str(settings["seed"])}
+        numbers = range(settings["first"], settings["first"] + settings["n"])
+        values = {**settings, "seed": str(settings["seed"]), **told_by_default(SPEC, numbers)}
         done = node("test/one_call.js", runtime, exports / file, json.dumps(values))
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
@@ -740,7 +748,7 @@ def test_one_call_files_in_both_runtimes(runtime: str, file: str, exports: Path)
         images = np.array(result["pixels"], dtype=np.uint8).reshape(result["shape"])
         num_steps = settings.pop("steps")
         assert_same_pictures(images, generate(MODEL, num_steps=num_steps, sampler="ddim", **settings))
-    wrong = {"seed": "7", "first": 0, "n": 1, "steps": 1001, "eta": 0.0}
+    wrong = {"seed": "7", "first": 0, "n": 1, "steps": 1001, "eta": 0.0, **told_by_default(SPEC, range(1))}
     done = node("test/one_call.js", runtime, exports / file, json.dumps(wrong))
     assert "steps must be 1 to 1000" in json.loads(done.stdout)["error"]
 
@@ -763,7 +771,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_call_files_are_told_classes_and_guidance(runtime: str, graph: str, classes: Path) -> None:
     needs(f"onnxruntime-{runtime}")
     settings = {"seed": 7, "first": 1, "n": 3, "steps": 5, "eta": 0.5}
-    told = {"y": [1, 3, 0], "guidance": 2.5, "interval": [10, 30]}
+    told = {"y": [1, 3, 0], "guidance": 2.5, "guidance_interval": [10, 30]}
     done = node("test/one_call.js", runtime, classes / f"unet.{graph}.onnx", json.dumps({**settings, **told}))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -788,8 +796,9 @@ def test_the_one_call_page_asks_for_class_and_guidance(classes: Path) -> None:
 def test_the_one_call_page(exports: Path) -> None:
     seen = seen_in_page("oneCall", slice=str(exports / "unet.slice.onnx"), seed=str(BIG_SEED))
     assert seen["status"] == f"Done: seed {BIG_SEED}."
-    assert seen["offered"] == [False, False]
-    expected = pictures(n=1, num_steps=50, seed=BIG_SEED, sampler="ddim", eta=0.0)
+    assert seen["offered"] == [SPEC.label is not None, SPEC.takes_guidance]
+    told = {"label": 0} if SPEC.label is not None else {}
+    expected = pictures(n=1, num_steps=50, seed=BIG_SEED, sampler="ddim", eta=0.0, guidance=1.0, **told)
     assert_same_pictures(page_of(seen["shown"]), expected)
 
 

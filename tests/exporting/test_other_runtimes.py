@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from models import COLOUR, tiny_spec, told_model
 
-from benchmarks.runtimes import PYTHON, PYTHONS, ROOT
-from ddpm_export import export, generate
+from benchmarks.runtimes import PYTHON, PYTHONS, ROOT, told_by_default
+from ddpm_export import export, generate, open_model
 from ddpm_export.inputs import Input
 from ddpm_export.plans import Plan, Row
 from ddpm_export.runtimes.one_call import inputs_of
@@ -41,7 +41,9 @@ def test_the_images_are_pythons(runtime, kind, files, tmp_path):
     version = HOW[runtime][1]
     _skip_without(runtime)
     out = tmp_path / "images.npy"
-    command = [PYTHONS[runtime], "-c", PYTHON, files[kind], out, json.dumps({**SETTINGS, "eta": 0.5})]
+    numbers = range(SETTINGS["first"], SETTINGS["first"] + SETTINGS["n"])
+    settings = {**SETTINGS, "eta": 0.5, **told_by_default(open_model(UNET)[1], numbers)}
+    command = [PYTHONS[runtime], "-c", PYTHON, files[kind], out, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(version)

@@ -464,6 +464,8 @@ def text_of(contents):
 
 
 if __name__ == "__main__":
-    for name, contents in {**FILES, FULL_IMAGE: full_image}.items():
+    made = {**FILES, FULL_IMAGE: full_image}
+    for name in sys.argv[1:] or made:
+        contents = made[name]
         (HERE / name).write_text(text_of(contents()), encoding="ascii")
         print(HERE / name)

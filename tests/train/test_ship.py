@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import sys
@@ -7,7 +8,12 @@ import pytest
 from PIL import Image
 
 import train.ship
-from ddpm_export import open_model
+from ddpm_export import generate, load_checkpoint, open_model
+from ddpm_export.files import sha256_of
+from ddpm_export.guidance import Guidance
+from ddpm_export.images import grid, read_image
+from ddpm_export.plans import json_from_plan
+from ddpm_export.samplers import plan
 from train.loop import train as train_toy
 
 pytestmark = pytest.mark.torch
@@ -37,14 +43,16 @@ def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_pa
     shipped(run_folder, tmp_path, monkeypatch, capsys, *options)
 
     digests = dict(line.split()[::-1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
-    made = {"unet.onnx", "unet.ts", "unet.pt2", "checkpoint.pt", "samples-ddim-5.png", "samples-ddpm-20.png"}
-    assert set(digests) == made | {"loss.png", "log.jsonl"}
+    made = {"unet.onnx", "unet.float16.onnx", "unet.ts", "unet.pt2", "checkpoint.pt"}
+    assert set(digests) == made | {"samples-ddim-5.png", "samples-ddpm-20.png", "loss.png", "log.jsonl"}
     assert all(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
     _, spec = open_model(tmp_path / "unet.onnx")
     assert (spec.defaults.sampler, spec.defaults.num_steps) == ("ddpm", 7)
 
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "6 steps of 8 (48 images, 1.2 epochs)" in card
+    assert "Unconditional 1x8x8 images" in card
+    assert "- **Training**: 6 steps of 8 (48 images, 1.2 epochs)" in card
+    assert "No labels used." in card
     assert NOTE in " ".join(card.split())
     assert max(map(len, card.splitlines())) <= 120
     with Image.open(tmp_path / "samples-ddim-5.png") as image:
@@ -70,3 +78,61 @@ def test_only_onnx_and_a_white_background(run_folder, toy_folder, tmp_path, monk
     with Image.open(tmp_path / "out" / "samples-ddim-5.png") as image:
         pixels = np.asarray(image)
     assert f"| ddim-5 | {(pixels == 255).mean():.1%} | {(pixels >= 252).mean():.1%} |" in card
+
+
+def test_what_has_classes_ships_with_them(
+    run_folder, toy_config, toy_dataset, toy_folder, tmp_path, monkeypatch, capsys
+):
+    """Guidance and plans are in every file, each class has a row of samples, and the card says what it began with."""
+    monkeypatch.setattr(train.ship, "GRIDS", {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}})
+    run, out = tmp_path / "run", tmp_path / "out"
+    labelled = dataclasses.replace(toy_dataset, labels=np.arange(40) % 3, classes=("dark", "middling", "bright"))
+    train_toy(toy_config(network__num_classes=3, label_dropout=0.5, steps=4), labelled, run, "cpu", lambda _: None)
+    spec = load_checkpoint(run / "checkpoint.pt").spec
+    tuned = plan(spec, sampler="unipc", num_steps=3)
+    (tmp_path / "tuned.json").write_text(json.dumps({"tuned-3": json_from_plan(tuned)}))
+    options = ["--guidance", 2.5, "--guidance-interval", "3,15", "--plans", tmp_path / "tuned.json"]
+    options += ["--start", run_folder / "checkpoint.pt", "--data", toy_folder / "images"]
+    shipped(run, out, monkeypatch, capsys, *options)
+
+    for name in ("unet.onnx", "unet.float16.onnx", "unet.ts", "unet.pt2"):
+        _, spec = open_model(out / name, trust=True)
+        assert (spec.defaults.guidance, spec.plans) == (Guidance(2.5, (3, 15)), {"tuned-3": tuned}), name
+    assert (out / "unet.float16.onnx").stat().st_size < (out / "unet.onnx").stat().st_size
+    assert (out / "plans.json").read_bytes() == (tmp_path / "tuned.json").read_bytes()
+    assert f"{sha256_of(out / 'plans.json')}  plans.json\n" in (out / "SHA256SUMS").read_text()
+
+    rows = generate(out / "unet.onnx", n=30, num_steps=5, seed=0, sampler="ddim", eta=0.0)
+    order = [number for label in range(3) for number in range(label, 30, 3)]
+    page = read_image(out / "samples-classes.png", 1)
+    np.testing.assert_array_equal(page[:, -80:], grid(rows[order], columns=10))
+    assert (page[:, :-80] > 128).any(axis=(1, 2)).reshape(3, 8).any(axis=1).all(), "a name beside each row"
+
+    card = " ".join((out / "README.md").read_text(encoding="utf-8").split())
+    for told in (
+        "Class-conditional 1x8x8 images",
+        "Its labels are used.",
+        "a training `toy` of 6 steps of 8 (48 images), so 80 images in both. Then 4 steps of 8 (32 images, 0.8 epochs)",
+        "**Classes**: dark, middling, bright.",
+        "For 50% of the images it was told `none` in place of the class",
+        "guidance: 2.5 by default at times 3 to 15",
+        "64 samples each, seed 0, guidance 2.5, the classes in turn: 50 steps",
+        "![samples of each class](samples-classes.png)",
+        "--start START --out RUN",
+    ):
+        assert told in card, told
+
+
+def test_pages_say_of_old_digests_that_they_no_longer_ship(tmp_path):
+    old, new = "0123456789ab" + 52 * "c", "0123456789ab" + 52 * "d"
+    texts = [f"was {old}.", f"was ({old[:16]}), and {new[:16]} is", f"{old[:12]}, which no longer ships", old[:11]]
+    pages = [tmp_path / f"{k}.md" for k in range(4)]
+    for page, text in zip(pages, texts, strict=True):
+        page.write_text(text)
+    assert list(train.ship.say_what_no_longer_ships(pages, {old})) == pages[:2]
+    assert [page.read_text() for page in pages] == [
+        f"was {old}, which no longer ships.",
+        f"was ({old[:16]}, which no longer ships), and {new[:16]} is",
+        *texts[2:],
+    ]
+    assert list(train.ship.say_what_no_longer_ships(pages, {old})) == []

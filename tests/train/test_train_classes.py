@@ -87,7 +87,7 @@ def test_without_classes_every_bit_is_as_in_the_first_release(toy_config, toy_da
 
 
 def test_without_classes_a_checkpoint_says_what_it_said_before():
-    contents = load_torch_file(ROOT / "exported" / "checkpoint.pt")
+    contents = load_torch_file(ROOT / "emoji" / "checkpoint.pt")
     assert _stored(config_from_dict(contents["config"])) == contents["config"]
     assert "classes" not in contents
 

@@ -1,15 +1,17 @@
 """Tuned plans: what a table says, its derivatives, and that what is learned is nearer than what it began from."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from models import gaussian_file, mix_model, tiny_spec
+from models import classes_file, gaussian_file, mix_model, tiny_spec
 
 from ddpm_export import open_model
-from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import UsageError
 from ddpm_export.generation import generate, with_plans
+from ddpm_export.images import to_uint8
+from ddpm_export.inputs import Input
 from ddpm_export.samplers import plan
 from train import tune
 
@@ -17,7 +19,7 @@ from train import tune
 def opened(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     model, spec = open_model(tmp_path / "m.onnx")
-    return tune.Walker(denoiser(model, spec), spec)
+    return tune.Walker(model, spec)
 
 
 def lessons_of(walker, numbers, batch=8):
@@ -77,9 +79,9 @@ def test_derivatives_are_those_of_the_whole_walk(tmp_path):
     table = walker.untuned(4, lesson)[1].moved(changes, T)
 
     def seen(by):
-        return tune.pixels_and_edges(walker.end(lesson.noise, table.moved(by, T).plan(a)))
+        return tune.pixels_and_edges(walker.end(lesson, table.moved(by, T).plan(a)))
 
-    here, states = seen(np.zeros(20)), walker.states(lesson.noise, table.plan(a))
+    here, states = seen(np.zeros(20)), walker.states(lesson, table.plan(a))
     columns = list(walker.derivatives(table, states, lesson, here, times_move=True))
     assert len(columns) == 20
     for number, column in enumerate(columns):
@@ -111,10 +113,22 @@ def test_what_is_learned_is_nearer_and_the_same_each_time(tmp_path):
     assert fits[0].table.times == fits[1].table.times
 
 
+def test_a_network_with_classes_learns_with_each_in_turn_and_with_its_guidance(tmp_path):
+    label = Input("y", "label", none=3, classes=("a", "b", "c"))
+    spec = tiny_spec(inputs=(label,), requires=("inputs",))
+    walker = replace(opened(tmp_path, classes_file(spec, [-0.75, 0.5, 0.75, 0.125], 0.5)), guidance=2.0)
+    ends = np.concatenate([lesson.end for lesson in lessons_of(walker, range(1, 8), batch=4)])
+    how = {"sampler": "dpmpp_2m", "grid": "quadratic", "num_steps": 20, "seed": 1, "first": 1, "guidance": 2.0}
+    np.testing.assert_array_equal(to_uint8(ends), generate((walker.model, walker.spec), n=7, **how))
+    learned, held_out = lessons_of(walker, range(8)), lessons_of(walker, range(8, 16))
+    fit = tune.tune(walker, walker.untuned(2, learned[0]), learned, held_out, 4)
+    assert fit.held_out[-1] < 0.5 * fit.held_out[0]
+
+
 def test_the_command_adds_its_plans_to_a_file_that_models_take(tmp_path, capsys):
     (tmp_path / "m.onnx").write_bytes(mix_model())
     out = tmp_path / "plans.json"
-    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4}
+    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4, "guidance": None}
     for steps in ("2", "3,4"):
         tune.command(tmp_path / "m.onnx", steps=steps, out=out, **usual)
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -9,7 +9,7 @@ const [runtime, path, text] = process.argv.slice(2);
 const ort = await import(`onnxruntime-${runtime}`);
 if (runtime === "web") ort.env.wasm.numThreads = 1;
 ort.env.logLevel = "fatal"; // the errors are looked at below
-const { seed, first, n, steps, eta, y, guidance, interval } = JSON.parse(text);
+const { seed, first, n, steps, eta, y, plan, guidance, guidance_interval } = JSON.parse(text);
 const int64 = (value) => new ort.Tensor("int64", [BigInt(value)], []);
 const common = {
   seed: int64(seed),
@@ -19,24 +19,27 @@ const common = {
   times: new ort.Tensor("int64", [], [0]), // evenly spaced
 };
 if (y !== undefined) common.y = new ort.Tensor("int64", y.map(BigInt), [n]);
+if (plan !== undefined) common.plan = int64(plan);
 if (guidance !== undefined) {
   common.guidance = new ort.Tensor("float32", [guidance], []);
-  common.guidance_interval = new ort.Tensor("float32", interval, [2]);
+  common.guidance_interval = new ort.Tensor("float32", guidance_interval, [2]);
 }
 
 async function run() {
   const session = await ort.InferenceSession.create(new Uint8Array(await readFile(path)));
   if (!session.inputNames.includes("begin")) return (await session.run({ ...common, n: int64(n) })).images;
-  const [, ...shape] = session.inputMetadata.find(({ name }) => name === "x").shape;
-  let x = new ort.Tensor("float32", new Float32Array(n * shape.reduce((a, b) => a * b)), [n, ...shape]);
+  const nothing = (input) => {
+    const shape = session.inputMetadata.find(({ name }) => name === input).shape.map((size) => (size > 0 ? size : n));
+    return new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b)), shape);
+  };
+  let x = nothing("x");
+  let past = session.inputNames.includes("history") ? { history: nothing("history") } : {};
   let images;
   for (let begin = 0; begin < steps; begin += 2) {
-    ({ x_after: x, images } = await session.run({
-      ...common,
-      x,
-      begin: int64(begin),
-      end: int64(Math.min(begin + 2, steps)),
-    }));
+    const slice = { begin: int64(begin), end: int64(Math.min(begin + 2, steps)) };
+    const out = await session.run({ ...common, ...past, ...slice, x });
+    ({ x_after: x, images } = out);
+    if (past.history) past = { history: out.history_after };
   }
   return images;
 }

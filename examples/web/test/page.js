@@ -203,7 +203,7 @@ const scenarios = {
       await go();
       await ready(page);
       const order = [];
-      for (let k = 0; k < 7; k++) {
+      while (order.at(-1) !== "picture" && order.length < 20) {
         await page.keyboard.press("Tab");
         order.push(await focused(page));
       }
@@ -213,7 +213,7 @@ const scenarios = {
       await page.focus("#steps");
       await page.keyboard.press("Control+A");
       await page.keyboard.type("1000");
-      await page.keyboard.press("Tab"); // More settings
+      await page.focus("summary"); // More settings
       await page.keyboard.press("Enter");
       await page.keyboard.press("Tab");
       await page.keyboard.press("ArrowDown"); // DDPM

@@ -36,6 +36,9 @@ public final class OneCall {
         inputs.put("eta", OnnxTensor.createTensor(environment, FloatBuffer.wrap(new float[] {0f}), scalar));
         long[] none = {0}; // times: evenly spaced steps
         inputs.put("times", OnnxTensor.createTensor(environment, LongBuffer.allocate(0), none));
+        if (!spec.plans.isEmpty()) { // none of the file's own
+            inputs.put("plan", OnnxTensor.createTensor(environment, LongBuffer.wrap(new long[] {0}), scalar));
+        }
         if (spec.label() != null) { // every class in turn
             long[] labels = new long[n];
             Arrays.setAll(labels, k -> k % spec.label().classes.size());
