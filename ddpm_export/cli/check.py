@@ -98,7 +98,7 @@ def check(
 
         options = options_from_settings(config, settings or [])
         if exporting.is_foreign(Path(against)):
-            if not isinstance(opened, DenoiserFile) or exporting.is_stored_as_float16(model):
+            if not isinstance(opened, DenoiserFile) or exporting.storage_of(model) != "float32":
                 raise UsageError(f"--against {against} applies to a denoiser's file whose weights are float32.")
             reference, original = exporting.model_from_foreign(exporting.load_onnx(against, spec, options)), spec
         else:
@@ -136,9 +136,7 @@ def _reference(
         _refuse_other_spec(model, spec, against, checkpoint.spec)
     else:  # a class does not say what the spec says: the file's own is taken
         checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
-    if exporting.is_stored_as_float16(model):
-        checkpoint = exporting.rounded(checkpoint)
-    return exporting.eager_model(checkpoint), checkpoint.spec
+    return exporting.stored_model(checkpoint, exporting.storage_of(model)), checkpoint.spec
 
 
 def _facts(spec: "ModelSpec") -> dict[str, Any]:

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+STORED_ENDINGS = {"float16": ".float16", "int8": ".int8-weights"}  # .int8 is what computes in such integers
+
 
 def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
             help="A checkpoint: a file, a folder of diffusers, or a model's name on the hub. Without torch: an .onnx "
-            "of others, whose inputs --set names, and for sampler, slice, edit and --storage float16 an exported .onnx."
+            "of others, whose inputs --set names, and for sampler, slice, edit and --storage an exported .onnx."
         ),
     ],
     formats: Annotated[
@@ -50,7 +52,10 @@ def export(
         ),
     ] = ["onnx"],  # noqa: B006
     storage: Annotated[
-        str, typer.Option(help="float32, or float16: half the size, weights rounded, all computed in float32.")
+        str,
+        typer.Option(
+            help="float32, or float16 or int8: half or a quarter of the size, weights rounded, all computed in float32."
+        ),
     ] = "float32",
     precision: Annotated[
         str,
@@ -160,8 +165,7 @@ def export(
         {name: format.ending for name, format in exporting.FORMATS.items()},  # noqa: A001
         {name: format.ending for name, format in exporting.ONE_CALL_FORMATS.items()},  # noqa: A001
         list(exporting.SERVED_FORMATS),
-        (Path(checkpoint).stem if is_exported else "unet")
-        + (".float16" if storage == "float16" else ".int8" if is_int8 else ""),
+        (Path(checkpoint).stem if is_exported else "unet") + (".int8" if is_int8 else STORED_ENDINGS.get(storage, "")),
     )
     options = options_from_settings(config, settings or [])
     counts = numbers_from_text("--steps", steps)
@@ -370,7 +374,7 @@ def _print_table(reports: "list[Report]") -> None:
     for title in ("file", "size", "largest error", "at", "equal pixels", "SHA-256"):
         table.add_column(title, overflow="fold")
     if any(report.rounding for report in reports):
-        table.add_column("cost of float16", overflow="fold")
+        table.add_column(f"cost of {reports[0].storage}", overflow="fold")
     for report in reports:
         proof, cost = report.proof, report.rounding
         relative = ""

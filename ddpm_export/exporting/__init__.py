@@ -24,6 +24,7 @@ from ddpm_export.exporting.original import (
 )
 from ddpm_export.exporting.packages import installed
 from ddpm_export.exporting.proof import PictureProof, Proof, Rounding, prove, prove_pictures
+from ddpm_export.exporting.storage import STORAGES
 from ddpm_export.files import sha256_of
 from ddpm_export.generation import with_defaults
 from ddpm_export.runtimes.external_data import metadata_of
@@ -50,7 +51,6 @@ __all__ = [
     "export_all",
     "foreign_shape_and_time",
     "is_foreign",
-    "is_stored_as_float16",
     "load_checkpoint",
     "load_network",
     "load_onnx",
@@ -58,10 +58,10 @@ __all__ = [
     "only_one",
     "prove",
     "prove_pictures",
-    "rounded",
+    "storage_of",
+    "stored_model",
 ]
 
-STORAGES = ("float32", "float16")
 WEIGHTS = ("ema", "raw")
 MAX_CALIBRATE = 100_000
 
@@ -70,7 +70,7 @@ MAX_CALIBRATE = 100_000
 class Report:
     """Tell what was written and how well it reproduces the network.
 
-    rounding: what storing weights as float16 costs, None for float32. notes: what a user of the file has to know.
+    rounding: what storing weights in fewer bits costs, None for float32. notes: what a user of the file has to know.
     """
 
     path: Path
@@ -200,23 +200,22 @@ def _check_weights(weights: str) -> None:
         raise UsageError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
 
 
-def rounded(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a copy whose large weights are rounded to what float16 can hold, in float32 still.
+def stored_model(checkpoint: Checkpoint, storage: str) -> Model:
+    """Return the network that a file of a checkpoint has to reproduce, its weights rounded as a storage rounds them.
 
-    That is the network of a file with --storage float16. Raises ModelRefusedError for a weight beyond its range.
+    In eager PyTorch; for int8 its graph, once it is proven. Raises ModelRefusedError where a storage cannot hold it.
     """
-    with installed("export"):
-        from ddpm_export.exporting.program import with_rounded_weights
-    return dataclasses.replace(checkpoint, network=with_rounded_weights(checkpoint.network))
+    with ExitStack() as stack:
+        return original_from_checkpoint(checkpoint, storage, stack).reference
 
 
-def is_stored_as_float16(path: Path) -> bool:
-    """Return whether a model file stores weights as float16, which only .onnx files do."""
+def storage_of(path: Path) -> str:
+    """Return how a model file stores its weights: float32, or float16 or int8, which only .onnx files do."""
     if path.suffix != ".onnx":
-        return False
+        return "float32"
     with installed("onnx"):
-        from ddpm_export.exporting import onnx_file
-    return onnx_file.is_stored_as_float16(path)
+        from ddpm_export.exporting import stored_weights
+    return stored_weights.storage_of(path)
 
 
 def eager_model(checkpoint: Checkpoint) -> Model:
@@ -257,8 +256,8 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
     spec names.
     format: onnx, torchscript or pt2; sampler, slice or edit, the one-call files; the path must have its ending. triton,
     whose path is a folder of models, in which this one gets a folder called by the plan that is its default.
-    storage: float32, or float16 for the large weights of .onnx files, which are then rounded; all is computed in
-    float32. The same source gives the same bytes.
+    storage: float32, or, for the large weights of .onnx files, float16 or int8, to which they are then rounded; all is
+    computed in float32. The same source gives the same bytes.
     Network evaluations: 48 batches and 10 steps of each, and 3 for the golden vectors; for a one-call file of a
     checkpoint some 100 more.
     Raises ModelRefusedError where the file does not reproduce the network, NonFiniteError where the network gives no
@@ -343,7 +342,7 @@ def _check_source(source: Path, path: Path, format: str, storage: str) -> None: 
     if source.suffix != ".onnx" or is_made_by_torch or (format, storage) == ("onnx", "float32"):
         raise UsageError(
             f"{source}: cannot be exported as {format} with storage {storage}; an exported .onnx becomes a sampler, a "
-            "slice, an edit, one stored as float16, or one of int8. Export the checkpoint."
+            "slice, an edit, one stored as float16 or int8, or one of int8. Export the checkpoint."
         )
     _check_other(source, path)
 

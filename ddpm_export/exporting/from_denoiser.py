@@ -1,4 +1,4 @@
-"""Files that are made of a denoiser's ONNX graph: itself, samplers, slices, edits, weights stored as float16. No torch.
+"""Files that are made of a denoiser's ONNX graph: itself, samplers, slices, edits, weights in fewer bits. No torch.
 
 Whatever is written is opened again and compared with the network before it gets its name.
 """
@@ -16,7 +16,7 @@ from onnx import ModelProto, helper
 from ddpm_export.diffusion import Model
 from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.exporting.int8 import LOW_HIGH, calibrated, observed, quantised, quantised_tensors
-from ddpm_export.exporting.onnx_file import fits_inline, read_weights, round_weights, store_as_float16, writing_model
+from ddpm_export.exporting.onnx_file import fits_inline, read_weights, writing_model
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_int8, prove_pictures
 from ddpm_export.exporting.sampler import (
@@ -25,6 +25,7 @@ from ddpm_export.exporting.sampler import (
     slice_from_denoiser,
     spec_of_graph,
 )
+from ddpm_export.exporting.stored_weights import round_weights, storage_of, store_weights
 from ddpm_export.golden import golden_of_int8
 from ddpm_export.golden_pictures import golden_from_pictures
 from ddpm_export.runtimes import OneCallFile, open_file, open_model
@@ -37,6 +38,7 @@ __all__ = [
     "graph_from_model",
     "model_from_graph",
     "prove_graph",
+    "rounded_graph",
     "write_denoiser",
     "write_one_call",
     "writing",
@@ -67,8 +69,8 @@ def graph_from_model(model: ModelProto, storage: str, stack: ExitStack) -> Denoi
 
     One that is too large for protobuf lies in a temporary folder until the stack is left.
     """
-    if storage == "float16":
-        round_weights(model)
+    if storage != "float32":
+        round_weights(model, storage)
     if fits_inline(model):
         return DenoiserGraph(model)
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "unet.onnx"
@@ -78,10 +80,22 @@ def graph_from_model(model: ModelProto, storage: str, stack: ExitStack) -> Denoi
 
 
 def graph_from_file(path: Path, storage: str, stack: ExitStack) -> DenoiserGraph:
-    """Return the graph of a denoiser's file, as `graph_from_model` does."""
-    if storage == "float16":
+    """Return the graph of a denoiser's file, as `graph_from_model` does.
+
+    Raises UsageError where its weights are to be stored otherwise than they already are.
+    """
+    if storage != "float32":
+        if (before := storage_of(path)) not in ("float32", storage):
+            raise UsageError(
+                f"{path}: has its weights stored as {before} already. Choose --storage {before}, or a file of float32."
+            )
         return graph_from_model(onnx.load(path), storage, stack)
     return DenoiserGraph(onnx.load(path, load_external_data=False), path)
+
+
+def rounded_graph(graph: DenoiserGraph, storage: str, stack: ExitStack) -> DenoiserGraph:
+    """Return a graph with its weights rounded as they are to be stored; the one that is given stays."""
+    return graph_from_model(graph.copy() if graph.path is None else onnx.load(graph.path), storage, stack)
 
 
 def model_from_graph(graph: DenoiserGraph, spec: ModelSpec, *, threads: int | None = None) -> Model:
@@ -162,7 +176,7 @@ def writing(model: ModelProto, original: Original, path: Path) -> Iterator[Path]
     """Give a model its weights, stored as they are to be, and write it beside `path`."""
     if original.graph.path is not None:
         read_weights(model, original.graph.path.parent)
-    if original.storage == "float16":
-        store_as_float16(model.graph)
+    if original.storage != "float32":
+        store_weights(model.graph, original.storage)
     with writing_model(model, path) as beside:
         yield beside

@@ -1,4 +1,4 @@
-"""An ONNX model as a file: which versions, where the weights go, how they are stored. Knows no torch and no runtime."""
+"""An ONNX model as a file: which versions, and where the weights go. Knows no torch and no runtime."""
 
 import glob
 import hashlib
@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from ddpm_export.exporting.storage import is_rounded, rounded_values
 from ddpm_export.files import replacing
 from ddpm_export.runtimes.external_data import WEIGHTS_SHA256, digest_of_weights
 from ddpm_export.spec import METADATA_KEY, metadata_from
@@ -23,17 +21,14 @@ __all__ = [
     "OPSET",
     "fits_inline",
     "graphs_within",
-    "is_stored_as_float16",
     "read_weights",
     "rename",
-    "round_weights",
-    "store_as_float16",
+    "tensors_of",
     "writing_model",
 ]
 
 OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
 IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read
-STORED = ".float16"  # after the name of a weight that is stored so
 WEIGHTS_ENDING = re.compile(r"(\.[0-9a-f]{16})?\.data")  # without a digest: as earlier versions called them
 MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the graph and its metadata
 
@@ -76,14 +71,16 @@ def _seal(model: ModelProto, *files: Path) -> None:
 
 def _digest_of_weights(model: ModelProto) -> str:
     digest = hashlib.sha256()
-    for tensor in _tensors(model.graph):
+    for tensor in tensors_of(model.graph):
         digest.update(tensor.raw_data)
     return digest.hexdigest()[:16]
 
 
 def fits_inline(model: ModelProto, most: int | None = None) -> bool:
     """Return whether a model's weights, together, are small enough to lie in the message itself."""
-    return sum(len(tensor.raw_data) for tensor in _tensors(model.graph)) <= (MAX_INLINE_BYTES if most is None else most)
+    return sum(len(tensor.raw_data) for tensor in tensors_of(model.graph)) <= (
+        MAX_INLINE_BYTES if most is None else most
+    )
 
 
 def graphs_within(node: NodeProto) -> Iterator[GraphProto]:
@@ -112,61 +109,27 @@ def rename(graph: GraphProto, prefix: str, names: Mapping[str, str]) -> None:
         tensor.name = prefix + tensor.name
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    """Yield the initializers of a graph and of the graphs within it."""
     yield from graph.initializer
     for node in graph.node:
         for inner in graphs_within(node):
-            yield from _tensors(inner)
+            yield from tensors_of(inner)
 
 
 def read_weights(model: ModelProto, folder: Path) -> None:
     """Read the weights of a model, and of the graphs within it, that lie in files of a folder."""
-    for tensor in _tensors(model.graph):
+    for tensor in tensors_of(model.graph):
         if tensor.data_location == TensorProto.EXTERNAL:
             load_external_data_for_tensor(tensor, str(folder))
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
 
 
-def round_weights(model: ModelProto) -> None:
-    """Round the large float32 weights of a model to what float16 can hold; they stay float32."""
-    for tensor in _tensors(model.graph):
-        values = numpy_helper.to_array(tensor)
-        if is_rounded(values):
-            tensor.CopyFrom(numpy_helper.from_array(rounded_values(tensor.name, values), tensor.name))
-
-
-def store_as_float16(graph: GraphProto) -> None:
-    """Store as float16 every large weight of a graph that loses nothing by it, with one Cast to float32 each.
-
-    So are those of the graphs within it. A runtime casts once, as it loads the file: nothing is computed in float16.
-    """
-    for inner in [inner for node in graph.node for inner in graphs_within(node)]:
-        store_as_float16(inner)
-    casts = []
-    for tensor in graph.initializer:
-        values, name = numpy_helper.to_array(tensor), tensor.name
-        if not is_rounded(values):
-            continue
-        with np.errstate(over="ignore"):
-            halves = values.astype(np.float16)
-        if np.array_equal(halves.astype(np.float32), values):
-            tensor.CopyFrom(numpy_helper.from_array(halves, name + STORED))
-            casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}/Cast", to=TensorProto.FLOAT))
-    for cast in reversed(casts):
-        graph.node.insert(0, cast)
-
-
-def is_stored_as_float16(path: Path) -> bool:
-    """Return whether a file of ours stores weights as float16, by its initializers."""
-    tensors = _tensors(onnx.load(path, load_external_data=False).graph)
-    return any(tensor.data_type == TensorProto.FLOAT16 and tensor.name.endswith(STORED) for tensor in tensors)
-
-
 def _move_weights(model: ModelProto, data: Path) -> None:
     """Move every weight's bytes into a file, each at a page's start, so that a runtime can map it."""
     with data.open("wb") as file:
-        for tensor in _tensors(model.graph):
+        for tensor in tensors_of(model.graph):
             if len(tensor.raw_data) < 1024:  # shapes: a reader wants them with the graph
                 continue
             file.write(b"\0" * (-file.tell() % 4096))
@@ -179,7 +142,7 @@ def _move_weights(model: ModelProto, data: Path) -> None:
 
 
 def _point_weights_to(model: ModelProto, name: str) -> None:
-    for tensor in _tensors(model.graph):
+    for tensor in tensors_of(model.graph):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = name

@@ -15,7 +15,7 @@ from ddpm_export.diffusion import Model
 from ddpm_export.exporting.checkpoint import Checkpoint
 from ddpm_export.exporting.foreign import ForeignNetwork, model_from_foreign
 from ddpm_export.exporting.packages import installed
-from ddpm_export.exporting.proof import REMEDY, Proof, Rounding, prove, rounding
+from ddpm_export.exporting.proof import REMEDY, Proof, Rounding, prove, prove_int8, rounding
 from ddpm_export.golden import golden_from_model
 from ddpm_export.runtimes import open_model
 from ddpm_export.spec import ModelSpec
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ddpm_export.exporting.from_denoiser import DenoiserGraph
 
 __all__ = ["Original", "original_from_checkpoint", "original_from_file", "original_from_foreign"]
+
+
+STORE_OTHERWISE = "Choose --storage float16, or leave it out."
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Original:
 
     @cached_property
     def cost(self) -> Rounding | None:
-        """Return what storing weights as float16 costs, None where they are not."""
+        """Return what storing weights in fewer bits costs, None where they are not."""
         return None if self.storage == "float32" else rounding(self.reference, self.exact, self.spec)
 
     def prove_file(self, beside: Path, path: Path) -> Proof:
@@ -95,15 +98,17 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
             from ddpm_export.exporting.from_denoiser import graph_from_model
             from ddpm_export.exporting.onnx import model_from_checkpoint
             from ddpm_export.exporting.passes import PASSES, WEIGHTS_KEPT
-        passes = PASSES if storage == "float32" else WEIGHTS_KEPT
-        return graph_from_model(model_from_checkpoint(checkpoint, original.program, passes), storage, stack)
+        passes = WEIGHTS_KEPT if storage == "float16" else PASSES
+        of_graph = "float32" if storage == "int8" else storage
+        return graph_from_model(model_from_checkpoint(checkpoint, original.program, passes), of_graph, stack)
 
     reference = exact = eager_model(checkpoint)
     if storage == "float16":
         reference = eager_model(dataclasses.replace(checkpoint, network=with_rounded_weights(checkpoint.network)))
     original = Original(checkpoint.spec, exact, reference, storage, checkpoint, make_graph, one_thread)
     _ = original.spec_with_golden
-    return original
+    # a graph may hold a weight transposed: which of its axes has the output channels, only the graph says
+    return _with_rounded_graph(original, "network", stack) if storage == "int8" else original
 
 
 def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original:
@@ -114,33 +119,43 @@ def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original
     exact, spec = open_model(source, threads=1)
     graph = graph_from_file(source, storage, stack)
     reference = exact if storage == "float32" else model_from_graph(graph, spec, threads=1)
+    if storage == "int8":
+        prove_int8(reference, exact, spec, where=str(source), remedy=STORE_OTHERWISE)
     return Original(spec, exact, reference, storage, None, lambda _: graph, nullcontext, is_proven=True)
 
 
 def original_from_foreign(network: ForeignNetwork, storage: str, stack: ExitStack) -> Original:
-    """Return a foreign .onnx as it runs by itself, which is all that there is to compare with.
-
-    Where weights are rounded, the graph is proven before it is, and then is what files have to reproduce.
-    """
+    """Return a foreign .onnx as it runs by itself, which is all that there is to compare with."""
     with installed("onnx"):
         from ddpm_export.exporting.foreign_graph import denoiser_from_foreign
-        from ddpm_export.exporting.from_denoiser import graph_from_model, model_from_graph
-    spec, model = network.spec, denoiser_from_foreign(network)
-    reference = exact = model_from_foreign(network)
-    graph = graph_from_model(model, "float32", stack)
-    is_rounded = storage != "float32"
-    if is_rounded:
-        prove(model_from_graph(graph, spec, threads=1), exact, spec, where=str(network.path), remedy=network.remedy)
-        graph = graph_from_model(model, storage, stack)
-        reference = model_from_graph(graph, spec, threads=1)
+        from ddpm_export.exporting.from_denoiser import graph_from_model
+    graph = graph_from_model(denoiser_from_foreign(network), "float32", stack)
+    exact = model_from_foreign(network)
+    original = Original(network.spec, exact, exact, storage, None, lambda _: graph, nullcontext, remedy=network.remedy)
+    return original if storage == "float32" else _with_rounded_graph(original, str(network.path), stack)
+
+
+def _with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Original:
+    """Return a network whose graph has rounded weights: proven before it is, it is what files then have to reproduce.
+
+    Raises ModelRefusedError, besides where the graph is not the network, where 8-bit integers are too coarse for it.
+    """
+    with installed("onnx"):
+        from ddpm_export.exporting.from_denoiser import model_from_graph, rounded_graph
+    spec, exact, storage = original.spec, original.exact, original.storage
+    prove(model_from_graph(original.graph, spec, threads=1), exact, spec, where=where, remedy=original.remedy)
+    graph = rounded_graph(original.graph, storage, stack)
+    reference = model_from_graph(graph, spec, threads=1)
+    if storage == "int8":
+        prove_int8(reference, exact, spec, where=where, remedy=STORE_OTHERWISE)
     return Original(
         spec,
         exact,
         reference,
         storage,
-        None,
+        original.checkpoint,
         lambda _: graph,
-        nullcontext,
-        is_proven=is_rounded,
-        remedy=network.remedy,
+        original.one_thread,
+        is_proven=True,
+        remedy=original.remedy,
     )

@@ -118,6 +118,7 @@ class Rounding:
     equal_share: float
     max_level_difference: int
     num_steps: int
+    rms_levels: float
 
 
 def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "model", remedy: str = REMEDY) -> Proof:
@@ -144,9 +145,17 @@ def prove(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "
     return Proof(*worst, BATCHES, times, num_steps, equal_share, difference)
 
 
-def prove_int8(candidate: Model, reference: Model, spec: ModelSpec, *, where: str = "model") -> Proof:
+def prove_int8(
+    candidate: Model,
+    reference: Model,
+    spec: ModelSpec,
+    *,
+    where: str = "model",
+    remedy: str = "Raise --calibrate, or leave --precision out.",
+) -> Proof:
     """Compare a network of 8-bit integers with the one it was made from, in the places and pictures of `prove`.
 
+    It computes in them, or its weights are rounded to them. where: what an error is about; remedy: what it advises.
     Raises ModelRefusedError where an output differs by more than a quarter of the largest, or the pictures of the
     trajectory by more than 5 levels in root mean square; NonFiniteError where the reference gives no numbers.
     """
@@ -157,7 +166,7 @@ def prove_int8(candidate: Model, reference: Model, spec: ModelSpec, *, where: st
         raise ModelRefusedError(
             f"{where}: 8-bit integers are too coarse for this network: an output is off by {worst[0]:.2g} of the "
             f"largest, at most {MAX_INT8_ERROR}, and pictures by {rms:.2g} levels in root mean square, at most "
-            f"{MAX_INT8_RMS_LEVELS}. Raise --calibrate, or leave --precision out."
+            f"{MAX_INT8_RMS_LEVELS}. {remedy}"
         )
     return Proof(*worst, BATCHES, times, num_steps, equal_share, difference, rms)
 
@@ -291,7 +300,8 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
 def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
     """Return what the rounding of a network's weights does to the pictures of the proof's trajectory."""
     num_steps = min(NUM_STEPS, spec.num_train_timesteps)
-    return Rounding(*_trajectories(rounded, exact, spec, num_steps)[:2], num_steps)
+    equal_share, difference, rms = _trajectories(rounded, exact, spec, num_steps)
+    return Rounding(equal_share, difference, num_steps, rms)
 
 
 def _refuse_other_pictures(where: str, equal_share: float, difference: int, at: str) -> None:

@@ -56,10 +56,11 @@ function open(source, provider = "wasm") {
       opened.provider === "webgpu"
         ? "the graphics card"
         : `the processor, ${opened.threads === 1 ? "one thread" : `${opened.threads} threads`}`;
-    const halved = spec.source?.storage === "float16" ? " (weights stored as float16)" : "";
+    const { storage = "float32" } = spec.source ?? {};
+    const stored = storage === "float32" ? "" : ` (weights stored as ${storage})`;
     $("facts").textContent =
       `Model: ${spec.name}, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, ` +
-      `${(opened.bytes / 1e6).toFixed(1)} MB${halved}, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
+      `${(opened.bytes / 1e6).toFixed(1)} MB${stored}, loaded in ${opened.seconds.toFixed(1)} s. Computed by ${by}.`;
     if (opened.warning) {
       document.querySelector("[name=provider][value=wasm]").checked = true;
       tellProblem(new Error(`The graphics card is not used: ${opened.warning}. The processor computes instead.`));

@@ -67,11 +67,13 @@ def test_what_source_says_decides_nothing(trained, command, tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("graph", ["onnx", "sampler"])
-def test_weights_stored_as_float16_are_seen_in_the_file_itself(trained, command, tmp_path, graph):
-    from ddpm_export.exporting import export, load_checkpoint
+@pytest.mark.parametrize(("graph", "storage"), [("onnx", "float16"), ("sampler", "float16"), ("onnx", "int8")])
+def test_how_weights_are_stored_is_seen_in_the_file_itself(trained, command, tmp_path, graph, storage):
+    from ddpm_export.exporting import export, load_checkpoint, storage_of
 
-    report = export(load_checkpoint(trained[0]), tmp_path / "half.onnx", format=graph, storage="float16")
+    report = export(load_checkpoint(trained[0]), tmp_path / "small.onnx", format=graph, storage=storage)
+    assert storage_of(report.path) == storage
+    assert storage_of(trained[1]) == "float32"
     path = rewritten(report.path, tmp_path / "other.onnx", lambda values: values.update(source={}))
     code, _, err = command("check", path, "--against", trained[0])
     assert code == 0, err

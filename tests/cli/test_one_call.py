@@ -55,14 +55,17 @@ def test_the_report_says_what_was_proven(source, command):
     assert len(file["proof"]["draws"]) == 4 + 1 + 1
 
 
-def test_the_table_tells_the_cost_of_float16(source, command):
+@pytest.mark.parametrize(("storage", "stem"), [("float16", "m.float16"), ("int8", "m.int8-weights")])
+def test_the_table_tells_what_a_storage_costs(source, command, storage, stem):
     source.write_bytes(mix_model(tiny_spec((16, 4, 4))))
-    code, out, err = command("export", source, "--format", "onnx", "--format", "slice", "--storage", "float16")
+    code, out, err = command("export", source, "--format", "onnx", "--format", "slice", "--storage", storage)
     assert (code, err) == (0, "")
-    assert "cost of float16" in out
-    assert source.with_name("m.float16.onnx").exists()
-    assert source.with_name("m.float16.slice.onnx").exists()
+    assert f"cost of {storage}" in out
+    assert source.with_name(f"{stem}.slice.onnx").exists()
     assert source.read_bytes() == mix_model(tiny_spec((16, 4, 4)))
+    code, out, err = command("check", source.with_name(f"{stem}.onnx"), "--json", "--trust")
+    assert (code, json.loads(out)["source"]["storage"]) == (0, storage), err
+    assert {case["tolerance"] for case in json.loads(out)["golden"]} == {1e-4}  # it computes in float32
 
 
 def test_what_is_not_in_the_file_is_noted(tmp_path, command):

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from models import GREY, classes_file, constant, onnx_file, scale_model, tiny_spec
+from models import GREY, classes_file, constant, mix_model, onnx_file, scale_model, tiny_spec
 from models import node as node_of
 from onnx import TensorProto
 from PIL import Image
@@ -26,6 +26,7 @@ from ddpm_export import edit, generate, open_model
 from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
+from ddpm_export.exporting.stored_weights import round_weights, store_weights
 from ddpm_export.guidance import Guidance
 from ddpm_export.images import from_uint8, grid, read_image
 from ddpm_export.inputs import Input
@@ -780,6 +781,25 @@ def test_one_call_files_are_told_classes_and_guidance(runtime: str, graph: str, 
     num_steps = settings.pop("steps")
     how = {"label": [0, 1, 3], "guidance": Guidance(2.5, (10, 30)), "sampler": "ddim", "num_steps": num_steps}
     assert_same_pictures(images, generate(classes / "unet.onnx", **settings, **how))
+
+
+@pytest.mark.parametrize("runtime", ["web", "node"])
+def test_weights_stored_as_int8_in_both_runtimes(runtime: str, tmp_path: Path) -> None:
+    needs(f"onnxruntime-{runtime}")
+    spec = tiny_spec((16, 4, 4))
+    model = onnx.load_from_string(mix_model(spec))
+    round_weights(model, "int8")
+    onnx.save(model, tmp_path / "rounded.onnx")
+    model = sampler_from_denoiser(model, spec_of_graph(spec, "sampler"))
+    store_weights(model.graph, "int8")
+    onnx.save(model, tmp_path / "small.onnx")
+    settings = {"seed": 7, "first": 1, "n": 3, "steps": 5, "eta": 0.5}
+    done = node("test/one_call.js", runtime, tmp_path / "small.onnx", json.dumps(settings))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    images = np.array(result["pixels"], dtype=np.uint8).reshape(result["shape"])
+    num_steps = settings.pop("steps")
+    assert_same_pictures(images, generate(tmp_path / "rounded.onnx", num_steps=num_steps, sampler="ddim", **settings))
 
 
 @pytest.mark.torch

@@ -29,6 +29,7 @@ from ddpm_export.exporting import onnx_file  # noqa: E402
 from ddpm_export.exporting.builder import Builder, value  # noqa: E402
 from ddpm_export.exporting.philox_graph import add_key, add_noise, add_normals  # noqa: E402
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph  # noqa: E402
+from ddpm_export.exporting.stored_weights import round_weights  # noqa: E402
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SHIPPED = Path(__file__).parent.parent.parent / "exported" / "unet.onnx"
@@ -380,7 +381,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
         ("onnx", "float32", "cannot be exported as"),
         ("pt2", "float32", "cannot be exported as"),
         ("torchscript", "float16", "storage float16 does not apply to torchscript"),
-        ("sampler", "int8", "storage must be one of"),
+        ("sampler", "int4", "storage must be one of"),
         ("tflite", "float32", "format must be one of"),
     ],
 )
@@ -602,7 +603,7 @@ def test_float16_halves_large_weights_and_computes_in_float32(wide, format):  # 
     assert tensors[f"{prefix}hundredth"].data_type == FLOAT  # too small to be worth it
     # as a network whose weights were rounded, and not as the unrounded one
     rounded = onnx.load(wide)
-    onnx_file.round_weights(rounded)
+    round_weights(rounded, "float16")
     onnx.save(rounded, wide.with_name("rounded.onnx"))
     settings = {"n": 2, "num_steps": 5, "eta": 1.0, "seed": 0}
     pictures = generate(report.path, **settings).astype(int)
