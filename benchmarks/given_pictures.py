@@ -7,16 +7,19 @@ import argparse
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.report import MODEL
+from ddpm_export.diffusion import Model
 from ddpm_export.editing import edit, invert
 from ddpm_export.files import replacing
 from ddpm_export.images import read_image, save_images
 from ddpm_export.runtimes import open_model
+from ddpm_export.spec import GUIDANCE, INPUTS, ModelSpec
 from train.pages import markdown_from_table, write_between_marks
 
 __all__ = ["PICTURES"]
@@ -96,6 +99,16 @@ PICTURES: dict[str, tuple[Callable[[Any, Any, Any], Any], int]] = {  # and how m
     "seeds": (seeds, 9),
     "inverted": (inverted, 8),
 }
+
+
+def _without_classes(model: Model, spec: ModelSpec) -> tuple[Model, ModelSpec]:
+    """Return the network as one that is told no class: pictures of all classes are given to it."""
+    label = spec.label
+    if label is None:
+        return model, spec
+    requires = tuple(name for name in spec.requires if name not in (INPUTS, GUIDANCE))
+    plain = replace(spec, inputs=(), requires=requires, defaults=replace(spec.defaults, guidance=None))
+    return lambda x_t, t: model(x_t, t, **{label.name: label.batch_of("none", len(x_t))}), plain
 
 
 def _rows(*columns: Any) -> Any:
@@ -185,7 +198,7 @@ def main() -> None:
     options.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the marks of this page")
     arguments = options.parse_args()
     folder: Path = arguments.folder
-    model = open_model(arguments.model, threads=arguments.threads)
+    model = _without_classes(*open_model(arguments.model, threads=arguments.threads))
     images = np.stack([read_image(path, 1) for path in sorted((folder / "pictures").glob("*.png"))])
     mask = read_image(folder / "right-half.png", 1)[..., 0]
     for name, (make, columns) in PICTURES.items():

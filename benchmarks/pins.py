@@ -24,6 +24,7 @@ __all__ = ["main"]
 
 HERE = Path(__file__).parents[1]
 UNET, EMOJI, BARE, TOY = "exported/unet.onnx", "emoji/unet.onnx", "no_clip.onnx", "learned.onnx"
+CLASSES = "classes.onnx"
 SAMPLER, SLICE = "unet.sampler.onnx", "unet.slice.onnx"
 RUNS = (  # (model, settings of ddpm-run)
     (UNET, "--n 4 --sampler ddim --steps 50 --eta 0"),
@@ -42,6 +43,8 @@ RUNS = (  # (model, settings of ddpm-run)
     (EMOJI, "--n 4 --sampler ddpm --steps 50"),
     (TOY, "--n 4 --sampler ddpm --steps 7 --variance learned"),
     (TOY, "--n 4 --sampler ddpm --steps 40"),
+    (CLASSES, "--n 4 --label 0,2,none --guidance 2.5"),
+    (CLASSES, "--n 6 --guidance 1.5 --guidance-interval 10,30 --sampler ddpm --steps 20"),
     (SAMPLER, "--n 4 --steps 7 --eta 0.5"),
     (SAMPLER, "--n 4 --first 3 --batch 2 --steps 50"),
     (SLICE, "--n 4 --steps 7 --eta 1"),
@@ -58,9 +61,12 @@ import sys
 from pathlib import Path
 import onnx
 from ddpm_export.spec import METADATA_KEY
-from tests.models import learned_model
+from ddpm_export.inputs import Input
+from tests.models import classes_file, learned_model, tiny_spec
 folder = Path(sys.argv[1])
 (folder / "learned.onnx").write_bytes(learned_model())
+told = tiny_spec(inputs=(Input("y", "label", none=3, classes=("a", "b", "c")),), requires=("inputs",))
+(folder / "classes.onnx").write_bytes(classes_file(told, [-0.75, 0.5, 0.75, 0.125], 0.5))
 model = onnx.load("exported/unet.onnx")
 text = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
 assert '"clip_x_0": 1.0' in text.value

@@ -190,7 +190,9 @@ def _find_distances(model: Model, spec: ModelSpec, cases: list[Case], found: "_F
 
 
 def _ends(model: Model, spec: ModelSpec, rows: Plan) -> Array:
-    *_, state = walk(denoiser(model, spec), noise_stream(SEED, range(LIMIT_IMAGES), spec.state_shape), rows)
+    numbers = range(LIMIT_IMAGES)
+    denoise = denoiser(model, spec, **settings_for(spec, seed=SEED).told(numbers))
+    *_, state = walk(denoise, noise_stream(SEED, numbers, spec.state_shape), rows)
     return np.clip(state.x, -1.0, 1.0)
 
 

@@ -32,6 +32,9 @@ PLANS = ("unipc-8", "tuned-8")
 N, STEPS, SEED = 16, 50, 7
 GIVEN = ROOT / "docs" / "given"  # half a shoe, filled in four ways
 EDIT = {"num_steps": 10, "sampler": "ddim", "eta": 1.0, "seed": SEED, "returns": 2, "n": 4}
+SPEC = open_model(UNET)[1]
+TOLD = {"label": 7, "guidance": 2.0} if SPEC.takes_guidance else {}  # one class for all, by its number
+FLAGS = [text for name, value in TOLD.items() for text in (f"--{name}", str(value))]
 MAX_DIFFERENCE = 1  # levels, docs/format.md section 2
 WEB = EXAMPLES / "web"
 Command = Callable[..., list[str]]  # (how many images, where to write, a plan's name if any) -> what to run
@@ -66,7 +69,7 @@ def sampling(*program: str) -> Command:
 
     def command(n: int, out: Path, plan: str | None = None) -> list[str]:
         model, way = (UNET, steps) if plan is None else (PLANNED / "unet.onnx", ("--plan", plan))
-        common = ("--n", str(n), "--seed", str(SEED), "--first", "0", "--out", str(out))
+        common = (*FLAGS, "--n", str(n), "--seed", str(SEED), "--first", "0", "--out", str(out))
         return [*program, str(model), *way, *common]
 
     return command
@@ -76,17 +79,20 @@ def editing(*program: str) -> Callable[[Path], list[str]]:
     """Return the command of a `sample` program that fills a picture in."""
     said = {"image": GIVEN / "pictures" / "00.png", "mask": GIVEN / "right-half.png", **EDIT}
     options = [text for name, value in said.items() for text in (f"--{name.removeprefix('num_')}", str(value))]
-    return lambda out: [*program, str(UNET), *options, "--out", str(out)]
+    return lambda out: [*program, str(UNET), *FLAGS, *options, "--out", str(out)]
 
 
 def one_call(*program: str) -> Command:
-    """Return the command of a program over the one-call file: MODEL N STEPS SEED OUT."""
-    return lambda n, out, _=None: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out)]
+    """Return the command of a program over the one-call file: MODEL N STEPS SEED OUT [CLASS GUIDANCE]."""
+    told = [str(value) for value in TOLD.values()]
+    return lambda n, out, _=None: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out), *told]
 
 
 def in_a_page(n: int, _: Path, plan: str | None = None) -> list[str]:
     """Return the command that drives the page and prints the pixels that it showed."""
     way = {"steps": STEPS} if plan is None else {"plan": plan, "file": str(PLANNED / "unet.onnx")}
+    if TOLD and SPEC.label is not None:
+        way |= {**TOLD, "label": SPEC.label.name_of(TOLD["label"])}  # what its button says
     return ["node", str(WEB / "test" / "page.js"), "batch", json.dumps({"n": n, "seed": str(SEED), **way})]
 
 
@@ -96,6 +102,10 @@ def in_the_graph(plan: str) -> NDArray[np.uint8]:
     number = sorted(open_model(PLANNED / "unet.onnx")[1].plans).index(plan) + 1
     integers = {"seed": SEED, "first": 0, "n": N, "steps": int(plan.rpartition("-")[2]), "times": [], "plan": number}
     feeds = {name: np.array(value, dtype=np.int64) for name, value in integers.items()}
+    if TOLD and SPEC.label is not None:
+        feeds[SPEC.label.name] = np.full(N, TOLD["label"])
+        feeds["guidance"] = np.array(TOLD["guidance"], dtype=np.float32)
+        feeds["guidance_interval"] = np.array([0, SPEC.num_train_timesteps - 1], dtype=np.float32)
     return grid(np.asarray(session.run(["images"], {**feeds, "eta": np.array(0, dtype=np.float32)})[0]))
 
 
@@ -162,10 +172,10 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     ran(EXPORT)
     ran(EXPORT_PLANS)
-    expected = {plan: grid(generate(PLANNED / "unet.onnx", n=N, plan=plan, seed=SEED)) for plan in PLANS}
-    expected[None] = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED))
+    expected = {plan: grid(generate(PLANNED / "unet.onnx", n=N, plan=plan, seed=SEED, **TOLD)) for plan in PLANS}
+    expected[None] = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED, **TOLD))
     picture, mask = (read_image(GIVEN / name, 1) for name in ("pictures/00.png", "right-half.png"))
-    edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT))
+    edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT, **TOLD))
     print(f"{N} images, {STEPS} steps of DDIM, seed {SEED}: difference from Python, and one image from a cold start")
     print(f"Plans in the file: {', '.join(PLANS)}")
     print(f"Edit: half a picture filled in {EDIT['n']} ways, {EDIT['num_steps']} steps, {EDIT['returns']} returns")

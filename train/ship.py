@@ -228,6 +228,11 @@ def _card(
         strength = f", guidance {1.0 if guidance is None else guidance.scale:g}, the classes in turn"
         classes = "\n" + _item(f"- **Classes**: {', '.join(label.classes)}. {_guidance(config, checkpoint.spec)}")
         by_class = "\n\nA row for each class, 50 steps of DDIM:\n\n![samples of each class](samples-classes.png)"
+    samples = textwrap.fill(
+        f"64 samples each, seed {seed}{strength}: 50 steps of DDIM, then 1000 steps of ancestral sampling (ddpm, "
+        "fixed_small).",
+        width=CARD_WIDTH,
+    )
     return f"""# Model card: {config["name"]}
 
 {kind} {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
@@ -248,7 +253,7 @@ def _card(
 
 ## Samples
 
-64 samples each, seed {seed}{strength}: 50 steps of DDIM, then 1000 steps of ancestral sampling (ddpm, fixed_small).
+{samples}
 
 ![50 DDIM steps](samples-ddim-50.png) ![1000 ancestral steps](samples-ddpm-1000.png){by_class}
 

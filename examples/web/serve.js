@@ -1,11 +1,11 @@
 /**
  * Serve this folder on localhost: `node serve.js [--port 8000] [--model FILE] [--slice FILE] [--isolate]`.
- * The model is served as /unet.onnx, exported/unet.onnx if none is named; a slice file as /unet.slice.onnx, for
+ * The model is served as /unet.onnx, that of exported/ if none is named; a slice file as /unet.slice.onnx, for
  * one_call.html; --isolate adds the headers that give WebAssembly its threads. What a first visit needs is compressed
  * once, at the start. For trying out: any static web server can take its place.
  */
 
-import { createReadStream } from "node:fs";
+import { createReadStream, existsSync } from "node:fs";
 import { readFile, realpath, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, sep } from "node:path";
@@ -57,6 +57,10 @@ export async function pack(files) {
   return new Map(results.filter(({ status }) => status === "fulfilled").map(({ value }) => value));
 }
 
+/** Return the path of the model that a folder ships, the one that takes half the download where there is one. */
+export const shipped = (folder) =>
+  ["unet.float16.onnx", "unet.onnx"].map((name) => join(folder, name)).find((file) => existsSync(file));
+
 /** Compress what a first visit to the page needs, with its model. */
 export const packFirstVisit = (model) => pack([...FIRST_VISIT.map((name) => join(HERE, name)), model]);
 
@@ -107,7 +111,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({
     options: {
       port: { type: "string", default: "8000" },
-      model: { type: "string", default: join(HERE, "..", "..", "exported", "unet.onnx") },
+      model: { type: "string", default: shipped(join(HERE, "..", "..", "exported")) },
       slice: { type: "string", default: join(HERE, "unet.slice.onnx") },
       isolate: { type: "boolean", default: false },
     },

@@ -108,7 +108,9 @@ def test_what_has_classes_ships_with_them(
     np.testing.assert_array_equal(page[:, -80:], grid(rows[order], columns=10))
     assert (page[:, :-80] > 128).any(axis=(1, 2)).reshape(3, 8).any(axis=1).all(), "a name beside each row"
 
-    card = " ".join((out / "README.md").read_text(encoding="utf-8").split())
+    lines = (out / "README.md").read_text(encoding="utf-8").splitlines()
+    assert max(map(len, lines)) <= 120
+    card = " ".join(" ".join(lines).split())
     for told in (
         "Class-conditional 1x8x8 images",
         "Its labels are used.",
