@@ -48,7 +48,13 @@ def measure(arguments: argparse.Namespace) -> Report:
         sampled: dict[str, tuple[Any, Any]] = {}
         for case in cases:
             settings = settings_for(
-                spec, n=arguments.n, num_steps=arguments.steps, seed=SEED, batch=BATCH, guidance=case
+                spec,
+                n=arguments.n,
+                num_steps=arguments.steps,
+                sampler=arguments.sampler,
+                seed=SEED,
+                batch=BATCH,
+                guidance=case,
             )
             images = scoring.sampled_images(model, spec, settings, digest, cache, report)
             sampled[_named(case)] = images, settings.told(settings.numbers)[spec.label.name]
@@ -56,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         rows: dict[str, Scores] = {name: {} for name in sampled}
         for extractor in map(Path, arguments.extractor or ["exported/extractor.onnx"]):
             extract, its_digest = open_extractor(extractor, spec.picture_shape, "cpu", None), sha256_of(extractor)
-            real = scoring.features_of(train.images, extract, its_digest, cache, report)
+            real = scoring.features_of(train.images[: arguments.reference], extract, its_digest, cache, report)
             classed = real[1].shape[1] == len(names)  # a judge of other classes cannot say which of ours it sees
             metrics = (*METRICS, *(("accuracy",) if classed else ()))
             for name, (images, labels) in sampled.items():
@@ -64,7 +70,9 @@ def measure(arguments: argparse.Namespace) -> Report:
                 rows[name][extractor.stem] = scoring.scores(metrics, fake, real, scoring.Labels(labels, None, names))
     if arguments.chart:
         _draw_chart(arguments.chart, rows, cases)
-    command = f"python -m benchmarks.guidance --n {arguments.n} --scales {arguments.scales}"
+    said = ("n", "scales", "sampler", "steps", "reference")
+    told = [f"--{name} {value}" for name in said if (value := getattr(arguments, name)) is not None]
+    command = f"python -m benchmarks.guidance {' '.join(told)}"
     return Report(command, conditions, [_table(rows)], _notes(rows, cases), {"rows": rows})
 
 
@@ -153,6 +161,8 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--interval", action="append", help="times for each scale once more, as 100,800; repeatable")
     options.add_argument("--n", type=int, default=2000, help="images of a row [%(default)s]")
     options.add_argument("--steps", type=int, help="[the model's]")
+    options.add_argument("--sampler", help="[the model's]")
+    options.add_argument("--reference", type=int, help="so many training images, the first ones [all]")
     options.add_argument("--cache", help="where images and features are kept [the user's cache]")
     options.add_argument("--chart", type=Path, help="write a PNG: FID over the share of classes seen")
     return options
