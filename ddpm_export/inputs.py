@@ -18,6 +18,7 @@ from ddpm_export.plans import is_number
 __all__ = [
     "KINDS",
     "MAX_CLASSES",
+    "NO_CLASS",
     "OWN_GUIDANCE",
     "RESERVED",
     "Input",

@@ -43,6 +43,7 @@ __all__ = [
     "CLASS_METRICS",
     "METRICS",
     "Labels",
+    "Scored",
     "bits_as_json",
     "curve_from_bits",
     "features_of",

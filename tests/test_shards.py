@@ -359,6 +359,8 @@ def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
     assert made == [0, 1, 2]
     (folder,) = sets()
     assert open_dataset("shards", folder, image_shape=LARGER).images.shape == (250, 16, 16, 3)
+    by_class = {name: expected[name] for name in ("accuracy", "class_fid")}
+    assert scored(usual, "--samples", folder).items() > by_class.items()
     since = times()
     (place / "other.onnx").write_bytes(extractor_file(LARGER, dimensions=7))
     other = ["--extractor", place / "other.onnx"]

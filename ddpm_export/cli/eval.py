@@ -391,15 +391,20 @@ def _labels_of(dataset: "Dataset", names: tuple[str, ...]) -> Any:
 
 def _samples(samples: str, image_shape: tuple[int, int, int]) -> "Dataset":
     import os
+    from dataclasses import replace
 
     import numpy as np
 
     from ddpm_export.datasets import READERS, Dataset, is_sharded
     from ddpm_export.errors import BadFileError
+    from ddpm_export.inputs import NO_CLASS
 
     path = Path(samples)
     if is_sharded(path):
-        samples = f"shards:{samples}"
+        made = _opened(Source("shards", samples, None), image_shape)
+        if made.classes and made.classes[-1] == NO_CLASS:  # a value of the label, but no class that images are of
+            return replace(made, classes=made.classes[:-1])
+        return made
     if samples.partition(":")[0] in READERS or path.is_dir():
         return _opened(_source("--samples", samples), image_shape)
     channels, height, width = image_shape

@@ -15,21 +15,21 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from commands import heeding_interrupts
 from models import extractor_file, mix_model
 
 from . import ROOT
-from .cases import checkpoint, npy, png
+from .cases import checkpoint, png
 from .forks import Forks
 from .hostile_data import TOY
 
-CALLS = ("write", "pwrite64", "fsync", "rename")
+SYSTEM_CALLS = ("write", "pwrite64", "fsync", "rename")
+STRACE = ("strace", "-f", "--seccomp-bpf", "-qq")
 KINDS = ("error=EIO", "error=ENOSPC", "signal=KILL", "signal=INT")
 KILLS = {"run": 600, "eval": 200, "train": 100, "export": 100}
-STARTS = {name: f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "export", "check")}
-STARTS |= {"eval": "from ddpm_export.cli.start import evaluate; evaluate()"}
-STARTS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
+ENTRY = "from ddpm_export.cli import start; "
+CALLS = {name: f"start.{name}()" for name in ("run", "export", "check")} | {"eval": "start.evaluate()"}
+CALLS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
 MODULES = {
     "run": "ddpm_export.cli.run",
     "eval": "ddpm_export.cli.eval",
@@ -39,10 +39,14 @@ MODULES = {
 
 
 class Work:
-    """One command in a folder, its outputs, and what they hold when nothing happens."""
+    """One command in a folder, its outputs, and what they hold when nothing happens.
 
-    def __init__(self, name, command, arguments, outputs, files):
+    is_replaced: whether a run makes its outputs anew, in place of what is there; else it goes on with what it finds.
+    """
+
+    def __init__(self, name, command, arguments, outputs, files, is_replaced=True):
         self.name, self.command, self.arguments, self.outputs, self.files = name, command, arguments, outputs, files
+        self.is_replaced = is_replaced
         self.before, self.after, self.other = {}, {}, set()
 
     def fill(self, folder):
@@ -74,10 +78,6 @@ class Work:
         self.other = self.names(folder) - self.files.keys() - set(self.outputs)
         self.before = {name: content[::-1] for name, content in self.after.items()} if self.is_replaced else {}
 
-    @property
-    def is_replaced(self):
-        return self.command in ("run", "export")
-
     def fault(self, folder):
         """Return what is wrong with the outputs right after an end, None where each is whole or not there."""
         for name in self.outputs:
@@ -106,38 +106,26 @@ def works():
         )
     pictures = [f"out/{k:06}.png" for k in range(3)]
     yield Work("run to a folder", "run", [*sampling, "--out", "out"], pictures, {"m.onnx": model})
+    for kind in ("parquet", "tar"):
+        shards = [f"out/{k:05}-of-00002.{kind}" for k in range(2)]
+        kept = [f"out/.records/{name}.json" for name in ("set", "00000", "00001")]
+        making = [*sampling, "--out", "out", "--as", kind, "--shards", "2"]
+        made = [*shards, *kept, "out/manifest.json"]
+        yield Work(f"run to shards of {kind}", "run", making, made, {"m.onnx": model}, is_replaced=False)
     one_call = ["m.onnx", "--format", "sampler", "--out", "out/m.sampler.onnx"]
     yield Work("export of a one-call file", "export", one_call, ["out/m.sampler.onnx"], {"m.onnx": model})
     exporting = ["c.pt", "--out", "out/unet.onnx"]
     yield Work("export of a checkpoint", "export", exporting, ["out/unet.onnx"], {"c.pt": checkpoint()})
-    samples = np.random.default_rng(1).integers(0, 256, (12, 6, 5, 1), dtype=np.uint8)
-    files = {"m.onnx": model, "e.onnx": extractor_file(), "s.npy": npy(samples)}
+    files = {"m.onnx": model, "e.onnx": extractor_file()}
     files |= {f"data/{k:02}.png": png((6, 5)) for k in range(12)}
-    scoring = [
-        "m.onnx",
-        "--data",
-        "data",
-        "--extractor",
-        "e.onnx",
-        "--metrics",
-        "fid",
-        "--n",
-        "12",
-        "--steps",
-        "2",
-        "--cache",
-        "cache",
-    ]
-    yield Work(
-        "eval",
-        "eval",
-        [*scoring, "--batch", "4", "--json"],
-        [],
-        {name: files[name] for name in files if name != "s.npy"},
-    )
+    scoring = ["m.onnx", "--data", "data", "--extractor", "e.onnx", "--n", "12", "--batch", "4", "--json"]
+    scoring += ["--steps", "2", "--cache", "cache", "--metrics"]
+    yield Work("eval", "eval", [*scoring, "fid"], [], files, is_replaced=False)
+    drawing = [*scoring, "fid,bits,rate", "--t-stride", "20", "--curve", "out/c.csv", "--strip", "out/s.png"]
+    yield Work("eval with its curve", "eval", drawing, ["out/c.csv", "out/s.png"], files)
     files = {"t.json": json.dumps({**TOY, "steps": 6}).encode(), **{f"data/{k:02}.png": png((8, 8)) for k in range(12)}}
     training = ["--config", "t.json", "--data", "data", "--out", "out", "--device", "cpu"]
-    yield Work("train", "train", training, ["out/checkpoint.pt"], files)
+    yield Work("train", "train", training, ["out/checkpoint.pt"], files, is_replaced=False)
 
 
 def start(folder, work, *, prefix=(), limit=None, env=None, keeps=True, timeout_s=120):
@@ -145,7 +133,7 @@ def start(folder, work, *, prefix=(), limit=None, env=None, keeps=True, timeout_
     before = (
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); " if limit is not None else ""
     )
-    command = [*prefix, sys.executable, "-c", before + STARTS[work.command], *work.arguments]
+    command = [*prefix, sys.executable, "-c", before + ENTRY + CALLS[work.command], *work.arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     # no bytecode: Python's own files are not this package's
     environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -196,7 +184,7 @@ def indices_of(folder, work):
     """Return how often a run makes each call, at most in any of its threads."""
     log = folder.parent / "strace.log"
     work.put_before(folder)
-    trace = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={','.join(CALLS)}"]
+    trace = [*STRACE, "-o", str(log), "-e", f"trace={','.join(SYSTEM_CALLS)}"]
     code, err = start(folder, work, prefix=trace)
     assert code == 0, err
     counts = {}
@@ -204,7 +192,7 @@ def indices_of(folder, work):
         found = re.match(r"(\d+)\s+(\w+)\(", line)
         if found:
             counts[found[2], found[1]] = counts.get((found[2], found[1]), 0) + 1
-    return {call: max((n for (name, _), n in counts.items() if name == call), default=0) for call in CALLS}
+    return {call: max((n for (name, _), n in counts.items() if name == call), default=0) for call in SYSTEM_CALLS}
 
 
 def inject(tally, works_, every=1):
@@ -220,17 +208,7 @@ def inject(tally, works_, every=1):
                 if tally.is_over():
                     return
                 work.put_before(folder)
-                prefix = [
-                    "strace",
-                    "-f",
-                    "-qq",
-                    "-o",
-                    "/dev/null",
-                    "-e",
-                    f"trace={call}",
-                    "-e",
-                    f"inject={call}:{kind}:when={k}",
-                ]
+                prefix = [*STRACE, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{kind}:when={k}"]
                 code, err = start(folder, work, prefix=prefix)
                 why = told_well(code, err, kind) or work.fault(folder)
                 why = why or fault_of_next(folder, work)
@@ -283,6 +261,8 @@ def kill(tally, works_, kills, noise):
     """Kill -9 at moments spread over the time that each work takes; what is resumed ends with the same bits."""
     for command, count in kills.items():
         chosen = [work for work in works_ if work.command == command]
+        if not chosen:
+            continue
         forks = Forks(
             MODULES[command],
             *(["onnxruntime", "PIL.Image"] if command != "train" else []),
@@ -302,7 +282,7 @@ def kill(tally, works_, kills, noise):
                 for _ in range(count // len(chosen)):
                     if tally.is_over():
                         break
-                    if command in ("run", "export") or noise.random() < 0.2:
+                    if work.is_replaced or noise.random() < 0.2:
                         work.put_before(folder)
                     code, _ = forks.run(folder, MODULES[command], work.arguments, noise.uniform(0, whole_s))
                     killed += code == -9
@@ -332,12 +312,9 @@ def fault_of_checkpoint(path):
         return str(exc)
 
 
-def run(tally, seed, *, kills=KILLS, every=1, light=False):
-    made = list(works())
-    if light:  # neither torch nor a second for each
-        made = [work for work in made if work.name in ("run to .npy", "run to a folder")]
-    inject(tally, made, every)
-    if not light:
-        limit_sizes(tally, made)
-        fill_disk(tally, made)
+def run(tally, seed, *, names=None, kills=KILLS):
+    made = [work for work in works() if names is None or work.name in names]
+    inject(tally, made)
+    limit_sizes(tally, made)
+    fill_disk(tally, made)
     kill(tally, made, kills, random.Random(seed))

@@ -148,8 +148,8 @@ def cpp(tally, runs, seed, minutes):
         keep_found(base)
 
 
-def run(tally, seed, *, runs=None):
-    runs = RUNS if runs is None else runs
+def run(tally, seed, *, names=None, runs=None):
+    runs = {name: count for name, count in (runs or RUNS).items() if names is None or name in names}
     for name in TARGETS:
         if runs.get(name):
             python_target(tally, name, runs[name], seed, tally.minutes)

@@ -187,8 +187,9 @@ def together(tally, rounds=3, names=None):
                 )
 
 
-def run(tally, seed):
-    memory(tally)
-    in_threads(tally)
-    servers(tally)
-    together(tally)
+def run(tally, seed, *, names=None):
+    if names is None:
+        memory(tally)
+        in_threads(tally)
+        servers(tally)
+    together(tally, names=names)

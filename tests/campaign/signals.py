@@ -14,13 +14,12 @@ import time
 from models import mix_model
 
 from . import ROOT
-from .faults import Work, learnt, start, works
+from .faults import CALLS, ENTRY, Work, fault_of_next, learnt, start, works
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES, SOON_S, LATE_S = 8, 1.0, 4.0  # a busy machine takes its time: what is late is counted, what hangs falls
 # the first call of `heed` stands for the entry module's first line: until then Python itself answers
 BEGIN = """
-import ddpm_export.cli.start as start
 heed = start.heed
 def heeded(handler):
     before = heed(handler)
@@ -30,8 +29,6 @@ def heeded(handler):
     return before
 start.heed = heeded
 """
-CALLS = {name: f"start.{name}()" for name in ("run", "check", "export")} | {"eval": "start.evaluate()"}
-CALLS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
 
 
 def all_works():
@@ -45,7 +42,7 @@ def all_works():
 def interrupted(folder, work, after_s, numbers, pause_s):
     """Start a work, send it signals, and return (code, stderr, seconds from the first signal to its end)."""
     reading, writing = os.pipe()
-    code = BEGIN.format(pipe=writing) + CALLS[work.command]
+    code = ENTRY + BEGIN.format(pipe=writing) + CALLS[work.command]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *work.arguments],
         cwd=folder,
@@ -112,8 +109,7 @@ def run(tally, seed, *, names=None, phases=PHASES):
                     ends.append(seconds)
                     late += [seconds] if seconds > SOON_S else []
                 if why is None and (k, twice) in ((phases // 2, True), (phases - 1, False)):
-                    code, err = start(folder, work)
-                    why = f"the next run ends with {code}: {err[-300:]!r}" if code else work.fault_after_next(folder)
+                    why = fault_of_next(folder, work)
                 kind = f"{first.name}{' and another' if twice else ''}"
                 tally.count(
                     "signals", f"{work.name}", f"{kind} after {after_s:.2f} s of {whole_s:.2f}", why, seconds=seconds
