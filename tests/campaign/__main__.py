@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 
@@ -19,14 +20,21 @@ def main():
     unknown = sorted(set(told.names) - set(PARTS))
     if unknown:
         parser.error(f"NAME must be one of {', '.join(PARTS)}, got {', '.join(unknown)}.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was tried until then is told
     fallen = 0
     for name in told.names or PARTS:
-        tally, since = Tally(told.minutes), time.monotonic()
+        tally, since, is_stopped = Tally(told.minutes), time.monotonic(), False
         chosen = {"names": set(told.only)} if told.only else {}  # of numbers there is nothing to choose
-        importlib.import_module(f".{name}", __package__).run(tally, told.seed, **chosen)
+        try:
+            importlib.import_module(f".{name}", __package__).run(tally, told.seed, **chosen)
+        except KeyboardInterrupt:
+            tally.notes.append("\nStopped before its end.")
+            is_stopped = True
         fallen += len(tally.fallen)
         print(tally.table())
         print(f"{name}: {tally.tried:,} tried, {len(tally.fallen)} fell, {time.monotonic() - since:.0f} s", flush=True)
+        if is_stopped:
+            sys.exit(130)
     sys.exit(1 if fallen else 0)
 
 

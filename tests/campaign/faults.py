@@ -243,6 +243,8 @@ def fill_disk(tally, works_):
             try:
                 work.fill(disk)
                 for left in (0, 4096, 8192):
+                    if tally.is_over():
+                        return
                     work.put_before(disk)
                     fill = disk / "fill"
                     fill.unlink(missing_ok=True)
