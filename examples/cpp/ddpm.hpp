@@ -243,6 +243,7 @@ struct ModelSpec {
     Defaults defaults;
     bool has_variance_fraction = false;  // the network has a second output of that name
     bool has_fractional_t = false;       // the graph's t is float
+    bool has_guidance = true;            // a one-call graph combines only where it says so
     std::vector<Input> inputs;           // in the graph's order
     std::map<std::string, Plan> plans;   // solvers as tables, by name
 
@@ -1679,7 +1680,9 @@ inline bool ModelSpec::guides_itself() const {
     return std::any_of(inputs.begin(), inputs.end(), [](const Input& one) { return one.name == detail::own_guidance; });
 }
 
-inline bool ModelSpec::takes_guidance() const { return guides_itself() || (label() != nullptr && label()->none); }
+inline bool ModelSpec::takes_guidance() const {
+    return has_guidance && (guides_itself() || (label() != nullptr && label()->none));
+}
 
 inline Guidance guidance_for(const ModelSpec& spec, const std::optional<Guidance>& given) {
     if (!given) {
@@ -3107,6 +3110,7 @@ inline ModelSpec spec_from_json(std::string_view text) {
         if (kind != "sampler" && kind != "slice" && kind != "edit") {
             throw too_new("the graph", shown(*graph), "a denoiser, sampler, slice and edit");
         }
+        spec.has_guidance = required.count("guidance") > 0;
     }
     if (string_in(noise) != std::string(noise_tag)) {
         throw too_new("the noise", shown(noise), std::string(noise_tag));

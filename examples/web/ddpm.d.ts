@@ -133,6 +133,10 @@ export type ModelSpec = {
         plan?: string;
         guidance?: Guidance | null;
     };
+    /**
+     * of a one-call file, which sampler it has inside
+     */
+    graph?: string | null;
     requires: readonly string[];
     inputs: readonly Input[];
     plans: Record<string, Plan>;
@@ -368,7 +372,7 @@ export declare const labelOf: (spec: ModelSpec) => Input | null;
  * Return whether a network's predictions can be guided: it knows "no class", or takes guidance in its graph.
  * @param {ModelSpec} spec
  */
-export declare const takesGuidance: (spec: ModelSpec) => boolean;
+export declare function takesGuidance(spec: ModelSpec): boolean;
 /**
  * Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's. Throws
  * UsageError for what is out of its range, and for any scale but 1 of a network that takes none.

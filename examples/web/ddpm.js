@@ -80,6 +80,7 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {Variance} variance of the ddpm sampler
  * @property {{ sampler: string, num_steps: number, eta: number, times?: number[], plan?: string,
  *   guidance?: Guidance | null }} defaults
+ * @property {string | null} [graph] of a one-call file, which sampler it has inside
  * @property {readonly string[]} requires
  * @property {readonly Input[]} inputs
  * @property {Record<string, Plan>} plans
@@ -872,7 +873,11 @@ export const labelOf = (spec) => spec.inputs.find(({ kind }) => kind === "label"
  * Return whether a network's predictions can be guided: it knows "no class", or takes guidance in its graph.
  * @param {ModelSpec} spec
  */
-export const takesGuidance = (spec) => guidesItself(spec) || (labelOf(spec)?.none ?? null) !== null;
+export function takesGuidance(spec) {
+  const can = guidesItself(spec) || (labelOf(spec)?.none ?? null) !== null;
+  const combines = (spec.graph ?? null) === null || spec.requires.includes("guidance"); // a graph only where it says so
+  return can && combines;
+}
 
 /**
  * Return whether the scale of guidance is an input of the network, which then combines by itself.

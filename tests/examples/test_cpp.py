@@ -1016,6 +1016,9 @@ def test_c_guidance_and_what_images_are_told(library):
     with opened(library, tiny_spec()) as other:
         assert library.ddpm_spec_class(other, ctypes.c_size_t(0)) is None
         assert library.ddpm_spec_takes_guidance(other) == 0
+    for requires in (("inputs",), ("inputs", "guidance")):  # a graph combines only where it says so
+        with opened(library, tiny_spec(inputs=inputs, requires=requires, graph="slice")) as other:
+            assert library.ddpm_spec_takes_guidance(other) == ("guidance" in requires)
 
 
 def test_c_walks_stop_where_they_must(library, handle):

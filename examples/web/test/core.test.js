@@ -641,6 +641,16 @@ test("the file's own guidance counts until another is said; a number is a scale 
   assert.deepEqual(await batches({ scale: 3, interval: [49, 49] }), [2, 1]);
 });
 
+test("a graph with the sampler inside takes guidance only where it says so", () => {
+  const takes = (changes) =>
+    ddpm.takesGuidance(ddpm.specFromJson(JSON.stringify({ ...sound, inputs: [LABEL], ...changes })));
+  assert.equal(takes({ requires: ["inputs"] }), true);
+  assert.equal(takes({ requires: ["inputs"], graph: null }), true);
+  assert.equal(takes({ requires: ["inputs"], graph: "slice" }), false);
+  assert.equal(takes({ requires: ["inputs", "guidance"], graph: "slice" }), true);
+  assert.equal(takes({ requires: ["inputs", "guidance"], graph: "slice", inputs: [{ ...LABEL, none: null }] }), false);
+});
+
 test("a vector of one is a plain number", async () => {
   const spec = withInputs({ ...VECTOR, shape: [1] });
   const { told, model } = listening();
