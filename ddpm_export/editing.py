@@ -179,7 +179,7 @@ def edit_for(
     def walks(denoise: Denoiser, numbers: Sequence[int]) -> Any:
         of = places(numbers)
         whose = [chosen.first] * len(numbers) if is_row else numbers
-        noise = noise_stream(chosen.seed, whose, shape)
+        noise = noise_stream(chosen.seed, whose, shape, draws=rows.draws)
         x, keep = None if states is None else states[of], None
         if known is not None and strength is not None:
             x = noised(known[of], noise(0), rows.rows[0].a)

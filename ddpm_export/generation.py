@@ -284,7 +284,8 @@ def sample(
     for numbers in settings.batches:
         denoise = denoiser(model, spec, guidance=settings.guidance, **settings.told(numbers))
         if walks is None:
-            states = walk(denoise, noise_stream(settings.seed, numbers, spec.state_shape), settings.choice.plan)
+            rows = settings.choice.plan
+            states = walk(denoise, noise_stream(settings.seed, numbers, spec.state_shape, draws=rows.draws), rows)
         else:
             states = walks(denoise, numbers)
         while True:

@@ -4,7 +4,7 @@ The tag `philox4x32-10/icdf-q20/1` names this construction; docs/format.md secti
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -35,6 +35,9 @@ NOISE_TAG = "philox4x32-10/icdf-q20/1"
 SAMPLING, GIVEN, INPUTS = 0, 1, 2
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+# draws that are made together where one is small, and numbers that they may have: a call of NumPy costs as much as some
+# thousand numbers, and more of them do not fit the caches
+MAX_AHEAD, MAX_NUMBERS_AHEAD = 16, 2**14
 
 
 def philox4x32_10(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, ...]:
@@ -89,11 +92,19 @@ def normals_from_words(words: Words) -> NDArray[np.float32]:
     return np.asarray(z * 2.0**-20, dtype=np.float32)  # exact: |z| < 2^23
 
 
-def noise_stream(seed: int, images: Iterable[int], shape: tuple[int, int, int], *, domain: int = SAMPLING) -> Noise:
+def noise_stream(
+    seed: int,
+    images: Iterable[int],
+    shape: tuple[int, int, int],
+    *,
+    domain: int = SAMPLING,
+    draws: Sequence[int] = (),
+) -> Noise:
     """Return the noise of some images: draw index -> (len(images), C, H, W) float32; draw 0 is x_T.
 
-    Nothing is kept between calls: image 7 has the same noise alone or among others. seed is in [0, 2^63), images and
-    draws in [0, 2^32). Raises UsageError outside these ranges.
+    The same whatever was asked for before: image 7 has the same noise alone or among others. seed is in [0, 2^63),
+    images and draws in [0, 2^32). draws: those that will be asked for, in this order; up to 16 of them are then made at
+    once, 16,384 numbers at most, and kept until they are asked for. Raises UsageError outside these ranges.
     """
     seed = int(seed)
     numbers = [int(i) for i in images]
@@ -110,13 +121,24 @@ def noise_stream(seed: int, images: Iterable[int], shape: tuple[int, int, int], 
     key = (seed & 0xFFFFFFFF, seed >> 32)
     block = np.arange((size + 3) // 4, dtype=np.uint32)[None, :]
     image = np.array(numbers, dtype=np.uint32)[:, None]
+    ahead = max(1, min(MAX_AHEAD, MAX_NUMBERS_AHEAD // max(1, len(numbers) * size)))
+    places = {draw: place for place, draw in enumerate(draws)}
+    kept: dict[int, NDArray[np.float32]] = {}
+
+    def made(some: Sequence[int]) -> NDArray[np.float32]:
+        counter = (block, np.array(some, dtype=np.uint32)[:, None, None], image, np.array(domain, dtype=np.uint32))
+        words = np.stack(philox4x32_10(counter, key), axis=-1)  # (draws, images, blocks, 4)
+        words = words.reshape(len(some), len(numbers), 4 * block.size)[:, :, :size]
+        return normals_from_words(words).reshape(-1, len(numbers), channels, height, width)
 
     def noise(draw: int) -> NDArray[np.float32]:
         if not 0 <= draw < 2**32:
             raise UsageError(f"draw must be from 0 to 2^32 - 1, got {draw}.")
-        counter = (block, np.array(draw, dtype=np.uint32), image, np.array(domain, dtype=np.uint32))
-        words = np.stack(philox4x32_10(counter, key), axis=-1)  # (images, blocks, 4)
-        words = words.reshape(len(numbers), 4 * block.size)[:, :size]
-        return normals_from_words(words).reshape(-1, channels, height, width)
+        if draw not in kept:
+            place = places.get(draw)
+            some = [draw] if place is None else list(draws[place : place + ahead])
+            kept.clear()
+            kept.update(zip(some, made(some), strict=True))
+        return kept.pop(draw)
 
     return noise

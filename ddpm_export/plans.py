@@ -58,6 +58,11 @@ class Plan:
         """Return whether the noises found stay what the network says where clean images are clipped."""
         return any(row.raw_eps for row in self.rows)
 
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """Return the draws of noise that walking it from noise asks for, in order: 0 is the first state."""
+        return (0, *(row.i for row in self.rows if row.noise))
+
     @cached_property
     def kept(self) -> tuple[int, ...]:
         """Return how many of the evaluations up to each row, newest first, later rows read."""

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models import GREY, tiny_spec
 
+from ddpm_export import noise
 from ddpm_export.errors import UsageError
+from ddpm_export.generation import sample, settings_for
 from ddpm_export.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10
 
 KNOWN_ANSWERS = [  # Random123's own
@@ -177,6 +180,50 @@ def test_noise_is_pure():
     noise(2)
     first *= 0
     np.testing.assert_array_equal(noise(1), kept)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The numbers of each call of Philox: how many draws and how many images."""
+    seen = []
+
+    def philox(counter, key):
+        seen.append((counter[1].size, counter[2].size))
+        return philox4x32_10(counter, key)
+
+    monkeypatch.setattr(noise, "philox4x32_10", philox)
+    return seen
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("images", [[7], [2**32 - 1, 0, 5]])
+def test_draws_made_ahead_are_the_same_in_whatever_order_they_are_asked_for(images, shape):
+    draws = (0, *range(3, 40, 2), 2**32 - 1)
+    plain, ahead = (noise_stream(2**40, images, shape, domain=1, draws=some) for some in ((), draws))
+    asked = [*draws, 9, 11, 10, 0, 3, 3, 37, 2**32 - 1, 1]
+    for draw in asked:
+        drawn = ahead(draw)
+        np.testing.assert_array_equal(drawn, plain(draw), strict=True)
+        drawn *= 0  # whoever changes what was drawn changes no other draw
+
+
+def test_up_to_16_draws_are_made_in_one_call_and_16_384_numbers_at_most(made):
+    for images, expected in ((1, [16, 16, 9]), (2, [10] * 4 + [1]), (16, [1] * 41), (64, [1] * 41)):
+        stream = noise_stream(0, range(images), (1, 28, 28), draws=range(41))
+        for draw in range(41):
+            stream(draw)
+        assert made == [(draws, images) for draws in expected]
+        made.clear()
+
+
+def test_a_sampler_makes_only_the_draws_that_its_rows_read(made):
+    spec = tiny_spec(GREY)
+    for how, expected in (({"eta": 0.0}, [1]), ({"eta": 1.0}, [16, 4]), ({"sampler": "ddpm"}, [16, 4])):
+        settings = settings_for(spec, n=1, num_steps=20, **how)
+        for _ in sample(lambda x_t, _: {"eps": x_t}, spec, settings):
+            pass
+        assert [draws for draws, _ in made] == expected
+        made.clear()
 
 
 def test_noise_is_float32_in_every_dtype_of_arguments():

@@ -255,8 +255,10 @@ def test_row_i_uses_draw_i_once(name, knobs):
 
 @every_sampler
 def test_cut_anywhere_and_resumed(name, knobs):
-    noise = noise_stream(1, range(2), SHAPE)
+    noise = noise_stream(1, range(2), SHAPE, draws=rows_of(name, 12, knobs).draws)
     whole = list(walked(name, 12, noise, knobs))
+    for a, b in zip(whole, walked(name, 12, noise_stream(1, range(2), SHAPE), knobs), strict=True):
+        np.testing.assert_array_equal(a.x, b.x)  # whichever draws are made ahead
     for cut in range(1, len(whole)):
         kept = whole[cut - 1].x.copy()
         rest = list(walked(name, 12, noise, knobs, state=whole[cut - 1]))
