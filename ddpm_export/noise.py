@@ -129,7 +129,7 @@ def noise_stream(
         counter = (block, np.array(some, dtype=np.uint32)[:, None, None], image, np.array(domain, dtype=np.uint32))
         words = np.stack(philox4x32_10(counter, key), axis=-1)  # (draws, images, blocks, 4)
         words = words.reshape(len(some), len(numbers), 4 * block.size)[:, :, :size]
-        return normals_from_words(words).reshape(-1, len(numbers), channels, height, width)
+        return normals_from_words(words).reshape(len(some), len(numbers), channels, height, width)
 
     def noise(draw: int) -> NDArray[np.float32]:
         if not 0 <= draw < 2**32:
