@@ -123,6 +123,25 @@ def test_a_doubled_image_is_convolved_by_rows():
     assert_same_outputs(model, other)
 
 
+def test_names_stay_apart_where_two_convolutions_share_a_scope():
+    model = doubled()
+    more = [type(one).FromString(one.SerializeToString()) for one in model.graph.node]
+    for one in more[1:]:
+        one.name += "_1"
+        one.input[:] = [name + "_1" if "/" in name else name for name in one.input]
+        one.output[0] += "_1"
+    more[2].input[1] = "w_1"
+    model.graph.initializer.append(constant("w_1", spread(4, 4, 3, 3)[::-1]))
+    del model.graph.node[-1], more[0], more[-1]
+    model.graph.node.extend(more)
+    model.graph.node.append(node("Add", ["up.conv/Conv", "up.conv/Conv_1"], "both"))
+    model.graph.node.append(node("Slice", ["both", "from", "to"], "eps"))
+    other = rewritten(model)
+    assert_sound(other)
+    assert operators(other)["Conv"] == 4
+    assert_same_outputs(model, other)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

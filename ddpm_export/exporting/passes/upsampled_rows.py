@@ -50,6 +50,9 @@ def _convolution_of(resize: ir.Node) -> ir.Node | None:
 def _replace(graph: ir.Graph, resize: ir.Node, conv: ir.Node) -> None:
     scope, size = str(conv.name).rpartition("/")[0], resize.inputs[0].shape  # type: ignore[union-attr]
     assert size is not None  # _convolution_of has looked
+    taken, odd = {node.name for node in graph}, "_1"
+    if {f"{scope}/Reshape", f"{conv.name}{odd}"} & taken:  # names without scopes, as graphs of others have
+        scope, odd = str(conv.name), "/odd_rows"
     height, width = int(size[2]), int(size[3])  # type: ignore[arg-type]
     whole, bias = conv.inputs[1], conv.inputs[2]
     weights = whole.const_value.numpy().astype(np.float64)  # type: ignore[union-attr]
@@ -61,7 +64,7 @@ def _replace(graph: ir.Graph, resize: ir.Node, conv: ir.Node) -> None:
         name = f"{whole.name}.{('even', 'odd')[k]}_rows"  # type: ignore[union-attr]
         value = ir.val(name, const_value=ir.tensor(kernel, name=name))
         graph.register_initializer(value)
-        made = _node("Conv", [wide.outputs[0], value, bias], conv, f"_{k}" if k else "", pads=[1 - k, 1, k, 1])
+        made = _node("Conv", [wide.outputs[0], value, bias], conv, odd if k else "", pads=[1 - k, 1, k, 1])
         apart = _constant(graph, [0, out, height, 1, 2 * width], "shape")
         rows += [made, _named(ir.node("Reshape", [made.outputs[0], apart]), f"{scope}/Reshape{f'_{k}' if k else ''}")]
     both = _named(ir.node("Concat", [row.outputs[0] for row in rows[1::2]], {"axis": 3}), f"{scope}/Concat")
