@@ -680,9 +680,18 @@ def test_a_bad_file_is_told_and_the_model_stays() -> None:
 
 
 @pytest.mark.torch
-def test_what_is_not_there_is_not_offered() -> None:
+def test_what_is_not_there_is_not_offered(tmp_path: Path) -> None:
     """Without a graphics card, and with a model that is told no class, takes no guidance and carries no plans."""
-    assert seen_in_page("plain")["offered"] == [False] * 5
+    (tmp_path / "plain.onnx").write_bytes(mix_model(tiny_spec()))
+    assert seen_in_page("plain", model=str(tmp_path / "plain.onnx"))["offered"] == [False] * 5
+    _, spec = open_model(MODEL)
+    has = [
+        spec.label is not None,
+        spec.takes_guidance,
+        bool(spec.plans),
+        any(name.startswith("tuned-") for name in spec.plans),
+    ]
+    assert seen_in_page("plain")["offered"] == [False, *has]
 
 
 @pytest.mark.torch

@@ -398,9 +398,9 @@ const scenarios = {
       },
     ),
 
-  /** What is to be seen that the browser or the shipped model does not have: a graphics card, classes, plans. */
-  plain: () =>
-    visit({}, async ({ page, go }) => {
+  /** What of it is to be seen: a graphics card, classes, guidance, plans, a fast choice. */
+  plain: ({ model = MODEL }) =>
+    visit({ extra: { "/unet.onnx": model } }, async ({ page, go }) => {
       await go();
       await ready(page);
       await page.evaluate(() => (document.querySelector("details").open = true));
