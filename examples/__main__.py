@@ -176,7 +176,10 @@ def main() -> None:
     expected[None] = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED, **TOLD))
     picture, mask = (read_image(GIVEN / name, 1) for name in ("pictures/00.png", "right-half.png"))
     edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT, **TOLD))
-    print(f"{N} images, {STEPS} steps of DDIM, seed {SEED}: difference from Python, and one image from a cold start")
+    told = "".join(f", {name} {value:g}" for name, value in TOLD.items())
+    print(
+        f"{N} images, {STEPS} steps of DDIM, seed {SEED}{told}: difference from Python, and one image from a cold start"
+    )
     print(f"Plans in the file: {', '.join(PLANS)}")
     print(f"Edit: half a picture filled in {EDIT['n']} ways, {EDIT['num_steps']} steps, {EDIT['returns']} returns")
     failures = 0

@@ -93,9 +93,13 @@ diffusions = st.fixed_dictionaries(
 
 
 def is_equal(share, levels, diffusion, channels):
-    """Say whether 99.5 % of the pixels of two images are equal, or all but two that round to the next level."""
+    """Say whether 99.5 % of the pixels of two images are equal, or all but four that round to the next level.
+
+    In the worst case drawn so far, of a network told its own output, float32 sums in another order come to 6e-4 in 50
+    steps, 0.08 of a level: three of its 384 values then lie on the other side of a half.
+    """
     height, width = np.broadcast_to(diffusion["image_size"], 2)
-    return levels <= 1 and share >= min(0.995, 1.0 - 2.0 / (2 * channels * height * width))
+    return levels <= 1 and share >= min(0.995, 1.0 - 4.0 / (2 * channels * height * width))
 
 
 @settings(max_examples=6, deadline=None)
