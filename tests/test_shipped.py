@@ -65,10 +65,7 @@ def test_golden_vectors_hold_in_every_file(path: str) -> None:
 
 
 def test_what_the_page_loads_has_at_most_4_mb_as_stored() -> None:
-    small = EXPORTED / "unet.float16.onnx"
-    if not small.exists():
-        pytest.skip("this model ships without a smaller file for the page")
-    assert small.stat().st_size <= 4_000_000
+    assert (EXPORTED / "unet.float16.onnx").stat().st_size <= 4_000_000
 
 
 def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluations() -> None:

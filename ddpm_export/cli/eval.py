@@ -131,7 +131,6 @@ def evaluate(
     from ddpm_export.generation import settings_for
     from ddpm_export.runtimes import open_model
     from ddpm_export.runtimes.onnx import open_extractor
-    from ddpm_export.shards.features import folder_of_set
 
     wanted = tuple(dict.fromkeys(metrics.split(",")))
     known = (*scoring.METRICS, *scoring.CLASS_METRICS, *CODED)
@@ -190,6 +189,8 @@ def evaluate(
                 if on_ray:
                     kept = {"provider": provider, "threads": threads, "trust": trust, "mixed": mixed, **how}
                     if out is None:
+                        from ddpm_export.shards.features import folder_of_set
+
                         out = folder_of_set(cache, model, settings, provider, mixed)
                     images, fake = _on_ray(model, spec, out, extractor, its_digest, (workers, address), report, **kept)
                 else:

@@ -93,6 +93,12 @@ def test_what_does_not_fit_is_refused_in_one_line(key, text):
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(("name", "text"), [("std", "0"), ("std", "NaN"), ("mean", "21"), ("shift", "1")])
+def test_parameters_of_log_normal_times_are_named_and_within_bounds(name, text):
+    with pytest.raises(ConfigError, match=r"^times_parameters.* must be .*got "):
+        load_config("fashion-mnist-small", {"times": "log_normal", f"times_parameters.{name}": text})
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{", "3", "[" * 100_000])
 def test_a_file_that_is_no_config(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
