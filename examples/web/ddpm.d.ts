@@ -225,6 +225,11 @@ export declare class NonFiniteError extends DdpmError {
  */
 export declare function shown(value: any): string;
 /**
+ * Return how many numbers a shape has.
+ * @param {Shape} shape
+ */
+export declare const sizeOf: (shape: Shape) => number;
+/**
  * Write the four output words of Philox4x32-10 (Salmon et al. 2011, section 3.3) to `words` from `at` on, and return
  * `words`. Unsigned 32-bit words throughout.
  * @param {ArrayLike<number>} counter 4 words

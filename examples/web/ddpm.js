@@ -197,8 +197,11 @@ function several(list, most = 5) {
   return list.length <= most ? some : `${some}, ... (${list.length} of them)`;
 }
 
-/** @param {Shape} shape */
-const sizeOf = (shape) => shape.reduce((product, size) => product * size, 1);
+/**
+ * Return how many numbers a shape has.
+ * @param {Shape} shape
+ */
+export const sizeOf = (shape) => shape.reduce((product, size) => product * size, 1);
 
 // --- noise (docs/format.md, section 3) ---
 

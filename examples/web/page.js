@@ -163,12 +163,23 @@ function pictureField({ name, shape: [channels, height, width], none }) {
     const [file] = entry.files;
     if (!file) return;
     entry.setCustomValidity(`${file.name} is being read.`);
-    const page = await pictureFromFile(file, width, height).catch(() => null);
+    const [pixels, problem] = await pixelsFromFile(file, [channels, height, width]).then(
+      (read) => [read, ""],
+      ({ message }) => [null, message],
+    );
     if (file !== entry.files[0]) return; // another was chosen meanwhile
-    entry.setCustomValidity(page === null ? `${file.name} is not a picture that this browser can read.` : "");
-    if (page !== null) said.set(name, Array.from(fromUint8(flattened(page, channels), [channels, height, width])));
+    entry.setCustomValidity(problem);
+    if (pixels !== null) said.set(name, Array.from(fromUint8(pixels, [channels, height, width])));
   });
   return entry.parentElement;
+}
+
+/** Return the pixels [H, W, C] of an image file's largest part in the middle, made as small as the shape [C, H, W]. */
+async function pixelsFromFile(file, [channels, height, width]) {
+  const page = await pictureFromFile(file, width, height).catch(() => {
+    throw new Error(`${file.name} is not a picture that this browser can read.`);
+  });
+  return flattened(page, channels);
 }
 
 /** Return an entry in a field of its own, with its label and a hint. */
@@ -447,10 +458,9 @@ $("picture").addEventListener("change", async ({ target }) => {
   $("problem").hidden = true;
   try {
     await ready;
-    const [channels, height, width] = spec.image_shape;
-    paintOver(flattened(await pictureFromFile(file, width, height), channels));
-  } catch {
-    tellProblem(new Error(`${file.name} is not a picture that this browser can read.`));
+    paintOver(await pixelsFromFile(file, spec.image_shape));
+  } catch (error) {
+    tellProblem(error);
   }
   target.value = "";
 });

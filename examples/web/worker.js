@@ -4,7 +4,7 @@
  * { task: "cancel" } has no answer.
  */
 
-import { denoiser, isTold, noiseStream, NonFiniteError, plan, sample, toUint8 } from "./ddpm.js";
+import { denoiser, isTold, noiseStream, NonFiniteError, plan, sample, sizeOf, toUint8 } from "./ddpm.js";
 import { edit } from "./given.js";
 import { oneLine, openModel } from "./model.js";
 
@@ -90,11 +90,10 @@ async function moveToGpu(ort, file) {
   try {
     gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] });
     const x = noiseStream(0, [0], spec.image_shape)(0);
-    const size = ({ shape }) => shape.reduce((product, length) => product * length, 1);
     const needed = spec.inputs.filter((one) => isTold(one) && (one.kind === "label" || one.none === null));
     // any class will do, and anything else
     const told = Object.fromEntries(
-      needed.map((one) => [one.name, one.kind === "label" ? 0 : new Float32Array(size(one))]),
+      needed.map((one) => [one.name, one.kind === "label" ? 0 : new Float32Array(sizeOf(one.shape))]),
     );
     const { rows } = plan(spec, { sampler: "ddim", numSteps: Math.min(2, spec.alphas_cumprod.length) });
     for (const row of rows) {
