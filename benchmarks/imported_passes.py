@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.exporting.program import program_from_checkpoint
 from ddpm_export.inputs import Input
 from ddpm_export.measuring.steps import inputs_at_the_middle
-from ddpm_export.measuring.timing import machine
+from ddpm_export.measuring.timing import machine, spread
 from ddpm_export.runtimes.onnx import model_from_bytes
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import ModelSpec
@@ -62,9 +61,8 @@ def measure(arguments: argparse.Namespace) -> Report:
                         models[k](x_t, t, **told)
                         calls += 1
                     seconds[k].append(taken / calls)
-            low, median, high = quantiles([a / b for a, b in zip(*seconds, strict=True)], n=4)
             changed = [f"{after[op] - before[op]:+d} {op}" for op in sorted(before | after) if after[op] != before[op]]
-            speed = f"{median:.2f} ({low:.2f}-{high:.2f})"
+            speed = spread([a / b for a, b in zip(*seconds, strict=True)])
             rows.append([name, str(sum(before.values())), ", ".join(changed) or "none", speed, f"{error:.1e}"])
             print(rows[-1], file=sys.stderr)
             values[name] = {"seconds": seconds, "error": error}
