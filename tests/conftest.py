@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -25,3 +26,11 @@ def signals_as_before():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def accelerate_as_before():
+    """Forget the device and precision that accelerate holds for a process: the next test may ask for another."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)

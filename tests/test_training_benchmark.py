@@ -44,8 +44,6 @@ def test_each_loop_trains_the_network_on_new_batches(name, bf16, tiny, tmp_path,
         pytest.importorskip(package)
     if "denoising_diffusion_pytorch" in packages:  # without workers, which cost a test seconds
         monkeypatch.setattr("denoising_diffusion_pytorch.denoising_diffusion_pytorch.cpu_count", lambda: 0)
-    if packages:  # a process has one precision of accelerate's
-        pytest.importorskip("accelerate").state.AcceleratorState._reset_state(reset_partial_state=True)
     networks, batches, dtypes = [], [], []
 
     def network(config):
