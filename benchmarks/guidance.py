@@ -72,6 +72,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         _draw_chart(arguments.chart, rows, cases)
     said = ("n", "scales", "sampler", "steps", "reference")
     told = [f"--{name} {value}" for name in said if (value := getattr(arguments, name)) is not None]
+    told += [f"--{name} {value}" for name in ("interval", "extractor") for value in getattr(arguments, name) or ()]
     command = f"python -m benchmarks.guidance {' '.join(told)}"
     return Report(command, conditions, [_table(rows)], _notes(rows, cases), {"rows": rows})
 

@@ -57,6 +57,8 @@ def test_a_row_for_every_guidance_by_every_judge(place):
     assert found["fid"] == pytest.approx(scoring.scores(("fid",), fake, real)["fid"])
     assert found["accuracy"]["mean"] == pytest.approx((fake[1].argmax(axis=1) == np.arange(30) % 3).mean())
     assert [note for note in report.notes if note.startswith("By judge, guidance ")]
+    judges = f"--extractor {place / 'e.onnx'} --extractor {place / 'judge.onnx'}"
+    assert report.command.endswith(f" --sampler unipc --steps 3 --reference 60 --interval 10,30 {judges}")
     with Image.open(place / "chart.png") as chart:
         assert chart.size[0] > 500
 
