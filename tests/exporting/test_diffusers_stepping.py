@@ -45,7 +45,9 @@ def test_each_step_and_the_picture_are_the_schedulers(name, way):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package's, where the test runs it
         got = compare(dict.fromkeys((False, True), Network(smooth, smooth)), name, way, 7)
-    assert got.error <= 2e-5  # float32 here and there; theirs may subtract numbers of thousands
+    # float32 here and there; theirs may subtract numbers of thousands: with no signal left their sigma is 4096, where
+    # float32 has steps of 5e-4, and what is left of it is 3e-5 on one processor and 4e-6 on another
+    assert got.error <= (1e-4 if way.get("rescale_betas_zero_snr") else 2e-5)
     assert got.levels <= 1
 
 
