@@ -1,20 +1,20 @@
-"""What each graph pass gives: one step of a file exported without them, beside the same graph after each and all."""
+"""What each graph pass gives: one step of a checkpoint's graph without them, beside that graph after each and all."""
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import onnx
 
-from benchmarks.report import Report, Table, parser, run
+from benchmarks.report import CHECKPOINT, Report, Table, run
 from ddpm_export.cores import cores
 from ddpm_export.diffusion import Array
+from ddpm_export.exporting import load_checkpoint
+from ddpm_export.exporting.onnx import model_from_checkpoint
 from ddpm_export.exporting.passes import PASSES, rewritten
+from ddpm_export.exporting.program import program_from_checkpoint
 from ddpm_export.files import sha256_of
 from ddpm_export.measuring.steps import inputs_at_the_middle
 from ddpm_export.measuring.timing import interleaved, machine, spread, warm_up
-from ddpm_export.runtimes import open_model
 from ddpm_export.runtimes.onnx import model_from_bytes
 
 __all__ = ["measure"]
@@ -26,8 +26,9 @@ def measure(arguments: argparse.Namespace) -> Report:
     """Time one step of each graph at each batch size, and compare the outputs."""
     conditions = machine()
     threads = arguments.threads or cores()
-    _, spec = open_model(arguments.model)
-    source = onnx.load(arguments.model)
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    spec = checkpoint.spec
+    source = model_from_checkpoint(checkpoint, program_from_checkpoint(checkpoint), ())
     chosen = {WITHOUT: (), **{type(one).__name__: (one,) for one in PASSES}, ALL: PASSES}
     models = {
         name: model_from_bytes(rewritten(source, passes).SerializeToString(), spec, threads=threads)
@@ -49,16 +50,19 @@ def measure(arguments: argparse.Namespace) -> Report:
         rows = [[name, f"{timings.median_ms(name):.2f}", speeds[name], f"{errors[name]:.1e}"] for name in calls]
         tables.append(Table(f"Passes, batch {batch}", ["graph", "ms", "speed", "relative error"], rows))
         values[str(batch)] = {"seconds": dict(timings.seconds), "errors": errors}
-    notes = [f"SHA-256 {sha256_of(arguments.model)[:12]}; {arguments.rounds} rounds."]
+    notes = [f"SHA-256 {sha256_of(arguments.checkpoint)[:12]}; {arguments.rounds} rounds."]
     command = f"python -m benchmarks.passes --batches {arguments.batches} --threads {threads}"
     return Report(f"{command} --rounds {arguments.rounds}", conditions, tables, notes, values)
 
 
 def _options() -> argparse.ArgumentParser:
-    options: Any = parser("Each graph pass against the graph without it.", rounds=15)
+    options = argparse.ArgumentParser(description="Each graph pass against the graph without it.")
+    options.add_argument("--checkpoint", default=CHECKPOINT, help="what `ddpm-export` reads [%(default)s]")
+    options.add_argument("--rounds", type=int, default=15, help="turns of each contender [%(default)s]")
+    options.add_argument("--json", action="store_true", help="print the report as JSON")
     options.add_argument("--batches", default="1,16", help="batch sizes [%(default)s]")
     options.add_argument("--threads", type=int, help="of each [one a core]")
-    return options  # type: ignore[no-any-return]
+    return options
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """The network as torch.compile makes it fast: on a CPU, with a GroupNorm whose channels_last kernels are vectorised."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ddpm_export.cores import instructions
 
 __all__ = ["compiled"]
 
@@ -40,6 +43,14 @@ def compiled(network: nn.Module, channels_last: bool) -> Callable[..., Tensor]:
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
                 module.__class__ = ChannelwiseNorm  # the same weights under the same names
-    # no probe of the processor: on a busy machine it times out, and the code would be slower and its bits others
-    call: Callable[..., Tensor] = torch.compile(network, dynamic=False, options={"cpp.vec_isa_ok": True})
+    call: Callable[..., Tensor] = torch.compile(network, dynamic=False, options=_options())
     return call
+
+
+def _options() -> dict[str, Any]:
+    # no probe of the processor: on a busy machine it times out, and the code would be slower and its bits others
+    options: dict[str, Any] = {"cpp.vec_isa_ok": True}
+    if "amx_tile" in instructions():
+        # GCC 12 makes NaN of attention's gradients in bfloat16 where it tunes 512-bit code for such a processor
+        options["cpp.simdlen"] = 256
+    return options
