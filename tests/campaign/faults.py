@@ -137,16 +137,19 @@ def start(folder, work, *, prefix=(), limit=None, env=None, keeps=True, timeout_
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     # no bytecode: Python's own files are not this package's
     environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        errors="replace",
-        preexec_fn=heeding_interrupts,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            errors="replace",
+            preexec_fn=heeding_interrupts,
+        )
+    except subprocess.TimeoutExpired:  # it fell, and the campaign goes on
+        return 124, f"not over after {timeout_s} s"
     if keeps:
         (folder / "said").write_text(done.stdout)
     return done.returncode, done.stderr

@@ -92,6 +92,13 @@ def test_kills(tally, npy):
     assert tally.tried == 20
 
 
+def test_a_command_without_end_is_seen(tmp_path, npy):
+    (work,) = npy
+    work.fill(tmp_path)
+    code, said = faults.start(tmp_path, work, timeout_s=0.01)
+    assert faults.told_well(code, said, "error=EIO") == "code 124: 'not over after 0.01 s'"
+
+
 def test_half_a_file_is_seen(tmp_path, npy):
     (work,) = npy
     work.before, work.after = {"out/a.npy": b"before"}, {"out/a.npy": b"after"}
