@@ -117,6 +117,7 @@ nice() {{ shift 2; "$@"; }}
 def command_lines(block: str) -> list[list[str]]:
     """Return the words of each of our commands in a console block, split and expanded by bash."""
     text = re.sub(r" (\d?>>?|<) ?\S+", "", block.replace("\\\n", " "))  # what goes into files is no command's
+    text = text.replace(" & ", "; ").replace("$!", "0")  # one after another: else their words come mixed
     has_prompts = "$ " in text
     lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ") or not has_prompts]
     for line in lines:
