@@ -30,7 +30,8 @@ class TrainConfig:
     """Hold everything a training follows from, besides the data.
 
     Lengths are in optimiser steps, `ema_halflife_images` in images. The learning rate rises over `warmup_steps`, stays
-    until `constant_steps` and then falls as 1/sqrt(step) (Karras et al. 2024, eq. 67), so that no end need be known.
+    until `constant_steps` and then falls as 1/sqrt(step) (Karras et al. 2024, eq. 67), so that no end need be known;
+    where one is, it falls to zero in a line over the last `cooldown_steps` of `steps` (Hägele et al. 2024).
     `label_dropout` is the share of images trained as of no class (Ho and Salimans 2022, algorithm 1); without
     `network.num_classes` there are no labels to drop.
     """
@@ -53,6 +54,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     constant_steps: int = 10_000
+    cooldown_steps: int = 0
     gradient_norm_max: float = 1.0
     ema_halflife_images: float = 100_000.0
     ema_rampup_ratio: float = 0.1
@@ -66,9 +68,9 @@ class TrainConfig:
 
     # What may differ when a training goes on: how long and how fast, never what the weights mean.
     RESUMABLE = (
-        "steps", "times", "times_parameters", "learning_rate", "warmup_steps", "constant_steps", "gradient_norm_max",
-        "ema_halflife_images", "ema_rampup_ratio", "bf16", "channels_last", "compile", "log_every", "checkpoint_every",
-        "picture_every",
+        "steps", "times", "times_parameters", "learning_rate", "warmup_steps", "constant_steps", "cooldown_steps",
+        "gradient_norm_max", "ema_halflife_images", "ema_rampup_ratio", "bf16", "channels_last", "compile", "log_every",
+        "checkpoint_every", "picture_every",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -78,10 +80,11 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {shown(getattr(self, name))}.")
-        for name in ("seed", "warmup_steps", "picture_every"):
+        for name in ("seed", "warmup_steps", "cooldown_steps", "picture_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {shown(getattr(self, name))}.")
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps", "warmup_steps"):
+        lengths = ("constant_steps", "warmup_steps", "cooldown_steps")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", *lengths):
             if getattr(self, name) > MAX_COUNT:  # floats are computed from them
                 raise ConfigError(f"{name} must be at most 2^53, got {shown(getattr(self, name))}.")
         if self.seed >= 2**63:

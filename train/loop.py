@@ -266,8 +266,9 @@ def _update(
         raise _non_finite(step, f"loss {loss.item()}, gradient norm {norm.item()}")
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     fall = max(1.0, step / config.constant_steps) ** -0.5
+    end = min(1.0, (config.steps - step) / max(1, config.cooldown_steps))
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * rise * fall
+        group["lr"] = config.learning_rate * rise * fall * end
     optimizer.step()
     return loss.detach()
 

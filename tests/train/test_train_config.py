@@ -56,6 +56,8 @@ def test_set_changes_any_field():
         ("seed", "1" + "0" * 40),
         ("steps", "[" * 100_000),
         ("warmup_steps", "-1"),
+        ("cooldown_steps", "-1"),
+        ("cooldown_steps", "1" + "0" * 400),
         ("picture_every", "-1"),
         ("learning_rate", "NaN"),
         ("learning_rate", "0"),

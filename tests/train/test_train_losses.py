@@ -83,17 +83,27 @@ def test_ema_half_life_is_a_share_of_the_images_seen_at_first(toy_config):
     np.testing.assert_allclose((ema["bias"] - network.bias.detach()).numpy(), 0.5**0.5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("step", "expected"), [(0, 1 / 4), (2, 3 / 4), (3, 1.0), (100, 1.0), (400, 1 / 2), (1600, 1 / 4)]
-)
-def test_learning_rate_rises_stays_and_falls_as_the_root(step, expected, toy_config):
-    config = toy_config(learning_rate=0.01, warmup_steps=4, constant_steps=100)
+def _rate(config, step):
     network = UNet(config.network)
     optimizer = torch.optim.Adam(network.parameters(), lr=123.0)
     alphas = torch.linspace(0.99, 0.01, config.num_train_timesteps)
     draws = _Draws(config, step, slice(None), 0)
     _update(config, network, network, optimizer, torch.zeros(8, 1, 8, 8), None, draws, alphas, step)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * expected, rel=1e-12)
+    return optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 1 / 4), (2, 3 / 4), (3, 1.0), (100, 1.0), (400, 1 / 2), (1600, 1 / 4)]
+)
+def test_learning_rate_rises_stays_and_falls_as_the_root(step, expected, toy_config):
+    config = toy_config(learning_rate=0.01, warmup_steps=4, constant_steps=100, steps=2000)
+    assert _rate(config, step) == pytest.approx(0.01 * expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(60, 1.0), (80, 1.0), (90, 1 / 2), (99, 1 / 20)])
+def test_learning_rate_falls_in_a_line_to_the_end_of_the_training(step, expected, toy_config):
+    config = toy_config(learning_rate=0.01, warmup_steps=4, constant_steps=100, steps=100, cooldown_steps=20)
+    assert _rate(config, step) == pytest.approx(0.01 * expected, rel=1e-12)
 
 
 def test_an_update_clips_the_gradient(toy_config):
