@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
 from ddpm_export.child import Worker, answer, confine
-from ddpm_export.measuring.timing import PAUSE_S, launched, machine, spread
+from ddpm_export.measuring.timing import PAUSE_S, launched_in_turns, machine, spread
 
 __all__ = ["be_confined", "be_free", "measure"]
 
@@ -43,13 +43,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             "ddpm-check, in this process": check_here,
             "ddpm-check": check_apart,
         }
-        starts: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-        for number in range(arguments.rounds + 1):
-            for name, command in commands.items():
-                time.sleep(PAUSE_S)
-                result = launched(name, command)[0]
-                if number > 0:
-                    starts[name].append(result)
+        starts = launched_in_turns(commands, arguments.rounds)
     workers = {name: Worker(f"benchmarks.child:be_{name}", arguments.model) for name in ("free", "confined")}
     steps: dict[str, list[float]] = {name: [] for name in (*workers, "question")}
     for number in range(arguments.rounds + 1):

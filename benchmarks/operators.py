@@ -7,10 +7,9 @@ graph is to what the processor can do.
 import argparse
 import json
 import math
-import statistics
 import tempfile
-import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from benchmarks.report import Report, Table, parser, run
 from ddpm_export.cores import cores
 from ddpm_export.files import sha256_of
 from ddpm_export.measuring.steps import inputs_at_the_middle
-from ddpm_export.measuring.timing import PAUSE_S, machine, warm_up
+from ddpm_export.measuring.timing import interleaved, machine, warm_up
 from ddpm_export.runtimes import open_model
 
 __all__ = ["flops_of", "measure"]
 
 SIDE = 2048  # of the matrices
-CALLS = 8  # of a turn, after one that warms up
 LEAST = 0.01  # share of a step for a row of its own
 
 
@@ -44,24 +42,23 @@ def measure(arguments: argparse.Namespace) -> Report:
             x_t, t, told = inputs_at_the_middle(spec, batch)
             feeds = {"x_t": x_t, "t": t, **told}
             plain = _session(arguments.model, threads)
-            steps, products = [], []
-            warm_up(lambda plain=plain, feeds=feeds: plain.run(None, feeds))  # type: ignore[misc]
-            warm_up(lambda: matrices.run(None, factors))
-            log = Path(folder, f"batch-{batch}")
-            profiled = _session(arguments.model, threads, log)
-            for _ in range(arguments.rounds):
-                steps += _seconds(plain, feeds, CALLS)
-                products += _seconds(matrices, factors, 1)
-                _seconds(profiled, feeds, CALLS)
-            events = json.loads(Path(profiled.end_profiling()).read_text())
-            found = _by_operator(events)
-            product = 2e-9 * SIDE**3 / statistics.median(products)
-            tables.append(_table(batch, found, 1e3 * statistics.median(steps), product))
-            values[str(batch)] = {"operators": found, "seconds": steps, "product_gflops": product}
+            profiled = _session(arguments.model, threads, Path(folder, f"batch-{batch}"))
+            calls = {
+                "step": partial(plain.run, None, feeds),
+                "product": partial(matrices.run, None, factors),
+                "profiled": partial(profiled.run, None, feeds),
+            }
+            warm_up(calls["step"])
+            warm_up(calls["product"])
+            timings = interleaved(calls, arguments.rounds)
+            found = _by_operator(json.loads(Path(profiled.end_profiling()).read_text()))
+            product = 2e-6 * SIDE**3 / timings.median_ms("product")
+            tables.append(_table(batch, found, timings.median_ms("step"), product))
+            values[str(batch)] = {"operators": found, "seconds": timings.seconds["step"], "product_gflops": product}
     command = f"python -m benchmarks.operators --batches {arguments.batches} --threads {threads}"
     notes = [
-        f"{Path(arguments.model).name} (SHA-256 {sha256_of(arguments.model)[:12]}); {arguments.rounds} rounds of "
-        f"{CALLS} steps. Milliseconds of operators are means of a run with a profile, which costs a little itself.",
+        f"{Path(arguments.model).name} (SHA-256 {sha256_of(arguments.model)[:12]}); {arguments.rounds} "
+        "rounds. Milliseconds of operators are means of a run with a profile, which costs a little itself.",
         f"GFLOP/s count a multiplication and an addition as two. The product of two matrices of {SIDE} x {SIDE}, "
         "float32, is of the same rounds.",
     ]
@@ -73,17 +70,6 @@ def flops_of(operator: str, inputs: list[list[int]], output: list[int]) -> int:
     if operator == "Conv":  # weights (C_out, C_in / groups, height, width)
         return 2 * math.prod(output) * math.prod(inputs[1][1:])
     return 2 * math.prod(output) * inputs[0][-1] if operator in ("MatMul", "Gemm") else 0
-
-
-def _seconds(session: Any, feeds: dict[str, Any], calls: int) -> list[float]:
-    """Return the seconds of calls after a pause and one that does not count."""
-    time.sleep(PAUSE_S)
-    taken = []
-    for _ in range(calls + 1):
-        begun = time.perf_counter()
-        session.run(None, feeds)
-        taken.append(time.perf_counter() - begun)
-    return taken[1:]
 
 
 def _session(source: str | bytes, threads: int, log: Path | None = None) -> Any:

@@ -42,7 +42,7 @@ def test_a_profile_counts_every_convolution_of_the_graph_once_a_step(monkeypatch
     # ONNX Runtime computes the one channel of the last one as a block of 8 or 16
     assert found["Conv"]["gflop"] == pytest.approx(1e-9 * flops, rel=0.015)
     assert all(row["ms"] > 0 for row in found.values())
-    assert len(report.values["2"]["seconds"]) == 2 * operators.CALLS
+    assert len(report.values["2"]["seconds"]) == 2  # one a round
     (table,) = report.tables
     assert [row[0] for row in table.rows][-2:] == ["a step, without a profile", "a product of 64 x 64"]
     shares = [float(row[3].removesuffix(" %")) for row in table.rows[:-2]]
