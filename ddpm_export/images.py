@@ -30,6 +30,7 @@ __all__ = [
     "png_bytes",
     "read_array",
     "read_image",
+    "save_array",
     "save_images",
     "to_uint8",
 ]
@@ -109,6 +110,20 @@ def read_array(path: Path) -> NDArray[Any]:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as exc:  # a hostile header raises nearly anything
         raise BadFileError(f"{path} is not an array that can be read: {first_line(exc)}.") from exc
+
+
+def save_array(path: Path, values: NDArray[Any]) -> None:
+    """Write an .npy file, whole or not at all: the bytes of `numpy.save`.
+
+    That one writes small arrays, and the ends of large ones, through a buffer of C's whose errors it does not look at:
+    on a full disk they are lost in silence.
+
+    Raises EnvironmentProblem where nothing can be written.
+    """
+    values = np.ascontiguousarray(values)
+    with replacing(path) as beside, beside.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        _write_all(file, values)
 
 
 def save_images(
@@ -300,8 +315,8 @@ def _npy_output(path: Path, content: _Content) -> Iterator[Output]:
         yield Output({content.num_steps}, lambda _numbers, _step, pixels: _write_all(file, pixels))
 
 
-def _write_all(file: Any, pixels: Pixels) -> None:
-    file.write(np.ascontiguousarray(pixels).tobytes())
+def _write_all(file: Any, values: NDArray[Any]) -> None:
+    file.write(np.ascontiguousarray(values).data)
 
 
 @contextmanager

@@ -18,9 +18,8 @@ from ddpm_export import __version__
 from ddpm_export.datasets import LazyImages
 from ddpm_export.diffusion import Array, Model, decode
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
-from ddpm_export.files import replacing
 from ddpm_export.generation import Settings, sample
-from ddpm_export.images import from_uint8, to_uint8
+from ddpm_export.images import from_uint8, save_array, to_uint8
 from ddpm_export.metrics import (
     accuracy_by_class,
     density_coverage,
@@ -47,7 +46,6 @@ __all__ = [
     "bits_as_json",
     "curve_from_bits",
     "features_of",
-    "keep",
     "kept",
     "key_of",
     "rate_as_json",
@@ -100,7 +98,7 @@ def sampled_images(
             part = replace(settings, first=start, n=count, batch=min(settings.batch, count))
             states = [state.x for _, state in sample(model, spec, part) if state.row.i == part.num_rows]
             images = to_uint8(decode(np.concatenate(states)))
-            keep(path, images)
+            save_array(path, images)
         done.append(images)
         report(start + count - settings.first, settings.n, "sampling")
     return np.concatenate(done)
@@ -132,8 +130,8 @@ def features_of(
         report(start + len(part), len(images), "features")
     features, logits = (np.concatenate(parts).astype(np.float32) for parts in zip(*rows, strict=True))
     if folder is not None:
-        keep(folder / "features.npy", features)
-        keep(folder / "logits.npy", logits)
+        save_array(folder / "features.npy", features)
+        save_array(folder / "logits.npy", logits)
     return features, logits
 
 
@@ -308,7 +306,7 @@ def key_of(values: dict[str, Any]) -> str:
 
 
 def kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
-    """Return an array that `keep` wrote, None where there is none; files are whole or not there.
+    """Return an array that `save_array` wrote, None where there is none; files are whole or not there.
 
     Raises BadFileError for one that is damaged, or of another shape or dtype, where these are not None.
     """
@@ -323,9 +321,3 @@ def kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
             f"{path} of the cache must hold {np.dtype(dtype)} {shape}, got {values.dtype} {values.shape}. Delete it."
         )
     return values
-
-
-def keep(path: Path, values: Array) -> None:
-    """Write an array whole or not at all."""
-    with replacing(path) as beside, beside.open("wb") as file:
-        np.save(file, values)

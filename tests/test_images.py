@@ -2,6 +2,7 @@ import io
 import json
 import math
 import random
+import resource
 import time
 import tracemalloc
 import warnings
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
-from ddpm_export.images import from_uint8, grid, open_output, read_image, save_images, to_uint8
+from ddpm_export.images import from_uint8, grid, open_output, read_image, save_array, save_images, to_uint8
 
 TEXT = {"model": "tiny", "model_sha256": "ab" * 32, "sampler": "ddim", "num_steps": 5, "seed": 3, "eta": 0.5}
 LAYOUTS = {1: (1, 1), 2: (1, 2), 3: (2, 2), 5: (2, 3), 16: (4, 4)}  # (rows, columns)
@@ -368,3 +369,32 @@ def test_what_is_interrupted_leaves_the_file_before_and_no_other(tmp_path, rng, 
         interrupted()
     assert (tmp_path / name).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        np.asfortranarray(np.arange(12, dtype=np.int64).reshape(3, 4)),
+        np.zeros((0, 5), np.uint8),
+    ],
+)
+def test_an_array_is_written_as_numpy_does(tmp_path, values):
+    save_array(tmp_path / "a.npy", values)
+    expected = io.BytesIO()
+    np.save(expected, np.ascontiguousarray(values))
+    assert (tmp_path / "a.npy").read_bytes() == expected.getvalue()
+
+
+@pytest.mark.parametrize("length", [60, 20_000])  # numpy.save loses the first in silence
+def test_an_array_that_the_disk_has_no_room_for_is_told(tmp_path, length):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(EnvironmentProblem, match="cannot be written: File too large"):
+            save_array(tmp_path / "a.npy", np.zeros(length, np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.arange(3))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

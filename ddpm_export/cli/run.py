@@ -306,15 +306,12 @@ def _make_set(
 
 def _invert(opened: Any, images: Any, settled: dict[str, Any], place: Path) -> list[float]:
     """Write the noise that leads to pictures; return how far from each it leads, in levels."""
-    import numpy as np
-
     from ddpm_export.editing import invert
-    from ddpm_export.files import replacing
+    from ddpm_export.images import save_array
 
     with phases() as report:
         x_T, rmse = invert(opened, images, report=lambda done, all_: report(done, all_, "inverting"), **settled)
-    with replacing(place) as beside, beside.open("wb") as file:
-        np.save(file, x_T)
+    save_array(place, x_T)
     errors: list[float] = rmse.tolist()
     return errors
 

@@ -10,8 +10,9 @@ import numpy as np
 from ddpm_export.errors import BadFileError
 from ddpm_export.files import sha256_of
 from ddpm_export.generation import Settings
+from ddpm_export.images import save_array
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.scoring import Scored, features_of, keep, kept, key_of
+from ddpm_export.scoring import Scored, features_of, kept, key_of
 from ddpm_export.shards.job import Job, machine_of, maker, pictures_of, record_of
 
 __all__ = ["Scoring", "features_of_set", "folder_of_set", "scorer", "unscored"]
@@ -66,7 +67,7 @@ def scorer(scoring: Scoring, threads: int) -> Callable[[int], None]:
         columns = [("features", np.float32, features.shape[1:]), ("logits", np.float32, logits.shape[1:])]
         rows = np.empty(len(features), columns)
         rows["features"], rows["logits"] = features, logits
-        keep(scoring.place_of(shard, record["digest"]), rows)
+        save_array(scoring.place_of(shard, record["digest"]), rows)
 
     return score
 

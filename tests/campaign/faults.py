@@ -83,8 +83,12 @@ class Work:
         for name in self.outputs:
             path = folder / name
             content = path.read_bytes() if path.exists() else None
-            if content not in (self.before.get(name), self.after[name]):
+            if content in (self.before.get(name), self.after[name]):
+                continue
+            if self.command != "train":
                 return f"{name} is neither the file before nor the new one"
+            if why := fault_of_checkpoint(path):  # it may be of any step
+                return why
         return None
 
     def fault_after_next(self, folder):
@@ -292,7 +296,7 @@ def kill(tally, works_, kills, noise):
                     code, _ = forks.run(folder, MODULES[command], work.arguments, noise.uniform(0, whole_s))
                     killed += code == -9
                     done += 1
-                    why = work.fault(folder) if command != "train" else fault_of_checkpoint(folder / work.outputs[0])
+                    why = work.fault(folder)
                     if why is None and (done % 10 == 0 or command in ("export",)):
                         why = fault_of_next(folder, work, begin)
                         if why is None and command == "eval" and scores(folder) != promised:
@@ -312,7 +316,7 @@ def fault_of_checkpoint(path):
     from ddpm_export.exporting.checkpoint import load_torch_file
 
     try:
-        return None if not path.exists() or load_torch_file(path) else "an empty checkpoint"
+        return None if load_torch_file(path) else "an empty checkpoint"
     except BadFileError as exc:
         return str(exc)
 

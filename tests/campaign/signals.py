@@ -82,7 +82,7 @@ def verdict(work, code, err, seconds, folder):
         return f"more than a line: {err[-300:]!r}"
     if seconds > LATE_S:
         return f"{seconds:.1f} s"
-    return work.fault(folder) if work.command != "train" else None
+    return work.fault(folder)
 
 
 def run(tally, seed, *, names=None, phases=PHASES):
