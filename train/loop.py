@@ -224,10 +224,12 @@ def _is_undrawn(out: Path) -> bool:
 
 
 def _stored(config: TrainConfig) -> dict[str, Any]:
-    """Return the configuration as a checkpoint has it: without classes, the same as before there were any."""
+    """Return the configuration as a checkpoint has it: without what came later, the same as before there was any."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     if config.times == "uniform":
         del values["times"], values["times_parameters"]
+    if not config.cooldown_steps:
+        del values["cooldown_steps"]
     if not config.network.num_classes:
         del values["network"]["num_classes"], values["label_dropout"]
     return values

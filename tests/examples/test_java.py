@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ANDROID = ROOT / "examples" / "android"
 CORE = ANDROID / "core" / "src" / "main" / "java"
 MODEL = ROOT / "exported" / "unet.onnx"
-PLAIN = ROOT / "emoji" / "unet.onnx"  # without classes and plans
+PLAIN = ROOT / "ablation" / "cosine-l1" / "unet.onnx"  # without classes and plans
 
 
 def golden(name):

@@ -31,7 +31,7 @@ from .specs import guided_specs, specs
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "examples" / "ios"
 MODEL = ROOT / "exported" / "unet.onnx"
-PLAIN = ROOT / "emoji" / "unet.onnx"  # without classes and plans
+PLAIN = ROOT / "ablation" / "cosine-l1" / "unet.onnx"  # without classes and plans
 
 pytestmark = pytest.mark.torch  # no torch, but a compiler: it takes more than ten seconds
 
