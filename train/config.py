@@ -77,14 +77,14 @@ class TrainConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps"):
+        at_least_1 = ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps")
+        for name in at_least_1:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {shown(getattr(self, name))}.")
         for name in ("seed", "warmup_steps", "cooldown_steps", "picture_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {shown(getattr(self, name))}.")
-        lengths = ("constant_steps", "warmup_steps", "cooldown_steps")
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", *lengths):
+        for name in (*at_least_1, "warmup_steps", "cooldown_steps"):
             if getattr(self, name) > MAX_COUNT:  # floats are computed from them
                 raise ConfigError(f"{name} must be at most 2^53, got {shown(getattr(self, name))}.")
         if self.seed >= 2**63:
