@@ -24,7 +24,7 @@ from ddpm_export.files import replacing
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
 from ddpm_export.wording import several, shown
-from train.compiled import compiled
+from train.compiled import compiled, keep_memory
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, shares_of_times, target
@@ -186,10 +186,14 @@ class Stepper:
         self.network = UNet(config.network).to(device)
         self.ema = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         # beta2 below 0.999 forgets the large early gradients sooner
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), config.learning_rate, (0.9, 0.99), fused=config.compile or None
+        )
 
     def prepare(self) -> None:
         """Bring the network into the form in which it is fastest, as the configuration says."""
+        if self.device == "cpu":
+            keep_memory()
         if self.config.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward: Callable[..., Tensor] = self.world.wrapped(self.network)
@@ -325,10 +329,13 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, fresh, strict=True):
         other = [
-            name for name, value in own.items() if name not in ("params", "lr") and group.get(name, value) != value
+            name
+            for name, value in own.items()
+            if name not in ("params", "lr", "fused") and group.get(name, value) != value
         ]
         if other:
             raise ValueError(f"its optimizer has another {several(other)}")
+        group["fused"] = own["fused"]  # how a step is computed, not what
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             shape = () if name == "step" else weight.shape
