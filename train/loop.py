@@ -433,7 +433,7 @@ def _torch_problems() -> Iterator[None]:
             raise
         # a compiler that was killed leaves an empty file, which torch takes for what it has compiled
         unreadable = isinstance(getattr(exc, "inner_exception", None), ImportError)
-        remedy = "Delete that file" if unreadable else "Install a compiler (g++ on a CPU)"
+        remedy = "Delete that file" if unreadable else "Install a compiler (gcc)"
         raise EnvironmentProblem(
             f"torch.compile failed: {' '.join(str(exc).split())[:200]}. {remedy}, or --set compile=false."
         ) from exc
