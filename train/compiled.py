@@ -22,11 +22,14 @@ from ddpm_export.exporting.unet import ResidualBlock
 from ddpm_export.files import cache_folder, replacing
 from ddpm_export.wording import first_line
 
-__all__ = ["LANES", "FusedNorm", "compiled", "fused_norm", "keep_memory"]
+__all__ = ["LANES", "compiled", "fused_norm", "keep_memory"]
 
 LANES = 16  # channels that fused.cpp computes at once
 SOURCE = Path(__file__).with_name("fused.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
+FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC"),
+    f"-DLANES={LANES}",
+)
 MALLOC_KEEPS = {-3: 2**30, -1: 2**31 - 1, -2: 2**28}  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
 

@@ -1,7 +1,7 @@
-// GroupNorm (Wu and He 2018) and SiLU over channels_last images, forward and backward, one image after another: an image
-// of a small network stays in the processor's cache between the passes over it, which a batch does not.
-// Images are (B, HW, C), C a multiple of 16, of which those from first to last are computed; `added` (B, C) is added to x
-// and may be null; mean and rstd, one over the deviation, are (B, G).
+// GroupNorm (Wu and He 2018) and SiLU over channels_last images, forward and backward, one image after another: an
+// image of a small network stays in the processor's cache between the passes over it, which a batch does not.
+// Images are (B, HW, C), C a multiple of LANES, of which those from first to last are computed; `added` (B, C) is added
+// to x and may be null; mean and rstd, one over the deviation, are (B, G).
 
 #include <cmath>
 #include <cstdint>
@@ -11,11 +11,11 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+// LANES, the numbers of a vector, is said by who compiles this: -DLANES=16
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 inline Floats load(const float* p) {
   Floats v;
