@@ -72,20 +72,21 @@ def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluati
     model, spec = open_model(EXPORTED / "unet.onnx")
     spec = with_plans(spec, [str(EXPORTED / "plans.json")])
     assert sorted(spec.plans) == [f"tuned-{count}" for count in (3, 4, 5, 6, 8)]
-    noise = noise_stream(3, range(4), spec.state_shape)
-    told = settings_for(spec, seed=3).told(range(4))
+    noise = noise_stream(3, range(20), spec.state_shape)
+    told = settings_for(spec, seed=3).told(range(20))
 
     def pixels(**how: Any) -> Any:
         *_, state = walk(denoiser(model, spec, **told), noise, plan(spec, **how))
         return to_uint8(state.x).astype(float)
 
-    # of each class in turn, with the guidance of the file: what the plans were learned for
+    # of each class in turn, with the guidance of the file: what the plans were learned for; the median, as the few
+    # that become another picture under any change of the solver would decide a mean of twenty
     many = pixels(sampler="dpmpp_2m", num_steps=40, grid="quadratic")
     for name in spec.plans:
         count = int(name.removeprefix("tuned-"))
         assert len(spec.plans[name].rows) == count
         tuned, untuned = (
-            np.sqrt(np.square(images - many).mean(axis=(1, 2, 3))).mean()
+            np.median(np.sqrt(np.square(images - many).mean(axis=(1, 2, 3))))
             for images in (pixels(name=name), pixels(sampler="unipc", num_steps=count))
         )
         assert tuned < 0.85 * untuned, name

@@ -24,6 +24,7 @@ from ddpm_export.exporting import FORMATS, Report, export_all, load_checkpoint
 from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import replacing, sha256_of
 from ddpm_export.generation import Settings, sample, settings_for, with_defaults, with_plans
+from ddpm_export.guidance import Guidance
 from ddpm_export.images import open_output, to_uint8
 from ddpm_export.runtimes import open_model
 from ddpm_export.spec import ModelSpec
@@ -225,7 +226,7 @@ def _card(
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."
-        strength = f", guidance {1.0 if guidance is None else guidance.scale:g}, the classes in turn"
+        strength = f", guidance {_strength(guidance)}, the classes in turn"
         classes = "\n" + _item(f"- **Classes**: {', '.join(label.classes)}. {_guidance(config, checkpoint.spec)}")
         by_class = "\n\nA row for each class, 50 steps of DDIM:\n\n![samples of each class](samples-classes.png)"
     samples = textwrap.fill(
@@ -288,11 +289,19 @@ def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:
     if not spec.takes_guidance:
         return "Where none is said, image k is of class k mod K. It was always told a class, and takes no guidance."
     guidance = spec.defaults.guidance
-    scale = "1, which is none" if guidance is None else f"{guidance.scale:g}"
-    times = "" if guidance is None or guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
+    strength = "1, which is none," if guidance is None else _strength(guidance)
     return (
         f"Where none is said, image k is of class k mod K. For {config['label_dropout']:.0%} of the images it was told "
-        f"`none` in place of the class, so that it takes guidance: {scale} by default{times}."
+        f"`none` in place of the class, so that it takes guidance: {strength} by default."
+    )
+
+
+def _strength(guidance: Guidance | None) -> str:
+    """Return the scale of guidance, and at which times it is that."""
+    if guidance is None:
+        return "1"
+    return f"{guidance.scale:g}" + (
+        "" if guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
     )
 
 

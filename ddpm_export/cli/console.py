@@ -43,6 +43,7 @@ __all__ = [
     "Mixed",
     "Network",
     "Order",
+    "PlanName",
     "Provider",
     "Sampler",
     "Settings",
@@ -96,6 +97,9 @@ Inputs = Annotated[
     ),
 ]
 Order = Annotated[int | None, typer.Option(help="Of unipc: 2 or 3.")]
+PlanName = Annotated[
+    str | None, typer.Option("--plan", help="A plan that the model carries, in place of sampler, steps and times.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one a core]")]
 Config = Annotated[Path | None, typer.Option(help="What the checkpoint does not say, as a JSON file of its project.")]
 Settings = Annotated[

@@ -22,6 +22,7 @@ from ddpm_export.cli.console import (
     Memory,
     Mixed,
     Order,
+    PlanName,
     Provider,
     Sampler,
     Threads,
@@ -73,9 +74,7 @@ def run(
         str | None, typer.Option(help="Of ddpm: fixed_small, fixed_large for many steps, or learned.")
     ] = None,
     order: Order = None,
-    plan: Annotated[
-        str | None, typer.Option(help="A plan that the model carries, in place of sampler, steps and times.")
-    ] = None,
+    plan: PlanName = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same images. [default: a fresh one, printed]")] = None,
     first: Annotated[int, typer.Option(help="Number of the first image; image 7 is the same in any run.")] = 0,
     batch: Annotated[int, typer.Option(help="Images at a time: memory and speed, never the images.")] = 16,

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ddpm_export.files import sha256_of
 from ddpm_export.generation import generate
 from ddpm_export.inputs import Input
 from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.samplers import plan
 from ddpm_export.scoring import features_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +71,18 @@ def test_a_score_on_a_grid(place):
     facts = json.loads(evaluated(place, *options, "--metrics", "fid", "--json").out)
     assert (facts["grid"], facts["sampler"], facts["order"], facts["num_steps"]) == ("karras", "unipc", 2, 3)
     assert "times" not in facts
+
+
+def test_a_score_of_a_plan(place):
+    spec = tiny_spec()
+    (place / "m.onnx").write_bytes(mix_model(replace(spec, plans={"short": plan(spec, num_steps=3, sampler="unipc")})))
+    how = ("--n", 20, "--metrics", "fid", "--json")
+    facts = json.loads(evaluated(place, *how, "--plan", "short").out)
+    assert (facts["plan"], facts["n"]) == ("short", 20)
+    assert "sampler" not in facts
+    assert facts["fid"] == json.loads(evaluated(place, *how, "--sampler", "unipc", "--steps", 3).out)["fid"]
+    assert facts["fid"] != json.loads(evaluated(place, *how, "--sampler", "ddim", "--steps", 3).out)["fid"]
+    assert_refused(evaluated(place, *how, "--plan", "long"), 2, "short")
 
 
 def test_real_images_beside_others_are_the_floor(place, monkeypatch):
