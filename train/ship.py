@@ -300,9 +300,8 @@ def _strength(guidance: Guidance | None) -> str:
     """Return the scale of guidance, and at which times it is that."""
     if guidance is None:
         return "1"
-    return f"{guidance.scale:g}" + (
-        "" if guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
-    )
+    times = "" if guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
+    return f"{guidance.scale:g}{times}"
 
 
 def _config_options(config: dict[str, Any]) -> str:
