@@ -448,9 +448,8 @@ def _draw_chart(path: Path, found: _Found, cases: list[Case], judges: list[str])
                     axes.errorbar(xs, mean, error, fmt=style, color=colour, label=name, capsize=2, linewidth=1.3)
             floor = 1e3 * found.most("rows", "real test images")[1][judge]["mean"]
             axes.axhline(floor, color="0.4", linestyle="--", linewidth=1.0, label="real test images")
-            # linear within 1 of 0 by the first judge, where good rows lie: an unbiased KID may be below
-            axes.set(xscale="log", yscale="symlog" if judge == judges[0] else "log", title=judge)
-            axes.set(xlabel=measure_name, ylabel="KID x 1000, lower is better")
+            # linear in KID: an unbiased one may be below 0
+            axes.set(xscale="log", title=judge, xlabel=measure_name, ylabel="KID x 1000, lower is better")
             if measure_name == "network evaluations":
                 axes.set_xticks(counts, [str(count) for count in counts], minor=False)
                 axes.minorticks_off()
