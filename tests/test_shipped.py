@@ -72,8 +72,9 @@ def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluati
     model, spec = open_model(EXPORTED / "unet.onnx")
     spec = with_plans(spec, [str(EXPORTED / "plans.json")])
     assert sorted(spec.plans) == [f"tuned-{count}" for count in (3, 4, 5, 6, 8)]
-    noise = noise_stream(3, range(20), spec.state_shape)
-    told = settings_for(spec, seed=3).told(range(20))
+    numbers = range(20)
+    noise = noise_stream(3, numbers, spec.state_shape)
+    told = settings_for(spec, seed=3).told(numbers)
 
     def pixels(**how: Any) -> Any:
         *_, state = walk(denoiser(model, spec, **told), noise, plan(spec, **how))

@@ -196,7 +196,7 @@ def _card(
     told_of_data: bool,
 ) -> str:
     config, step = contents["config"], int(contents["step"])
-    label, guidance = checkpoint.spec.label, checkpoint.spec.defaults.guidance
+    label = checkpoint.spec.label
     parameters = sum(p.numel() for p in checkpoint.network.parameters())
     images = step * config["batch_size"]
     stored = {"float32": "", "float16": ", weights stored as float16: what the page of `examples/web` loads"}
@@ -226,7 +226,7 @@ def _card(
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."
-        strength = f", guidance {_strength(guidance)}, the classes in turn"
+        strength = f", guidance {_strength(checkpoint.spec.defaults.guidance or Guidance())}, the classes in turn"
         classes = "\n" + _item(f"- **Classes**: {', '.join(label.classes)}. {_guidance(config, checkpoint.spec)}")
         by_class = "\n\nA row for each class, 50 steps of DDIM:\n\n![samples of each class](samples-classes.png)"
     samples = textwrap.fill(
@@ -296,10 +296,8 @@ def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:
     )
 
 
-def _strength(guidance: Guidance | None) -> str:
+def _strength(guidance: Guidance) -> str:
     """Return the scale of guidance, and at which times it is that."""
-    if guidance is None:
-        return "1"
     times = "" if guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
     return f"{guidance.scale:g}{times}"
 

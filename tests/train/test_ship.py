@@ -118,7 +118,7 @@ def test_what_has_classes_ships_with_them(
         "**Classes**: dark, middling, bright.",
         "For 50% of the images it was told `none` in place of the class",
         "guidance: 2.5 at times 3 to 15 by default",
-        "64 samples each, seed 0, guidance 2.5 at times 3 to 15, the classes in",
+        "64 samples each, seed 0, guidance 2.5 at times 3 to 15, the classes in turn: 50 steps",
         "![samples of each class](samples-classes.png)",
         "--start START --out RUN",
     ):
