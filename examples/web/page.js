@@ -106,14 +106,14 @@ function offerLabels() {
   const names = label === null ? [] : ["each in turn", ...label.classes];
   if (label !== null && label.none === label.classes.length) names.push("none"); // its index follows the classes'
   const offered = Array.from($("classes").children, ({ textContent }) => textContent);
-  const scale = spec.defaults.guidance?.scale ?? 1;
+  const own = spec.defaults.guidance ?? { scale: 1 };
   $("labels").hidden = label === null;
   $("guiding").hidden = !takesGuidance(spec);
-  if (names.join() === offered.join() && $("guidance").dataset.own === String(scale)) return; // what was chosen stays
+  if (names.join() === offered.join() && $("guidance").dataset.own === wordsOf(own)) return; // what was chosen stays
   $("classes").replaceChildren(...names.map((name, k) => chip(name, k === 0 ? "" : k - 1)));
-  $("guidance").dataset.own = scale;
-  $("guidance").max = Math.max(8, scale);
-  $("guidance").value = scale;
+  $("guidance").dataset.own = wordsOf(own);
+  $("guidance").max = Math.max(8, own.scale);
+  $("guidance").value = own.scale;
   $("guidance").dataset.initial = $("guidance").value; // as near to the file's as the slider gets
 }
 
@@ -230,7 +230,7 @@ function settingsFromForm() {
   if (said.size > 0) common.inputs = Object.fromEntries(said);
   if (form.get("label")) common.label = Number(form.get("label"));
   const { value, dataset } = $("guidance");
-  if (value !== (dataset.initial ?? value)) common.guidance = Number(value); // else the file's own, at its own times
+  if (value !== (dataset.initial ?? value)) common.guidance = guidanceOf(Number(value)); // else the file's own
   if (form.get("plan")) return { ...common, plan: form.get("plan") };
   const [times, sampler] = [$("times").value.trim(), form.get("sampler")];
   return {
@@ -241,11 +241,21 @@ function settingsFromForm() {
   };
 }
 
+/** Return guidance of another scale, at the times at which the file guides. */
+function guidanceOf(scale) {
+  const { interval = null } = spec?.defaults.guidance ?? {};
+  return interval === null ? { scale } : { scale, interval };
+}
+
+/** Return guidance in words, as "2" or "4 at t 200 to 700". */
+const wordsOf = ({ scale, interval = null }) =>
+  interval === null ? `${scale}` : `${scale} at t ${interval.join(" to ")}`;
+
 /** Return how pictures are made, as "50 steps" or "plan dpmpp, guidance 2". */
 const wayOf = ({ plan, times, numSteps, guidance, inputs = {} }) =>
   [
     plan === undefined ? `${times?.length ?? numSteps} steps` : `plan ${plan}`,
-    ...(guidance === undefined ? [] : [`guidance ${guidance}`]),
+    ...(guidance === undefined ? [] : [`guidance ${wordsOf(guidance)}`]),
     ...Object.entries(inputs).map(([name, values]) => (values.length > 8 ? name : `${name} ${values.join(" ")}`)),
   ].join(", ");
 
@@ -313,7 +323,9 @@ async function make(settings, pictures = null) {
   }
   justMade = done.images.slice(0, done.images.length / settings.n);
   const { seed, first, n, sampler = "plan", plan, times, numSteps, label, guidance } = settings;
-  const told = [label === undefined ? "" : `class-${label}-`, guidance === undefined ? "" : `guidance-${guidance}-`];
+  const told = [];
+  if (label !== undefined) told.push(`class-${label}-`);
+  if (guidance !== undefined) told.push(`guidance-${guidance.scale}-`);
   if (pictures !== null) told.unshift("filled-");
   const way = `${told.join("")}${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
   shown = {
@@ -392,7 +404,8 @@ function useFields() {
   $("fast").checked = plan !== undefined && plan === fastPlan();
   $("eta").disabled = sampler !== "ddim";
   $("eta-value").textContent = sampler === "ddim" ? $("eta").value : "not used";
-  $("guidance-value").textContent = guidance ?? `${$("guidance").dataset.own}, the model's own`;
+  $("guidance-value").textContent =
+    guidance === undefined ? `${$("guidance").dataset.own}, the model's own` : wordsOf(guidance);
 }
 
 $("download").addEventListener("click", async () => {

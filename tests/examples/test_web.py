@@ -359,9 +359,9 @@ PLANS = {
 }
 EVERYTHING = {
     "inputs": [LABEL, VECTOR, {**IMAGE, "none": -0.25}, PREVIOUS],
-    "requires": ["fractional_t", "inputs", "times", "variance_fraction"],
+    "requires": ["fractional_t", "guidance", "inputs", "times", "variance_fraction"],
     "plans": PLANS,
-    "defaults": {**DEFAULTS, "times": [38, 11, 2]},
+    "defaults": {**DEFAULTS, "times": [38, 11, 2], "guidance": {"scale": 1.5, "interval": [10, 30]}},
 }
 
 
@@ -540,8 +540,8 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
         ({"times": "39, 21,0"}, {"times": [39, 21, 0], "sampler": "ddim", "eta": 0.0}, "3 steps"),
         (
             {"plan": "looks-back", "label": "dog", "guidance": 2.5},
-            {"plan": "looks-back", "label": "dog", "guidance": 2.5},
-            "plan looks-back, guidance 2.5",
+            {"plan": "looks-back", "label": "dog", "guidance": Guidance(2.5, (10, 30))},
+            "plan looks-back, guidance 2.5 at t 10 to 30",
         ),
         ({"fast": True, "label": "cat"}, {"plan": "tuned-3", "label": "cat"}, "plan tuned-3"),
     ],
