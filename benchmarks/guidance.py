@@ -28,12 +28,6 @@ METRICS = ("is", "fid", "kid")
 Scores = dict[str, dict[str, Any]]  # by extractor
 
 
-def _named(guidance: Guidance) -> str:
-    """Return how a row is called."""
-    interval = guidance.interval
-    return f"{guidance.scale:g}" + ("" if interval is None else f" at t {interval[0]:g} to {interval[1]:g}")
-
-
 def measure(arguments: argparse.Namespace) -> Report:
     """Sample every case, score it and as many test images, and draw the chart if asked."""
     conditions = machine()
@@ -57,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> Report:
                 guidance=case,
             )
             images = scoring.sampled_images(model, spec, settings, digest, cache, report)
-            sampled[_named(case)] = images, settings.told(settings.numbers)[spec.label.name]
+            sampled[str(case)] = images, settings.told(settings.numbers)[spec.label.name]
         sampled[REAL] = test.images[: arguments.n], _labels_of(test, names, arguments.n)
         rows: dict[str, Scores] = {name: {} for name in sampled}
         for extractor in map(Path, arguments.extractor or ["exported/extractor.onnx"]):
@@ -117,7 +111,7 @@ def _table(rows: dict[str, Scores]) -> Table:
 def _notes(rows: dict[str, Scores], cases: list[Guidance]) -> list[str]:
     notes = []
     for extractor in rows[REAL]:
-        best = min(map(_named, cases), key=lambda name: rows[name][extractor]["fid"])
+        best = min(map(str, cases), key=lambda name: rows[name][extractor]["fid"])
         notes.append(f"By {extractor}, guidance {best} has the lowest FID.")
     return notes
 
@@ -135,7 +129,7 @@ def _draw_chart(path: Path, rows: dict[str, Scores], cases: list[Guidance]) -> N
     for case in cases:
         by_interval.setdefault(case.interval, []).append(case)
     for (interval, mine), style in zip(by_interval.items(), itertools.cycle(("o-", "s--", "^-.", "D:"))):
-        found = [rows[_named(case)][extractor] for case in mine]
+        found = [rows[str(case)][extractor] for case in mine]
         seen, fid = [one["accuracy"]["mean"] for one in found], [one["fid"] for one in found]
         label = "all times" if interval is None else f"t {interval[0]:g} to {interval[1]:g}"
         left.plot(seen, fid, style, label=label)

@@ -70,7 +70,7 @@ LIMIT_IMAGES = 32
 SEED, BATCH = 0, 20
 REFERENCE = 10_000  # training images that are compared with: more would not lower the error of 2,000 samples
 SUBSETS = 20  # of 1,000; of 1,280 features a hundred take a minute a row
-BATCHES, ROUNDS, TIMED = (1, 16), 5, 5  # evaluations of the calls that are timed
+BATCHES, ROUNDS, TIMED = (1, 16), 5, 50  # steps of a longer row that are timed
 
 Values = dict[str, Any]
 
@@ -116,11 +116,11 @@ def measure(arguments: argparse.Namespace) -> Report:
                 for case in some:
                     judge.of_case(case, n)
             judge.compare([*chosen, *long], [case for case in _anchors(spec) if case in chosen] + long)
+    judged = [case for case in [*cases, *tuned, *long] if judges.keys() <= found.most("rows", case.label)[1].keys()]
     if arguments.time:
         found.values["seconds"] = {}
-        for name, seconds in _seconds_an_evaluation(model, spec).items():
-            found.keep("seconds", name, seconds)
-    judged = [case for case in [*cases, *tuned, *long] if judges.keys() <= found.most("rows", case.label)[1].keys()]
+        for label, seconds in _seconds_a_run(model, spec, judged).items():
+            found.keep("seconds", label, seconds)
     names = list(judges)
     result = Report(
         f"python -m benchmarks.solvers --n {arguments.n} --steps {arguments.steps} --best {arguments.best}"
@@ -326,29 +326,34 @@ def _less(case: Case, anchor: Case) -> str:
     return f"{case.label} less {anchor.label}"
 
 
-def _seconds_an_evaluation(model: Model, spec: ModelSpec) -> Values:
-    """Return the median seconds of an evaluation by solver and batch: of a whole run, not of the network alone."""
-    hows = {solver.name: {"sampler": solver.sampler, **solver.knobs} for solver in SOLVERS}
-    hows["ancestral"] = LONG["ancestral"]
-    plans = {
-        name: plan(spec, num_steps=(TIMED + 1) // 2 if name == "heun" else TIMED, **how) for name, how in hows.items()
-    }
-    for name, rows in spec.plans.items():
-        if name.startswith(TUNED) and len(rows.rows) == TIMED:
-            plans[TUNED] = rows
+def _seconds_a_run(model: Model, spec: ModelSpec, cases: list[Case]) -> Values:
+    """Return the median seconds of a run by row and batch, told and guided; TIMED steps stand for more of them."""
 
     def run_of(rows: Plan, batch: int) -> Callable[[], None]:
+        numbers = range(batch)
+
         def call() -> None:
-            for _ in walk(denoiser(model, spec), noise_stream(SEED, range(batch), spec.state_shape), rows):
+            denoise = denoiser(model, spec, **settings_for(spec, seed=SEED).told(numbers))
+            for _ in walk(denoise, noise_stream(SEED, numbers, spec.state_shape), rows):
                 pass
 
         return call
 
-    calls = {(name, batch): run_of(rows, batch) for name, rows in plans.items() for batch in BATCHES}
-    warm_up(calls["ddim", BATCHES[-1]])
-    timings = interleaved({f"{name} {batch}": call for (name, batch), call in calls.items()}, ROUNDS)
+    def timed(case: Case) -> Plan:
+        if case.solver not in LONG or len(case.plan.rows) <= TIMED:
+            return case.plan
+        return _long_case(spec, case.solver, TIMED).plan
+
+    parts = {case.label: timed(case) for case in cases}
+    calls = {f"{label}; {batch}": run_of(rows, batch) for label, rows in parts.items() for batch in BATCHES}
+    warm_up(run_of(_long_case(spec, "ddim", 2).plan, BATCHES[-1]))
+    timings = interleaved(calls, ROUNDS)
     return {
-        name: {str(batch): timings.median_ms(f"{name} {batch}") / 1e3 / TIMED for batch in BATCHES} for name in plans
+        case.label: {
+            str(batch): timings.median_ms(f"{case.label}; {batch}") / 1e3 * len(case.plan.rows) / len(rows.rows)
+            for batch in BATCHES
+        }
+        for case, rows in zip(cases, parts.values(), strict=True)
     }
 
 
@@ -378,14 +383,14 @@ def _note_of_times(found: _Found) -> list[str]:
     if not found.values["seconds"]:
         return []
     return [
-        f"The time of a picture is that of an evaluation times their number: {TIMED} evaluations of each solver and "
-        f"batch took turns ({ROUNDS} rounds, medians), with all that a run does besides."
+        f"Times are of whole runs, told and guided as the pictures are, that took turns ({ROUNDS} rounds, medians); "
+        f"of more than {TIMED} steps, the time of {TIMED} in proportion."
     ]
 
 
 def _ms_a_picture(found: _Found, case: Case, batch: int) -> float | None:
-    seconds = found.values["seconds"].get(case.solver if case.grid else TUNED, {})
-    return 1e3 * seconds[str(batch)] * case.evaluations / batch if seconds else None
+    seconds = found.values["seconds"].get(case.label, {})
+    return 1e3 * seconds[str(batch)] / batch if seconds else None
 
 
 def _difference_table(found: _Found, cases: list[Case], anchors: list[Case], judge: str) -> Table:
@@ -475,7 +480,7 @@ def _options() -> argparse.ArgumentParser:
     )
     options.add_argument("--reference", type=int, default=REFERENCE, help="training images [%(default)s]")
     options.add_argument("--kept", action="store_true", help="only tell what lies in --results, and compute nothing")
-    options.add_argument("--time", action="store_true", help="time an evaluation, on an idle machine")
+    options.add_argument("--time", action="store_true", help="time the rows, on an idle machine")
     options.add_argument("--threads", type=int, help="of ONNX Runtime [all]")
     options.add_argument("--results", default="docs/solvers/results.json", help="what was found [%(default)s]")
     options.add_argument("--cache", help="where images and features are kept [the user's cache]")

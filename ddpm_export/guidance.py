@@ -26,6 +26,11 @@ class Guidance:
     scale: float = 1.0
     interval: tuple[float, float] | None = None
 
+    def __str__(self) -> str:
+        """Return the scale in words, and where not all times are guided, which ones are: "4 at t 200 to 700"."""
+        times = "" if self.interval is None else " at t {:g} to {:g}".format(*self.interval)
+        return f"{self.scale:g}{times}"
+
     def at(self, t: float) -> float:
         """Return the scale at a time."""
         return self.scale if self.interval is None or self.interval[0] <= t <= self.interval[1] else 1.0

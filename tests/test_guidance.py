@@ -63,6 +63,14 @@ def test_times_outside_the_interval_are_not_guided():
     np.testing.assert_array_equal(found(guidance, row=row).x_0, found(1.0, row=row).x_0)
 
 
+def test_guidance_in_words():
+    assert [str(one) for one in (Guidance(), Guidance(2.5), Guidance(4.0, (200, 700.5)))] == [
+        "1",
+        "2.5",
+        "4 at t 200 to 700.5",
+    ]
+
+
 @pytest.mark.parametrize(
     ("guidance", "labels", "rows"),
     [

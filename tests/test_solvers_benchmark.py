@@ -10,6 +10,7 @@ from benchmarks import solvers
 from ddpm_export import datasets, open_model, scoring
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.generation import generate, with_plans
+from ddpm_export.measuring.timing import Timings
 from ddpm_export.plans import json_from_plan
 from ddpm_export.samplers import plan
 from train.pages import BEGIN, END
@@ -106,6 +107,28 @@ def test_rows_are_compared_with_ddim_and_with_many_steps(place):
     )
     mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(one, real) for one in pair))
     assert cells["2", "tuned-2"][2] == f"{1e3 * mean:.2f} ± {1e3 * error:.2f} (20)"
+
+
+def test_a_picture_takes_as_long_as_its_row_has_evaluations(place, monkeypatch):
+    def counted(calls, _rounds):
+        asked = []
+        inner = solvers.denoiser
+
+        def denoiser(model, spec):
+            return inner(lambda x_t, t: asked.append(len(x_t)) or model(x_t, t), spec)
+
+        monkeypatch.setattr(solvers, "denoiser", denoiser)
+        seconds = {}
+        for name, call in calls.items():
+            asked.clear()
+            call()
+            seconds[name] = [sum(asked)]
+        return Timings(seconds)
+
+    monkeypatch.setattr(solvers, "interleaved", counted)
+    table = measured(place, "--n-slow", "20", "--slow-steps", "40", "--time").tables[0]
+    assert {line[0] for line in table.rows} == {"2", "3", "40", "-"}
+    assert all(line[-2:] == [f"{line[0]}000"] * 2 for line in table.rows if line[0] != "-")
 
 
 def test_what_was_found_is_kept_and_the_rest_made(place, monkeypatch):

@@ -219,14 +219,14 @@ def _card(
     made = textwrap.fill(
         f"Trained, in the end, by `python -m train {_config_options(config)}{where}"
         f"{'' if began is None else ' --start START'} --out RUN`; "
-        f"shipped by `python -m train.ship RUN{where}`. Digests: `SHA256SUMS`.",
+        f"shipped by `python -m train.ship RUN{where}{_ship_options(checkpoint.spec, began)}`. Digests: `SHA256SUMS`.",
         width=CARD_WIDTH,
         break_on_hyphens=False,
     )
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."
-        strength = f", guidance {_strength(checkpoint.spec.defaults.guidance or Guidance())}, the classes in turn"
+        strength = f", guidance {checkpoint.spec.defaults.guidance or Guidance()}, the classes in turn"
         classes = "\n" + _item(f"- **Classes**: {', '.join(label.classes)}. {_guidance(config, checkpoint.spec)}")
         by_class = "\n\nA row for each class, 50 steps of DDIM:\n\n![samples of each class](samples-classes.png)"
     samples = textwrap.fill(
@@ -288,18 +288,21 @@ def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:
     """Say which class an image is of where nothing is said, and how strongly it follows it."""
     if not spec.takes_guidance:
         return "Where none is said, image k is of class k mod K. It was always told a class, and takes no guidance."
-    guidance = spec.defaults.guidance
-    strength = "1, which is none," if guidance is None else _strength(guidance)
+    strength = "1, which is none," if spec.defaults.guidance is None else str(spec.defaults.guidance)
     return (
         f"Where none is said, image k is of class k mod K. For {config['label_dropout']:.0%} of the images it was told "
         f"`none` in place of the class, so that it takes guidance: {strength} by default."
     )
 
 
-def _strength(guidance: Guidance) -> str:
-    """Return the scale of guidance, and at which times it is that."""
-    times = "" if guidance.interval is None else " at times {:g} to {:g}".format(*guidance.interval)
-    return f"{guidance.scale:g}{times}"
+def _ship_options(spec: ModelSpec, began: dict[str, Any] | None) -> str:
+    """Return the options that give a file its plans and guidance, and the card what it began with."""
+    options = " --plans PLANS" if spec.plans else ""
+    guidance = spec.defaults.guidance
+    if guidance is not None:
+        options += f" --guidance {guidance.scale:g}"
+        options += "" if guidance.interval is None else " --guidance-interval {:g},{:g}".format(*guidance.interval)
+    return options + ("" if began is None else " --start START")
 
 
 def _config_options(config: dict[str, Any]) -> str:

@@ -117,10 +117,11 @@ def test_what_has_classes_ships_with_them(
         "a training `toy` of 6 steps of 8 (48 images), so 80 images in both. Then 4 steps of 8 (32 images, 0.8 epochs)",
         "**Classes**: dark, middling, bright.",
         "For 50% of the images it was told `none` in place of the class",
-        "guidance: 2.5 at times 3 to 15 by default",
-        "64 samples each, seed 0, guidance 2.5 at times 3 to 15, the classes in turn: 50 steps",
+        "guidance: 2.5 at t 3 to 15 by default",
+        "64 samples each, seed 0, guidance 2.5 at t 3 to 15, the classes in turn: 50 steps",
         "![samples of each class](samples-classes.png)",
         "--start START --out RUN",
+        "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
     ):
         assert told in card, told
 
