@@ -344,7 +344,10 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def _start_from(path: Path, network: UNet, ema: dict[str, Tensor]) -> None:
-    """Give network and ema the averaged weights of another training; classes that it had not begin without effect."""
+    """Give network and ema the averaged weights of another training.
+
+    Classes and attention that it had not begin without effect.
+    """
     contents: Any = load_torch_file(path)
     if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
         raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}.")
@@ -353,6 +356,8 @@ def _start_from(path: Path, network: UNet, ema: dict[str, Tensor]) -> None:
         for name, value in network.state_dict().items():
             if name.startswith("label."):
                 weights.setdefault(name, torch.zeros_like(value))
+            elif ".attention." in name:
+                weights.setdefault(name, value)  # ends in a convolution that is zero
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as exc:
         raise BadFileError(f"{path} does not fit this network: {' '.join(str(exc).split())[:200]}.") from exc

@@ -273,6 +273,24 @@ def test_a_training_with_classes_starts_from_one_without(toy_config, toy_dataset
         assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
+def test_attention_that_a_training_adds_begins_without_effect(toy_config, toy_dataset, tmp_path):
+    made = train(toy_config(network__attention_levels=[]), toy_dataset, tmp_path / "before", "cpu", silent)
+    wider = toy_config(network__attention_levels=[0])
+
+    def stop(_progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(wider, toy_dataset, tmp_path / "after", "cpu", stop, start=made)
+    before, after = (load_checkpoint(tmp_path / name / "checkpoint.pt").network for name in ("before", "after"))
+    added = after.state_dict().keys() - before.state_dict().keys()
+    assert {name.split(".")[0] for name in added} == {"down", "up"}
+    assert after.down[0].attention.qkv.weight.any()  # not all are 0, which would never learn
+    x_t, t = torch.randn(2, 1, 8, 8, generator=torch.manual_seed(0)), torch.tensor([3, 15])
+    with torch.no_grad():
+        assert torch.equal(after(x_t, t), before(x_t, t))
+
+
 @pytest.mark.parametrize(
     ("contents", "says"),
     [
