@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,14 +184,14 @@ def _find_distances(model: Model, spec: ModelSpec, cases: list[Case], found: "_F
     for done, case in enumerate(cases):
         if case.label not in found.distances:
             if not limit:
-                limit.append(_ends(model, spec, plan(spec, **LIMIT)))
-            levels = 127.5 * (_ends(model, spec, case.plan) - limit[0])
+                limit.append(_ends(model, spec, plan(spec, **LIMIT), LIMIT_IMAGES))
+            levels = 127.5 * (_ends(model, spec, case.plan, LIMIT_IMAGES) - limit[0])
             found.keep("distances", case.label, float(np.sqrt(np.mean(np.square(levels, dtype=np.float64)))))
         report(done + 1, len(cases), "distances")
 
 
-def _ends(model: Model, spec: ModelSpec, rows: Plan) -> Array:
-    numbers = range(LIMIT_IMAGES)
+def _ends(model: Model, spec: ModelSpec, rows: Plan, count: int) -> Array:
+    numbers = range(count)
     denoise = denoiser(model, spec, **settings_for(spec, seed=SEED).told(numbers))
     *_, state = walk(denoise, noise_stream(SEED, numbers, spec.state_shape), rows)
     return np.clip(state.x, -1.0, 1.0)
@@ -329,24 +330,18 @@ def _less(case: Case, anchor: Case) -> str:
 def _seconds_a_run(model: Model, spec: ModelSpec, cases: list[Case]) -> Values:
     """Return the median seconds of a run by row and batch, told and guided; TIMED steps stand for more of them."""
 
-    def run_of(rows: Plan, batch: int) -> Callable[[], None]:
-        numbers = range(batch)
-
-        def call() -> None:
-            denoise = denoiser(model, spec, **settings_for(spec, seed=SEED).told(numbers))
-            for _ in walk(denoise, noise_stream(SEED, numbers, spec.state_shape), rows):
-                pass
-
-        return call
-
     def timed(case: Case) -> Plan:
         if case.solver not in LONG or len(case.plan.rows) <= TIMED:
             return case.plan
         return _long_case(spec, case.solver, TIMED).plan
 
     parts = {case.label: timed(case) for case in cases}
-    calls = {f"{label}; {batch}": run_of(rows, batch) for label, rows in parts.items() for batch in BATCHES}
-    warm_up(run_of(_long_case(spec, "ddim", 2).plan, BATCHES[-1]))
+    calls = {
+        f"{label}; {batch}": partial(_ends, model, spec, rows, batch)
+        for label, rows in parts.items()
+        for batch in BATCHES
+    }
+    warm_up(partial(_ends, model, spec, _long_case(spec, "ddim", 2).plan, BATCHES[-1]))
     timings = interleaved(calls, ROUNDS)
     return {
         case.label: {

@@ -230,7 +230,9 @@ function settingsFromForm() {
   if (said.size > 0) common.inputs = Object.fromEntries(said);
   if (form.get("label")) common.label = Number(form.get("label"));
   const { value, dataset } = $("guidance");
-  if (value !== (dataset.initial ?? value)) common.guidance = guidanceOf(Number(value)); // else the file's own
+  if (value !== (dataset.initial ?? value)) {
+    common.guidance = { ...spec?.defaults.guidance, scale: Number(value) }; // at the file's times; else the file's own
+  }
   if (form.get("plan")) return { ...common, plan: form.get("plan") };
   const [times, sampler] = [$("times").value.trim(), form.get("sampler")];
   return {
@@ -239,12 +241,6 @@ function settingsFromForm() {
     sampler,
     ...(sampler === "ddim" ? { eta: Number(form.get("eta")) } : {}),
   };
-}
-
-/** Return guidance of another scale, at the times at which the file guides. */
-function guidanceOf(scale) {
-  const { interval = null } = spec?.defaults.guidance ?? {};
-  return interval === null ? { scale } : { scale, interval };
 }
 
 /** Return guidance in words, as "2" or "4 at t 200 to 700". */
