@@ -37,6 +37,12 @@ def command(
     start: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="Begin with the weights of another training.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Learn what this network predicts, not the data.")
+    ] = None,
+    weaker: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Guide the teacher away from this one: see autoguidance.")
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where there is any.")
     ] = "auto",
@@ -52,8 +58,9 @@ def command(
     from train.distributed import joined_world
     from train.loop import SAMPLES, check_classes, spec_from_config, steps_per_epoch, train
     from train.pictures import draw_loss, draw_samples
+    from train.teacher import Teacher, taught
 
-    chosen = load_config(config, changes)
+    chosen = taught(load_config(config, changes), teacher, weaker)
     place = _usable_device(device)
     dataset = open_dataset(chosen.dataset, data, image_shape=chosen.network.image_shape)
     check_classes(chosen, dataset)
@@ -71,6 +78,7 @@ def command(
         draw_loss(out / "loss.png", out / "log.jsonl")
         draw_samples(out / SAMPLES, chosen.network, ema, spec, place, step)
 
+    teaching = None if teacher is None else Teacher(teacher, weaker, chosen, place)
     reports: list[Progress] = []
     try:
         alone = sole_writer(out) if rank == 0 else nullcontext()
@@ -83,7 +91,7 @@ def command(
                 if world.rank == 0:
                     show(progress)
 
-            path = train(chosen, dataset, out, place, report, draw, world, start)
+            path = train(chosen, dataset, out, place, report, draw, world, start, teaching)
     except KeyboardInterrupt as stop:
         if stop.args and rank == 0:
             print(f"{stop}; the same command goes on from there", file=sys.stderr)

@@ -24,6 +24,8 @@ CHOICES = {
     "times": tuple(TIMES),
 }
 
+AUTOGUIDANCE = ("scale", "until", "gone")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -34,6 +36,8 @@ class TrainConfig:
     where one is, it falls to zero in a line over the last `cooldown_steps` of `steps` (Hägele et al. 2024).
     `label_dropout` is the share of images trained as of no class (Ho and Salimans 2022, algorithm 1); without
     `network.num_classes` there are no labels to drop.
+    `teacher` and `weaker` are SHA-256 of checkpoints that are learned from in place of data, and `autoguidance` says
+    how far beyond the teacher: by `scale` up to the time `until`, from there in a line to not at all at `gone`.
     """
 
     name: str = "unnamed"
@@ -46,6 +50,9 @@ class TrainConfig:
     loss: str = "l2"
     times: str = "uniform"
     times_parameters: dict[str, float] = field(default_factory=dict)
+    teacher: str = ""
+    weaker: str = ""
+    autoguidance: dict[str, float] = field(default_factory=dict)
     variance: str = "fixed_small"
     label_dropout: float = 0.1
     horizontal_flips: bool = False
@@ -102,6 +109,14 @@ class TrainConfig:
             raise ConfigError(f"times_parameters must be between -20 and 20, got {shown(self.times_parameters)}.")
         if not self.times_parameters.get("std", 1.0) >= 0.1:
             raise ConfigError(f"times_parameters.std must be at least 0.1, got {self.times_parameters['std']}.")
+        said = self.autoguidance
+        if said and set(said) != set(AUTOGUIDANCE):
+            raise ConfigError(f"autoguidance must have {', '.join(AUTOGUIDANCE)}, got {several(sorted(said))}.")
+        if said and not (0 <= said["until"] < said["gone"] and 0 <= said["scale"] <= 100):
+            raise ConfigError(
+                "autoguidance must have a scale of 0 to 100 and 0 <= until < gone, got "
+                f"{', '.join(f'{name} {said[name]:g}' for name in AUTOGUIDANCE)}."
+            )
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 
 

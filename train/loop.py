@@ -28,6 +28,7 @@ from train.compiled import compiled, keep_memory
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, shares_of_times, target
+from train.teacher import Teacher
 
 __all__ = ["SAMPLES", "Progress", "Stepper", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
 
@@ -92,10 +93,12 @@ def train(
     draw: Callable[[dict[str, Tensor], int], None] | None = None,
     world: World = ALONE,
     start: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> Path:
     """Train until `config.steps`, going on from `out/checkpoint.pt` where there is one; return that path.
 
     start: the checkpoint whose averaged weights the first step begins with, where there is nothing to go on from.
+    teacher: what says what to predict in place of the data, as `config.teacher` tells (`train.teacher.taught`).
 
     report is called before the first step and with each line of the log; draw, with the EMA weights and the step, every
     `config.picture_every` steps and at the end (never where that is 0), on rank 0. Of a world of several processes each
@@ -107,7 +110,7 @@ def train(
     """
     check_classes(config, dataset)
     path = out / "checkpoint.pt"
-    stepper = Stepper(config, dataset, device, world)
+    stepper = Stepper(config, dataset, device, world, teacher)
     network, ema, optimizer = stepper.network, stepper.ema, stepper.optimizer
     step = 0
     if path.exists():
@@ -174,8 +177,16 @@ class Stepper:
     The weights are random, from the seed, until others are loaded into them; `prepare` comes after that.
     """
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, device: str, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: str,
+        world: World = ALONE,
+        teacher: Teacher | None = None,
+    ) -> None:
         self.config, self.dataset, self.device, self.world = config, dataset, device, world
+        self._teacher = teacher
         self._share = world.share(config.batch_size)
         self._order = _Order(config.seed, len(dataset.images), config.batch_size, steps_per_epoch(config, dataset))
         self._alphas = torch.tensor(
@@ -211,7 +222,9 @@ class Stepper:
         if draws.flips is not None:
             x_0 = torch.where(draws.flips.to(device), x_0.flip(3), x_0)
         with _torch_problems():
-            loss = _update(config, self._forward, self.network, self.optimizer, x_0, y, draws, self._alphas, step)
+            loss = _update(
+                config, self._forward, self.network, self.optimizer, x_0, y, draws, self._alphas, step, self._teacher
+            )
         _update_ema(self.ema, self.network, config, step + 1)
         return loss
 
@@ -232,8 +245,9 @@ def _stored(config: TrainConfig) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     if config.times == "uniform":
         del values["times"], values["times_parameters"]
-    if not config.cooldown_steps:
-        del values["cooldown_steps"]
+    for name in ("cooldown_steps", "teacher", "weaker", "autoguidance"):
+        if not values[name]:
+            del values[name]
     if not config.network.num_classes:
         del values["network"]["num_classes"], values["label_dropout"]
     return values
@@ -255,6 +269,7 @@ def _update(
     draws: "_Draws",
     alphas: Tensor,
     step: int,
+    teacher: Teacher | None,
 ) -> Tensor:
     """Take one optimiser step (Ho et al. 2020, algorithm 1) and return the loss of this process's share."""
     t, eps = draws.t.to(x_0.device), draws.eps.to(x_0.device)
@@ -264,7 +279,8 @@ def _update(
         x_t = x_t.contiguous(memory_format=torch.channels_last)
     with torch.autocast(x_0.device.type, torch.bfloat16, enabled=config.bf16):
         predicted = forward(x_t, t) if y is None else forward(x_t, t, y)
-    loss = LOSSES[config.loss](predicted.float(), target(config.prediction, x_0, eps, a))
+    wanted = target(config.prediction, x_0, eps, a) if teacher is None else teacher(x_t, t, y)
+    loss = LOSSES[config.loss](predicted.float(), wanted)
     optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm_max)

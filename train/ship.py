@@ -213,7 +213,8 @@ def _card(
         f"- **Training**: {start}{step:,} steps of {config['batch_size']} ({images:,} images, "
         f"{images / len(dataset.images):.1f} epochs); schedule {config['schedule']}, "
         f"T = {config['num_train_timesteps']}, prediction {config['prediction']}, loss {config['loss']}, "
-        f"seed {config['seed']}. The EMA weights are exported (half-life {config['ema_halflife_images']:,.0f} images). "
+        f"seed {config['seed']}. {_teachers(config)}"
+        f"The EMA weights are exported (half-life {config['ema_halflife_images']:,.0f} images). "
         f"{note}"
     )
     made = textwrap.fill(
@@ -284,6 +285,20 @@ def _start(began: dict[str, Any], images: int) -> str:
     )
 
 
+def _teachers(config: dict[str, Any]) -> str:
+    """Say what a training learned from, where that is not the data alone."""
+    if not config.get("teacher"):
+        return ""
+    said = f"What it learned to predict is what another network predicts, of the checkpoint {config['teacher'][:16]}"
+    if config.get("weaker"):
+        scale, until, gone = (f"{config['autoguidance'][name]:g}" for name in ("scale", "until", "gone"))
+        said += (
+            f", led away from a weaker one's predictions, of {config['weaker'][:16]}: {scale} times their difference "
+            f"up to t = {until}, from there less, and once at {gone} (autoguidance, Karras et al. 2024)"
+        )
+    return f"{said}. "
+
+
 def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:
     """Say which class an image is of where nothing is said, and how strongly it follows it."""
     if not spec.takes_guidance:
@@ -311,8 +326,9 @@ def _config_options(config: dict[str, Any]) -> str:
         return "--config FILE"  # a user's own, which holds the fields that the card shows
     named = _flat(asdict(load_config(config["name"])))
     changed = {field: value for field, value in _flat(config).items() if named.get(field) != value}
+    files = "".join(f" --{name} {name.upper()}" for name in ("teacher", "weaker") if changed.pop(name, ""))
     changes = "".join(f" --set {field}={json.dumps(value)}" for field, value in sorted(changed.items()))
-    return f"--config {config['name']}{changes}"
+    return f"--config {config['name']}{files}{changes}"
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

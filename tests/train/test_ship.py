@@ -87,7 +87,10 @@ def test_what_has_classes_ships_with_them(
     monkeypatch.setattr(train.ship, "GRIDS", {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}})
     run, out = tmp_path / "run", tmp_path / "out"
     labelled = dataclasses.replace(toy_dataset, labels=np.arange(40) % 3, classes=("dark", "middling", "bright"))
-    train_toy(toy_config(network__num_classes=3, label_dropout=0.5, steps=4), labelled, run, "cpu", lambda _: None)
+    config = toy_config(network__num_classes=3, label_dropout=0.5, steps=4)
+    guided = {"scale": 3.0, "until": 8.0, "gone": 12.0}
+    config = dataclasses.replace(config, teacher=64 * "a", weaker=64 * "b", autoguidance=guided)
+    train_toy(config, labelled, run, "cpu", lambda _: None)
     spec = load_checkpoint(run / "checkpoint.pt").spec
     tuned = plan(spec, sampler="unipc", num_steps=3)
     (tmp_path / "tuned.json").write_text(json.dumps({"tuned-3": json_from_plan(tuned)}))
@@ -120,6 +123,8 @@ def test_what_has_classes_ships_with_them(
         "guidance: 2.5 at t 3 to 15 by default",
         "64 samples each, seed 0, guidance 2.5 at t 3 to 15, the classes in turn: 50 steps",
         "![samples of each class](samples-classes.png)",
+        "of the checkpoint aaaaaaaaaaaaaaaa, led away from a weaker one's predictions, of bbbbbbbbbbbbbbbb: 3 times",
+        "up to t = 8, from there less, and once at 12 (autoguidance, Karras et al. 2024). The EMA",
         "--start START --out RUN",
         "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
     ):
