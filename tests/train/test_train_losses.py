@@ -88,7 +88,7 @@ def _rate(config, step):
     optimizer = torch.optim.Adam(network.parameters(), lr=123.0)
     alphas = torch.linspace(0.99, 0.01, config.num_train_timesteps)
     draws = _Draws(config, step, slice(None), 0)
-    _update(config, network, network, optimizer, torch.zeros(8, 1, 8, 8), None, draws, alphas, step)
+    _update(config, network, network, optimizer, torch.zeros(8, 1, 8, 8), None, draws, alphas, step, None)
     return optimizer.param_groups[0]["lr"]
 
 
@@ -114,7 +114,7 @@ def test_an_update_clips_the_gradient(toy_config):
     config_lr = toy_config(gradient_norm_max=1e-3, bf16="false", learning_rate=1, warmup_steps=0)
     alphas = torch.linspace(0.99, 0.01, config.num_train_timesteps)
     draws = _Draws(config_lr, 0, slice(None), 0)
-    _update(config_lr, network, network, sgd, torch.ones(8, 1, 8, 8), None, draws, alphas, 0)
+    _update(config_lr, network, network, sgd, torch.ones(8, 1, 8, 8), None, draws, alphas, 0, None)
     moved = sum(float((value - before[name]).square().sum()) for name, value in network.state_dict().items()) ** 0.5
     assert moved == pytest.approx(1e-3, rel=1e-2)
 

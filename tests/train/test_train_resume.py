@@ -116,8 +116,8 @@ def test_another_seed_is_another_training(toy_config, toy_dataset, tmp_path):
 
 
 def test_weights_that_went_bad_are_not_saved(toy_config, toy_dataset, tmp_path, monkeypatch):
-    def spoiling(config, forward, network, optimizer, x_0, y, draws, alphas, step):
-        loss = update(config, forward, network, optimizer, x_0, y, draws, alphas, step)
+    def spoiling(config, forward, network, optimizer, x_0, y, draws, alphas, step, teacher):
+        loss = update(config, forward, network, optimizer, x_0, y, draws, alphas, step, teacher)
         if step == 4:  # as an optimiser step that overflows does: the loss was still a number
             network.stem.bias.data.fill_(torch.inf)
         return loss
