@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ddpm_export.cli.start import heed
 from ddpm_export.datasets import Dataset
 from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError
-from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT, load_torch_file, save_checkpoint
+from ddpm_export.exporting.checkpoint import load_own_checkpoint, save_checkpoint
 from ddpm_export.exporting.unet import UNet
 from ddpm_export.files import replacing
 from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
@@ -312,9 +312,7 @@ def _update_ema(ema: dict[str, Tensor], network: nn.Module, config: TrainConfig,
 def _resume(
     path: Path, config: TrainConfig, network: UNet, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
-    contents: Any = load_torch_file(path)
-    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
-        raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}. Choose another --out.")
+    contents = load_own_checkpoint(path, " Choose another --out.")
     try:
         before = config_from_dict(contents["config"])
     except (KeyError, UsageError) as exc:
@@ -364,9 +362,7 @@ def _start_from(path: Path, network: UNet, ema: dict[str, Tensor]) -> None:
 
     Classes and attention that it had not begin without effect.
     """
-    contents: Any = load_torch_file(path)
-    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
-        raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}.")
+    contents = load_own_checkpoint(path)
     try:
         weights = dict(contents["ema"])
         for name, value in network.state_dict().items():

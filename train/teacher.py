@@ -3,13 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpm_export.errors import BadFileError, ConfigError, UsageError
-from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT, load_torch_file
+from ddpm_export.exporting.checkpoint import load_own_checkpoint
 from ddpm_export.exporting.unet import UNet
 from ddpm_export.files import sha256_of
 from train.compiled import compiled
@@ -80,9 +79,7 @@ def _scales(config: TrainConfig) -> Tensor:
 
 def _network(path: Path, config: TrainConfig, device: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """Return a function of x_t, t and y: the network of a checkpoint with its averaged weights."""
-    contents: Any = load_torch_file(path)
-    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
-        raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}.")
+    contents = load_own_checkpoint(path)
     try:
         own = config_from_dict(contents["config"])
         network = UNet(own.network)

@@ -21,7 +21,7 @@ from ddpm_export.wording import first_line
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CHECKPOINT_FORMAT", "Checkpoint", "load_torch_file", "save_checkpoint"]
+__all__ = ["CHECKPOINT_FORMAT", "Checkpoint", "load_own_checkpoint", "load_torch_file", "save_checkpoint"]
 
 PICKLES = 4  # in a file of torch before 1.6: magic, version, system, contents; the names of storages follow
 CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
@@ -51,6 +51,14 @@ def save_checkpoint(path: str | Path, **contents: Any) -> None:
     torch.save(_fresh({"format": CHECKPOINT_FORMAT, **contents}), archive)
     with replacing(path) as beside:
         beside.write_bytes(archive.getbuffer())
+
+
+def load_own_checkpoint(path: str | Path, advice: str = "") -> dict[str, Any]:
+    """Return what `save_checkpoint` wrote; raises BadFileError, which ends with the advice, for any other file."""
+    contents = load_torch_file(path)
+    if not isinstance(contents, dict) or contents.get("format") != CHECKPOINT_FORMAT:
+        raise BadFileError(f"{path} is not a checkpoint of this trainer, {CHECKPOINT_FORMAT}.{advice}")
+    return contents
 
 
 def _fresh(value: Any) -> Any:
