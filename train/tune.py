@@ -18,12 +18,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ddpm_export.cli.console import Debug, entry_point, print_json
+from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, print_json
 from ddpm_export.diffusion import Array, Denoiser, Model, decode, denoiser
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting import eager_model, load_checkpoint
 from ddpm_export.files import replacing
 from ddpm_export.generation import settings_for, with_plans
+from ddpm_export.guidance import Guidance
 from ddpm_export.noise import noise_stream
 from ddpm_export.plans import Plan, Row, json_from_plan
 from ddpm_export.runtimes import open_model
@@ -147,7 +148,7 @@ class Walker:
 
     model: Model
     spec: ModelSpec
-    guidance: float | None = None
+    guidance: Guidance | float | None = None
 
     def lessons(self, numbers: range, seed: int, num_steps: int, batch: int) -> Iterator[Lesson]:
         """Yield lessons of the numbers, `batch` at a time: where a solver of second order ends after num_steps."""
@@ -320,19 +321,20 @@ def command(
     guidance: Annotated[
         float | None, typer.Option(help="That the pictures will have, of classes. [default: the file's own, or 1]")
     ] = None,
+    guidance_interval: GuidanceInterval = None,
     debug: Debug = False,
 ) -> None:
     """Learn plans tuned-3, tuned-5, ... of so many evaluations, which `ddpm-export --plans FILE` puts into a model.
 
     The file is written after every iteration. A plan that lies in it is gone on from. A network with classes learns
-    with all of them in turn; guidance other than 0 and 1 takes twice the time.
+    with all of them in turn; at times with a scale other than 0 and 1 an evaluation takes twice as long.
     """
     try:
         counts = [int(count) for count in steps.split(",")]
     except ValueError as exc:
         raise UsageError(f"--steps must be numbers with commas between them, got {steps!r}.") from exc
     network, spec = _opened(model)
-    walker = Walker(network, spec, guidance)
+    walker = Walker(network, spec, guidance_from_options(spec, guidance, guidance_interval))
     of = [
         list(walker.lessons(numbers, seed, teacher_steps, batch)) for numbers in (range(n), range(n, n + (n + 1) // 2))
     ]
