@@ -37,7 +37,8 @@ class TrainConfig:
     `label_dropout` is the share of images trained as of no class (Ho and Salimans 2022, algorithm 1); without
     `network.num_classes` there are no labels to drop.
     `teacher` and `weaker` are SHA-256 of checkpoints that are learned from in place of data, and `autoguidance` says
-    how far beyond the teacher: by `scale` up to the time `until`, from there in a line to not at all at `gone`.
+    how far beyond the teacher: by `scale` from the time `since`, where that is said up to it in a line from not at all
+    at 0, to the time `until`, from there in a line to not at all at `gone`.
     """
 
     name: str = "unnamed"
@@ -110,12 +111,14 @@ class TrainConfig:
         if not self.times_parameters.get("std", 1.0) >= 0.1:
             raise ConfigError(f"times_parameters.std must be at least 0.1, got {self.times_parameters['std']}.")
         said = self.autoguidance
-        if said and set(said) != set(AUTOGUIDANCE):
-            raise ConfigError(f"autoguidance must have {', '.join(AUTOGUIDANCE)}, got {several(sorted(said))}.")
-        if said and not (0 <= said["until"] < said["gone"] and 0 <= said["scale"] <= 100):
+        if said and set(said) - {"since"} != set(AUTOGUIDANCE):
             raise ConfigError(
-                "autoguidance must have a scale of 0 to 100 and 0 <= until < gone, got "
-                f"{', '.join(f'{name} {said[name]:g}' for name in AUTOGUIDANCE)}."
+                f"autoguidance must have {', '.join(AUTOGUIDANCE)} and may have since, got {several(sorted(said))}."
+            )
+        if said and not (0 <= said.get("since", 0) <= said["until"] < said["gone"] and 0 <= said["scale"] <= 100):
+            raise ConfigError(
+                "autoguidance must have a scale of 0 to 100 and 0 <= since <= until < gone, got "
+                f"{', '.join(f'{name} {value:g}' for name, value in said.items())}."
             )
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 

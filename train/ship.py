@@ -292,9 +292,11 @@ def _teachers(config: dict[str, Any]) -> str:
     said = f"What it learned to predict is what another network predicts, of the checkpoint {config['teacher'][:16]}"
     if config.get("weaker"):
         scale, until, gone = (f"{config['autoguidance'][name]:g}" for name in ("scale", "until", "gone"))
+        since = config["autoguidance"].get("since")
+        rising = f", less and less below t = {since:g}" if since else ""
         said += (
             f", led away from a weaker one's predictions, of {config['weaker'][:16]}: {scale} times their difference "
-            f"up to t = {until}, from there less, and once at {gone} (autoguidance, Karras et al. 2024)"
+            f"up to t = {until}{rising}, from there less, and once at {gone} (autoguidance, Karras et al. 2024)"
         )
     return f"{said}. "
 

@@ -69,12 +69,16 @@ class Teacher:
 
 
 def _scales(config: TrainConfig) -> Tensor:
-    """Return the scale at each time (T,) float32: `scale` up to `until`, from there in a line to 1 at `gone`."""
+    """Return the scale at each time (T,) float32: 1 at 0, `scale` from `since` to `until` and 1 from `gone` on.
+
+    Without `since`, `scale` from 0 on.
+    """
     said, t = config.autoguidance, torch.arange(config.num_train_timesteps, dtype=torch.float64)
     if not said:
         return torch.ones(len(t))
     left = torch.clamp((said["gone"] - t) / (said["gone"] - said["until"]), 0.0, 1.0)
-    return (1.0 + (said["scale"] - 1.0) * left).float()
+    risen = torch.clamp(t / said["since"], max=1.0) if said.get("since") else 1.0
+    return (1.0 + (said["scale"] - 1.0) * risen * left).float()
 
 
 def _network(path: Path, config: TrainConfig, device: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

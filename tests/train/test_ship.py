@@ -88,7 +88,7 @@ def test_what_has_classes_ships_with_them(
     run, out = tmp_path / "run", tmp_path / "out"
     labelled = dataclasses.replace(toy_dataset, labels=np.arange(40) % 3, classes=("dark", "middling", "bright"))
     config = toy_config(network__num_classes=3, label_dropout=0.5, steps=4)
-    guided = {"scale": 3.0, "until": 8.0, "gone": 12.0}
+    guided = {"scale": 3.0, "since": 2.0, "until": 8.0, "gone": 12.0}
     config = dataclasses.replace(config, teacher=64 * "a", weaker=64 * "b", autoguidance=guided)
     train_toy(config, labelled, run, "cpu", lambda _: None)
     spec = load_checkpoint(run / "checkpoint.pt").spec
@@ -124,7 +124,7 @@ def test_what_has_classes_ships_with_them(
         "64 samples each, seed 0, guidance 2.5 at t 3 to 15, the classes in turn: 50 steps",
         "![samples of each class](samples-classes.png)",
         "of the checkpoint aaaaaaaaaaaaaaaa, led away from a weaker one's predictions, of bbbbbbbbbbbbbbbb: 3 times",
-        "up to t = 8, from there less, and once at 12 (autoguidance, Karras et al. 2024). The EMA",
+        "up to t = 8, less and less below t = 2, from there less, and once at 12 (autoguidance, Karras",
         "--start START --out RUN",
         "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
     ):

@@ -56,6 +56,17 @@ def test_a_teacher_leads_away_from_the_weaker_network_and_less_and_less_at_late_
     torch.testing.assert_close(Teacher(strong, None, config, "cpu")(x_t, t, y), of_strong, rtol=1e-5, atol=1e-6)
 
 
+def test_a_teacher_leads_away_more_and_more_at_early_times_where_that_is_said(toy_config, networks):
+    strong, weak = networks
+    config = toy_config(**THREE, **GUIDED, autoguidance__since=4, bf16="false")
+    t, y = torch.tensor([0, 1, 2, 4, 8, 9]), torch.tensor([0, 1, 2, 3, 0, 1])
+    x_t = torch.randn(6, 1, 8, 8, generator=torch.manual_seed(0))
+    scales = torch.tensor([1, 1.5, 2, 3, 3, 2.5])[:, None, None, None]
+    of_strong, of_weak = asked(strong, x_t, t, y), asked(weak, x_t, t)
+    wanted = Teacher(strong, weak, config, "cpu")(x_t, t, y)
+    torch.testing.assert_close(wanted, of_weak + scales * (of_strong - of_weak), rtol=1e-5, atol=1e-6)
+
+
 COMPILED = pytest.param("true", marks=pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"))
 
 
@@ -146,6 +157,8 @@ def test_a_weaker_network_needs_a_teacher_and_a_scale(toy_config, networks):
         {**GUIDED, "autoguidance__more": 1},
         {**GUIDED, "autoguidance__until": 12},
         {**GUIDED, "autoguidance__until": -1},
+        {**GUIDED, "autoguidance__since": -1},
+        {**GUIDED, "autoguidance__since": 9},
         {**GUIDED, "autoguidance__scale": 101},
         {**GUIDED, "autoguidance__gone": "nan"},
     ],
