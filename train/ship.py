@@ -293,10 +293,10 @@ def _teachers(config: dict[str, Any]) -> str:
     if config.get("weaker"):
         scale, until, gone = (f"{config['autoguidance'][name]:g}" for name in ("scale", "until", "gone"))
         since = config["autoguidance"].get("since")
-        rising = f", less and less below t = {since:g}" if since else ""
+        early = f"; below t = {since:g} less, too, and once at 0" if since else ""
         said += (
             f", led away from a weaker one's predictions, of {config['weaker'][:16]}: {scale} times their difference "
-            f"up to t = {until}{rising}, from there less, and once at {gone} (autoguidance, Karras et al. 2024)"
+            f"up to t = {until}, from there less, and once at {gone}{early} (autoguidance, Karras et al. 2024)"
         )
     return f"{said}. "
 

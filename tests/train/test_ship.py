@@ -111,6 +111,9 @@ def test_what_has_classes_ships_with_them(
     np.testing.assert_array_equal(page[:, -80:], grid(rows[order], columns=10))
     assert (page[:, :-80] > 128).any(axis=(1, 2)).reshape(3, 8).any(axis=1).all(), "a name beside each row"
 
+    of_old = {"scale": 3.0, "until": 8.0, "gone": 12.0}
+    said = train.ship._teachers({"teacher": 64 * "a", "weaker": 64 * "b", "autoguidance": of_old})
+    assert "up to t = 8, from there less, and once at 12 (autoguidance, Karras et al. 2024)" in said
     lines = (out / "README.md").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) <= 120
     card = " ".join(" ".join(lines).split())
@@ -124,7 +127,8 @@ def test_what_has_classes_ships_with_them(
         "64 samples each, seed 0, guidance 2.5 at t 3 to 15, the classes in turn: 50 steps",
         "![samples of each class](samples-classes.png)",
         "of the checkpoint aaaaaaaaaaaaaaaa, led away from a weaker one's predictions, of bbbbbbbbbbbbbbbb: 3 times",
-        "up to t = 8, less and less below t = 2, from there less, and once at 12 (autoguidance, Karras",
+        "up to t = 8, from there less, and once at 12; below t = 2 less, too, and once at 0",
+        "and once at 0 (autoguidance, Karras et al. 2024). The EMA",
         "--start START --out RUN",
         "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
     ):

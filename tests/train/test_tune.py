@@ -143,8 +143,8 @@ def test_the_command_takes_an_interval_of_guidance(tmp_path, capsys):
 def test_the_command_adds_its_plans_to_a_file_that_models_take(tmp_path, capsys):
     (tmp_path / "m.onnx").write_bytes(mix_model())
     out = tmp_path / "plans.json"
-    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4, "guidance": None}
-    usual["guidance_interval"] = None
+    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4}
+    usual |= {"guidance": None, "guidance_interval": None}
     for steps in ("2", "3,4"):
         tune.command(tmp_path / "m.onnx", steps=steps, out=out, **usual)
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
