@@ -313,6 +313,11 @@ def _resume(
     path: Path, config: TrainConfig, network: UNet, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
     contents = load_own_checkpoint(path, " Choose another --out.")
+    if not contents.keys() & {"network", "optimizer"}:
+        raise ConfigError(
+            f"{path} has averaged weights alone, without what a training goes on with: give it to --start, and "
+            "choose another --out."
+        )
     try:
         before = config_from_dict(contents["config"])
     except (KeyError, UsageError) as exc:

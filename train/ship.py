@@ -224,6 +224,9 @@ def _card(
         width=CARD_WIDTH,
         break_on_hyphens=False,
     )
+    kept = "network, EMA, optimiser, step, config: goes on with `python -m train`"
+    if "network" not in contents:
+        kept = "EMA weights, step, config: what `python -m train --start` begins with"
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."
@@ -251,7 +254,7 @@ def _card(
 | file | format | largest relative error against eager PyTorch |
 |---|---|---|
 {rows}
-| `checkpoint.pt` | network, EMA, optimiser, step, config: goes on with `python -m train` | |
+| `checkpoint.pt` | {kept} | |
 
 ## Samples
 

@@ -108,6 +108,18 @@ def test_ema_weights_unless_raw_are_asked_for(checkpoint_path):
         load_checkpoint(checkpoint_path, weights="best")
 
 
+def test_averaged_weights_alone_are_enough(checkpoint_path, tmp_path):
+    whole = torch.load(checkpoint_path, weights_only=True)
+    torch.save({k: v for k, v in whole.items() if k not in ("network", "optimizer")}, tmp_path / "shipped.pt")
+    alone, before = load_checkpoint(tmp_path / "shipped.pt"), load_checkpoint(checkpoint_path)
+    expected = before.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in alone.network.state_dict().items())
+    source = {**alone.spec.source, "checkpoint_sha256": before.spec.source["checkpoint_sha256"]}
+    assert dataclasses.replace(alone.spec, source=source) == before.spec
+    with pytest.raises(UsageError, match="averaged weights alone: leave --weights raw out"):
+        load_checkpoint(tmp_path / "shipped.pt", weights="raw")
+
+
 def test_the_source_says_where_the_weights_come_from(checkpoint_path):
     source = load_checkpoint(checkpoint_path).spec.source
     assert source == {

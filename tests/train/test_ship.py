@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import train.ship
 from ddpm_export import generate, load_checkpoint, open_model
+from ddpm_export.exporting.checkpoint import load_torch_file
 from ddpm_export.files import sha256_of
 from ddpm_export.guidance import Guidance
 from ddpm_export.images import grid, read_image
@@ -54,6 +56,7 @@ def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_pa
     assert "- **Training**: 6 steps of 8 (48 images, 1.2 epochs)" in card
     assert "No labels used." in card
     assert NOTE in " ".join(card.split())
+    assert "| network, EMA, optimiser, step, config: goes on with `python -m train` |" in card
     assert max(map(len, card.splitlines())) <= 120
     with Image.open(tmp_path / "samples-ddim-5.png") as image:
         pixels = np.asarray(image)  # 8 x 8 images of 8 x 8
@@ -90,7 +93,8 @@ def test_what_has_classes_ships_with_them(
     config = toy_config(network__num_classes=3, label_dropout=0.5, steps=4)
     guided = {"scale": 3.0, "since": 2.0, "until": 8.0, "gone": 12.0}
     config = dataclasses.replace(config, teacher=64 * "a", weaker=64 * "b", autoguidance=guided)
-    train_toy(config, labelled, run, "cpu", lambda _: None)
+    whole = load_torch_file(train_toy(config, labelled, run, "cpu", lambda _: None))
+    torch.save({k: v for k, v in whole.items() if k not in ("network", "optimizer")}, run / "checkpoint.pt")
     spec = load_checkpoint(run / "checkpoint.pt").spec
     tuned = plan(spec, sampler="unipc", num_steps=3)
     (tmp_path / "tuned.json").write_text(json.dumps({"tuned-3": json_from_plan(tuned)}))
@@ -129,6 +133,7 @@ def test_what_has_classes_ships_with_them(
         "of the checkpoint aaaaaaaaaaaaaaaa, led away from a weaker one's predictions, of bbbbbbbbbbbbbbbb: 3 times",
         "up to t = 8, from there less, and once at 12; below t = 2 less, too, and once at 0",
         "and once at 0 (autoguidance, Karras et al. 2024). The EMA",
+        "| `checkpoint.pt` | EMA weights, step, config: what `python -m train --start` begins with |",
         "--start START --out RUN",
         "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
     ):

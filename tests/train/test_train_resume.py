@@ -201,6 +201,17 @@ def test_hostile_fields_of_a_checkpoint_are_3(change, toy_config, toy_dataset, t
     assert "\n" not in str(caught.value)
 
 
+def test_averaged_weights_alone_are_begun_with_and_not_gone_on_from(toy_config, toy_dataset, tmp_path):
+    path = train(toy_config(steps=1), toy_dataset, tmp_path / "first", "cpu", silent)
+    whole = load_torch_file(path)
+    torch.save({k: v for k, v in whole.items() if k not in ("network", "optimizer")}, path)
+    stripped = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"averaged weights alone.*give it to --start, and choose another --out"):
+        train(toy_config(steps=2), toy_dataset, tmp_path / "first", "cpu", silent)
+    assert path.read_bytes() == stripped
+    train(toy_config(steps=1), toy_dataset, tmp_path / "second", "cpu", silent, start=path)
+
+
 def test_pictures_that_a_killed_run_did_not_draw_are_drawn_when_it_goes_on(toy_config, toy_dataset, tmp_path):
     steps = []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ddpm_export.errors import BadFileError, ConfigError
+from ddpm_export.errors import BadFileError, ConfigError, UsageError
 from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT
 from ddpm_export.exporting.importers.layout import Found, Imported, assign_weights, misfit, read_options
 from ddpm_export.exporting.unet import UNet, UNetConfig
@@ -24,14 +24,15 @@ MAX_CHANNELS = 2**16
 
 def signs(found: Found) -> dict[str, bool]:
     """Return what our layout is known by, and whether it is there."""
-    names = {name: name in found.contents for name in ("network", "ema", "config", "spec")}
+    names = {name: name in found.contents for name in ("ema", "config", "spec")}
     return {f"format {CHECKPOINT_FORMAT}": found.contents.get("format") == CHECKPOINT_FORMAT, **names}
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """Return the network with its averaged ("ema") or last ("raw") weights, its spec, and the step they are from.
 
-    Raises BadFileError for a configuration, weights or a spec that do not fit one another.
+    A checkpoint may have averaged weights alone, to ship: asked for its last ones it is a UsageError. Raises
+    BadFileError for a configuration, weights or a spec that do not fit one another.
     """
     read_options(options, {})  # the file says everything
     contents = found.contents
@@ -49,6 +50,8 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         model_spec = dataclasses.replace(model_spec, inputs=(label,), requires=requires)
     if network_config.image_shape != model_spec.image_shape:
         raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
+    if STATE_DICTS[weights] not in contents:
+        raise UsageError("The checkpoint has averaged weights alone: leave --weights raw out.")
     with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
         network = UNet(network_config)
     assign_weights(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
