@@ -46,6 +46,7 @@ def measure(arguments: argparse.Namespace) -> Report:
                 n=arguments.n,
                 num_steps=arguments.steps,
                 sampler=arguments.sampler,
+                grid=arguments.grid,
                 seed=SEED,
                 batch=BATCH,
                 guidance=case,
@@ -64,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> Report:
                 rows[name][extractor.stem] = scoring.scores(metrics, fake, real, scoring.Labels(labels, None, names))
     if arguments.chart:
         _draw_chart(arguments.chart, rows, cases)
-    said = ("n", "scales", "sampler", "steps", "reference")
+    said = ("n", "scales", "sampler", "steps", "grid", "reference")
     told = [f"--{name} {value}" for name in said if (value := getattr(arguments, name)) is not None]
     told += [f"--{name} {value}" for name in ("interval", "extractor") for value in getattr(arguments, name) or ()]
     command = f"python -m benchmarks.guidance {' '.join(told)}"
@@ -157,6 +158,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--n", type=int, default=2000, help="images of a row [%(default)s]")
     options.add_argument("--steps", type=int, help="[the model's]")
     options.add_argument("--sampler", help="[the model's]")
+    options.add_argument("--grid", help="how the times lie, as in `ddpm-run --grid` [the default]")
     options.add_argument("--reference", type=int, help="so many training images, the first ones [all]")
     options.add_argument("--cache", help="where images and features are kept [the user's cache]")
     options.add_argument("--chart", type=Path, help="write a PNG: FID over the share of classes seen")

@@ -40,14 +40,15 @@ def measured(place, *more, model="m.onnx"):
 
 def test_a_row_for_every_guidance_by_every_judge(place):
     more = ("--interval", "10,30", "--extractor", place / "judge.onnx", "--chart", place / "chart.png")
-    more += ("--sampler", "unipc", "--reference", "60")
+    more += ("--sampler", "unipc", "--grid", "quadratic", "--reference", "60")
     report = measured(place, *more)
     (table,) = report.tables
     assert [row[0] for row in table.rows] == ["0", "1", "2.5", "2.5 at t 10 to 30", "real test images"]
     assert "e: class seen" in table.columns
     assert "judge: class seen" not in table.columns  # it has other classes
     assert all(len(row) == len(table.columns) for row in table.rows)
-    images = generate(place / "m.onnx", n=30, num_steps=3, sampler="unipc", seed=0, guidance=Guidance(2.5, (10, 30)))
+    how = {"num_steps": 3, "sampler": "unipc", "grid": "quadratic"}
+    images = generate(place / "m.onnx", n=30, seed=0, guidance=Guidance(2.5, (10, 30)), **how)
     extract = guidance.open_extractor(place / "e.onnx", GREY, "cpu", None)
     fake, real = (
         scoring.features_of(part, extract, "", None, lambda *_: None)
@@ -58,7 +59,8 @@ def test_a_row_for_every_guidance_by_every_judge(place):
     assert found["accuracy"]["mean"] == pytest.approx((fake[1].argmax(axis=1) == np.arange(30) % 3).mean())
     assert [note for note in report.notes if note.startswith("By judge, guidance ")]
     judges = f"--extractor {place / 'e.onnx'} --extractor {place / 'judge.onnx'}"
-    assert report.command.endswith(f" --sampler unipc --steps 3 --reference 60 --interval 10,30 {judges}")
+    told = " --sampler unipc --steps 3 --grid quadratic --reference 60 --interval 10,30 "
+    assert report.command.endswith(told + judges)
     with Image.open(place / "chart.png") as chart:
         assert chart.size[0] > 500
 
