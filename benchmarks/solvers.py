@@ -59,6 +59,9 @@ SOLVERS = [
     Solver("unipc", "unipc", {}, ("#CC79A7", "<-")),
     Solver("unipc, order 2", "unipc", {"order": 2}, ("#CC79A7", ">--")),
 ]
+# draws noise in every step, so that no distance to a limit says how good it is
+NOISY = Solver("dpmpp_2m_sde", "dpmpp_2m_sde", {}, ("#000000", "P-"))
+NOISY_GRID = "quadratic"
 TUNED, TUNED_STYLE = "tuned", ("#D55E00", "*-")
 # of --slow-steps; the posterior's variance is what DDPMPipeline takes
 LONG: dict[str, dict[str, Any]] = {
@@ -104,20 +107,23 @@ def measure(arguments: argparse.Namespace) -> Report:
     found = _Found(Path(arguments.results), sha256_of_images(arguments.model, spec))
     cases = list(_all_cases(spec, counts))
     tuned = [Case(name, None, len(rows.rows), rows) for name, rows in spec.plans.items() if name.startswith(TUNED)]
+    noisy = [_noisy_case(spec, steps) for steps in (_counts(arguments.noisy_steps) if arguments.noisy_steps else [])]
     slow_counts = _counts(arguments.slow_steps) if arguments.slow_steps else []
     long = [_long_case(spec, name, steps) for steps in slow_counts for name in LONG]
     judges = {path.stem: path for path in arguments.judges or [Path("exported/extractor.onnx")]}
     if not arguments.kept:
         with phases() as report:
             _find_distances(model, spec, [*cases, *tuned], found, report)
-            chosen = [*tuned, *_chosen(cases, found.distances, counts, arguments.best)]
+            chosen = [*tuned, *noisy, *_chosen(cases, found.distances, counts, arguments.best)]
             judge = _Judges(arguments, judges, model, spec, found, report)
             judge.of_real(arguments.n)
             for n, some in ((arguments.n, chosen), (arguments.n_slow, long)):
                 for case in some:
                     judge.of_case(case, n)
             judge.compare([*chosen, *long], [case for case in _anchors(spec) if case in chosen] + long)
-    judged = [case for case in [*cases, *tuned, *long] if judges.keys() <= found.most("rows", case.label)[1].keys()]
+    judged = [
+        case for case in [*cases, *tuned, *noisy, *long] if judges.keys() <= found.most("rows", case.label)[1].keys()
+    ]
     if arguments.time:
         found.values["seconds"] = {}
         for label, seconds in _seconds_a_run(model, spec, judged).items():
@@ -168,6 +174,11 @@ def _all_cases(spec: ModelSpec, counts: list[int]) -> Iterator[Case]:
                 rows = plan(spec, sampler=solver.sampler, num_steps=num_steps, grid=grid, **solver.knobs)
                 if len(rows.rows) == evaluations:
                     yield Case(solver.name, grid, evaluations, rows)
+
+
+def _noisy_case(spec: ModelSpec, steps: int) -> Case:
+    rows = plan(spec, sampler=NOISY.sampler, num_steps=steps, grid=NOISY_GRID, **NOISY.knobs)
+    return Case(NOISY.name, NOISY_GRID, steps, rows)
 
 
 def _long_case(spec: ModelSpec, name: str, steps: int) -> Case:
@@ -432,7 +443,11 @@ def _draw_chart(path: Path, found: _Found, cases: list[Case], judges: list[str])
     figure = Figure(figsize=(4.5 * len(judges), 3.8 * len(measures)), layout="constrained")
     panels = figure.subplots(len(measures), len(judges), squeeze=False)
     counts = sorted({case.evaluations for case in cases})
-    styles = {TUNED: TUNED_STYLE, **{solver.name: solver.style for solver in SOLVERS}, "ancestral": ("0.3", "p")}
+    styles = {
+        TUNED: TUNED_STYLE,
+        **{solver.name: solver.style for solver in (*SOLVERS, NOISY)},
+        "ancestral": ("0.3", "p"),
+    }
     for line, (measure_name, measured) in zip(panels, measures.items(), strict=True):
         for axes, judge in zip(line, judges, strict=True):
             for name, (colour, style) in styles.items():
@@ -469,6 +484,9 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--n", type=int, default=2000, help="images of a row [%(default)s]")
     options.add_argument("--n-slow", type=int, default=300, help="images of a row of --slow-steps [%(default)s]")
     options.add_argument("--slow-steps", default="250,1000", help="of DDIM and of ancestral sampling [%(default)s]")
+    options.add_argument(
+        "--noisy-steps", default="10,24,50", help=f"of {NOISY.name} on {NOISY_GRID} times [%(default)s]"
+    )
     options.add_argument("--steps", default="3,4,5,6,8,10,15,20,50", help="evaluations [%(default)s]")
     options.add_argument(
         "--best", type=int, default=16, help="rows of each number of steps, besides DDIM [%(default)s]"

@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
 def measured(place, *more):
     usual = {"model": "m.onnx", "plans": "plans.json", "results": "r.json", "cache": "cache"}
     usual = {name: place / value for name, value in usual.items()}
-    usual |= {"n": 30, "steps": "2,3", "best": 2, "slow-steps": "", "reference": 80, "threads": 1}
+    usual |= {"n": 30, "steps": "2,3", "best": 2, "slow-steps": "", "noisy-steps": "", "reference": 80, "threads": 1}
     arguments = [str(part) for name, value in usual.items() for part in (f"--{name}", value)]
     judges = ["--judges", str(place / "e.onnx"), str(place / "f.onnx")]
     return solvers.measure(solvers._options().parse_args([*arguments, *judges, *map(str, more)]))
@@ -85,28 +85,34 @@ def test_the_nearest_solvers_are_judged_beside_ddim_and_tuned_plans(place):
 
 
 def test_rows_are_compared_with_ddim_and_with_many_steps(place):
-    report = measured(place, "--n-slow", "20", "--slow-steps", "40", "--time")
+    report = measured(place, "--n-slow", "20", "--slow-steps", "40", "--noisy-steps", "5", "--time")
     table, _, by_f, _ = report.tables
     images = {tuple(line[:2]): line[3] for line in table.rows}
     assert images["40", "ddim"] == images["40", "ancestral"] == "20"
-    assert images["2", "tuned-2"] == images["-", "real test images"] == "30"
+    assert images["2", "tuned-2"] == images["5", "dpmpp_2m_sde"] == images["-", "real test images"] == "30"
     assert all(float(line[-1]) >= 0 for line in table.rows if line[0] != "-")
     assert by_f.columns[3:] == ["less ddim's 3", "less ddim's 40", "less ancestral's 40"]  # 4 is none of --steps
     cells = {tuple(line[:2]): line[3:] for line in by_f.rows}
     assert [cell.rpartition(" ")[2] for cell in cells["2", "tuned-2"]] == ["(30)", "(20)", "(20)"]
     assert cells["3", "ddim"][0] == "-"
+    assert all(cell.endswith((" (30)", " (20)")) for cell in cells["5", "dpmpp_2m_sde"])
+    (drawn,) = (line for line in table.rows if line[1] == "dpmpp_2m_sde")
+    assert drawn[2:5] == ["quadratic", "30", "-"]  # no distance to a limit that it does not go to
     # of pairs from the same noise
     model, spec = open_model(place / "m.onnx")
     spec = with_plans(spec, [str(place / "plans.json")])
     extract = solvers.open_extractor(place / "f.onnx", GREY, "cpu", None)
     train = solvers.open_dataset(train=True).images[:80]
     hows = {"plan": "tuned-2"}, {"sampler": "ddpm", "variance": "fixed_small", "num_steps": 40}
-    *pair, real = (
+    noisy = {"sampler": "dpmpp_2m_sde", "grid": "quadratic", "num_steps": 5}
+    *pair, drawn_anew, real = (
         scoring.features_of(part, extract, "", None, lambda *_: None)[0]
-        for part in (*(generate((model, spec), n=20, seed=0, **how) for how in hows), train)
+        for part in (*(generate((model, spec), n=20, seed=0, **how) for how in (*hows, noisy)), train)
     )
     mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(one, real) for one in pair))
     assert cells["2", "tuned-2"][2] == f"{1e3 * mean:.2f} ± {1e3 * error:.2f} (20)"
+    mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(one, real) for one in (drawn_anew, pair[1])))
+    assert cells["5", "dpmpp_2m_sde"][2] == f"{1e3 * mean:.2f} ± {1e3 * error:.2f} (20)"
 
 
 def test_a_picture_takes_as_long_as_its_row_has_evaluations(place, monkeypatch):
