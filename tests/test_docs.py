@@ -133,6 +133,7 @@ def module_of(words: list[str]) -> tuple[str, list[str]] | None:
     name, *arguments = words
     if name.startswith("ddpm-"):
         return f"ddpm_export.cli.{name.removeprefix('ddpm-')}", arguments
+    arguments = [word for word in arguments if word != "--"]  # of torchrun, before a module's name
     if "-m" in arguments:
         place = arguments.index("-m")
         return arguments[place + 1], arguments[place + 2 :]
