@@ -105,10 +105,13 @@ def train(
     takes its share of the same batches, and only rank 0 writes; any number of them goes on from what another wrote.
 
     Raises NonFiniteError when loss, gradient or weights are no number (the last checkpoint stays), ConfigError when the
-    checkpoint was made for other weights, the batch does not split or the classes are not those of the data set,
+    checkpoint was made for other weights, the batch does not split, the classes are not those of the data set, or there
+    is a teacher where the configuration has none, or none where it has one,
     KeyboardInterrupt on SIGINT or SIGTERM, of whatever rank, after writing a checkpoint.
     """
     check_classes(config, dataset)
+    if bool(config.teacher) != (teacher is not None):
+        raise ConfigError("A configuration names a teacher, and a training has it, both or neither: see train.teacher.")
     path = out / "checkpoint.pt"
     stepper = Stepper(config, dataset, device, world, teacher)
     network, ema, optimizer = stepper.network, stepper.ema, stepper.optimizer

@@ -11,6 +11,7 @@ from ddpm_export.errors import BadFileError, ConfigError, UsageError
 from ddpm_export.exporting.checkpoint import load_own_checkpoint
 from ddpm_export.exporting.unet import UNet
 from ddpm_export.files import sha256_of
+from ddpm_export.wording import shown
 from train.compiled import compiled
 from train.config import TrainConfig, config_from_dict
 
@@ -22,7 +23,8 @@ SHARED = ("prediction", "schedule", "schedule_parameters", "num_train_timesteps"
 def taught(config: TrainConfig, teacher: Path | None, weaker: Path | None) -> TrainConfig:
     """Return the configuration with the SHA-256 of its teachers: a training goes on with the same ones, or not at all.
 
-    Raises UsageError for a weaker network without a teacher, ConfigError where it has no scale, or a scale no network.
+    Raises UsageError for a weaker network without a teacher, ConfigError where it has no scale, or a scale no network,
+    and where the configuration names other ones.
     """
     if weaker is not None and teacher is None:
         raise UsageError("--weaker guides a --teacher. Say that too.")
@@ -31,8 +33,15 @@ def taught(config: TrainConfig, teacher: Path | None, weaker: Path | None) -> Tr
             "--weaker and autoguidance belong together: --weaker CHECKPOINT --set autoguidance.scale=2 --set "
             "autoguidance.until=300 --set autoguidance.gone=400."
         )
-    digests = ["" if path is None else sha256_of(path) for path in (teacher, weaker)]
-    return dataclasses.replace(config, teacher=digests[0], weaker=digests[1])
+    digests = {name: sha256_of(path) for name, path in (("teacher", teacher), ("weaker", weaker)) if path is not None}
+    for name in ("teacher", "weaker"):
+        meant = getattr(config, name)
+        if meant and meant != digests.get(name):
+            raise ConfigError(
+                f"{name} of the configuration is the SHA-256 of the checkpoint for --{name}, {shown(meant)}: got "
+                f"{digests.get(name, 'none')}."
+            )
+    return dataclasses.replace(config, **digests)
 
 
 class Teacher:

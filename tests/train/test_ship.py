@@ -92,8 +92,8 @@ def test_what_has_classes_ships_with_them(
     labelled = dataclasses.replace(toy_dataset, labels=np.arange(40) % 3, classes=("dark", "middling", "bright"))
     config = toy_config(network__num_classes=3, label_dropout=0.5, steps=4)
     guided = {"scale": 3.0, "since": 2.0, "until": 8.0, "gone": 12.0}
-    config = dataclasses.replace(config, teacher=64 * "a", weaker=64 * "b", autoguidance=guided)
     whole = load_torch_file(train_toy(config, labelled, run, "cpu", lambda _: None))
+    whole["config"] |= {"teacher": 64 * "a", "weaker": 64 * "b", "autoguidance": guided}
     torch.save({k: v for k, v in whole.items() if k not in ("network", "optimizer")}, run / "checkpoint.pt")
     spec = load_checkpoint(run / "checkpoint.pt").spec
     tuned = plan(spec, sampler="unipc", num_steps=3)

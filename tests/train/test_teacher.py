@@ -150,6 +150,20 @@ def test_a_weaker_network_needs_a_teacher_and_a_scale(toy_config, networks):
             taught(config, strong, weaker)
 
 
+def test_teachers_that_a_configuration_names_are_those_that_are_given(toy_config, labelled, networks, tmp_path):
+    strong, weak = networks
+    named = taught(toy_config(**THREE, **GUIDED), strong, weak)
+    assert taught(named, strong, weak) == named
+    for other in ((strong, strong), (weak, weak), (None, None)):
+        with pytest.raises(ConfigError, match="of the configuration is the SHA-256 of the checkpoint"):
+            taught(dataclasses.replace(named, autoguidance={} if other[1] is None else named.autoguidance), *other)
+    teacher = Teacher(strong, weak, named, "cpu")
+    for config, given in ((named, None), (toy_config(**THREE), teacher)):
+        with pytest.raises(ConfigError, match="both or neither"):
+            train(config, labelled, tmp_path, "cpu", silent, teacher=given)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "changes",
     [
