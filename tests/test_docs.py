@@ -198,12 +198,22 @@ def test_the_command_of_a_card_gives_the_configuration_that_it_shows(card: Path)
     from train.config import load_config
 
     text = card.read_text(encoding="utf-8")
-    shown = json.loads(re.findall(r"^```json\n(.*?)^```", text, re.S | re.M)[0])
+    shown = config_on(card)
     arguments = re.findall(r"`python -m train (--[^`]+)`", text)[0].split()
     (config,), changes = values_after("--config", arguments), values_after("--set", arguments)
     given = json.loads(json.dumps(asdict(load_config(config, dict(change.split("=", 1) for change in changes)))))
+    for name in ("teacher", "weaker"):  # which a configuration knows by their digests, and a command by their files
+        assert len(values_after(f"--{name}", arguments)) == bool(shown.get(name))
+        given[name] = shown.get(name, "")
     # fields that came later have defaults which change nothing for what was trained before
     assert shown == {name: values_of(given[name], value) for name, value in shown.items()}
+
+
+def config_on(card: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(
+        re.findall(r"^```json\n(.*?)^```", card.read_text(encoding="utf-8"), re.S | re.M)[0]
+    )
+    return found
 
 
 def values_of(given: object, shown: object) -> object:
@@ -260,6 +270,8 @@ def test_every_digest_is_of_a_file_that_ships_or_said_not_to_ship() -> None:
     known.add(
         sha256(normal_table().astype("<i4").tobytes()).hexdigest()
     )  # docs/format.md has that of the table of normals
+    # a network's teachers, which its configuration knows by their digests
+    known |= {str(config_on(card).get(name) or "none") for card in CARDS[:2] for name in ("teacher", "weaker")}
     seen = 0
     for page in [*PAGES, ROOT / "exported" / "extractor.md"]:
         text = page.read_text(encoding="utf-8")

@@ -226,7 +226,7 @@ def _card(
     )
     kept = "network, EMA, optimiser, step, config: goes on with `python -m train`"
     if "network" not in contents:
-        kept = "EMA weights, step, config: what `python -m train --start` begins with"
+        kept = "EMA weights, step, config: what another training begins with (`--start`)"
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."

@@ -133,7 +133,7 @@ def test_what_has_classes_ships_with_them(
         "of the checkpoint aaaaaaaaaaaaaaaa, led away from a weaker one's predictions, of bbbbbbbbbbbbbbbb: 3 times",
         "up to t = 8, from there less, and once at 12; below t = 2 less, too, and once at 0",
         "and once at 0 (autoguidance, Karras et al. 2024). The EMA",
-        "| `checkpoint.pt` | EMA weights, step, config: what `python -m train --start` begins with |",
+        "| `checkpoint.pt` | EMA weights, step, config: what another training begins with (`--start`) |",
         "--start START --out RUN",
         "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
     ):
