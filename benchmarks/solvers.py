@@ -59,15 +59,15 @@ SOLVERS = [
     Solver("unipc", "unipc", {}, ("#CC79A7", "<-")),
     Solver("unipc, order 2", "unipc", {"order": 2}, ("#CC79A7", ">--")),
 ]
-# draws noise in every step, so that no distance to a limit says how good it is
-NOISY = Solver("dpmpp_2m_sde", "dpmpp_2m_sde", {}, ("#000000", "P-"))
-NOISY_GRID = "quadratic"
 TUNED, TUNED_STYLE = "tuned", ("#D55E00", "*-")
-# of --slow-steps; the posterior's variance is what DDPMPipeline takes
-LONG: dict[str, dict[str, Any]] = {
-    "ddim": {"sampler": "ddim", "eta": 0.0},
-    "ancestral": {"sampler": "ddpm", "variance": "fixed_small"},
+# judged without a distance, each on one grid; the posterior's variance is what DDPMPipeline takes
+OTHERS: dict[str, dict[str, Any]] = {
+    "ddim": {"sampler": "ddim", "grid": "uniform", "eta": 0.0},
+    "ancestral": {"sampler": "ddpm", "grid": "uniform", "variance": "fixed_small"},
+    "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde", "grid": "quadratic"},
 }
+LONG = ("ddim", "ancestral")  # of --slow-steps
+NOISY = "dpmpp_2m_sde"  # of --noisy-steps: it draws noise in every step, and so has no limit
 ANCHORS = (10, 20, 50)  # evaluations of DDIM that others are compared with, besides those of LONG
 LIMIT = {"sampler": "ddim", "num_steps": 500, "eta": 0.0}  # what all solvers without noise go to
 LIMIT_IMAGES = 32
@@ -107,9 +107,11 @@ def measure(arguments: argparse.Namespace) -> Report:
     found = _Found(Path(arguments.results), sha256_of_images(arguments.model, spec))
     cases = list(_all_cases(spec, counts))
     tuned = [Case(name, None, len(rows.rows), rows) for name, rows in spec.plans.items() if name.startswith(TUNED)]
-    noisy = [_noisy_case(spec, steps) for steps in (_counts(arguments.noisy_steps) if arguments.noisy_steps else [])]
-    slow_counts = _counts(arguments.slow_steps) if arguments.slow_steps else []
-    long = [_long_case(spec, name, steps) for steps in slow_counts for name in LONG]
+    noisy_counts, slow_counts = (
+        _counts(text) if text else [] for text in (arguments.noisy_steps, arguments.slow_steps)
+    )
+    noisy = [_other_case(spec, NOISY, steps) for steps in noisy_counts]
+    long = [_other_case(spec, name, steps) for steps in slow_counts for name in LONG]
     judges = {path.stem: path for path in arguments.judges or [Path("exported/extractor.onnx")]}
     if not arguments.kept:
         with phases() as report:
@@ -176,13 +178,9 @@ def _all_cases(spec: ModelSpec, counts: list[int]) -> Iterator[Case]:
                     yield Case(solver.name, grid, evaluations, rows)
 
 
-def _noisy_case(spec: ModelSpec, steps: int) -> Case:
-    rows = plan(spec, sampler=NOISY.sampler, num_steps=steps, grid=NOISY_GRID, **NOISY.knobs)
-    return Case(NOISY.name, NOISY_GRID, steps, rows)
-
-
-def _long_case(spec: ModelSpec, name: str, steps: int) -> Case:
-    return Case(name, "uniform", steps, plan(spec, num_steps=steps, **LONG[name]))
+def _other_case(spec: ModelSpec, name: str, steps: int) -> Case:
+    how = OTHERS[name]
+    return Case(name, how["grid"], steps, plan(spec, num_steps=steps, **how))
 
 
 def _anchors(spec: ModelSpec) -> list[Case]:
@@ -344,7 +342,7 @@ def _seconds_a_run(model: Model, spec: ModelSpec, cases: list[Case]) -> Values:
     def timed(case: Case) -> Plan:
         if case.solver not in LONG or len(case.plan.rows) <= TIMED:
             return case.plan
-        return _long_case(spec, case.solver, TIMED).plan
+        return _other_case(spec, case.solver, TIMED).plan
 
     parts = {case.label: timed(case) for case in cases}
     calls = {
@@ -352,7 +350,7 @@ def _seconds_a_run(model: Model, spec: ModelSpec, cases: list[Case]) -> Values:
         for label, rows in parts.items()
         for batch in BATCHES
     }
-    warm_up(partial(_ends, model, spec, _long_case(spec, "ddim", 2).plan, BATCHES[-1]))
+    warm_up(partial(_ends, model, spec, _other_case(spec, "ddim", 2).plan, BATCHES[-1]))
     timings = interleaved(calls, ROUNDS)
     return {
         case.label: {
@@ -445,7 +443,8 @@ def _draw_chart(path: Path, found: _Found, cases: list[Case], judges: list[str])
     counts = sorted({case.evaluations for case in cases})
     styles = {
         TUNED: TUNED_STYLE,
-        **{solver.name: solver.style for solver in (*SOLVERS, NOISY)},
+        **{solver.name: solver.style for solver in SOLVERS},
+        NOISY: ("#000000", "P-"),
         "ancestral": ("0.3", "p"),
     }
     for line, (measure_name, measured) in zip(panels, measures.items(), strict=True):
@@ -485,7 +484,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--n-slow", type=int, default=300, help="images of a row of --slow-steps [%(default)s]")
     options.add_argument("--slow-steps", default="250,1000", help="of DDIM and of ancestral sampling [%(default)s]")
     options.add_argument(
-        "--noisy-steps", default="10,24,50", help=f"of {NOISY.name} on {NOISY_GRID} times [%(default)s]"
+        "--noisy-steps", default="10,24,50", help=f"of {NOISY} on {OTHERS[NOISY]['grid']} times [%(default)s]"
     )
     options.add_argument("--steps", default="3,4,5,6,8,10,15,20,50", help="evaluations [%(default)s]")
     options.add_argument(

@@ -33,13 +33,14 @@ def taught(config: TrainConfig, teacher: Path | None, weaker: Path | None) -> Tr
             "--weaker and autoguidance belong together: --weaker CHECKPOINT --set autoguidance.scale=2 --set "
             "autoguidance.until=300 --set autoguidance.gone=400."
         )
-    digests = {name: sha256_of(path) for name, path in (("teacher", teacher), ("weaker", weaker)) if path is not None}
-    for name in ("teacher", "weaker"):
+    paths = {"teacher": teacher, "weaker": weaker}
+    digests = {name: "" if path is None else sha256_of(path) for name, path in paths.items()}
+    for name, digest in digests.items():
         meant = getattr(config, name)
-        if meant and meant != digests.get(name):
+        if meant not in ("", digest):
             raise ConfigError(
                 f"{name} of the configuration is the SHA-256 of the checkpoint for --{name}, {shown(meant)}: got "
-                f"{digests.get(name, 'none')}."
+                f"{digest or 'none'}."
             )
     return dataclasses.replace(config, **digests)
 
