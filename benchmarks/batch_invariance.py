@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.files import sha256_of
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.images import to_uint8
 from ddpm_export.measuring.timing import machine
-from ddpm_export.runtimes import open_model
-from ddpm_export.spec import ModelSpec
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.system.files import sha256_of
 
 __all__ = ["measure"]
 

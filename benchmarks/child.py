@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.child import Worker, answer, confine
 from ddpm_export.measuring.timing import PAUSE_S, launched_in_turns, machine, spread
+from ddpm_export.sandbox.child import Worker, answer, confine
 
 __all__ = ["be_confined", "be_free", "measure"]
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Denoised, Denoiser
-from ddpm_export.given import known_pixels, masked, measured, with_returns
-from ddpm_export.plans import Plan, Row
-from ddpm_export.samplers import Grid, State, ddim, walk
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, spacing
+from ddpm_export.process.equations import Array, Denoised, Denoiser
+from ddpm_export.process.given import known_pixels, masked, measured, with_returns
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name, spacing
+from ddpm_export.process.solvers import Grid, ddim
+from ddpm_export.process.walk import State, walk
 from train.pages import markdown_from_table, write_between_marks
 
 __all__ = ["METHODS", "TRUTH", "Method", "Moments", "correlated_denoiser", "moments", "plan_of", "table"]

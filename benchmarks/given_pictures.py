@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import MODEL
-from ddpm_export.diffusion import Model
-from ddpm_export.editing import edit, invert
-from ddpm_export.files import replacing
-from ddpm_export.images import read_image, save_images
-from ddpm_export.runtimes import open_model
-from ddpm_export.spec import GUIDANCE, INPUTS, ModelSpec
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import save_images
+from ddpm_export.model.spec import GUIDANCE, INPUTS, ModelSpec
+from ddpm_export.process.equations import Model
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.edit import edit, invert
+from ddpm_export.system.files import replacing
 from train.pages import markdown_from_table, write_between_marks
 
 __all__ = ["PICTURES"]

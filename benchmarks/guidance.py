@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export import scoring
 from ddpm_export.cli.console import phases
-from ddpm_export.datasets import Dataset, open_dataset
 from ddpm_export.errors import UsageError
-from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generation import settings_for
-from ddpm_export.guidance import Guidance
 from ddpm_export.measuring.timing import machine
-from ddpm_export.runtimes import open_model
+from ddpm_export.model.guidance import Guidance
 from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import settings_for
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.system.files import cache_folder, replacing, sha256_of
 
 __all__ = ["measure"]
 

@@ -16,17 +16,18 @@ from onnx import ModelProto
 
 from benchmarks.importing import diffusers, lucidrains, openai, tqch
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.exporting import load_checkpoint, load_onnx
+from ddpm_export.exporting.export import load_onnx
 from ddpm_export.exporting.foreign_graph import denoiser_from_foreign
 from ddpm_export.exporting.onnx import model_from_checkpoint
 from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.exporting.program import program_from_checkpoint
-from ddpm_export.inputs import Input
+from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.measuring.steps import inputs_at_the_middle
 from ddpm_export.measuring.timing import machine, spread
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.runtimes.onnx import model_from_bytes
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import ModelSpec
 
 __all__ = ["measure"]
 

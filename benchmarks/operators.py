@@ -17,11 +17,11 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.cores import cores
-from ddpm_export.files import sha256_of
 from ddpm_export.measuring.steps import inputs_at_the_middle
 from ddpm_export.measuring.timing import interleaved, machine, warm_up
-from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.system.files import sha256_of
+from ddpm_export.system.processor import cores
 
 __all__ = ["flops_of", "measure"]
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.report import CHECKPOINT, Report, Table, run
-from ddpm_export.cores import cores
-from ddpm_export.diffusion import Array
-from ddpm_export.exporting import load_checkpoint
 from ddpm_export.exporting.onnx import model_from_checkpoint
 from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.exporting.program import program_from_checkpoint
-from ddpm_export.files import sha256_of
+from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.measuring.steps import inputs_at_the_middle
 from ddpm_export.measuring.timing import interleaved, machine, spread, warm_up
+from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.onnx import model_from_bytes
+from ddpm_export.system.files import sha256_of
+from ddpm_export.system.processor import cores
 
 __all__ = ["measure"]
 

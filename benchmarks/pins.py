@@ -60,8 +60,8 @@ MODELS = """
 import sys
 from pathlib import Path
 import onnx
-from ddpm_export.spec import METADATA_KEY
-from ddpm_export.inputs import Input
+from ddpm_export.model.spec import METADATA_KEY
+from ddpm_export.model.inputs import Input
 from tests.models import classes_file, learned_model, tiny_spec
 folder = Path(sys.argv[1])
 (folder / "learned.onnx").write_bytes(learned_model())

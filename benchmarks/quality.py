@@ -17,17 +17,17 @@ import numpy as np
 import onnx
 
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run
-from ddpm_export import scoring
 from ddpm_export.cli.console import phases
-from ddpm_export.datasets import open_dataset
-from ddpm_export.diffusion import Model
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generation import Settings, sample, settings_for
 from ddpm_export.measuring.timing import Timings, interleaved, machine, warm_up
-from ddpm_export.runtimes import open_model
+from ddpm_export.model.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_spec
+from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
-from ddpm_export.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_spec
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import Settings, sample, settings_for
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.system.files import cache_folder, replacing, sha256_of
 from train.pages import write_between_marks
 
 __all__ = ["measure", "sha256_of_images"]
@@ -144,7 +144,8 @@ class _Judge:
 
     def of_eager(self, model: Model, case: Case, checkpoint: str) -> dict[str, Any]:
         """Return the scores of the same images made by the checkpoint's own network, and how many pixels are equal."""
-        from ddpm_export.exporting import eager_model, load_checkpoint
+        from ddpm_export.exporting.export import eager_model
+        from ddpm_export.importers.load import load_checkpoint
 
         network = eager_model(load_checkpoint(checkpoint))
         theirs = self._samples(network, case, f"eager {sha256_of(checkpoint)}")

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.diffusion import Array, guidance_for
-from ddpm_export.exporting import export
-from ddpm_export.generation import generate, settings_for
+from ddpm_export.exporting.export import export
 from ddpm_export.measuring.timing import machine
-from ddpm_export.runtimes import open_model
-from ddpm_export.spec import ModelSpec
+from ddpm_export.model.denoiser import guidance_for
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import generate, settings_for
 
 __all__ = ["measure", "told_by_default"]
 

@@ -7,14 +7,14 @@ import time
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.images import to_uint8
 from ddpm_export.measuring.timing import PAUSE_S, machine
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import SAMPLERS
-from ddpm_export.spec import ModelSpec
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.solvers import SAMPLERS
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import sample, settings_for
 
 __all__ = ["measure"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import onnx
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.exporting import export
+from ddpm_export.exporting.export import export
 from ddpm_export.exporting.onnx_file import writing_model
-from ddpm_export.generation import generate
 from ddpm_export.measuring.timing import PAUSE_S, interleaved, launched, machine, spread
-from ddpm_export.runtimes import open_file
+from ddpm_export.runtimes.opening import open_file
+from ddpm_export.sampling.generate import generate
 
 __all__ = ["measure"]
 

@@ -19,22 +19,26 @@ import numpy as np
 
 from benchmarks.quality import sha256_of_images
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run
-from ddpm_export import scoring
 from ddpm_export.cli.console import phases
-from ddpm_export.datasets import open_dataset
-from ddpm_export.diffusion import Array, Model, denoiser
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generation import settings_for, with_plans
+from ddpm_export.exporting.plans import with_plans
 from ddpm_export.measuring.timing import interleaved, machine, warm_up
-from ddpm_export.metrics import KernelPulls, kernel_difference, kernel_distance, kernel_pulls
-from ddpm_export.noise import noise_stream
-from ddpm_export.plans import Plan, json_from_plan
-from ddpm_export.runtimes import open_model
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.plans import json_from_plan
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.rows import Plan
+from ddpm_export.process.schedules import GRIDS
+from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.samplers import plan, walk
-from ddpm_export.schedules import GRIDS
-from ddpm_export.spec import ModelSpec
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import settings_for
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.scoring.metrics.kernel import KernelPulls, kernel_difference, kernel_distance, kernel_pulls
+from ddpm_export.system.files import cache_folder, replacing, sha256_of
 from train.pages import write_between_marks
 
 __all__ = ["Solver", "measure"]

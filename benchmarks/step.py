@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.cores import cores
-from ddpm_export.files import sha256_of
 from ddpm_export.measuring.steps import opened_engines, timed_steps
 from ddpm_export.measuring.timing import machine, spread
+from ddpm_export.system.files import sha256_of
+from ddpm_export.system.processor import cores
 
 __all__ = ["measure"]
 
@@ -21,8 +21,8 @@ OURS = "ONNX Runtime CPU"
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Time one step at each batch size, after the outputs agreed; rows that cannot run say why."""
-    from ddpm_export.exporting import load_checkpoint
     from ddpm_export.exporting.eager import CHANNELS_LAST, COMPILED, eager_calls
+    from ddpm_export.importers.load import load_checkpoint
 
     conditions = machine()
     batches = [int(batch) for batch in arguments.batches.split(",")]

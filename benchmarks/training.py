@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Report, Table, run
-from ddpm_export.datasets import open_dataset
 from ddpm_export.errors import EnvironmentProblem, UsageError
-from ddpm_export.exporting.unet import UNet
+from ddpm_export.importers.unet import UNet
 from ddpm_export.measuring.timing import PAUSE_S, Timings, machine, spread
+from ddpm_export.scoring.datasets.readers import open_dataset
 from train.config import TrainConfig, load_config
 from train.loop import Stepper
 

@@ -6,28 +6,28 @@ Names are loaded when they are first used: `import ddpm_export` brings in neithe
 __version__ = "0.1.0"
 
 _HOME = {
-    "Checkpoint": "exporting",
-    "load_checkpoint": "exporting",
-    "load_network": "exporting",
-    "export": "exporting",
-    "open_model": "runtimes",
-    "denoiser": "diffusion",
-    "decode": "diffusion",
-    "noise_stream": "noise",
-    "Guidance": "guidance",
-    "Input": "inputs",
-    "Plan": "plans",
-    "Row": "plans",
-    "SAMPLERS": "samplers",
-    "State": "samplers",
-    "plan": "samplers",
-    "walk": "samplers",
-    "ModelSpec": "spec",
-    "generate": "generation",
-    "edit": "editing",
-    "invert": "editing",
-    "save_images": "images",
-    "to_uint8": "images",
+    "Checkpoint": "importers.checkpoint",
+    "load_checkpoint": "importers.load",
+    "load_network": "importers.load",
+    "export": "exporting.export",
+    "open_model": "runtimes.opening",
+    "denoiser": "model.denoiser",
+    "decode": "model.denoiser",
+    "noise_stream": "process.noise",
+    "Guidance": "model.guidance",
+    "Input": "model.inputs",
+    "Plan": "process.rows",
+    "Row": "process.rows",
+    "SAMPLERS": "process.solvers",
+    "State": "process.walk",
+    "plan": "model.choice",
+    "walk": "process.walk",
+    "ModelSpec": "model.spec",
+    "generate": "sampling.generate",
+    "edit": "sampling.edit",
+    "invert": "sampling.edit",
+    "save_images": "images.write",
+    "to_uint8": "process.pixels",
     "DdpmExportError": "errors",
 }
 
@@ -61,19 +61,24 @@ __all__ = [
 TYPE_CHECKING = False  # what typing has, which takes half as long to import as Python takes to start
 
 if TYPE_CHECKING:
-    from ddpm_export.diffusion import decode, denoiser
-    from ddpm_export.editing import edit, invert
     from ddpm_export.errors import DdpmExportError
-    from ddpm_export.exporting import Checkpoint, export, load_checkpoint, load_network
-    from ddpm_export.generation import generate
-    from ddpm_export.guidance import Guidance
-    from ddpm_export.images import save_images, to_uint8
-    from ddpm_export.inputs import Input
-    from ddpm_export.noise import noise_stream
-    from ddpm_export.plans import Plan, Row
-    from ddpm_export.runtimes import open_model
-    from ddpm_export.samplers import SAMPLERS, State, plan, walk
-    from ddpm_export.spec import ModelSpec
+    from ddpm_export.exporting.export import export
+    from ddpm_export.images.write import save_images
+    from ddpm_export.importers.checkpoint import Checkpoint
+    from ddpm_export.importers.load import load_checkpoint, load_network
+    from ddpm_export.model.choice import plan
+    from ddpm_export.model.denoiser import decode, denoiser
+    from ddpm_export.model.guidance import Guidance
+    from ddpm_export.model.inputs import Input
+    from ddpm_export.model.spec import ModelSpec
+    from ddpm_export.process.noise import noise_stream
+    from ddpm_export.process.pixels import to_uint8
+    from ddpm_export.process.rows import Plan, Row
+    from ddpm_export.process.solvers import SAMPLERS
+    from ddpm_export.process.walk import State, walk
+    from ddpm_export.runtimes.opening import open_model
+    from ddpm_export.sampling.edit import edit, invert
+    from ddpm_export.sampling.generate import generate
 
 
 def __getattr__(name: str) -> object:

@@ -21,7 +21,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ddpm_export import edit, generate, open_model
-from ddpm_export.images import grid, read_image
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, BUILD = ROOT / "examples", ROOT / "build" / "examples"

@@ -1,7 +1,7 @@
 """Write the table of normals into every language: `python examples/normal_table.py`.
 
-One source, `ddpm_export.noise.normal_table`, and one digest, that of docs/format.md section 3. A core never holds
-numbers that a person typed. C++ has them in its one header, between two marks; the others have a file of their own.
+One source, `ddpm_export.process.noise.normal_table`, and one digest, that of docs/format.md section 3. A core never
+holds numbers that a person typed. C++ has them in its one header, between two marks; others have a file of their own.
 """
 
 import base64
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_export.files import replacing
-from ddpm_export.noise import normal_table
+from ddpm_export.process.noise import normal_table
+from ddpm_export.system.files import replacing
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "// normal table: begin", "// normal table: end"

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ddpm_export.spec import Defaults, ModelSpec
+from ddpm_export.model.spec import Defaults, ModelSpec
 
 
 def gaussian_model(alphas_cumprod, mean, std, prediction="eps", *, jumps=False):

@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec
+from ddpm_export.model.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec
 
 GREY, COLOUR = (1, 6, 5), (3, 4, 4)
 T = 40

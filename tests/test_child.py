@@ -13,16 +13,18 @@ import pytest
 from commands import assert_refused, command_line, heeding_interrupts, run_apart, run_here
 from models import crashing_model, endless_model, greedy_model, mix_model, tiny_spec, told_model
 
-from ddpm_export import child, generate
+from ddpm_export import generate
 from ddpm_export.cli.run import main
 from ddpm_export.errors import BadFileError, EnvironmentProblem, NonFiniteError, UsageError
-from ddpm_export.inputs import Input
+from ddpm_export.model.inputs import Input
+from ddpm_export.sandbox import child
 
 RUN, CHECK = (f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "check"))
 BEGIN = """
 import json, os, resource, signal, socket, sys, threading, time
 from pathlib import Path
-from ddpm_export import child, errors
+from ddpm_export.sandbox import child
+from ddpm_export import errors
 model = Path("m.onnx")
 """
 
@@ -76,7 +78,7 @@ def act():
 """
 
 
-SANDBOX = "from ddpm_export.child.sandbox import *; print(no_other_files([], []), no_sockets_or_processes())"
+SANDBOX = "from ddpm_export.sandbox.rules import *; print(no_other_files([], []), no_sockets_or_processes())"
 
 
 def test_it_can_neither_read_nor_write_nor_reach_what_is_not_its_own(tmp_path, tmp_path_factory, stranger, capfd):

@@ -9,9 +9,10 @@ from models import tiny_spec, told_model
 
 from ddpm_export import Guidance, denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import UsageError
-from ddpm_export.generation import sample, settings_for, with_defaults
-from ddpm_export.inputs import Input
-from ddpm_export.spec import Defaults
+from ddpm_export.model.defaults import with_defaults
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults
+from ddpm_export.sampling.generate import sample, settings_for
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "coat"))
 STRENGTH = Input("strength", "vector", (1,))

@@ -17,18 +17,13 @@ import numpy as np
 import pytest
 from python2_pickle import python2_pickle
 
-from ddpm_export.datasets import (
-    READERS,
-    LazyImages,
-    fashion_mnist,
-    image_folder,
-    open_dataset,
-    picture_folder,
-    read_idx,
-)
-from ddpm_export.datasets import dataset as dataset_module
-from ddpm_export.datasets import idx as idx_files
 from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.scoring.datasets import dataset as dataset_module
+from ddpm_export.scoring.datasets import idx as idx_files
+from ddpm_export.scoring.datasets.dataset import LazyImages
+from ddpm_export.scoring.datasets.folders import image_folder, picture_folder
+from ddpm_export.scoring.datasets.idx import fashion_mnist, read_idx
+from ddpm_export.scoring.datasets.readers import READERS, open_dataset
 
 
 def idx(array):
@@ -792,7 +787,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name, file):
 
 def test_an_lmdb_value_of_gigabytes_is_a_broken_image(tmp_path, monkeypatch):
     pngs = [encoded(np.full((8, 8 * k), k, dtype=np.uint8)) for k in (1, 2, 60)]
-    monkeypatch.setattr("ddpm_export.datasets.lsun.MAX_IMAGE_BYTES", len(pngs[2]) - 1)
+    monkeypatch.setattr("ddpm_export.scoring.datasets.lsun.MAX_IMAGE_BYTES", len(pngs[2]) - 1)
     write_lmdb(tmp_path / "set", {b"%d" % k: png for k, png in enumerate(pngs)})
     data = open_dataset("lmdb", tmp_path / "set", image_shape=(1, 8, 8))
     assert len(data.images) == 2

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from gaussian import flow, gaussian_spec
 
-from ddpm_export import schedules
-from ddpm_export.diffusion import Denoised, denoiser, noised
-from ddpm_export.metrics.bits import bits_per_dimension
-from ddpm_export.plans import Plan, Row
-from ddpm_export.samplers import Grid, ddim, ddim_weights, ddpm, walk
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.process import schedules
+from ddpm_export.process.equations import Denoised, noised
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.solvers import Grid, ddim, ddim_weights, ddpm
+from ddpm_export.process.walk import walk
+from ddpm_export.scoring.metrics.bits import bits_per_dimension
 
 PAGE = (Path(__file__).parent.parent / "docs" / "derivation.md").read_text(encoding="utf-8")
 # Blocks in a row share the line under them that names the code.

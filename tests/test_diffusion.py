@@ -7,12 +7,14 @@ from gaussian import gaussian_model, gaussian_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm_export.diffusion import denoiser, noised
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.inputs import Input
-from ddpm_export.plans import Row
-from ddpm_export.samplers import ddim, ddim_weights, grid
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.model.choice import grid
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.inputs import Input
+from ddpm_export.process.equations import noised
+from ddpm_export.process.rows import Row
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.process.solvers import ddim, ddim_weights
 
 ALPHAS_CUMPROD = alphas_cumprod_from_betas(betas_from_name("linear", 1000))
 ZERO_AT_THE_END = (0.9, 0.5, 0.1, 0.0)

@@ -28,7 +28,7 @@ from commands import run_here
 from models import tiny_spec
 
 from ddpm_export.exporting.proof import prove
-from ddpm_export.noise import normal_table
+from ddpm_export.process.noise import normal_table
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/README.md"))

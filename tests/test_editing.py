@@ -8,16 +8,16 @@ from gaussian import flow
 from models import COLOUR, GREY, gaussian_file, mix_model, tiny_spec, told_model
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
-from ddpm_export.diffusion import noised
-from ddpm_export.editing import edit, edit_for, invert
 from ddpm_export.errors import UsageError
-from ddpm_export.generation import with_plans
-from ddpm_export.given import known_pixels, with_returns
-from ddpm_export.images import from_uint8
-from ddpm_export.inputs import Input
-from ddpm_export.noise import GIVEN
-from ddpm_export.runtimes import OneCallFile
-from ddpm_export.spec import Defaults
+from ddpm_export.exporting.plans import with_plans
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.equations import noised
+from ddpm_export.process.given import known_pixels, with_returns
+from ddpm_export.process.noise import GIVEN
+from ddpm_export.process.pixels import from_uint8
+from ddpm_export.runtimes.opened import OneCallFile
+from ddpm_export.sampling.edit import edit, edit_for, invert
 
 HOW = {"num_steps": 4, "sampler": "ddim", "seed": 5}
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *GREY[1:], 1), dtype=np.uint8)

@@ -14,7 +14,7 @@ from models import constant, external, mix_model, node, onnx_file, scale_model, 
 from onnx import TensorProto
 
 from ddpm_export.cli.run import main
-from ddpm_export.spec import json_from_spec
+from ddpm_export.model.spec import json_from_spec
 
 
 def refused(tmp_path, content, code, *words, name="m.onnx"):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ddpm_export.errors import EnvironmentProblem, UsageError
-from ddpm_export.files import cache_folder, replacing, sha256_of, sole_writer
+from ddpm_export.system.files import cache_folder, replacing, sha256_of, sole_writer
 
 OLD, NEW = b"old" * 1000, b"new" * 70_000
 
@@ -98,7 +98,7 @@ def test_a_full_disk_at_each_step(path, step, monkeypatch):
 
 
 def run_child(body, path, **kwargs):
-    program = f"import os, resource, signal, sys, time\nfrom ddpm_export.files import replacing\n{body}"
+    program = f"import os, resource, signal, sys, time\nfrom ddpm_export.system.files import replacing\n{body}"
     return subprocess.Popen(
         [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
     )
@@ -252,7 +252,7 @@ def test_a_folder_has_one_writer_until_that_is_gone_however_it_went(tmp_path):
     folder = tmp_path / "a" / "b"
     code = f"""
 import pathlib, sys
-from ddpm_export.files import sole_writer
+from ddpm_export.system.files import sole_writer
 with sole_writer(pathlib.Path({str(folder)!r})):
     print("in", flush=True)
     sys.stdin.read()

@@ -9,11 +9,14 @@ from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sic
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
-from ddpm_export.generation import sample, settings_for, with_defaults, with_plans
-from ddpm_export.plans import json_from_plan
-from ddpm_export.samplers import SAMPLERS, choose
-from ddpm_export.schedules import times_from_grid
-from ddpm_export.spec import Defaults, json_from_spec
+from ddpm_export.exporting.plans import with_plans
+from ddpm_export.model.choice import choose
+from ddpm_export.model.defaults import with_defaults
+from ddpm_export.model.plans import json_from_plan
+from ddpm_export.model.spec import Defaults, json_from_spec
+from ddpm_export.process.schedules import times_from_grid
+from ddpm_export.process.solvers import SAMPLERS
+from ddpm_export.sampling.generate import sample, settings_for
 
 SEED = 5
 
@@ -219,9 +222,10 @@ def test_states_come_batch_by_batch_and_nothing_is_run_ahead():
 MEMORY = """
 import sys, tracemalloc
 from pathlib import Path
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.images import open_output, to_uint8
-from ddpm_export.spec import spec_from_json
+from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.images.write import open_output
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.model.spec import spec_from_json
 
 spec = spec_from_json(Path(sys.argv[1]).read_text())
 def peak(n, out):
@@ -255,7 +259,7 @@ def test_a_batch_that_would_fill_the_memory_is_refused(n, batch, most):
 
 
 def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
-    from ddpm_export.spec import json_from_spec
+    from ddpm_export.model.spec import json_from_spec
 
     spec = tiny_spec((3, 16, 16))  # 10,000 are 31 MB as float32 and 7.7 MB as pixels; a batch of 100 is 0.3 MB
     (tmp_path / "spec.json").write_text(json_from_spec(spec))

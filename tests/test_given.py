@@ -9,9 +9,11 @@ import pytest
 from gaussian import gaussian_model, gaussian_spec
 
 from benchmarks import given as bias
-from ddpm_export.diffusion import denoiser, noised
 from ddpm_export.errors import UsageError
-from ddpm_export.given import (
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.process.equations import noised
+from ddpm_export.process.given import (
     average,
     crossfade,
     grey,
@@ -24,10 +26,11 @@ from ddpm_export.given import (
     times_below,
     with_returns,
 )
-from ddpm_export.noise import GIVEN, noise_stream
-from ddpm_export.plans import Plan, Row
-from ddpm_export.samplers import SAMPLERS, plan, walk
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.process.noise import GIVEN, noise_stream
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.process.solvers import SAMPLERS
+from ddpm_export.process.walk import walk
 
 T = 1000
 MEAN, STD = 0.3, 0.5
@@ -316,7 +319,7 @@ def test_inversion_is_the_flow_backwards():
     errors = []
     for num_steps in (100, 200, 400):
         times = [row.t for row in plan(spec, sampler="ddim", num_steps=num_steps).rows]
-        found = last(walk(denoise, NOISE, inversion(spec, times), x=picture)).x
+        found = last(walk(denoise, NOISE, inversion(spec.alphas_cumprod, times), x=picture)).x
         a_0, a_T = ALPHAS_CUMPROD[[0, -1]]
         level = np.sqrt(a_T * STD**2 + 1.0 - a_T) / np.sqrt(a_0 * STD**2 + 1.0 - a_0)
         errors.append(np.abs(found - np.sqrt(a_T) * MEAN - level * (picture - np.sqrt(a_0) * MEAN)).max())
@@ -326,14 +329,14 @@ def test_inversion_is_the_flow_backwards():
 
 
 def test_inversion_begins_at_time_0_and_ends_where_the_plan_begins():
-    made = inversion(SPEC, [999, 499])
+    made = inversion(SPEC.alphas_cumprod, [999, 499])
     assert [(row.i, row.t) for row in made.rows] == [(1, 0), (2, 499)]
     assert made.rows[-1].x_0[0] == pytest.approx(math.sqrt(ALPHAS_CUMPROD[-1]))
-    assert [row.t for row in inversion(SPEC, [999, 0]).rows] == [0]
+    assert [row.t for row in inversion(SPEC.alphas_cumprod, [999, 0]).rows] == [0]
     with pytest.raises(UsageError, match="Inverting needs a time above 0, got only t = 0"):
-        inversion(SPEC, [0])
+        inversion(SPEC.alphas_cumprod, [0])
     with pytest.raises(UsageError, match="Inverting needs a plan at whole times, got t = 3"):
-        inversion(SPEC, [9, 3.5])
+        inversion(SPEC.alphas_cumprod, [9, 3.5])
 
 
 def test_the_docs_show_the_bias_that_is_computed():

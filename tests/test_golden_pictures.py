@@ -6,8 +6,8 @@ import pytest
 from models import T, tiny_spec
 
 from ddpm_export.errors import BadFileError
-from ddpm_export.golden_pictures import golden_from_pictures, replay_golden_pictures
-from ddpm_export.plans import Plan, Row
+from ddpm_export.model.golden_pictures import golden_from_pictures, replay_golden_pictures
+from ddpm_export.process.rows import Plan, Row
 
 SPEC = tiny_spec((3, 8, 8), graph="sampler")
 

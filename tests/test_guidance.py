@@ -7,11 +7,12 @@ import pytest
 from gaussian import classes_model, gaussian_spec
 
 from ddpm_export import Guidance, denoiser, noise_stream, plan, walk
-from ddpm_export.diffusion import combine, guidance_for
 from ddpm_export.errors import BadFileError, ModelRefusedError, NonFiniteError, UsageError
-from ddpm_export.inputs import Input
-from ddpm_export.plans import Row
-from ddpm_export.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.denoiser import guidance_for
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.process.equations import combine
+from ddpm_export.process.rows import Row
 
 ALPHAS_CUMPROD = tuple(float(a) for a in np.linspace(0.99, 0.01, 40))
 MEANS, STD = (-0.5, 0.25, 0.75, 0.125), 0.5

@@ -6,9 +6,11 @@ from models import GREY, extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
 from benchmarks import guidance
-from ddpm_export import Guidance, datasets, generate, scoring
+from ddpm_export import Guidance, generate
 from ddpm_export.errors import UsageError
-from ddpm_export.inputs import Input
+from ddpm_export.model.inputs import Input
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets import readers as datasets
 
 CLASSES = ("bag", "coat", "shoe")
 

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
-from ddpm_export.images import from_uint8, grid, open_output, read_image, save_array, save_images, to_uint8
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid, open_output, save_array, save_images
+from ddpm_export.process.pixels import from_uint8, to_uint8
 
 TEXT = {"model": "tiny", "model_sha256": "ab" * 32, "sampler": "ddim", "num_steps": 5, "seed": 3, "eta": 0.5}
 LAYOUTS = {1: (1, 1), 2: (1, 2), 3: (2, 2), 5: (2, 3), 16: (4, 4)}  # (rows, columns)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import GREY, tiny_spec
 
-from ddpm_export import noise
 from ddpm_export.errors import UsageError
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10
+from ddpm_export.process import noise
+from ddpm_export.process.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10
+from ddpm_export.sampling.generate import sample, settings_for
 
 KNOWN_ANSWERS = [  # Random123's own
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),

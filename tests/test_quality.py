@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from models import GREY, extractor_file, mix_model, tiny_spec
 
-import ddpm_export.exporting
+import ddpm_export.exporting.export
 from benchmarks import quality
-from ddpm_export import datasets, open_model, scoring
+from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.generation import generate
-from ddpm_export.samplers import plan
-from ddpm_export.spec import Defaults
+from ddpm_export.model.choice import plan
+from ddpm_export.model.spec import Defaults
+from ddpm_export.sampling.generate import generate
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets import readers as datasets
 from train.pages import BEGIN, END
 
 
@@ -38,8 +40,8 @@ def place(tmp_path, monkeypatch):
         outputs["eps"][0, 0, 0, 0] += 0.3
         return outputs
 
-    monkeypatch.setattr(ddpm_export.exporting, "load_checkpoint", lambda path: path)
-    monkeypatch.setattr(ddpm_export.exporting, "eager_model", lambda _: almost)
+    monkeypatch.setattr(ddpm_export.exporting.export, "load_checkpoint", lambda path: path)
+    monkeypatch.setattr(ddpm_export.exporting.export, "eager_model", lambda _: almost)
     return tmp_path
 
 

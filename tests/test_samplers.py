@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from gaussian import flow, gaussian_model, gaussian_spec
 
-from ddpm_export.diffusion import Denoised, denoiser
 from ddpm_export.errors import ModelRefusedError, NonFiniteError, UsageError
-from ddpm_export.noise import noise_stream
-from ddpm_export.plans import Plan, Row
-from ddpm_export.samplers import SAMPLERS, Grid, State, _beyond_first_order, choose, ddim, ddpm, grid, plan, unipc, walk
-from ddpm_export.schedules import GRIDS, SCHEDULES, alphas_cumprod_from_betas, betas_from_name, times_from_grid
-from ddpm_export.spec import Defaults
+from ddpm_export.model.choice import choose, grid, plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.equations import Denoised
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.schedules import GRIDS, SCHEDULES, alphas_cumprod_from_betas, betas_from_name, times_from_grid
+from ddpm_export.process.solvers import SAMPLERS, Grid, _beyond_first_order, ddim, ddpm, unipc
+from ddpm_export.process.walk import State, walk
 
 T = 1000
 MEAN, STD = 0.3, 0.5

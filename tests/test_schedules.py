@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import UsageError
-from ddpm_export.schedules import (
+from ddpm_export.process.schedules import (
     GRIDS,
     SCHEDULES,
     alphas_cumprod_from_betas,

@@ -5,12 +5,13 @@ import pytest
 from models import COLOUR, GREY, extractor_file, mix_model, node, onnx_file, scale_model, tiny_spec
 from onnx import TensorProto
 
-from ddpm_export import open_model, scoring
+from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.generation import generate, settings_for
-from ddpm_export.metrics import frechet_distance, statistics
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.scoring import CHUNK, METRICS, Labels, features_of, sampled_images, scores
+from ddpm_export.sampling.generate import generate, settings_for
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.metrics.frechet import frechet_distance, statistics
+from ddpm_export.scoring.scores import CHUNK, METRICS, Labels, features_of, sampled_images, scores
 
 
 def nothing(*_):

@@ -20,11 +20,11 @@ from PIL import Image
 from ddpm_export import Input, generate, open_model
 from ddpm_export.cli.eval import main as evaluate
 from ddpm_export.cli.run import main
-from ddpm_export.datasets import open_dataset
 from ddpm_export.errors import BadFileError, EnvironmentProblem
-from ddpm_export.shards import job as jobs
-from ddpm_export.shards import on_ray
-from ddpm_export.shards.formats import FORMATS, digest_of, hexadecimal
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.sets import job as jobs
+from ddpm_export.sets import on_ray
+from ddpm_export.sets.formats import FORMATS, digest_of, hexadecimal
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "hat"))
 ASKED = ["--n", 23, "--first", 5, "--seed", 3, "--label", "bag,none,shoe", "--batch", 4]

@@ -11,11 +11,12 @@ import onnx
 import pytest
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
-from ddpm_export.datasets import fashion_mnist
-from ddpm_export.generation import settings_for, with_plans
-from ddpm_export.golden import replay_golden
+from ddpm_export.exporting.plans import with_plans
+from ddpm_export.model.golden import replay_golden
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.scoring import features_of
+from ddpm_export.sampling.generate import settings_for
+from ddpm_export.scoring.datasets.idx import fashion_mnist
+from ddpm_export.scoring.scores import features_of
 
 ROOT = Path(__file__).parent.parent
 EXPORTED = ROOT / "exported"

@@ -7,12 +7,15 @@ import pytest
 from models import GREY, extractor_file, mix_model
 
 from benchmarks import solvers
-from ddpm_export import datasets, open_model, scoring
+from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.generation import generate, with_plans
+from ddpm_export.exporting.plans import with_plans
 from ddpm_export.measuring.timing import Timings
-from ddpm_export.plans import json_from_plan
-from ddpm_export.samplers import plan
+from ddpm_export.model.choice import plan
+from ddpm_export.model.plans import json_from_plan
+from ddpm_export.sampling.generate import generate
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets import readers as datasets
 from train.pages import BEGIN, END
 
 

@@ -12,7 +12,7 @@ import pytest
 from commands import Ending
 from PIL import Image
 
-from ddpm_export.files import sha256_of
+from ddpm_export.system.files import sha256_of
 
 ROOT = Path(__file__).parent.parent
 EXTRACTOR = "ddpm_export/extractor.onnx"

@@ -1,6 +1,6 @@
 import pytest
 
-from ddpm_export.wording import shown
+from ddpm_export.errors import shown
 
 
 class Rude:

@@ -20,20 +20,21 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ddpm_export import scoring
 from ddpm_export.cli.console import Debug, entry_point, phases, progress
-from ddpm_export.cores import cores
-from ddpm_export.datasets import Dataset, open_dataset
-from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
-from ddpm_export.exporting import export, load_checkpoint
-from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generation import Settings, settings_for
-from ddpm_export.metrics.bits import bits_per_dimension, strided_times
-from ddpm_export.runtimes import open_model
+from ddpm_export.errors import BadFileError, DdpmExportError, UsageError, first_line, pair_of
+from ddpm_export.exporting.export import export
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
-from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import ModelSpec
-from ddpm_export.wording import first_line, pair_of
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import Settings, settings_for
+from ddpm_export.scoring import scores as scoring
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
+from ddpm_export.system.files import cache_folder, replacing, sha256_of
+from ddpm_export.system.processor import cores
 from train.ablation_page import Cell, Result, draw_chart, draw_samples, markdown
 from train.config import CHOICES, TrainConfig, load_config
 from train.pages import write_between_marks

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ddpm_export.files import replacing
-from ddpm_export.images import grid
-from ddpm_export.schedules import SCHEDULES
+from ddpm_export.images.write import grid
+from ddpm_export.process.schedules import SCHEDULES
+from ddpm_export.system.files import replacing
 from train.config import CHOICES, TrainConfig
 from train.pages import markdown_from_table
 

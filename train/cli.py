@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ddpm_export.cli.console import Debug, Json, entry_point, print_json
-from ddpm_export.datasets import open_dataset
-from ddpm_export.errors import EnvironmentProblem, UsageError
-from ddpm_export.files import sha256_of, sole_writer
-from ddpm_export.wording import not_installed, pair_of
+from ddpm_export.errors import EnvironmentProblem, UsageError, not_installed, pair_of
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.system.files import sha256_of, sole_writer
 
 if TYPE_CHECKING:
     from train.loop import Progress

@@ -11,19 +11,20 @@ import typer
 from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, entry_point, phases, print_json
-from ddpm_export.datasets import open_dataset
-from ddpm_export.diffusion import denoiser
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import cache_folder, sha256_of
-from ddpm_export.generation import settings_for
-from ddpm_export.images import to_uint8
-from ddpm_export.metrics import kernel_distance
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import spec_from_json
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.samplers import plan, walk
-from ddpm_export.scoring import CHUNK, Report, features_of, sampled_images
-from ddpm_export.spec import spec_from_json
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import settings_for
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.scoring.metrics.kernel import kernel_distance
+from ddpm_export.scoring.scores import CHUNK, Report, features_of, sampled_images
+from ddpm_export.system.files import cache_folder, sha256_of
 from train.config import config_from_dict
 from train.pictures import model_from_weights
 

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm_export.cores import instructions
-from ddpm_export.errors import ConfigError, EnvironmentProblem
-from ddpm_export.exporting.unet import ResidualBlock
-from ddpm_export.files import cache_folder, replacing
-from ddpm_export.wording import first_line
+from ddpm_export.errors import ConfigError, EnvironmentProblem, first_line
+from ddpm_export.importers.unet import ResidualBlock
+from ddpm_export.system.files import cache_folder, replacing
+from ddpm_export.system.processor import instructions
 
 __all__ = ["LANES", "compiled", "fused_norm", "keep_memory"]
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ddpm_export.errors import BadFileError, ConfigError
-from ddpm_export.exporting.unet import UNetConfig
-from ddpm_export.schedules import betas_from_name
-from ddpm_export.wording import first_line, several, shown
+from ddpm_export.errors import BadFileError, ConfigError, first_line, several, shown
+from ddpm_export.importers.unet import UNetConfig
+from ddpm_export.process.schedules import betas_from_name
 from train.losses import TIMES
 
 __all__ = ["CONFIG_FOLDER", "TrainConfig", "config_from_dict", "load_config"]

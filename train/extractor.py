@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_export.cli.console import Debug, entry_point
-from ddpm_export.datasets import Dataset, fashion_mnist
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting.checkpoint import load_torch_file, save_checkpoint
 from ddpm_export.exporting.onnx import model_from_network
-from ddpm_export.files import replacing, sha256_of
-from ddpm_export.noise import noise_stream
+from ddpm_export.importers.checkpoint import load_torch_file, save_checkpoint
+from ddpm_export.process.noise import noise_stream
 from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.idx import fashion_mnist
+from ddpm_export.system.files import replacing, sha256_of
 
 __all__ = ["Classifier", "accuracy", "main", "ship", "train", "write_extractor"]
 

@@ -14,20 +14,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, entry_point, phases
-from ddpm_export.datasets import Dataset, open_dataset
-from ddpm_export.diffusion import Array, Model, denoiser, noised
 from ddpm_export.errors import UsageError
-from ddpm_export.files import cache_folder, replacing, sha256_of
-from ddpm_export.generation import settings_for
-from ddpm_export.images import from_uint8, to_uint8
-from ddpm_export.metrics.bits import bits_per_dimension, strided_times
-from ddpm_export.noise import noise_stream
-from ddpm_export.plans import Row
-from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import plan, walk
-from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name, log_snr
-from ddpm_export.scoring import CHUNK, sampled_images
-from ddpm_export.spec import ModelSpec
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model, noised
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import from_uint8, to_uint8
+from ddpm_export.process.rows import Row
+from ddpm_export.process.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name, log_snr
+from ddpm_export.process.walk import walk
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import settings_for
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
+from ddpm_export.scoring.scores import CHUNK, sampled_images
+from ddpm_export.system.files import cache_folder, replacing, sha256_of
 
 __all__ = ["main", "nearest_rows"]
 

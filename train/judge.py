@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_export.cli.console import Debug, entry_point
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import cache_folder, sha256_of
-from ddpm_export.wording import not_installed
+from ddpm_export.errors import not_installed
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.system.files import cache_folder, sha256_of
 from train.extractor import write_extractor
 
 __all__ = ["Judge", "judge_from_packages", "main", "write_judge"]

@@ -15,15 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ddpm_export.cli.start import heed
-from ddpm_export.datasets import Dataset
-from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError
-from ddpm_export.exporting.checkpoint import load_own_checkpoint, save_checkpoint
-from ddpm_export.exporting.unet import UNet
-from ddpm_export.files import replacing
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
-from ddpm_export.wording import several, shown
+from ddpm_export.cli.stops import heed
+from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError, several, shown
+from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
+from ddpm_export.importers.unet import UNet
+from ddpm_export.model.spec import Defaults, ModelSpec, json_from_spec
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.system.files import replacing
 from train.compiled import compiled, keep_memory
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ddpm_export.files import replacing
+from ddpm_export.system.files import replacing
 
 __all__ = ["BEGIN", "END", "markdown_from_table", "write_between_marks"]
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_export.diffusion import Model, denoiser
-from ddpm_export.exporting.unet import UNet, UNetConfig
-from ddpm_export.files import replacing
-from ddpm_export.noise import noise_stream
+from ddpm_export.importers.unet import UNet, UNetConfig
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Model
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.torch_archive import model_from_module
-from ddpm_export.samplers import plan, walk
-from ddpm_export.spec import ModelSpec
+from ddpm_export.system.files import replacing
 
 __all__ = ["draw_loss", "draw_samples", "model_from_weights"]
 
@@ -24,7 +26,8 @@ def draw_samples(
     path: Path, config: UNetConfig, weights: Mapping[str, Tensor], spec: ModelSpec, device: str, step: int
 ) -> None:
     """Write a grid of 16 samples, always of the same noise and classes, by the spec's default steps of DDIM."""
-    from ddpm_export.images import save_images, to_uint8
+    from ddpm_export.images.write import save_images
+    from ddpm_export.process.pixels import to_uint8
 
     denoise = denoiser(model_from_weights(config, weights, spec, device, range(NUM_IMAGES)), spec)
     noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)

@@ -18,16 +18,22 @@ import typer
 from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, progress
-from ddpm_export.datasets import Dataset, open_dataset
-from ddpm_export.diffusion import Model
-from ddpm_export.exporting import FORMATS, Report, export_all, load_checkpoint
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import replacing, sha256_of
-from ddpm_export.generation import Settings, sample, settings_for, with_defaults, with_plans
-from ddpm_export.guidance import Guidance
-from ddpm_export.images import open_output, to_uint8
-from ddpm_export.runtimes import open_model
-from ddpm_export.spec import ModelSpec
+from ddpm_export.exporting.export import Report, export_all
+from ddpm_export.exporting.formats import FORMATS
+from ddpm_export.exporting.plans import with_plans
+from ddpm_export.images.write import open_output
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.defaults import with_defaults
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Model
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import Settings, sample, settings_for
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.readers import open_dataset
+from ddpm_export.system.files import replacing, sha256_of
 from train.config import CONFIG_FOLDER, load_config
 from train.pictures import draw_loss
 

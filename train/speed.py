@@ -13,8 +13,8 @@ import torch
 import typer
 
 from ddpm_export.cli.console import Debug, entry_point, print_json
-from ddpm_export.datasets import Dataset
-from ddpm_export.exporting.unet import UNet
+from ddpm_export.importers.unet import UNet
+from ddpm_export.scoring.datasets.dataset import Dataset
 from train.config import TrainConfig, load_config
 from train.loop import Stepper
 

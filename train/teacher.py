@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_export.errors import BadFileError, ConfigError, UsageError
-from ddpm_export.exporting.checkpoint import load_own_checkpoint
-from ddpm_export.exporting.unet import UNet
-from ddpm_export.files import sha256_of
-from ddpm_export.wording import shown
+from ddpm_export.errors import BadFileError, ConfigError, UsageError, shown
+from ddpm_export.importers.checkpoint import load_own_checkpoint
+from ddpm_export.importers.unet import UNet
+from ddpm_export.system.files import sha256_of
 from train.compiled import compiled
 from train.config import TrainConfig, config_from_dict
 

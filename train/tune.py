@@ -19,18 +19,23 @@ import typer
 from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, print_json
-from ddpm_export.diffusion import Array, Denoiser, Model, decode, denoiser
 from ddpm_export.errors import UsageError
-from ddpm_export.exporting import eager_model, load_checkpoint
-from ddpm_export.files import replacing
-from ddpm_export.generation import settings_for, with_plans
-from ddpm_export.guidance import Guidance
-from ddpm_export.noise import noise_stream
-from ddpm_export.plans import Plan, Row, json_from_plan
-from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import State, plan, walk, weighted_sum
-from ddpm_export.schedules import GRIDS
-from ddpm_export.spec import ModelSpec
+from ddpm_export.exporting.export import eager_model
+from ddpm_export.exporting.plans import with_plans
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import decode, denoiser
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.plans import json_from_plan
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Denoiser, Model
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.schedules import GRIDS
+from ddpm_export.process.walk import State, walk, weighted_sum
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import settings_for
+from ddpm_export.system.files import replacing
 
 __all__ = ["Table", "Walker", "main", "pixels", "pixels_and_edges", "table_from_plan", "tune"]
 

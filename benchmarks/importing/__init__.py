@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import denoiser
-from ddpm_export.exporting import eager_model, export, load_checkpoint
-from ddpm_export.images import to_uint8
-from ddpm_export.plans import Plan
-from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import State, plan, walk
+from ddpm_export.exporting.export import eager_model, export
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.rows import Plan
+from ddpm_export.process.walk import State, walk
+from ddpm_export.runtimes.opening import open_model
 
 __all__ = ["Case", "Original", "Row", "compare"]
 

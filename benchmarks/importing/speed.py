@@ -8,12 +8,13 @@ from typing import Any
 
 from benchmarks.first_image.diffusers_pipeline import build
 from benchmarks.report import Report, Table, run
-from ddpm_export.cores import cores
-from ddpm_export.diffusion import Array
-from ddpm_export.exporting import export, load_checkpoint
-from ddpm_export.generation import generate
+from ddpm_export.exporting.export import export
+from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.measuring.timing import interleaved, machine, spread, warm_up
-from ddpm_export.runtimes import open_model
+from ddpm_export.process.equations import Array
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import generate
+from ddpm_export.system.processor import cores
 
 __all__ = ["measure"]
 

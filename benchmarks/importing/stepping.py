@@ -20,14 +20,17 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ddpm_export.diffusion import Array, Model, denoiser
-from ddpm_export.exporting import eager_model, export, load_checkpoint
-from ddpm_export.exporting.importers.diffusers_scheduler import read_schedule, with_stepping
-from ddpm_export.images import to_uint8
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import plan, walk
-from ddpm_export.spec import FRACTIONAL_T, VARIANCE_FRACTION, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.exporting.export import eager_model, export
+from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.process.equations import VARIANCE_FRACTION, Array, Model
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.walk import walk
+from ddpm_export.runtimes.opening import open_model
 from train.pages import markdown_from_table, write_between_marks
 
 __all__ = ["OPTIONS", "Compared", "compare", "spec_of"]

@@ -15,13 +15,16 @@ import torch
 
 from benchmarks.importing.diffusers import walk
 from benchmarks.importing.lucidrains import ddim_sample, fed
-from ddpm_export.diffusion import Array, denoiser
-from ddpm_export.exporting import export, load_checkpoint
-from ddpm_export.images import grid, save_images, to_uint8
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
-from ddpm_export.samplers import plan
-from ddpm_export.samplers import walk as walk_plan
+from ddpm_export.exporting.export import export
+from ddpm_export.images.write import grid, save_images
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.process.equations import Array
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.walk import walk as walk_plan
+from ddpm_export.runtimes.opening import open_model
 from train.pages import markdown_from_table, write_between_marks
 
 IMAGES = 16

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Threads, Trust, entry_point, numbers_from_text, print_json, printable
-from ddpm_export.errors import EnvironmentProblem, UsageError
+from ddpm_export.cli.console import Debug, Json, Threads, Trust, entry_point, numbers_from_text, print_json
+from ddpm_export.errors import EnvironmentProblem, UsageError, printable
 
 if TYPE_CHECKING:
     from ddpm_export.measuring.steps import Engine, Steps
 
-__all__ = ["main"]
 
 STARTS = 5
 MB = 1e6
@@ -26,7 +25,7 @@ import sys
 import numpy
 import torch
 from ddpm_export import generate, load_checkpoint
-from ddpm_export.exporting import eager_model
+from ddpm_export.exporting.export import eager_model
 torch.set_num_threads(int(sys.argv[3]))
 checkpoint = load_checkpoint(sys.argv[1])
 numpy.save(sys.argv[2], generate((eager_model(checkpoint), checkpoint.spec), n=1, num_steps=1, seed=0))
@@ -54,10 +53,10 @@ def bench(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 130 interrupted.
     """
-    from ddpm_export.cores import cores
     from ddpm_export.measuring.steps import opened_engines, timed_steps
     from ddpm_export.measuring.timing import machine
-    from ddpm_export.providers import PROVIDERS
+    from ddpm_export.runtimes.providers import PROVIDERS
+    from ddpm_export.system.processor import cores
 
     sizes = numbers_from_text("--batches", batches) or []
     if any(size < 1 for size in sizes):
@@ -69,7 +68,7 @@ def bench(
     names = {_name(engine, models): engine for engine in engines}
     original = None
     if checkpoint is not None:
-        from ddpm_export.exporting import load_checkpoint
+        from ddpm_export.importers.load import load_checkpoint
 
         original = load_checkpoint(checkpoint)
     told: dict[str, Any] = {"machine": conditions, "threads": threads, "rounds": rounds, "not_here": refused}

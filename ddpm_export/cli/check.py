@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.child import MEMORY_GIB, TIMEOUT_S, confine, is_child
 from ddpm_export.cli.console import (
     Config,
     Debug,
@@ -23,19 +22,17 @@ from ddpm_export.cli.console import (
     entry_point,
     options_from_settings,
     print_json,
-    printable,
 )
-from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export.errors import ModelRefusedError, UsageError, printable
+from ddpm_export.sandbox.child import MEMORY_GIB, TIMEOUT_S, confine, is_child
 
 if TYPE_CHECKING:
-    from ddpm_export.diffusion import Model
-    from ddpm_export.exporting import PictureProof, Proof
-    from ddpm_export.golden import GoldenResult
-    from ddpm_export.golden_pictures import PictureResult
-    from ddpm_export.inputs import Input
-    from ddpm_export.spec import ModelSpec
-
-__all__ = ["main"]
+    from ddpm_export.exporting.proof import PictureProof, Proof
+    from ddpm_export.model.golden import GoldenResult
+    from ddpm_export.model.golden_pictures import PictureResult
+    from ddpm_export.model.inputs import Input
+    from ddpm_export.model.spec import ModelSpec
+    from ddpm_export.process.equations import Model
 
 
 def check(
@@ -72,10 +69,12 @@ def check(
     if is_child():
         fully = provider == "cpu" and against is None and not trust
         guards = confine(model, timeout_s=timeout, memory_gib=memory, fully=fully).guards
-    from ddpm_export.files import sha256_of
-    from ddpm_export.runtimes import PROVIDERS, DenoiserFile, OneCallFile, open_file
     from ddpm_export.runtimes.accepted import replayed
     from ddpm_export.runtimes.external_data import check_weights
+    from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
+    from ddpm_export.runtimes.opening import open_file
+    from ddpm_export.runtimes.providers import PROVIDERS
+    from ddpm_export.system.files import sha256_of
 
     sealed = check_weights(model) if model.suffix == ".onnx" and model.is_file() else None
     opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=timeout)
@@ -94,19 +93,21 @@ def check(
     results = replayed(opened, precision or PROVIDERS[provider].precision)
     proof: Proof | PictureProof | None = None
     if against is not None:
-        from ddpm_export import exporting
+        from ddpm_export.exporting import export as exporting
+        from ddpm_export.exporting.foreign import model_from_foreign
+        from ddpm_export.exporting.proof import prove, prove_pictures
 
         options = options_from_settings(config, settings or [])
         if exporting.is_foreign(Path(against)):
             if not isinstance(opened, DenoiserFile) or exporting.storage_of(model) != "float32":
                 raise UsageError(f"--against {against} applies to a denoiser's file whose weights are float32.")
-            reference, original = exporting.model_from_foreign(exporting.load_onnx(against, spec, options)), spec
+            reference, original = model_from_foreign(exporting.load_onnx(against, spec, options)), spec
         else:
             reference, original = _reference(model, spec, against, weights, options, network)
         if isinstance(opened, DenoiserFile):
-            proof = exporting.prove(opened.model, reference, spec, where=str(model))
+            proof = prove(opened.model, reference, spec, where=str(model))
         else:
-            proof = exporting.prove_pictures(opened, reference, original, where=str(model))
+            proof = prove_pictures(opened, reference, original, where=str(model))
     if as_json:
         golden = [{**dataclasses.asdict(result), "passed": result.passed} for result in results]
         print_json({**facts, "golden": golden, "proof": proof.to_json() if proof else None})
@@ -129,19 +130,20 @@ def _reference(
     model: Path, spec: "ModelSpec", against: str, weights: str, options: dict[str, Any], network: str | None
 ) -> "tuple[Model, ModelSpec]":
     """Return the network of a checkpoint, its weights rounded where the file stores them so, and its spec."""
-    from ddpm_export import exporting
+    from ddpm_export.exporting import export as exporting
+    from ddpm_export.importers import load
 
     if network is None:
-        checkpoint = exporting.load_checkpoint(against, weights=weights, options=options, steps=())
+        checkpoint = load.load_checkpoint(against, weights=weights, options=options, steps=())
         _refuse_other_spec(model, spec, against, checkpoint.spec)
     else:  # a class does not say what the spec says: the file's own is taken
-        checkpoint = exporting.load_network(against, network, spec, arguments=options, weights=weights)
+        checkpoint = load.load_network(against, network, spec, arguments=options, weights=weights)
     return exporting.stored_model(checkpoint, exporting.storage_of(model)), checkpoint.spec
 
 
 def _facts(spec: "ModelSpec") -> dict[str, Any]:
     """Return what the spec says, by name; `source` is whatever the file's maker wrote there."""
-    from ddpm_export.guidance import json_from_guidance
+    from ddpm_export.model.guidance import json_from_guidance
 
     a, guidance = spec.alphas_cumprod, spec.defaults.guidance
     return {
@@ -183,7 +185,7 @@ def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "Mod
 
 
 def _proof_line(proof: "Proof | PictureProof") -> str:
-    from ddpm_export.exporting import PictureProof
+    from ddpm_export.exporting.proof import PictureProof
 
     pixels = f"{proof.equal_share:.2%} equal pixels"
     others = f"others within {proof.max_level_difference}"

@@ -18,51 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from ddpm_export.cli.signals import interruptible
-from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
-from ddpm_export.providers import PROVIDERS
-from ddpm_export.wording import first_line, pair_of, printable, shown
+from ddpm_export.errors import BadFileError, DdpmExportError, UsageError, first_line, pair_of, printable, shown
+from ddpm_export.runtimes.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from ddpm_export.guidance import Guidance
-    from ddpm_export.spec import ModelSpec
+    from ddpm_export.model.guidance import Guidance
+    from ddpm_export.model.spec import ModelSpec
 
-__all__ = [
-    "Address",
-    "Advance",
-    "Config",
-    "Debug",
-    "Engine",
-    "Eta",
-    "Grid",
-    "GuidanceInterval",
-    "GuidanceScale",
-    "Inputs",
-    "Json",
-    "Label",
-    "Memory",
-    "Mixed",
-    "Network",
-    "Order",
-    "PlanName",
-    "Provider",
-    "Sampler",
-    "Settings",
-    "Threads",
-    "Timeout",
-    "Trust",
-    "Workers",
-    "entry_point",
-    "guidance_from_options",
-    "inputs_from_options",
-    "is_on_ray",
-    "labels_from_text",
-    "numbers_from_text",
-    "options_from_settings",
-    "phases",
-    "print_json",
-    "printable",
-    "progress",
-]
 
 INTERRUPTED = 130
 MAX_LINE = 1000
@@ -278,7 +240,7 @@ def guidance_from_options(spec: "ModelSpec", scale: float | None, interval: str 
     """Return the guidance that two options say; raises UsageError for what is no interval, or one of no scale."""
     if interval is None:
         return scale
-    from ddpm_export.guidance import Guidance
+    from ddpm_export.model.guidance import Guidance
 
     if scale is None:
         if spec.defaults.guidance is None:
@@ -298,7 +260,8 @@ def inputs_from_options(spec: "ModelSpec", settings: Sequence[str]) -> dict[str,
     """
     import numpy as np
 
-    from ddpm_export.images import from_uint8, read_array, read_image
+    from ddpm_export.images.read import read_array, read_image
+    from ddpm_export.process.pixels import from_uint8
 
     known = {one.name: one for one in spec.inputs}
     told: dict[str, Any] = {}

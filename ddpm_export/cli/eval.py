@@ -33,17 +33,14 @@ from ddpm_export.cli.console import (
     labels_from_text,
     phases,
     print_json,
-    printable,
 )
-from ddpm_export.errors import UsageError
-from ddpm_export.wording import first_line, several
+from ddpm_export.errors import UsageError, first_line, printable, several
 
 if TYPE_CHECKING:
-    from ddpm_export.datasets import Dataset
-    from ddpm_export.generation import Settings
-    from ddpm_export.spec import ModelSpec
+    from ddpm_export.model.spec import ModelSpec
+    from ddpm_export.sampling.generate import Settings
+    from ddpm_export.scoring.datasets.dataset import Dataset
 
-__all__ = ["main"]
 
 SPLITS = ("train", "test")
 CODED = ("bits", "rate", "likelihood")  # of the network and the reference; the others are of images
@@ -128,11 +125,11 @@ def evaluate(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
-    from ddpm_export import scoring
-    from ddpm_export.files import cache_folder, replacing, sha256_of
-    from ddpm_export.generation import settings_for
-    from ddpm_export.runtimes import open_model
     from ddpm_export.runtimes.onnx import open_extractor
+    from ddpm_export.runtimes.opening import open_model
+    from ddpm_export.sampling.generate import settings_for
+    from ddpm_export.scoring import scores as scoring
+    from ddpm_export.system.files import cache_folder, replacing, sha256_of
 
     wanted = tuple(dict.fromkeys(metrics.split(",")))
     known = (*scoring.METRICS, *scoring.CLASS_METRICS, *CODED)
@@ -192,7 +189,7 @@ def evaluate(
                 if on_ray:
                     kept = {"provider": provider, "threads": threads, "trust": trust, "mixed": mixed, **how}
                     if out is None:
-                        from ddpm_export.shards.features import folder_of_set
+                        from ddpm_export.scoring.set_features import folder_of_set
 
                         out = folder_of_set(cache, model, settings, provider, mixed)
                     images, fake = _on_ray(model, spec, out, extractor, its_digest, (workers, address), report, **kept)
@@ -240,12 +237,12 @@ def _on_ray(
     **how: Any,
 ) -> tuple[Any, Any]:
     """Make what is missing of a set and its features, by workers at an address; return images, and their features."""
-    from ddpm_export.datasets import open_dataset
-    from ddpm_export.files import sole_writer
-    from ddpm_export.scoring import CHUNK
-    from ddpm_export.shards.features import Scoring, features_of_set, scorer, unscored
-    from ddpm_export.shards.job import begin, finish
-    from ddpm_export.shards.on_ray import make_on_ray
+    from ddpm_export.scoring.datasets.readers import open_dataset
+    from ddpm_export.scoring.scores import CHUNK
+    from ddpm_export.scoring.set_features import Scoring, features_of_set, scorer, unscored
+    from ddpm_export.sets.job import begin, finish
+    from ddpm_export.sets.on_ray import make_on_ray
+    from ddpm_export.system.files import sole_writer
 
     workers, address = where
     with sole_writer(out):
@@ -274,7 +271,7 @@ class Source(NamedTuple):
 
 def _source(option: str, text: str, split: str | None = None) -> Source:
     """Return what NAME[:PLACE][:SPLIT], such as cifar10:DIR:test, or the path of a folder says of a data set."""
-    from ddpm_export.datasets import READERS
+    from ddpm_export.scoring.datasets.readers import READERS
 
     name, _, place = text.partition(":")
     if name not in READERS:
@@ -294,7 +291,7 @@ def _source(option: str, text: str, split: str | None = None) -> Source:
 
 
 def _opened(source: Source, image_shape: tuple[int, int, int]) -> "Dataset":
-    from ddpm_export.datasets import open_dataset
+    from ddpm_export.scoring.datasets.readers import open_dataset
 
     return open_dataset(source.name, source.place, image_shape=image_shape, train=source.split != "test")
 
@@ -314,7 +311,7 @@ def _bits(
     batch: int,
     report: Callable[[int, int, str], None],
 ) -> Any:
-    from ddpm_export.metrics.bits import bits_per_dimension, strided_times
+    from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
 
     return bits_per_dimension(
         model,
@@ -337,8 +334,8 @@ def _likelihood(
     batch: int,
     report: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    from ddpm_export.metrics.likelihood import flow_bits
-    from ddpm_export.scoring import likelihood_as_json
+    from ddpm_export.scoring.metrics.likelihood import flow_bits
+    from ddpm_export.scoring.scores import likelihood_as_json
 
     chosen = {} if steps is None else {"num_steps": steps}
     how = {"seed": seed, "batch": batch, **chosen}
@@ -350,8 +347,9 @@ def _save_strip(path: Path, model: Any, spec: Any, images: Any, seed: int) -> No
     """Write images from top to bottom: the image itself at the right, what is seen at falling times before it."""
     import numpy as np
 
-    from ddpm_export.images import save_images, to_uint8
-    from ddpm_export.metrics.rate import progressive
+    from ddpm_export.images.write import save_images
+    from ddpm_export.process.pixels import to_uint8
+    from ddpm_export.scoring.metrics.rate import progressive
 
     T = spec.num_train_timesteps
     times = tuple(dict.fromkeys(np.linspace(T - 1, 0, STRIP_TIMES).round().astype(int).tolist()))
@@ -370,7 +368,7 @@ def _first(images: Any, n: int | None, whose: str) -> Any:
 
 def _as_dataset(images: Any, settings: "Settings") -> "Dataset":
     """Return sampled images with the classes that they were asked to be."""
-    from ddpm_export.datasets import Dataset
+    from ddpm_export.scoring.datasets.dataset import Dataset
 
     label = settings.label
     if label is None:
@@ -399,9 +397,11 @@ def _samples(samples: str, image_shape: tuple[int, int, int]) -> "Dataset":
 
     import numpy as np
 
-    from ddpm_export.datasets import READERS, Dataset, is_sharded
     from ddpm_export.errors import BadFileError
-    from ddpm_export.inputs import NO_CLASS
+    from ddpm_export.model.inputs import NO_CLASS
+    from ddpm_export.scoring.datasets.dataset import Dataset
+    from ddpm_export.scoring.datasets.readers import READERS
+    from ddpm_export.scoring.datasets.sharded import is_sharded
 
     path = Path(samples)
     if is_sharded(path):

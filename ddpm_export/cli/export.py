@@ -19,18 +19,16 @@ from ddpm_export.cli.console import (
     numbers_from_text,
     options_from_settings,
     print_json,
-    printable,
     progress,
 )
-from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.wording import shown
+from ddpm_export.errors import BadFileError, UsageError, printable, shown
 
 if TYPE_CHECKING:
-    from ddpm_export.exporting import Checkpoint, ForeignNetwork, Report
-    from ddpm_export.inputs import Input
-    from ddpm_export.spec import ModelSpec
+    from ddpm_export.exporting.export import Report
+    from ddpm_export.exporting.foreign import ForeignNetwork
+    from ddpm_export.model.inputs import Input
+    from ddpm_export.model.spec import ModelSpec
 
-__all__ = ["main"]
 
 STORED_ENDINGS = {"float16": ".float16", "int8": ".int8-weights"}  # .int8 is what computes in such integers
 
@@ -149,8 +147,12 @@ def export(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
     finite, 130 interrupted.
     """
-    from ddpm_export import exporting
-    from ddpm_export.generation import with_defaults, with_plans
+    from ddpm_export.exporting import export as exporting
+    from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
+    from ddpm_export.exporting.plans import with_plans
+    from ddpm_export.importers import load
+    from ddpm_export.importers.checkpoint import Checkpoint
+    from ddpm_export.model.defaults import with_defaults
 
     is_foreign = exporting.is_foreign(Path(checkpoint))
     is_exported = Path(checkpoint).suffix == ".onnx" and not is_foreign
@@ -162,9 +164,9 @@ def export(
     paths = _paths(
         list(dict.fromkeys(formats)),
         out or _folder_of(checkpoint),
-        {name: format.ending for name, format in exporting.FORMATS.items()},  # noqa: A001
-        {name: format.ending for name, format in exporting.ONE_CALL_FORMATS.items()},  # noqa: A001
-        list(exporting.SERVED_FORMATS),
+        {name: format.ending for name, format in FORMATS.items()},  # noqa: A001
+        {name: format.ending for name, format in ONE_CALL_FORMATS.items()},  # noqa: A001
+        list(SERVED_FORMATS),
         (Path(checkpoint).stem if is_exported else "unet") + (".int8" if is_int8 else STORED_ENDINGS.get(storage, "")),
     )
     options = options_from_settings(config, settings or [])
@@ -182,7 +184,7 @@ def export(
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
         asked |= {"--plans": plans}
-        if not set(formats) <= set(exporting.SERVED_FORMATS):  # those have one plan, and it is chosen now
+        if not set(formats) <= set(SERVED_FORMATS):  # those have one plan, and it is chosen now
             asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
             asked |= {"--guidance": guidance, "--guidance-interval": guidance_interval}
         given = [name for name, value in asked.items() if value is not None]
@@ -208,21 +210,21 @@ def export(
             )
         # whoever chooses other steps leaves those of the checkpoint's own project behind
         own = () if chosen else counts
-        loaded = exporting.load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=own)
+        loaded = load.load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=own)
         counts = counts if chosen else None
     else:
         # what is given is what is meant, 0 too
         T = 1000 if timesteps is None else timesteps
         spec = _spec(checkpoint, schedule, image_shape, T, prediction or "eps", clip or "1", inputs or [])
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
-        loaded = exporting.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
+        loaded = load.load_network(checkpoint, network, spec, arguments=options, weights=weights or "ema")
     notes: list[str] = []
 
     def with_chosen(spec: "ModelSpec", of_steps: str | None = grid) -> "ModelSpec":
         return with_defaults(
             spec,
             sampler=sampler,
-            num_steps=None if counts is None else exporting.only_one(counts),
+            num_steps=None if counts is None else load.only_one(counts),
             times=numbers_from_text("--times", times),
             eta=eta,
             grid=of_steps,
@@ -234,7 +236,7 @@ def export(
         # beside --plans a grid may be of the plans only
         of_steps = None if plans and sampler is None and steps is None else grid
         loaded = replace(loaded, spec=with_chosen(spec, of_steps))
-        if not isinstance(loaded, exporting.Checkpoint):
+        if not isinstance(loaded, Checkpoint):
             loaded = loaded.beginning_with_noise()
         notes += loaded.notes
     _print_notes(notes)
@@ -249,7 +251,7 @@ def export(
         print_json(
             {
                 "checkpoint": checkpoint,
-                "weights": weights or "ema" if isinstance(loaded, exporting.Checkpoint) else None,
+                "weights": weights or "ema" if isinstance(loaded, Checkpoint) else None,
                 "importer": None if isinstance(loaded, Path) else loaded.spec.source.get("importer"),
                 "notes": notes + new,
                 "files": [r.to_json() for r in reports],
@@ -281,8 +283,8 @@ def _spec(
     inputs: list[str],
 ) -> "ModelSpec":
     """Return the spec of a network of one's own, or of a foreign .onnx, by what the options say of it."""
-    from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-    from ddpm_export.spec import INPUTS, Defaults, ModelSpec
+    from ddpm_export.model.spec import INPUTS, Defaults, ModelSpec
+    from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
     for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
         if value is None:
@@ -315,7 +317,7 @@ def _spec(
 
 def _input(text: str, image_shape: tuple[int, ...]) -> "Input":
     """Return the input that a text declares, such as y:label:cat,dog:none=2; what it may not be, the spec refuses."""
-    from ddpm_export.inputs import MAX_CLASSES, Input
+    from ddpm_export.model.inputs import MAX_CLASSES, Input
 
     parts = text.split(":")
     try:
@@ -368,7 +370,7 @@ def _print_table(reports: "list[Report]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ddpm_export.exporting import Proof
+    from ddpm_export.exporting.proof import Proof
 
     table = Table(box=None, pad_edge=False)
     for title in ("file", "size", "largest error", "at", "equal pixels", "SHA-256"):

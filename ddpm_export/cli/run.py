@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.child import MEMORY_GIB, TIMEOUT_S, confine
 from ddpm_export.cli.console import (
     Address,
     Debug,
@@ -37,15 +36,14 @@ from ddpm_export.cli.console import (
     numbers_from_text,
     phases,
     print_json,
-    printable,
     progress,
 )
-from ddpm_export.errors import UsageError
+from ddpm_export.errors import UsageError, printable
+from ddpm_export.sandbox.child import MEMORY_GIB, TIMEOUT_S, confine
 
 if TYPE_CHECKING:
-    from ddpm_export.spec import ModelSpec
+    from ddpm_export.model.spec import ModelSpec
 
-__all__ = ["main"]
 
 OF_EACH = 10
 
@@ -134,10 +132,10 @@ def run(
         place = bound.place or out
     elif (timeout, memory) != (TIMEOUT_S, MEMORY_GIB):
         raise UsageError("--timeout and --memory apply only with --untrusted.")
-    from ddpm_export.files import sha256_of
-    from ddpm_export.generation import pictures, settings_for
-    from ddpm_export.images import open_output
-    from ddpm_export.runtimes import open_file
+    from ddpm_export.images.write import open_output
+    from ddpm_export.runtimes.opening import open_file
+    from ddpm_export.sampling.generate import pictures, settings_for
+    from ddpm_export.system.files import sha256_of
 
     opened = open_file(model, provider, threads=threads, trust=trust)
     spec = opened.spec
@@ -188,7 +186,8 @@ def run(
         raise UsageError("--each-label does not apply to what begins with a picture.")
     walks, in_one_call, text = None, None, dict[str, Any]()
     if is_given:
-        from ddpm_export.editing import edit_for, given_from_files
+        from ddpm_export.sampling.edit import edit_for
+        from ddpm_export.sampling.given_files import given_from_files
 
         given = given_from_files(spec, **files, any_size=measure is not None)
         if invert:
@@ -260,8 +259,8 @@ def _make_set(
     **how: Any,
 ) -> None:
     """Make what is missing of a set of pictures in a folder, by an engine, its workers and its address; tell of it."""
-    from ddpm_export.files import sole_writer
-    from ddpm_export.shards.job import begin, finish, make_here, maker, missing
+    from ddpm_export.sets.job import begin, finish, make_here, maker, missing
+    from ddpm_export.system.files import sole_writer
 
     _, workers, address = engine
     on_ray = is_on_ray(*engine)
@@ -279,7 +278,7 @@ def _make_set(
                 advance(done=done)
 
             if on_ray:
-                from ddpm_export.shards.on_ray import make_on_ray
+                from ddpm_export.sets.on_ray import make_on_ray
 
                 make_on_ray(
                     partial(maker, job),
@@ -305,8 +304,8 @@ def _make_set(
 
 def _invert(opened: Any, images: Any, settled: dict[str, Any], place: Path) -> list[float]:
     """Write the noise that leads to pictures; return how far from each it leads, in levels."""
-    from ddpm_export.editing import invert
-    from ddpm_export.images import save_array
+    from ddpm_export.images.write import save_array
+    from ddpm_export.sampling.edit import invert
 
     with phases() as report:
         x_T, rmse = invert(opened, images, report=lambda done, all_: report(done, all_, "inverting"), **settled)

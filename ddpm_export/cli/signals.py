@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ddpm_export.cli.start import end, heed
-
-__all__ = ["interruptible"]
+from ddpm_export.cli.stops import end, heed
 
 GRACE_S = 0.5  # how long a second signal waits for what the first one began to clear away
 

@@ -9,16 +9,12 @@ import _signal as signal  # type: ignore[import-not-found]  # signal itself impo
 import os
 import sys
 
+from ddpm_export.cli.stops import STOPPED, end, heed, say
+
 TYPE_CHECKING = False  # what typing has
 
 if TYPE_CHECKING:
-    from typing import Any
-
-__all__ = ["begin", "bench", "check", "end", "evaluate", "export", "heed", "run", "say"]
-
-# that of a terminal which closes is no reason to leave half a file, either; Windows has none
-STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-STOPPED = 130
+    pass
 
 
 def run() -> None:
@@ -86,10 +82,9 @@ def begin(module: str, *, in_child: bool = False) -> None:
 
 def _watch(module: str) -> None:
     """Run a command in a child and end with its exit code, or tell in one line what became of it."""
-    from ddpm_export.child import run_in_child
     from ddpm_export.cli.signals import interruptible
-    from ddpm_export.errors import DdpmExportError
-    from ddpm_export.wording import printable
+    from ddpm_export.errors import DdpmExportError, printable
+    from ddpm_export.sandbox.child import run_in_child
 
     try:
         with interruptible():
@@ -101,26 +96,3 @@ def _watch(module: str) -> None:
         say("stopped.")
         code = STOPPED
     sys.exit(code)
-
-
-def heed(handler: Any) -> dict[int, Any]:
-    """Set the handler of every signal that asks to stop, and return those before; one that is ignored stays ignored."""
-    found = {number: signal.getsignal(number) for number in STOPS}
-    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler)
-    return before
-
-
-def end(*_signal: object) -> None:
-    """End the process at once, as a signal's handler does while there is nothing to clear away."""
-    say("stopped.")
-    os._exit(STOPPED)
-
-
-def say(line: str) -> None:
-    """Write a line to stderr, whatever has become of it."""
-    try:  # nothing can be imported here: a handler may have come within an import
-        os.write(2, f"{line}\n".encode())
-    except OSError:
-        return  # a pipe whose reader is gone

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from ddpm_export.diffusion import Array
 from ddpm_export.exporting.onnx_file import graphs_within
-
-__all__ = ["Builder", "Value", "value"]
+from ddpm_export.process.equations import Array
 
 
 def value(name: str, kind: int, shape: Sequence[int | str]) -> ValueInfoProto:

@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 
-from ddpm_export.diffusion import Array
-from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.measuring.steps import Call, inputs_at_the_middle
-
-__all__ = ["CHANNELS_LAST", "COMPILED", "EAGER", "eager_calls"]
+from ddpm_export.process.equations import Array
 
 EAGER, CHANNELS_LAST, COMPILED = "eager", "eager channels_last", "torch.compile channels_last"
 FROZEN = "TorchScript, frozen"

@@ -11,14 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export.errors import ModelRefusedError, UsageError, several, shown
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.onnx import open_graph
-from ddpm_export.spec import ModelSpec
-from ddpm_export.wording import several, shown
-
-__all__ = ["TIMES", "ForeignNetwork", "Levels", "Place", "foreign_network", "model_from_foreign", "shape_and_time"]
 
 TIMES = ("t", "sigma", "c_noise")  # what a network may be told of the time: see `Levels`
 LAYOUTS = ("NCHW", "NHWC")

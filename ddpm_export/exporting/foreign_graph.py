@@ -9,16 +9,13 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from ddpm_export.diffusion import Array
-from ddpm_export.errors import BadFileError, ModelRefusedError
+from ddpm_export.errors import BadFileError, ModelRefusedError, first_line, several
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.foreign import ForeignNetwork, Place
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_within, rename
+from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.external_data import check_external_data
 from ddpm_export.runtimes.inputs import input_types
-from ddpm_export.wording import first_line, several
-
-__all__ = ["denoiser_from_foreign", "places_of"]
 
 OWN = ("", "ai.onnx")  # the domain of ONNX's own operators, by its two names
 THEIRS = "theirs/"  # before every name of the foreign graph: ours cannot meet one of them

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_export.exporting.original import Original
-from ddpm_export.exporting.packages import installed
 from ddpm_export.exporting.proof import PictureProof, Proof
-
-__all__ = ["FORMATS", "ONE_CALL_FORMATS", "SERVED_FORMATS", "Format"]
+from ddpm_export.importers.packages import installed
 
 
 @dataclass(frozen=True)

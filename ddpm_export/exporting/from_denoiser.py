@@ -4,105 +4,29 @@ Whatever is written is opened again and compared with the network before it gets
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto, helper
 
-from ddpm_export.diffusion import Model
 from ddpm_export.errors import ModelRefusedError, UsageError
+from ddpm_export.exporting.denoiser_graph import model_from_graph
 from ddpm_export.exporting.int8 import LOW_HIGH, calibrated, observed, quantised, quantised_tensors
 from ddpm_export.exporting.onnx_file import fits_inline, read_weights, writing_model
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_int8, prove_pictures
-from ddpm_export.exporting.sampler import (
-    edit_from_denoiser,
-    sampler_from_denoiser,
-    slice_from_denoiser,
-    spec_of_graph,
-)
-from ddpm_export.exporting.stored_weights import round_weights, storage_of, store_weights
-from ddpm_export.golden import golden_of_int8
-from ddpm_export.golden_pictures import golden_from_pictures
-from ddpm_export.runtimes import OneCallFile, open_file, open_model
-from ddpm_export.runtimes.onnx import evaluate_from_bytes, model_from_bytes
-from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec
-
-__all__ = [
-    "DenoiserGraph",
-    "graph_from_file",
-    "graph_from_model",
-    "model_from_graph",
-    "prove_graph",
-    "rounded_graph",
-    "write_denoiser",
-    "write_one_call",
-    "writing",
-]
+from ddpm_export.exporting.sampler import edit_from_denoiser, sampler_from_denoiser, slice_from_denoiser, spec_of_graph
+from ddpm_export.exporting.stored_weights import store_weights
+from ddpm_export.model.golden import golden_of_int8
+from ddpm_export.model.golden_pictures import golden_from_pictures
+from ddpm_export.model.spec import METADATA_KEY, ModelSpec, json_from_spec
+from ddpm_export.runtimes.onnx import evaluate_from_bytes
+from ddpm_export.runtimes.opened import OneCallFile
+from ddpm_export.runtimes.opening import open_file, open_model
 
 BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser, "edit": edit_from_denoiser}
-
-
-@dataclass(frozen=True)
-class DenoiserGraph:
-    """Hold a denoiser's ONNX model, in memory, or without its weights where those lie in files beside `path`.
-
-    Protobuf copies no message of 2 GB: a transform of a larger model takes the graph first and its weights last.
-    """
-
-    model: ModelProto
-    path: Path | None = None
-
-    def copy(self) -> ModelProto:
-        """Return a model of one's own, without the weights that lie in files."""
-        model = ModelProto()
-        model.CopyFrom(self.model)
-        return model
-
-
-def graph_from_model(model: ModelProto, storage: str, stack: ExitStack) -> DenoiserGraph:
-    """Return a model with its weights rounded as they are to be stored, in float32 still.
-
-    One that is too large for protobuf lies in a temporary folder until the stack is left.
-    """
-    if storage != "float32":
-        round_weights(model, storage)
-    if fits_inline(model):
-        return DenoiserGraph(model)
-    path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "unet.onnx"
-    with writing_model(model, path):
-        pass
-    return DenoiserGraph(onnx.load(path, load_external_data=False), path)
-
-
-def graph_from_file(path: Path, storage: str, stack: ExitStack) -> DenoiserGraph:
-    """Return the graph of a denoiser's file, as `graph_from_model` does.
-
-    Raises UsageError where its weights are to be stored otherwise than they already are.
-    """
-    if storage != "float32":
-        if (before := storage_of(path)) not in ("float32", storage):
-            raise UsageError(
-                f"{path}: has its weights stored as {before} already. Choose --storage {before}, or a file of float32."
-            )
-        return graph_from_model(onnx.load(path), storage, stack)
-    return DenoiserGraph(onnx.load(path, load_external_data=False), path)
-
-
-def rounded_graph(graph: DenoiserGraph, storage: str, stack: ExitStack) -> DenoiserGraph:
-    """Return a graph with its weights rounded as they are to be stored; the one that is given stays."""
-    return graph_from_model(graph.copy() if graph.path is None else onnx.load(graph.path), storage, stack)
-
-
-def model_from_graph(graph: DenoiserGraph, spec: ModelSpec, *, threads: int | None = None) -> Model:
-    """Return the network of a graph, evaluated by ONNX Runtime on the CPU."""
-    if graph.path is None:
-        return model_from_bytes(graph.model.SerializeToString(), spec, threads=threads)
-    return open_model(graph.path, threads=threads)[0]
 
 
 def prove_graph(original: Original, path: Path) -> None:

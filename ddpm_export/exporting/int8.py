@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ddpm_export.diffusion import Array, denoiser
-from ddpm_export.inputs import example_of_inputs
-from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import plan, walk
-from ddpm_export.spec import ModelSpec
-
-__all__ = ["LOW_HIGH", "Range", "calibrated", "observed", "quantised", "quantised_tensors"]
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.walk import walk
 
 BATCH = 8
 SEED = 2**40  # pictures that no user asks for by accident

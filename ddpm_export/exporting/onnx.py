@@ -16,17 +16,14 @@ from onnx import numpy_helper
 from onnx_ir.passes import InPlacePass
 from torch import Tensor, nn
 
-from ddpm_export.diffusion import Array
-from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.errors import ModelRefusedError, first_line
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET
 from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.exporting.program import program_from_network, quiet_torch
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.model.spec import METADATA_KEY, json_from_spec
+from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.inputs import input_types
-from ddpm_export.spec import METADATA_KEY, json_from_spec
-from ddpm_export.wording import first_line
-
-__all__ = ["model_from_checkpoint", "model_from_network"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a place that it has lost

@@ -12,20 +12,9 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from ddpm_export.files import replacing
+from ddpm_export.model.spec import METADATA_KEY, metadata_from
 from ddpm_export.runtimes.external_data import WEIGHTS_SHA256, digest_of_weights
-from ddpm_export.spec import METADATA_KEY, metadata_from
-
-__all__ = [
-    "IR_VERSION",
-    "OPSET",
-    "fits_inline",
-    "graphs_within",
-    "read_weights",
-    "rename",
-    "tensors_of",
-    "writing_model",
-]
+from ddpm_export.system.files import replacing
 
 OPSET = 18  # 17 gives an invalid Split, 21 a GroupNormalization for which no runtime has a kernel
 IR_VERSION = 8  # what ONNX Runtime 1.16, Debian's build and the browser read

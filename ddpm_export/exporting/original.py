@@ -11,21 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm_export.diffusion import Model
-from ddpm_export.exporting.checkpoint import Checkpoint
 from ddpm_export.exporting.foreign import ForeignNetwork, model_from_foreign
-from ddpm_export.exporting.packages import installed
 from ddpm_export.exporting.proof import REMEDY, Proof, Rounding, prove, prove_int8, rounding
-from ddpm_export.golden import golden_from_model
-from ddpm_export.runtimes import open_model
-from ddpm_export.spec import ModelSpec
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.importers.packages import installed
+from ddpm_export.model.golden import golden_from_model
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Model
+from ddpm_export.runtimes.opening import open_model
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from ddpm_export.exporting.from_denoiser import DenoiserGraph
-
-__all__ = ["Original", "original_from_checkpoint", "original_from_file", "original_from_foreign"]
+    from ddpm_export.exporting.denoiser_graph import DenoiserGraph
 
 
 STORE_OTHERWISE = "Choose --storage float16, or leave it out."
@@ -95,7 +93,7 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
 
     def make_graph(original: Original) -> "DenoiserGraph":
         with installed("export"):
-            from ddpm_export.exporting.from_denoiser import graph_from_model
+            from ddpm_export.exporting.denoiser_graph import graph_from_model
             from ddpm_export.exporting.onnx import model_from_checkpoint
             from ddpm_export.exporting.passes import PASSES, WEIGHTS_KEPT
         passes = WEIGHTS_KEPT if storage == "float16" else PASSES
@@ -114,7 +112,7 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
 def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original:
     """Return the network of a denoiser's file, which is taken for what it says: it was proven when it was exported."""
     with installed("onnx"):
-        from ddpm_export.exporting.from_denoiser import graph_from_file, model_from_graph
+        from ddpm_export.exporting.denoiser_graph import graph_from_file, model_from_graph
     # one thread: golden values shall not depend on the number of cores
     exact, spec = open_model(source, threads=1)
     graph = graph_from_file(source, storage, stack)
@@ -127,8 +125,8 @@ def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original
 def original_from_foreign(network: ForeignNetwork, storage: str, stack: ExitStack) -> Original:
     """Return a foreign .onnx as it runs by itself, which is all that there is to compare with."""
     with installed("onnx"):
+        from ddpm_export.exporting.denoiser_graph import graph_from_model
         from ddpm_export.exporting.foreign_graph import denoiser_from_foreign
-        from ddpm_export.exporting.from_denoiser import graph_from_model
     graph = graph_from_model(denoiser_from_foreign(network), "float32", stack)
     exact = model_from_foreign(network)
     original = Original(network.spec, exact, exact, storage, None, lambda _: graph, nullcontext, remedy=network.remedy)
@@ -141,7 +139,7 @@ def _with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Ori
     Raises ModelRefusedError, besides where the graph is not the network, where 8-bit integers are too coarse for it.
     """
     with installed("onnx"):
-        from ddpm_export.exporting.from_denoiser import model_from_graph, rounded_graph
+        from ddpm_export.exporting.denoiser_graph import model_from_graph, rounded_graph
     spec, exact, storage = original.spec, original.exact, original.storage
     prove(model_from_graph(original.graph, spec, threads=1), exact, spec, where=where, remedy=original.remedy)
     graph = rounded_graph(original.graph, storage, stack)

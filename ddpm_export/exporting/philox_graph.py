@@ -1,7 +1,7 @@
 """Our noise as ONNX operators, the same nodes for every model. No torch.
 
 Philox and the table of normals of docs/format.md section 3 in int64, whose products are kept below 2^63 by halving a
-factor: ONNX Runtime multiplies no unsigned integers. The words agree with ddpm_export/noise.py to the bit.
+factor: ONNX Runtime multiplies no unsigned integers. The words agree with ddpm_export/process/noise.py to the bit.
 """
 
 import math
@@ -11,9 +11,7 @@ import numpy as np
 from onnx import GraphProto, TensorProto
 
 from ddpm_export.exporting.builder import Builder, value
-from ddpm_export.noise import KEY_INCREMENTS, MULTIPLIERS, SAMPLING, normal_table
-
-__all__ = ["add_key", "add_noise", "add_normals"]
+from ddpm_export.process.noise import KEY_INCREMENTS, MULTIPLIERS, SAMPLING, normal_table
 
 ROUNDS = 10
 LOW_16, LOW_32 = 0xFFFF, 0xFFFFFFFF

@@ -14,24 +14,13 @@ from types import FrameType, MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import DdpmExportError, ModelRefusedError
-from ddpm_export.exporting.checkpoint import Checkpoint
+from ddpm_export.errors import DdpmExportError, ModelRefusedError, first_line
 from ddpm_export.exporting.storage import rounded_values
-from ddpm_export.inputs import example_of_inputs
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.torch_archive import model_from_module
-from ddpm_export.spec import ModelSpec
-from ddpm_export.wording import first_line
-
-__all__ = [
-    "eager_model",
-    "example_inputs",
-    "one_thread",
-    "program_from_checkpoint",
-    "program_from_network",
-    "quiet_torch",
-    "with_rounded_weights",
-]
 
 TORCH = str(Path(torch.__file__).parent)
 SHAPES_LOG = "torch.fx.experimental.symbolic_shapes"

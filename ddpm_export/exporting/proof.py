@@ -9,33 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model, denoiser, noised, numbered
-from ddpm_export.editing import plan_below
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
-from ddpm_export.given import known_pixels
-from ddpm_export.golden_pictures import Draw, draws_of, given_in, told_in
-from ddpm_export.guidance import Guidance
-from ddpm_export.images import to_uint8
-from ddpm_export.inputs import example_of_inputs
-from ddpm_export.noise import GIVEN, noise_stream
-from ddpm_export.plans import Plan
-from ddpm_export.runtimes import OneCallFile
-from ddpm_export.samplers import choose, plan, walk
-from ddpm_export.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
-
-__all__ = [
-    "REMEDY",
-    "PictureProof",
-    "Proof",
-    "Rounding",
-    "of_one_plan",
-    "pictures_of",
-    "prove",
-    "prove_int8",
-    "prove_pictures",
-    "prove_rows",
-    "rounding",
-]
+from ddpm_export.model.choice import choose, plan, plan_below
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.golden_pictures import Draw, draws_of, given_in, told_in
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.process.equations import Array, Model, noised, numbered
+from ddpm_export.process.given import known_pixels
+from ddpm_export.process.noise import GIVEN, noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.rows import Plan
+from ddpm_export.process.walk import walk
+from ddpm_export.runtimes.opened import OneCallFile
 
 BATCHES = (1, 2, 3, 5)
 NUM_TIMES = 12

@@ -7,11 +7,9 @@ import torch
 
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import Proof
-from ddpm_export.files import replacing
+from ddpm_export.model.spec import json_from_spec
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
-from ddpm_export.spec import json_from_spec
-
-__all__ = ["write_pt2"]
+from ddpm_export.system.files import replacing
 
 
 def write_pt2(original: Original, path: Path) -> Proof:

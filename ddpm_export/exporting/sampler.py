@@ -15,29 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
-from ddpm_export.diffusion import Level, clean_and_noise, combine
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, rename
 from ddpm_export.exporting.philox_graph import add_key, add_noise
 from ddpm_export.exporting.proof import of_one_plan
-from ddpm_export.guidance import MAX_SCALE
-from ddpm_export.inputs import OWN_GUIDANCE
-from ddpm_export.noise import GIVEN, SAMPLING
-from ddpm_export.plans import Plan
+from ddpm_export.model.guidance import MAX_SCALE
+from ddpm_export.model.inputs import OWN_GUIDANCE
+from ddpm_export.model.spec import GUIDANCE, METADATA_KEY, PLAN, TIMES, ModelSpec, json_from_spec
+from ddpm_export.process.equations import VARIANCE_FRACTION, Level, clean_and_noise, combine
+from ddpm_export.process.noise import GIVEN, SAMPLING
+from ddpm_export.process.rows import Plan
+from ddpm_export.process.solvers import ddim_weights
+from ddpm_export.process.walk import weighted_sum
 from ddpm_export.runtimes.one_call import NOT_FINITE, history_size, inputs_of, names_of, outputs_of
-from ddpm_export.samplers import ddim_weights, weighted_sum
-from ddpm_export.spec import GUIDANCE, METADATA_KEY, PLAN, TIMES, VARIANCE_FRACTION, ModelSpec, json_from_spec
-
-__all__ = [
-    "ROWS",
-    "edit_from_denoiser",
-    "rows_from_denoiser",
-    "rows_inputs",
-    "sampler_from_denoiser",
-    "slice_from_denoiser",
-    "spec_of_graph",
-]
 
 END = 2**31 - 1  # of a vector, in Slice
 ROWS = "ddpm_export_rows"  # the key of metadata that has the inputs of a graph of rows, and what each may be

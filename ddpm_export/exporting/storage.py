@@ -3,10 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.diffusion import Array
 from ddpm_export.errors import ModelRefusedError
-
-__all__ = ["STORAGES", "is_rounded", "levels_and_scales", "rounded_values"]
+from ddpm_export.process.equations import Array
 
 STORAGES = ("float32", "float16", "int8")
 MIN_ROUNDED = 1024  # what has fewer numbers, norms and biases among them, stays float32: little would be saved

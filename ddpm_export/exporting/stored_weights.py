@@ -6,11 +6,9 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ddpm_export.diffusion import Array
 from ddpm_export.exporting.onnx_file import graphs_within, tensors_of
 from ddpm_export.exporting.storage import is_rounded, levels_and_scales, rounded_values
-
-__all__ = ["round_weights", "storage_of", "store_weights"]
+from ddpm_export.process.equations import Array
 
 FLOAT16 = ".float16"  # these come after the name of a weight that is stored so
 LEVELS, SCALES = ".levels", ".scales"

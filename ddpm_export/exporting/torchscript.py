@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from ddpm_export.exporting.checkpoint import Checkpoint
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.program import example_inputs
 from ddpm_export.exporting.proof import Proof
-from ddpm_export.files import replacing
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.model.spec import json_from_spec
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
-from ddpm_export.spec import json_from_spec
-
-__all__ = ["write_torchscript"]
+from ddpm_export.system.files import replacing
 
 MANGLE = "___torch_mangle_"  # and a number: how torch keeps classes of one name apart
 

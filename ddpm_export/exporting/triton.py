@@ -8,12 +8,10 @@ from ddpm_export.exporting.from_denoiser import prove_graph, writing
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, prove_rows
 from ddpm_export.exporting.sampler import rows_from_denoiser, rows_inputs
-from ddpm_export.files import replacing
+from ddpm_export.model.choice import Choice, choose
+from ddpm_export.model.spec import ModelSpec
 from ddpm_export.runtimes.onnx import graph_from_path
-from ddpm_export.samplers import Choice, choose
-from ddpm_export.spec import ModelSpec
-
-__all__ = ["model_path", "write_triton"]
+from ddpm_export.system.files import replacing
 
 MAX_BATCH = 16
 DELAY_US = 2000  # that a request waits for others: less than a step of one picture

@@ -9,8 +9,6 @@ import os
 import sys
 import time
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Start what the arguments say, wait for its end, and tell of it on stdout, which is not the command's."""

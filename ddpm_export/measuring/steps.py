@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model, noised
-from ddpm_export.errors import EnvironmentProblem, ModelRefusedError, UsageError
-from ddpm_export.golden import promised_tolerance, replay_golden
-from ddpm_export.inputs import example_of_inputs
+from ddpm_export.errors import EnvironmentProblem, ModelRefusedError, UsageError, first_line
 from ddpm_export.measuring.timing import Timings, interleaved, warm_up
-from ddpm_export.noise import noise_stream
-from ddpm_export.providers import provider_from_name
-from ddpm_export.runtimes import open_model
-from ddpm_export.spec import ModelSpec
-from ddpm_export.wording import first_line
-
-__all__ = ["Call", "Engine", "Steps", "inputs_at_the_middle", "opened_engines", "timed_steps"]
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.golden import promised_tolerance, replay_golden
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model, noised
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.runtimes.providers import provider_from_name
 
 Call = Callable[[], Array]
 # golden vectors have vouched for the file: this is only that nobody times another network beside it. Weights stored as

@@ -20,20 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_export.cores import cores
 from ddpm_export.errors import EnvironmentProblem
-
-__all__ = [
-    "Timings",
-    "interleaved",
-    "launched",
-    "launched_in_turns",
-    "machine",
-    "others_busy_share",
-    "spread",
-    "spread_of",
-    "warm_up",
-]
+from ddpm_export.system.processor import cores
 
 PAUSE_S = 0.15
 TURN_S = 0.12  # one turn repeats its call for about this long

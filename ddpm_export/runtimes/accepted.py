@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.golden import GoldenResult, replay_golden
-from ddpm_export.golden_pictures import PictureResult, given_in, replay_golden_pictures, told_in
-from ddpm_export.providers import Provider
+from ddpm_export.model.golden import GoldenResult, replay_golden
+from ddpm_export.model.golden_pictures import PictureResult, given_in, replay_golden_pictures, told_in
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
-
-__all__ = ["check_device", "replayed"]
+from ddpm_export.runtimes.providers import Provider
 
 
 def replayed(opened: DenoiserFile | OneCallFile, precision: str) -> "Sequence[GoldenResult | PictureResult]":

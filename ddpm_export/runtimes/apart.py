@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["done_apart"]
-
 Result = TypeVar("Result")
 POLL_S = 0.1  # Windows tells of Ctrl-C only between two waits
 

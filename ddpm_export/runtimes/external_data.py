@@ -9,11 +9,8 @@ import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ddpm_export.errors import BadFileError
-from ddpm_export.spec import METADATA_KEY
-from ddpm_export.wording import shown
-
-__all__ = ["WEIGHTS_SHA256", "check_external_data", "check_weights", "digest_of_weights", "metadata_of"]
+from ddpm_export.errors import BadFileError, shown
+from ddpm_export.model.spec import METADATA_KEY
 
 WEIGHTS_SHA256 = "weights_sha256"  # the key beside the spec's; readers that only sample pass over it
 

@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array
 from ddpm_export.errors import UsageError
-from ddpm_export.spec import ModelSpec
-
-__all__ = ["checked_inputs", "input_types"]
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array
 
 
 def input_types(spec: ModelSpec) -> dict[str, tuple[np.dtype[Any], list[int]]]:

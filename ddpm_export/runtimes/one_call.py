@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, guidance_for
-from ddpm_export.errors import BadFileError, DdpmExportError, NonFiniteError, UsageError
-from ddpm_export.guidance import Guidance
-from ddpm_export.inputs import bound_inputs
+from ddpm_export.errors import BadFileError, DdpmExportError, NonFiniteError, UsageError, first_line
+from ddpm_export.model.denoiser import guidance_for
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.inputs import bound_inputs
+from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, ModelSpec
+from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.opened import OneCall
-from ddpm_export.spec import GUIDANCE, PLAN, TIMES, ModelSpec
-from ddpm_export.wording import first_line
-
-__all__ = ["NOT_FINITE", "Run", "history_size", "inputs_of", "names_of", "one_call_from_session", "outputs_of"]
 
 Run = Callable[[list[str], dict[str, Array]], list[Array]]  # (names of outputs, inputs by name) -> the outputs
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it

@@ -10,27 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
-from ddpm_export.providers import PROVIDERS, Provider, provider_from_name
+from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, first_line, not_installed
+from ddpm_export.model.spec import METADATA_KEY, ModelSpec, spec_from_json
+from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
 from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.one_call import Run, one_call_from_session
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
-from ddpm_export.spec import METADATA_KEY, ModelSpec, spec_from_json
-from ddpm_export.wording import first_line, not_installed
-
-__all__ = [
-    "Extractor",
-    "Graph",
-    "evaluate_from_bytes",
-    "graph_from_path",
-    "model_from_bytes",
-    "open_extractor",
-    "open_graph",
-    "open_onnx",
-]
+from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 
 # images (B, C, H, W) float32 in [-1, 1] -> features (B, D) and logits (B, K), float32
 Extractor = Callable[[Array], tuple[Array, Array]]
@@ -89,6 +77,13 @@ def evaluate_from_bytes(content: bytes, outputs: list[str], *, threads: int | No
         return values
 
     return evaluate
+
+
+def model_from_path(path: Path, *, threads: int | None = None) -> Model:
+    """Return the network of a denoiser's file on the CPU."""
+    opened = open_onnx(path, provider_from_name("cpu"), threads)
+    assert isinstance(opened, DenoiserFile)  # the caller made it one
+    return opened.model
 
 
 def graph_from_path(path: Path, *, threads: int | None = None) -> Callable[[dict[str, Array]], list[Array]]:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.spec import ModelSpec
-
-__all__ = ["DenoiserFile", "OneCall", "OneCallFile"]
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array, Model
 
 # (seed, image numbers, num_steps, eta, times=None, plan=None, guidance=None, **inputs of the spec) -> where it stops to
 # show it: the number of the row, from 1, the state x after it (B, C, H, W) and its pictures, uint8 (B, H, W, C); the

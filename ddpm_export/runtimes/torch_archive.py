@@ -1,6 +1,10 @@
-"""What `.ts` and `.pt2` files share: a zip archive with our spec in it, and a torch device. Runs nothing of it."""
+"""TorchScript (`.ts`) and torch.export (`.pt2`) files: a zip archive with our spec in it, run by torch on a device.
+
+Both can run code of the file, so `open_model` asks for trust before it comes here.
+"""
 
 import os
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,22 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.diffusion import Array, Model
-from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
-from ddpm_export.providers import Provider
+from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, first_line, not_installed
+from ddpm_export.model.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
+from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.inputs import checked_inputs
-from ddpm_export.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
-from ddpm_export.wording import first_line, not_installed
-
-__all__ = [
-    "SPEC_NAME",
-    "broken_file",
-    "check_archive",
-    "import_torch",
-    "model_from_module",
-    "spec_from_archive",
-    "torch_device",
-]
+from ddpm_export.runtimes.opened import DenoiserFile
+from ddpm_export.runtimes.providers import Provider
 
 SPEC_NAME = "ddpm_export.json"
 MAX_CODE_BYTES = 2**26
@@ -124,3 +118,33 @@ def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str, 
         return {name: output.cpu().numpy() for name, output in zip(spec.outputs, outputs, strict=True)}
 
     return model
+
+
+def open_pt2(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
+    """Open `*.pt2` on a provider's device; the spec is read before anything else in the file."""
+    spec = spec_from_archive(path)
+    torch, device = import_torch(), torch_device(provider, threads)
+    try:
+        program = torch.export.load(str(path))
+        if device != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        module = program.module()
+    except Exception as exc:  # torch raises whatever its parser met: one translation for all of it
+        raise broken_file(path, exc) from exc
+    return DenoiserFile(model_from_module(module, spec, device), spec)
+
+
+def open_torchscript(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
+    """Open `*.ts` on a provider's device; the spec is read before anything in the file runs."""
+    spec = spec_from_archive(path)
+    torch, device = import_torch(), torch_device(provider, threads)
+    try:
+        with warnings.catch_warnings():
+            # torch deprecates TorchScript: said where the format is chosen, no news to whoever opens a file
+            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location=device).eval()
+    except Exception as exc:  # torch raises whatever its parser and unpickler met: one translation for all of it
+        raise broken_file(path, exc) from exc
+    return DenoiserFile(model_from_module(module, spec, device, by_name=False), spec)

@@ -3,9 +3,10 @@
 import numpy as np
 
 from ddpm_export import denoiser, noise_stream, open_model, plan, save_images, to_uint8, walk
-from ddpm_export.given import known_pixels, with_returns
-from ddpm_export.images import from_uint8, read_image
-from ddpm_export.noise import GIVEN
+from ddpm_export.images.read import read_image
+from ddpm_export.process.given import known_pixels, with_returns
+from ddpm_export.process.noise import GIVEN
+from ddpm_export.process.pixels import from_uint8
 
 model, spec = open_model("exported/unet.onnx", provider="cpu")
 channels = spec.state_shape[0]

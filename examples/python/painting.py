@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ddpm_export.child import Worker, answer, confine
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.sandbox.child import Worker, answer, confine
 
 __all__ = ["BODY", "opened", "painter", "png"]
 
@@ -26,7 +26,7 @@ def opened(model: str) -> Any:
 def png(model: str, asked: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
     """Return images of a model, one or a grid, as a PNG, made of a given picture if there is one."""
     from ddpm_export import edit, generate
-    from ddpm_export.images import grid, png_bytes
+    from ddpm_export.images.write import grid, png_bytes
 
     names = {"image": "first", "steps": "num_steps"}
     how = {"n": 1, "seed": 0, "num_steps": 50} | {names.get(name, name): value for name, value in asked.items()}
@@ -38,7 +38,7 @@ def png(model: str, asked: dict[str, Any], given: dict[str, Any] | None = None) 
 
 def read(spec: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return what `edit` is given, of PNGs in base64 and a number."""
-    from ddpm_export.images import read_image
+    from ddpm_export.images.read import read_image
 
     found: dict[str, Any] = {}
     try:

@@ -21,8 +21,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from painting import BODY, opened, painter, png
 
-from ddpm_export.cores import cores
 from ddpm_export.errors import DdpmExportError, UsageError
+from ddpm_export.system.processor import cores
 
 MODEL = "exported/unet.onnx"
 SECONDS = 60.0  # that an answer may take, its turn waited for

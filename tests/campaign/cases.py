@@ -145,9 +145,9 @@ def sound_checkpoint() -> dict[str, Any]:
 
     import torch
 
-    from ddpm_export.exporting.checkpoint import CHECKPOINT_FORMAT
-    from ddpm_export.exporting.unet import UNet, UNetConfig
-    from ddpm_export.spec import json_from_spec
+    from ddpm_export.importers.checkpoint import CHECKPOINT_FORMAT
+    from ddpm_export.importers.unet import UNet, UNetConfig
+    from ddpm_export.model.spec import json_from_spec
 
     torch.manual_seed(0)
     config = UNetConfig((1, 8, 8), 8, (1,), 1, (), groups=4)
@@ -163,7 +163,7 @@ def sound_checkpoint() -> dict[str, Any]:
 @functools.cache
 def one_call(kind: str = "sampler") -> bytes:
     """Return a one-call file of a small hand-made denoiser."""
-    from ddpm_export.exporting import export as write
+    from ddpm_export.exporting.export import export as write
 
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "m.onnx"), Path(folder, f"m.{kind}.onnx")

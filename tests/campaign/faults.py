@@ -313,7 +313,7 @@ def scores(folder):
 
 def fault_of_checkpoint(path):
     from ddpm_export.errors import BadFileError
-    from ddpm_export.exporting.checkpoint import load_torch_file
+    from ddpm_export.importers.checkpoint import load_torch_file
 
     try:
         return None if load_torch_file(path) else "an empty checkpoint"

@@ -47,7 +47,7 @@ READABLE = (
 )
 STRACE = ["strace", "-f", "-qq", "--seccomp-bpf", "-y", "-s", "300", "-e"]
 TRACED = "trace=open,openat,openat2,creat,stat,newfstatat,execve,execveat,socket,connect,bind,sendto"
-LMDB_WALK = ["-I", "-c"]  # ddpm_export.datasets.lsun walks a database in a process of its own
+LMDB_WALK = ["-I", "-c"]  # ddpm_export.scoring.datasets.lsun walks a database in a process of its own
 
 
 def write(folder, files):

@@ -118,7 +118,7 @@ def samples(noise):
 @family("arrays as --input, --from and --mask")
 def given(noise):
     vector = {"name": "w", "kind": "vector", "shape": [2], "none": 0.0}
-    from ddpm_export.inputs import Input
+    from ddpm_export.model.inputs import Input
 
     assert vector
     spec = tiny_spec(inputs=(Input("w", "vector", (2,), none=0.0),), requires=("inputs",))
@@ -349,7 +349,7 @@ def cifar_pickled(noise):
             ("numpy.core.multiarray", "scalar"),
             ("numpy", "fromfile"),
             ("copyreg", "_reconstructor"),
-            ("ddpm_export.datasets.cifar", "_Array"),
+            ("ddpm_export.scoring.datasets.cifar", "_Array"),
             ("numpy", "dtype"),
             ("numpy", "ndarray"),
         )

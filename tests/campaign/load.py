@@ -70,8 +70,8 @@ def memory(tally, many=MANY):
 def in_threads(tally, rounds=20):
     """Run one session of a one-call file, and one of a denoiser, from 8 threads: each picture is that of one thread."""
     from ddpm_export import generate, open_model
-    from ddpm_export.generation import pictures, settings_for
-    from ddpm_export.runtimes import open_file
+    from ddpm_export.runtimes.opening import open_file
+    from ddpm_export.sampling.generate import pictures, settings_for
 
     with tempfile.TemporaryDirectory() as base:
         path, denoiser = Path(base, "c.onnx"), Path(base, "m.onnx")

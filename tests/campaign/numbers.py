@@ -10,16 +10,17 @@ from commands import run_here
 from models import constant, learned_model, mix_model, node, scale_model, tiny_spec, told_model
 from onnx import ModelProto
 
-from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, NonFiniteError
-from ddpm_export.exporting import export
+from ddpm_export.exporting.export import export
 from ddpm_export.exporting.onnx_file import writing_model
-from ddpm_export.generation import pictures, settings_for
-from ddpm_export.inputs import Input
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_file, open_model
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.inputs import Input
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.external_data import check_weights
-from ddpm_export.samplers import plan, walk
+from ddpm_export.runtimes.opening import open_file, open_model
+from ddpm_export.sampling.generate import pictures, settings_for
 
 BAD = (np.nan, np.inf, -np.inf)
 FLIPS = 10_000

@@ -29,7 +29,7 @@ def written(name, data):
 
 
 def spec(data):
-    from ddpm_export.spec import json_from_spec, spec_from_json
+    from ddpm_export.model.spec import json_from_spec, spec_from_json
 
     text = data.decode("utf-8", "surrogateescape")
     made = spec_from_json(text)
@@ -52,27 +52,27 @@ def archive(data):
 
 
 def cifar(data):
-    from ddpm_export.datasets import cifar10
+    from ddpm_export.scoring.datasets.cifar import cifar10
 
     written("test_batch", data)
     cifar10(PLACE, train=False)
 
 
 def idx(data):
-    from ddpm_export.datasets import read_idx
+    from ddpm_export.scoring.datasets.idx import read_idx
 
     read_idx(written("x-idx3-ubyte", data))
 
 
 def npy(data):
-    from ddpm_export.images import read_array
+    from ddpm_export.images.read import read_array
 
     read_array(written("a.npy", data))
 
 
 def checkpoint(data):
     """The bytes are the archive's pickle: mutants of a whole archive end at its checksums."""
-    from ddpm_export.exporting.checkpoint import load_torch_file
+    from ddpm_export.importers.checkpoint import load_torch_file
 
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
@@ -85,7 +85,7 @@ def checkpoint(data):
 
 
 def safetensors(data):
-    from ddpm_export.exporting.folders import load_safetensors
+    from ddpm_export.importers.folders import load_safetensors
 
     load_safetensors(written("c.safetensors", data))
 
@@ -101,7 +101,7 @@ def seeds(name):
     if name == "spec":
         from models import tiny_spec
 
-        from ddpm_export.spec import json_from_spec
+        from ddpm_export.model.spec import json_from_spec
 
         texts = json.loads((TESTS_GOLDEN / "spec_attacks" / "texts.json").read_text("ascii"))["cases"]
         changes = json.loads((TESTS_GOLDEN / "spec_attacks" / "changes.json").read_text("ascii"))
@@ -217,15 +217,15 @@ def main():
         with atheris.instrument_imports(
             include=["ddpm_export", "zipfile", "pickletools", "torch._weights_only_unpickler"]
         ):
-            import ddpm_export.datasets
-            import ddpm_export.images
+            import ddpm_export.images.write
+            import ddpm_export.model.spec
             import ddpm_export.runtimes.external_data
             import ddpm_export.runtimes.torch_archive
-            import ddpm_export.spec
+            import ddpm_export.scoring.datasets.readers
 
             if name in ("checkpoint", "safetensors"):
-                import ddpm_export.exporting.checkpoint
-                import ddpm_export.exporting.folders  # noqa: F401
+                import ddpm_export.importers.checkpoint
+                import ddpm_export.importers.folders  # noqa: F401
         atheris.Setup([sys.argv[0], corpus, *options], tried(TARGETS[name]))
         atheris.Fuzz()
     finally:

@@ -11,11 +11,12 @@ import pytest
 def trained(tmp_path_factory):
     """(checkpoint, model): paths of a random network's checkpoint and of its ONNX file."""
     torch = pytest.importorskip("torch")
-    from ddpm_export.exporting import export, load_checkpoint
-    from ddpm_export.exporting.checkpoint import save_checkpoint
-    from ddpm_export.exporting.unet import UNet, UNetConfig
-    from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-    from ddpm_export.spec import Defaults, ModelSpec, json_from_spec
+    from ddpm_export.exporting.export import export
+    from ddpm_export.importers.checkpoint import save_checkpoint
+    from ddpm_export.importers.load import load_checkpoint
+    from ddpm_export.importers.unet import UNet, UNetConfig
+    from ddpm_export.model.spec import Defaults, ModelSpec, json_from_spec
+    from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
     config = UNetConfig(
         image_shape=(1, 8, 8),

@@ -7,11 +7,11 @@ import pytest
 from commands import run_apart
 from models import COLOUR, mix_model, scale_model, tiny_spec
 
-from ddpm_export import providers
 from ddpm_export.errors import EnvironmentProblem, ModelRefusedError
 from ddpm_export.measuring import steps, timing
-from ddpm_export.providers import PROVIDERS
-from ddpm_export.runtimes import open_model
+from ddpm_export.runtimes import providers
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.runtimes.providers import PROVIDERS
 
 APART = """
 import sys

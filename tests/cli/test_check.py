@@ -8,12 +8,13 @@ import pytest
 from models import constant, mix_model, scale_model, tiny_spec, told_model
 
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.golden import golden_from_model, replay_golden
-from ddpm_export.golden_pictures import replay_golden_pictures
-from ddpm_export.guidance import Guidance
-from ddpm_export.inputs import Input
-from ddpm_export.runtimes import PROVIDERS, Provider, open_model
-from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.model.golden import golden_from_model, replay_golden
+from ddpm_export.model.golden_pictures import replay_golden_pictures
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.runtimes.providers import PROVIDERS, Provider
 
 
 def rewritten(model, path, change):
@@ -69,7 +70,8 @@ def test_what_source_says_decides_nothing(trained, command, tmp_path):
 @pytest.mark.torch
 @pytest.mark.parametrize(("graph", "storage"), [("onnx", "float16"), ("sampler", "float16"), ("onnx", "int8")])
 def test_how_weights_are_stored_is_seen_in_the_file_itself(trained, command, tmp_path, graph, storage):
-    from ddpm_export.exporting import export, load_checkpoint, storage_of
+    from ddpm_export.exporting.export import export, storage_of
+    from ddpm_export.importers.load import load_checkpoint
 
     report = export(load_checkpoint(trained[0]), tmp_path / "small.onnx", format=graph, storage=storage)
     assert storage_of(report.path) == storage
@@ -115,7 +117,8 @@ def test_a_file_without_golden_vectors_runs_once_all_the_same():
 
 @pytest.mark.torch
 def test_torch_files_need_trust(trained, command, tmp_path):
-    from ddpm_export.exporting import export, load_checkpoint
+    from ddpm_export.exporting.export import export
+    from ddpm_export.importers.load import load_checkpoint
 
     export(load_checkpoint(trained[0]), tmp_path / "unet.ts", format="torchscript")
     code, _, err = command("check", tmp_path / "unet.ts")
@@ -170,7 +173,7 @@ def test_the_help_of_every_command_names_the_providers(command):
 @pytest.mark.parametrize("graph", ["sampler", "slice"])
 def test_precision_does_not_apply_to_a_one_call_file(tmp_path, command, graph):
     pytest.importorskip("onnx")
-    from ddpm_export.exporting import export
+    from ddpm_export.exporting.export import export
 
     (tmp_path / "m.onnx").write_bytes(mix_model())
     path = export(tmp_path / "m.onnx", tmp_path / "s.onnx", format=graph).path

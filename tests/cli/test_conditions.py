@@ -10,9 +10,9 @@ from PIL import Image
 
 from ddpm_export import Guidance, generate
 from ddpm_export.cli.run import main
-from ddpm_export.images import grid
-from ddpm_export.inputs import Input
-from ddpm_export.spec import Defaults
+from ddpm_export.images.write import grid
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag, large", "coat"))
 VECTOR = Input("v", "vector", (2,), none=0.0)

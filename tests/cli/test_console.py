@@ -14,7 +14,8 @@ from commands import assert_refused, run_here
 from models import mix_model
 
 from ddpm_export import errors
-from ddpm_export.cli.console import Debug, entry_point, phases, print_json, printable, progress
+from ddpm_export.cli.console import Debug, entry_point, phases, print_json, progress
+from ddpm_export.errors import printable
 
 
 def command_that(action):

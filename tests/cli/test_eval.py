@@ -10,15 +10,15 @@ from commands import assert_refused, run_here
 from models import GREY, extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
-from ddpm_export import datasets
 from ddpm_export.cli.eval import main
-from ddpm_export.datasets import READERS
-from ddpm_export.files import sha256_of
-from ddpm_export.generation import generate
-from ddpm_export.inputs import Input
+from ddpm_export.model.choice import plan
+from ddpm_export.model.inputs import Input
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.samplers import plan
-from ddpm_export.scoring import features_of
+from ddpm_export.sampling.generate import generate
+from ddpm_export.scoring.datasets import readers as datasets
+from ddpm_export.scoring.datasets.readers import READERS
+from ddpm_export.scoring.scores import features_of
+from ddpm_export.system.files import sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

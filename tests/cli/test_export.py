@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_export import Guidance, generate, open_model
-from ddpm_export.spec import Defaults
+from ddpm_export.model.spec import Defaults
 
 pytestmark = pytest.mark.torch
 
@@ -145,8 +145,8 @@ def test_help_needs_no_torch():
 
 def with_classes(checkpoint, path, dropout):
     """Write the checkpoint once more as that of a network with two classes."""
-    from ddpm_export.exporting.checkpoint import load_torch_file, save_checkpoint
-    from ddpm_export.exporting.unet import UNet, UNetConfig
+    from ddpm_export.importers.checkpoint import load_torch_file, save_checkpoint
+    from ddpm_export.importers.unet import UNet, UNetConfig
 
     contents = load_torch_file(checkpoint)
     contents.pop("format")

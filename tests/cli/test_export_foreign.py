@@ -8,8 +8,8 @@ from commands import run_apart
 from models import constant, external, mix_model, node
 
 from ddpm_export import generate, open_model
-from ddpm_export.golden import replay_golden
-from ddpm_export.inputs import Input
+from ddpm_export.model.golden import replay_golden
+from ddpm_export.model.inputs import Input
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ddpm_export import exporting, open_model  # noqa: E402
+from ddpm_export import open_model  # noqa: E402
 from ddpm_export.errors import UsageError  # noqa: E402
-from ddpm_export.inputs import Input  # noqa: E402
+from ddpm_export.exporting import export as exporting  # noqa: E402
+from ddpm_export.model.inputs import Input  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

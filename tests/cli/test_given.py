@@ -10,8 +10,9 @@ from models import GREY, mix_model, tiny_spec
 from PIL import Image
 
 from ddpm_export.cli.run import main
-from ddpm_export.editing import edit, invert
-from ddpm_export.images import read_image, save_images
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import save_images
+from ddpm_export.sampling.edit import edit, invert
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, *GREY[1:], 1), dtype=np.uint8)
 MASK = np.zeros(GREY[1:], dtype=np.uint8)

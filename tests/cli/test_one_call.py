@@ -15,10 +15,10 @@ from models import COLOUR, learned_model, mix_model, tiny_spec
 from PIL import Image
 
 from ddpm_export import generate
-from ddpm_export.golden_pictures import golden_from_pictures
-from ddpm_export.plans import Plan, Row
+from ddpm_export.model.golden_pictures import golden_from_pictures
+from ddpm_export.model.spec import json_from_spec
+from ddpm_export.process.rows import Plan, Row
 from ddpm_export.runtimes.one_call import inputs_of
-from ddpm_export.spec import json_from_spec
 
 onnx = pytest.importorskip("onnx")
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ddpm_export import generate
 from ddpm_export.cli.run import main
-from ddpm_export.images import grid
-from ddpm_export.samplers import SAMPLERS
-from ddpm_export.spec import Defaults
+from ddpm_export.images.write import grid
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.solvers import SAMPLERS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from commands import run_here
 
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.signals import interruptible
-from ddpm_export.cli.start import heed
+from ddpm_export.cli.stops import heed
 from ddpm_export.errors import EnvironmentProblem
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -144,6 +144,7 @@ def test_nothing_is_imported_before_the_handlers_stand():
         "ddpm_export",
         "ddpm_export.cli",
         "ddpm_export.cli.start",
+        "ddpm_export.cli.stops",
         "__future__",
         "_signal",
     }

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_export import edit
-from ddpm_export.images import grid, read_image
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "exported" / "unet.onnx"

@@ -6,8 +6,8 @@ import numpy as np
 from gaussian import gaussian_spec
 from models import constant, node
 
-from ddpm_export.inputs import Input
-from ddpm_export.plans import Plan, Row
+from ddpm_export.model.inputs import Input
+from ddpm_export.process.rows import Plan, Row
 
 INPUTS = (
     Input("y", "label", (), 3, ("cat", "dog", "owl")),

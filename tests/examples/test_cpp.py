@@ -39,20 +39,24 @@ from onnx import TensorProto
 
 from ddpm_export import edit, generate
 from ddpm_export.cli.console import labels_from_text
-from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.guidance import Guidance
-from ddpm_export.images import from_uint8, grid, read_image, save_images, to_uint8
-from ddpm_export.inputs import Input
-from ddpm_export.noise import noise_stream, normal_table, normals_from_words
-from ddpm_export.plans import Plan, Row
-from ddpm_export.runtimes import open_model
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid, save_images
+from ddpm_export.model.choice import grid as time_grid
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.process.noise import noise_stream, normal_table, normals_from_words
+from ddpm_export.process.pixels import from_uint8, to_uint8
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.solvers import dpmpp_2m
+from ddpm_export.process.walk import State, walk
 from ddpm_export.runtimes.external_data import LEADS, check_external_data
-from ddpm_export.samplers import State, dpmpp_2m, plan, walk
-from ddpm_export.samplers import grid as time_grid
-from ddpm_export.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.sampling.generate import sample, settings_for
 
 from .edits import PICTURE
 from .specs import attacks

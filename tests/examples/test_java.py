@@ -23,19 +23,24 @@ from PIL import Image
 from test_spec import SPEC, values
 
 from ddpm_export import edit, generate
-from ddpm_export.diffusion import denoiser
-from ddpm_export.editing import edit_for
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.given import with_returns
-from ddpm_export.guidance import Guidance, json_from_guidance
-from ddpm_export.images import grid, read_image, to_uint8
-from ddpm_export.inputs import Input, input_from_json
-from ddpm_export.noise import noise_stream, normal_table
-from ddpm_export.plans import Plan, Row, json_from_plan, plan_from_json
-from ddpm_export.samplers import SAMPLERS, plan, walk
-from ddpm_export.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.guidance import Guidance, json_from_guidance
+from ddpm_export.model.inputs import Input, input_from_json
+from ddpm_export.model.plans import json_from_plan, plan_from_json
+from ddpm_export.model.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.process.given import with_returns
+from ddpm_export.process.noise import noise_stream, normal_table
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.solvers import SAMPLERS
+from ddpm_export.process.walk import walk
+from ddpm_export.sampling.edit import edit_for
+from ddpm_export.sampling.generate import sample, settings_for
 
 from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .fed import FED, TOLD, mixed, mixed_with_t

@@ -24,8 +24,9 @@ from models import tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export import Input, edit, generate, open_model
-from ddpm_export.exporting import export
-from ddpm_export.images import grid, read_image
+from ddpm_export.exporting.export import export
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "full_image.json").read_text(encoding="ascii"))

@@ -11,7 +11,7 @@ import pytest
 from models import tiny_spec, told_model
 
 from ddpm_export import Input, generate
-from ddpm_export.exporting import export
+from ddpm_export.exporting.export import export
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVING = ROOT / ".venv-serving" / "bin" / "python"

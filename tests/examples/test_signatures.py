@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_export import diffusion, given, noise, plans, samplers, schedules
+from ddpm_export.model import choice, denoiser
+from ddpm_export.process import equations as diffusion
+from ddpm_export.process import given, noise, schedules, walk
+from ddpm_export.process import rows as plans
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SOURCES = {
@@ -21,12 +24,12 @@ SOURCES = {
 FUNCTIONS = {
     "noise_stream": noise.noise_stream,
     "spacing": schedules.spacing,
-    "plan": samplers.plan,
-    "walk": samplers.walk,
-    "denoiser": diffusion.denoiser,
-    "predict": diffusion.predict,
+    "plan": choice.plan,
+    "walk": walk.walk,
+    "denoiser": denoiser.denoiser,
+    "predict": denoiser.predict,
     "combine": diffusion.combine,
-    "denoised": diffusion.denoised,
+    "denoised": denoiser.denoised,
     "known_pixels": given.known_pixels,
     "measured": given.measured,
     "measurement_from_text": given.measurement_from_text,
@@ -37,7 +40,7 @@ FUNCTIONS = {
 RECORDS = {
     "Row": [*plans.Row._fields],
     "Plan": ["rows", "start"],
-    "State": [*samplers.State._fields],
+    "State": [*walk.State._fields],
 }
 KNOBS = ["eta", "variance"]  # of the two samplers that every language knows by their formulas
 PYTHONS_OWN = {"grid"}  # grids by name: the others take times

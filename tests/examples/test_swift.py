@@ -17,12 +17,14 @@ from models import onnx_file
 from ddpm_export import generate
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
-from ddpm_export.generation import sample, settings_for
-from ddpm_export.guidance import Guidance
-from ddpm_export.images import grid, read_image, to_uint8
-from ddpm_export.inputs import Input
-from ddpm_export.plans import Plan, Row
-from ddpm_export.spec import METADATA_KEY, json_from_spec, spec_from_json
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import METADATA_KEY, json_from_spec, spec_from_json
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.sampling.generate import sample, settings_for
 
 from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .fed import FED, mixed_with_t

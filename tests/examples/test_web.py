@@ -23,16 +23,20 @@ from PIL import Image
 
 from benchmarks.runtimes import told_by_default
 from ddpm_export import edit, generate, open_model
-from ddpm_export.diffusion import Model, denoiser
 from ddpm_export.errors import DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
 from ddpm_export.exporting.stored_weights import round_weights, store_weights
-from ddpm_export.guidance import Guidance
-from ddpm_export.images import from_uint8, grid, read_image
-from ddpm_export.inputs import Input
-from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import plan, walk
-from ddpm_export.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.images.read import read_image
+from ddpm_export.images.write import grid
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.process.equations import Model
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import from_uint8
+from ddpm_export.process.walk import walk
 
 from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .specs import attacks

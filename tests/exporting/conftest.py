@@ -7,11 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ddpm_export.exporting import FORMATS, export, load_checkpoint  # noqa: E402
-from ddpm_export.exporting.checkpoint import save_checkpoint  # noqa: E402
-from ddpm_export.exporting.unet import UNet, UNetConfig  # noqa: E402
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name  # noqa: E402
-from ddpm_export.spec import Defaults, ModelSpec, json_from_spec  # noqa: E402
+from ddpm_export.exporting.export import export  # noqa: E402
+from ddpm_export.exporting.formats import FORMATS  # noqa: E402
+from ddpm_export.importers.checkpoint import save_checkpoint  # noqa: E402
+from ddpm_export.importers.load import load_checkpoint  # noqa: E402
+from ddpm_export.importers.unet import UNet, UNetConfig  # noqa: E402
+from ddpm_export.model.spec import Defaults, ModelSpec, json_from_spec  # noqa: E402
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name  # noqa: E402
 from tests.oracles.weights import save as save_recorded  # noqa: E402
 
 CONFIGS = {

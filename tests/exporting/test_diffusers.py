@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from benchmarks.importing import compare  # noqa: E402
 from benchmarks.importing.diffusers import SMALL, case, cases, network_of  # noqa: E402
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # noqa: E402
-from ddpm_export.exporting import eager_model, load_checkpoint  # noqa: E402
-from ddpm_export.exporting.importers import import_network  # noqa: E402
-from ddpm_export.exporting.importers.layout import Found  # noqa: E402
-from ddpm_export.inputs import Input, example_of_inputs  # noqa: E402
-from ddpm_export.runtimes import open_model  # noqa: E402
+from ddpm_export.exporting.export import eager_model  # noqa: E402
+from ddpm_export.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.layouts import import_network  # noqa: E402
+from ddpm_export.importers.load import load_checkpoint  # noqa: E402
+from ddpm_export.model.examples import example_of_inputs  # noqa: E402
+from ddpm_export.model.inputs import Input  # noqa: E402
+from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
 TINY = {**SMALL, "sample_size": 8, "block_out_channels": (4, 8), "norm_num_groups": 2}

@@ -13,15 +13,16 @@ diffusers = pytest.importorskip("diffusers")
 from benchmarks.importing.diffusers import SMALL, network_of  # noqa: E402
 from benchmarks.importing.stepping import OPTIONS, Network, compare, spec_of  # noqa: E402
 from ddpm_export.errors import BadFileError, UsageError  # noqa: E402
-from ddpm_export.exporting import export, load_checkpoint  # noqa: E402
-from ddpm_export.exporting.importers.diffusers_stepping import NotCarriedError, plan_from_scheduler  # noqa: E402
-from ddpm_export.generation import sample, settings_for  # noqa: E402
-from ddpm_export.images import to_uint8  # noqa: E402
-from ddpm_export.noise import noise_stream  # noqa: E402
-from ddpm_export.plans import Plan  # noqa: E402
-from ddpm_export.runtimes import open_model  # noqa: E402
-from ddpm_export.samplers import plan  # noqa: E402
-from ddpm_export.spec import Defaults  # noqa: E402
+from ddpm_export.exporting.export import export  # noqa: E402
+from ddpm_export.importers.diffusers_stepping import NotCarriedError, plan_from_scheduler  # noqa: E402
+from ddpm_export.importers.load import load_checkpoint  # noqa: E402
+from ddpm_export.model.choice import plan  # noqa: E402
+from ddpm_export.model.spec import Defaults  # noqa: E402
+from ddpm_export.process.noise import noise_stream  # noqa: E402
+from ddpm_export.process.pixels import to_uint8  # noqa: E402
+from ddpm_export.process.rows import Plan  # noqa: E402
+from ddpm_export.runtimes.opening import open_model  # noqa: E402
+from ddpm_export.sampling.generate import sample, settings_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,

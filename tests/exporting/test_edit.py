@@ -9,14 +9,15 @@ from models import COLOUR, T, gaussian_file, mix_model, tiny_spec, told_model
 
 from ddpm_export import edit, generate, open_model
 from ddpm_export.errors import ModelRefusedError, UsageError
-from ddpm_export.exporting import export
-from ddpm_export.given import times_below, with_returns
-from ddpm_export.images import from_uint8
-from ddpm_export.inputs import Input
-from ddpm_export.plans import Plan, Row, plan_from_json
-from ddpm_export.runtimes import open_file
+from ddpm_export.exporting.export import export
+from ddpm_export.model.choice import grid, plan
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.plans import plan_from_json
+from ddpm_export.process.given import times_below, with_returns
+from ddpm_export.process.pixels import from_uint8
+from ddpm_export.process.rows import Plan, Row
 from ddpm_export.runtimes.one_call import inputs_of
-from ddpm_export.samplers import grid, plan
+from ddpm_export.runtimes.opening import open_file
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

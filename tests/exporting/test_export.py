@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, NonFiniteError, UsageError
-from ddpm_export.exporting import FORMATS, Checkpoint, eager_model, export, load_checkpoint
-from ddpm_export.exporting.unet import UNetConfig
-from ddpm_export.golden import replay_golden
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
+from ddpm_export.exporting.export import eager_model, export
+from ddpm_export.exporting.formats import FORMATS
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.importers.unet import UNetConfig
+from ddpm_export.model.golden import replay_golden
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.runtimes.opening import open_model
 
 from .conftest import CONFIGS, network_of, save, spec_of
 
@@ -71,7 +74,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint_path, tmp
 
 
 def test_golden_values_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpm_export.exporting.original.prove", lambda *_, **__: None)  # not what is tested here
+    monkeypatch.setattr("ddpm_export.exporting.proof.prove", lambda *_, **__: None)  # not what is tested here
     config = UNetConfig(blocks_per_level=1)  # large enough for torch to split its sums
     checkpoint = Checkpoint(network_of(config), spec_of(config))
     before = torch.get_num_threads()

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from ddpm_export.errors import BadFileError
-from ddpm_export.exporting import load_checkpoint
+from ddpm_export.importers.load import load_checkpoint
 
 from .conftest import CONFIGS, network_of, save, spec_of
 

@@ -7,10 +7,14 @@ import pytest
 
 from ddpm_export import denoiser, noise_stream, open_model, plan, walk
 from ddpm_export.errors import ModelRefusedError, UsageError
-from ddpm_export.exporting import FORMATS, Checkpoint, eager_model, export, prove
-from ddpm_export.golden import golden_from_model, replay_golden
-from ddpm_export.inputs import Input, example_of_inputs
-from ddpm_export.spec import Defaults, ModelSpec
+from ddpm_export.exporting.export import eager_model, export
+from ddpm_export.exporting.formats import FORMATS
+from ddpm_export.exporting.proof import prove
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.golden import golden_from_model, replay_golden
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults, ModelSpec
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch

@@ -10,10 +10,11 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
 from ddpm_export.errors import ModelRefusedError, UsageError  # noqa: E402
-from ddpm_export.exporting import export_all, proof  # noqa: E402
+from ddpm_export.exporting import proof  # noqa: E402
+from ddpm_export.exporting.export import export_all  # noqa: E402
 from ddpm_export.exporting.int8 import Range  # noqa: E402
-from ddpm_export.golden import replay_golden  # noqa: E402
-from ddpm_export.runtimes import open_model  # noqa: E402
+from ddpm_export.model.golden import replay_golden  # noqa: E402
+from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
 SPEC = tiny_spec((1, 8, 8))
 

@@ -11,9 +11,9 @@ from commands import assert_refused, run_here
 torch = pytest.importorskip("torch")
 
 from ddpm_export.cli.export import main  # noqa: E402
-from ddpm_export.exporting import load_checkpoint  # noqa: E402
-from ddpm_export.exporting.importers import IMPORTERS  # noqa: E402
-from ddpm_export.exporting.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.layouts import IMPORTERS  # noqa: E402
+from ddpm_export.importers.load import load_checkpoint  # noqa: E402
 from tests.oracles.weights import ORACLES, contents_of  # noqa: E402
 
 from .conftest import CONFIGS, save  # noqa: E402

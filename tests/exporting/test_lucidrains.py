@@ -15,14 +15,16 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.importing import compare  # noqa: E402
 from benchmarks.importing.lucidrains import case, ddim_sample, diffusion_and_ema, trainer_contents  # noqa: E402
-from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # noqa: E402
-from ddpm_export.exporting import eager_model, load_checkpoint  # noqa: E402
-from ddpm_export.exporting.importers import import_network  # noqa: E402
-from ddpm_export.exporting.importers.layout import Found  # noqa: E402
-from ddpm_export.inputs import Input  # noqa: E402
-from ddpm_export.samplers import plan, walk  # noqa: E402
-from ddpm_export.spec import Defaults  # noqa: E402
+from ddpm_export.exporting.export import eager_model  # noqa: E402
+from ddpm_export.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.layouts import import_network  # noqa: E402
+from ddpm_export.importers.load import load_checkpoint  # noqa: E402
+from ddpm_export.model.choice import plan  # noqa: E402
+from ddpm_export.model.denoiser import denoiser  # noqa: E402
+from ddpm_export.model.inputs import Input  # noqa: E402
+from ddpm_export.model.spec import Defaults  # noqa: E402
+from ddpm_export.process.walk import walk  # noqa: E402
 
 pytestmark = pytest.mark.torch
 TINY = {"dim": 4, "dim_mults": (1, 2), "channels": 1, "attn_heads": (1, 2), "attn_dim_head": (2, 3)}

@@ -11,17 +11,18 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.importing import compare  # noqa: E402
 from benchmarks.importing.lucidrains import cases, diffusion_and_ema, trainer_contents  # noqa: E402
-from ddpm_export.diffusion import denoiser  # noqa: E402
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # noqa: E402
-from ddpm_export.exporting import Checkpoint, eager_model, export  # noqa: E402
-from ddpm_export.exporting.importers import import_network  # noqa: E402
-from ddpm_export.exporting.importers.layout import Found  # noqa: E402
-from ddpm_export.exporting.importers.lucidrains_classes import Guided  # noqa: E402
-from ddpm_export.guidance import Guidance  # noqa: E402
-from ddpm_export.inputs import Input  # noqa: E402
-from ddpm_export.runtimes import open_model  # noqa: E402
-from ddpm_export.samplers import plan  # noqa: E402
-from ddpm_export.spec import Defaults  # noqa: E402
+from ddpm_export.exporting.export import eager_model, export  # noqa: E402
+from ddpm_export.importers.checkpoint import Checkpoint  # noqa: E402
+from ddpm_export.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.layouts import import_network  # noqa: E402
+from ddpm_export.importers.lucidrains_classes import Guided  # noqa: E402
+from ddpm_export.model.choice import plan  # noqa: E402
+from ddpm_export.model.denoiser import denoiser  # noqa: E402
+from ddpm_export.model.guidance import Guidance  # noqa: E402
+from ddpm_export.model.inputs import Input  # noqa: E402
+from ddpm_export.model.spec import Defaults  # noqa: E402
+from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
 NONE = 3

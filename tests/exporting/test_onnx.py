@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from ddpm_export.exporting import export, load_checkpoint
-from ddpm_export.runtimes import open_model
+from ddpm_export.exporting.export import export
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.runtimes.opening import open_model
 
 from .conftest import CONFIGS, network_of
 
@@ -92,8 +93,8 @@ def test_weights_are_named_and_valued_as_in_the_state_dict(graph_of):
 
 def test_equal_weights_keep_a_name_each(tmp_path):
     """As training begins: norms at 1 and 0, last layers at 0. torch merges equal constants and drops biases of 0."""
-    from ddpm_export.exporting import Checkpoint
-    from ddpm_export.exporting.unet import UNet
+    from ddpm_export.importers.checkpoint import Checkpoint
+    from ddpm_export.importers.unet import UNet
 
     from .conftest import spec_of
 

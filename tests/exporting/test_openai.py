@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from benchmarks.importing import compare
 from benchmarks.importing.openai import cases
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.exporting import Checkpoint, export, load_checkpoint
-from ddpm_export.inputs import MAX_CLASSES, Input, example_of_inputs
-from ddpm_export.spec import Defaults
+from ddpm_export.exporting.export import export
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.inputs import MAX_CLASSES, Input
+from ddpm_export.model.spec import Defaults
 from tests.oracles.weights import ORACLES
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from ddpm_export.exporting.importers.layout import Found  # noqa: E402
-from ddpm_export.exporting.importers.openai import FLAGS, config_from_state, load, signs  # noqa: E402
-from ddpm_export.exporting.importers.openai_unet import UNet, UNetConfig  # noqa: E402
+from ddpm_export.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.openai import FLAGS, config_from_state, load, signs  # noqa: E402
+from ddpm_export.importers.openai_unet import UNet, UNetConfig  # noqa: E402
 
 CONFIG = UNetConfig(
     image_channels=3,

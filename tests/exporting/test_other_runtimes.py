@@ -10,8 +10,8 @@ from models import COLOUR, tiny_spec, told_model
 
 from benchmarks.runtimes import PYTHON, PYTHONS, ROOT, told_by_default
 from ddpm_export import export, generate, open_model
-from ddpm_export.inputs import Input
-from ddpm_export.plans import Plan, Row
+from ddpm_export.model.inputs import Input
+from ddpm_export.process.rows import Plan, Row
 from ddpm_export.runtimes.one_call import inputs_of
 
 HOW = {

@@ -9,9 +9,13 @@ import pytest
 
 from ddpm_export import denoiser, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
-from ddpm_export.exporting import FORMATS, Checkpoint, eager_model, export, load_network, prove
-from ddpm_export.golden import replay_golden
-from ddpm_export.spec import Defaults, ModelSpec
+from ddpm_export.exporting.export import eager_model, export
+from ddpm_export.exporting.formats import FORMATS
+from ddpm_export.exporting.proof import prove
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.importers.load import load_network
+from ddpm_export.model.golden import replay_golden
+from ddpm_export.model.spec import Defaults, ModelSpec
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch

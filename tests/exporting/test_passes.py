@@ -169,7 +169,7 @@ def test_what_a_weight_is_rounded_to_does_not_depend_on_the_passes_that_keep_wei
 
 def family(name, folder, recorded):
     """Return the checkpoint of a small network of a project, with norms and an upsampling in it."""
-    from ddpm_export.exporting import load_checkpoint
+    from ddpm_export.importers.load import load_checkpoint
     from tests.oracles.weights import ORACLES
 
     if name == "diffusers":
@@ -196,7 +196,7 @@ def family(name, folder, recorded):
 def test_imported_networks_compute_the_same(name, tmp_path, recorded):
     from ddpm_export.exporting.onnx import model_from_checkpoint
     from ddpm_export.exporting.program import program_from_checkpoint
-    from ddpm_export.inputs import example_of_inputs
+    from ddpm_export.model.examples import example_of_inputs
 
     checkpoint = family(name, tmp_path, recorded)
     model = model_from_checkpoint(checkpoint, program_from_checkpoint(checkpoint), passes=())

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting import FORMATS, ONE_CALL_FORMATS, Checkpoint, export, export_all, prove
-from ddpm_export.spec import Defaults, ModelSpec
+from ddpm_export.exporting.export import export, export_all
+from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS
+from ddpm_export.exporting.proof import prove
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.model.spec import Defaults, ModelSpec
 
 SPEC = ModelSpec(
     name="proof",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting import prove
-from ddpm_export.spec import ModelSpec
+from ddpm_export.exporting.proof import prove
+from ddpm_export.model.spec import ModelSpec
 
 SMALL = ModelSpec(
     name="large",

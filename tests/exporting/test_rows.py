@@ -12,10 +12,10 @@ from models import mix_model, tiny_spec, told_model
 from ddpm_export import Guidance, Input, generate
 from ddpm_export.cli.export import main
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting import export
 from ddpm_export.exporting import proof as proofs
+from ddpm_export.exporting.export import export
 from ddpm_export.exporting.sampler import rows_inputs
-from ddpm_export.spec import Defaults
+from ddpm_export.model.spec import Defaults
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "hat"))
 STYLE = Input("style", "vector", (2,))

@@ -14,11 +14,11 @@ from models import COLOUR, GREY, T, learned_model, mix_model, scale_model, sick_
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, walk
 from ddpm_export.errors import BadFileError, DdpmExportError, ModelRefusedError, NonFiniteError, UsageError
-from ddpm_export.exporting import export
-from ddpm_export.images import to_uint8
-from ddpm_export.noise import normal_table, normals_from_words
-from ddpm_export.runtimes import open_file
-from ddpm_export.spec import json_from_spec, spec_from_json
+from ddpm_export.exporting.export import export
+from ddpm_export.model.spec import json_from_spec, spec_from_json
+from ddpm_export.process.noise import normal_table, normals_from_words
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.runtimes.opening import open_file
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

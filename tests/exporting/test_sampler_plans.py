@@ -12,13 +12,15 @@ from models import COLOUR, classes_file, gaussian_file, mix_model, tiny_spec, to
 
 from ddpm_export import Guidance, denoiser, export, generate, noise_stream, plan, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
-from ddpm_export.guidance import json_from_guidance
-from ddpm_export.images import to_uint8
-from ddpm_export.inputs import Input, input_from_json
-from ddpm_export.plans import Plan, Row, plan_from_json
-from ddpm_export.runtimes import open_file
-from ddpm_export.samplers import FORMULAS, SAMPLERS, ddim_weights, grid
-from ddpm_export.spec import Defaults
+from ddpm_export.model.choice import grid
+from ddpm_export.model.guidance import json_from_guidance
+from ddpm_export.model.inputs import Input, input_from_json
+from ddpm_export.model.plans import plan_from_json
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.solvers import FORMULAS, SAMPLERS, ddim_weights
+from ddpm_export.runtimes.opening import open_file
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -28,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from ddpm_export.exporting.builder import Builder, value  # noqa: E402
 from ddpm_export.exporting.proof import pictures_of, prove_pictures  # noqa: E402
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph  # noqa: E402
-from ddpm_export.golden_pictures import golden_from_pictures, replay_golden_pictures, told_in  # noqa: E402
+from ddpm_export.model.golden_pictures import golden_from_pictures, replay_golden_pictures, told_in  # noqa: E402
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "plans.json").read_text(encoding="ascii"))
 WRITERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}

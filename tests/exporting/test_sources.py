@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem  # noqa: E402
-from ddpm_export.exporting.folders import pick_weights  # noqa: E402
-from ddpm_export.exporting.hub import is_hub_name  # noqa: E402
-from ddpm_export.exporting.sources import read_source  # noqa: E402
+from ddpm_export.importers.folders import pick_weights  # noqa: E402
+from ddpm_export.importers.hub import is_hub_name  # noqa: E402
+from ddpm_export.importers.sources import read_source  # noqa: E402
 
 from .fake_hub import COMMIT, FakeHub  # noqa: E402
 
@@ -213,7 +213,7 @@ def test_a_folder_that_is_broken_or_of_something_else(tmp_path, fault):
 
 
 def test_json_has_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpm_export.exporting.folders.MAX_JSON_BYTES", 20)
+    monkeypatch.setattr("ddpm_export.importers.folders.MAX_JSON_BYTES", 20)
     assert "more than 20 bytes" in told_in_one_line(write_model(tmp_path))
 
 

@@ -10,12 +10,13 @@ ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
 from ddpm_export.errors import ModelRefusedError, UsageError  # noqa: E402
-from ddpm_export.exporting import export, proof, storage  # noqa: E402
+from ddpm_export.exporting import proof, storage  # noqa: E402
+from ddpm_export.exporting.export import export  # noqa: E402
 from ddpm_export.exporting.onnx_file import tensors_of  # noqa: E402
 from ddpm_export.exporting.storage import levels_and_scales  # noqa: E402
 from ddpm_export.exporting.stored_weights import round_weights, storage_of, store_weights  # noqa: E402
-from ddpm_export.generation import generate  # noqa: E402
-from ddpm_export.runtimes import open_file  # noqa: E402
+from ddpm_export.runtimes.opening import open_file  # noqa: E402
+from ddpm_export.sampling.generate import generate  # noqa: E402
 
 SPEC = tiny_spec((16, 4, 4))  # its convolution has 2,304 numbers
 

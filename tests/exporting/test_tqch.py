@@ -9,22 +9,25 @@ from hypothesis import strategies as st
 
 from benchmarks.importing import compare
 from benchmarks.importing.tqch import cases
-from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
-from ddpm_export.exporting import Checkpoint, eager_model, load_checkpoint
-from ddpm_export.images import to_uint8
-from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import plan, walk
-from ddpm_export.spec import Defaults
+from ddpm_export.exporting.export import eager_model
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.walk import walk
 from tests.oracles.weights import ORACLES
 
 torch = pytest.importorskip("torch")
 
-from ddpm_export.exporting.importers import import_network  # noqa: E402
-from ddpm_export.exporting.importers.layout import Found  # noqa: E402
-from ddpm_export.exporting.importers.tqch import SCHEDULES  # noqa: E402
-from ddpm_export.exporting.importers.tqch_unet import Layout, Shuffled, UNet  # noqa: E402
-from ddpm_export.schedules import alphas_cumprod_from_betas  # noqa: E402
+from ddpm_export.importers.layout import Found  # noqa: E402
+from ddpm_export.importers.layouts import import_network  # noqa: E402
+from ddpm_export.importers.tqch import SCHEDULES  # noqa: E402
+from ddpm_export.importers.tqch_unet import Layout, Shuffled, UNet  # noqa: E402
+from ddpm_export.process.schedules import alphas_cumprod_from_betas  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

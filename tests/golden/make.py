@@ -16,8 +16,13 @@ sys.path.insert(0, str(HERE.parent))
 
 from gaussian import classes_model, gaussian_model, gaussian_spec  # noqa: E402
 
-from ddpm_export.diffusion import denoiser, noised  # noqa: E402
-from ddpm_export.given import (  # noqa: E402
+from ddpm_export.model.choice import grid, plan  # noqa: E402
+from ddpm_export.model.denoiser import denoiser  # noqa: E402
+from ddpm_export.model.guidance import Guidance, json_from_guidance  # noqa: E402
+from ddpm_export.model.inputs import Input, json_from_input  # noqa: E402
+from ddpm_export.model.plans import json_from_plan  # noqa: E402
+from ddpm_export.process.equations import noised  # noqa: E402
+from ddpm_export.process.given import (  # noqa: E402
     crossfade,
     inversion,
     known_pixels,
@@ -27,13 +32,12 @@ from ddpm_export.given import (  # noqa: E402
     times_below,
     with_returns,
 )
-from ddpm_export.guidance import Guidance, json_from_guidance  # noqa: E402
-from ddpm_export.images import to_uint8  # noqa: E402
-from ddpm_export.inputs import Input, json_from_input  # noqa: E402
-from ddpm_export.noise import GIVEN, NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
-from ddpm_export.plans import Plan, Row, json_from_plan  # noqa: E402
-from ddpm_export.samplers import ddim_weights, ddpm, grid, plan, walk  # noqa: E402
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, spacing  # noqa: E402
+from ddpm_export.process.noise import GIVEN, NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10  # noqa: E402
+from ddpm_export.process.pixels import to_uint8  # noqa: E402
+from ddpm_export.process.rows import Plan, Row  # noqa: E402
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name, spacing  # noqa: E402
+from ddpm_export.process.solvers import ddim_weights, ddpm  # noqa: E402
+from ddpm_export.process.walk import walk  # noqa: E402
 
 MEAN, STD = 0.3, 0.5
 TOLERANCE = 1e-5
@@ -375,7 +379,7 @@ def given():
         made, x, keep = None, None, None
         if name == "backwards":
             spec = gaussian_spec(alphas_cumprod, "v", None, shape)
-            made, x = inversion(spec, grid(spec, chosen["num_steps"]).t), pictures
+            made, x = inversion(spec.alphas_cumprod, grid(spec, chosen["num_steps"]).t), pictures
         else:
             made = rows(**chosen)
         if "strength" in chosen:
@@ -425,7 +429,7 @@ def pixels():
 def full_image():
     """One image of the shipped model: not to the byte, since a network's sums differ from machine to machine."""
     from ddpm_export import generate
-    from ddpm_export.files import sha256_of
+    from ddpm_export.system.files import sha256_of
 
     model = HERE.parent.parent / "exported" / "unet.onnx"
     settings = {"seed": 7, "first": 3, "num_steps": 50, "sampler": "ddim", "eta": 0.0}

@@ -12,12 +12,12 @@ import pytest
 from gaussian import classes_model, gaussian_model, gaussian_spec
 
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
-from ddpm_export.guidance import Guidance
-from ddpm_export.inputs import Input
-from ddpm_export.metrics.bits import bits_per_dimension, strided_times
-from ddpm_export.noise import noise_stream
-from ddpm_export.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import Defaults
+from ddpm_export.model.guidance import Guidance
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
 
 MEAN, STD = 0.1, 0.25  # four deviations within [-1, 1]: next to nothing falls into the open bins
 VARIANCES = ("fixed_small", "fixed_large", "learned")

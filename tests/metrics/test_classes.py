@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics import accuracy_by_class, frechet_by_class, frechet_distance, statistics
+from ddpm_export.scoring.metrics.classes import accuracy_by_class, frechet_by_class
+from ddpm_export.scoring.metrics.frechet import frechet_distance, statistics
 
 
 def test_accuracy_is_the_share_of_each_class_that_is_seen(rng):

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics import Statistics, frechet_distance, statistics
+from ddpm_export.scoring.metrics.frechet import Statistics, frechet_distance, statistics
 
 D = 12
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics import inception_score, probabilities_from_logits
+from ddpm_export.scoring.metrics.inception_score import inception_score, probabilities_from_logits
 
 K = 10
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics import kernel_difference, kernel_distance, kernel_pulls
+from ddpm_export.scoring.metrics.kernel import kernel_difference, kernel_distance, kernel_pulls
 
 D = 6
 

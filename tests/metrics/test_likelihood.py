@@ -8,9 +8,9 @@ import pytest
 from gaussian import gaussian_model, gaussian_spec
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics.bits import bits_per_dimension
-from ddpm_export.metrics.likelihood import flow_bits
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.scoring.metrics.bits import bits_per_dimension
+from ddpm_export.scoring.metrics.likelihood import flow_bits
 
 MEAN, STD = 0.1, 0.25
 A = alphas_cumprod_from_betas(betas_from_name("linear", 1000))

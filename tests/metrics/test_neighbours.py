@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpm_export.errors import NonFiniteError, UsageError
-from ddpm_export.metrics import density_coverage, precision_recall
+from ddpm_export.scoring.metrics.neighbours import density_coverage, precision_recall
 
 BOTH = pytest.mark.parametrize("metric", [precision_recall, density_coverage])
 

@@ -7,13 +7,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ddpm_export.metrics import (
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    probabilities_from_logits,
-    statistics,
-)
+from ddpm_export.scoring.metrics.frechet import frechet_distance, statistics
+from ddpm_export.scoring.metrics.inception_score import inception_score, probabilities_from_logits
+from ddpm_export.scoring.metrics.kernel import kernel_distance
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:Metric .* will save all:UserWarning")]
 D, CLASSES = 12, 10

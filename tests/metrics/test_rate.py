@@ -7,11 +7,11 @@ import pytest
 from gaussian import gaussian_model, gaussian_spec
 
 from ddpm_export.errors import UsageError
-from ddpm_export.images import from_uint8
-from ddpm_export.metrics.bits import bits_per_dimension, strided_times
-from ddpm_export.metrics.rate import coder_costs, message_bits, progressive, rate_distortion
-from ddpm_export.noise import noise_stream
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name, times_from_grid
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import from_uint8
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name, times_from_grid
+from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
+from ddpm_export.scoring.metrics.rate import coder_costs, message_bits, progressive, rate_distortion
 
 T, MEAN, STD = 60, 0.1, 0.25
 A = alphas_cumprod_from_betas(betas_from_name("linear", T, beta_start=0.1 / T, beta_end=20.0 / T))

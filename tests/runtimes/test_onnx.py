@@ -22,7 +22,8 @@ from models import (
 from onnx import TensorProto
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
-from ddpm_export.runtimes import MAX_THREADS, PROVIDERS, open_model
+from ddpm_export.runtimes.opening import MAX_THREADS, open_model
+from ddpm_export.runtimes.providers import PROVIDERS
 
 
 def opened(tmp_path, content, **options):

@@ -24,10 +24,12 @@ from models import (
 from onnx import TensorProto
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, UsageError
-from ddpm_export.golden import golden_from_model
-from ddpm_export.inputs import Input
-from ddpm_export.runtimes import PROVIDERS, Provider, external_data, onnx, open_file, open_model
-from ddpm_export.spec import spec_from_json
+from ddpm_export.model.golden import golden_from_model
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import spec_from_json
+from ddpm_export.runtimes import external_data, onnx
+from ddpm_export.runtimes.opening import open_file, open_model
+from ddpm_export.runtimes.providers import PROVIDERS, Provider
 
 CPU = "CPUExecutionProvider"
 SHIPPED = Path(__file__).parents[2] / "exported" / "unet.onnx"

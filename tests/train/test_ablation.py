@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from ddpm_export import open_model
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import sha256_of
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.system.files import sha256_of
 from train import ablation
 from train.ablation_page import STUDY, Cell, Result, draw_chart, draw_samples, markdown, rank_correlation, verdicts
 from train.pages import BEGIN, END
@@ -182,7 +182,7 @@ def test_cells_are_trained_exported_scored_and_shown_once(place, toy_folder, mon
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", never)
         patch.setattr(ablation, "bits_per_dimension", never)
-        patch.setattr("ddpm_export.scoring.scores", never)
+        patch.setattr("ddpm_export.scoring.scores.scores", never)
         assert ablate(place, toy_folder, cells="linear-l2,cosine-l1").out == ending.out
     # other settings: scored anew, without training
     with monkeypatch.context() as patch:

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from commands import run_here
 
-from ddpm_export.datasets import Dataset
-from ddpm_export.diffusion import denoiser
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.images import to_uint8
-from ddpm_export.noise import noise_stream
-from ddpm_export.samplers import plan, walk
-from ddpm_export.spec import spec_from_json
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import spec_from_json
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.walk import walk
+from ddpm_export.scoring.datasets.dataset import Dataset
 from train import compare
 from train.loop import train
 from train.pictures import model_from_weights

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpm_export.errors import ConfigError, EnvironmentProblem
-from ddpm_export.exporting.unet import UNet, UNetConfig
-from ddpm_export.files import cache_folder, sha256_of
+from ddpm_export.importers.unet import UNet, UNetConfig
+from ddpm_export.system.files import cache_folder, sha256_of
 from train import compiled as module
 from train.compiled import LANES, compiled, fused_norm
 from train.loop import train

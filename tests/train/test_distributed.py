@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_export.datasets import picture_folder
 from ddpm_export.errors import ConfigError
-from ddpm_export.exporting.checkpoint import load_torch_file
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.scoring.datasets.folders import picture_folder
 from train.distributed import ALONE, World
 from train.loop import _Draws, train
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ddpm_export.datasets import Dataset
 from ddpm_export.runtimes.onnx import open_extractor
+from ddpm_export.scoring.datasets.dataset import Dataset
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch

@@ -9,8 +9,8 @@ from gaussian import gaussian_model, gaussian_spec
 from models import GREY, mix_model, tiny_spec
 from PIL import Image
 
-from ddpm_export.noise import noise_stream
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from train import figures
 
 pytestmark = pytest.mark.torch  # as all of this folder: its conftest.py imports torch

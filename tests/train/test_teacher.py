@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ddpm_export.errors import BadFileError, ConfigError, UsageError
-from ddpm_export.exporting import load_checkpoint
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import sha256_of
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.system.files import sha256_of
 from train.loop import train
 from train.teacher import Teacher, taught
 

@@ -11,19 +11,22 @@ import torch
 from PIL import Image
 
 import train.loop as train_loop
-from ddpm_export.datasets import Dataset, picture_folder
-from ddpm_export.diffusion import denoiser
 from ddpm_export.errors import BadFileError, ConfigError, UsageError
-from ddpm_export.exporting import export, load_checkpoint
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.exporting.unet import UNet
-from ddpm_export.files import sha256_of
-from ddpm_export.images import to_uint8
-from ddpm_export.inputs import Input
-from ddpm_export.noise import noise_stream
-from ddpm_export.runtimes import open_model
+from ddpm_export.exporting.export import export
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.importers.unet import UNet
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.inputs import Input
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.walk import walk
+from ddpm_export.runtimes.opening import open_model
 from ddpm_export.runtimes.torch_archive import model_from_module
-from ddpm_export.samplers import plan, walk
+from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.folders import picture_folder
+from ddpm_export.system.files import sha256_of
 from train.config import config_from_dict
 from train.distributed import ALONE, World
 from train.loop import _Draws, _Order, _stored, check_classes, spec_from_config, train
@@ -247,7 +250,7 @@ def test_pictures_show_the_classes_in_turn(toy_config, labelled, tmp_path):
 
 
 def test_a_training_reads_labels_where_images_are_decoded_late(toy_config, labelled, toy_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpm_export.datasets.dataset.MAX_ARRAY_BYTES", 0)
+    monkeypatch.setattr("ddpm_export.scoring.datasets.dataset.MAX_ARRAY_BYTES", 0)
     lazy = picture_folder(toy_folder / "images", (1, 8, 8))
     late = Dataset("images", lazy.images, labelled.labels, None, classes=CLASSES)
     config = toy_config(**THREE)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ddpm_export.errors import EnvironmentProblem
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import sha256_of, sole_writer
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.system.files import sha256_of, sole_writer
 from train.cli import _usable_device
 from train.loop import _torch_problems
 
@@ -63,7 +63,7 @@ def test_no_pictures_where_none_are_wanted(run, tmp_path):
 @pytest.mark.parametrize("lazily", [False, True])
 def test_broken_images_are_named_and_counted_and_training_goes_on(run, toy_folder, tmp_path, monkeypatch, lazily):
     if lazily:
-        monkeypatch.setattr("ddpm_export.datasets.dataset.MAX_ARRAY_BYTES", 0)
+        monkeypatch.setattr("ddpm_export.scoring.datasets.dataset.MAX_ARRAY_BYTES", 0)
     shutil.copytree(toy_folder / "images", tmp_path / "images")
     for name in ("07.png", "23.png"):
         (tmp_path / "images" / name).write_bytes(b"no")

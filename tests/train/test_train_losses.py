@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_export import diffusion
-from ddpm_export.exporting.unet import UNet
-from ddpm_export.samplers import plan
-from ddpm_export.schedules import alphas_cumprod_from_betas, betas_from_name
-from ddpm_export.spec import ModelSpec
+from ddpm_export.importers.unet import UNet
+from ddpm_export.model.choice import plan
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process import equations as diffusion
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from train.config import CHOICES
 from train.loop import _Draws, _Order, _update, _update_ema
 from train.losses import LOSSES, noised, shares_of_times, target
@@ -60,7 +61,7 @@ def test_a_network_that_says_its_target_denoises_perfectly(prediction, rng):
         x_t = noised(torch.from_numpy(x_0), torch.from_numpy(eps), a).numpy()
         np.testing.assert_allclose(x_t, diffusion.noised(x_0, eps, step.a), rtol=1e-12)
         said = target(prediction, torch.from_numpy(x_0), torch.from_numpy(eps), a).numpy()
-        denoised = diffusion.denoiser(lambda _x, _t, said=said: {prediction: said}, spec)(x_t, step)
+        denoised = denoiser(lambda _x, _t, said=said: {prediction: said}, spec)(x_t, step)
         np.testing.assert_allclose(denoised.x_0, x_0, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(denoised.eps, eps, rtol=1e-9, atol=1e-9)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.exporting.unet import UNet
-from ddpm_export.files import sha256_of
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.unet import UNet
 from ddpm_export.runtimes.torch_archive import model_from_module
+from ddpm_export.system.files import sha256_of
 from train.loop import spec_from_config, train
 from train.pictures import draw_loss, draw_samples
 

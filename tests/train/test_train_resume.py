@@ -9,8 +9,8 @@ import torch
 
 import train.loop as train_loop
 from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError
-from ddpm_export.exporting.checkpoint import load_torch_file
-from ddpm_export.files import sha256_of
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.system.files import sha256_of
 from train.loop import Progress, train
 
 pytestmark = pytest.mark.torch

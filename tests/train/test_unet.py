@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ddpm_export.errors import ConfigError
-from ddpm_export.exporting.unet import Attention, UNet, UNetConfig, time_embedding
+from ddpm_export.importers.unet import Attention, UNet, UNetConfig, time_embedding
 from train.config import load_config
 
 pytestmark = pytest.mark.torch

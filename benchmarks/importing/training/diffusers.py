@@ -8,7 +8,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch.nn import functional as F
 
-from ddpm_export.datasets import open_dataset
+from ddpm_export.scoring.datasets.readers import open_dataset
 
 
 def main() -> None:

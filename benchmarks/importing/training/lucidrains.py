@@ -7,7 +7,7 @@ import torch
 from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 from PIL import Image
 
-from ddpm_export.datasets import open_dataset
+from ddpm_export.scoring.datasets.readers import open_dataset
 
 
 def made() -> GaussianDiffusion:

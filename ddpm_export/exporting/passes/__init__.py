@@ -12,8 +12,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from ddpm_export.exporting.passes.norm_affine import NormAffine
 from ddpm_export.exporting.passes.upsampled_rows import UpsampledRows
 
-__all__ = ["PASSES", "WEIGHTS_KEPT", "rewritten"]
-
 PASSES = (NormAffine(), UpsampledRows())
 # those that leave every weight its value, so that rounding weights after them is rounding the network's own
 WEIGHTS_KEPT = PASSES[:1]

@@ -7,8 +7,6 @@ at a time, twice; with the mean 0 and the variance 1, BatchNormalization is that
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["NormAffine"]
-
 EPSILON = 1e-5  # not 0, which kernels of some devices raise to this
 
 

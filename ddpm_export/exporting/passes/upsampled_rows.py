@@ -8,8 +8,6 @@ ninths, but nothing in ONNX Runtime interleaves columns cheaply: DepthToSpace to
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["UpsampledRows"]
-
 
 class UpsampledRows(ir.passes.InPlacePass):
     """Replace Resize by 2 and 2 with Conv by Resize by 1 and 2, two Conv, and a Concat that interleaves rows."""

@@ -1,0 +1,1 @@
+"""Pictures and arrays as files; the only room that names Pillow."""

@@ -1,0 +1,287 @@
+"""UNet2DModel of diffusers, alone or in a pipeline, built by the user's installed package."""
+
+import importlib
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_export.errors import UsageError, first_line, not_installed, shown
+from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
+from ddpm_export.importers.folders import INDEX, MODEL, SCHEDULER, read_json
+from ddpm_export.importers.layout import Found, Imported, ask_for, assign_weights, label_of, misfit
+from ddpm_export.model.codec import is_number
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import INPUTS, ModelSpec
+from ddpm_export.process.equations import VARIANCE_FRACTION
+
+# what EMAModel.save_pretrained writes among the options of the network
+EMA_ENTRIES = {
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+}
+# bounds that no sensible network meets: every block is an object to build before a weight can be compared
+MAX_LEVELS = 16
+MAX_BLOCKS = 64
+MAX_SIZE = 2**16
+# how versions before 0.15 named the layers of an attention
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def signs(found: Found) -> dict[str, bool]:
+    """Return what diffusers' UNet2DModel is known by, and whether it is there."""
+    config = found.config.get(MODEL, {})
+    names = ("conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight")
+    return {
+        f"{MODEL} beside the weights (name the folder, not a file in it)": bool(config),
+        f"_class_name UNet2DModel in {MODEL}": config.get("_class_name") == "UNet2DModel",
+        **{name: name in found.keys for name in names},
+    }
+
+
+def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
+    """Return the network with the one set of weights that a folder holds, and what its scheduler says.
+
+    options: `sample_size` where the configuration has none; `scheduler`, the path of a scheduler_config.json or its
+    folder; any entry of that file, `_class_name` too, which then takes the place of the file's; what a pipeline tells
+    its scheduler in every step, eta and use_clipped_model_output; `classes`, the names of a label's values, and `none`,
+    which of them, or which number, it was trained to take for no class.
+    """
+    package = _diffusers()
+    for name, part in found.config.get(INDEX, {}).items():
+        if name[:1] != "_" and name not in ("unet", "scheduler") and part not in (None, [None, None]):
+            raise misfit(f"{INDEX}.{name}", part, "a pipeline of only a unet and a scheduler")
+    config = _network_config(package, found.config[MODEL])
+    ours = {name: options[name] for name in ("sample_size", "scheduler", "classes", "none") if name in options}
+    entries = {name: value for name, value in options.items() if name not in ours}
+    scheduler = _scheduler_config(ours["scheduler"]) if "scheduler" in ours else found.config.get(SCHEDULER, {})
+    sample_size = ours.get("sample_size", config["sample_size"])
+    asked: dict[str, Any] = {} if sample_size is not None else {"sample_size": 32}
+    if "_class_name" not in {*scheduler, *entries}:
+        asked |= {"_class_name": "DDPMScheduler"} if entries else {"scheduler": f"scheduler/{SCHEDULER}"}
+    if asked:
+        raise ask_for(asked)
+
+    schedule = read_schedule(package, scheduler, entries)
+    is_learned = schedule.variance == "learned"
+    channels, outputs = config["in_channels"], config["out_channels"]
+    if outputs != channels * (1 + is_learned):
+        raise misfit(
+            "out_channels",
+            f"{outputs} with variance_type {schedule.source['scheduler'].get('variance_type', 'none')}",
+            f"in_channels, {channels}, or twice as many and variance_type learned_range",
+        )
+    inputs = _inputs(config, ours.get("classes"), ours.get("none"))
+    spec = ModelSpec(
+        name=found.name,
+        prediction=schedule.prediction,
+        image_shape=(channels, *_height_and_width(sample_size, "sample_size" in ours)),
+        alphas_cumprod=schedule.alphas_cumprod,
+        clip_x_0=schedule.clip_x_0,
+        variance=schedule.variance,
+        defaults=schedule.defaults,
+        requires=(*((VARIANCE_FRACTION,) if is_learned else ()), *((INPUTS,) if inputs else ())),
+        inputs=inputs,
+    )
+    network = _network(package, config, spec, found.contents)
+    counts_t = config["time_embedding_type"] == "learned"
+
+    def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
+        return with_stepping(spec, schedule, counts or (spec.defaults.num_steps,), counts_t=counts_t)
+
+    return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes, stepping)
+
+
+class UNet2D(nn.Module):
+    """A UNet2DModel as a function of x_t, t and what it is told; learned variances become a fraction."""
+
+    def __init__(self, network: Any, channels: int, is_learned: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.labels_are_times = network.config.class_embed_type == "timestep"
+        self.channels = channels
+        self.is_learned = is_learned
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, y: Tensor | None = None, class_labels: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predict: x_t (B, C, H, W) float32 and t (B,) -> the shape of x_t, twice where variances are learned.
+
+        y: classes (B,) int64; class_labels: (B, 1) numbers to be embedded as times are, or (B, D) embeddings.
+        """
+        if class_labels is not None and self.labels_are_times:
+            class_labels = class_labels[:, 0]
+        out: Tensor = self.network(x_t, t, class_labels=class_labels if y is None else y, return_dict=False)[0]
+        if not self.is_learned:
+            return out
+        return out[:, : self.channels], (out[:, self.channels :] + 1.0) / 2.0
+
+
+class Upsample(nn.Module):
+    """Double height and width by nearest neighbours, and convolve, by the same code at every batch size."""
+
+    def __init__(self, conv: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv or nn.Identity()
+
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+        """Map (B, C, H, W) to (B, C, 2H, 2W), or to the given height and width."""
+        size = {"scale_factor": 2.0} if output_size is None else {"size": output_size}
+        out: Tensor = self.conv(F.interpolate(x, mode="nearest", **size))
+        return out
+
+
+def _diffusers() -> Any:
+    try:
+        return importlib.import_module("diffusers")
+    except ModuleNotFoundError as exc:
+        raise not_installed("diffusers", "diffusers") from exc
+
+
+def _scheduler_config(path: Any) -> dict[str, Any]:
+    if not isinstance(path, str):
+        raise UsageError(f"--set scheduler must be the path of a {SCHEDULER}, got {shown(path)}.")
+    place = Path(path)
+    return read_json(place / SCHEDULER if place.is_dir() else place)
+
+
+def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network, by their defaults where the file has none.
+
+    What UNet2DModel does not know, what cannot be exported, and immense sizes are refused by name.
+    """
+    values = {key: p.default for key, p in inspect.signature(package.UNet2DModel).parameters.items()}
+    said = {key: value for key, value in config.items() if key[:1] != "_" and key not in EMA_ENTRIES}
+    unknown = sorted(said.keys() - values.keys())
+    if unknown:
+        raise misfit(MODEL, f"unknown {unknown[:5]!r}", f"options of UNet2DModel of diffusers {package.__version__}")
+    values.update(said)
+    if values["class_embed_type"] not in (None, "timestep", "identity"):  # diffusers would leave it out, silently
+        raise misfit("class_embed_type", values["class_embed_type"], "null, timestep or identity")
+    if values["time_embedding_type"] == "fourier":
+        do = "use a network that counts steps: fourier is for continuous noise levels"
+        raise misfit("time_embedding_type", "fourier", "positional or learned", do)
+    for key, value in values.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        limit = MAX_BLOCKS if key == "layers_per_block" else MAX_SIZE
+        if len(items) > MAX_LEVELS or any(isinstance(n, (int, float)) and not 0 <= n <= limit for n in items):
+            raise misfit(key, value, f"at most {MAX_LEVELS} numbers from 0 to {limit}")
+        if key in ("in_channels", "out_channels") and type(value) is not int:
+            raise misfit(key, value, "a count of channels")
+    return values
+
+
+def _inputs(config: Mapping[str, Any], classes: Any, none: Any) -> tuple[Input, ...]:
+    """Return what the network is told of a class: a label, or the vector class_labels; nothing where it has none."""
+    kind, count = config["class_embed_type"], config["num_class_embeds"]
+    if kind == "timestep" and config["time_embedding_type"] == "learned":  # the embedding of times, which are indices
+        return (_label("num_train_timesteps", config["num_train_timesteps"], classes, none),)
+    if kind is None and count is not None:
+        return (_label("num_class_embeds", count, classes, none),)
+    if classes is not None:
+        raise UsageError(f"--set classes must be left out for a network without labels, got {shown(classes)}.")
+    if none is not None and (kind is None or not is_number(none)):
+        expected = "left out for a network without classes" if kind is None else "a number"
+        raise UsageError(f"--set none must be {expected}, got {shown(none)}.")
+    if kind is None:
+        return ()
+    return (Input("class_labels", "vector", (1 if kind == "timestep" else _embedding_size(config),), none=none),)
+
+
+def _embedding_size(config: Mapping[str, Any]) -> int:
+    """Return how many numbers the time is embedded in."""
+    size, widths = config["time_embedding_dim"], config["block_out_channels"]
+    if not size and isinstance(widths, (list, tuple)) and widths and type(widths[0]) is int:
+        size = 4 * widths[0]
+    if type(size) is not int or not 1 <= size <= 4 * MAX_SIZE:
+        raise misfit("time_embedding_dim", size, "a count of channels, or block_out_channels that tell it")
+    return size
+
+
+def _label(key: str, count: Any, classes: Any, none: Any) -> Input:
+    if type(count) is not int:
+        raise misfit(key, count, "a count of classes")
+    if none is not None and not (type(none) is int and 0 <= none < count):
+        raise UsageError(f"--set none must be an index below {key}, {count}, got {shown(none)}.")
+    return label_of(count - (none == count - 1), key, classes, none=none)  # the last index needs no name of its own
+
+
+def _height_and_width(sample_size: Any, is_option: bool) -> tuple[int, int]:
+    sides = sample_size if isinstance(sample_size, (list, tuple)) else [sample_size] * 2
+    if len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIZE for side in sides):
+        return sides[0], sides[1]
+    if is_option:
+        raise UsageError(f"--set sample_size must be a size such as 32 or [32,48], got {shown(sample_size)}.")
+    raise misfit("sample_size", sample_size, "a size such as 32, or a height and a width")
+
+
+def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Mapping[str, Any]) -> nn.Module:
+    """Build the network on no device, try it there on the image's shape, and only then give it its weights."""
+    channels, height, width = spec.image_shape
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # the package's, of its own code: not for the user
+            network: nn.Module = package.UNet2DModel(**config).eval()
+            x_t, t = torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)
+            told = {one.name: torch.zeros(1, *one.shape, dtype=getattr(torch, one.dtype)) for one in spec.inputs}
+            UNet2D(network, channels, is_learned=False)(x_t, t, **told)
+    except Exception as exc:  # whatever the package makes of options that are not for one another
+        reason = first_line(exc)
+        raise misfit(
+            MODEL, reason, f"options that go together, and sides, {height} and {width}, that halve at every level"
+        ) from exc
+    if config["time_embedding_type"] == "learned" and config["num_train_timesteps"] < spec.num_train_timesteps:
+        raise misfit(
+            "num_train_timesteps", config["num_train_timesteps"], f"{spec.num_train_timesteps}, as the scheduler says"
+        )
+    assign_weights(network, dict(_renamed(state)), "weights")
+    _fill_constants(network, lambda: package.UNet2DModel(**config))
+    _free_the_batch(network)
+    return network
+
+
+def _renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the weights by their present names; of two with one meaning the old name stays, and is left over."""
+    pattern = re.compile(rf"(.+\.attentions\.\d+\.)({'|'.join(OLD_NAMES)})(\.weight|\.bias)")
+    for key, value in state.items():
+        match = pattern.fullmatch(str(key))
+        new = match[1] + OLD_NAMES[match[2]] + match[3] if match else key
+        yield (key if new in state else new), value
+
+
+def _fill_constants(network: nn.Module, build: Callable[[], nn.Module]) -> None:
+    """Give the buffers that are in no state dict, such as the kernels of a KDownBlock2D, the values they start with."""
+    if not any(buffer.is_meta for buffer in network.buffers()):
+        return
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, and thrown away
+        twin = build()
+    for module, other in zip(network.modules(), twin.modules(), strict=True):
+        for name, buffer in other.named_buffers(recurse=False):
+            if module.get_buffer(name).is_meta:
+                setattr(module, name, buffer)
+
+
+def _free_the_batch(network: nn.Module) -> None:
+    """Take out the branches on the batch size, which torch.export would make a bound on it.
+
+    diffusers copies to contiguous memory before it doubles the sides of 64 images or more, which changes no number.
+    """
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "Upsample2D" and child.name == "conv" and child.norm is None:
+                setattr(module, name, Upsample(child.conv))
+        resize = getattr(module, "upsample", None)
+        if resize is not None:  # a residual block resizes both its ways: by `downsample` it does so without that branch
+            module.downsample = resize
+            module.upsample = None  # type: ignore[assignment]

@@ -1,0 +1,146 @@
+"""Folders as diffusers writes them: JSON beside weights, whole or in shards. Trusts nothing in them; knows no hub."""
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm_export.errors import BadFileError, first_line, not_installed, several, shown
+from ddpm_export.importers.checkpoint import load_torch_file
+
+MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model"
+ENDINGS = (".safetensors", ".bin")  # the first is preferred
+MAX_JSON_BYTES = 2**24  # an index of shards names every tensor
+
+
+class Folder(NamedTuple):
+    """What is in a folder: its name, the weights by name, the JSON objects by file name, the files of the weights."""
+
+    name: str
+    state: dict[str, Any]
+    config: dict[str, Any]
+    files: list[Path]
+
+
+def read_folder(folder: Path) -> Folder:
+    """Return a pipeline's UNet, or a UNet alone, and its scheduler's configuration where there is one.
+
+    Where a pipeline has no folder `unet`, its parts lie side by side. Raises BadFileError for any other folder, and
+    for files that are missing, broken or hostile.
+    """
+    real = folder.resolve()
+    pipeline = real.parent if real.name == "unet" and (real.parent / INDEX).is_file() else folder
+    config = {INDEX: read_json(pipeline / INDEX)} if (pipeline / INDEX).is_file() else {}
+    inner = folder / "unet"
+    model = inner if config and inner.is_dir() else folder
+    if not (model / MODEL).is_file():
+        raise BadFileError(
+            f"{folder} is not a folder that diffusers wrote: it has no "
+            f"{MODEL}{f' in {model.name}' if config else ''}. Name one with "
+            f"{INDEX} and unet/{MODEL}, or with {MODEL} beside its weights."
+        )
+    config[MODEL] = read_json(model / MODEL)
+    for place in (pipeline / "scheduler" / SCHEDULER, pipeline / SCHEDULER):
+        if place.is_file():
+            config[SCHEDULER] = read_json(place)
+            break
+    state, files = _read_weights(model)
+    return Folder(pipeline.resolve().name, state, config, files)
+
+
+def pick_weights(names: Collection[str]) -> str | None:
+    """Return the file of weights, or the index of its shards, to be read of those in a folder; None without any.
+
+    Plain ones before variants such as fp16, safetensors before bin, one file before shards.
+    Raises BadFileError, without the path, where there are several variants and no plain ones.
+    """
+    endings = "|".join(map(re.escape, ENDINGS))
+    pattern = re.compile(rf"{WEIGHTS}(?:\.([\w-]+))?({endings})(\.index(?:\.([\w-]+))?\.json)?")
+    matches = [match for match in map(pattern.fullmatch, names) if match and "-of-" not in match[0]]
+    candidates = [(m[1] or m[4] or "", ENDINGS.index(m[2]), bool(m[3]), m[0]) for m in matches]
+    variants = sorted({variant for variant, *_ in candidates})
+    if len(variants) > 1 and variants[0]:
+        raise BadFileError(f"the weights must be plain {WEIGHTS}{ENDINGS[0]} or one variant, got {several(variants)}.")
+    return min(candidates)[-1] if candidates else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises BadFileError for whatever else is there."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        values = json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+        reason = f"more than {MAX_JSON_BYTES} bytes" if values is None else type(values).__name__
+    except (OSError, ValueError, RecursionError) as exc:
+        values, reason = None, str(getattr(exc, "strerror", None) or exc)[:200]
+    if not isinstance(values, dict):
+        raise BadFileError(f"{path} must hold a JSON object, got {reason}.")
+    return values
+
+
+def load_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a .safetensors file, on the CPU.
+
+    Raises BadFileError for a file that is missing or broken, EnvironmentProblem without the package.
+    """
+    try:
+        load_file = importlib.import_module("safetensors.torch").load_file
+    except ModuleNotFoundError as exc:
+        raise not_installed("safetensors", "export") from exc
+    if not os.path.isfile(path):
+        raise BadFileError(f"{path} does not exist.")
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except Exception as exc:  # SafetensorError, OSError and whatever torch says of a type: one translation for all
+        raise BadFileError(f"{path} is damaged: {first_line(exc)}. Copy it again.") from exc
+    return tensors
+
+
+def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Return the tensors of a model's folder by name, and the files they are from."""
+    try:
+        name = pick_weights([path.name for path in model.iterdir()])
+    except BadFileError as exc:
+        raise BadFileError(f"In {model}, {exc}") from exc
+    except OSError as exc:
+        raise BadFileError(f"{model} cannot be read: {exc.strerror}.") from exc
+    if name is None:
+        raise BadFileError(
+            f"{model} has no weights: no {WEIGHTS}{ENDINGS[0]} or {ENDINGS[1]}, and no index of shards. Copy "
+            "the whole folder."
+        )
+    if not name.endswith(".json"):
+        return _load(model / name), [model / name]
+    places = read_json(model / name).get("weight_map")
+    if not isinstance(places, dict) or not all(map(_is_plain_name, places.values())):
+        raise BadFileError(
+            f"{model / name} must have a weight_map from tensors to files beside it, got {shown(places)}."
+        )
+    state: dict[str, Any] = {}
+    files = [model / shard for shard in sorted(set(places.values()))]
+    for file in files:
+        tensors = _load(file)
+        strays = sorted({str(key) for key in tensors} ^ {key for key, shard in places.items() if shard == file.name})
+        if strays:
+            raise BadFileError(
+                f"{file} and its index must name the same tensors, but only one of them has "
+                f"{several(strays, 1)}. Copy the whole folder."
+            )
+        state.update(tensors)
+    return state, files
+
+
+def _load(file: Path) -> dict[str, Any]:
+    contents = load_safetensors(file) if file.suffix == ENDINGS[0] else load_torch_file(file)
+    if not isinstance(contents, dict):
+        raise BadFileError(f"{file} must hold tensors by name, got {type(contents).__name__}.")
+    return contents
+
+
+def _is_plain_name(name: Any) -> bool:
+    """Tell whether a name stays in its folder and is a file of weights."""
+    return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) is not None and name.endswith(ENDINGS)

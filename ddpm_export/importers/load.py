@@ -1,0 +1,82 @@
+"""From a checkpoint of any known layout to a network and its spec. Imports torch only once it is called."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm_export.errors import UsageError, several
+from ddpm_export.importers.checkpoint import Checkpoint
+from ddpm_export.importers.packages import installed
+from ddpm_export.model.defaults import with_defaults
+from ddpm_export.model.spec import ModelSpec
+
+WEIGHTS = ("ema", "raw")
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    weights: str = "ema",
+    options: Mapping[str, Any] | None = None,
+    steps: Sequence[int] | None = None,
+) -> Checkpoint:
+    """Read a checkpoint of any known layout: a file, a folder, or the name of a model on the hub.
+
+    weights: the averaged ones ("ema") or those of the last step ("raw"). options: what the checkpoint does not say, by
+    the names of its own project (docs/importing.md). steps: how many the file takes by default; several, the first of
+    them the default, of a scheduler whose own steps the file carries; () for a file without those. The spec's source
+    tells importer, digest of the file and weights. No code in the file can run.
+    Raises BadFileError for a file that is broken, foreign or hostile, UsageError for options that do not fit,
+    EnvironmentProblem without torch or the package that the layout needs.
+    """
+    _check_weights(weights)
+    with installed("export"):
+        from ddpm_export.importers.layouts import import_network
+        from ddpm_export.importers.sources import read_source
+    found, source = read_source(path)
+    imported = import_network(path, found, weights, options or {}, None if steps is None else tuple(steps))
+    source = {**imported.spec.source, **imported.source, **source}
+    spec = dataclasses.replace(imported.spec, source=source)
+    if steps and imported.stepping is None:
+        spec = with_defaults(spec, num_steps=only_one(steps))
+    return Checkpoint(imported.network.eval().requires_grad_(False), spec, imported.notes)
+
+
+def only_one(steps: Sequence[int]) -> int:
+    """Return the one number of steps; raises UsageError where there are several."""
+    if len(steps) > 1:
+        raise UsageError(
+            f"The number of steps must be one where no scheduler's own steps are carried, got {several(steps)}. Add "
+            "more by --plans."
+        )
+    return steps[0]
+
+
+def load_network(
+    path: str | Path,
+    reference: str,
+    spec: ModelSpec,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    weights: str = "ema",
+) -> Checkpoint:
+    """Read the weights of a network of your own class, `package.module:Class`, which is called with the arguments.
+
+    This runs the module's code. The network maps (x_t, t, inputs by name) to what the spec says, whose source then
+    names the class and the digest of the file. Raises UsageError for a class that cannot be made, BadFileError for
+    weights that do not fit.
+    """
+    _check_weights(weights)
+    with installed("export"):
+        from ddpm_export.importers.own_network import network_from_class
+        from ddpm_export.importers.sources import read_source
+    found, source = read_source(path)
+    network = network_from_class(reference, arguments or {}, found.contents, weights)
+    source = {**spec.source, "importer": "own", "network": reference, "weights": weights, **source}
+    return Checkpoint(network.eval().requires_grad_(False), dataclasses.replace(spec, source=source))
+
+
+def _check_weights(weights: str) -> None:
+    if weights not in WEIGHTS:
+        raise UsageError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")

@@ -1,0 +1,93 @@
+"""Our own checkpoints, as `python -m train` writes them. Trusts nothing in them: a file may come from anywhere."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ddpm_export.errors import BadFileError, ConfigError, UsageError
+from ddpm_export.importers.checkpoint import CHECKPOINT_FORMAT
+from ddpm_export.importers.layout import Found, Imported, assign_weights, misfit, read_options
+from ddpm_export.importers.unet import UNet, UNetConfig
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import INPUTS, spec_from_json
+
+STATE_DICTS = {"ema": "ema", "raw": "network"}
+# bounds that no sensible network meets: every block is an object to build before a weight can be compared
+MAX_BLOCKS = 64
+MAX_LEVELS = 16
+MAX_CHANNELS = 2**16
+
+
+def signs(found: Found) -> dict[str, bool]:
+    """Return what our layout is known by, and whether it is there."""
+    names = {name: name in found.contents for name in ("ema", "config", "spec")}
+    return {f"format {CHECKPOINT_FORMAT}": found.contents.get("format") == CHECKPOINT_FORMAT, **names}
+
+
+def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
+    """Return the network with its averaged ("ema") or last ("raw") weights, its spec, and the step they are from.
+
+    A checkpoint may have averaged weights alone, to ship: asked for its last ones it is a UsageError. Raises
+    BadFileError for a configuration, weights or a spec that do not fit one another.
+    """
+    read_options(options, {})  # the file says everything
+    contents = found.contents
+    config, spec, step = contents["config"], contents["spec"], contents.get("step")
+    if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
+        raise misfit("config.network", type(config).__name__, "an object of UNetConfig's fields")
+    if not isinstance(spec, str):
+        raise misfit("spec", type(spec).__name__, "JSON text")
+    if type(step) is not int or step < 0:
+        raise misfit("step", step, "a count of training steps")
+    network_config, model_spec = _network_config(config["network"]), spec_from_json(spec)
+    if network_config.num_classes:
+        label = _label(network_config.num_classes, contents.get("classes"), config.get("label_dropout"))
+        requires = (*model_spec.requires, INPUTS)
+        model_spec = dataclasses.replace(model_spec, inputs=(label,), requires=requires)
+    if network_config.image_shape != model_spec.image_shape:
+        raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
+    if STATE_DICTS[weights] not in contents:
+        raise UsageError("The checkpoint has averaged weights alone: leave --weights raw out.")
+    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
+        network = UNet(network_config)
+    assign_weights(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
+    return Imported(network, model_spec, {"step": step, "weights": weights})
+
+
+def _label(count: int, names: Any, dropout: Any) -> Input:
+    """Return the class that the network is told; without label dropout "no class" was never trained, and is none."""
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise misfit("classes", names, f"{count} names")
+    none = count if isinstance(dropout, float) and dropout > 0.0 else None
+    return Input("y", "label", none=none, classes=tuple(names))
+
+
+def _network_config(values: dict[str, Any]) -> UNetConfig:
+    fields = {f.name: f.default for f in dataclasses.fields(UNetConfig)}
+    unknown = sorted(str(name) for name in values if name not in fields)
+    if unknown:
+        raise misfit("config.network", f"unknown {unknown[:5]!r}", f"some of {', '.join(fields)}")
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        default = fields[name]
+        if isinstance(default, tuple):
+            fits = isinstance(value, (list, tuple)) and len(value) <= MAX_LEVELS and all(type(v) is int for v in value)
+            fits = fits and all(0 <= v <= MAX_CHANNELS for v in value) and (name != "image_shape" or len(value) == 3)
+            fits = fits and (name != "channel_multipliers" or len(value) > 0)
+            known[name] = tuple(value) if fits else None
+        elif isinstance(default, float):
+            fits = type(value) in (int, float) and 0.0 <= value < 1.0
+            known[name] = value
+        else:
+            least = 0 if name == "num_classes" else 1
+            most = MAX_BLOCKS if name == "blocks_per_level" else MAX_CHANNELS
+            fits = type(value) is int and least <= value <= most
+            known[name] = value
+        if not fits:
+            raise misfit(f"config.network.{name}", value, f"a value like {default!r}")
+    try:
+        return UNetConfig(**known)
+    except ConfigError as exc:  # in a file it is the file that is wrong, not what the user typed
+        raise BadFileError(str(exc)) from exc

@@ -1,0 +1,80 @@
+"""A network of the user's own class: the only path on which the exporter runs code that is not in an installed package.
+
+Knows nothing of layouts: the class says what its weights are called.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ddpm_export.errors import UsageError, first_line
+from ddpm_export.importers.layout import assign_weights, misfit, without_prefix
+
+
+def network_from_class(
+    reference: str, arguments: Mapping[str, Any], contents: Mapping[str, Any], weights: str
+) -> nn.Module:
+    """Import `package.module:Class`, call it with the arguments and give it the weights of a file's contents.
+
+    contents: a state dict, or a dict that holds some, of which "ema" or "raw" chooses; a prefix that all names share,
+    such as `module.`, is left out. The module is looked for in the current folder first.
+    Raises UsageError where the class cannot be made, BadFileError where the weights are not just those it has.
+    """
+    network = _made(reference, arguments)
+    state, name = _state_dict(contents, weights)
+    assign_weights(network, _without_shared_prefix(state, network), name)
+    return network
+
+
+def _made(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
+    module_name, colon, class_name = reference.partition(":")
+    if not (module_name and colon and class_name):
+        raise UsageError(f"--network must be package.module:Class, got {reference!r}.")
+    sys.path.insert(0, str(Path.cwd()))  # as python -m has it
+    try:
+        made = getattr(importlib.import_module(module_name), class_name)(**arguments)
+    except Exception as exc:  # their module, their class: anything may be raised
+        raise UsageError(
+            f"--network {reference} cannot be made with ({', '.join(arguments)}): {type(exc).__name__}: "
+            f"{first_line(exc)}. "
+            "Correct it, or its arguments by --set."
+        ) from exc
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--network {reference}: must be a torch.nn.Module, got a {type(made).__name__}.")
+    return made
+
+
+def _state_dict(contents: Mapping[str, Any], weights: str) -> tuple[Mapping[str, Any], str]:
+    """Return the state dict in a file, and what to call it."""
+    if contents and all(isinstance(value, Tensor) for value in contents.values()):
+        return contents, "weights"
+    found = {
+        key: value
+        for key, value in contents.items()
+        if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values())
+    }
+    averaged = {key: value for key, value in found.items() if "ema" in key.lower()}
+    chosen = averaged if averaged and weights == "ema" else {k: v for k, v in found.items() if k not in averaged}
+    if len(chosen) != 1:
+        raise misfit(
+            "weights",
+            f"{len(chosen)} state dicts {sorted(map(str, chosen))[:5]!r}",
+            "one, at the top of the file or under one name, with ema in that of averaged weights",
+        )
+    ((name, state),) = chosen.items()
+    return state, str(name)
+
+
+def _without_shared_prefix(state: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
+    expected = network.state_dict().keys()
+    first = next(iter(expected), "")
+    for prefix in sorted({key[: -len(first)] for key in state if first and key.endswith(f".{first}")}):
+        if expected == without_prefix(state, prefix).keys() and len(state) == len(expected):
+            return without_prefix(state, prefix)
+    return state

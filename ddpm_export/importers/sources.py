@@ -1,0 +1,40 @@
+"""From a path to what lies there: tensors and plain values, and where they come from. Runs no code in it."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ddpm_export.importers import folders, hub
+from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.layout import Found
+from ddpm_export.system.files import sha256_of
+
+
+def read_source(path: str | Path) -> tuple[Found, dict[str, Any]]:
+    """Return what lies at a path, and what the spec's `source` shall say of it.
+
+    A file of torch.save or safetensors; a folder of diffusers; where nothing lies there, the name of a model on the
+    hub. The source tells the digest of the weights' file, of several that of their digests.
+    Raises BadFileError for what cannot be read safely, EnvironmentProblem where the hub cannot be reached.
+    """
+    if os.path.isdir(path):
+        return _from_folder(Path(path))
+    if not os.path.lexists(path) and hub.is_hub_name(path):
+        folder, commit = hub.download(path)
+        found, source = _from_folder(folder)
+        name = Path(path).as_posix().partition("@")[0]
+        found = dataclasses.replace(found, name=name.partition("/")[2])
+        return found, {**source, "hub": name, "revision": commit}
+    is_safetensors = Path(path).suffix == ".safetensors"
+    contents = folders.load_safetensors(Path(path)) if is_safetensors else load_torch_file(path)
+    found = Found(Path(path).stem, contents if isinstance(contents, dict) else {})
+    return found, {"checkpoint_sha256": sha256_of(path)}
+
+
+def _from_folder(folder: Path) -> tuple[Found, dict[str, Any]]:
+    name, state, config, files = folders.read_folder(folder)
+    digests = [sha256_of(file) for file in files]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return Found(name, state, config), {"checkpoint_sha256": digest}

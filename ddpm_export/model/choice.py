@@ -1,0 +1,171 @@
+"""From a spec to a plan: the sampler, steps and knobs that were asked for, or else the model's own. Opens no file."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpm_export.errors import ModelRefusedError, UsageError, several, shown
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import VARIANCE_FRACTION
+from ddpm_export.process.given import times_below
+from ddpm_export.process.rows import Plan, are_falling_times
+from ddpm_export.process.schedules import times_from_grid
+from ddpm_export.process.solvers import SAMPLERS, Grid
+from ddpm_export.process.walk import no_learned_variance
+
+
+def grid(
+    spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] | None = None, name: str = "uniform"
+) -> Grid:
+    """Return num_steps times of a named grid, or the given falling ones; without either, the spec's number of them.
+
+    name: of one of GRIDS. Raises UsageError for an unknown one, for num_steps outside 1..T, and for times that do not
+    strictly fall within 0..T-1.
+    """
+    T = spec.num_train_timesteps
+    if times is None:
+        steps = spec.defaults.num_steps if num_steps is None else num_steps
+        chosen = times_from_grid(name, np.array(spec.alphas_cumprod), steps).tolist()
+    else:
+        chosen = [int(t) for t in times]
+        if not are_falling_times(chosen, T):
+            raise UsageError(f"times must strictly fall from at most {T - 1} to at least 0, got {several(chosen)}.")
+        if num_steps not in (None, len(chosen)):
+            raise UsageError(f"num_steps must be left out or be the number of times, {len(chosen)}, got {num_steps}.")
+    return Grid(tuple(chosen), (*(float(spec.alphas_cumprod[t]) for t in chosen), 1.0))
+
+
+_grid = grid  # for those below, whose own argument is called grid
+
+
+def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs of a sampler: what was given, where that is None what the spec says, else the sampler's own.
+
+    Raises UsageError for an unknown sampler and for a knob that it does not have.
+    """
+    if sampler not in SAMPLERS:
+        raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, got {shown(sampler)}.")
+    known = list(inspect.signature(SAMPLERS[sampler]).parameters)[1:]
+    for name, value in given.items():
+        if value is not None and name not in known:
+            raise UsageError(f"{name} does not apply to {sampler}.")
+    usual = {"eta": spec.defaults.eta, "variance": spec.variance}
+    chosen = {name: usual.get(name) if given.get(name) is None else given[name] for name in known}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+class Choice(NamedTuple):
+    """A plan and what it was made of: name, of a plan in the file; else a sampler, its steps, times and knobs.
+
+    times: None where they are evenly spaced. grid: the name of the grid that they are of, where it was chosen by name.
+    """
+
+    plan: Plan
+    name: str | None = None
+    sampler: str | None = None
+    num_steps: int | None = None
+    times: tuple[int, ...] | None = None
+    grid: str | None = None
+    knobs: Mapping[str, Any] = MappingProxyType({})
+
+
+def choose(
+    spec: ModelSpec,
+    *,
+    sampler: str | None = None,
+    num_steps: int | None = None,
+    times: Sequence[int] | None = None,
+    grid: str | None = None,
+    name: str | None = None,
+    **knobs: Any,
+) -> Choice:
+    """Return the rows from noise to picture, and what they are: see `plan`."""
+    given = {"sampler": sampler, "num_steps": num_steps, "times": times, "grid": grid, **knobs}
+    said = [key for key, value in given.items() if value is not None]
+    if name is None and not said:
+        name = spec.defaults.plan
+    elif said == ["num_steps"] and name is None and spec.defaults.plan is not None:
+        name = _plan_of_steps(spec, spec.defaults.plan, num_steps)
+        said = [] if name is not None else said
+    if name is not None:
+        if name not in spec.plans:
+            names = ", ".join(spec.plans) or "none, for the model carries none"
+            raise UsageError(f"plan must be one of {names}, got {shown(name)}.")
+        if said:
+            raise UsageError(f"{said[0]} does not apply to plan {name}, which is whole.")
+        return Choice(spec.plans[name], name)
+    if sampler is None and spec.defaults.sampler not in SAMPLERS:
+        raise ModelRefusedError(f"The model's default sampler, {spec.defaults.sampler!r}, is unknown to this version.")
+    sampler = spec.defaults.sampler if sampler is None else sampler
+    if times is not None and grid is not None:
+        raise UsageError("grid does not apply to times, which are one.")
+    if times is None and num_steps is None and grid is None:
+        times = spec.defaults.times
+    chosen, usual = _grid(spec, num_steps, times=times, name=grid or "uniform"), knobs_of(sampler, spec, knobs)
+    if grid == "uniform":
+        grid = None  # what every file can do by itself
+    plan = Plan(tuple(SAMPLERS[sampler](chosen, **usual)))
+    if plan.needs_learned_variance and VARIANCE_FRACTION not in spec.outputs:
+        raise no_learned_variance()
+    own_times = tuple(map(int, chosen.t)) if times is not None or grid is not None else None
+    return Choice(plan, None, sampler, len(chosen.t), own_times, grid, usual)
+
+
+def _plan_of_steps(spec: ModelSpec, usual: str, num_steps: int | None) -> str | None:
+    """Return the plan of the usual one's solver for another number of steps, solver-number by name.
+
+    None where the usual one's name has no number. Raises UsageError where the model carries no such plan.
+    """
+    solver, _, count = usual.rpartition("-")
+    if not count.isdigit():
+        return None
+    counts = [name.removeprefix(f"{solver}-") for name in spec.plans if name.startswith(f"{solver}-")]
+    counts = sorted(filter(str.isdigit, counts), key=int)
+    if str(num_steps) not in counts:
+        raise UsageError(
+            f"num_steps must be one of {several(counts, len(counts))}, for which the model carries {solver}, "
+            f"got {num_steps!r}. To step otherwise, name a sampler."
+        )
+    return f"{solver}-{num_steps}"
+
+
+def plan(
+    spec: ModelSpec,
+    *,
+    sampler: str | None = None,
+    num_steps: int | None = None,
+    times: Sequence[int] | None = None,
+    grid: str | None = None,
+    name: str | None = None,
+    **knobs: Any,
+) -> Plan:
+    """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries.
+
+    grid: the name of one of GRIDS. name: of one of spec.plans, in place of all else. What is left out or None is the
+    spec's default. knobs: the sampler's, such as eta or variance. Raises UsageError for what is no plan,
+    ModelRefusedError for a default sampler that this version does not know.
+    """
+    return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
+
+
+def plan_below(spec: ModelSpec, choice: Choice, strength: float) -> Plan:
+    """Return the plan of a choice from a share of the training times on.
+
+    Raises UsageError for a strength that leaves no time, and for a plan of the file whose rows look back beyond it.
+    """
+    below = times_below(times_of(choice.plan), strength, spec.num_train_timesteps)
+    if choice.sampler is not None:
+        return plan(spec, sampler=choice.sampler, times=list(map(int, below)), **choice.knobs)
+    begin = next(k for k, row in enumerate(choice.plan.rows) if row.t <= below[0])
+    rows = [row._replace(i=i) for i, row in enumerate(choice.plan.rows[begin:], start=1)]
+    if any(row.reach > row.i for row in rows):
+        raise UsageError(f"strength does not apply to plan {choice.name}, whose rows look back beyond it.")
+    return Plan(tuple(rows))
+
+
+def times_of(rows: Plan) -> list[float]:
+    """Return the times of a plan's rows, falling, each once."""
+    return sorted({row.t for row in rows.rows}, reverse=True)

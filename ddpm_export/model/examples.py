@@ -1,0 +1,27 @@
+"""Values of every input for images of a seed, the same everywhere: golden vectors and proofs use them. NumPy only."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ddpm_export.model.inputs import Input
+from ddpm_export.process.equations import Array
+from ddpm_export.process.noise import INPUTS, noise_stream
+
+
+def example_of_inputs(inputs: Sequence[Input], seed: int, images: Sequence[int]) -> dict[str, Array]:
+    """Return values of every input for some images of a seed, as golden vectors and the proof use them.
+
+    What is not told by whoever samples is among them: a network can be evaluated by itself.
+    Labels are the images' numbers modulo how many there are, "no class" among them; all else is noise draw 0 of a
+    domain of its own (docs/format.md, section 3), the k-th input of it at draw k.
+    """
+    values: dict[str, Array] = {}
+    for k, one in enumerate(inputs):
+        if one.kind == "label":
+            values[one.name] = np.array([image % one.num_labels for image in images], dtype=np.int64)
+        else:
+            flat = noise_stream(seed, images, (1, 1, math.prod(one.shape)), domain=INPUTS)(k)
+            values[one.name] = flat.reshape(len(images), *one.shape)
+    return values

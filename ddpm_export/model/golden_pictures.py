@@ -1,0 +1,238 @@
+"""Golden vectors of a one-call file: pixels that it promises, and their replay. NumPy only; knows no runtime.
+
+docs/format.md section 5 is the contract. golden.py has those of a denoiser, whose outputs can be seen.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ddpm_export.model.codec import is_number
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.model.golden import MAX_CASES, checked_positions, unusable
+from ddpm_export.model.guidance import Guidance, guidance_from_json, json_from_guidance
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.process.equations import Array
+from ddpm_export.process.noise import INPUTS, noise_stream
+from ddpm_export.process.rows import are_falling_times
+
+LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a level may round to its neighbour
+# promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave
+# the chosen pixels as they are moves it
+MEAN_LEVELS = 0.1
+NUM_POSITIONS = 64
+MAX_PLANS = 3  # how many have a case of their own, the shortest
+MAX_IMAGES, MAX_EVALUATIONS = 64, 4096  # a file must not keep its reader busy for hours
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Name pictures: images first to first + n - 1 of a seed, by num_steps steps of ddim with eta.
+
+    times: those of the steps, which are evenly spaced without. plan: the name of one of num_steps rows, in their place.
+    guidance: None for a scale of 1, whatever the file's own. strength: of an edit, whose pictures are examples, 0 for a
+    start from noise; None where nothing is given.
+    """
+
+    seed: int
+    first: int
+    n: int
+    num_steps: int
+    eta: float
+    times: tuple[int, ...] | None = None
+    plan: str | None = None
+    guidance: Guidance | None = None
+    strength: float | None = None
+
+    @property
+    def numbers(self) -> range:
+        """Return the numbers of the images."""
+        return range(self.first, self.first + self.n)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Return what a one-call file is given of it, in order."""
+        guidance = self.guidance or Guidance()
+        return self.seed, self.numbers, self.num_steps, self.eta, self.times, self.plan, guidance
+
+    def __str__(self) -> str:
+        of = f"seed {self.seed}, images {self.first} to {self.numbers[-1]}"
+        how = f"{self.num_steps} steps, eta {self.eta:g}" if self.plan is None else f"plan {self.plan}"
+        guided = "" if self.guidance is None else f", guidance {self.guidance.scale:g}"
+        of += f", strength {self.strength:g}" if self.strength else ""
+        return f"{of}, {how}{guided}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
+
+
+CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  # cut to T steps where T is less
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """Tell how one case came out: error is the largest difference in levels, or ten times that of the means."""
+
+    draw: Draw
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the error keeps the promise; no number never does."""
+        return self.error <= self.tolerance
+
+    @property
+    def place(self) -> str:
+        """Return which case it was."""
+        return str(self.draw)
+
+
+def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
+    """Return draws that a one-call file of a network can make: these, cut to T steps, one of times, one of each plan.
+
+    One more is guided at some of its times, of a network that takes guidance; of an edit one more begins with pictures.
+    Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
+    """
+    T = spec.num_train_timesteps
+    cut = [replace(draw, num_steps=min(draw.num_steps, T)) for draw in draws]
+    times = tuple(sorted({T - 1, (2 * T) // 3, T // 5}, reverse=True))  # neither evenly spaced nor down to 0
+    timed = Draw(2, 3, 1, len(times), 0.5, times)
+    short = sorted((len(plan.rows), name) for name, plan in spec.plans.items() if len(plan.rows) <= MAX_EVALUATIONS)
+    guidance = Guidance(2.5, (T // 4, T - 1 - T // 4))
+    guided = [Draw(4, 2, 2, min(6, T), 0.5, guidance=guidance)] if spec.takes_guidance else []
+    draws = [*cut, timed, *guided, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
+    if spec.graph != "edit":
+        return draws
+    return [replace(draw, strength=0.0) for draw in draws] + [Draw(5, 4, 2, min(9, T), 0.5, strength=0.6)]
+
+
+def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
+    """Return what the network is told in a draw, besides what follows from its rows."""
+    examples = example_of_inputs(spec.inputs, draw.seed, draw.numbers)
+    return {one.name: examples[one.name] for one in spec.inputs if one.is_told}
+
+
+def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
+    """Return what an edit is given in a draw: image and mask (n, C, H, W), and strength; nothing of other files.
+
+    With K inputs of the network, the k-th image is its draw K of the domain of examples, clipped to [-1, 1], and its
+    mask draw K + 1 plus 0.5, clipped to [0, 1].
+    """
+    if draw.strength is None:
+        return {}
+    noise, K = noise_stream(draw.seed, draw.numbers, spec.state_shape, domain=INPUTS), len(spec.inputs)
+    image, mask = np.clip(noise(K), -1.0, 1.0), np.clip(noise(K + 1) + np.float32(0.5), 0.0, 1.0)
+    return {"image": image, "mask": mask, "strength": draw.strength}
+
+
+def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any]:
+    """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
+
+    pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
+    noise, of three times, of guidance where it takes any, of up to three plans, and of strength where it is an edit; 64
+    pixels of each, evenly spread, and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a
+    row of the plans.
+    """
+    cases = []
+    for draw in draws_of(spec, CASES):
+        levels = pictures(draw).reshape(-1)
+        positions = np.unique(np.linspace(0, levels.size - 1, min(levels.size, NUM_POSITIONS)).round().astype(np.int64))
+        values = {"positions": positions.tolist(), "levels": levels[positions].tolist(), "mean": float(levels.mean())}
+        said = {name: value for name, value in vars(draw).items() if value is not None}
+        lists = {"times": list(draw.times)} if draw.times else {}
+        guided = {"guidance": json_from_guidance(draw.guidance)} if draw.guidance else {}
+        cases.append({**said, **lists, **guided, **values})
+    return {"cases": cases, "tolerance": {"levels": LEVELS}}
+
+
+def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> list[PictureResult]:
+    """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
+
+    One picture is made then, too: a file that does not run is not sound.
+    pictures: what the file makes of a draw, uint8 (n, H, W, C). Raises BadFileError for golden vectors that cannot be
+    meant, and what `pictures` raises.
+    """
+    if spec.golden is None:
+        pictures(Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0, strength=0.0 if spec.graph == "edit" else None))
+        return []
+    tolerance = _tolerance(spec.golden)
+    results = []
+    for draw, case in _checked_cases(spec):
+        levels = pictures(draw).reshape(-1).astype(np.float64)
+        off = float(np.abs(levels[case["positions"]] - np.array(case["levels"])).max())
+        off_mean = abs(float(levels.mean()) - case["mean"])
+        results.append(PictureResult(draw, max(off, off_mean * LEVELS / MEAN_LEVELS), tolerance))
+    return results
+
+
+def _tolerance(golden: dict[str, Any]) -> float:
+    promised = golden.get("tolerance")
+    value: Any = promised.get("levels") if isinstance(promised, dict) else None
+    # a file may promise more than this version does, never less: or a broken file could vouch for itself
+    if not is_number(value) or not 0 <= value <= LEVELS:
+        raise unusable("tolerance.levels", value, f"a number from 0 to {LEVELS:g}")
+    return float(value)
+
+
+def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
+    """Return the cases once nothing in them can surprise: they come from a file."""
+    cases = (spec.golden or {}).get("cases")
+    if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
+        raise unusable("cases", cases, f"a list of 1 to {MAX_CASES} objects")
+    checked = []
+    for case in cases:
+        if not isinstance(case, dict):
+            raise unusable("cases", case, "objects")
+        times, plan = case.get("times"), case.get("plan")
+        if plan is not None and not (isinstance(plan, str) and plan in spec.plans):
+            raise unusable("plan", plan, "one of the file's plans")
+        is_list = plan is None and isinstance(times, list)
+        if times is not None and not (is_list and are_falling_times(times, spec.num_train_timesteps)):
+            raise unusable("times", times, "strictly falling times, and no plan")
+        rows = len(spec.plans[plan].rows) if plan is not None else None if times is None else len(times)
+        steps = (1, spec.num_train_timesteps) if rows is None else (rows, rows)
+        limits = {"seed": (0, 2**63 - 1), "first": (0, 2**32 - MAX_IMAGES), "n": (1, MAX_IMAGES), "num_steps": steps}
+        for name, (low, high) in limits.items():
+            if type(case.get(name)) is not int or not low <= case[name] <= high:
+                raise unusable(name, case.get(name), f"an integer from {low} to {high}")
+        if not is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
+            raise unusable("eta", case.get("eta"), "a number from 0 to 1")
+        strength: Any = case.get("strength")
+        if spec.graph != "edit" and strength is not None:
+            raise unusable("strength", strength, "nothing, but of an edit")
+        if spec.graph == "edit" and not (is_number(strength) and 0 <= strength <= 1):
+            raise unusable("strength", strength, "a number from 0 to 1")
+        if case["n"] * case["num_steps"] > MAX_EVALUATIONS:
+            raise unusable("n and num_steps", (case["n"], case["num_steps"]), f"a product of at most {MAX_EVALUATIONS}")
+        size = case["n"] * math.prod(spec.image_shape)
+        positions, levels = checked_positions(case, size), case.get("levels")
+        if not isinstance(levels, list) or len(levels) != len(positions) or not all(map(_is_level, levels)):
+            raise unusable("levels", levels, f"{len(positions)} integers from 0 to 255, one a position")
+        if not is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
+            raise unusable("mean", case.get("mean"), "a number from 0 to 255")
+        names = ("seed", "first", "n", "num_steps", "eta")
+        draw = Draw(
+            **{name: case[name] for name in names},
+            times=None if times is None else tuple(times),
+            plan=plan,
+            guidance=_checked_guidance(spec, case.get("guidance")),
+            strength=strength,
+        )
+        checked.append((draw, case))
+    return checked
+
+
+def _checked_guidance(spec: ModelSpec, values: Any) -> Guidance | None:
+    if values is None:
+        return None
+    try:
+        if spec.takes_guidance:
+            return guidance_from_json(values)
+    except ValueError:
+        pass
+    raise unusable("guidance", values, "a scale, and an interval or none, of a file that takes guidance")
+
+
+def _is_level(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255

@@ -1,0 +1,1 @@
+"""Untrusted files in a child process, with limits and rules."""

@@ -1,0 +1,69 @@
+"""Sets of pictures as `ddpm-run --as` writes them, a shard at a time. Knows neither torch nor the network."""
+
+import json
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.errors import BadFileError, first_line
+from ddpm_export.scoring.datasets.dataset import Dataset, LazyImages
+from ddpm_export.sets.formats import MANIFEST, Content, read_shard
+
+KEPT_SHARDS = 2  # whoever reads in order needs one
+
+
+def is_sharded(place: str | Path) -> bool:
+    """Return whether a folder holds a whole set of pictures."""
+    return Path(place, MANIFEST).is_file()
+
+
+def sharded_images(place: str | Path) -> Dataset:
+    """Read a set of pictures that is whole; labels are those that were asked for, where the model has classes.
+
+    Raises BadFileError for what is no such set, and later for a shard whose pictures are not those of its digest.
+    """
+    path = Path(place, MANIFEST)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        numbers = np.arange(manifest["first"], manifest["first"] + manifest["n"])
+        labels, classes = manifest.get("labels"), manifest.get("classes")
+        images = _Shards(Path(place), manifest)
+    except OSError as exc:
+        raise BadFileError(f"{path} cannot be read: {exc.strerror}. A set that is not whole has none yet.") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BadFileError(f"{path} is damaged: {first_line(exc)}. Make the set again.") from exc
+    told = None if labels is None else np.array(labels, dtype=np.int64)[numbers % len(labels)]
+    return Dataset(Path(place).resolve().name, images, told, None, classes=None if labels is None else tuple(classes))
+
+
+class _Shards(LazyImages):
+    """Read images of the shards that they are in, each decoded at once and kept for the next."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        super().__init__(manifest["n"], tuple(manifest["image_shape"]), lambda _: np.empty(0, np.uint8), [])
+        self._starts = np.array([file["first"] - manifest["first"] for file in manifest["files"]])
+        self._reading = threading.Lock()
+        self._shard = lru_cache(KEPT_SHARDS)(lambda shard: _pictures_of(folder, manifest, manifest["files"][shard]))
+
+    def read(self, index: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return images uint8 (..., H, W, C) and their positions (...)."""
+        positions = self._positions[index]
+        flat = np.ravel(positions)
+        images = np.empty((len(flat), *self.shape[1:]), np.uint8)
+        owners = np.searchsorted(self._starts, flat, side="right") - 1
+        for shard in np.unique(owners).tolist():
+            is_here = owners == shard
+            with self._reading:
+                images[is_here] = self._shard(shard)[flat[is_here] - self._starts[shard]]
+        return images.reshape(*np.shape(positions), *self.shape[1:]), positions
+
+
+def _pictures_of(folder: Path, manifest: dict[str, Any], file: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return the pictures of a shard, (N, H, W, C), which are those of its digest, or else refused."""
+    numbers = range(file["first"], file["first"] + file["n"])
+    content = Content(numbers, tuple(manifest["image_shape"]), {}, labels=manifest.get("labels", ()))
+    return read_shard(folder / file["name"], manifest["format"], content, file["digest"])

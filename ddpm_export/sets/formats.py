@@ -1,0 +1,178 @@
+"""How a shard is written and read, and its digest. The only file that names pyarrow and webdataset."""
+
+import hashlib
+import json
+import struct
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_export.errors import BadFileError, first_line, not_installed
+from ddpm_export.images.read import read_array, read_image
+from ddpm_export.images.write import open_output, png_bytes
+from ddpm_export.system.files import replacing
+
+MANIFEST = "manifest.json"  # of a set that is whole
+Pixels = NDArray[np.uint8]
+Add = Callable[[range, Pixels, Sequence[int]], None]  # numbers, pictures (B, H, W, C), labels: none without classes
+ROW_GROUP = 128  # pictures of a Parquet file that are read together
+
+
+@dataclass(frozen=True)
+class Content:
+    """Say what goes into a shard: the numbers of its pictures, their shape (C, H, W), and what they follow from.
+
+    names: of every value that a label has, empty without classes. labels: the values that pictures have in turn.
+    """
+
+    numbers: range
+    image_shape: tuple[int, int, int]
+    text: dict[str, Any]
+    names: Sequence[str] = ()
+    labels: Sequence[int] = ()
+
+    def labels_of(self, numbers: range) -> list[int]:
+        """Return the labels of pictures by their numbers, none without classes."""
+        return [self.labels[number % len(self.labels)] for number in numbers] if self.labels else []
+
+
+@dataclass(frozen=True)
+class Format:
+    """Hold how a shard's name ends, what writes it whole or not at all, and what reads its pictures (N, H, W, C)."""
+
+    ending: str
+    write: Callable[[Path, Content], AbstractContextManager[Add]]
+    read: Callable[[Path, int], Sequence[Pixels] | Pixels]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as exc:
+        raise not_installed("pyarrow", "shards") from exc
+    return pyarrow, parquet
+
+
+@contextmanager
+def _write_parquet(path: Path, content: Content) -> Iterator[Add]:
+    """Yield what adds rows of number, image and label; the image as Hugging Face's datasets encodes its feature."""
+    pyarrow, parquet = _pyarrow()
+    features: dict[str, Any] = {"number": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
+    encoded = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {"number": pyarrow.int64(), "image": encoded}
+    if content.names:
+        features["label"] = {"names": list(content.names), "_type": "ClassLabel"}
+        columns["label"] = pyarrow.int64()
+    schema = pyarrow.schema(columns, {"huggingface": json.dumps({"info": {"features": features}})})
+    with replacing(path) as beside, parquet.ParquetWriter(beside, schema) as writer:
+        rows: list[dict[str, Any]] = []
+
+        def flush() -> None:
+            if rows:
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+                rows.clear()
+
+        def add(numbers: range, pixels: Pixels, labels: Sequence[int]) -> None:
+            for k, (number, image) in enumerate(zip(numbers, pixels, strict=True)):
+                row = {"number": number, "image": {"bytes": png_bytes(image), "path": f"{number:09d}.png"}}
+                rows.append({**row, "label": int(labels[k])} if content.names else row)
+                if len(rows) == ROW_GROUP:
+                    flush()
+
+        yield add
+        flush()
+
+
+def _read_parquet(path: Path, channels: int) -> list[Pixels]:
+    _, parquet = _pyarrow()
+    rows = parquet.read_table(path, columns=["image"])["image"].to_pylist()
+    return [read_image(row["bytes"], channels, where=str(path)) for row in rows]
+
+
+@contextmanager
+def _write_tar(path: Path, content: Content) -> Iterator[Add]:
+    """Yield what adds samples as WebDataset names them: K.png, and K.cls of a model with classes."""
+    try:
+        from webdataset import TarWriter
+    except ImportError as exc:
+        raise not_installed("webdataset", "shards") from exc
+    with replacing(path) as beside, TarWriter(str(beside), encoder=False, mtime=0) as writer:
+
+        def add(numbers: range, pixels: Pixels, labels: Sequence[int]) -> None:
+            for k, (number, image) in enumerate(zip(numbers, pixels, strict=True)):
+                sample = {"__key__": f"{number:09d}", "png": png_bytes(image)}
+                writer.write({**sample, "cls": str(int(labels[k])).encode()} if content.names else sample)
+
+        yield add
+
+
+def _read_tar(path: Path, channels: int) -> list[Pixels]:
+    found = []
+    with tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.name.endswith(".png") else None
+            if content is not None:
+                found.append(read_image(content.read(), channels, where=f"{path}: {member.name}"))
+    return found
+
+
+@contextmanager
+def _write_as_run(path: Path, content: Content) -> Iterator[Add]:
+    """Yield what adds pictures to an .npy or a folder, as `ddpm-run --out` writes them."""
+    names = [content.names[label] for label in content.labels]
+    with open_output(path, content.numbers, content.image_shape, 1, content.text, names) as output:
+        yield lambda numbers, pixels, _labels: output.add(numbers, 1, pixels)
+
+
+def _read_folder(path: Path, channels: int) -> list[Pixels]:
+    return [read_image(one, channels) for one in sorted(path.glob("*.png"), key=lambda one: int(one.stem))]
+
+
+FORMATS = {
+    "parquet": Format(".parquet", _write_parquet, _read_parquet),
+    "tar": Format(".tar", _write_tar, _read_tar),
+    "npy": Format(".npy", _write_as_run, lambda path, _channels: read_array(path)),
+    "png": Format("", _write_as_run, _read_folder),
+}
+
+
+def read_shard(path: Path, format: str, content: Content, digest: str) -> Pixels:  # noqa: A002
+    """Return the pictures of a shard, uint8 (N, H, W, C); raises BadFileError for others than those of the digest."""
+    channels, height, width = content.image_shape
+    try:
+        pixels = np.asarray(FORMATS[format].read(path, channels))
+    except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as exc:  # pyarrow's errors are ValueErrors
+        raise BadFileError(f"{path} cannot be read: {first_line(exc)}. Delete it and make it again.") from exc
+    wanted = (len(content.numbers), height, width, channels)
+    if pixels.shape != wanted or pixels.dtype != np.uint8:
+        raise BadFileError(f"{path} must hold uint8 {wanted}, got {pixels.dtype} {pixels.shape}. Make it again.")
+    if hexadecimal(digest_of(content.numbers, pixels, content.labels_of(content.numbers))) != digest:
+        raise BadFileError(f"{path} does not hold the pictures that were made. Delete it and make it again.")
+    return pixels
+
+
+def digest_of(numbers: range, pixels: Pixels, labels: Sequence[int]) -> int:
+    """Return the digest of some pictures (B, H, W, C) and their labels, none without classes.
+
+    It is the sum of the SHA-256 of each: of its number and label (-1 without), int64, little-endian, and its bytes. So
+    digests of parts add up, modulo 2^256, to that of the whole, however a set is cut, in whatever order it is made. It
+    tells sets apart that differ by accident; it is no signature.
+    """
+    told = labels or [-1] * len(numbers)
+    whole = 0
+    for number, label, image in zip(numbers, told, pixels, strict=True):
+        one = hashlib.sha256(struct.pack("<qq", number, label) + image.tobytes())
+        whole += int.from_bytes(one.digest(), "big")
+    return whole % 2**256
+
+
+def hexadecimal(digest: int) -> str:
+    """Return a digest, or a sum of digests, as manifests write it."""
+    return f"{digest % 2**256:064x}"

@@ -1,0 +1,280 @@
+"""What a set of pictures is, which of its shards are missing, and how one is made. Knows no engine."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ddpm_export import __version__
+from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError, shown
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
+from ddpm_export.runtimes.opening import open_file
+from ddpm_export.sampling.generate import Settings, pictures, settings_for
+from ddpm_export.sets.formats import FORMATS, MANIFEST, Content, Pixels, digest_of, hexadecimal, read_shard
+from ddpm_export.system.files import replacing, sha256_of
+from ddpm_export.system.processor import instructions
+
+KEPT = ".records"  # hidden: readers of data sets look at the other files of a folder
+PER_SHARD = 1000
+
+Opened = DenoiserFile | OneCallFile
+Report = Callable[[int], None]  # how many more pictures are done
+
+
+@dataclass(frozen=True)
+class Job:
+    """Say how a set is made, in a few kilobytes that travel to whoever makes a shard of it.
+
+    model, out: absolute paths, which a worker opens for itself. how: the arguments of `settings_for`. about: what the
+    set is, as its manifest says it. mixed: whether machines of another kind may take part.
+    """
+
+    model: str
+    out: str
+    how: Mapping[str, Any]
+    about: Mapping[str, Any]
+    threads: int | None = None
+    trust: bool = False
+    mixed: bool = False
+
+    def numbers_of(self, shard: int) -> range:
+        """Return the numbers of a shard's pictures: shards are as equal in size as they can be."""
+        n, first, shards = (self.about[name] for name in ("n", "first", "shards"))
+        return range(first + n * shard // shards, first + n * (shard + 1) // shards)
+
+    def name_of(self, shard: int) -> str:
+        """Return the name of a shard's file, or folder."""
+        return f"{shard:05d}-of-{self.about['shards']:05d}{FORMATS[self.about['format']].ending}"
+
+    def place_of_record(self, shard: int) -> Path:
+        """Return where the record of a shard lies, which is written once its file is there."""
+        return Path(self.out, KEPT, f"{shard:05d}.json")
+
+    def content_of(self, shard: int) -> Content:
+        """Return what goes into a shard."""
+        about = self.about
+        text = {name: about[name] for name in ("model", "model_sha256")} | about["settings"]
+        shape = tuple(about["image_shape"])
+        return Content(self.numbers_of(shard), shape, text, about.get("classes", ()), about.get("labels", ()))
+
+
+def begin(
+    model: Path,
+    spec: ModelSpec,
+    out: Path,
+    *,
+    format: str | None = None,  # noqa: A002
+    shards: int | None = None,
+    per_shard: int = PER_SHARD,
+    provider: str = "cpu",
+    threads: int | None = None,
+    trust: bool = False,
+    mixed: bool = False,
+    seed: int | None = None,
+    **how: Any,
+) -> Job:
+    """Return the job of a set in a folder: a new one, or the one that is there, which must be the same.
+
+    format: one of FORMATS, npy where it is None. shards: how many files, None for `per_shard` pictures each. how: as of
+    `settings_for`. A set that was begun goes on with its own format, shards and seed where none is given. Raises
+    UsageError for settings that are not those of the set that is there, for a folder of other things, and, unless
+    mixed, on another kind of machine: its pictures may differ by a level.
+    """
+    place = out / KEPT / "set.json"
+    found = _read(place) if place.is_file() else None
+    if found is not None:
+        format = found["format"] if format is None else format  # noqa: A001
+        shards = found["shards"] if shards is None else shards
+        seed = found["settings"]["seed"] if seed is None else seed
+    format = "npy" if format is None else format  # noqa: A001
+    if format not in FORMATS:
+        raise UsageError(f"--as must be one of {', '.join(FORMATS)}, got {format!r}.")
+    if format != "npy" and spec.picture_shape[0] not in (1, 3):
+        raise UsageError(f"--as must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.")
+    settings = settings_for(spec, seed=seed, **how)
+    shards = -(-settings.n // per_shard) if shards is None else shards
+    if not 1 <= shards <= settings.n:
+        raise UsageError(f"--shards must be between 1 and {settings.n}, the number of images, got {shards}.")
+    about = _about(model, spec, settings, format, shards, provider)
+    if found is not None:
+        _refuse_another(out, found, about, mixed)
+    elif out.is_dir() and any(one.name != KEPT for one in out.iterdir()):
+        raise UsageError(f"{out} is not empty, and holds no set of pictures. Choose another --out.")
+    else:
+        _write(place, about)
+    how = {**how, "seed": settings.seed}
+    return Job(str(model.resolve()), str(out.resolve()), how, found or about, threads, trust, mixed)
+
+
+def _about(
+    model: Path,
+    spec: ModelSpec,
+    settings: Settings,
+    format: str,  # noqa: A002
+    shards: int,
+    provider: str,
+) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "model": spec.name,
+        "model_sha256": sha256_of(model),
+        "settings": settings.describe(),
+        "first": settings.first,
+        "n": settings.n,
+        "shards": shards,
+        "format": format,
+        "image_shape": list(spec.picture_shape),
+        "machine": machine_of(model, provider),
+    }
+    label = settings.label
+    if label is not None:
+        about["classes"] = [label.name_of(value) for value in range(label.num_labels)]
+        about["labels"] = settings.inputs[label.name].tolist()
+    about = json.loads(json.dumps(about))  # as it will be read again
+    return about
+
+
+def machine_of(model: str | Path, provider: str) -> dict[str, str]:
+    """Return what the last bit of a picture may depend on besides model and settings."""
+    packages = ("torch",) if Path(model).suffix in (".ts", ".pt2") else ("onnxruntime", "onnxruntime-gpu")
+    found = (one for name in packages for one in metadata.distributions(name=name))
+    runtime = next((f"{one.name} {one.version}" for one in found), packages[0])
+    return {"version": __version__, "provider": provider, "runtime": runtime, "instructions": instructions()}
+
+
+def _refuse_another(out: Path, found: dict[str, Any], about: dict[str, Any], mixed: bool) -> None:
+    flat, asked = ({**values, **values["settings"]} for values in (found, about))
+    for name in dict.fromkeys([*asked, *flat]):
+        was, now = flat.get(name), asked.get(name)
+        if name in ("settings", "machine") or was == now:
+            continue
+        raise UsageError(f"{out} holds a set with {name} {shown(was)}, not {shown(now)}. Choose another --out.")
+    if found["machine"] != about["machine"] and not mixed:
+        raise UsageError(_other_machine(str(out), found["machine"], about["machine"]))
+
+
+def _other_machine(what: str, was: dict[str, str], now: dict[str, str]) -> str:
+    of = ("; ".join(f"{name} {side[name]}" for name in was if was[name] != now[name]) for side in (was, now))
+    return (
+        f"{what} was begun with {next(of)}, here it is {next(of)}, where pictures may differ by a level. Go on with "
+        "--mixed, or choose another folder."
+    )
+
+
+def opened_for(job: Job) -> tuple[Opened, Settings]:
+    """Open the model of a job, in the process that makes shards of it, and settle what they follow from.
+
+    Raises BadFileError where another file lies at its place, EnvironmentProblem on another kind of machine.
+    """
+    if sha256_of(job.model) != job.about["model_sha256"]:
+        raise BadFileError(f"{job.model} is not the file that the set was begun with. Put that in its place.")
+    provider = job.about["machine"]["provider"]
+    here = machine_of(job.model, provider)
+    if here != job.about["machine"] and not job.mixed:
+        raise EnvironmentProblem(_other_machine(job.out, job.about["machine"], here))
+    opened = open_file(job.model, provider, threads=job.threads, trust=job.trust)
+    return opened, settings_for(opened.spec, **job.how)
+
+
+def missing(job: Job) -> list[int]:
+    """Return the shards that are still to be made: those without a record, or whose file is not as it says."""
+    return [shard for shard in range(job.about["shards"]) if record_of(job, shard) is None]
+
+
+def record_of(job: Job, shard: int) -> dict[str, Any] | None:
+    """Return the record of a shard: number, size, digest, machine. None without one, or where its file is another."""
+    place = job.place_of_record(shard)
+    if not place.is_file():
+        return None
+    record = _read(place)
+    return record if record.get("bytes") == _size(Path(job.out, job.name_of(shard))) else None
+
+
+def _size(path: Path) -> int | None:
+    """Return the bytes of a file, or of all files of a folder; None where there is neither."""
+    try:
+        return sum(one.stat().st_size for one in path.glob("*.png")) if path.is_dir() else path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def pictures_of(job: Job, record: Mapping[str, Any]) -> Pixels:
+    """Return the pictures of a shard by its record, uint8 (N, H, W, C); raises BadFileError where they were changed."""
+    shard = record["shard"]
+    path = Path(job.out, job.name_of(shard))
+    return read_shard(path, job.about["format"], job.content_of(shard), record["digest"])
+
+
+def _make(job: Job, opened: Opened, settings: Settings, shard: int, report: Report = lambda _: None) -> dict[str, Any]:
+    """Write a shard, then its record, and return the record."""
+    content = job.content_of(shard)
+    numbers, path, digest = content.numbers, Path(job.out, job.name_of(shard)), 0
+    part = replace(settings, first=numbers.start, n=len(numbers), batch=min(settings.batch, len(numbers)))
+    with FORMATS[job.about["format"]].write(path, content) as add:
+        for batch, _, pixels in pictures(opened, part, lambda i: i == part.num_rows):
+            if pixels is not None:
+                labels = content.labels_of(batch)
+                add(batch, pixels, labels)
+                digest += digest_of(batch, pixels, labels)
+                report(len(batch))
+    record: dict[str, Any] = {"shard": shard, "bytes": _size(path), "digest": hexadecimal(digest)}
+    record["machine"] = machine_of(job.model, job.about["machine"]["provider"])
+    _write(job.place_of_record(shard), record)
+    return record
+
+
+def make_here(job: Job, opened: Opened, report: Report = lambda _: None) -> None:
+    """Make all that is missing in this process, one shard after another; report is told of each batch.
+
+    opened: the job's model, as whoever began the job has opened it.
+    """
+    settings = settings_for(opened.spec, **job.how)
+    for shard in missing(job):
+        _make(job, opened, settings, shard, report)
+
+
+def maker(job: Job, threads: int) -> Callable[[int], dict[str, Any]]:
+    """Open the model, on so many threads unless the job says how many; return what makes a shard by its number."""
+    return partial(_make, job, *opened_for(replace(job, threads=job.threads or threads)))
+
+
+def finish(job: Job) -> dict[str, Any]:
+    """Write the manifest of a set of which nothing is missing, and return it; raises BadFileError where something is.
+
+    It says what the set is, the digest of all of it, its files with theirs, and the kinds of machines that made it.
+    """
+    records = [record_of(job, shard) for shard in range(job.about["shards"])]
+    machines: list[dict[str, str]] = []
+    files: list[dict[str, Any]] = []
+    for shard, record in enumerate(records):
+        if record is None:
+            raise BadFileError(
+                f"{job.out}: shard {shard} was made elsewhere, and is not here. Workers need a folder that all "
+                "machines share."
+            )
+        if record["machine"] not in machines:
+            machines.append(record["machine"])
+        numbers = job.numbers_of(shard)
+        file = {"name": job.name_of(shard), "first": numbers.start, "n": len(numbers), "bytes": record["bytes"]}
+        files.append({**file, "digest": record["digest"]})
+    digest = hexadecimal(sum(int(file["digest"], 16) for file in files))
+    manifest = {**job.about, "digest": digest, "machines": machines, "files": files}
+    manifest.pop("machine")
+    _write(Path(job.out, MANIFEST), manifest)
+    return manifest
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise BadFileError(f"{path} is damaged: {exc}. Delete the set and make it again.") from exc
+    return values

@@ -1,0 +1,148 @@
+"""Files replaced whole or not at all. The one home of write beside, fsync, replace."""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_ISREG
+
+from ddpm_export.errors import EnvironmentProblem, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def cache_folder() -> Path:
+    """Return where this user keeps what can be made or fetched again; it may not be there yet.
+
+    Raises EnvironmentProblem for a user without a home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
+    except RuntimeError as exc:
+        raise EnvironmentProblem("This user has no home folder for the cache. Set XDG_CACHE_HOME to one.") from exc
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it is synced and takes the name, on any error it is removed.
+
+    What a process that was killed left there is written over by whoever writes `path` next.
+
+    Raises EnvironmentProblem where the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    beside: Path | None = None
+    handle: int | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced, too
+            raise FileExistsError(errno.EEXIST, "something that is not a file")
+        beside, handle = _claimed(path)
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)
+        beside.replace(path)
+        beside = None
+        with contextlib.suppress(OSError):  # some file systems refuse to sync a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as exc:
+        raise EnvironmentProblem(
+            f"{path} cannot be written: {exc.strerror or exc}. Free space, or choose another place."
+        ) from exc
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _claimed(path: Path) -> tuple[Path, int | None]:
+    """Return an empty file beside `path` that no other process writes to, and the handle that keeps it so.
+
+    The suffix stays last: Pillow and others choose a format by it.
+    """
+    for number in itertools.count():
+        beside = path.with_name(f".{path.stem}.ddpm-{number}.part{path.suffix}")
+        try:
+            handle, is_new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), True
+        except FileExistsError:
+            if fcntl is None:
+                continue
+            try:
+                handle, is_new = os.open(beside, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), False
+            except OSError:  # a folder, a link, or another user's
+                continue
+        if fcntl is None:
+            os.close(handle)  # Windows renames nothing that is open
+            return beside, None
+        if _is_kept(handle, beside, is_new):
+            os.truncate(handle, 0)
+            return beside, handle
+        os.close(handle)
+    raise AssertionError  # it counts for ever
+
+
+def _is_kept(handle: int, beside: Path, is_new: bool) -> bool:
+    """Lock a file for this process and return whether that went well, and the name is still the file's."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that locks nothing
+        return is_new
+    try:  # whoever kept it may have given it its own name meanwhile
+        return os.path.samestat(os.fstat(handle), os.stat(beside, follow_symlinks=False)) and S_ISREG(
+            os.fstat(handle).st_mode
+        )
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep a folder, made where it is missing, for this process until the end, however it ends.
+
+    Raises UsageError where another process keeps it, EnvironmentProblem where it cannot be made. Windows, and file
+    systems that lock nothing, let every process in.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    except OSError as exc:
+        raise EnvironmentProblem(f"{folder} cannot be written: {exc.strerror or exc}. Choose another folder.") from exc
+    if handle is None:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise UsageError(
+                    f"{folder} is being written by another process. Wait for it, stop it, or choose another folder."
+                ) from exc
+        yield
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,23 @@
+"""How many cores there are to work with, and what they can do."""
+
+import os
+import platform
+from pathlib import Path
+
+# what kernels of a runtime are chosen by, the widest first
+WIDEST = ("amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "avx", "sve2", "sve", "asimd")
+
+
+def cores() -> int:
+    """Return how many cores this process may use, which in a container are fewer than the machine has; at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def instructions() -> str:
+    """Return the architecture of this machine's processor, and where the system tells it the widest instructions."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a system other than Linux
+        told = ""
+    flags = next((line.split() for line in told.splitlines() if line.startswith(("flags", "Features"))), [])
+    return " ".join([platform.machine() or "unknown", *[name for name in WIDEST if name in flags][:1]])
