@@ -1,13 +1,9 @@
 """Between pixels, uint8, and images in [-1, 1]. NumPy only."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
-
 
 Pixels = NDArray[np.uint8]
 
