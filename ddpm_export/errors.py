@@ -15,9 +15,13 @@ class DdpmExportError(Exception):
 
 
 class UsageError(DdpmExportError):
-    """An argument is out of its range, or two contradict each other."""
+    """An argument is out of its range, or two contradict each other; `fields` are the names that its sentence uses."""
 
     exit_code = 2
+
+    def __init__(self, text: str, *fields: str) -> None:
+        super().__init__(text)
+        self.fields = fields
 
 
 class ConfigError(UsageError):

@@ -14,7 +14,7 @@ from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_u
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.model.golden import replay_golden
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.sampling.generate import settings_for
+from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring.datasets.idx import fashion_mnist
 from ddpm_export.scoring.scores import features_of
 
@@ -75,7 +75,7 @@ def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluati
     assert sorted(spec.plans) == [f"tuned-{count}" for count in (3, 4, 5, 6, 8)]
     numbers = range(20)
     noise = noise_stream(3, numbers, spec.state_shape)
-    told = settings_for(spec, seed=3).told(numbers)
+    told = request_for(spec, seed=3).inputs_of(numbers)
 
     def pixels(**how: Any) -> Any:
         *_, state = walk(denoiser(model, spec, **told), noise, plan(spec, **how))

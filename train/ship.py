@@ -30,7 +30,8 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Model
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import Settings, sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import Request, request_for
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import replacing, sha256_of
@@ -100,11 +101,11 @@ def ship(
     background = 255 if (dataset.images == 255).mean() > (dataset.images == 0).mean() else 0
     shares = {"training set": _share_of(background, dataset.images)}
     for name, how in GRIDS.items():
-        settings = settings_for(spec, n=64, seed=seed, **how)
+        settings = request_for(spec, n=64, seed=seed, **how)
         shares[name] = _share_of(background, _sampled(model, spec, settings, out, name))
     if spec.label is not None:
         count = OF_EACH_CLASS * len(spec.label.classes)
-        settings = settings_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
+        settings = request_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
         _sampled(model, spec, settings, out, "classes", in_rows=True)
     _copy(run / "log.jsonl", out / "log.jsonl")
     draw_loss(out / "loss.png", out / "log.jsonl")
@@ -150,7 +151,7 @@ def say_what_no_longer_ships(pages: Iterable[Path], digests: set[str]) -> Iterat
 
 
 def _sampled(
-    model: Model, spec: ModelSpec, settings: Settings, out: Path, name: str, *, in_rows: bool = False
+    model: Model, spec: ModelSpec, settings: Request, out: Path, name: str, *, in_rows: bool = False
 ) -> NDArray[np.uint8]:
     """Return the images of the settings, which then lie in a grid in `out` as well; in_rows: with a row a class."""
     done = []

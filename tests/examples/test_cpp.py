@@ -43,12 +43,12 @@ from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid, save_images
-from ddpm_export.model.choice import grid as time_grid
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.steps import grid as time_grid
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.process.pixels import from_uint8, to_uint8
 from ddpm_export.process.rows import Plan, Row
@@ -56,7 +56,8 @@ from ddpm_export.process.solvers import dpmpp_2m
 from ddpm_export.process.walk import State, walk
 from ddpm_export.runtimes.external_data import LEADS, check_external_data
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 from .edits import PICTURE
 from .specs import attacks
@@ -1006,7 +1007,7 @@ def test_c_guidance_and_what_images_are_told(library):
             settings = settings_of(library, n=5, first=3, inputs=inputs_of(strength=strength), **changes)
             call = (handle, network, None, ctypes.byref(settings), None, None, floats(x), ctypes.byref(message))
             assert library.ddpm_sample(*call) == 0, str(message)
-            chosen = settings_for(spec, n=5, first=3, seed=0, inputs={"strength": strength}, **changes)
+            chosen = request_for(spec, n=5, first=3, seed=0, inputs={"strength": strength}, **changes)
             *_, (_, state) = sample(python_model, spec, chosen)
             np.testing.assert_allclose(x, state.x, atol=1e-4)
         for changes, words in [
@@ -1069,7 +1070,7 @@ def test_c_sample_is_python_s(library, handle, spec):
 
     stop_at = None
     assert call(progress) == 0
-    chosen = settings_for(spec, n=2, num_steps=6, sampler="ddpm", seed=5, first=3)
+    chosen = request_for(spec, n=2, num_steps=6, sampler="ddpm", seed=5, first=3)
     states = [state for _, state in sample(python_model, spec, chosen)]
     assert [(step, count) for step, count, _, _ in seen] == [(i, 6) for i in range(1, 7)]
     for (_, _, now, x_0), state in zip(seen, states, strict=True):
@@ -1177,7 +1178,7 @@ def test_the_block_at_the_top_of_the_c_header_runs(compiler, tmp_path):
     compile_with("g++", "-O0", CPP / "ddpm.cpp", tmp_path / "usage.o", "-o", tmp_path / "usage")
     found = np.array(output_of(tmp_path / "usage").split(), dtype=np.float32).reshape(4, *SHAPE)
     spec = tiny_spec(SHAPE)
-    *_, (_, state) = sample(half_of_x_t, spec, settings_for(spec, n=4, seed=0))
+    *_, (_, state) = sample(half_of_x_t, spec, request_for(spec, n=4, seed=0))
     np.testing.assert_allclose(found, state.x, atol=1e-5)
 
 

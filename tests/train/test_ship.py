@@ -13,9 +13,9 @@ from ddpm_export import generate, load_checkpoint, open_model
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid
 from ddpm_export.importers.checkpoint import load_torch_file
-from ddpm_export.model.choice import plan
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.plans import json_from_plan
+from ddpm_export.model.steps import plan
 from ddpm_export.system.files import sha256_of
 from train.loop import train as train_toy
 
