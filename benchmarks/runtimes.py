@@ -13,8 +13,7 @@ import numpy as np
 from benchmarks.report import Report, Table, parser, run
 from ddpm_export.exporting.export import export
 from ddpm_export.measuring.timing import machine
-from ddpm_export.model.denoiser import guidance_for
-from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec import ModelSpec, guidance_for
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.sampling.generate import generate

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from ddpm_export.model.denoiser import guidance_for
 from ddpm_export.model.guidance import Guidance
-from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec, guidance_for
 from ddpm_export.model.steps import Steps, choose
 from ddpm_export.process.solvers import FORMULAS
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, first_line, not_installed
+from ddpm_export.model.inputs import checked_inputs
 from ddpm_export.model.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
 from ddpm_export.process.equations import Array, Model
-from ddpm_export.runtimes.inputs import checked_inputs
-from ddpm_export.runtimes.opened import DenoiserFile
 from ddpm_export.runtimes.providers import Provider
 
 SPEC_NAME = "ddpm_export.json"
@@ -102,7 +101,7 @@ def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str, 
     torch = import_torch()
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
-        feeds = checked_inputs(spec, x_t, t, inputs)
+        feeds = checked_inputs(spec.input_types, x_t, t, inputs)
         # torch warns of arrays that cannot be written, such as one value broadcast to all images
         writable = {name: np.require(values, requirements="W") for name, values in feeds.items()}
         tensors = {name: torch.from_numpy(values).to(device) for name, values in writable.items()}
@@ -120,7 +119,7 @@ def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str, 
     return model
 
 
-def open_pt2(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
+def open_pt2(path: Path, provider: Provider, threads: int | None) -> tuple[Model, ModelSpec]:
     """Open `*.pt2` on a provider's device; the spec is read before anything else in the file."""
     spec = spec_from_archive(path)
     torch, device = import_torch(), torch_device(provider, threads)
@@ -133,10 +132,10 @@ def open_pt2(path: Path, provider: Provider, threads: int | None) -> DenoiserFil
         module = program.module()
     except Exception as exc:  # torch raises whatever its parser met: one translation for all of it
         raise broken_file(path, exc) from exc
-    return DenoiserFile(model_from_module(module, spec, device), spec)
+    return model_from_module(module, spec, device), spec
 
 
-def open_torchscript(path: Path, provider: Provider, threads: int | None) -> DenoiserFile:
+def open_torchscript(path: Path, provider: Provider, threads: int | None) -> tuple[Model, ModelSpec]:
     """Open `*.ts` on a provider's device; the spec is read before anything in the file runs."""
     spec = spec_from_archive(path)
     torch, device = import_torch(), torch_device(provider, threads)
@@ -147,4 +146,4 @@ def open_torchscript(path: Path, provider: Provider, threads: int | None) -> Den
             module = torch.jit.load(str(path), map_location=device).eval()
     except Exception as exc:  # torch raises whatever its parser and unpickler met: one translation for all of it
         raise broken_file(path, exc) from exc
-    return DenoiserFile(model_from_module(module, spec, device, by_name=False), spec)
+    return model_from_module(module, spec, device, by_name=False), spec

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import UsageError
-from ddpm_export.model.denoiser import guidance_for
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input, bound_inputs
-from ddpm_export.model.spec import PLAN, TIMES, ModelSpec
+from ddpm_export.model.spec import PLAN, TIMES, ModelSpec, guidance_for
 from ddpm_export.model.steps import Steps, choose, plan_below
 from ddpm_export.process.equations import Array
 from ddpm_export.process.given import Measurement, crossfade, measurement_from_text, slerp, with_returns

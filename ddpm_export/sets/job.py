@@ -15,8 +15,9 @@ from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.opening import open_file
 from ddpm_export.sampling.generate import pictures
 from ddpm_export.sampling.request import Request, request_for
-from ddpm_export.sets.formats import FORMATS, MANIFEST, Content, Pixels, digest_of, hexadecimal, read_shard
-from ddpm_export.system.files import replacing, sha256_of
+from ddpm_export.sets.formats import FORMATS, Content, Pixels, digest_of, hexadecimal, read_shard, size_of
+from ddpm_export.sets.records import MANIFEST, RECORD, SET, read_record, write_record
+from ddpm_export.system.files import sha256_of
 from ddpm_export.system.processor import instructions
 
 KEPT = ".records"  # hidden: readers of data sets look at the other files of a folder
@@ -85,7 +86,7 @@ def begin(
     mixed, on another kind of machine: its pictures may differ by a level.
     """
     place = out / KEPT / "set.json"
-    found = _read(place) if place.is_file() else None
+    found = read_record(place, SET) if place.exists() else None
     if found is not None:
         format = found["format"] if format is None else format  # noqa: A001
         shards = found["shards"] if shards is None else shards
@@ -105,7 +106,7 @@ def begin(
     elif out.is_dir() and any(one.name != KEPT for one in out.iterdir()):
         raise UsageError(f"{out} is not empty, and holds no set of pictures. Choose another --out.")
     else:
-        _write(place, about)
+        write_record(place, about)
     asked = {**asked, "seed": request.seed}
     return Job(str(model.resolve()), str(out.resolve()), asked, found or about, threads, trust, mixed)
 
@@ -187,25 +188,19 @@ def missing(job: Job) -> list[int]:
 def record_of(job: Job, shard: int) -> dict[str, Any] | None:
     """Return the record of a shard: number, size, digest, machine. None without one, or where its file is another."""
     place = job.place_of_record(shard)
-    if not place.is_file():
+    if not place.exists():
         return None
-    record = _read(place)
-    return record if record.get("bytes") == _size(Path(job.out, job.name_of(shard))) else None
-
-
-def _size(path: Path) -> int | None:
-    """Return the bytes of a file, or of all files of a folder; None where there is neither."""
-    try:
-        return sum(one.stat().st_size for one in path.glob("*.png")) if path.is_dir() else path.stat().st_size
-    except FileNotFoundError:
-        return None
+    record = read_record(place, RECORD)
+    return (
+        record if record["shard"] == shard and record["bytes"] == size_of(Path(job.out, job.name_of(shard))) else None
+    )
 
 
 def pictures_of(job: Job, record: Mapping[str, Any]) -> Pixels:
     """Return the pictures of a shard by its record, uint8 (N, H, W, C); raises BadFileError where they were changed."""
     shard = record["shard"]
     path = Path(job.out, job.name_of(shard))
-    return read_shard(path, job.about["format"], job.content_of(shard), record["digest"])
+    return read_shard(path, job.about["format"], job.content_of(shard), record["bytes"], record["digest"])
 
 
 def _make(job: Job, opened: Opened, request: Request, shard: int, report: Report = lambda _: None) -> dict[str, Any]:
@@ -220,9 +215,9 @@ def _make(job: Job, opened: Opened, request: Request, shard: int, report: Report
                 add(batch, pixels, labels)
                 digest += digest_of(batch, pixels, labels)
                 report(len(batch))
-    record: dict[str, Any] = {"shard": shard, "bytes": _size(path), "digest": hexadecimal(digest)}
+    record: dict[str, Any] = {"shard": shard, "bytes": size_of(path), "digest": hexadecimal(digest)}
     record["machine"] = machine_of(job.model, job.about["machine"]["provider"])
-    _write(job.place_of_record(shard), record)
+    write_record(job.place_of_record(shard), record)
     return record
 
 
@@ -263,18 +258,5 @@ def finish(job: Job) -> dict[str, Any]:
     digest = hexadecimal(sum(int(file["digest"], 16) for file in files))
     manifest = {**job.about, "digest": digest, "machines": machines, "files": files}
     manifest.pop("machine")
-    _write(Path(job.out, MANIFEST), manifest)
+    write_record(Path(job.out, MANIFEST), manifest)
     return manifest
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise BadFileError(f"{path} is damaged: {exc}. Delete the set and make it again.") from exc
-    return values
