@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_export.errors import BadFileError, first_line, shown
+from ddpm_export.process.rows import is_number
 
 Form = Callable[[Any, str], Any]  # (value, its place) -> the value, or MisfitError
 MAX_NESTING = 32
@@ -21,14 +22,6 @@ class MisfitError(ValueError):
     def __init__(self, place: str, expected: str, got: Any) -> None:
         super().__init__(f"{place} must be {expected}, got {shown(got)}")
         self.place, self.expected, self.got = place, expected, got
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value of a JSON file is a number that a float can hold."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
 
 
 def integer(low: int, high: int) -> Form:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
-from ddpm_export.model.codec import is_number
+from ddpm_export.process.rows import is_number
 
 Array = NDArray[Any]
 InputTypes = Mapping[str, tuple[np.dtype[Any], list[int]]]  # by name in the graph's order: dtype, shape without batch

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError, first_line, several, shown
-from ddpm_export.model.codec import is_number
 from ddpm_export.model.guidance import Guidance, check_guidance, guidance_from_json, json_from_guidance
 from ddpm_export.model.inputs import OWN_GUIDANCE, Input, InputTypes, check_input, input_from_json, json_from_input
 from ddpm_export.model.plans import json_from_plan, plan_from_json
 from ddpm_export.process.equations import VARIANCE_FRACTION, VARIANCES
 from ddpm_export.process.noise import NOISE_TAG
-from ddpm_export.process.rows import Plan, are_falling_times
+from ddpm_export.process.rows import Plan, are_falling_times, is_number
 
 METADATA_KEY = "ddpm_export"
 FORMAT = "ddpm-export/1"
