@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import json
@@ -47,7 +48,7 @@ from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
-from ddpm_export.model.steps import grid as time_grid
+from ddpm_export.model.steps import grid_of as time_grid
 from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.process.pixels import from_uint8, to_uint8
@@ -874,6 +875,22 @@ def choice_of_python(choice):
     return {"name" if key == "plan" else key: value for key, value in choice.items()}
 
 
+def test_a_number_of_steps_picks_the_default_plans_sibling_or_else_the_default_sampler(library):
+    three, two = (plan(learned_spec(), sampler="ddim", times=times) for times in ((30, 20, 5), (39, 2)))
+    spec = learned_spec()
+    spec = dataclasses.replace(
+        spec,
+        plans={"tuned-3": three, "tuned-2": two},
+        defaults=dataclasses.replace(spec.defaults, plan="tuned-3"),
+        requires=(*spec.requires, "plan"),
+    )
+    with opened(library, spec) as handle:
+        for num_steps, times in ((3, [30, 20, 5]), (2, [39, 2]), (4, [39, 29, 19, 9])):
+            pointer, found = plan_of(library, handle, num_steps=num_steps)
+            assert [row.t for row in found.rows] == times == [row.t for row in plan(spec, num_steps=num_steps).rows]
+            library.ddpm_plan_free(pointer)
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_c_plans_are_python_s(library, handle, spec, choice):
     pointer, found = plan_of(library, handle, **choice)
@@ -1045,7 +1062,7 @@ def test_c_walks_stop_where_they_must(library, handle):
             "variance must be one of fixed_small, fixed_large, learned, got 'none'.",
         ),
         ({"plan": "other"}, "plan must be one of third, got 'other'."),
-        ({"plan": "third", "num_steps": 3}, "num_steps does not apply to plan third, which is whole."),
+        ({"plan": "third", "num_steps": 3}, "plan third already fixes the steps. Drop num_steps."),
     ]:
         pointer, message = ctypes.c_void_p(1), Message()
         settings = settings_of(library, **change)
