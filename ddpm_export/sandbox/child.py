@@ -17,11 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_export import errors
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError
 from ddpm_export.system.processor import cores
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 
 TIMEOUT_S, MEMORY_GIB = 600.0, 16.0
 GRACE_S = 0.5  # for a child that is asked to stop to put its terminal in order
@@ -85,7 +89,11 @@ class Worker:
         Raises BadFileError where it takes longer or ends the child; the first question waits for the start as well.
         Several threads may ask, and wait for one another.
         """
-        return self._asking.submit(self._asked, json.dumps(question), timeout_s).result()
+        return self.begin(*question, timeout_s=timeout_s).result()
+
+    def begin(self, *question: Any, timeout_s: float) -> "Future[Any]":
+        """Return the answer to come."""
+        return self._asking.submit(self._asked, json.dumps(question), timeout_s)
 
     def end(self) -> None:
         """End the child, if there is one."""
@@ -215,10 +223,9 @@ class _Child:
             return
         if "what" not in terms:
             raise EnvironmentProblem(f"The process that was to open the file ended by {signal.Signals(-code).name}.")
-        if self._expired is not None:
-            reason = f"takes longer than {self._expired:g} s. Raise --timeout if you trust it"
-        elif -code == signal.SIGXCPU:
-            reason = f"takes more than {terms['cpu_s']} s of processor time. Raise --timeout if you trust it"
+        if self._expired is not None or -code == signal.SIGXCPU:
+            cpu = f"more than {terms['cpu_s']} s of processor time"
+            reason = f"takes {cpu if self._expired is None else f'longer than {self._expired:g} s'}. {terms['remedy']}"
         elif -code == signal.SIGKILL:
             reason = "its process was killed, as the system does when memory runs out. Lower --memory or --batch"
         else:
@@ -262,14 +269,16 @@ def confine(
     memory_gib: float = MEMORY_GIB,
     out: Path | None = None,
     reads: Iterable[Path] = (),
+    writes: Iterable[Path] = (),
     fully: bool = True,
+    remedy: str = "Raise --timeout if you trust it",
 ) -> Confined:
     """Bind this process for good, before it opens the model and before it starts a thread.
 
     timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
     worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. reads: files and folders that it is to read besides. fully: not only limits of time, but of memory, files,
-    sockets and processes as well; a GPU, PyTorch and the hub need those.
+    returned. reads, writes: what else it uses. fully: not only limits of time, but of memory, files, sockets and
+    processes as well; a GPU, PyTorch and the hub need those. remedy: where time is up.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -280,7 +289,7 @@ def confine(
     for name, value in (("timeout", timeout_s), ("memory", memory_gib)):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be a number above 0, got {value!r}.")
-    terms: dict[str, Any] = {"what": str(model)}
+    terms: dict[str, Any] = {"what": str(model), "remedy": remedy}
     guards = []
     if timeout_s is not None:
         terms |= {"timeout_s": timeout_s, "cpu_s": math.ceil(timeout_s * cores())}
@@ -303,7 +312,7 @@ def confine(
     if fully:
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
         readable = [model.parent, model.resolve(), *reads, *libraries()]
-        files = no_other_files(readable, [] if place is None else [place.parent])
+        files = no_other_files(readable, [*writes, *([] if place is None else [place.parent])])
         guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
     return Confined(place, guards)
 
