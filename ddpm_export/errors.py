@@ -9,19 +9,19 @@ from typing import Any
 
 
 class DdpmExportError(Exception):
-    """Something that stops the work and is told in one line: where, what, got, expected, what to do."""
+    """Something that stops the work, in one sentence and a remedy; `fields` are the arguments that these name."""
 
     exit_code = 1
-
-
-class UsageError(DdpmExportError):
-    """An argument is out of its range, or two contradict each other; `fields` are the names that its sentence uses."""
-
-    exit_code = 2
 
     def __init__(self, text: str, *fields: str) -> None:
         super().__init__(text)
         self.fields = fields
+
+
+class UsageError(DdpmExportError):
+    """An argument is out of its range, or two contradict each other."""
+
+    exit_code = 2
 
 
 class ConfigError(UsageError):

@@ -1,6 +1,6 @@
 """Files of torch.save, read in a child: its process gives back raw storages as safetensors, and JSON that names them.
 
-Whatever the file does to torch happens under the child's limits (`ddpm_export/sandbox`). The parent never sees a pickle.
+Whatever the file does to torch happens under the child's limits (`ddpm_export/sandbox`); this process sees no pickle.
 """
 
 import json

@@ -8,7 +8,6 @@ is imported there, and what only the child needs is imported in functions, as ev
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_export import errors
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError
+from ddpm_export.sandbox.places import place_for, share, take
 from ddpm_export.system.processor import cores
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 TIMEOUT_S, MEMORY_GIB = 600.0, 16.0
 GRACE_S = 0.5  # for a child that is asked to stop to put its terminal in order
 MAX_ANSWER = 2**26  # characters of one answer of a worker
-PICTURE = re.compile(r"\d{6,}\.png")
 # the search path is the parent's: Python's own would begin with the working directory, which may be a stranger's
 BEGIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1])['path']; "
@@ -60,7 +59,7 @@ def run_in_child(target: str, arguments: Sequence[str]) -> int:
             code = child.wait()
         child.check()
         if code == 0 and "out" in terms:
-            _take(terms["what"], Path(terms["place"]), Path(terms["out"]))
+            take(terms["what"], Path(terms["place"]), Path(terms["out"]))
     except KeyboardInterrupt:
         if child.end() == 130:  # it has said so itself
             return 130
@@ -169,7 +168,7 @@ class _Child:
             self._terms = json.loads(self._pipe.readline() or "{}")
             if "folder" in self._terms:
                 with suppress(OSError):  # the child is gone, and its folder with it
-                    self._kept = _share(Path(self._terms["folder"]))
+                    self._kept = share(Path(self._terms["folder"]))
         return self._terms
 
     @contextmanager
@@ -296,7 +295,7 @@ def confine(
         guards.append(f"{timeout_s:g} s")
     place = None
     if out is not None:
-        place = _place_for(out)
+        place = place_for(out)
         terms |= {"out": str(out), "place": str(place), "folder": str(place.parent)}
     os.write(_terms, json.dumps(terms).encode() + b"\n")
     os.close(_terms)
@@ -337,67 +336,3 @@ def _mute() -> None:
             kept = os.fdopen(os.dup(number), "w", encoding=stream.encoding, errors=stream.errors, buffering=1)
             setattr(sys, name, kept)
         os.dup2(nothing, number)
-
-
-def _place_for(out: Path) -> Path:
-    """Return a place in a new folder, beside an output or within an existing folder, that the parent moves to it."""
-    import tempfile
-
-    try:
-        if out.exists() and not (out.is_file() or out.is_dir()):  # a device such as /dev/null would be replaced, too
-            raise FileExistsError(None, "something that is not a file")
-        within = out if out.is_dir() else out.parent
-        within.mkdir(parents=True, exist_ok=True)
-        _clear_after_killed(within, out.stem)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.stem}.ddpm-", suffix=".part", dir=within))
-        _share(folder)
-        place = folder / (out.name or "pictures")
-        if out.is_dir():
-            place.mkdir()
-    except OSError as exc:
-        raise EnvironmentProblem(f"{out} cannot be written: {exc.strerror or exc}. Choose another --out.") from exc
-    return place
-
-
-def _share(folder: Path) -> int:
-    """Keep a folder from being cleared away while this process lives, or the handle that is returned is open."""
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # a file system that locks nothing
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return handle
-
-
-def _clear_after_killed(within: Path, stem: str) -> None:
-    """Remove what parents and children that were killed left of this output: folders that nobody keeps."""
-    import fcntl
-    import shutil
-
-    for folder in within.iterdir():
-        if re.fullmatch(rf"\.{re.escape(stem)}\.ddpm-[a-z0-9_]{{8}}\.part", folder.name):
-            try:
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            except OSError:  # somebody keeps it, or the file system locks nothing
-                pass
-            finally:
-                os.close(handle)
-
-
-def _take(what: str, place: Path, out: Path) -> None:
-    """Move what a child has made to where it belongs: regular files only, and in a folder only pictures."""
-    from ddpm_export.system.files import replacing
-
-    made = {place: out}
-    if place.is_dir() and not place.is_symlink():
-        made = {path: out / path.name for path in sorted(place.iterdir()) if PICTURE.fullmatch(path.name)}
-    for path, target in made.items():
-        if path.is_symlink() or not path.is_file():
-            raise BadFileError(f"{what}: its process ended without a picture. Do not use this file unless you made it.")
-        with replacing(target) as beside:
-            path.replace(beside)
