@@ -223,8 +223,9 @@ class _Child:
         if "what" not in terms:
             raise EnvironmentProblem(f"The process that was to open the file ended by {signal.Signals(-code).name}.")
         if self._expired is not None or -code == signal.SIGXCPU:
-            cpu = f"more than {terms['cpu_s']} s of processor time"
-            reason = f"takes {cpu if self._expired is None else f'longer than {self._expired:g} s'}. {terms['remedy']}"
+            late = self._expired is not None
+            much = f"longer than {self._expired:g} s" if late else f"more than {terms['cpu_s']} s of processor time"
+            reason = f"takes {much}. {terms.get('remedy', '')}".rstrip(". ")
         elif -code == signal.SIGKILL:
             reason = "its process was killed, as the system does when memory runs out. Lower --memory or --batch"
         else:
