@@ -2,14 +2,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench examples format clean
+.PHONY: run test test-all test-long check bench examples format clean
 
 run: $(VENV)/.light  ## sample 16 pictures from the shipped model, without torch
 	$(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --sampler ddpm --out samples.png
 	@echo "The grid lies in $(CURDIR)/samples.png"
 
-test: $(VENV)/.dev examples/web/node_modules  ## all tests; those of languages whose tools are missing are skipped, by name
-	$(BIN)/python -m pytest
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal  # two processes, one core each
+
+test: $(VENV)/.dev examples/web/node_modules  ## every promise once; what needs a tool that is missing is skipped, by name
+	$(TESTS) -m "not long"
+
+test-long: $(VENV)/.dev examples/web/node_modules  ## what `make test` leaves out
+	$(TESTS) -m long
+
+test-all: $(VENV)/.dev examples/web/node_modules  ## all tests
+	$(TESTS)
 
 check: $(VENV)/.dev  ## format, lint, strict types
 	$(BIN)/ruff format --check .

@@ -1,8 +1,12 @@
-"""What every test shares: no network, a small data set, random numbers by pytest-randomly's seed, SIGINT."""
+"""What every test shares: no network, a small data set, random numbers by pytest-randomly's seed, files made once."""
 
+import contextlib
+import fcntl
+import hashlib
 import importlib.util
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -27,6 +31,67 @@ for proxy in [name for name in os.environ if name.lower() in ("http_proxy", "htt
     del os.environ[proxy]
 # a shell's background jobs ignore it, and so would the commands that are interrupted here
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ROOT = Path(__file__).parent.parent
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    # one core for each of several processes, and what it starts: else each takes a thread for every core
+    os.sched_setaffinity(0, {sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES)]})
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def all_cores():
+    """Give a test that needs threads the cores that the other processes have."""
+    if not CORES:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def digest_of(*sources):
+    """Return a digest of these files and folders of the repository, and of the packages that are installed."""
+    found = hashlib.sha256()
+    packages = {str(path) for place in sys.path for path in Path(place).glob("*.dist-info")}
+    for name in sorted({*packages, sys.version}):
+        found.update(name.encode() + b"\0")
+    for source in map(Path, sources):
+        inside = (
+            path for path in source.rglob("*") if path.is_file() and not {"__pycache__", "node_modules"} & {*path.parts}
+        )
+        for path in sorted(inside) if source.is_dir() else [source]:
+            found.update(str(path).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def made_once(request, tmp_path_factory):
+    """Return (name, make, *sources) -> a folder that `make(folder)` filled, once for all processes and later runs.
+
+    It is made again where a source, a file or folder of the repository, has changed. Tests only read what lies in it.
+    """
+    cache = getattr(request.config, "cache", None)
+    place = Path(cache.mkdir("made")) if cache else tmp_path_factory.mktemp("made")
+
+    def folder_of(name, make, *sources):
+        folder = place / f"{name}-{digest_of(*sources)}"
+        with open(place / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                for old in place.glob(f"{name}-*"):
+                    shutil.rmtree(old)
+                part = place / f"part.{name}"
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(part)
+                part.mkdir()
+                make(part)
+                part.rename(folder)
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture

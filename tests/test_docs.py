@@ -52,6 +52,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
+def takes_minutes(block: str) -> bool:
+    """Whether a block of shell samples many times, or trains: of these `make test` only parses the commands."""
+    return block.count("ddpm-run") > 2 or "-m train" in block
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """Return a folder that looks like a clone, to run blocks in without touching the real one."""
@@ -71,7 +76,10 @@ def test_python_blocks_run(code: str, clone: Path) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("code", [pytest.param(text, id=name) for name, text in blocks("sh")])
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param(text, id=name, marks=[pytest.mark.long] * takes_minutes(text)) for name, text in blocks("sh")],
+)
 def test_shell_blocks_run(code: str, clone: Path) -> None:
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith(NOT_RUN)]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -174,7 +182,13 @@ def values_after(option: str, arguments: list[str]) -> list[str]:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("block", [pytest.param(text, id=name) for name, text in blocks("console")])
+@pytest.mark.parametrize(
+    "block",
+    [
+        *(pytest.param(text, id=name) for name, text in blocks("console")),
+        *(pytest.param(text, id=name) for name, text in blocks("sh") if takes_minutes(text)),
+    ],
+)
 def test_commands_of_console_blocks_are_accepted(block: str) -> None:
     from train.config import load_config
 

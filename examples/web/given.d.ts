@@ -1,6 +1,6 @@
 /**
  * Given something: pixels that are known, a measurement, a picture to start from, two to go between. As in Python's
- * ddpm_export/given.py and editing.py; docs/given.md says what each is good for, docs/format.md fixes every number.
+ * ddpm_export/process/given.py and editing.py; docs/given.md says what each is good for, docs/format.md fixes every number.
  *
  *     const mask = new Uint8Array(28 * 28).fill(255, 14 * 28);      // 255 is made, 0 is known
  *     const filled = await edit(model, spec, pictures, { seed: 7n, n: 4, mask, eta: 1, returns: 4 });

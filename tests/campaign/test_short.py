@@ -28,6 +28,7 @@ def npy():
 
 @pytest.mark.torch
 @needs_torch
+@pytest.mark.long
 def test_hostile_files(tally):
     from . import files
 
@@ -80,12 +81,14 @@ def test_what_a_hostile_file_brings_about_is_seen(tmp_path):
 
 
 @needs_strace
+@pytest.mark.long
 def test_faults_at_writes_and_renames(tally, npy):
     faults.inject(tally, npy, every=6)
     assert tally.fallen == []
     assert tally.tried >= 4
 
 
+@pytest.mark.long
 def test_kills(tally, npy):
     faults.kill(tally, npy, {"run": 20}, random.Random(0))
     assert tally.fallen == []
@@ -114,6 +117,7 @@ def test_half_a_file_is_seen(tmp_path, npy):
     assert faults.told_well(-2, "", "signal=INT") is not None
 
 
+@pytest.mark.long
 def test_signals(tally):
     signals.run(tally, 0, names={"run to .npy"}, phases=1)
     assert tally.fallen == []
@@ -123,6 +127,7 @@ def test_signals(tally):
     assert signals.verdict(work, 130, "stopped.\nstopped.\n", 0, None) is not None
 
 
+@pytest.mark.long
 def test_numbers(tally):
     numbers.run(tally, 0, flips=400, steps=4)
     assert tally.fallen == []
@@ -145,6 +150,7 @@ def test_a_mutant_that_breaks_a_reader_is_seen():
         tried(lambda data: 1 // len(data))(b"")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_mutants_in_javascript(tally):
     fuzz.javascript(tally, 2000, 0)
@@ -152,6 +158,8 @@ def test_mutants_in_javascript(tally):
     assert tally.tried == 2000
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("all_cores")
 def test_load(tally):
     load.in_threads(tally, rounds=3)
     load.together(tally, rounds=1, names={"run to .npy"})

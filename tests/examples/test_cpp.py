@@ -21,7 +21,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from commands import run_apart
 from models import (
     COLOUR,
     GREY,
@@ -37,6 +36,7 @@ from models import (
     tiny_spec,
 )
 from onnx import TensorProto
+from representative import representative
 
 from ddpm_export import edit, generate
 from ddpm_export.cli.console import labels_from_text
@@ -71,7 +71,7 @@ UNET = ROOT / "exported" / "unet.onnx"
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 SANITIZED = ["-O0", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-FLAGS = {"O0": ["-O0"], "O3": ["-O3"], "native": ["-O3", "-march=native"], "sanitized": SANITIZED}
+FLAGS = {"sanitized": SANITIZED, "O0": ["-O0"], "O3": ["-O3"], "native": ["-O3", "-march=native"]}
 PACKAGES = {
     "g++": "g++",
     "gcc": "gcc",
@@ -88,6 +88,11 @@ def tool(name):
     return name
 
 
+def which(name):
+    """Return the file of a tool: what is built by one is built again by another."""
+    return Path(shutil.which(tool(name))).resolve()
+
+
 def run(command, **options):
     return subprocess.run(list(map(str, command)), capture_output=True, timeout=300, check=False, **options)
 
@@ -101,15 +106,15 @@ def compile_with(compiler, *arguments):
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory):
+def core(made_once):
     """Return compiler, flags -> core.cpp built so; each kind is built once."""
-    folder = tmp_path_factory.mktemp("core")
 
     @functools.cache
     def build(compiler, flags):
-        program = folder / f"core-{compiler}-{flags}"
-        compile_with(compiler, *FLAGS[flags], CORE, "-o", program)
-        return program
+        def make(folder):
+            compile_with(compiler, *FLAGS[flags], CORE, "-o", folder / "core")
+
+        return made_once(f"core-{compiler}-{flags}", make, CORE, CPP, which(compiler)) / "core"
 
     return build
 
@@ -124,14 +129,14 @@ def output_of(program, *arguments):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("flags", FLAGS)
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@representative("flags", FLAGS)
+@representative("compiler", ["g++", "clang++"])
 def test_core_keeps_its_promises(core, compiler, flags):
     output_of(core(compiler, flags), "check", GOLDEN)
 
 
 def test_core_holds_the_table(core):
-    entries = np.array(output_of(core("g++", "O0"), "table").split(), dtype="<i4")
+    entries = np.array(output_of(core("g++", "sanitized"), "table").split(), dtype="<i4")
     golden = json.loads((GOLDEN / "normals.json").read_text())
     assert entries.size == math.prod(golden["table_shape"])
     assert hashlib.sha256(entries.tobytes()).hexdigest() == golden["table_sha256"]
@@ -139,7 +144,7 @@ def test_core_holds_the_table(core):
 
 
 def test_noise_is_equal_to_the_bit(core):
-    lines = output_of(core("g++", "O0"), "noise", GOLDEN).decode().split()
+    lines = output_of(core("g++", "sanitized"), "noise", GOLDEN).decode().split()
     cases = json.loads((GOLDEN / "noise.json").read_text())["cases"]
     assert len(lines) == len(cases)
     for line, case in zip(lines, cases, strict=True):
@@ -156,7 +161,7 @@ def test_numbers_round_to_the_nearest_double_under_any_locale(core, tmp_path):
     texts = [repr(x) for x in numbers] + ["9007199254740993.0", "1e-400", "-0.0", "1234567.5E+2"]
     path = tmp_path / "numbers.json"
     path.write_text(f"[{', '.join(texts)}]")
-    found = output_of(core("g++", "O0"), "numbers", path).split()
+    found = output_of(core("g++", "sanitized"), "numbers", path).split()
     assert [int(word, 16) for word in found] == [struct.unpack("<Q", struct.pack("<d", float(x)))[0] for x in texts]
 
 
@@ -440,14 +445,14 @@ def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@representative("compiler", ["g++", "clang++"])
 def test_hostile_bytes_are_refused_without_a_crash(core, compiler, tmp_path):
     path = tmp_path / "spec.json"
     path.write_text(json_from_spec(open_spec(UNET)))
     output_of(core(compiler, "sanitized"), "fuzz", path)
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@representative("compiler", ["g++", "clang++"])
 def test_fast_math_is_refused(compiler, tmp_path):
     source = tmp_path / "empty.cpp"
     source.write_text('#include "ddpm.hpp"\n')
@@ -459,8 +464,8 @@ def test_fast_math_is_refused(compiler, tmp_path):
         assert b"must not be compiled with -ffast-math" in done.stderr
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
-@pytest.mark.parametrize("standard", ["-std=c++17", "-std=c++20"])
+@representative("compiler", ["g++", "clang++"])
+@representative("standard", ["-std=c++17", "-std=c++20"])
 def test_header_is_clean_under_stricter_warnings(compiler, standard, tmp_path):
     source = tmp_path / "empty.cpp"
     source.write_text('#include "ddpm.hpp"\n#include "ddpm.h"\n')
@@ -486,7 +491,7 @@ def test_the_block_at_the_top_of_the_header_runs(tmp_path):
         + '    for (const int pixel : make_images(json, network)) std::printf("%d\\n", pixel);\n'
         + "}\n"
     )
-    compile_with("g++", "-O1", source, "-o", tmp_path / "usage")
+    compile_with("g++", "-O0", source, "-o", tmp_path / "usage")
     lines = output_of(tmp_path / "usage").decode().splitlines()
     states = list(walk(denoiser(half_of_x_t, spec), noise_stream(7, range(4), GREY), plan(spec, num_steps=50)))
     assert [line.split(",")[0] for line in lines[:50]] == [f"t = {state.row.t}" for state in states]
@@ -646,10 +651,16 @@ def network(context, evaluation):
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("c") / "libddpm.so"
-    compile_with("g++", "-O2", "-shared", "-fPIC", CPP / "ddpm.cpp", "-o", path)
-    found = ctypes.CDLL(str(path))
+def library_path(made_once):
+    def make(folder):
+        compile_with("g++", "-O1", "-shared", "-fPIC", CPP / "ddpm.cpp", "-o", folder / "libddpm.so")
+
+    return made_once("c-library", make, CPP, which("g++")) / "libddpm.so"
+
+
+@pytest.fixture(scope="module")
+def library(library_path):
+    found = ctypes.CDLL(str(library_path))
     found.ddpm_spec_prediction.restype = ctypes.c_char_p
     found.ddpm_spec_class.restype = ctypes.c_char_p
     found.ddpm_spec_alphas_cumprod.restype = ctypes.POINTER(ctypes.c_double)
@@ -1176,8 +1187,8 @@ def test_every_function_of_the_c_header_is_tried():
     assert declared == tried
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_the_block_at_the_top_of_the_c_header_runs(compiler, tmp_path):
+@representative("compiler", ["gcc", "clang"])
+def test_the_block_at_the_top_of_the_c_header_runs(compiler, library_path, tmp_path):
     """As C11, linked to the library: what a program in C does."""
     text = (CPP / "ddpm.h").read_text(encoding="utf-8")
     block = re.search(r"^       ddpm_error error;\n(?:^ .*\n)*", text, re.M).group(0)
@@ -1192,7 +1203,8 @@ def test_the_block_at_the_top_of_the_c_header_runs(compiler, tmp_path):
         f'{block}    for (int k = 0; k < 4 * {SIZE}; ++k) printf("%.9g\\n", x[k]);\n    return 0;\n}}\n'
     )
     compile_with(compiler, "-O0", "-Wstrict-prototypes", "-c", source, "-o", tmp_path / "usage.o")
-    compile_with("g++", "-O0", CPP / "ddpm.cpp", tmp_path / "usage.o", "-o", tmp_path / "usage")
+    rpath = f"-Wl,-rpath,{library_path.parent}"
+    compile_with("g++", tmp_path / "usage.o", library_path, rpath, "-o", tmp_path / "usage")
     found = np.array(output_of(tmp_path / "usage").split(), dtype=np.float32).reshape(4, *SHAPE)
     spec = tiny_spec(SHAPE)
     *_, (_, state) = sample(half_of_x_t, spec, request_for(spec, n=4, seed=0))
@@ -1203,9 +1215,13 @@ def test_the_block_at_the_top_of_the_c_header_runs(compiler, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
+def programs(made_once):
     """Return the folder with ddpm_sample and one_call, built by CMake with warnings as errors."""
-    folder = tmp_path_factory.mktemp("build")
+    headers = [path for path in [Path("/usr/include/onnxruntime")] if path.exists()]
+    return made_once("c++-programs", build_programs, CPP, which("cmake"), which("g++"), *headers)
+
+
+def build_programs(folder):
     configured = run([tool("cmake"), "-S", CPP, "-B", folder, "-DCMAKE_CXX_FLAGS=-Werror"])
     for package, debian in (("onnxruntime", "libonnxruntime-dev"), ("PNG", "libpng-dev")):
         if configured.returncode != 0 and re.search(rf"Could (not|NOT) find .*{package}", configured.stderr.decode()):
@@ -1213,7 +1229,6 @@ def programs(tmp_path_factory):
     assert configured.returncode == 0, configured.stderr.decode()
     built = run(["cmake", "--build", folder, "--parallel", "2"])
     assert built.returncode == 0, (built.stdout + built.stderr).decode()
-    return folder
 
 
 def complaints(done):
@@ -1587,11 +1602,8 @@ def test_places_that_cannot_be(programs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sampler_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sampler") / "unet.sampler.onnx"
-    made = run_apart(UNET, "--format", "sampler", "--out", path, code="from ddpm_export.cli.export import main; main()")
-    assert made.code == 0, made.err
-    return path
+def sampler_file(shipped_exports):
+    return shipped_exports / "unet.sampler.onnx"
 
 
 @pytest.mark.torch

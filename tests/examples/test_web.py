@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from models import GREY, classes_file, constant, mix_model, onnx_file, scale_mod
 from models import node as node_of
 from onnx import TensorProto
 from PIL import Image
+from representative import representative
 
 from benchmarks.runtimes import told_by_default
 from ddpm_export import edit, generate, open_model
@@ -516,6 +516,7 @@ def test_a_first_picture_asked_for_at_once_is_made_the_files_own_way_and_all_is_
         ({"n": 1, "steps": 8, "sampler": "ddpm", "isolate": True}, " threads"),
     ],
 )
+@pytest.mark.usefixtures("all_cores")
 def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
     if threads == " threads" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core: threads are not to be seen")
@@ -537,7 +538,7 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
+@representative(
     ("settings", "ours", "way"),
     [
         ({"plan": "looks-back"}, {"plan": "looks-back"}, "plan looks-back"),
@@ -623,7 +624,7 @@ def test_once_open_it_opens_without_a_network() -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("reduced_motion", "draws"), [("reduce", 5), ("no-preference", 21)])
+@representative("reduced_motion, draws", [("reduce", 5), ("no-preference", 21)])
 def test_little_motion_for_those_who_ask_for_it(reduced_motion: str, draws: int) -> None:
     seen = seen_in_page("motion", n=1, steps=20, reducedMotion=reduced_motion)
     assert seen["draws"] == draws  # the quarters or every step, and the finished picture
@@ -632,7 +633,7 @@ def test_little_motion_for_those_who_ask_for_it(reduced_motion: str, draws: int)
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("whose", ["the page's", "the user's"])
+@representative("whose", ["the page's", "the user's"])
 def test_what_is_painted_over_is_filled_as_in_python(whose: str) -> None:
     """The paint is seen on the canvas: where it is, red and green differ."""
     settings = {"n": 4, "seed": 5, "first": 1, "steps": 3, "returns": 0}
@@ -699,7 +700,7 @@ def test_what_is_not_there_is_not_offered(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("factor", "chosen"), [(1, "webgpu"), (1.01, "wasm"), (float("nan"), "wasm")])
+@representative("factor, chosen", [(1, "webgpu"), (1.01, "wasm"), (float("nan"), "wasm")])
 def test_a_graphics_card_is_used_only_if_it_agrees_with_the_processor(factor: float, chosen: str) -> None:
     seen = seen_in_page("gpu", fake=str(factor).replace("nan", "NaN"), n=1, steps=3)
     assert seen["chosen"] == chosen
@@ -734,20 +735,10 @@ def test_the_service_worker_keeps_every_file_of_the_page() -> None:
 # --- files with the sampler inside, and small ones ---
 
 
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("web")
-    program = "from ddpm_export.cli.export import main; main()"
-    for arguments in (["sampler", "--format", "slice"], ["onnx", "--storage", "float16"]):
-        command = [sys.executable, "-c", program, MODEL, "--format", *arguments, "--out", folder]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
-
-
 @pytest.mark.torch
 @pytest.mark.parametrize("runtime", ["web", "node"])
-@pytest.mark.parametrize("file", ["unet.sampler.onnx", "unet.slice.onnx"])
-def test_one_call_files_in_both_runtimes(runtime: str, file: str, exports: Path) -> None:
+@representative("file", ["unet.sampler.onnx", "unet.slice.onnx"])
+def test_one_call_files_in_both_runtimes(runtime: str, file: str, shipped_exports: Path) -> None:
     needs(f"onnxruntime-{runtime}")
     for settings in (
         {"seed": 7, "first": 3, "n": 1, "steps": 11, "eta": 0.0},
@@ -755,7 +746,7 @@ def test_one_call_files_in_both_runtimes(runtime: str, file: str, exports: Path)
     ):
         numbers = range(settings["first"], settings["first"] + settings["n"])
         values = {**settings, "seed": str(settings["seed"]), **told_by_default(SPEC, numbers)}
-        done = node("test/one_call.js", runtime, exports / file, json.dumps(values))
+        done = node("test/one_call.js", runtime, shipped_exports / file, json.dumps(values))
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         assert "error" not in result, result
@@ -763,7 +754,7 @@ def test_one_call_files_in_both_runtimes(runtime: str, file: str, exports: Path)
         num_steps = settings.pop("steps")
         assert_same_pictures(images, generate(MODEL, num_steps=num_steps, sampler="ddim", **settings))
     wrong = {"seed": "7", "first": 0, "n": 1, "steps": 1001, "eta": 0.0, **told_by_default(SPEC, range(1))}
-    done = node("test/one_call.js", runtime, exports / file, json.dumps(wrong))
+    done = node("test/one_call.js", runtime, shipped_exports / file, json.dumps(wrong))
     assert "steps must be 1 to 1000" in json.loads(done.stdout)["error"]
 
 
@@ -780,8 +771,8 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("runtime", ["web", "node"])
-@pytest.mark.parametrize("graph", ["sampler", "slice"])
+@representative("runtime", ["node", "web"])
+@representative("graph", ["slice", "sampler"])
 def test_one_call_files_are_told_classes_and_guidance(runtime: str, graph: str, classes: Path) -> None:
     needs(f"onnxruntime-{runtime}")
     settings = {"seed": 7, "first": 1, "n": 3, "steps": 5, "eta": 0.5}
@@ -796,7 +787,7 @@ def test_one_call_files_are_told_classes_and_guidance(runtime: str, graph: str, 
     assert_same_pictures(images, generate(classes / "unet.onnx", **settings, **how))
 
 
-@pytest.mark.parametrize("runtime", ["web", "node"])
+@representative("runtime", ["node", "web"])
 def test_weights_stored_as_int8_in_both_runtimes(runtime: str, tmp_path: Path) -> None:
     needs(f"onnxruntime-{runtime}")
     spec = tiny_spec((16, 4, 4))
@@ -826,8 +817,8 @@ def test_the_one_call_page_asks_for_class_and_guidance(classes: Path) -> None:
 
 
 @pytest.mark.torch
-def test_the_one_call_page(exports: Path) -> None:
-    seen = seen_in_page("oneCall", slice=str(exports / "unet.slice.onnx"), seed=str(BIG_SEED))
+def test_the_one_call_page(shipped_exports: Path) -> None:
+    seen = seen_in_page("oneCall", slice=str(shipped_exports / "unet.slice.onnx"), seed=str(BIG_SEED))
     assert seen["status"] == f"Done: seed {BIG_SEED}."
     assert seen["offered"] == [SPEC.label is not None, SPEC.takes_guidance]
     told = {"label": 0} if SPEC.label is not None else {}
@@ -835,15 +826,17 @@ def test_the_one_call_page(exports: Path) -> None:
     assert_same_pictures(page_of(seen["shown"]), expected)
 
 
+@pytest.mark.long
 @pytest.mark.torch
-def test_half_the_download_gives_the_pictures_of_its_own_rounded_weights(exports: Path) -> None:
-    (small,) = exports.glob("*float16*.onnx")
+def test_half_the_download_gives_the_pictures_of_its_own_rounded_weights(shipped_exports: Path) -> None:
+    small = shipped_exports / "unet.float16.onnx"
     assert small.stat().st_size < 0.55 * MODEL.stat().st_size
     seen = seen_in_page("batch", n=1, steps=10, file=str(small))
     data = np.array(seen["data"], dtype=np.uint8).reshape(28, 28, 4)
     assert_same_pictures(data[..., :1], grid(generate(small, n=1, num_steps=10, seed=7, sampler="ddim", eta=0.0)))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_webgpu_itself_where_chromium_has_it_in_software() -> None:
     """One step on SwiftShader, Chromium's own GPU in software: slow, but WebGPU's kernels and not the processor's."""

@@ -787,6 +787,7 @@ def test_the_shipped_model_gives_its_pictures(shipped, first, n, steps, eta):
     assert (difference == 0).mean() >= 0.995
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_shipped_model_gives_its_pictures_over_1000_steps(shipped):
     settings = {"seed": 7, "n": 1, "num_steps": 1000, "sampler": "ddpm"}

@@ -203,6 +203,7 @@ def exports_nothing(monkeypatch):
     monkeypatch.setattr(ablation, "export", lambda _, path: path.write_bytes(b"exported"))
 
 
+@pytest.mark.long
 def test_a_cell_that_fails_is_shown_with_its_reason_and_tried_again(place, toy_folder, exports_nothing):
     ending = ablate(place, toy_folder, "--set", "learning_rate=1e37", "--seeds", 2, cells="linear-l2-seed1,cosine-l1")
     assert ending.code == 6
@@ -222,6 +223,7 @@ def last_step(log):
     return ablation._last_step(log)
 
 
+@pytest.mark.long
 def test_an_interrupt_stops_every_training_after_its_checkpoint_and_the_next_run_goes_on(
     place, toy_folder, exports_nothing
 ):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from representative import representative
 
 from ddpm_export.errors import ConfigError
 from ddpm_export.importers.checkpoint import load_torch_file
@@ -126,7 +127,7 @@ def test_ranks_agree(start_ranks):
         assert refused.startswith("rank must be the same in all processes, got [0, 1].")
 
 
-@pytest.mark.parametrize("num_classes", [0, 2])
+@representative("num_classes", [0, 2])
 def test_two_processes_go_on_from_one_and_one_from_two_along_the_same_curve(
     num_classes, toy_folder, toy_folders, toy_config, tmp_path
 ):
@@ -171,6 +172,7 @@ def running(start_ranks, toy_folder, tmp_path):
     return ranks, out
 
 
+@pytest.mark.long
 def test_a_signal_to_one_stops_all_after_the_same_step(running):
     ranks, out = running
     ranks[1].send_signal(signal.SIGTERM)

@@ -89,6 +89,7 @@ def test_a_white_background(run_folder, toy_folder, tmp_path, monkeypatch, capsy
     assert f"| ddim-5 | {(pixels == 255).mean():.1%} | {(pixels >= 252).mean():.1%} |" in card
 
 
+@pytest.mark.long
 def test_what_has_classes_ships_with_them(
     run_folder, toy_config, toy_dataset, toy_folder, tmp_path, monkeypatch, capsys
 ):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from representative import representative
 
 import train.loop as train_loop
 from ddpm_export.errors import BadFileError, ConfigError, UsageError
@@ -164,7 +165,7 @@ def test_the_checkpoint_names_the_classes_and_learns_all_of_them(toy_config, lab
     assert bool((moved > 0).all())
 
 
-@pytest.mark.parametrize(("dropout", "none"), [(0.5, 3), (0.0, None)])
+@representative(("dropout", "none"), [(0.5, 3), (0.0, None)])
 def test_a_conditional_checkpoint_is_exported_with_its_classes(toy_config, labelled, tmp_path, dropout, none):
     path = train(toy_config(**THREE, steps=3, label_dropout=dropout), labelled, tmp_path, "cpu", silent)
     checkpoint = load_checkpoint(path)
