@@ -136,7 +136,9 @@ def digests(checkout: Path, models: Path, only: str) -> Iterator[tuple[str, str]
                 path = out / model
                 if not path.exists():
                     kind = "sampler" if model == SAMPLER else "slice"
-                    ran(checkout, EXPORT, models / UNET, "--format", kind, "--out", path)
+                    is_chosen = "--open" in (checkout / "ddpm_export" / "cli" / "export.py").read_text(encoding="utf-8")
+                    opens = ["--open", "all"] if is_chosen else []  # what every one-call file took before
+                    ran(checkout, EXPORT, models / UNET, "--format", kind, *opens, "--out", path)
             pixels = out / "pixels.npy"
             ran(checkout, RUN, path, *settings.split(), "--seed", 7, "--threads", 1, "--out", pixels)
             yield label, hashlib.sha256(np.load(pixels).tobytes()).hexdigest()

@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     }
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("sampler", "slice"):
-            path = export(arguments.model, Path(folder) / f"{kind}.onnx", format=kind).path
+            path = export(arguments.model, Path(folder) / f"{kind}.onnx", format=kind, opens="all").path
             commands = {
                 **{name: [str(python), "-c", PYTHON] for name, python in PYTHONS.items()},
                 "onnxruntime-node": ["node", str(NODE), "node"],

@@ -60,7 +60,7 @@ def _files(model: Path, folder: Path) -> dict[str, Path]:
         (HALF, "sampler", "float16"),
         (STEPS, "slice", "float32"),
     ):
-        files[name] = export(model, folder / f"{kind}-{storage}.onnx", format=kind, storage=storage).path
+        files[name] = export(model, folder / f"{kind}-{storage}.onnx", format=kind, storage=storage, opens="all").path
     with writing_model(onnx.load(files[CALL]), folder / "external.onnx", max_inline_bytes=0):
         pass
     return {**files, EXTERNAL: folder / "external.onnx"}

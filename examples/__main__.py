@@ -2,8 +2,9 @@
 
 One line each: what ran, the largest difference from Python in levels, the share of equal values, the time from the
 start of the program to its first image, and the differences of two plans that travel in a file, a solver of several
-steps and a tuned one, and of an edit, where the program makes any. A language whose tools are missing is named and left
-out; exit code 1 where one fails or is off by more than a level.
+steps and a tuned one, and of an edit, where the program makes any. The hosts in Java and Swift run one-call files,
+whose graph Python runs, too: the pictures have to be equal. A language whose tools are missing is named and left out;
+exit code 1 where one fails or is off by more than a level.
 """
 
 import json
@@ -27,12 +28,14 @@ from ddpm_export.images.write import grid
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, BUILD = ROOT / "examples", ROOT / "build" / "examples"
 UNET = ROOT / "exported" / "unet.onnx"
-ONE_CALL = BUILD / "unet.sampler.onnx"
-PLANNED = BUILD / "planned"  # the same network with plans, as unet.onnx and unet.sampler.onnx
+ONE_CALL = BUILD / "unet.sampler.onnx"  # of STEPS, the class alone being open
+GRAPHS = {graph: BUILD / f"open.{graph}.onnx" for graph in ("slice", "edit")}
+PLANNED = BUILD / "planned"  # the same network with plans, as unet.onnx, unet.sampler.onnx and unet.slice.onnx
 PLANS = ("unipc-8", "tuned-8")
 N, STEPS, SEED = 16, 50, 7
 GIVEN = ROOT / "docs" / "given"  # half a shoe, filled in four ways
 EDIT = {"num_steps": 10, "sampler": "ddim", "eta": 1.0, "seed": SEED, "returns": 2, "n": 4}
+HOST_EDIT = {"num_steps": 20, "seed": SEED, "n": 4}
 SPEC = open_model(UNET)[1]
 TOLD = {"label": 7, "guidance": 2.0} if SPEC.takes_guidance else {}  # one class for all, by its number
 FLAGS = [text for name, value in TOLD.items() for text in (f"--{name}", str(value))]
@@ -48,6 +51,7 @@ class Program:
     needs: (a command or a path, how to get it). run: (n, where to write, a plan's name) -> command; without a plan 50
     steps of DDIM. takes_plans: whether it can be told one. first: the command that prints the milliseconds to the first
     image, where the program's own time is not that. edits: of one that takes --image, (where to write) -> command.
+    is_host: whether it runs a one-call file, whose edits have no returns.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Program:
     takes_plans: bool = True
     first: tuple[str, ...] = ()
     edits: Callable[[Path], list[str]] | None = None
+    is_host: bool = False
 
     def missing(self) -> list[str]:
         """Return what is not here, as a person would install it."""
@@ -83,10 +88,42 @@ def editing(*program: str) -> Callable[[Path], list[str]]:
     return lambda out: [*program, str(UNET), *FLAGS, *options, "--out", str(out)]
 
 
-def one_call(*program: str) -> Command:
-    """Return the command of a program over the one-call file: MODEL N STEPS SEED OUT [CLASS GUIDANCE]."""
-    told = [str(value) for value in TOLD.values()]
-    return lambda n, out, _=None: [*program, str(ONE_CALL), str(n), str(STEPS), str(SEED), str(out), *told]
+def one_call(*program: str, label_last: bool = False) -> Command:
+    """Return the command of a program over the one-call file: MODEL N SEED CLASS OUT, or the class last."""
+    label = [str(TOLD.get("label", 0))]
+
+    def command(n: int, out: Path, _: str | None = None) -> list[str]:
+        return [*program, str(ONE_CALL), str(n), str(SEED), *([str(out), *label] if label_last else [*label, str(out)])]
+
+    return command
+
+
+def hosting(program: Path) -> Command:
+    """Return the command of a `sample` program that runs a slice."""
+
+    def command(n: int, out: Path, plan: str | None = None) -> list[str]:
+        way = ["--steps", str(STEPS)]
+        if plan is not None:
+            way = ["--steps", plan.rpartition("-")[2], "--plan", str(number_of(plan))]
+        model = GRAPHS["slice"] if plan is None else PLANNED / "unet.slice.onnx"
+        return [str(program), str(model), *way, *FLAGS, "--n", str(n), "--seed", str(SEED), "--out", str(out)]
+
+    return command
+
+
+def host_editing(program: Path) -> Callable[[Path], list[str]]:
+    """Return the command of a `sample` program that fills a picture in, over an edit graph."""
+    files = ["--image", str(GIVEN / "pictures" / "00.png"), "--mask", str(GIVEN / "right-half.png")]
+    said = [
+        *files,
+        *(text for name, value in HOST_EDIT.items() for text in (f"--{name.removeprefix('num_')}", str(value))),
+    ]
+    return lambda out: [str(program), str(GRAPHS["edit"]), *FLAGS, *said, "--out", str(out)]
+
+
+def number_of(plan: str) -> int:
+    """Return the number of a plan in the planned files."""
+    return sorted(open_model(PLANNED / "unet.onnx")[1].plans).index(plan) + 1
 
 
 def in_a_page(n: int, _: Path, plan: str | None = None) -> list[str]:
@@ -100,20 +137,27 @@ def in_a_page(n: int, _: Path, plan: str | None = None) -> list[str]:
 def in_the_graph(plan: str) -> NDArray[np.uint8]:
     """Return the grid of a plan by the one-call file, which ONNX Runtime runs here."""
     session = onnxruntime.InferenceSession(PLANNED / "unet.sampler.onnx", providers=["CPUExecutionProvider"])
-    number = sorted(open_model(PLANNED / "unet.onnx")[1].plans).index(plan) + 1
-    integers = {"seed": SEED, "first": 0, "n": N, "steps": int(plan.rpartition("-")[2]), "times": [], "plan": number}
+    integers = {"seed": SEED, "first": 0, "n": N, "steps": int(plan.rpartition("-")[2]), "plan": number_of(plan)}
     feeds = {name: np.array(value, dtype=np.int64) for name, value in integers.items()}
     if TOLD and SPEC.label is not None:
         feeds[SPEC.label.name] = np.full(N, TOLD["label"])
         feeds["guidance"] = np.array(TOLD["guidance"], dtype=np.float32)
         feeds["guidance_interval"] = np.array([0, SPEC.num_train_timesteps - 1], dtype=np.float32)
-    return grid(np.asarray(session.run(["images"], {**feeds, "eta": np.array(0, dtype=np.float32)})[0]))
+    return grid(np.asarray(session.run(["images"], feeds)[0]))
 
 
-EXPORT = [str(Path(sys.executable).parent / "ddpm-export"), str(UNET), "--format", "sampler", "--out", str(ONE_CALL)]
+DDPM_EXPORT = str(Path(sys.executable).parent / "ddpm-export")
+GUIDED = ["guidance"] if TOLD else []
+EXPORT = [DDPM_EXPORT, str(UNET), "--format", "sampler", "--sampler", "ddim", "--steps", str(STEPS), "--eta", "0"]
+EXPORT += ["--out", str(ONE_CALL), *(["--guidance", str(TOLD["guidance"])] if TOLD else [])]
+EXPORT_OPEN = [
+    [DDPM_EXPORT, str(UNET), "--format", graph, "--open", ",".join(["steps", *GUIDED]), "--out", str(path)]
+    for graph, path in GRAPHS.items()
+]
 EXPORT_PLANS = [
-    *(EXPORT[0], str(ROOT / "exported" / "checkpoint.pt"), "--plans", str(ROOT / "exported" / "plans.json")),
-    *("--sampler", "unipc", "--steps", "8", "--format", "onnx", "--format", "sampler", "--out", str(PLANNED)),
+    *(DDPM_EXPORT, str(ROOT / "exported" / "checkpoint.pt"), "--plans", str(ROOT / "exported" / "plans.json")),
+    *("--sampler", "unipc", "--steps", "8", "--format", "onnx", "--format", "sampler", "--format", "slice"),
+    *("--open", ",".join(["steps", "plan", *GUIDED]), "--out", str(PLANNED)),
 ]
 CMAKE = (["cmake", "-S", str(EXAMPLES / "cpp"), "-B", str(BUILD / "cpp")], ["cmake", "--build", str(BUILD / "cpp")])
 SWIFT = ["swift", "build", "-c", "release", "--package-path", str(EXAMPLES / "ios"), "--scratch-path"]
@@ -135,13 +179,18 @@ PROGRAMS = (
         sampling(str(BUILD / "cpp" / "ddpm_sample")),
         edits=editing(str(BUILD / "cpp" / "ddpm_sample")),
     ),
-    Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call")), takes_plans=False),
+    Program("C++, one call", CPP, CMAKE, one_call(str(BUILD / "cpp" / "one_call"), label_last=True), takes_plans=False),
     Program(
         "JavaScript, node",
         NODE,
         (),
         sampling("node", str(WEB / "sample.js")),
         edits=editing("node", str(WEB / "sample.js")),
+    ),
+    Program(
+        *("JavaScript, one call", NODE, (), one_call("node", str(WEB / "one_call.js"))),
+        ending=".bin",
+        takes_plans=False,
     ),
     Program(
         "JavaScript, Chromium",
@@ -155,15 +204,17 @@ PROGRAMS = (
         "Java, JVM",
         (("javac", "apt install default-jdk-headless"), CXX, ONNXRUNTIME),
         (["sh", str(EXAMPLES / "android" / "jvm" / "build.sh"), str(BUILD / "java")],),
-        sampling(str(BUILD / "java" / "sample")),
-        edits=editing(str(BUILD / "java" / "sample")),
+        hosting(BUILD / "java" / "sample"),
+        edits=host_editing(BUILD / "java" / "sample"),
+        is_host=True,
     ),
     Program(
         "Swift, Linux",
         (("swift", "apt install swiftlang"), ONNXRUNTIME),
         ([*SWIFT, str(BUILD / "swift"), "--product", "sample"],),
-        sampling(str(BUILD / "swift" / "release" / "sample")),
-        edits=editing(str(BUILD / "swift" / "release" / "sample")),
+        hosting(BUILD / "swift" / "release" / "sample"),
+        edits=host_editing(BUILD / "swift" / "release" / "sample"),
+        is_host=True,
     ),
 )
 
@@ -171,12 +222,16 @@ PROGRAMS = (
 def main() -> None:
     """Build, run and compare what can be built here; end with 1 where something went wrong."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    ran(EXPORT)
-    ran(EXPORT_PLANS)
+    for command in (EXPORT, *EXPORT_OPEN, EXPORT_PLANS):
+        ran(command)
     expected = {plan: grid(generate(PLANNED / "unet.onnx", n=N, plan=plan, seed=SEED, **TOLD)) for plan in PLANS}
     expected[None] = grid(generate(UNET, n=N, num_steps=STEPS, sampler="ddim", eta=0.0, seed=SEED, **TOLD))
     picture, mask = (read_image(GIVEN / name, 1) for name in ("pictures/00.png", "right-half.png"))
     edited = grid(edit(UNET, picture[np.newaxis], mask=mask[..., 0], **EDIT, **TOLD))
+    how = {"n": N, "seed": SEED, **TOLD}
+    graphs = {None: grid(generate(GRAPHS["slice"], num_steps=STEPS, **how))}
+    graphs |= {plan: grid(generate(PLANNED / "unet.slice.onnx", plan=plan, **how)) for plan in PLANS}
+    filled = grid(edit(GRAPHS["edit"], picture[np.newaxis], mask=mask[..., 0], **HOST_EDIT, **TOLD))
     told = "".join(f", {name} {value:g}" for name, value in TOLD.items())
     print(
         f"{N} images, {STEPS} steps of DDIM, seed {SEED}{told}: difference from Python, and one image from a cold start"
@@ -194,7 +249,7 @@ def main() -> None:
             told = f"left out: {'; '.join(missing)}"
         else:
             try:
-                told, is_same = compared(program, expected, edited)
+                told, is_same = compared(program, *((graphs, filled) if program.is_host else (expected, edited)))
                 failures += not is_same
             except subprocess.CalledProcessError as exc:
                 lines = (exc.stderr or "").strip().splitlines()
@@ -212,12 +267,13 @@ def ran(command: list[str]) -> str:
 def compared(
     program: Program, expected: dict[str | None, NDArray[np.uint8]], edited: NDArray[np.uint8]
 ) -> tuple[str, bool]:
-    """Return what to print of a program, and whether its images are Python's."""
+    """Return what to print of a program, and whether its images are Python's, or of a host those of the graph there."""
     for command in program.build:
         ran(command)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"grid{program.ending}"
-        told, is_same = difference(read(ran(program.run(N, out, None)), out), expected[None])
+        most = 0 if program.is_host else MAX_DIFFERENCE
+        told, is_same = difference(read(ran(program.run(N, out, None)), out), expected[None], most)
         if program.first:
             seconds = json.loads(ran(list(program.first)))["ms"] / 1000
         else:
@@ -226,28 +282,30 @@ def compared(
             seconds = time.perf_counter() - start
         told += f", first image {seconds:.2f} s"
         for plan in PLANS if program.takes_plans else ():
-            of_plan, is_its = difference(read(ran(program.run(N, out, plan)), out), expected[plan])
+            of_plan, is_its = difference(read(ran(program.run(N, out, plan)), out), expected[plan], most)
             told, is_same = f"{told}; {plan}: {of_plan}", is_same and is_its
         edit_told = "this program makes none"
         if program.edits is not None:
-            edit_told, is_its = difference(read(ran(program.edits(out)), out), edited)
+            edit_told, is_its = difference(read(ran(program.edits(out)), out), edited, most)
             is_same = is_same and is_its
     return f"{told}; edit: {edit_told}", is_same
 
 
-def difference(pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> tuple[str, bool]:
-    """Return how far a grid is from Python's, in words, and whether it is within a level."""
+def difference(pixels: NDArray[np.uint8], expected: NDArray[np.uint8], most: int = MAX_DIFFERENCE) -> tuple[str, bool]:
+    """Return how far a grid is from Python's, in words, and whether it is within so many levels."""
     if pixels.shape != expected.shape:
         return f"failed: a grid of {pixels.shape}, expected {expected.shape}", False
     levels = np.abs(pixels.astype(int) - expected)
     largest, equal = int(levels.max()), float((levels == 0).mean())
-    return f"max difference {largest}, {equal:8.3%} equal", largest <= MAX_DIFFERENCE
+    return f"max difference {largest}, {equal:8.3%} equal", largest <= most
 
 
 def read(printed: str, out: Path) -> NDArray[np.uint8]:
     """Return the grid (H, W, 1) that a program wrote, or printed, as its ending says."""
     if out.suffix == ".npy":
         return grid(np.load(out))
+    if out.suffix == ".bin":
+        return grid(np.fromfile(out, np.uint8).reshape(-1, *SPEC.image_shape[1:], SPEC.image_shape[0]))
     if out.suffix == ".json":
         seen = json.loads(printed)
         return np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)[..., :1]

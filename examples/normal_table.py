@@ -1,10 +1,9 @@
-"""Write the table of normals into every language: `python examples/normal_table.py`.
+"""Write the table of normals into both cores: `python examples/normal_table.py`.
 
 One source, `ddpm_export.process.noise.normal_table`, and one digest, that of docs/format.md section 3. A core never
-holds numbers that a person typed. C++ has them in its one header, between two marks; others have a file of their own.
+holds numbers that a person typed. C++ has them in its one header, between two marks, JavaScript in a file of their own.
 """
 
-import base64
 import hashlib
 import textwrap
 from collections.abc import Callable
@@ -36,12 +35,6 @@ def numbers(indent: str) -> str:
     return ",\n".join(textwrap.fill(row, 118, initial_indent=indent, subsequent_indent=indent) for row in rows)
 
 
-def text(indent: str, quote: str = '"', join: str = " +\n") -> str:
-    """Return the bytes as base64, in string literals of one line each."""
-    encoded = base64.b64encode(table_bytes()).decode("ascii")
-    return join.join(f"{indent}{quote}{line}{quote}" for line in textwrap.wrap(encoded, 100))
-
-
 def cpp() -> str:
     """Return the header with the table between its marks; all else in it stays."""
     path = HERE / "cpp" / "ddpm.hpp"
@@ -63,30 +56,9 @@ def javascript() -> str:
     )
 
 
-def java() -> str:
-    """Return the class: as text, for a method of a class file holds 64 KiB at most."""
-    return (
-        f"package ddpm;\n\n/** {NOTE}. */\nfinal class NormalTable {{\n"
-        f'    static final String SHA256 = "{digest()}";\n'
-        f"    /** The little-endian bytes in base64. */\n    static final String BASE64 =\n{text('            ')};\n\n"
-        "    private NormalTable() {}\n}\n"
-    )
-
-
-def swift() -> str:
-    """Return the file: as text, for the compiler is slow on long array literals."""
-    return (
-        f"// {NOTE}.\n\n/// The table of normals: its little-endian bytes in base64, and their SHA-256.\n"
-        f'enum NormalTable {{\n    static let sha256 = "{digest()}"\n    static let base64 = """\n'
-        f'{text("        ", quote="", join=chr(92) + chr(10))}\n        """\n}}\n'
-    )
-
-
 TARGETS: dict[Path, Callable[[], str]] = {
     HERE / "cpp" / "ddpm.hpp": cpp,
     HERE / "web" / "normal_table.js": javascript,
-    HERE / "android" / "core" / "src" / "main" / "java" / "ddpm" / "NormalTable.java": java,
-    HERE / "ios" / "Sources" / "DDPM" / "NormalTable.swift": swift,
 }
 
 

@@ -213,7 +213,7 @@ def test_what_is_inverted_leads_back(tmp_path):
 
 SMALL = IMAGES[:, :3]
 REFUSED = [
-    ({}, "Give images, seeds or x_T."),
+    ({"mask": MASK}, "mask needs a picture."),
     ({"images": IMAGES, "seeds": (1, 2)}, "Give only one of images, seeds and x_T, got images and seeds."),
     ({"images": IMAGES}, "A picture needs a mask, a measure or a strength."),
     ({"seeds": (1, 2), "mask": MASK}, "mask needs a picture."),
@@ -242,6 +242,28 @@ def test_what_does_not_go_together_is_refused(given, message):
     with pytest.raises(UsageError) as error:
         request_for(tiny_spec(), **given)
     assert str(error.value).startswith(message)
+
+
+def test_an_edit_of_nothing_is_refused(model):
+    with pytest.raises(UsageError, match="Give images, seeds or x_T"):
+        edit(model)
+
+
+def test_a_default_plan_that_cannot_do_an_edit_leaves_it_to_ddim(model):
+    _, spec = model
+    spec = replace(
+        spec,
+        plans={"own-3": plan(spec, sampler="dpmpp_2m", num_steps=3)},
+        defaults=replace(spec.defaults, plan="own-3", num_steps=5),
+        requires=(*spec.requires, "plan"),
+    )
+    ddim = request_for(spec, images=IMAGES, strength=0.7, seed=1, sampler="ddim", num_steps=5)
+    assert request_for(spec, images=IMAGES, strength=0.7, seed=1).steps == ddim.steps
+    assert request_for(spec, images=IMAGES, strength=1.0, seed=1).steps.name == "own-3"  # which looks back at itself
+    back = request_for(spec, images=IMAGES, mask=MASK, returns=1, seed=1)
+    assert back.steps.sampler == "ddim"
+    with pytest.raises(UsageError, match="plan own-3, whose rows look back"):
+        request_for(spec, images=IMAGES, strength=0.7, plan="own-3")
 
 
 def test_a_one_call_file_is_refused():

@@ -302,7 +302,7 @@ def test_a_one_call_file_is_given_a_grid_as_times_or_refuses_it(graph):
         request_for(with_times, grid="log_snr", num_steps=4).steps.times
         == request_for(tiny_spec(), grid="log_snr", num_steps=4).steps.times
     )
-    with pytest.raises(UsageError, match=f"grid cannot be chosen: the one-call {graph} has no such input"):
+    with pytest.raises(UsageError, match=f"grid is fixed in this one-call {graph}"):
         request_for(without, grid="log_snr", num_steps=4)
     assert request_for(without, grid="uniform", num_steps=4).steps.times is None
 

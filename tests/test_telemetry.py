@@ -90,7 +90,7 @@ def test_sampling_on_node_keeps_nothing(model, home):
 
 @pytest.mark.torch  # not of torch, but slow
 @pytest.mark.parametrize(
-    ("program", "arguments"), [("ddpm_sample", ["--n", "1", "--steps", "2", "--out"]), ("one_call", ["1", "1", "1"])]
+    ("program", "arguments"), [("ddpm_sample", ["--n", "1", "--steps", "2", "--out"]), ("one_call", ["1", "1"])]
 )
 def test_the_programs_in_cpp_keep_nothing(model, home, program, arguments):
     # Debian's ONNX Runtime has no telemetry yet: node's package brings a newer library of the same interface

@@ -91,6 +91,14 @@ def export(
         str | None,
         typer.Option(help="Where the times of --steps and --plans lie: uniform, quadratic, log_snr or karras."),
     ] = None,
+    opens: Annotated[
+        str | None,
+        typer.Option(
+            "--open",
+            help="Of sampler, slice and edit: the choices that the file leaves to its user, all or some of "
+            "steps,eta,times,plan,guidance. [default: none; they are fixed to the file's defaults]",
+        ),
+    ] = None,
     plans: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,7 +192,7 @@ def export(
     if is_exported:
         asked |= {"--weights": weights, "--config": config, "--set": settings or None, "--network": network}
         asked |= {"--plans": plans}
-        if not set(formats) <= set(SERVED_FORMATS):  # those have one plan, and it is chosen now
+        if not set(formats) <= {*ONE_CALL_FORMATS, *SERVED_FORMATS}:  # those choose a plan now
             asked |= {"--sampler": sampler, "--steps": steps, "--eta": eta, "--times": times, "--grid": grid}
             asked |= {"--guidance": guidance, "--guidance-interval": guidance_interval}
         given = [name for name, value in asked.items() if value is not None]
@@ -243,7 +251,10 @@ def export(
     reports: list[Report] = []
     with progress(len(paths), "exporting") as advance:
         evaluations = (256 if calibrate is None else calibrate) if is_int8 else None
-        for report in exporting.export_all(loaded, paths, storage=storage, calibrate=evaluations, defaults=with_chosen):
+        named = "all" if opens == "all" else () if opens is None else tuple(opens.split(","))
+        for report in exporting.export_all(
+            loaded, paths, storage=storage, calibrate=evaluations, opens=named, defaults=with_chosen
+        ):
             reports.append(report)
             advance(str(report.path))
     _print_notes(new := list(dict.fromkeys(note for report in reports for note in report.notes)))

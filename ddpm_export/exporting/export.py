@@ -6,12 +6,12 @@ name only after it has reproduced the network. `formats.py` has the table of for
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from ddpm_export.errors import UsageError, several
+from ddpm_export.errors import UsageError, several, shown
 from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, shape_and_time
 from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
 from ddpm_export.exporting.original import Original, original_from_checkpoint, original_from_file, original_from_foreign
@@ -19,7 +19,7 @@ from ddpm_export.exporting.proof import PictureProof, Proof, Rounding
 from ddpm_export.exporting.storage import STORAGES
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.packages import installed
-from ddpm_export.model.spec import METADATA_KEY, ModelSpec
+from ddpm_export.model.spec import METADATA_KEY, OPENABLE, ModelSpec
 from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.external_data import metadata_of
 from ddpm_export.system.files import sha256_of
@@ -124,27 +124,54 @@ def eager_model(checkpoint: Checkpoint) -> Model:
 
 @overload
 def export(
-    checkpoint: Checkpoint, path: str | Path, /, *, format: str = "onnx", storage: str = "float32"
+    checkpoint: Checkpoint,
+    path: str | Path,
+    /,
+    *,
+    format: str = "onnx",
+    storage: str = "float32",
+    opens: Sequence[str] = (),
 ) -> Report: ...
 
 
 @overload
 def export(
-    foreign: ForeignNetwork, path: str | Path, /, *, format: str = "onnx", storage: str = "float32"
+    foreign: ForeignNetwork,
+    path: str | Path,
+    /,
+    *,
+    format: str = "onnx",
+    storage: str = "float32",
+    opens: Sequence[str] = (),
 ) -> Report: ...
-
-
-@overload
-def export(denoiser: str | Path, path: str | Path, /, *, format: str, storage: str = "float32") -> Report: ...
 
 
 @overload
 def export(
-    network: "nn.Module", spec: ModelSpec, path: str | Path, /, *, format: str = "onnx", storage: str = "float32"
+    denoiser: str | Path, path: str | Path, /, *, format: str, storage: str = "float32", opens: Sequence[str] = ()
 ) -> Report: ...
 
 
-def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float32") -> Report:  # noqa: A002
+@overload
+def export(
+    network: "nn.Module",
+    spec: ModelSpec,
+    path: str | Path,
+    /,
+    *,
+    format: str = "onnx",
+    storage: str = "float32",
+    opens: Sequence[str] = (),
+) -> Report: ...
+
+
+def export(
+    source: Any,
+    *where: Any,
+    format: str = "onnx",  # noqa: A002
+    storage: str = "float32",
+    opens: Sequence[str] = (),
+) -> Report:
     """Write a network as one file, prove it against the network, and only then give it its name.
 
     Takes a checkpoint and a path; a network of your own, its spec and a path; or, without torch, a foreign .onnx of
@@ -155,6 +182,8 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
     whose path is a folder of models, in which this one gets a folder called by the plan that is its default.
     storage: float32, or, for the large weights of .onnx files, float16 or int8, to which they are then rounded; all is
     computed in float32. The same source gives the same bytes.
+    opens: of a one-call file, which of steps, eta, times, plan and guidance are inputs of its graph, or "all"; the
+    others are fixed to the defaults of the network's spec.
     Network evaluations: 48 batches and 10 steps of each, and 3 for the golden vectors; for a one-call file of a
     checkpoint some 100 more.
     Raises ModelRefusedError where the file does not reproduce the network, NonFiniteError where the network gives no
@@ -163,10 +192,10 @@ def export(source: Any, *where: Any, format: str = "onnx", storage: str = "float
     """
     path = Path(where[-1])
     if isinstance(source, (str, Path, Checkpoint, ForeignNetwork)):
-        (report,) = export_all(source, {format: path}, storage=storage)
+        (report,) = export_all(source, {format: path}, storage=storage, opens=opens)
         return report
     _check_format(path, format, storage)
-    (report,) = export_all(_checkpoint_of(source, *where[:-1]), {format: path}, storage=storage)
+    (report,) = export_all(_checkpoint_of(source, *where[:-1]), {format: path}, storage=storage, opens=opens)
     return report
 
 
@@ -176,12 +205,14 @@ def export_all(
     *,
     storage: str = "float32",
     calibrate: int | None = None,
+    opens: Sequence[str] = (),
     defaults: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
 ) -> Iterator[Report]:
     """Write a network in several formats, {format: path}, as `export` writes one; yields a report after each file.
 
     calibrate: 1 to 100,000, over how many evaluations of an image the ranges of 8-bit integers are found; onnx only,
     whose convolutions then compute in them. None for float32. Such a file's pictures are near the network's, not equal.
+    opens: as of `export`, where one of the formats is a one-call file.
     defaults: what becomes of the spec that is found in a file, where its defaults shall be others. The network is
     traced, and its ONNX graph proven, once for all of them: onnx is written before the one-call files.
     """
@@ -193,6 +224,7 @@ def export_all(
         elif isinstance(source, (str, Path)):
             _check_source(Path(source), path, format, storage if calibrate is None else "int8")
         _check_int8(format, storage, calibrate)
+    opens = _checked_choices(opens, targets)
     table = {**FORMATS, **ONE_CALL_FORMATS, **SERVED_FORMATS}
     with ExitStack() as stack:
         if isinstance(source, Checkpoint):
@@ -202,7 +234,7 @@ def export_all(
         else:
             original = original_from_file(Path(source), storage, stack)
             original.spec = defaults(original.spec)
-        original.calibrate = calibrate
+        original.calibrate, original.opens = calibrate, opens
         for format in sorted(targets, key=list(table).index):  # noqa: A001
             path = table[format].path_in(original, targets[format])
             proof = table[format].write(original, path)
@@ -221,6 +253,16 @@ def _check_format(path: Path, format: str, storage: str) -> None:  # noqa: A002
         raise UsageError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
     if storage != "float32" and expected != ".onnx":
         raise UsageError(f"storage {storage} does not apply to {format}. Choose onnx, sampler, slice or edit.")
+
+
+def _checked_choices(opens: Sequence[str], formats: Iterable[str]) -> Sequence[str]:
+    opens = OPENABLE if opens == "all" else opens
+    unknown = [name for name in opens if name not in OPENABLE]
+    if unknown:
+        raise UsageError(f"open must be all, or some of {', '.join(OPENABLE)}, got {shown(unknown[0])}.")
+    if opens and not set(ONE_CALL_FORMATS).intersection(formats):
+        raise UsageError(f"open applies to {', '.join(ONE_CALL_FORMATS)} only, got {', '.join(formats)}.")
+    return opens
 
 
 def _check_int8(format: str, storage: str, calibrate: int | None) -> None:  # noqa: A002

@@ -80,7 +80,7 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
     spec, reference = original.spec, original.reference
     prove_graph(original, path)
     with original.one_thread():
-        own = spec_of_graph(_stored(spec, original), graph)
+        own = spec_of_graph(_stored(spec, original), graph, original.opens)
         golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], own)
         own = dataclasses.replace(own, golden=golden)
         with writing(BUILDERS[graph](original.graph.copy(), own), original, path) as beside:

@@ -4,7 +4,7 @@ It comes from a checkpoint, with torch, or from the file of a denoiser or a fore
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +35,7 @@ class Original:
 
     reference: the network with its weights as they are stored; exact: with its own. checkpoint: None where it is a
     file. one_thread: makes sums come out the same on any number of cores. is_proven: whether the ONNX graph is known to
-    be the network. remedy: what to try where a file does not reproduce it.
+    be the network. remedy: what to try where a file does not reproduce it. opens: the choices that one-call files take.
     """
 
     spec: ModelSpec
@@ -48,6 +48,7 @@ class Original:
     is_proven: bool = False
     remedy: str = REMEDY
     calibrate: int | None = None
+    opens: Sequence[str] = ()
 
     @property
     def traced_from(self) -> Checkpoint:

@@ -276,7 +276,7 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
         of_known = noise_stream(draw.seed, draw.numbers, spec.image_shape, domain=GIVEN)
         keep = known_pixels(given["image"], given["mask"], of_known)
         if draw.strength:
-            rows = plan_below(spec, steps, draw.strength)
+            rows = plan_below(spec, steps, draw.strength, ddim_eta=draw.eta)
             begin = noised(given["image"], noise(0), rows.rows[0].a)
     with numbered(draw.numbers):
         denoise = denoiser(model, spec, guidance=draw.guidance or 1, **told_in(spec, draw))

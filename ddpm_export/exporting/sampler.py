@@ -8,40 +8,68 @@ diffusion.py, samplers.py and given.py, on values of the graph.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
-from ddpm_export.errors import ModelRefusedError
+from ddpm_export.errors import ModelRefusedError, UsageError, shown
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, rename
 from ddpm_export.exporting.philox_graph import add_key, add_noise
 from ddpm_export.exporting.proof import of_one_plan
-from ddpm_export.model.guidance import MAX_SCALE
+from ddpm_export.model.guidance import MAX_SCALE, Guidance
 from ddpm_export.model.inputs import OWN_GUIDANCE
-from ddpm_export.model.spec import GUIDANCE, METADATA_KEY, PLAN, TIMES, ModelSpec, json_from_spec
+from ddpm_export.model.spec import (
+    GUIDANCE,
+    METADATA_KEY,
+    OPEN,
+    OPENABLE,
+    PLAN,
+    RAW_EPS,
+    TIMES,
+    ModelSpec,
+    json_from_spec,
+)
+from ddpm_export.model.steps import choose
 from ddpm_export.process.equations import VARIANCE_FRACTION, Level, clean_and_noise, combine
 from ddpm_export.process.noise import GIVEN, SAMPLING
-from ddpm_export.process.rows import Plan
+from ddpm_export.process.rows import Plan, Row
 from ddpm_export.process.solvers import ddim_weights
 from ddpm_export.process.walk import weighted_sum
 from ddpm_export.runtimes.one_call import NOT_FINITE, history_size, inputs_of, names_of, outputs_of
 
+TOO_LOW = "strength must be 0 or reach the lowest of the times"
 END = 2**31 - 1  # of a vector, in Slice
 ROWS = "ddpm_export_rows"  # the key of metadata that has the inputs of a graph of rows, and what each may be
 NETWORK = "network/"  # before every name of the denoiser's graph: ours cannot meet one of them
 
 
-def spec_of_graph(spec: ModelSpec, graph: str) -> ModelSpec:
+def spec_of_graph(spec: ModelSpec, graph: str, opens: Sequence[str] = OPENABLE) -> ModelSpec:
     """Return the spec of a denoiser's sampler, slice or edit file, without golden vectors.
 
     There, eta says how much noise is added, up to that of fixed_small: a default of ddpm becomes ddim with eta 1.
-    Raises ModelRefusedError for a plan that weighs a learned variance, and for an input called as one of the graph's.
+    opens: the choices that are inputs of the graph; the others are fixed to the defaults, and plans left out that the
+    graph then cannot run. Choices that the network does not have count only where all are open.
+    Raises ModelRefusedError for a plan that weighs a learned variance, and for an input called as one of the graph's,
+    UsageError for a choice that there is not.
     """
-    learned = [name for name, plan in spec.plans.items() if plan.needs_learned_variance]
+    possible = ("steps", "eta", TIMES, *([PLAN] if spec.plans else ()), *([GUIDANCE] if spec.takes_guidance else ()))
+    is_all = set(possible) <= set(opens) <= set(OPENABLE)
+    missing = [name for name in opens if name not in possible and not is_all]
+    if missing:
+        raise UsageError(f"What can be open in this {graph} is {', '.join(possible)}, got {shown(missing[0])}.")
+    opened = None if is_all else tuple(name for name in possible if name in opens)
+    defaults, plans = spec.defaults, spec.plans
+    if opened is not None and PLAN not in opened:
+        if {"steps", "eta", TIMES}.intersection(opened):  # which do not apply beside a plan
+            defaults = dataclasses.replace(defaults, plan=None)
+        plans = {name: plan for name, plan in plans.items() if name == defaults.plan}
+    if opened is not None and "steps" in opened and TIMES not in opened:
+        defaults = dataclasses.replace(defaults, times=None)
+    learned = [name for name, plan in plans.items() if plan.needs_learned_variance]
     if learned:
         raise ModelRefusedError(
             f"Plan {learned[0]} needs a learned variance, which a one-call file has no place for. Leave the plan out."
@@ -49,13 +77,22 @@ def spec_of_graph(spec: ModelSpec, graph: str) -> ModelSpec:
     taken = sorted(names_of(graph).intersection(one.name for one in spec.inputs))
     if taken:
         raise ModelRefusedError(f"Input {taken[0]!r} is called as one that every one-call {graph} has. Rename it.")
-    defaults = spec.defaults
     if defaults.sampler == "ddpm":
         defaults = dataclasses.replace(defaults, sampler="ddim", eta=1.0)
-    added = (TIMES, *([PLAN] if spec.plans else ()), *([GUIDANCE] if spec.takes_guidance else ()))
-    kept = tuple(name for name in spec.requires if name not in (VARIANCE_FRACTION, *added))
+    used = {TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
+    added = tuple(name for name, value in used.items() if name in (possible if is_all else opened or ()) or value)
+    kept = tuple(name for name in spec.requires if name not in (VARIANCE_FRACTION, TIMES, PLAN, GUIDANCE))
+    if not is_all and not any(plan.raw_eps for plan in plans.values()):
+        kept = tuple(name for name in kept if name != RAW_EPS)
     return dataclasses.replace(
-        spec, graph=graph, defaults=defaults, variance="fixed_small", requires=kept + added, golden=None
+        spec,
+        graph=graph,
+        defaults=defaults,
+        variance="fixed_small",
+        requires=(*kept, *(() if is_all else (OPEN,)), *added),
+        golden=None,
+        plans=plans,
+        open=opened,
     )
 
 
@@ -88,10 +125,10 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     carried = _add_first_state(g, run, begin, {name: given[name] for name in ("x", *_remembered(spec))})
     carried.setdefault("x_0_prev", carried["x"])  # where the network is not told it, its first value does not count
     after = _add_loop(g, denoiser.graph, run, begin, end - begin, carried)
-    shown = end.equals(steps).where(after["x"], after["x_0_prev"])
+    pictured = end.equals(steps).where(after["x"], after["x_0_prev"])
     named = {"x_after": "x", "x_0": "x_0_prev", "history_after": "history"}
     results = {name: after[own] for name, own in named.items() if own in after}
-    return _model(g, spec, {**results, "images": _pixels(shown)})
+    return _model(g, spec, {**results, "images": _pixels(pictured), "num_steps": steps})
 
 
 def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
@@ -272,9 +309,58 @@ def _add_run(g: Builder, spec: ModelSpec, given: Mapping[str, Value], n: Value, 
     return _Run(spec, _add_rows(g, spec, given), add_key(g, seed.name), numbers.name, told)
 
 
+def _add_fixed_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
+    """Append the rows of the spec's defaults, as constants, and after them those of `_fallback_rows`."""
+    plan = choose(spec).plan
+    table = [*plan.rows, *_fallback_rows(spec)]
+    ages = range(max(len(weights) for row in table for weights in (row.x_0, row.eps)))
+
+    def column(name: str, numbers: Sequence[float], dtype: type = np.float64) -> Value:
+        return g.value(numbers, dtype, f"rows/{name}")
+
+    def columns(name: str, weights: list[tuple[float, ...]]) -> list[Value]:
+        return [column(f"{name} {age}", [of[age] if age < len(of) else 0.0 for of in weights]) for age in ages]
+
+    t = column("t", [row.t for row in table], np.dtype(spec.t_dtype).type)
+    return _Rows(
+        t=t,
+        a=column("a", [row.a for row in table]),
+        x_0=columns("x_0", [row.x_0 for row in table]),
+        eps=columns("eps", [row.eps for row in table]),
+        noise=column("noise", [row.noise[0] if row.noise else 0.0 for row in table]),
+        first=g.value(0),
+        steps=g.value(len(plan.rows)),
+        start=None if plan.start == 1.0 else g.value(plan.start, np.float32),
+        scale=_add_scales(spec, given, t) if GUIDANCE in spec.requires else None,
+        raw_eps=column("raw_eps", [row.raw_eps for row in table], np.bool_) if plan.raw_eps else None,
+        a_next=column("a_next", [*_a_next(plan.rows), *_a_next(_fallback_rows(spec))]),
+    )
+
+
+def _fallback_rows(spec: ModelSpec) -> tuple[Row, ...]:
+    """Return the rows of ddim that an edit runs from a strength on, at which its fixed plan looks back further."""
+    if spec.graph != "edit" or PLAN in spec.open_choices or spec.defaults.plan is None:
+        return ()
+    if all(row.reach <= 1 for row in spec.plans[spec.defaults.plan].rows):
+        return ()
+    return choose(spec, sampler="ddim", num_steps=spec.defaults.num_steps).plan.rows
+
+
+def _a_next(rows: Sequence[Row]) -> list[float]:
+    return [*(row.a for row in rows[1:]), *([1.0] if rows else [])]
+
+
 def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
-    """Append the checks of steps, eta, times and plan, and the rows that they ask for."""
-    T, steps, eta, times = spec.num_train_timesteps, given["steps"], given["eta"], given["times"]
+    """Append the checks of what is open of steps, eta, times and plan, and the rows that they ask for."""
+    if not {"steps", "eta", TIMES, PLAN}.intersection(given):
+        return _add_fixed_rows(g, spec, given)
+    T, fixed = spec.num_train_timesteps, spec.defaults
+    eta = given["eta"] if "eta" in given else g.value(fixed.eta, np.float32)
+    times = given[TIMES] if TIMES in given else g.value(fixed.times or [], name="fixed times")
+    if "steps" in given:
+        steps = given["steps"]
+    else:
+        steps = times.count().equals(0).where(g.value(fixed.num_steps), times.count())
     plans = [plan for _, plan in sorted(spec.plans.items())]
     table = [row for plan in plans for row in plan.rows]
     most, first, start, is_ddim = g.value(T), g.value(0), None, None
@@ -282,17 +368,25 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
         lengths = [len(plan.rows) for plan in plans]
         plan = _require(f"plan must be 0 to {len(plans)}", given["plan"], _within(given["plan"], 0, len(plans)))
         is_ddim, most = plan.equals(0), g.value([T, *lengths], name="plans/steps").at(plan)
-        steps = _require("steps must be the number of the plan's rows", steps, is_ddim | steps.equals(most))
+        if "steps" in given:
+            steps = _require("steps must be the number of the plan's rows", steps, is_ddim | steps.equals(most))
+        else:
+            steps = is_ddim.where(steps, most)
         times = times.part(0, is_ddim.where(g.value(END), 0))  # beside a plan they do not count
         first = g.value([len(table), *accumulate([0, *lengths[:-1]])], name="plans/first rows").at(plan)
         if any(plan.start != 1.0 for plan in plans):
             start = g.value([1.0, *(plan.start for plan in plans)], np.float32, "plans/starts").at(plan)
-    steps = _require(f"steps must be 1 to {T}", steps, (steps >= 1) & (steps <= most))
-    eta = _require("eta must be 0 to 1", eta, _within(eta, 0.0, 1.0))
-    bounded = g.value([T]).followed_by(times, g.value([-1]))
-    falls = (bounded.part(0, -1) > bounded.part(1, END)).every()
-    times = _require(f"times must be empty, or strictly fall from at most {T - 1} to at least 0", times, falls)
-    steps = _require("steps must be the number of times", steps, times.count().equals(0) | times.count().equals(steps))
+    if "steps" in given:
+        steps = _require(f"steps must be 1 to {T}", steps, (steps >= 1) & (steps <= most))
+    if "eta" in given:
+        eta = _require("eta must be 0 to 1", eta, _within(eta, 0.0, 1.0))
+    if TIMES in given:
+        bounded = g.value([T]).followed_by(times, g.value([-1]))
+        falls = (bounded.part(0, -1) > bounded.part(1, END)).every()
+        times = _require(f"times must be empty, or strictly fall from at most {T - 1} to at least 0", times, falls)
+    if TIMES in given and "steps" in given:
+        fits = times.count().equals(0) | times.count().equals(steps)
+        steps = _require("steps must be the number of times", steps, fits)
 
     # ddim's: where no times are given, t_i = T * (n - i) // n - 1 for i = 0 .. n - 1
     n = steps if is_ddim is None else is_ddim.where(steps, 1)
@@ -319,20 +413,19 @@ def _add_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> _Rows:
         first=first,
         steps=steps,
         start=start,
-        scale=_add_scales(given, all_t) if GUIDANCE in spec.requires else None,
+        scale=_add_scales(spec, given, all_t) if GUIDANCE in spec.requires else None,
         raw_eps=column("raw_eps", [row.raw_eps for row in table], t < 0) if any(row.raw_eps for row in table) else None,
-        a_next=column("a_next", [a for plan in plans for a in (*(row.a for row in plan.rows[1:]), 1.0)], a_next),
+        a_next=column("a_next", [a for plan in plans for a in _a_next(plan.rows)], a_next),
     )
 
 
 def _add_rows_below(run: _Run, strength: Value) -> _Rows:
     """Append the checks of strength, and the rows from the first time below it on: all of them where it is 0."""
+    if _fallback_rows(run.spec):
+        return _add_rows_or_ddim(run, strength)
     rows, g = run.rows, strength.builder
-    t = rows.t.part(rows.first, rows.first + rows.steps).cast(np.float32)
-    end = (strength * run.spec.num_train_timesteps + 0.5).do("Floor")
-    below = strength.equals(0.0) | (t < end)
-    below = _require("strength must be 0 or reach the lowest of the times", below, below.some())
-    begin = below.cast(np.int32).do("ArgMax", axis=0, keepdims=0, dtype=np.int64)
+    below = _below(run, strength, rows.first, rows.first + rows.steps)
+    begin = _first_of(_require(TOO_LOW, below, below.some()))
     first = rows.first + begin
     reaches = [row.reach for _, plan in sorted(run.spec.plans.items()) for row in plan.rows]
     if any(reach > 1 for reach in reaches):
@@ -343,14 +436,44 @@ def _add_rows_below(run: _Run, strength: Value) -> _Rows:
     return rows._replace(first=first, steps=rows.steps - begin)
 
 
-def _add_scales(given: Mapping[str, Value], t: Value) -> Value:
-    """Append the checks of guidance and its interval, and the scale at each time."""
-    scale, interval = given["guidance"], given["guidance_interval"]
+def _add_scales(spec: ModelSpec, given: Mapping[str, Value], t: Value) -> Value:
+    """Append the scale of guidance at each time, and where it is open the checks of it and its interval."""
+    if GUIDANCE not in given:
+        at, fixed = t.cast(np.float32), spec.defaults.guidance or Guidance()
+        low, high = fixed.interval or (0.0, spec.num_train_timesteps)
+        return ((at >= low) & (at <= high)).where(t.builder.value(fixed.scale, np.float32), 1.0)
+    scale, interval = given[GUIDANCE], given["guidance_interval"]
     scale = _require(f"guidance must be 0 to {MAX_SCALE:g}", scale, _within(scale, 0.0, MAX_SCALE))
     ordered = (interval.at(0) >= 0.0) & (interval.at(1) >= interval.at(0))
     interval = _require("guidance_interval must be two times, the lower first, from 0 on", interval, ordered)
     at = t.cast(np.float32)
     return ((at >= interval.at(0)) & (at <= interval.at(1))).where(scale, 1.0)
+
+
+def _add_rows_or_ddim(run: _Run, strength: Value) -> _Rows:
+    """Append the check of strength, and the rows below it: of a fixed plan, or of ddim where the plan looks back."""
+    g = strength.builder
+    reaches = [row.reach for row in choose(run.spec).plan.rows]
+    size = len(reaches)
+    end = size + len(_fallback_rows(run.spec))
+    of_plan, of_ddim = _below(run, strength, 0, size), _below(run, strength, size, end)
+    begin = _first_of(of_plan)
+    read = g.value([k + 1 - reach for k, reach in enumerate(reaches)], name="rows/earliest row read")
+    is_ddim = (strength > 0.0) & (read.part(begin, size) < begin).some()
+    first = is_ddim.where(_first_of(of_ddim) + size, begin)
+    first = _require(TOO_LOW, first, of_plan.some() & (of_ddim.some() | is_ddim.equals(False)))
+    return run.rows._replace(first=first, steps=is_ddim.where(g.value(end), g.value(size)) - first)
+
+
+def _below(run: _Run, strength: Value, first: Value | int, end: Value | int) -> Value:
+    """Append which of some rows have times below strength: all of them where it is 0."""
+    t = run.rows.t.part(first, end).cast(np.float32)
+    most = (strength * run.spec.num_train_timesteps + 0.5).do("Floor")
+    return strength.equals(0.0) | (t < most)
+
+
+def _first_of(below: Value) -> Value:
+    return below.cast(np.int32).do("ArgMax", axis=0, keepdims=0, dtype=np.int64)
 
 
 def _within(number: Value, low: float, high: float) -> Value:
@@ -377,10 +500,13 @@ def _add_first_noise(g: Builder, run: _Run) -> Value:
 def _add_first_state(g: Builder, run: _Run, begin: Value, given: Mapping[str, Value]) -> dict[str, Value]:
     """Append what a slice begins with: draw 0 where begin is 0, and zeros for the rest, else what is given."""
     fresh, resumed = Builder(g, "fresh"), Builder(g, "resumed")
-    x = _add_first_noise(fresh, run)
-    begun = [x if name == "x" else values.within(fresh).zeros() for name, values in given.items()]
+    x, sizes = _add_first_noise(fresh, run), {"x": (), **_remembered(run.spec)}
+    if OPEN in run.spec.requires:  # what is given may have other sizes, or none
+        begun = [x if name == "x" else x.zeros(*sizes[name]) for name in given]
+    else:
+        begun = [x if name == "x" else values.within(fresh).zeros() for name, values in given.items()]
     taken = [values.within(resumed).do("Identity") for values in given.values()]
-    shapes = [inputs_of(run.spec)[name][1] for name in given]
+    shapes: list[list[int | str]] = [[*sizes[name], "n", *run.spec.state_shape] for name in given]
 
     def infos(values: list[Value]) -> list[ValueInfoProto]:
         return [value(one.name, TensorProto.FLOAT, shape) for one, shape in zip(values, shapes, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.golden import MAX_CASES, checked_positions, unusable
 from ddpm_export.model.guidance import Guidance, guidance_from_json, json_from_guidance
-from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec import GUIDANCE, OPENABLE, PLAN, TIMES, ModelSpec
 from ddpm_export.process.equations import Array
 from ddpm_export.process.noise import INPUTS, noise_stream
 from ddpm_export.process.rows import are_falling_times, is_number
@@ -24,6 +24,7 @@ LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a l
 MEAN_LEVELS = 0.1
 NUM_POSITIONS = 64
 MAX_PLANS = 3  # how many have a case of their own, the shortest
+MANY_STEPS = 100  # from which on fixed ones are proven by few images
 MAX_IMAGES, MAX_EVALUATIONS = 64, 4096  # a file must not keep its reader busy for hours
 
 
@@ -64,6 +65,21 @@ class Draw:
         of += f", strength {self.strength:g}" if self.strength else ""
         return f"{of}, {how}{guided}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
 
+    def settled(self, spec: ModelSpec) -> "Draw":
+        """Return it with what is fixed in a one-call file in place of its own."""
+        if spec.open is None:
+            return self
+        fixed = spec.fixed_choices
+        guidance, plan = fixed.get(GUIDANCE, self.guidance), fixed.get(PLAN, self.plan)
+        settled = replace(
+            self,
+            eta=fixed.get("eta", self.eta),
+            times=fixed.get(TIMES, self.times) if plan is None else None,
+            plan=plan,
+            guidance=None if guidance is None or guidance.scale == 1 else guidance,
+        )
+        return replace(settled, num_steps=spec.steps_of(settled.plan, settled.times, settled.num_steps))
+
 
 CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  # cut to T steps where T is less
 
@@ -92,18 +108,24 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
 
     One more is guided at some of its times, of a network that takes guidance; of an edit one more begins with pictures.
     Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
+    What is fixed in the file is as it is there; of many fixed steps there are two draws of an image.
     """
+    opens = OPENABLE if spec.open is None else spec.open
     T = spec.num_train_timesteps
     cut = [replace(draw, num_steps=min(draw.num_steps, T)) for draw in draws]
     times = tuple(sorted({T - 1, (2 * T) // 3, T // 5}, reverse=True))  # neither evenly spaced nor down to 0
-    timed = Draw(2, 3, 1, len(times), 0.5, times)
-    short = sorted((len(plan.rows), name) for name, plan in spec.plans.items() if len(plan.rows) <= MAX_EVALUATIONS)
+    timed = [Draw(2, 3, 1, len(times), 0.5, times)] if TIMES in opens else []
+    plans = spec.plans if PLAN in opens else {}
+    short = sorted((len(plan.rows), name) for name, plan in plans.items() if len(plan.rows) <= MAX_EVALUATIONS)
     guidance = Guidance(2.5, (T // 4, T - 1 - T // 4))
-    guided = [Draw(4, 2, 2, min(6, T), 0.5, guidance=guidance)] if spec.takes_guidance else []
-    draws = [*cut, timed, *guided, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
-    if spec.graph != "edit":
+    guided = [Draw(4, 2, 2, min(6, T), 0.5, guidance=guidance)] if spec.takes_guidance and GUIDANCE in opens else []
+    draws = [*cut, *timed, *guided, *(Draw(3, 1, 1, rows, 0.0, plan=name) for rows, name in short[:MAX_PLANS])]
+    if spec.graph == "edit":
+        draws = [replace(draw, strength=0.0) for draw in draws] + [Draw(5, 4, 2, min(9, T), 0.5, strength=0.6)]
+    draws = [draw.settled(spec) for draw in draws]
+    if max(draw.num_steps for draw in draws) <= MANY_STEPS:
         return draws
-    return [replace(draw, strength=0.0) for draw in draws] + [Draw(5, 4, 2, min(9, T), 0.5, strength=0.6)]
+    return [replace(draw, n=1) for draw in (draws[0], draws[-1])]
 
 
 def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
@@ -125,8 +147,10 @@ def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     return {"image": image, "mask": mask, "strength": draw.strength}
 
 
-def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any]:
+def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any] | None:
     """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
+
+    None where an image takes more evaluations than may be replayed.
 
     pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
     noise, of three times, of guidance where it takes any, of up to three plans, and of strength where it is an edit; 64
@@ -134,15 +158,19 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
     row of the plans.
     """
     cases = []
+    fixed = {"num_steps" if name == "steps" else name for name in OPENABLE if name not in (spec.open or ())}
     for draw in draws_of(spec, CASES):
+        if draw.n * draw.num_steps > MAX_EVALUATIONS:
+            continue
         levels = pictures(draw).reshape(-1)
         positions = np.unique(np.linspace(0, levels.size - 1, min(levels.size, NUM_POSITIONS)).round().astype(np.int64))
         values = {"positions": positions.tolist(), "levels": levels[positions].tolist(), "mean": float(levels.mean())}
         said = {name: value for name, value in vars(draw).items() if value is not None}
         lists = {"times": list(draw.times)} if draw.times else {}
         guided = {"guidance": json_from_guidance(draw.guidance)} if draw.guidance else {}
-        cases.append({**said, **lists, **guided, **values})
-    return {"cases": cases, "tolerance": {"levels": LEVELS}}
+        case = {**said, **lists, **guided, **values}
+        cases.append({name: value for name, value in case.items() if spec.open is None or name not in fixed})
+    return {"cases": cases, "tolerance": {"levels": LEVELS}} if cases else None
 
 
 def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> list[PictureResult]:
@@ -153,7 +181,8 @@ def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -
     meant, and what `pictures` raises.
     """
     if spec.golden is None:
-        pictures(Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0, strength=0.0 if spec.graph == "edit" else None))
+        draw = Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0, strength=0.0 if spec.graph == "edit" else None)
+        pictures(draw.settled(spec))
         return []
     tolerance = _tolerance(spec.golden)
     results = []
@@ -180,9 +209,13 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
     if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
         raise unusable("cases", cases, f"a list of 1 to {MAX_CASES} objects")
     checked = []
+    fixed = {} if spec.open is None else spec.fixed_choices
     for case in cases:
         if not isinstance(case, dict):
             raise unusable("cases", case, "objects")
+        case = {**case, **{name: fixed[name] for name in ("eta", PLAN) if name in fixed}}
+        if TIMES in fixed:
+            case[TIMES] = list(fixed[TIMES]) if fixed[TIMES] and case.get(PLAN) is None else None
         times, plan = case.get("times"), case.get("plan")
         if plan is not None and not (isinstance(plan, str) and plan in spec.plans):
             raise unusable("plan", plan, "one of the file's plans")
@@ -190,6 +223,7 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
         if times is not None and not (is_list and are_falling_times(times, spec.num_train_timesteps)):
             raise unusable("times", times, "strictly falling times, and no plan")
         rows = len(spec.plans[plan].rows) if plan is not None else None if times is None else len(times)
+        case["num_steps"] = spec.steps_of(plan, times, case.get("num_steps", 0))
         steps = (1, spec.num_train_timesteps) if rows is None else (rows, rows)
         limits = {"seed": (0, 2**63 - 1), "first": (0, 2**32 - MAX_IMAGES), "n": (1, MAX_IMAGES), "num_steps": steps}
         for name, (low, high) in limits.items():
@@ -215,10 +249,10 @@ def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
             **{name: case[name] for name in names},
             times=None if times is None else tuple(times),
             plan=plan,
-            guidance=_checked_guidance(spec, case.get("guidance")),
+            guidance=None if GUIDANCE in fixed else _checked_guidance(spec, case.get("guidance")),
             strength=strength,
         )
-        checked.append((draw, case))
+        checked.append((draw.settled(spec), case))
     return checked
 
 

@@ -6,7 +6,7 @@ docs/format.md is the contract. A reader never guesses: what is missing, unknown
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,9 @@ PREDICTIONS = ("eps", "x_0", "v")
 GRAPHS = ("sampler", "slice", "edit")  # what a file holds that is no denoiser, docs/format.md section 5
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
 FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
-UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES})
+OPEN = "open"  # of a one-call file: spec.open lists the choices that its graph takes
+UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, OPEN, PLAN, RAW_EPS, TIMES})
+OPENABLE = ("steps", "eta", TIMES, PLAN, GUIDANCE)  # the choices that a one-call graph may take, in its order
 MAX_JSON_BYTES = 256 * 1024
 MAX_NESTING = 32
 MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
@@ -57,7 +59,8 @@ class ModelSpec:
     last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
     learned needs a network with a second output, and then requires has variance_fraction.
     golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
-    graph: None for a denoiser, else which graph around one the file holds: sampler, slice or edit.
+    graph: None for a denoiser, else which graph around one the file holds: sampler, slice or edit. open: the choices of
+    OPENABLE that this graph takes as inputs, the others being fixed to the defaults; None where all are inputs.
     inputs: what the network is told besides x_t and t; requires then has inputs. plans: solvers' tables by name.
     requires: what a reader must understand; fractional_t says that the graph's t is float32.
     Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
@@ -78,6 +81,34 @@ class ModelSpec:
     graph: str | None = None
     inputs: tuple[Input, ...] = ()
     plans: dict[str, Plan] = field(default_factory=dict)
+    open: tuple[str, ...] | None = None
+
+    @property
+    def open_choices(self) -> tuple[str, ...]:
+        """Return the choices that a one-call graph takes as inputs, in their order; none of a denoiser."""
+        if self.graph is None or self.open is not None:
+            return self.open or ()
+        return ("steps", "eta", *(name for name in (TIMES, PLAN, GUIDANCE) if name in self.requires))
+
+    @property
+    def fixed_choices(self) -> dict[str, Any]:
+        """Return what a one-call graph's other choices are, but for steps: see `steps_of`."""
+        defaults = self.defaults
+        values: dict[str, Any] = {TIMES: defaults.times}
+        if self.plans or self.open is not None:
+            values[PLAN] = defaults.plan
+        if self.open is not None:
+            values["eta"] = defaults.eta
+            if self._can_be_guided:
+                values[GUIDANCE] = defaults.guidance or Guidance()
+        return {name: value for name, value in values.items() if name not in self.open_choices}
+
+    def steps_of(self, plan: str | None, times: Sequence[int] | None, num_steps: int) -> int:
+        """Return how many steps a one-call graph runs of a plan or of times; num_steps where steps are open."""
+        if self.open is None or "steps" in self.open:
+            return num_steps
+        rows = times if plan is None else self.plans[plan].rows
+        return self.defaults.num_steps if rows is None else len(rows)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -118,8 +149,11 @@ class ModelSpec:
     @property
     def takes_guidance(self) -> bool:
         """Return whether its predictions can be guided: it knows "no class", or takes guidance in its graph."""
-        can = self.guides_itself or (self.label is not None and self.label.none is not None)
-        return can and (self.graph is None or GUIDANCE in self.requires)  # a graph combines only where it says so
+        return self._can_be_guided and (self.graph is None or GUIDANCE in self.requires)  # a graph says so there
+
+    @property
+    def _can_be_guided(self) -> bool:
+        return self.guides_itself or (self.label is not None and self.label.none is not None)
 
     @property
     def guides_itself(self) -> bool:
@@ -165,6 +199,7 @@ class ModelSpec:
             raise _bad("defaults.eta", self.defaults.eta, "a number from 0 to 1")
         if not isinstance(self.source, dict) or not isinstance(self.golden, (dict, type(None))):
             raise _bad("source and golden", type(self.source).__name__, "objects")
+        self._check_open()
         self._check_inputs()
         self._check_plans()
         self._check_guidance()
@@ -173,6 +208,20 @@ class ModelSpec:
         for name, needed in used.items():
             if needed and name not in self.requires:
                 raise BadFileError(f"In the model's spec, requires must name {name!r}, got {list(self.requires)!r}.")
+
+    def _check_open(self) -> None:
+        if (self.open is not None) != (OPEN in self.requires) or (self.open is not None and self.graph is None):
+            raise _bad("open", self.open, "a list where requires names open, in a one-call file, and absent elsewhere")
+        if self.open is None:
+            return
+        if self.open != tuple(name for name in OPENABLE if name in self.open):
+            raise _bad("open", self.open, f"some of {', '.join(OPENABLE)}, in this order")
+        missing = [name for name in (TIMES, PLAN, GUIDANCE) if name in self.open and name not in self.requires]
+        if missing or (PLAN in self.open and not self.plans):
+            raise _bad("open", self.open, "choices that requires names as well, and a plan only where there are plans")
+        fixed = [name for name in (PLAN, TIMES) if name not in self.open and getattr(self.defaults, name) is not None]
+        if fixed and set(self.open) & ({"steps", "eta", TIMES} if PLAN in fixed else {"steps"}):
+            raise _bad("open", self.open, f"without a choice that the fixed {fixed[0]} makes")
 
     def _check_inputs(self) -> None:
         try:
@@ -261,8 +310,8 @@ def json_from_spec(spec: ModelSpec) -> str:
     values["defaults"] = {name: value for name, value in vars(spec.defaults).items() if value is not None}
     if spec.defaults.guidance is not None:
         values["defaults"]["guidance"] = json_from_guidance(spec.defaults.guidance)
-    for name in ("graph", "inputs", "plans"):  # newer than the format's first files: only where they are used
-        if not values[name]:
+    for name in ("graph", "inputs", "plans", "open"):  # newer than the format's first files: only where they are used
+        if not values[name] and (name != "open" or spec.open is None):
             del values[name]
     return metadata_from({"format": FORMAT, **values})
 
@@ -300,13 +349,15 @@ def spec_from_json(text: str) -> ModelSpec:
         raise _bad("format", version, f"{FORMAT!r}")
     if version.split("/")[1].split(".")[0] != FORMAT.split("/")[1]:
         raise _too_new("the format", version, FORMAT)
-    optional = {"golden", "source", "graph", "inputs", "plans"}
+    optional = {"golden", "source", "graph", "inputs", "plans", "open"}
     required = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in optional]
     missing = [key for key in required if key not in values]
     if missing:
         raise BadFileError(f"The model's spec must have {several(missing)}, which it lacks.")
     known = {f.name: values[f.name] for f in dataclasses.fields(ModelSpec) if f.name in values}
-    for name in ("image_shape", "alphas_cumprod", "value_range", "requires"):
+    for name in ("image_shape", "alphas_cumprod", "value_range", "requires", "open"):
+        if name == "open" and known.get(name) is None:
+            continue
         if not isinstance(known[name], list) or not all(isinstance(v, (int, float, str)) for v in known[name]):
             raise _bad(name, known[name], "a list")
         known[name] = tuple(known[name])

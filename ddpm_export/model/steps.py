@@ -143,19 +143,32 @@ def plan(
     return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
 
 
-def plan_below(spec: ModelSpec, steps: Steps, strength: float) -> Plan:
-    """Return the plan of a choice from a share of the training times on.
+def plan_below(spec: ModelSpec, steps: Steps, strength: float, *, ddim_eta: float | None = None) -> Plan:
+    """Return the plan from a share of the training times on.
 
+    ddim_eta: where a plan's rows look back beyond it, use ddim with this eta; None refuses such a plan.
     Raises UsageError for a strength that leaves no time, and for a plan of the file whose rows look back beyond it.
     """
+    found = rows_below(spec, steps, strength)
+    if found is None and ddim_eta is not None:
+        found = rows_below(
+            spec, choose(spec, sampler="ddim", num_steps=spec.defaults.num_steps, eta=ddim_eta), strength
+        )
+    if found is None:
+        raise UsageError(
+            f"strength does not apply to plan {steps.name}, whose rows look back beyond it.", "strength", "plan"
+        )
+    return found
+
+
+def rows_below(spec: ModelSpec, steps: Steps, strength: float) -> Plan | None:
+    """Return the plan from a share of the training times on; None where its rows would look back beyond that."""
     below = times_below(times_of(steps.plan), strength, spec.num_train_timesteps)
     if steps.sampler is not None:
         return plan(spec, sampler=steps.sampler, times=list(map(int, below)), **steps.knobs)
     begin = next(k for k, row in enumerate(steps.plan.rows) if row.t <= below[0])
     rows = [row._replace(i=i) for i, row in enumerate(steps.plan.rows[begin:], start=1)]
-    if any(row.reach > row.i for row in rows):
-        raise UsageError(f"strength does not apply to plan {steps.name}, whose rows look back beyond it.")
-    return Plan(tuple(rows))
+    return None if any(row.reach > row.i for row in rows) else Plan(tuple(rows))
 
 
 def times_of(rows: Plan) -> list[float]:

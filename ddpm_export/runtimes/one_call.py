@@ -13,7 +13,7 @@ import numpy as np
 from ddpm_export.errors import BadFileError, DdpmExportError, NonFiniteError, UsageError, first_line
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import bound_inputs
-from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, ModelSpec, guidance_for
+from ddpm_export.model.spec import GUIDANCE, OPEN, PLAN, TIMES, ModelSpec, guidance_for
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.opened import OneCall
 
@@ -21,7 +21,7 @@ Run = Callable[[list[str], dict[str, Array]], list[Array]]  # (names of outputs,
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
 TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "guidance_interval", "x", "begin", "end", "history")
 GIVEN = ("image", "mask", "strength")  # what an edit is given besides
-OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after"))
+OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after", "num_steps"))
 Signature = dict[str, tuple[str, list[int | str]]]  # dtype and shape by name; a text is a size that a call decides
 NUMBER: tuple[str, list[int | str]] = ("int64", [])
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -41,22 +41,23 @@ def names_of(graph: str) -> frozenset[str]:
 def inputs_of(spec: ModelSpec) -> Signature:
     """Return the inputs of the graph that a one-call file's spec describes, in their order."""
     images: list[int | str] = ["n", *spec.state_shape]
-    inputs: Signature = dict.fromkeys(("seed", "first", *(["n"] if spec.graph == "sampler" else []), "steps"), NUMBER)
-    inputs["eta"] = ("float32", [])
-    if TIMES in spec.requires:
-        inputs["times"] = ("int64", ["m"])
-    if PLAN in spec.requires:
-        inputs["plan"] = NUMBER
-    if GUIDANCE in spec.requires:
-        inputs |= {"guidance": ("float32", []), "guidance_interval": ("float32", [2])}
+    inputs: Signature = dict.fromkeys(("seed", "first", *(["n"] if spec.graph == "sampler" else [])), NUMBER)
+    choices: Signature = {"steps": NUMBER, "eta": ("float32", []), TIMES: ("int64", ["m"]), PLAN: NUMBER}
+    choices[GUIDANCE] = ("float32", [])
+    inputs |= {name: choices[name] for name in spec.open_choices}
+    if GUIDANCE in inputs:
+        inputs["guidance_interval"] = ("float32", [2])
+    before, size = images, history_size(spec)
+    if OPEN in spec.requires:  # at step 0 an app need not know what it has no use for
+        before = ["n", "c", "h", "w"]
     if spec.graph == "slice":
-        inputs |= {"x": ("float32", images), "begin": NUMBER, "end": NUMBER}
-        if history_size(spec):
-            inputs["history"] = ("float32", [history_size(spec), *images])
+        inputs |= {"x": ("float32", before), "begin": NUMBER, "end": NUMBER}
+        if size:
+            inputs["history"] = ("float32", [size if before is images else "k", *before])
     if spec.graph == "edit":
         inputs |= {"image": ("float32", images), "mask": ("float32", images), "strength": ("float32", [])}
     given = [one for one in spec.inputs if one.is_told or (one.kind == "previous" and spec.graph == "slice")]
-    return inputs | {one.name: (one.dtype, ["n", *one.shape]) for one in given}
+    return inputs | {one.name: (one.dtype, before if one.kind == "previous" else ["n", *one.shape]) for one in given}
 
 
 def outputs_of(spec: ModelSpec) -> Signature:
@@ -68,7 +69,16 @@ def outputs_of(spec: ModelSpec) -> Signature:
     if spec.graph != "slice":
         return pixels | x_0
     history: Signature = {"history_after": ("float32", [history_size(spec), *images])} if history_size(spec) else {}
-    return {"x_after": ("float32", images)} | x_0 | pixels | history
+    count: Signature = {"num_steps": NUMBER} if OPEN in spec.requires else {}
+    return {"x_after": ("float32", images)} | x_0 | pixels | history | count
+
+
+def is_fixed(name: str, spec: ModelSpec, opened: str | None = None) -> str:
+    """Return the sentence that refuses a choice which a one-call file's graph does not take.
+
+    opened: the choice of OPENABLE that would let it be made, where that has another name.
+    """
+    return f"{name} is fixed in this one-call {spec.graph}. Export the model again with {opened or name} open."
 
 
 def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: Run) -> OneCall:
@@ -103,12 +113,9 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
         guidance: Guidance | float | None = None,
         **inputs: Any,
     ) -> Iterator[tuple[int, Array, Array]]:
-        for name, value in ((TIMES, times), (PLAN, plan)):
-            if value is not None and name not in taken:
-                raise UsageError(f"{path}: {name} cannot be chosen, as the graph has no such input.")
-        if plan is not None and plan not in spec.plans:
-            raise UsageError(f"{path}: plan must be one of {', '.join(spec.plans)}, got {plan!r}.")
         guided = guidance_for(spec, guidance)
+        times = None if times is None else tuple(times)
+        _refuse_other_choices(path, spec, num_steps, eta, times, plan, guided)
         shape = (len(numbers), *spec.state_shape)
         given: dict[str, Any] = {}
         if spec.graph == "edit":
@@ -137,6 +144,25 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
             yield i + 1, results["x_after"], results["images"]
 
     return one_call
+
+
+def _refuse_other_choices(
+    path: Path, spec: ModelSpec, num_steps: int, eta: float, times: Any, plan: str | None, guidance: Guidance
+) -> None:
+    """Raise UsageError for a plan that there is not, and for another value than that of a fixed choice."""
+    fixed, chosen = spec.fixed_choices, dict[str, Any]({TIMES: times, PLAN: plan, GUIDANCE: guidance})
+    if plan is None:  # beside one neither eta nor times count
+        chosen["eta"] = np.float32(eta)
+    else:
+        del chosen[TIMES]
+    fixed = {**fixed, **({"eta": np.float32(fixed["eta"])} if "eta" in fixed else {})}
+    other = [name for name, value in chosen.items() if name in fixed and value != fixed[name]]
+    if not other and plan is not None and plan not in spec.plans:
+        raise UsageError(f"{path}: plan must be one of {', '.join(spec.plans)}, got {plan!r}.")
+    if not other and spec.steps_of(plan, times, num_steps) != num_steps:
+        other.append("steps")
+    if other:
+        raise UsageError(f"{path}: {is_fixed(other[0], spec)}")
 
 
 def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:

@@ -13,12 +13,13 @@ from ddpm_export.errors import UsageError
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input, bound_inputs
 from ddpm_export.model.spec import PLAN, TIMES, ModelSpec, guidance_for
-from ddpm_export.model.steps import Steps, choose, plan_below
+from ddpm_export.model.steps import Steps, choose, plan_below, rows_below
 from ddpm_export.process.equations import Array
 from ddpm_export.process.given import Measurement, crossfade, measurement_from_text, slerp, with_returns
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import Pixels, from_uint8
 from ddpm_export.process.solvers import FORMULAS
+from ddpm_export.runtimes.one_call import is_fixed
 
 IMAGES, BETWEEN = 16, 9  # how many images unless the request says; BETWEEN of them from one end to the other
 MAX_FRESH_SEED = 2**32
@@ -181,6 +182,8 @@ def request_for(
     sources = {"images": images, "seeds": seeds, "x_T": x_T}
     is_given = any(value is not None for value in (*sources.values(), mask, measure, strength)) or returns or between
     explicit = plan is not None or sampler is not None or num_steps is not None or times is not None or grid is not None
+    if spec.graph is not None:
+        _refuse_what_is_fixed(spec, plan=plan, guidance=guidance, num_steps=num_steps, times=times, **knobs)
     steps = choose(spec, name=plan, sampler=sampler, num_steps=num_steps, times=times, grid=grid, **knobs)
     given = None
     if is_given:
@@ -190,9 +193,11 @@ def request_for(
         m = len(next(array for array in (given.states, given.known) if array is not None))
         n = m * given.ways
         if spec.graph is None:  # a one-call graph leaves out rows by itself
-            if (strength is not None or returns) and not explicit and any(row.reach > 1 for row in steps.plan.rows):
+            if not explicit and _is_beyond(spec, steps, strength, returns):
                 steps = choose(spec, sampler="ddim", num_steps=spec.defaults.num_steps, **knobs)
             steps = _steps_of_edit(spec, steps, strength, returns, jump)
+        elif strength is not None:
+            plan_below(spec, steps, strength, ddim_eta=spec.defaults.eta if PLAN in spec.fixed_choices else None)
         if returns:
             given = replace(given, text={**given.text, "returns": returns, "jump": jump})
         if seeds is None and label is None and spec.label is not None and spec.label.none is not None:
@@ -246,10 +251,22 @@ def _refuse_beyond_graph(spec: ModelSpec, steps: Steps) -> None:
     variance = steps.knobs.get("variance", "fixed_small")
     if variance != "fixed_small":
         raise UsageError(f"variance must be fixed_small in a one-call {spec.graph}, got {variance!r}.", "variance")
-    for needed, value in ((TIMES, steps.times), (PLAN, steps.name)):
-        if value is not None and needed not in spec.requires:
-            what = "grid" if needed == TIMES and steps.grid is not None else needed
-            raise UsageError(f"{what} cannot be chosen: the one-call {spec.graph} has no such input. {remedy}", what)
+    fixed = spec.fixed_choices
+    if PLAN in fixed and steps.name != fixed[PLAN]:
+        raise UsageError(is_fixed("sampler", spec, PLAN), "sampler")
+    if steps.name is None and "eta" in fixed and steps.knobs.get("eta", 1.0) != fixed["eta"]:
+        raise UsageError(is_fixed("sampler", spec, "eta"), "sampler")
+    if steps.grid is not None and TIMES in fixed:
+        raise UsageError(is_fixed("grid", spec, TIMES), "grid")
+
+
+def _refuse_what_is_fixed(spec: ModelSpec, **asked: Any) -> None:
+    """Raise UsageError for a choice that the graph of a one-call file does not take."""
+    if spec.open is not None and "steps" not in spec.open and asked.get("num_steps") is not None:
+        raise UsageError(is_fixed("steps", spec), "steps")
+    for name in spec.fixed_choices:
+        if asked.get(name) is not None:
+            raise UsageError(is_fixed(name, spec), name)
 
 
 def _refuse_contradictions(
@@ -349,6 +366,12 @@ def _given(
         shares_noise=is_series,
         text=text,
     )
+
+
+def _is_beyond(spec: ModelSpec, steps: Steps, strength: float | None, returns: int) -> bool:
+    """Tell whether a plan's rows look back where an edit does not let them."""
+    looks_back = returns > 0 and any(row.reach > 1 for row in steps.plan.rows)
+    return looks_back or (strength is not None and rows_below(spec, steps, strength) is None)
 
 
 def _steps_of_edit(spec: ModelSpec, steps: Steps, strength: float | None, returns: int, jump: int) -> Steps:

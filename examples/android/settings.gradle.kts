@@ -15,4 +15,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "ddpm-android"
-include(":core", ":app")
+include(":app")

@@ -1,17 +1,13 @@
 // swift-tools-version:5.9
 import PackageDescription
 
-// The manifest runs on the machine that builds. On a Mac, ONNX Runtime is Microsoft's package, and the products are
-// for iPhones and Macs; on Linux nothing is fetched, a stand-in of the same name wraps the system's C library, and
-// there is the program `sample`, so that the same adapter and the same core make pictures there.
+// The manifest runs on the machine that builds. On a Mac, ONNX Runtime is Microsoft's package, and the product is for
+// iPhones and Macs; on Linux nothing is fetched, a stand-in of the same name wraps the system's C library, and there is
+// the program `sample`, so that the same host makes pictures there.
 
 var dependencies: [Package.Dependency] = []
 let strict: [SwiftSetting] = [.enableExperimentalFeature("StrictConcurrency")]
-var targets: [Target] = [
-    .target(name: "DDPM", swiftSettings: strict),
-    .testTarget(name: "DDPMTests", dependencies: ["DDPM"]),
-    .testTarget(name: "DDPMOnnxRuntimeTests", dependencies: ["DDPM", "DDPMOnnxRuntime"]),
-]
+var targets: [Target] = []
 
 #if os(Linux)
 let onnxRuntime: Target.Dependency = "OnnxRuntimeBindings"
@@ -21,7 +17,7 @@ targets += [
         providers: [.apt(["libonnxruntime-dev"])]),
     .systemLibrary(name: "CPNG", path: "Linux/CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
     .target(name: "OnnxRuntimeBindings", dependencies: ["COnnxRuntime"], path: "Linux/OnnxRuntimeBindings"),
-    .executableTarget(name: "sample", dependencies: ["DDPM", "DDPMOnnxRuntime", "CPNG"]),
+    .executableTarget(name: "sample", dependencies: ["DDPM", "CPNG"]),
 ]
 #else
 let onnxRuntime: Target.Dependency = .product(name: "onnxruntime", package: "onnxruntime-swift-package-manager")
@@ -30,17 +26,14 @@ dependencies = [.package(url: "https://github.com/microsoft/onnxruntime-swift-pa
 
 targets.append(
     .target(
-        name: "DDPMOnnxRuntime", dependencies: ["DDPM", onnxRuntime], swiftSettings: strict,
+        name: "DDPM", dependencies: [onnxRuntime], swiftSettings: strict,
         // ONNX Runtime's archive is static C++, whose library a target without C++ sources would not link
         linkerSettings: [.linkedLibrary("c++", .when(platforms: [.iOS, .macOS]))]))
 
 let package = Package(
     name: "DDPM",
     platforms: [.iOS(.v17), .macOS(.v14)],
-    products: [
-        .library(name: "DDPM", targets: ["DDPM"]),
-        .library(name: "DDPMOnnxRuntime", targets: ["DDPMOnnxRuntime"]),
-    ],
+    products: [.library(name: "DDPM", targets: ["DDPM"])],
     dependencies: dependencies,
     targets: targets
 )

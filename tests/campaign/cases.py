@@ -168,7 +168,7 @@ def one_call(kind: str = "sampler") -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "m.onnx"), Path(folder, f"m.{kind}.onnx")
         source.write_bytes(scale_model(tiny_spec()))
-        write(source, made, format=kind)
+        write(source, made, format=kind, opens="all")
         return made.read_bytes()
 
 

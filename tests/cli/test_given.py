@@ -179,7 +179,7 @@ def test_a_confined_process_may_read_the_pictures_that_it_is_given(place, tmp_pa
 def test_a_one_call_edit_does_what_the_denoiser_does_and_says_what_it_does_not(place, command, monkeypatch):
     onnx = pytest.importorskip("onnx")
     monkeypatch.chdir(place)
-    assert command("export", "m.onnx", "--format", "edit")[0] == 0
+    assert command("export", "m.onnx", "--format", "edit", "--open", "all")[0] == 0
     pictures = ["--image", "all", "--mask", "mask.png"]
     for given in ([*pictures, "--n", 2, "--eta", 1], ["--image", "all/b.png", "--strength", 0.6], ["--n", 2]):
         found = []

@@ -37,13 +37,15 @@ def source(tmp_path):
 @pytest.fixture
 def made(source, command):
     """{graph: its file}, each as the command writes it by default."""
-    code, _, err = command("export", source, "--format", "sampler", "--format", "slice")
+    code, _, err = command("export", source, "--format", "sampler", "--format", "slice", "--open", "all")
     assert code == 0, err
     return {graph: source.with_name(f"m.{graph}.onnx") for graph in GRAPHS}
 
 
 def test_the_report_says_what_was_proven(source, command):
-    code, out, err = command("export", source, "--format", "sampler", "--out", source.with_name("s.onnx"), "--json")
+    code, out, err = command(
+        "export", source, "--format", "sampler", "--open", "all", "--out", source.with_name("s.onnx"), "--json"
+    )
     assert (code, err) == (0, "")
     values = json.loads(out)
     assert (values["checkpoint"], values["weights"], values["importer"]) == (str(source), None, None)
@@ -84,7 +86,10 @@ def test_what_is_not_in_the_file_is_noted(tmp_path, command):
         (["--format", "sampler", "--set", "a=1"], "--set does not apply to an exported file"),
         (["--format", "sampler", "--network", "a:B"], "--network does not apply to an exported file"),
         (["--format", "sampler", "--clip", "none"], "--clip does not apply to an exported file"),
-        (["--format", "sampler", "--steps", "0"], "--steps does not apply to an exported file"),
+        (["--format", "sampler", "--steps", "0"], "number of steps must be from 1 to"),
+        (["--format", "sampler", "--open", "stepps"], "open must be all, or some of steps, eta, times, plan, guidance"),
+        (["--format", "sampler", "--open", "guidance"], "What can be open in this sampler is steps, eta, times, plan"),
+        (["--format", "onnx", "--storage", "int8", "--open", "all"], "open applies to sampler, slice, edit only"),
         (["--format", "sampler", "--storage", "int4"], "storage must be one of"),
         (["--format", "sampler", "--format", "slice", "--out", "x.onnx"], "Name a folder"),
         (["--format", "onnx", "--storage", "float16", "--out", "SOURCE"], "is the source itself"),
@@ -357,7 +362,9 @@ def test_a_network_that_goes_bad_ends_with_6(made, command, tmp_path):
 def test_a_checkpoint_becomes_a_sampler_and_is_checked_against(trained, command, tmp_path, storage):
     checkpoint, denoiser = trained
     out = tmp_path / "s.onnx"
-    code, _, err = command("export", checkpoint, "--format", "sampler", "--storage", storage, "--out", out)
+    code, _, err = command(
+        "export", checkpoint, "--format", "sampler", "--storage", storage, "--open", "all", "--out", out
+    )
     assert code == 0, err
     code, shown, err = command("check", out, "--against", checkpoint)
     assert code == 0, err
@@ -365,3 +372,30 @@ def test_a_checkpoint_becomes_a_sampler_and_is_checked_against(trained, command,
     if storage == "float32":
         settings = {"n": 3, "num_steps": 10, "seed": 5, "eta": 0.4}
         assert np.abs(generate(out, **settings).astype(int) - generate(denoiser, **settings)).max() <= 1
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_by_default_choices_are_fixed_and_refused_by_name(source, command, tmp_path, graph):
+    path, out = tmp_path / "fixed.onnx", tmp_path / "a.npy"
+    code, _, err = command("export", source, "--format", graph, "--sampler", "ddim", "--steps", 6, "--out", path)
+    assert code == 0, err
+    made = []
+    for model, steps in ((path, []), (source, ["--sampler", "ddim", "--steps", 6])):
+        code, _, err = command("run", model, "--n", 3, "--seed", 2, "--out", out, *steps)
+        assert code == 0, err
+        made.append(np.load(out).astype(int))
+    assert np.abs(made[0] - made[1]).max() <= 1
+    for arguments, name in (
+        (["--steps", 7], "steps"),
+        (["--eta", 0.5], "eta"),
+        (["--times", "30,2"], "times"),
+        (["--plan", "own"], "plan"),
+        (["--grid", "karras"], "grid"),
+        (["--sampler", "ddpm"], "sampler"),
+    ):
+        code, shown, err = command("run", path, "--out", out, *arguments)
+        assert (code, shown) == (2, "")
+        opened = {"grid": "times", "sampler": "eta"}.get(name, name)
+        assert f"{name} is fixed in this one-call {graph}. Export the model again with {opened} open." in err
+    code, _, err = command("check", path)
+    assert code == 0, err

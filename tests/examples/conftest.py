@@ -16,7 +16,7 @@ def shipped_exports(made_once):
         from ddpm_export.exporting.export import export
 
         for kind in ("sampler", "slice"):
-            export(unet, folder / f"unet.{kind}.onnx", format=kind)
+            export(unet, folder / f"unet.{kind}.onnx", format=kind, opens="all")
         export(unet, folder / "unet.float16.onnx", format="onnx", storage="float16")
 
     return made_once("shipped-exports", make, unet, ROOT / "ddpm_export")

@@ -1,6 +1,6 @@
-"""The public functions of every language take Python's arguments, by the same names in the same order.
+"""The public functions of both cores take Python's arguments, by the same names in the same order.
 
-What a language needs besides, a shape of flat arrays or a place to write to, comes after them.
+What a core needs besides, a shape of flat arrays or a place to write to, comes after them.
 """
 
 import inspect
@@ -18,8 +18,6 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SOURCES = {
     "C++": ["cpp/ddpm.hpp"],
     "JavaScript": ["web/ddpm.js", "web/given.js"],
-    "Java": [f"android/core/src/main/java/ddpm/{name}.java" for name in ("Ddpm", "Given", "Row", "Plan", "State")],
-    "Swift": [f"ios/Sources/DDPM/{name}.swift" for name in ("Noise", "Plans", "Diffusion", "Samplers", "Given")],
 }
 FUNCTIONS = {
     "noise_stream": noise.noise_stream,
@@ -79,7 +77,7 @@ def names_of(language, argument):
         inside = argument[1 : argument.index("}")]
         return [snake(part.split("=")[0].strip()) for part in inside.split(",")]
     before = re.sub(r"\{[^}]*\}", "", argument.split("=")[0]).strip()
-    name = before.split(":")[0].split()[-1] if language in ("Swift", "JavaScript") else before.split()[-1]
+    name = before.split(":")[0].split()[-1] if language == "JavaScript" else before.split()[-1]
     return [snake(name.strip("[]&*"))]
 
 
@@ -88,8 +86,6 @@ def starts_of(language, name):
     return {
         "C++": rf"^(?:[\w:<>]+ )+{name}\(",
         "JavaScript": rf"^export (?:async )?function\*? {camel}\(",
-        "Java": rf"^    public static [\w<>, \[\]]+ {camel}\(",
-        "Swift": rf"^public func {camel}\(",
     }[language]
 
 
@@ -114,20 +110,9 @@ def test_a_function_takes_pythons_arguments_in_order(language, name):
 
 
 @pytest.mark.parametrize("name", RECORDS)
-@pytest.mark.parametrize("language", ["C++", "Java", "Swift"])
-def test_a_record_has_pythons_fields_in_order(language, name):
-    text = source(language)
-    if language == "C++":
-        body = re.search(rf"^struct {name} \{{(.*?)^\}};", text, re.MULTILINE | re.DOTALL)[1]
-        body = re.sub(r"//[^\n]*", "", body)
-        body = re.sub(r"^    [^=;\n]*\(.*", "", body, flags=re.MULTILINE)  # its functions
-        names = re.findall(r"\b(\w+)(?:\{\}| = [^,;]+)?[,;]", body)
-    else:
-        head = rf"public {name}\(" if language == "Java" else r"public init\("
-        body = text[text.index({"Java": f"class {name} ", "Swift": f"public struct {name}:"}[language]) :]
-        names = [
-            found
-            for argument in arguments_of(body[re.search(head, body).start() :])
-            for found in names_of(language, argument)
-        ]
+def test_a_record_has_pythons_fields_in_order(name):
+    body = re.search(rf"^struct {name} \{{(.*?)^\}};", source("C++"), re.MULTILINE | re.DOTALL)[1]
+    body = re.sub(r"//[^\n]*", "", body)
+    body = re.sub(r"^    [^=;\n]*\(.*", "", body, flags=re.MULTILINE)  # its functions
+    names = re.findall(r"\b(\w+)(?:\{\}| = [^,;]+)?[,;]", body)
     assert names == RECORDS[name]

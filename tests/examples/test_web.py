@@ -24,6 +24,7 @@ from representative import representative
 from benchmarks.runtimes import told_by_default
 from ddpm_export import edit, generate, open_model
 from ddpm_export.errors import DdpmExportError
+from ddpm_export.exporting.export import export
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
 from ddpm_export.exporting.stored_weights import round_weights, store_weights
 from ddpm_export.images.read import read_image
@@ -807,23 +808,34 @@ def test_weights_stored_as_int8_in_both_runtimes(runtime: str, tmp_path: Path) -
 
 
 @pytest.mark.torch
-def test_the_one_call_page_asks_for_class_and_guidance(classes: Path) -> None:
+def test_the_one_call_page_asks_for_what_is_open(classes: Path, tmp_path: Path) -> None:
+    spec = spec_of_graph(open_model(classes / "unet.onnx")[1], "slice", ("guidance",))
+    onnx.save(slice_from_denoiser(onnx.load(classes / "unet.onnx"), spec), tmp_path / "unet.slice.onnx")
     told = {"label": 2, "guidance": 2.5}
-    seen = seen_in_page("oneCall", slice=str(classes / "unet.slice.onnx"), seed="7", **told)
+    seen = seen_in_page("oneCall", slice=str(tmp_path / "unet.slice.onnx"), seed="7", **told)
     assert seen["status"] == "Done: seed 7."
     assert seen["offered"] == [True, True]
-    expected = grid(generate(classes / "unet.onnx", n=1, num_steps=50, seed=7, sampler="ddim", eta=0.0, **told))
-    assert_same_pictures(page_of(seen["shown"]), expected)
+    assert_same_pictures(page_of(seen["shown"]), grid(generate(tmp_path / "unet.slice.onnx", n=1, seed=7, **told)))
 
 
 @pytest.mark.torch
-def test_the_one_call_page(shipped_exports: Path) -> None:
-    seen = seen_in_page("oneCall", slice=str(shipped_exports / "unet.slice.onnx"), seed=str(BIG_SEED))
+def test_the_one_call_page(tmp_path: Path) -> None:
+    path = export(MODEL, tmp_path / "unet.slice.onnx", format="slice").path
+    seen = seen_in_page("oneCall", slice=str(path), seed=str(BIG_SEED))
     assert seen["status"] == f"Done: seed {BIG_SEED}."
-    assert seen["offered"] == [SPEC.label is not None, SPEC.takes_guidance]
+    assert seen["offered"] == [SPEC.label is not None, False]
     told = {"label": 0} if SPEC.label is not None else {}
-    expected = pictures(n=1, num_steps=50, seed=BIG_SEED, sampler="ddim", eta=0.0, guidance=1.0, **told)
-    assert_same_pictures(page_of(seen["shown"]), expected)
+    assert_same_pictures(page_of(seen["shown"]), grid(generate(path, n=1, seed=BIG_SEED, **told)))
+
+
+@pytest.mark.torch
+def test_the_one_call_program_on_node(tmp_path: Path) -> None:
+    needs("onnxruntime-node")
+    path = export(MODEL, tmp_path / "unet.sampler.onnx", format="sampler").path
+    done = node("one_call.js", path, 3, 7, 2, tmp_path / "images.bin")
+    assert done.returncode == 0, done.stderr
+    images = np.fromfile(tmp_path / "images.bin", np.uint8).reshape(3, *SPEC.image_shape[1:], SPEC.image_shape[0])
+    assert_same_pictures(images, generate(path, n=3, seed=7, label=2))
 
 
 @pytest.mark.long

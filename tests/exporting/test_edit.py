@@ -89,7 +89,7 @@ def spec_of_all(**more):
 def made(folder, content):
     """Return the path of a denoiser's file, and that of the edit that was made of it."""
     (folder / "m.onnx").write_bytes(content)
-    export(folder / "m.onnx", folder / "m.edit.onnx", format="edit")
+    export(folder / "m.onnx", folder / "m.edit.onnx", format="edit", opens="all")
     return folder / "m.onnx", folder / "m.edit.onnx"
 
 
@@ -232,7 +232,7 @@ def test_a_picture_of_another_size_is_refused_by_the_runtime(files):
     ],
 )
 def test_what_it_does_not_take_is_refused_in_python(files, given):
-    with pytest.raises(UsageError, match="A one-call edit takes a picture with a mask or a strength, and nothing else"):
+    with pytest.raises(UsageError, match="A one-call edit takes only a picture with a mask or a strength"):
         edit(files[1], **{"images": LEVELS, **given})
 
 

@@ -25,7 +25,7 @@ UNET = ROOT / "exported" / "unet.onnx"
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one-call")
-    return {kind: export(UNET, folder / f"{kind}.onnx", format=kind).path for kind in ("sampler", "slice")}
+    return {kind: export(UNET, folder / f"{kind}.onnx", format=kind, opens="all").path for kind in ("sampler", "slice")}
 
 
 def _skip_without(runtime):

@@ -101,7 +101,7 @@ def made(tmp_path_factory):
         if not source.exists():
             source.write_bytes(mix_model(tiny_spec(COLOUR, **SPECS[name])))
         if not path.exists():
-            export(source, path, format=graph)
+            export(source, path, format=graph, opens="all")
         return source, path
 
     return get
@@ -236,7 +236,7 @@ def test_sampler_and_slices_are_equal_to_the_bit_and_images_do_not_depend_on_the
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_second_output_is_left_out_and_fixed_small_is_what_is_left(tmp_path, graph):
     (tmp_path / "m.onnx").write_bytes(learned_model())
-    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph)
+    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph, opens="all")
     assert "learned has no place in a one-call file" in report.notes[0]
     spec = open_file(report.path).spec
     assert (spec.graph, spec.variance, spec.requires) == (graph, "fixed_small", ("times",))
@@ -551,9 +551,9 @@ def test_killed_between_two_renames_a_model_has_its_own_weights(tmp_path, monkey
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_weights_too_large_for_one_file_go_beside_it(tmp_path, monkeypatch, graph):
     (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec((16, 4, 4))))  # 2,304 weights
-    inline = export(tmp_path / "m.onnx", tmp_path / f"inline.{graph}.onnx", format=graph)
+    inline = export(tmp_path / "m.onnx", tmp_path / f"inline.{graph}.onnx", format=graph, opens="all")
     monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 5_000)
-    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph)
+    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph, opens="all")
     assert data_of(report.path).stat().st_size >= 4 * 2304
     assert report.num_bytes < inline.num_bytes - 4 * 2304 + 1000
     pictures = [generate(path, n=2, num_steps=5, eta=1.0, seed=0) for path in (report.path, inline.path)]
@@ -569,12 +569,12 @@ def test_weights_beside_the_source_are_found_and_stay_beside(tmp_path, monkeypat
         pass
     assert data_of(source).exists()
     monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 2_000)
-    report = export(source, tmp_path / "s.onnx", format="sampler", storage=storage)
+    report = export(source, tmp_path / "s.onnx", format="sampler", storage=storage, opens="all")
     weights = 2304 * (4 if storage == "float32" else 2)
     table = 4 * 32 * 257
     assert weights + table <= data_of(report.path).stat().st_size < weights + table + 4 * 4096  # pages
     assert report.num_bytes < 2304 * 4 + table
-    expected = export(tmp_path / "inline.onnx", tmp_path / "t.onnx", format="sampler", storage=storage)
+    expected = export(tmp_path / "inline.onnx", tmp_path / "t.onnx", format="sampler", storage=storage, opens="all")
     pictures = [generate(made.path, n=2, num_steps=5, eta=1.0, seed=0) for made in (report, expected)]
     np.testing.assert_array_equal(*pictures)
 
@@ -591,7 +591,8 @@ def wide(tmp_path):
 
 @pytest.mark.parametrize("format", ["onnx", *GRAPHS])
 def test_float16_halves_large_weights_and_computes_in_float32(wide, format):  # noqa: A002
-    report = export(wide, wide.with_name("half.onnx"), format=format, storage="float16")
+    opens = () if format == "onnx" else "all"
+    report = export(wide, wide.with_name("half.onnx"), format=format, storage="float16", opens=opens)
     assert report.storage == "float16"
     spec = open_file(report.path).spec
     assert spec.source["storage"] == "float16"
@@ -768,7 +769,7 @@ def test_the_errors_are_all_ours(made, tmp_path):
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shipped")
-    return {graph: export(SHIPPED, folder / f"unet.{graph}.onnx", format=graph).path for graph in GRAPHS}
+    return {graph: export(SHIPPED, folder / f"unet.{graph}.onnx", format=graph, opens="all").path for graph in GRAPHS}
 
 
 def test_the_full_image_of_the_golden_folder(shipped):

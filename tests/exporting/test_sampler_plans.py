@@ -507,7 +507,7 @@ def test_generate_guides_a_one_call_file(tmp_path, graph, itself):
     )
     (tmp_path / "m.onnx").write_bytes(classes_file(spec, CONDITIONS["means"], CONDITIONS["std"]))
     path = tmp_path / f"m.{graph}.onnx"
-    report = export(tmp_path / "m.onnx", path, format=graph)
+    report = export(tmp_path / "m.onnx", path, format=graph, opens="all")
     assert "seed 4, images 2 to 3, 6 steps, eta 0.5, guidance 2.5" in report.proof.draws
     opened = open_file(path)
     assert opened.spec.defaults.guidance == own
@@ -582,7 +582,7 @@ def test_a_file_with_plans_and_inputs_is_proven_and_replayed(rich):
 def test_a_denoisers_file_with_plans_and_inputs_becomes_one(tmp_path, graph):
     spec = told_spec(*KINDS, plans={"own": SECOND}, defaults=Defaults(num_steps=4))
     (tmp_path / "m.onnx").write_bytes(told_model(spec))
-    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph)
+    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph, opens="all")
     assert report.proof.draws[-1] == "seed 3, images 1 to 1, plan own"
     assert report.proof.max_level_difference <= 1
     own = open_file(report.path).spec
@@ -655,9 +655,9 @@ def test_a_file_from_before_there_were_times_is_run_as_ever(tmp_path, graph):
     onnx.save(model, path)
     settings = {"n": 3, "num_steps": 5, "seed": 1, "eta": 0.5}
     np.testing.assert_array_equal(generate(path, **settings), generate(expected, **settings))
-    with pytest.raises(UsageError, match="times cannot be chosen in a one-call"):
+    with pytest.raises(UsageError, match="times is fixed in this one-call"):
         generate(path, times=[3, 1])
-    with pytest.raises(UsageError, match="times cannot be chosen, as the graph has no such input"):
+    with pytest.raises(UsageError, match="times is fixed in this one-call"):
         list(open_file(path).run(0, range(1), 2, 0.0, times=[3, 1]))
 
 

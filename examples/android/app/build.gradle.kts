@@ -8,7 +8,7 @@ android {
 
     defaultConfig {
         applicationId = "ddpm.sample"
-        minSdk = 26 // java.util.Base64
+        minSdk = 26
         targetSdk = 36
         versionCode = 1
         versionName = "1"
@@ -21,11 +21,10 @@ android {
 }
 
 dependencies {
-    implementation(project(":core"))
     implementation("com.microsoft.onnxruntime:onnxruntime-android:1.27.0")
 }
 
-/** Copies the model into the assets at build time, so that nothing is stored twice. */
+/** Copies the model into the assets at build time; README.md has the command that exports it. */
 abstract class CopyModel : DefaultTask() {
     @get:InputFile
     abstract val model: RegularFileProperty
@@ -43,7 +42,7 @@ abstract class CopyModel : DefaultTask() {
 androidComponents {
     onVariants { variant ->
         val copyModel = tasks.register<CopyModel>("${variant.name}CopyModel") {
-            model.set(layout.projectDirectory.file("../../../exported/unet.onnx"))
+            model.set(layout.projectDirectory.file("../unet.slice.onnx"))
         }
         variant.sources.assets?.addGeneratedSourceDirectory(copyModel, CopyModel::assets)
     }

@@ -8,7 +8,7 @@ mkdir -p "$1/classes"
 out=$(cd "$1" && pwd)
 
 javac=$(command -v javac)
-set -- "$here"/../core/src/main/java/ddpm/*.java "$here"/../app/src/main/java/ddpm/OrtModel.java "$here"/ddpm/*.java
+set -- "$here"/../app/src/main/java/ddpm/OneCall.java "$here"/ddpm/*.java
 if [ -z "${ORT_JAR:-}" ]; then
     java_home=$(dirname "$(dirname "$(readlink -f "$javac")")")
     # shellcheck disable=SC2046  # pkg-config prints several words

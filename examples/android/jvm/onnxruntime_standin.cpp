@@ -18,7 +18,6 @@ Ort::Env& environment() {
 
 struct Handle {
     Ort::Session session;
-    Ort::ModelMetadata metadata;
 };
 
 Handle& from(jlong handle) { return *reinterpret_cast<Handle*>(handle); }
@@ -109,8 +108,7 @@ JNIEXPORT jlong JNICALL Java_ai_onnxruntime_OrtSession_open(JNIEnv* jni, jclass,
         Ort::Session session = path != nullptr
                                    ? Ort::Session(environment(), source.c_str(), options)
                                    : Ort::Session(environment(), source.data(), source.size(), options);
-        Ort::ModelMetadata metadata = session.GetModelMetadata();
-        return reinterpret_cast<jlong>(new Handle{std::move(session), std::move(metadata)});
+        return reinterpret_cast<jlong>(new Handle{std::move(session)});
     });
 }
 
@@ -128,31 +126,45 @@ JNIEXPORT jobjectArray JNICALL Java_ai_onnxruntime_OrtSession_names(JNIEnv* jni,
     });
 }
 
-JNIEXPORT jobjectArray JNICALL Java_ai_onnxruntime_OrtSession_metadataKeys(JNIEnv* jni, jclass, jlong handle) {
+JNIEXPORT jobjectArray JNICALL Java_ai_onnxruntime_OrtSession_run(JNIEnv* jni, jclass, jlong handle,
+                                                                   jobjectArray input_names, jobjectArray inputs,
+                                                                   jobjectArray input_shapes,
+                                                                   jobjectArray output_names) {
     return translated(jni, [&] {
-        Ort::AllocatorWithDefaultOptions allocator;
-        return all_bytes(jni, from(handle).metadata.GetCustomMetadataMapKeysAllocated(allocator));
-    });
-}
-
-JNIEXPORT jbyteArray JNICALL Java_ai_onnxruntime_OrtSession_metadataValue(JNIEnv* jni, jclass, jlong handle,
-                                                                          jbyteArray key) {
-    return translated(jni, [&] {
-        Ort::AllocatorWithDefaultOptions allocator;
-        const auto value = from(handle).metadata.LookupCustomMetadataMapAllocated(text(jni, key).c_str(), allocator);
-        return bytes(jni, value.get());
-    });
-}
-
-JNIEXPORT void JNICALL Java_ai_onnxruntime_OrtSession_run(JNIEnv* jni, jclass, jlong handle, jobjectArray input_names,
-                                                          jobjectArray inputs, jobjectArray input_shapes,
-                                                          jobjectArray output_names, jobjectArray outputs,
-                                                          jobjectArray output_shapes) {
-    translated(jni, [&] {
         const Values in(jni, input_names, inputs, input_shapes);
-        Values out(jni, output_names, outputs, output_shapes);
-        from(handle).session.Run(Ort::RunOptions{nullptr}, in.names.data(), in.values.data(), in.values.size(),
-                                 out.names.data(), out.values.data(), out.values.size());
+        const jsize count = jni->GetArrayLength(output_names);
+        std::vector<std::string> names;
+        std::vector<const char*> wanted;
+        for (jsize k = 0; k < count; ++k) {
+            names.push_back(text(jni, static_cast<jbyteArray>(jni->GetObjectArrayElement(output_names, k))));
+        }
+        for (const std::string& name : names) {
+            wanted.push_back(name.c_str());
+        }
+        const std::vector<Ort::Value> made =
+            from(handle).session.Run(Ort::RunOptions{nullptr}, in.names.data(), in.values.data(), in.values.size(),
+                                     wanted.data(), wanted.size());
+        jobjectArray results = jni->NewObjectArray(2 * count, jni->FindClass("java/lang/Object"), nullptr);
+        for (jsize k = 0; k < count; ++k) {
+            const Ort::Value& value = made[static_cast<size_t>(k)];
+            const auto info = value.GetTensorTypeAndShapeInfo();
+            const auto type = info.GetElementType();
+            const size_t size = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64   ? 8
+                                : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4
+                                                                              : 1;
+            const auto length = static_cast<jsize>(size * info.GetElementCount());
+            jbyteArray data = jni->NewByteArray(length);
+            jni->SetByteArrayRegion(data, 0, length, static_cast<const jbyte*>(value.GetTensorRawData()));
+            std::vector<jlong> header{type};
+            for (const int64_t extent : info.GetShape()) {
+                header.push_back(extent);
+            }
+            jlongArray shape = jni->NewLongArray(static_cast<jsize>(header.size()));
+            jni->SetLongArrayRegion(shape, 0, static_cast<jsize>(header.size()), header.data());
+            jni->SetObjectArrayElement(results, 2 * k, data);
+            jni->SetObjectArrayElement(results, 2 * k + 1, shape);
+        }
+        return results;
     });
 }
 

@@ -9,10 +9,10 @@ struct DDPMApp: App {
     var body: some Scene {
         WindowGroup {
             // the model is a resource of the app, as project.yml has it
-            if let model = Bundle.main.path(forResource: "unet", ofType: "onnx") {
+            if let model = Bundle.main.path(forResource: "unet.slice", ofType: "onnx") {
                 GenerationView(model: model)
             } else {
-                Text("There is no unet.onnx among the app's resources.")
+                Text("There is no unet.slice.onnx among the app's resources.")
             }
         }
     }

@@ -1,16 +1,18 @@
 import DDPM
-import DDPMOnnxRuntime
 import SwiftUI
 
-/// One screen: seed and steps or a plan, a class where the model has any, a picture that takes shape, and a button that starts and cancels.
+/// One screen: a seed, a class, how strongly it is followed, a picture that takes shape, and a button that starts and cancels.
 @MainActor
 struct GenerationView: View {
+    /// Those of the shipped model, in their order.
+    private static let classes = [
+        "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+    ]
+
     @State private var generation: Generation
     @State private var seed = 7
-    @State private var numSteps = 50
-    @State private var plan: String?
-    @State private var label = ""
-    @State private var guidance: Double?
+    @State private var label = 0
+    @State private var guidance = 1.75
 
     init(model: String) {
         _generation = State(initialValue: Generation(path: model))
@@ -26,23 +28,11 @@ struct GenerationView: View {
                         .accessibilityLabel("Seed")
                         .accessibilityHint("The same seed gives the same picture on every device.")
                 }
-                Stepper("Steps: \(numSteps)", value: $numSteps, in: 10...1000, step: 10)
-                    .accessibilityHint("More steps take longer and give finer pictures.")
-                if !generation.plans.isEmpty {
-                    Picker("Way", selection: $plan) {
-                        Text("Steps as above").tag(String?.none)
-                        ForEach(generation.plans, id: \.self) { Text($0).tag(String?.some($0)) }
-                    }
-                    .accessibilityHint("A plan that the model carries takes the place of the steps.")
-                }
-                LabeledContent("Class") {
-                    TextField("Any", text: $label)
-                        .multilineTextAlignment(.trailing)
-                        .accessibilityLabel("Class")
-                        .accessibilityHint("A name or a number, or none, where the model has classes.")
+                Picker("Class", selection: $label) {
+                    ForEach(Self.classes.indices, id: \.self) { Text(Self.classes[$0]).tag($0) }
                 }
                 LabeledContent("Guidance") {
-                    TextField("The model's", value: $guidance, format: .number)
+                    TextField("1 for none", value: $guidance, format: .number)
                         .keyboardType(.decimalPad)
                         .multilineTextAlignment(.trailing)
                         .accessibilityLabel("Guidance")
@@ -60,9 +50,10 @@ struct GenerationView: View {
                     Button("Cancel", role: .cancel) { generation.cancel() }
                 } else {
                     Button("Generate") {
-                        generation.start(
-                            seed: Int64(seed), numSteps: numSteps, plan: plan,
-                            label: label.isEmpty ? nil : .name(label), guidance: guidance.map { Guidance(scale: $0) })
+                        var settings = Settings()  // what stays nil is fixed in the file
+                        (settings.seed, settings.labels) = (Int64(seed), [Int64(label)])
+                        settings.guidance = Float(guidance)
+                        generation.start(settings)
                     }
                 }
                 if let message = generation.message {
@@ -70,7 +61,6 @@ struct GenerationView: View {
                 }
             }
         }
-        .task { await generation.open() }
     }
 
     @ViewBuilder private var picture: some View {
@@ -89,7 +79,7 @@ struct GenerationView: View {
     }
 }
 
-extension Picture {
+extension Pictures {
     /// The picture for the screen; nil for other than one channel (grey) or three (RGB).
     var image: CGImage? {
         guard [1, 3].contains(channels), let data = CGDataProvider(data: Data(pixels) as CFData) else { return nil }

@@ -1,10 +1,8 @@
 package ddpm;
 
-import static ddpm.DdpmException.Kind.BAD_FILE;
-import static ddpm.DdpmException.Kind.ENVIRONMENT;
-import static ddpm.DdpmException.Kind.USAGE;
-import static ddpm.DdpmException.shown;
-
+import ddpm.OneCall.Pictures;
+import ddpm.OneCall.Refused;
+import ddpm.OneCall.Settings;
 import java.awt.image.BufferedImage;
 import java.io.File;
 import java.io.IOException;
@@ -16,98 +14,81 @@ import java.util.Map;
 import java.util.TreeMap;
 import javax.imageio.ImageIO;
 
-/** The program `sample` on a JVM: pictures from a model file, as one PNG. */
+/** The program `sample` on a JVM: pictures of a one-call file, as one PNG. */
 public final class Sample {
-    private static final String USAGE_LINE =
-            "unet.onnx [--n 16] [--steps N] [--times T,T,...] [--sampler ddim|ddpm] [--eta E] [--plan NAME] [--seed 0] "
-                    + "[--first 0] [--label NAME,...] [--guidance G] [--image x.png] [--mask mask.png] "
-                    + "[--measure average:4|grey|mask] [--strength S] [--returns 0] [--jump 1] [--out grid.png]";
     private static final List<String> OPTIONS =
-            Arrays.asList("--n", "--steps", "--times", "--sampler", "--eta", "--plan", "--seed", "--first", "--label",
-                    "--guidance", "--image", "--mask", "--measure", "--strength", "--returns", "--jump", "--out");
-    private static final int BATCH = 16;
+            Arrays.asList("--n", "--seed", "--first", "--label", "--steps", "--eta", "--times", "--plan", "--guidance",
+                    "--image", "--mask", "--strength", "--out");
 
     private Sample() {}
 
     public static void main(String[] arguments) {
         try {
             run(arguments);
-        } catch (DdpmException exception) {
+        } catch (Refused refused) {
+            System.err.println(refused.getMessage());
+            System.exit(refused.exitCode);
+        } catch (IOException exception) {
             System.err.println(exception.getMessage());
-            System.exit(exception.kind.exitCode);
+            System.exit(5);
+        } catch (UnsatisfiedLinkError | NoClassDefFoundError | ExceptionInInitializerError error) {
+            System.err.println("ONNX Runtime does not start: " + error.getMessage() + ".");
+            System.exit(5);
         }
     }
 
-    private static void run(String[] arguments) {
-        Map<String, String> options = options(arguments);
-        int n = (int) integer(options, "--n", 16, 1, 1_000_000);
-        long seed = integer(options, "--seed", 0, 0, Long.MAX_VALUE);
-        long first = integer(options, "--first", 0, 0, (1L << 32) - n);
-        File out = new File(options.getOrDefault("--out", "grid.png")).getAbsoluteFile();
-        if (!out.getName().endsWith(".png") || !out.getParentFile().isDirectory()) {
-            throw usage("--out must be a .png file in a folder that exists, got " + shown(out.getPath()) + ".");
+    private static void run(String[] arguments) throws IOException {
+        Map<String, String> options = new TreeMap<>();
+        for (int k = 0; k < arguments.length; k++) {
+            boolean known = OPTIONS.contains(arguments[k]);
+            if (!known && (arguments[k].startsWith("-") || options.containsKey("model"))) {
+                throw usage("Unknown argument " + arguments[k] + ". There are " + String.join(", ", OPTIONS) + ".");
+            }
+            if (known && k + 1 == arguments.length) {
+                throw usage(arguments[k] + " needs a value.");
+            }
+            options.put(known ? arguments[k] : "model", known ? arguments[++k] : arguments[k]);
         }
-
+        if (!options.containsKey("model")) {
+            throw usage("A model must be named. The options are " + String.join(", ", OPTIONS) + ".");
+        }
+        Settings settings = new Settings();
+        settings.n = (int) number(options, "--n", 16);
+        if (settings.n < 1 || settings.n > 1 << 20) {
+            throw usage("--n must be 1 to 1048576, got " + settings.n + ".");
+        }
+        settings.seed = number(options, "--seed", 0);
+        settings.first = number(options, "--first", 0);
+        settings.labels = numbers(options, "--label");
+        settings.steps = options.containsKey("--steps") ? (Integer) (int) number(options, "--steps", 0) : null;
+        settings.eta = real(options, "--eta");
+        settings.times = numbers(options, "--times");
+        settings.plan = options.containsKey("--plan") ? (Integer) (int) number(options, "--plan", 0) : null;
+        settings.guidance = real(options, "--guidance");
+        settings.strength = real(options, "--strength");
+        if (options.containsKey("--image")) { // the same picture for all images
+            Pictures image = picture(options.get("--image"));
+            byte[] copies = new byte[settings.n * image.pixels.length];
+            for (int k = 0; k < copies.length; k++) {
+                copies[k] = image.pixels[k % image.pixels.length];
+            }
+            settings.image = new Pictures(settings.n, image.height, image.width, image.channels, copies);
+        }
+        settings.mask = options.containsKey("--mask") ? picture(options.get("--mask")).pixels : null;
         long opened = System.nanoTime();
-        try (OrtModel model = OrtModel.open(new File(options.get("model")), 0)) {
+        try (OneCall model = OneCall.open(new File(options.get("model")), 0)) {
             double secondsLoad = (System.nanoTime() - opened) * 1e-9;
-            ModelSpec spec = model.spec();
-            int[] shape = spec.pictureShape();
-            if (shape[0] != 1 && shape[0] != 3) {
-                throw usage("The model's pictures must have 1 or 3 channels to be shown, got " + shape[0] + ".");
-            }
-            Edit settings = new Edit(); // of noise it is settings like any
-            byte[] picture = given(options, settings, shape);
-            settings.numSteps = options.containsKey("--steps")
-                    ? (Integer) (int) integer(options, "--steps", 0, 1, Integer.MAX_VALUE) : null;
-            settings.times = times(options.get("--times"));
-            settings.sampler = options.get("--sampler");
-            settings.eta = number(options, "--eta");
-            settings.plan = options.get("--plan");
-            settings.seed = seed;
-            settings.label = options.containsKey("--label")
-                    ? Arrays.asList(options.get("--label").split(",", -1)) : null;
-            Double scale = number(options, "--guidance");
-            settings.guidance = scale == null ? null : new Guidance(scale, null);
-
-            byte[] pixels = new byte[Math.multiplyExact(n, shape[0] * shape[1] * shape[2])];
-            for (int done = 0; done < n; done += BATCH) {
-                settings.first = first + done;
-                settings.n = Math.min(BATCH, n - done);
-                byte[] batch = Ddpm.toUint8(picture == null ? Ddpm.sample(model, spec, settings, null)
-                        : Given.edit(model, spec, picture, settings, null), shape);
-                System.arraycopy(batch, 0, pixels, done * (pixels.length / n), batch.length);
-            }
+            Pictures pictures = model.pictures(settings, null);
             long finished = System.currentTimeMillis();
-            write(grid(pixels, n, shape), out);
+            write(grid(pictures), new File(options.getOrDefault("--out", "grid.png")).getAbsoluteFile());
             double seconds = (finished - ManagementFactory.getRuntimeMXBean().getStartTime()) * 1e-3;
-            System.out.printf(Locale.ROOT, "{\"images\": %d, \"seconds_load\": %.3f, \"seconds\": %.3f}%n", n,
+            System.out.printf(Locale.ROOT, "{\"images\": %d, \"seconds_load\": %.3f, \"seconds\": %.3f}%n", settings.n,
                     secondsLoad, seconds);
-        } catch (ArithmeticException overflow) {
-            throw usage("--n must be few enough for one picture, got " + n + ".");
         }
     }
 
-    /** Reads what is given into the settings and returns the pixels of the picture; null where there is none. */
-    private static byte[] given(Map<String, String> options, Edit settings, int[] shape) {
-        for (String name : Arrays.asList("--mask", "--measure", "--strength", "--returns", "--jump")) {
-            if (options.containsKey(name) && !options.containsKey("--image")) {
-                throw usage(name + " needs an --image.");
-            }
-        }
-        if (!options.containsKey("--image")) {
-            return null;
-        }
-        settings.mask = options.containsKey("--mask") ? picture(options.get("--mask"), 1, shape) : null;
-        settings.measure = options.get("--measure");
-        settings.strength = number(options, "--strength");
-        settings.returns = (int) integer(options, "--returns", 0, 0, 10_000);
-        settings.jump = (int) integer(options, "--jump", 1, 1, 10_000);
-        return picture(options.get("--image"), shape[0], shape);
-    }
-
-    /** Returns the pixels of a picture of the model's size, (H, W, channels); grey is ITU-R 601's, as in Python. */
-    private static byte[] picture(String path, int channels, int[] shape) {
+    /** Returns the pixels of a picture, with one channel where it is grey and three where it is not. */
+    private static Pictures picture(String path) {
         BufferedImage image;
         try {
             image = ImageIO.read(new File(path));
@@ -115,113 +96,65 @@ public final class Sample {
             image = null;
         }
         if (image == null) {
-            throw new DdpmException(BAD_FILE, path + " cannot be read as a picture.");
+            throw new Refused(3, path + " cannot be read as a picture.");
         }
-        int height = shape[1];
-        int width = shape[2];
-        if (image.getWidth() != width || image.getHeight() != height) {
-            throw usage(path + " must have " + width + " x " + height + " pixels, got " + image.getWidth() + " x "
-                    + image.getHeight() + ".");
+        int width = image.getWidth();
+        int channels = image.getRaster().getNumBands() == 1 ? 1 : 3; // of grey getRGB would take it for linear light
+        byte[] pixels = new byte[image.getHeight() * width * channels];
+        for (int k = 0; k < pixels.length; k++) {
+            int pixel = k / channels;
+            pixels[k] = (byte) (channels == 1 ? image.getRaster().getSample(pixel % width, pixel / width, 0)
+                    : image.getRGB(pixel % width, pixel / width) >> 16 - 8 * (k % channels));
         }
-        byte[] pixels = new byte[height * width * channels];
-        // getRGB would take a grey picture for linear light
-        boolean isGrey = image.getRaster().getNumBands() == 1 && image.getType() == BufferedImage.TYPE_BYTE_GRAY;
-        for (int k = 0; k < height * width; k++) {
-            int rgb = isGrey ? image.getRaster().getSample(k % width, k / width, 0) * 0x010101
-                    : image.getRGB(k % width, k / width);
-            int red = rgb >> 16 & 0xFF;
-            int green = rgb >> 8 & 0xFF;
-            int blue = rgb & 0xFF;
-            for (int channel = 0; channel < channels; channel++) {
-                pixels[k * channels + channel] = (byte) (channels == 3 ? rgb >> 16 - 8 * channel
-                        : red * 19595 + green * 38470 + blue * 7471 + 0x8000 >> 16);
-            }
-        }
-        return pixels;
+        return new Pictures(1, image.getHeight(), width, channels, pixels);
     }
 
-    /** Lays n images, (H, W, C) bytes each, out row by row, as near to a square as they allow; the rest is black. */
-    static BufferedImage grid(byte[] pixels, int n, int[] shape) {
-        int channels = shape[0];
-        int height = shape[1];
-        int width = shape[2];
-        int columns = (int) Math.ceil(Math.sqrt(n));
-        int rows = (n + columns - 1) / columns;
-        int type = channels == 1 ? BufferedImage.TYPE_BYTE_GRAY : BufferedImage.TYPE_3BYTE_BGR;
-        BufferedImage page = new BufferedImage(columns * width, rows * height, type);
-        int[] image = new int[height * width * channels];
-        for (int k = 0; k < n; k++) {
+    /** Lays images out row by row, as near to a square as they allow; the rest is black. */
+    private static BufferedImage grid(Pictures of) {
+        int columns = (int) Math.ceil(Math.sqrt(of.n));
+        int rows = (of.n + columns - 1) / columns;
+        int type = of.channels == 1 ? BufferedImage.TYPE_BYTE_GRAY : BufferedImage.TYPE_3BYTE_BGR;
+        BufferedImage page = new BufferedImage(columns * of.width, rows * of.height, type);
+        int[] image = new int[of.height * of.width * of.channels];
+        for (int k = 0; k < of.n; k++) {
             for (int j = 0; j < image.length; j++) {
-                image[j] = pixels[k * image.length + j] & 0xFF;
+                image[j] = of.pixels[k * image.length + j] & 0xFF;
             }
-            page.getRaster().setPixels(k % columns * width, k / columns * height, width, height, image);
+            page.getRaster().setPixels(k % columns * of.width, k / columns * of.height, of.width, of.height, image);
         }
         return page;
     }
 
-    static void write(BufferedImage page, File out) {
-        try {
-            ImageIO.setUseCache(false);
-            if (!ImageIO.write(page, "png", out)) {
-                throw new IOException("this Java writes no PNG");
-            }
-        } catch (IOException exception) {
-            throw new DdpmException(ENVIRONMENT, out + " cannot be written: " + shown(exception.getMessage())
-                    + ". Choose another --out.");
+    private static void write(BufferedImage page, File out) throws IOException {
+        ImageIO.setUseCache(false);
+        if (!out.getParentFile().isDirectory() || !ImageIO.write(page, "png", out)) {
+            throw new IOException(out + " cannot be written. Choose another --out.");
         }
     }
 
-    private static Map<String, String> options(String[] arguments) {
-        Map<String, String> options = new TreeMap<>();
-        for (int k = 0; k < arguments.length; k++) {
-            boolean known = OPTIONS.contains(arguments[k]);
-            if (!known && (arguments[k].startsWith("-") || options.containsKey("model"))) {
-                throw usage("Unknown argument " + shown(arguments[k]) + ". Say " + USAGE_LINE + ".");
-            }
-            if (known && k + 1 == arguments.length) {
-                throw usage(arguments[k] + " needs a value. Say " + USAGE_LINE + ".");
-            }
-            options.put(known ? arguments[k] : "model", known ? arguments[++k] : arguments[k]);
-        }
-        if (!options.containsKey("model")) {
-            throw usage("A model must be named. Say " + USAGE_LINE + ".");
-        }
-        return options;
+    private static long number(Map<String, String> options, String name, long usual) {
+        long[] numbers = numbers(options, name);
+        return numbers == null ? usual : numbers[0];
     }
 
-    private static long integer(Map<String, String> options, String name, long usual, long least, long most) {
+    private static long[] numbers(Map<String, String> options, String name) {
         String text = options.get(name);
         try {
-            long value = text == null ? usual : Long.parseLong(text);
-            if (value >= least && value <= most) {
-                return value;
-            }
-        } catch (NumberFormatException told) {
-            // below, as one out of range
-        }
-        throw usage(name + " must be an integer from " + least + " to " + most + ", got " + shown(text) + ".");
-    }
-
-    private static Double number(Map<String, String> options, String name) {
-        String text = options.get(name);
-        try {
-            return text == null ? null : Double.valueOf(text);
+            return text == null ? null : Arrays.stream(text.split(",", -1)).mapToLong(Long::parseLong).toArray();
         } catch (NumberFormatException exception) {
-            throw usage(name + " must be a number, got " + shown(text) + ".");
+            throw usage(name + " must be integers such as 3, got " + text + ".");
         }
     }
 
-    private static int[] times(String text) {
+    private static Float real(Map<String, String> options, String name) {
         try {
-            return text == null ? null
-                    : Arrays.stream(text.split(",", -1)).map(String::trim).mapToInt(Integer::parseInt).toArray();
+            return options.containsKey(name) ? Float.valueOf(options.get(name)) : null;
         } catch (NumberFormatException exception) {
-            throw usage("--times must be integers with commas between them, such as 980,960,0, got " + shown(text)
-                    + ".");
+            throw usage(name + " must be a number, got " + options.get(name) + ".");
         }
     }
 
-    private static DdpmException usage(String message) {
-        return new DdpmException(USAGE, message);
+    private static Refused usage(String message) {
+        return new Refused(2, message);
     }
 }

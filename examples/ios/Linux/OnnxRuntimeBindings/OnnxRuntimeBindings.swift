@@ -48,6 +48,12 @@ public final class ORTSessionOptions {
 
 public final class ORTRunOptions {}
 
+public final class ORTTensorTypeAndShapeInfo {
+    public let shape: [NSNumber]
+
+    fileprivate init(_ shape: [NSNumber]) { self.shape = shape }
+}
+
 public final class ORTValue {
     fileprivate var pointer: OpaquePointer?
     private let data: NSMutableData?  // the tensor's memory, where it is the caller's
@@ -80,6 +86,17 @@ public final class ORTValue {
         return NSMutableData(bytesNoCopy: bytes!, length: length, freeWhenDone: false)
     }
 
+    public func tensorTypeAndShapeInfo() throws -> ORTTensorTypeAndShapeInfo {
+        var info: OpaquePointer?
+        try check(api.GetTensorTypeAndShape(pointer, &info))
+        defer { api.ReleaseTensorTypeAndShapeInfo(info) }
+        var count = 0
+        try check(api.GetDimensionsCount(info, &count))
+        var sizes = [Int64](repeating: 0, count: count)
+        try check(api.GetDimensions(info, &sizes, count))
+        return ORTTensorTypeAndShapeInfo(sizes.map { NSNumber(value: $0) })
+    }
+
     deinit { api.ReleaseValue(pointer) }
 }
 
@@ -92,33 +109,15 @@ public final class ORTSession {
     }
 
     public func run(
-        withInputs inputs: [String: ORTValue], outputs: [String: ORTValue], runOptions: ORTRunOptions?
-    ) throws {
-        try run(inputs, Array(outputs.keys), outputs.values.map(\.pointer)) { _ in }
-    }
-
-    public func run(
         withInputs inputs: [String: ORTValue], outputNames: Set<String>, runOptions: ORTRunOptions?
     ) throws -> [String: ORTValue] {
-        let names = Array(outputNames)
-        var found: [String: ORTValue] = [:]
-        try run(inputs, names, names.map { _ in nil }) { values in
-            for (name, value) in zip(names, values) { found[name] = ORTValue(owning: value!) }
-        }
-        return found
-    }
-
-    private func run(
-        _ inputs: [String: ORTValue], _ outputNames: [String], _ outputs: [OpaquePointer?],
-        _ take: ([OpaquePointer?]) -> Void
-    ) throws {
-        let inputNames = inputs.keys.map { UnsafePointer<CChar>(strdup($0)) }
-        let names = outputNames.map { UnsafePointer<CChar>(strdup($0)) }
-        defer { (inputNames + names).forEach { free(UnsafeMutablePointer(mutating: $0)) } }
-        let values = inputs.values.map(\.pointer)
-        var results = outputs
-        try check(api.Run(pointer, nil, inputNames, values, values.count, names, names.count, &results))
-        take(results)
+        let given = inputs.map { (strdup($0.key), $0.value.pointer) }
+        let wanted = outputNames.map { ($0, strdup($0)) }
+        defer { (given.map(\.0) + wanted.map(\.1)).forEach { free($0) } }
+        let (inputNames, names) = (given.map { UnsafePointer<CChar>($0.0) }, wanted.map { UnsafePointer<CChar>($0.1) })
+        var results = [OpaquePointer?](repeating: nil, count: wanted.count)
+        try check(api.Run(pointer, nil, inputNames, given.map(\.1), given.count, names, names.count, &results))
+        return Dictionary(uniqueKeysWithValues: zip(wanted, results).map { ($0.0, ORTValue(owning: $1!)) })
     }
 
     public func inputNames() throws -> [String] { try names(api.SessionGetInputCount, api.SessionGetInputName) }

@@ -9,36 +9,40 @@ import java.nio.LongBuffer;
 /** Stand-in for ONNX Runtime's class: the few signatures that the programs here call; see README.md. */
 public class OnnxTensor extends OnnxTensorLike {
     final Buffer data; // direct, in native order
-    final long[] shape;
     private boolean closed;
 
-    private OnnxTensor(Buffer data, long[] shape) throws OrtException {
+    OnnxTensor(Buffer data, long[] shape) throws OrtException {
+        super(new TensorInfo(shape.clone()));
         data.rewind();
         long size = 1;
         for (long extent : shape) {
             size *= extent;
         }
-        if (!data.isDirect() || data.remaining() != size || data.capacity() != size) {
+        if (data.remaining() != size) {
             throw new OrtException("a buffer of " + size + " numbers is needed");
         }
         this.data = data;
-        this.shape = shape.clone();
     }
 
     public static OnnxTensor createTensor(OrtEnvironment env, FloatBuffer data, long[] shape) throws OrtException {
-        return new OnnxTensor(data.isDirect() ? data : direct(4L * data.remaining()).asFloatBuffer().put(data), shape);
+        return new OnnxTensor(direct(4L * data.remaining()).asFloatBuffer().put(data), shape);
     }
 
     public static OnnxTensor createTensor(OrtEnvironment env, LongBuffer data, long[] shape) throws OrtException {
-        return new OnnxTensor(data.isDirect() ? data : direct(8L * data.remaining()).asLongBuffer().put(data), shape);
+        return new OnnxTensor(direct(8L * data.remaining()).asLongBuffer().put(data), shape);
     }
 
-    public static OnnxTensor createTensor(OrtEnvironment env, ByteBuffer data, long[] shape, OnnxJavaType type)
-            throws OrtException {
-        return new OnnxTensor(data, shape);
+    public ByteBuffer getByteBuffer() {
+        checkOpen();
+        return ((ByteBuffer) data).duplicate();
     }
 
-    private static ByteBuffer direct(long bytes) {
+    public LongBuffer getLongBuffer() {
+        checkOpen();
+        return ((LongBuffer) data).duplicate();
+    }
+
+    static ByteBuffer direct(long bytes) {
         return ByteBuffer.allocateDirect(Math.toIntExact(bytes)).order(ByteOrder.nativeOrder());
     }
 

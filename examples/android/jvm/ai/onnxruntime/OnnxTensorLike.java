@@ -2,5 +2,13 @@ package ai.onnxruntime;
 
 /** Stand-in for ONNX Runtime's class: the few signatures that the programs here call; see README.md. */
 public abstract class OnnxTensorLike implements OnnxValue {
-    OnnxTensorLike() {}
+    final TensorInfo info;
+
+    OnnxTensorLike(TensorInfo info) {
+        this.info = info;
+    }
+
+    public TensorInfo getInfo() {
+        return info;
+    }
 }

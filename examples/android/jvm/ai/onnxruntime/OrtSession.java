@@ -1,11 +1,14 @@
 package ai.onnxruntime;
 
 import java.nio.Buffer;
+import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 
 /** Stand-in for ONNX Runtime's class: the few signatures that the programs here call; see README.md. */
@@ -32,26 +35,25 @@ public class OrtSession implements AutoCloseable {
         return outputNames;
     }
 
-    public OnnxModelMetadata getMetadata() throws OrtException {
+    public Result run(Map<String, ? extends OnnxTensorLike> inputs) throws OrtException {
         checkOpen();
-        Map<String, String> metadata = new LinkedHashMap<>();
-        for (byte[] key : metadataKeys(handle)) {
-            metadata.put(text(key), text(metadataValue(handle, key)));
+        byte[][] names = new byte[inputs.size()][];
+        Buffer[] data = new Buffer[inputs.size()];
+        long[][] shapes = new long[inputs.size()][];
+        int k = 0;
+        for (Map.Entry<String, ? extends OnnxTensorLike> entry : inputs.entrySet()) {
+            OnnxTensor tensor = (OnnxTensor) entry.getValue();
+            tensor.checkOpen();
+            names[k] = entry.getKey().getBytes(StandardCharsets.UTF_8);
+            data[k] = tensor.data;
+            shapes[k++] = tensor.info.getShape();
         }
-        return new OnnxModelMetadata(Collections.unmodifiableMap(metadata));
-    }
-
-    /** Writes the pinned outputs in place; unlike ONNX Runtime's, this one makes no others. */
-    public Result run(Map<String, ? extends OnnxTensorLike> inputs, Set<String> requestedOutputs,
-            Map<String, ? extends OnnxValue> pinnedOutputs) throws OrtException {
-        checkOpen();
-        if (!requestedOutputs.isEmpty()) {
-            throw new OrtException("this stand-in has pinned outputs only");
+        byte[][] outputs = new byte[outputNames.size()][];
+        k = 0;
+        for (String name : outputNames) {
+            outputs[k++] = name.getBytes(StandardCharsets.UTF_8);
         }
-        Values in = new Values(inputs);
-        Values out = new Values(pinnedOutputs);
-        run(handle, in.names, in.data, in.shapes, out.names, out.data, out.shapes);
-        return new Result();
+        return new Result(outputNames, run(handle, names, data, shapes, outputs));
     }
 
     @Override
@@ -64,27 +66,6 @@ public class OrtSession implements AutoCloseable {
     private void checkOpen() {
         if (closed) {
             throw new IllegalStateException("a closed session is used");
-        }
-    }
-
-    /** The parts of some tensors, side by side, as native code takes them. */
-    private static final class Values {
-        final byte[][] names;
-        final Buffer[] data;
-        final long[][] shapes;
-
-        Values(Map<String, ? extends OnnxValue> tensors) {
-            names = new byte[tensors.size()][];
-            data = new Buffer[tensors.size()];
-            shapes = new long[tensors.size()][];
-            int k = 0;
-            for (Map.Entry<String, ? extends OnnxValue> entry : tensors.entrySet()) {
-                OnnxTensor tensor = (OnnxTensor) entry.getValue();
-                tensor.checkOpen();
-                names[k] = entry.getKey().getBytes(StandardCharsets.UTF_8);
-                data[k] = tensor.data;
-                shapes[k++] = tensor.shape;
-            }
         }
     }
 
@@ -104,12 +85,9 @@ public class OrtSession implements AutoCloseable {
 
     private static native byte[][] names(long handle, boolean ofInputs) throws OrtException;
 
-    private static native byte[][] metadataKeys(long handle) throws OrtException;
-
-    private static native byte[] metadataValue(long handle, byte[] key) throws OrtException;
-
-    private static native void run(long handle, byte[][] inputNames, Buffer[] inputs, long[][] inputShapes,
-            byte[][] outputNames, Buffer[] outputs, long[][] outputShapes) throws OrtException;
+    /** Returns for each output its bytes, and its type as ONNX numbers it followed by its shape: two entries each. */
+    private static native Object[] run(long handle, byte[][] inputNames, Buffer[] inputs, long[][] inputShapes,
+            byte[][] outputNames) throws OrtException;
 
     private static native void release(long handle) throws OrtException;
 
@@ -144,7 +122,28 @@ public class OrtSession implements AutoCloseable {
 
     /** Stand-in for ONNX Runtime's class: the few signatures that the programs here call; see README.md. */
     public static class Result implements AutoCloseable {
+        private final Map<String, OnnxTensor> values = new LinkedHashMap<>();
+
+        Result(Set<String> names, Object[] made) throws OrtException {
+            int k = 0;
+            for (String name : names) {
+                byte[] bytes = (byte[]) made[k];
+                long[] header = (long[]) made[k + 1]; // the type, then the shape
+                ByteBuffer data = OnnxTensor.direct(bytes.length);
+                data.put(bytes).rewind();
+                Buffer typed = header[0] == 1 ? data.asFloatBuffer() : header[0] == 7 ? data.asLongBuffer() : data;
+                values.put(name, new OnnxTensor(typed, Arrays.copyOfRange(header, 1, header.length)));
+                k += 2;
+            }
+        }
+
+        public Optional<OnnxValue> get(String key) {
+            return Optional.ofNullable(values.get(key));
+        }
+
         @Override
-        public void close() {}
+        public void close() {
+            values.values().forEach(OnnxTensor::close);
+        }
     }
 }

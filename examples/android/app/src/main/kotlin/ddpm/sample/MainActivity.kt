@@ -5,7 +5,6 @@ import android.graphics.Bitmap
 import android.graphics.drawable.BitmapDrawable
 import android.os.Bundle
 import android.system.Os
-import android.view.View
 import android.widget.ArrayAdapter
 import android.widget.Button
 import android.widget.EditText
@@ -13,32 +12,22 @@ import android.widget.ImageView
 import android.widget.ProgressBar
 import android.widget.Spinner
 import android.widget.TextView
-import ddpm.Ddpm
-import ddpm.DdpmException
-import ddpm.Guidance
-import ddpm.OrtModel
-import ddpm.Progress
-import ddpm.Settings
+import ddpm.OneCall
 import java.util.concurrent.CancellationException
 import java.util.concurrent.Executors
 
-/** One screen: a seed, a number of steps or a plan, a class where the model has any, and the picture as it denoises. */
+/** One screen: a seed, a class, how strongly it is followed, and the picture as it denoises. */
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
 
     /** Opened and used on the worker's thread only. */
-    private var model: OrtModel? = null
-
-    /** The names of the model's plans, as they are offered below the steps; none until the model is open. */
-    private var plans = emptyList<String>()
+    private var model: OneCall? = null
 
     @Volatile
     private var cancelled = false
 
     private val seed by lazy { findViewById<EditText>(R.id.seed) }
-    private val steps by lazy { findViewById<EditText>(R.id.steps) }
-    private val plan by lazy { findViewById<Spinner>(R.id.plan) }
-    private val label by lazy { findViewById<EditText>(R.id.label) }
+    private val label by lazy { findViewById<Spinner>(R.id.label) }
     private val guidance by lazy { findViewById<EditText>(R.id.guidance) }
     private val generate by lazy { findViewById<Button>(R.id.generate) }
     private val cancel by lazy { findViewById<Button>(R.id.cancel) }
@@ -50,9 +39,9 @@ class MainActivity : Activity() {
         super.onCreate(savedInstanceState)
         Os.setenv("ORT_DISABLE_TELEMETRY", "1", false) // before ONNX Runtime is loaded
         setContentView(R.layout.activity_main)
+        label.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, CLASSES)
         generate.setOnClickListener { start() }
         cancel.setOnClickListener { cancelled = true }
-        worker.execute { offerPlans() }
     }
 
     override fun onDestroy() {
@@ -64,34 +53,22 @@ class MainActivity : Activity() {
 
     private fun start() {
         val wantedSeed = seed.text.toString().toLongOrNull()
-        val wantedSteps = steps.text.toString().toIntOrNull()
-        if (wantedSeed == null || wantedSteps == null) {
-            status.text = getString(if (wantedSeed == null) R.string.no_seed else R.string.no_steps)
+        val scale = guidance.text.toString().trim().toFloatOrNull()
+        if (wantedSeed == null || scale == null) {
+            status.text = getString(if (wantedSeed == null) R.string.no_seed else R.string.no_guidance)
             return
         }
-        val scale = guidance.text.toString().trim()
-        if (scale.isNotEmpty() && scale.toDoubleOrNull() == null) {
-            status.text = getString(R.string.no_guidance)
-            return
-        }
-        val settings = Settings() // what stays null is the file's default
-        settings.n = 1
-        settings.plan = plans.getOrNull(plan.selectedItemPosition - 1)
-        if (settings.plan == null) {
-            settings.numSteps = wantedSteps
-            settings.sampler = "ddim"
-            settings.eta = 0.0
-        }
+        val settings = OneCall.Settings() // what stays null is fixed in the file
         settings.seed = wantedSeed
-        settings.label = label.text.toString().trim().ifEmpty { null }
-        settings.guidance = scale.toDoubleOrNull()?.let { Guidance(it, null) }
+        settings.labels = longArrayOf(label.selectedItemPosition.toLong())
+        settings.guidance = scale
         cancelled = false
         generate.isEnabled = false
         cancel.isEnabled = true
         status.text = getString(R.string.running)
         picture.contentDescription = getString(R.string.preview)
         worker.execute {
-            val outcome = sample(settings)
+            val outcome = make(settings)
             runOnUiThread {
                 generate.isEnabled = true
                 cancel.isEnabled = false
@@ -101,72 +78,45 @@ class MainActivity : Activity() {
     }
 
     /** Makes one picture, on the worker's thread, and returns how it ended. */
-    private fun sample(settings: Settings): String {
+    private fun make(settings: OneCall.Settings): String {
         val started = System.nanoTime()
         try {
-            val opened = opened()
-            val shape = opened.spec().pictureShape()
-            val report = Progress { step, numSteps, _, x_0 ->
-                show(step, numSteps, bitmap(x_0, shape))
+            val opened = model ?: OneCall.open(assets.open("unet.slice.onnx").use { it.readBytes() }, 0)
+            model = opened
+            opened.pictures(settings) { step, steps, preview ->
+                show(step, steps, bitmap(preview))
                 !cancelled
             }
-            val x = Ddpm.sample(opened, opened.spec(), settings, report)
-            val finished = bitmap(x, shape)
-            runOnUiThread {
-                show(finished)
-                picture.contentDescription = getString(R.string.picture, settings.seed)
-            }
+            runOnUiThread { picture.contentDescription = getString(R.string.picture, settings.seed) }
             return getString(R.string.done, (System.nanoTime() - started) * 1e-9)
         } catch (_: CancellationException) {
             return getString(R.string.cancelled)
-        } catch (refusal: DdpmException) {
-            return refusal.message.orEmpty()
+        } catch (refused: OneCall.Refused) {
+            return refused.message.orEmpty()
         }
     }
 
-    /** Opens the model ahead of the first run, on the worker's thread, and shows what plans it carries, if any. */
-    private fun offerPlans() {
-        val offered = try {
-            opened().spec().plans
-        } catch (_: DdpmException) {
-            return // told when a picture is wanted
-        }
-        if (offered.isEmpty()) return
-        val ways = offered.map { (name, table) -> getString(R.string.by_plan, name, table.rows.size) }
-        runOnUiThread {
-            plans = offered.keys.toList()
-            val items = listOf(getString(R.string.by_steps)) + ways
-            plan.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, items)
-            findViewById<View>(R.id.plans).visibility = View.VISIBLE
-        }
-    }
-
-    private fun opened(): OrtModel {
-        val opened = model ?: OrtModel.open(assets.open("unet.onnx").use { it.readBytes() }, 0)
-        model = opened
-        return opened
-    }
-
-    private fun show(step: Int, numSteps: Int, preview: Bitmap) = runOnUiThread {
-        progress.max = numSteps
+    private fun show(step: Int, steps: Int, preview: Bitmap) = runOnUiThread {
+        progress.max = steps
         progress.progress = step
-        progress.contentDescription = getString(R.string.step_of, step, numSteps)
-        show(preview)
-    }
-
-    private fun show(bitmap: Bitmap) {
+        progress.contentDescription = getString(R.string.step_of, step, steps)
         // a pixel of the model is many of the screen's: squares, not a blur
-        picture.setImageDrawable(BitmapDrawable(resources, bitmap).apply { isFilterBitmap = false })
+        picture.setImageDrawable(BitmapDrawable(resources, preview).apply { isFilterBitmap = false })
     }
 
-    /** Returns the first image of a batch, (C, H, W) with C 1 or 3, as a bitmap of its own. */
-    private fun bitmap(images: FloatArray, shape: IntArray): Bitmap {
-        val (channels, height, width) = shape
-        val pixels = Ddpm.toUint8(images, shape)
-        val colours = IntArray(height * width) { k ->
-            val level = { channel: Int -> pixels[k * channels + channel % channels].toInt() and 0xFF }
+    /** Returns the first of some pictures, of 1 channel or 3, as a bitmap. */
+    private fun bitmap(shown: OneCall.Pictures): Bitmap {
+        val colours = IntArray(shown.height * shown.width) { k ->
+            val level = { c: Int -> shown.pixels[k * shown.channels + c % shown.channels].toInt() and 0xFF }
             (0xFF shl 24) or (level(0) shl 16) or (level(1) shl 8) or level(2)
         }
-        return Bitmap.createBitmap(colours, width, height, Bitmap.Config.ARGB_8888)
+        return Bitmap.createBitmap(colours, shown.width, shown.height, Bitmap.Config.ARGB_8888)
+    }
+
+    private companion object {
+        /** Those of the shipped model, in their order. */
+        val CLASSES = listOf(
+            "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+        )
     }
 }
