@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli._until_merge import begin, request_for
 from ddpm_export.cli.console import APP, print_json, script_of
 from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, add_command
 from ddpm_export.cli.options import Choices, Debug, Json, N, Numbers, Runtime
@@ -70,6 +69,7 @@ def make(
     debug: Debug = False,
 ) -> None:
     """Make a set of images in shards, each complete or missing; interrupted, it continues where it stopped."""
+    from ddpm_export.cli._until_merge import begin
     from ddpm_export.sets.job import finish, make_here, maker, missing
     from ddpm_export.system.files import sole_writer
 
@@ -133,6 +133,7 @@ def score(
     debug: Debug = False,
 ) -> None:
     """Make what is missing of a set and of its features, shard by shard, and score it as ddpm-eval does."""
+    from ddpm_export.cli._until_merge import begin, request_for
     from ddpm_export.scoring.datasets.readers import open_dataset
     from ddpm_export.scoring.scores import CHUNK, CLASS_METRICS, METRICS
     from ddpm_export.scoring.set_features import Scoring, features_of_set, folder_of_set, scorer, unscored

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli._until_merge import invert as inverted
-from ddpm_export.cli._until_merge import request_for
 from ddpm_export.cli.console import APP, print_json, script_of
 from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, add_command
 from ddpm_export.cli.options import Batch, Choices, Confinable, Debug, Json, Numbers, Out
@@ -163,10 +161,11 @@ def invert(
     """Find the noise that leads to a picture; `ddpm-run --from` makes images of it."""
     if out.suffix != ".npy":
         raise UsageError(f"--out must end in .npy, got {printable(out.name)!r}.")
+    place, opened, given = _opened(model, out, choices, runtime, {"image": image})
+    from ddpm_export.cli._until_merge import invert as inverted
     from ddpm_export.images.write import save_array
     from ddpm_export.system.files import sha256_of
 
-    place, opened, given = _opened(model, out, choices, runtime, {"image": image})
     asked = {**choices.asked(opened.spec), "batch": batch}
     with phases() as report:
         x_T, rmse = inverted(
@@ -210,6 +209,8 @@ def _edit(
 ) -> None:
     """Make the images of an edit: `files` by their paths, `how` as keywords of a request."""
     place, opened, given = _opened(model, out, choices, runtime, files, any_size=how.get("measure") is not None)
+    from ddpm_export.cli._until_merge import request_for
+
     asked = {**choices.asked(opened.spec), **numbers.asked(), **given, **how}
     request = request_for(opened.spec, n=n, **asked)
     make_images(opened, request, model, out, place, runtime, as_json=as_json, in_line=in_line)

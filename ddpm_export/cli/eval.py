@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpm_export.cli._until_merge import request_for
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE
 from ddpm_export.cli.options import Batch, Choices, Debug, Json, Runtime
@@ -93,6 +92,7 @@ def evaluate(
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
+    from ddpm_export.cli._until_merge import request_for
     from ddpm_export.runtimes.opening import open_model
     from ddpm_export.scoring import scores as scoring
     from ddpm_export.system.files import sha256_of

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm_export.cli._until_merge import request_for
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.help import HOW, SAFETY, WHAT, WHERE
 from ddpm_export.cli.options import Choices, Confinable, Debug, Json, N, Numbers, Out
@@ -53,6 +52,8 @@ def run(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
     place = runtime.bound(model, out, [*choices.paths, *([noise] if noise else [])])
+    from ddpm_export.cli._until_merge import request_for
+
     opened = runtime.opened(model)
     spec = opened.spec
     asked = {**choices.asked(spec), **numbers.asked()}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ddpm_export.cli._until_merge import pictures
 from ddpm_export.cli.console import print_json
 from ddpm_export.cli.progress import progress
 from ddpm_export.errors import UsageError, printable
@@ -32,6 +31,7 @@ def make_images(
     in_line: bool = False,
 ) -> None:
     """Write a request's images to `out`, which lies at `place` until a parent has taken it, and report them."""
+    from ddpm_export.cli._until_merge import pictures
     from ddpm_export.images.write import open_output
     from ddpm_export.system.files import sha256_of
 

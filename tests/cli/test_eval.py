@@ -15,6 +15,7 @@ from ddpm_export.model.choice import plan
 from ddpm_export.model.inputs import Input
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.sampling.generate import generate
+from ddpm_export.scoring.datasets import dataset
 from ddpm_export.scoring.datasets import readers as datasets
 from ddpm_export.scoring.datasets.readers import READERS
 from ddpm_export.scoring.scores import features_of
@@ -137,7 +138,7 @@ def test_every_data_set_is_a_reference_and_what_is_scored(place, name, monkeypat
 def test_more_images_than_fit_into_memory_are_a_reference(place, monkeypatch):
     usual = ("--samples", place / "real", "--metrics", "fid,bits", "--n", 7, "--json")
     whole = evaluated(place, *usual, "--cache", place / "a").out
-    monkeypatch.setattr(datasets.dataset, "MAX_ARRAY_BYTES", 0)
+    monkeypatch.setattr(dataset, "MAX_ARRAY_BYTES", 0)
     assert evaluated(place, *usual, "--cache", place / "b").out == whole
 
 

@@ -55,7 +55,9 @@ def test_a_command_has_few_options_each_with_help_and_a_group(words):
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_group_has_an_example_below_it_that_the_command_takes(words):
-    ending = run_here(importlib.import_module(f"ddpm_export.cli.{words.split()[0][5:]}").main, *words.split()[1:], "--help")
+    ending = run_here(
+        importlib.import_module(f"ddpm_export.cli.{words.split()[0][5:]}").main, *words.split()[1:], "--help"
+    )
     assert ending.code == 0
     groups = [line.rstrip(":") for line in ending.out.splitlines() if line.rstrip(":") in GROUPS]
     examples = [line.strip("$ ") for line in ending.out.splitlines() if line.startswith("  $ ")]

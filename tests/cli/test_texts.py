@@ -74,7 +74,11 @@ def test_what_a_text_means(read, text, meant):
 @pytest.mark.parametrize(
     ("read", "text", "words"),
     [
-        (steps_from_text, "many", "--steps must be a number of steps, such as 50, or times, such as 980,960,0, got 'many'"),
+        (
+            steps_from_text,
+            "many",
+            "--steps must be a number of steps, such as 50, or times, such as 980,960,0, got 'many'",
+        ),
         (steps_from_text, "30,b", "--steps must be"),
         (steps_from_text, "30,,4", "--steps must be"),
         (sampler_from_text, "ddim:", "--sampler must be a name, with grid, eta, variance, order after a colon"),
@@ -90,7 +94,11 @@ def test_what_a_text_means(read, text, meant):
         (guidance, "2@1", "--guidance must be such as"),
         (guidance, "2@1-2-3", "--guidance must be such as"),
         (guidance, "", "--guidance must be such as"),
-        (guidance_of_none, "@1-2", "--guidance @1-2 needs a scale, such as 2@1-2: the model has no guidance of its own"),
+        (
+            guidance_of_none,
+            "@1-2",
+            "--guidance @1-2 needs a scale, such as 2@1-2: the model has no guidance of its own",
+        ),
         (engine_from_text, "dask", "--engine must be process or ray, such as ray:workers=4, got 'dask'"),
         (engine_from_text, "process:workers=2", "--engine must be process or ray"),
         (engine_from_text, "ray:workers=0", "workers of --engine must be a number of at least 1, got '0'"),
@@ -111,5 +119,7 @@ def test_what_means_nothing_is_refused(read, text, words):
 
 def test_numbers_name_their_option():
     assert numbers_from_text("--batches", "1,16") == [1, 16]
-    with pytest.raises(UsageError, match="--batches must be integers separated by commas, such as 980,960,0, got '1,a'"):
+    with pytest.raises(
+        UsageError, match="--batches must be integers separated by commas, such as 980,960,0, got '1,a'"
+    ):
         numbers_from_text("--batches", "1,a")

@@ -38,7 +38,7 @@ from models import (
 from onnx import TensorProto
 
 from ddpm_export import edit, generate
-from ddpm_export.cli.console import labels_from_text
+from ddpm_export.cli.texts import labels_from_text
 from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.images.read import read_image
