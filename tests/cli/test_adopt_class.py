@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from ddpm_export import open_model  # noqa: E402
 from ddpm_export.errors import UsageError  # noqa: E402
-from ddpm_export.exporting import export as exporting  # noqa: E402
+from ddpm_export.importers import load  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -153,7 +153,7 @@ def test_an_input_is_declared_in_few_words(here, command, monkeypatch, text, dec
         seen.append(spec)
         raise UsageError("That is all.")
 
-    monkeypatch.setattr(exporting, "load_network", load_network)
+    monkeypatch.setattr(load, "load_network", load_network)
     command("adopt", "weights.pt", *OWN, *SPEC, "--input", text)
     assert seen[0].inputs == (declared,)
 

@@ -92,7 +92,7 @@ def test_a_plan_can_be_the_default(trained, command, tmp_path):
         (
             ("--plans", "unipc:3,4,grid=karras", "--plans", "heun:2"),
             False,
-            ["unipc-karras-3", "unipc-karras-4", "heun-2"],
+            ["heun-2", "unipc-karras-3", "unipc-karras-4"],
         ),
         (("--plans", "unipc:3", "--sampler", "ddim:grid=karras", "--steps", "2"), True, ["unipc-3"]),
         (("--sampler", "ddim:grid=karras", "--steps", "2"), True, []),
