@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Table, parser, run
-from ddpm_export.cli.console import phases
+from ddpm_export.cli.progress import phases
 from ddpm_export.errors import UsageError
 from ddpm_export.measuring.timing import machine
 from ddpm_export.model.guidance import Guidance

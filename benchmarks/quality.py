@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run
-from ddpm_export.cli.console import phases
+from ddpm_export.cli.progress import phases
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.measuring.timing import Timings, interleaved, machine, warm_up
 from ddpm_export.model.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_spec

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.quality import sha256_of_images
 from benchmarks.report import Report, Table, markdown_from_reports, parser, run
-from ddpm_export.cli.console import phases
+from ddpm_export.cli.progress import phases
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.measuring.timing import interleaved, machine, warm_up

@@ -266,7 +266,7 @@ def test_check_of_a_file_that_crashes_is_one_line_and_3(tmp_path):
 
 
 def test_check_says_what_held_the_child(tmp_path):
-    arguments = [write(tmp_path, mix_model()), "--json", "--timeout", 60, "--memory", 8]
+    arguments = [write(tmp_path, mix_model()), "--json", "--untrusted", "60s,8GiB"]
     ending = run_apart(*arguments, code=CHECK)
     assert (ending.code, ending.err) == (0, "")
     assert json.loads(ending.out)["confined"][:2] == ["60 s", "8 GiB"]
@@ -276,14 +276,14 @@ def test_check_says_what_held_the_child(tmp_path):
 @pytest.mark.parametrize(
     ("content", "limit", "told"),
     [
-        (crashing_model(), [], "crashes what opens it (SIGFPE)"),
-        (endless_model(), ["--timeout", 2], "takes longer than 2 s. Raise --timeout"),
-        (greedy_model(2), ["--memory", 1], "Failed to allocate memory for requested buffer of size 2147483648"),
+        (crashing_model(), ["--untrusted"], "crashes what opens it (SIGFPE)"),
+        (endless_model(), ["--untrusted", "2s"], "takes longer than 2 s. Raise --timeout"),
+        (greedy_model(2), ["--untrusted", "1GiB"], "Failed to allocate memory for requested buffer of size 2147483648"),
     ],
     ids=["crashing", "endless", "greedy"],
 )
 def test_an_untrusted_run_of_a_hostile_file_is_one_line_and_3(tmp_path, content, limit, told):
-    arguments = [write(tmp_path, content), "--untrusted", *limit, "--n", 1, "--out", tmp_path / "out" / "a.npy"]
+    arguments = [write(tmp_path, content), *limit, "--n", 1, "--out", tmp_path / "out" / "a.npy"]
     assert_refused(run_apart(*arguments, code=RUN), 3, "m.onnx", told)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -305,7 +305,7 @@ def test_an_untrusted_run_gives_the_same_pictures_and_its_parent_loads_nothing(t
 
 def test_nothing_that_starts_threads_is_loaded_before_the_child_is_confined():
     """Landlock binds the threads to come: those of NumPy's libraries would keep their rights."""
-    code = "import sys; from ddpm_export.cli import check, run; print('numpy' in sys.modules)"
+    code = "import sys; from ddpm_export.cli import check, edit, run; print('numpy' in sys.modules)"
     assert run_apart(code=code) == (0, "False\n", "")
 
 
@@ -329,10 +329,9 @@ def test_closed_streams_are_no_end(tmp_path):
 
 def test_untrusted_and_trust_contradict_each_other_and_a_caller_is_told_of_the_command(tmp_path):
     model = write(tmp_path, mix_model())
-    assert_refused(run_here(main, model, "--untrusted", "--trust"), 2, "--untrusted and --trust contradict")
+    assert_refused(run_here(main, model, "--untrusted", "--trust"), 2, "Give --untrusted or --trust, not both")
     assert_refused(run_here(main, model, "--untrusted"), 2, "the command ddpm-run")
-    for limit in ("--timeout", "--memory"):
-        assert_refused(run_here(main, model, limit, 1), 2, "apply only with --untrusted")
+    assert_refused(run_apart(model, "--untrusted=60", code=RUN), 2, "--untrusted takes limits such as 600s,16GiB")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

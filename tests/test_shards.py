@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import RUN, assert_refused, command_line, run_here
+from commands import assert_refused, command_line, run_here
 from models import extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export import Input, generate, open_model
+from ddpm_export.cli.dataset import main
 from ddpm_export.cli.eval import main as evaluate
-from ddpm_export.cli.run import main
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.sets import job as jobs
@@ -44,7 +44,7 @@ def expected(model):
 
 
 def made(model, out, *arguments):
-    ending = run_here(main, model, *ASKED, "--out", out, "--as", "npy", "--json", *arguments)
+    ending = run_here(main, "make", model, *ASKED, "--out", out, "--format", "npy", "--json", *arguments)
     assert ending.code == 0, ending
     return json.loads(ending.out)
 
@@ -58,7 +58,7 @@ def sets(model, tmp_path_factory):
     """{format: (folder, what was told)} of the same pictures, in other numbers of shards."""
     place = tmp_path_factory.mktemp("sets")
     shards = zip(FORMATS, (1, 4, 5, 23), strict=True)
-    return {name: (place / name, made(model, place / name, "--as", name, "--shards", k)) for name, k in shards}
+    return {name: (place / name, made(model, place / name, "--format", name, "--shards", k)) for name, k in shards}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -134,7 +134,7 @@ print(*[int(sample["__key__"]) for sample in found], *[sample["cls"] for sample 
 
 def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same(sets, model, tmp_path, monkeypatch):
     whole = (sets["npy"][0] / "manifest.json").read_bytes()
-    asked = ["--as", "npy", "--shards", 5]
+    asked = ["--format", "npy", "--shards", 5]
     real, left = jobs.pictures, iter([0] * 18)
 
     def stopping(*arguments):
@@ -144,12 +144,12 @@ def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same(sets, model, tm
             yield found
 
     monkeypatch.setattr(jobs, "pictures", stopping)
-    assert run_here(main, model, *ASKED, "--out", tmp_path / "a", *asked).code == 130
+    assert run_here(main, "make", model, *ASKED, "--out", tmp_path / "a", *asked).code == 130
     assert not (tmp_path / "a" / "manifest.json").exists()
     monkeypatch.setattr(jobs, "pictures", real)
     without_seed = [word for word in ASKED if word not in ("--seed", 3)]
     (tmp_path / "a" / "00000-of-00005.npy").write_bytes(b"cut off")
-    ending = run_here(main, model, *without_seed, "--out", tmp_path / "a", *asked, "--json")
+    ending = run_here(main, "make", model, *without_seed, "--out", tmp_path / "a", *asked, "--json")
     assert ending.code == 0, ending
     assert json.loads(ending.out)["made"] == 4 + 5 + 5
     assert (tmp_path / "a" / "manifest.json").read_bytes() == whole
@@ -160,27 +160,27 @@ def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same(sets, model, tm
 def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypatch):
     folder, other = tmp_path / "copy", tmp_path / "other.onnx"
     shutil.copytree(sets["npy"][0], folder)
-    usual = ["--out", folder, "--as", "npy", "--shards", 5]
+    usual = ["--out", folder, "--format", "npy", "--shards", 5]
     cases = {
         "seed 3, not 4": (model, ["--seed", 4]),
         "n 23, not 24": (model, ["--n", 24]),
         "shards 5, not 6": (model, ["--shards", 6]),
-        "format 'npy', not 'png'": (model, ["--as", "png"]),
+        "format 'npy', not 'png'": (model, ["--format", "png"]),
         "num_steps 4, not 5": (model, ["--steps", 5]),
         "label": (model, ["--label", "hat"]),
     }
     for words, (which, arguments) in cases.items():
-        assert_refused(run_here(main, which, *ASKED, *usual, *arguments), 2, words, "Choose another --out.")
+        assert_refused(run_here(main, "make", which, *ASKED, *usual, *arguments), 2, words, "Choose another --out.")
     spec = tiny_spec(inputs=(LABEL,), requires=("inputs",), source={"importer": "own"})
     other.write_bytes(told_model(spec))
-    assert_refused(run_here(main, other, *ASKED, *usual), 2, "model_sha256")
+    assert_refused(run_here(main, "make", other, *ASKED, *usual), 2, "model_sha256")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("a year's work")
-    assert_refused(run_here(main, model, *ASKED, *usual, "--out", tmp_path / "mine"), 2, "is not empty")
+    assert_refused(run_here(main, "make", model, *ASKED, *usual, "--out", tmp_path / "mine"), 2, "is not empty")
 
     begun = jobs.begin(model, open_model(model)[1], folder, asked_of(seed=3), format="npy", shards=5)
     monkeypatch.setattr(jobs, "instructions", lambda: "a390 vfma")
-    assert_refused(run_here(main, model, *ASKED, *usual), 2, "instructions", "a390 vfma", "--mixed")
+    assert_refused(run_here(main, "make", model, *ASKED, *usual), 2, "instructions", "a390 vfma", "--mixed")
     with pytest.raises(EnvironmentProblem, match="a390 vfma"):
         jobs.opened_for(begun)
     next(folder.glob("*.npy")).unlink()
@@ -203,23 +203,20 @@ def test_a_model_that_was_changed_meanwhile_is_refused(model, tmp_path):
 
 
 def test_options_that_make_no_sense_are_refused(model, tmp_path):
-    usual = [model, "--n", 4, "--out", tmp_path / "a"]
+    usual = ["make", model, "--n", 4, "--out", tmp_path / "a"]
     cases = {
-        "--as must be one of": ["--as", "gif"],
-        "--shards applies only with --as": ["--shards", 2],
-        "--engine applies only with --as": ["--engine", "ray"],
-        "--shards must be between 1 and 4": ["--as", "npy", "--shards", 5],
-        "--engine must be process or ray": ["--as", "npy", "--engine", "spark"],
-        "--workers and --address": ["--as", "npy", "--workers", 2],
-        "--workers must be at least 1": ["--as", "npy", "--engine", "ray", "--workers", 0],
-        "--as does not apply": ["--as", "npy", "--each-label"],
-        "--as does not apply to what begins": ["--as", "npy", "--strength", "0.5"],
+        "must be one of": ["--format", "gif"],
+        "--shards must be between 1 and 4": ["--shards", 5],
+        "--engine must be process or ray": ["--engine", "spark"],
+        "--each-label": ["--each-label"],
     }
     for words, arguments in cases.items():
         assert_refused(run_here(main, *usual, *arguments), 2, words)
     seven = tmp_path / "seven.onnx"
     seven.write_bytes(mix_model(tiny_spec((7, 4, 4))))
-    assert_refused(run_here(main, seven, "--n", 4, "--out", tmp_path / "a", "--as", "png"), 2, "must be npy")
+    assert_refused(
+        run_here(main, "make", seven, "--n", 4, "--out", tmp_path / "a", "--format", "png"), 2, "must be npy"
+    )
     assert not list((tmp_path / "a").glob("*.npy"))
 
 
@@ -245,7 +242,7 @@ def test_without_their_packages_one_line_says_so(model, tmp_path, monkeypatch):
         "ray": ["npy", "--engine", "ray"],
     }.items():
         monkeypatch.setitem(sys.modules, package, None)
-        ending = run_here(main, model, "--n", 2, "--out", tmp_path / package, "--as", *arguments)
+        ending = run_here(main, "make", model, "--n", 2, "--out", tmp_path / package, "--format", *arguments)
         assert_refused(ending, 5, f"{package} is not installed")
 
 
@@ -270,7 +267,7 @@ def wait_for(what, seconds=120):
     return found
 
 
-EVALUATE = "from ddpm_export.cli.eval import main; main()"
+DATASET = "from ddpm_export.cli.dataset import main; main()"
 LARGER = (3, 16, 16)
 SORTED = dataclasses.replace(LABEL, classes=("bag", "hat", "shoe"))  # as folders are
 
@@ -295,17 +292,23 @@ def scored(words, *options):
     return json.loads(ending.out)
 
 
+def scored_in_shards(words, *options):
+    ending = run_here(main, "score", *words, *options)
+    assert ending.code == 0, ending
+    return json.loads(ending.out)
+
+
 def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_path, monkeypatch):
     """A set is made and then scored; a worker is killed each time, and the first driver as well."""
     place, usual = scoring
     out, asked = tmp_path / "a", ["--n", 600, "--seed", 3, "--steps", 40]
     expected = scored(usual, *asked)
     assert expected["accuracy"].keys() == {"mean", *SORTED.classes}
-    making = [place / "m.onnx", *asked, "--as", "npy", "--shards", 40]
+    making = ["make", place / "m.onnx", *asked, "--shards", 40]
     assert run_here(main, *making, "--out", tmp_path / "b").code == 0
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray would put its workers behind whatever else runs
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of no cluster: what is not asked for is not joined
-    on_workers = ["--out", out, "--engine", "ray", "--workers", 2]
+    on_workers = ["--out", out, "--engine", "ray:workers=2"]
 
     def begun(*line, code):
         return subprocess.Popen(command_line(*line, code=code), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -314,13 +317,13 @@ def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_pa
         wait_for(lambda: len(list(out.glob(pattern))) > count)
         os.kill(wait_for(lambda: ray_workers(driver.pid))[0], signal.SIGKILL)
 
-    with begun(*making, *on_workers, code=RUN) as process:
+    with begun(*making, *on_workers, code=DATASET) as process:
         kill_worker(process, "*.npy", 1)
         wait_for(lambda: len(list(out.glob("*.npy"))) > 8)
         process.kill()
         process.communicate()
     assert not (out / "manifest.json").exists()
-    with begun(*usual, *asked, *on_workers, code=EVALUATE) as process:
+    with begun("score", *usual, *asked, *on_workers, code=DATASET) as process:
         kill_worker(process, ".features/*/*.npy", 3)
         told, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -329,9 +332,9 @@ def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_pa
     assert (out / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
     assert not list(out.rglob("*part*"))
     monkeypatch.setitem(sys.modules, "ray", None)  # nothing is left to make
-    assert scored(usual, *asked, *on_workers) == expected
+    assert scored_in_shards(usual, *asked, *on_workers) == expected
     next(out.glob("*.npy")).unlink()
-    assert_refused(run_here(evaluate, *usual, *asked, *on_workers), 5, "ray is not installed", "ddpm-export[ray]")
+    assert_refused(run_here(main, "score", *usual, *asked, *on_workers), 5, "ray is not installed", "ddpm-export[ray]")
 
 
 def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
@@ -354,8 +357,8 @@ def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
     monkeypatch.setattr(on_ray, "make_on_ray", make_here)
     on_workers = [*usual, "--n", 250, "--engine", "ray"]
     expected = scored(usual, "--n", 250)
-    assert scored(on_workers) == expected
-    assert scored(on_workers) == expected
+    assert scored_in_shards(on_workers) == expected
+    assert scored_in_shards(on_workers) == expected
     assert made == [0, 1, 2]
     (folder,) = sets()
     assert open_dataset("shards", folder, image_shape=LARGER).images.shape == (250, 16, 16, 3)
@@ -364,28 +367,30 @@ def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
     since = times()
     (place / "other.onnx").write_bytes(extractor_file(LARGER, dimensions=7))
     other = ["--extractor", place / "other.onnx"]
-    assert scored(on_workers, *other) == scored(usual, "--n", 250, *other) != expected
+    assert scored_in_shards(on_workers, *other) == scored(usual, "--n", 250, *other) != expected
     assert (made, times()) == ([0, 1, 2, 0, 1, 2], since)  # of pictures that are there, features were made
     for changes in (["--seed", 4], ["--mixed"], ["--n", 251]):
-        scored(on_workers, *changes)
+        scored_in_shards(on_workers, *changes)
     assert len(sets()) == 4
     shard = folder / "00001-of-00003.npy"
     pixels = np.load(shard)
     pixels[7, 2, 2] ^= 1
     np.save(shard, pixels)
     shutil.rmtree(folder / ".features")
-    assert_refused(run_here(evaluate, *on_workers), 3, shard.name, "does not hold the pictures")
+    assert_refused(run_here(main, "score", *on_workers), 3, shard.name, "does not hold the pictures")
 
 
-def test_options_of_scoring_by_workers_that_make_no_sense_are_refused(scoring, tmp_path):
-    cases = {
+def test_a_set_is_made_and_scored_in_this_process_too(scoring, tmp_path):
+    _, usual = scoring
+    expected = scored(usual, "--n", 250, "--seed", 9)
+    assert scored_in_shards(usual, "--n", 250, "--seed", 9, "--out", tmp_path / "a") == expected
+    assert len(list((tmp_path / "a").glob("*.npy"))) == 3
+
+
+def test_options_of_scoring_that_make_no_sense_are_refused(scoring):
+    for words, arguments in {
         "--engine must be process or ray": ["--engine", "spark"],
-        "--workers and --address": ["--workers", 2],
-        "--workers must be at least 1": ["--engine", "ray", "--workers", 0],
-        "--out applies only with --engine ray": ["--out", tmp_path],
-        "--mixed applies only with --engine ray": ["--mixed"],
-        "not to --samples": ["--engine", "ray", "--samples", tmp_path],
-        "not to --samples or bits": ["--engine", "ray", "--metrics", "bits,rate"],
-    }
-    for words, arguments in cases.items():
-        assert_refused(run_here(evaluate, *scoring[1], *arguments), 2, words)
+        "--metrics must be some of": ["--metrics", "bits"],
+        "--data cifar10 needs the place": ["--data", "cifar10"],
+    }.items():
+        assert_refused(run_here(main, "score", *scoring[1], *arguments), 2, words)

@@ -85,7 +85,7 @@ def test_the_commands_do_their_jobs_away_from_the_clone(installed, tmp_path):
     save = "import sys, torch; from networks_of_ones_own import Net; torch.save(Net().state_dict(), sys.argv[1])"
     installed("python", "-c", save, weights, **networks)
     own = ("--network", "networks_of_ones_own:Net", "--schedule", "linear", "--image-shape", "1,28,28")
-    installed("ddpm-export", weights, *own, "--timesteps", 40, "--out", model, **networks)
+    installed("ddpm-adopt", weights, *own, "--timesteps", 40, "--out", model, **networks)
     installed("ddpm-check", model)
     installed("ddpm-export", model, "--format", "sampler", "--out", tmp_path / "sampler.onnx")
     images = []

@@ -20,7 +20,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ddpm_export.cli.console import Debug, entry_point, phases, progress
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.options import Debug
+from ddpm_export.cli.progress import phases, progress
 from ddpm_export.errors import BadFileError, DdpmExportError, UsageError, first_line, pair_of
 from ddpm_export.exporting.export import export
 from ddpm_export.importers.load import load_checkpoint

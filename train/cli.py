@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, entry_point, print_json
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.options import Debug, Json
 from ddpm_export.errors import EnvironmentProblem, UsageError, not_installed, pair_of
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import sha256_of, sole_writer

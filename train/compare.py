@@ -10,7 +10,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ddpm_export.cli.console import Debug, entry_point, phases, print_json
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.options import Debug
+from ddpm_export.cli.progress import phases
 from ddpm_export.importers.checkpoint import load_torch_file
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import spec_from_json

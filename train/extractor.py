@@ -15,7 +15,8 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_export.cli.console import Debug, entry_point
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.options import Debug
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.onnx import model_from_network
 from ddpm_export.importers.checkpoint import load_torch_file, save_checkpoint

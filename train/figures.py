@@ -13,7 +13,9 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ddpm_export.cli.console import Debug, entry_point, phases
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.options import Debug
+from ddpm_export.cli.progress import phases
 from ddpm_export.errors import UsageError
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import ModelSpec

@@ -13,7 +13,8 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_export.cli.console import Debug, entry_point
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.options import Debug
 from ddpm_export.errors import not_installed
 from ddpm_export.importers.checkpoint import load_torch_file
 from ddpm_export.system.files import cache_folder, sha256_of

@@ -17,7 +17,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, progress
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.options import Debug
+from ddpm_export.cli.progress import progress
+from ddpm_export.cli.texts import guidance_from_text
 from ddpm_export.exporting.export import Report, export
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.images.write import open_output
@@ -63,8 +66,9 @@ def ship(
     sampler: Annotated[str | None, typer.Option(help="What the files name as their defaults.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of that sampler.")] = None,
     eta: Annotated[float | None, typer.Option(help="Of that sampler.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="What the files name as their default, of classes.")] = None,
-    guidance_interval: GuidanceInterval = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="What the files name as their default, such as 2 or 2@300-700.")
+    ] = None,
     plans: Annotated[
         Path | None, typer.Option(help="A file of `python -m train.tune`, whose plans they carry.")
     ] = None,
@@ -83,7 +87,7 @@ def ship(
     began = None if start is None else load_torch_file(start)  # before it is replaced
     checkpoint = load_checkpoint(run / "checkpoint.pt")
     spec = checkpoint.spec if plans is None else with_plans(checkpoint.spec, [str(plans)])
-    guided = guidance_from_options(spec, guidance, guidance_interval)
+    guided = guidance_from_text(spec, guidance)
     spec = with_defaults(spec, sampler=sampler, num_steps=steps, eta=eta, guidance=guided)
     before = _digests(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -319,7 +323,7 @@ def _ship_options(spec: ModelSpec, began: dict[str, Any] | None) -> str:
     guidance = spec.defaults.guidance
     if guidance is not None:
         options += f" --guidance {guidance.scale:g}"
-        options += "" if guidance.interval is None else " --guidance-interval {:g},{:g}".format(*guidance.interval)
+        options += "" if guidance.interval is None else "@{:g}-{:g}".format(*guidance.interval)
     return options + ("" if began is None else " --start START")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import typer
 
-from ddpm_export.cli.console import Debug, entry_point, print_json
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.options import Debug
 from ddpm_export.importers.unet import UNet
 from ddpm_export.scoring.datasets.dataset import Dataset
 from train.config import TrainConfig, load_config

@@ -18,7 +18,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, print_json
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.options import Debug
+from ddpm_export.cli.texts import guidance_from_text
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.export import eager_model
 from ddpm_export.exporting.plans import with_plans
@@ -324,9 +326,8 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     guidance: Annotated[
-        float | None, typer.Option(help="That the pictures will have, of classes. [default: the file's own, or 1]")
+        str | None, typer.Option(help="Of the pictures, such as 2 or 2@300-700. [default: the file's own, or 1]")
     ] = None,
-    guidance_interval: GuidanceInterval = None,
     debug: Debug = False,
 ) -> None:
     """Learn plans tuned-3, tuned-5, ... of so many evaluations, which `ddpm-export --plans FILE` puts into a model.
@@ -339,7 +340,7 @@ def command(
     except ValueError as exc:
         raise UsageError(f"--steps must be numbers with commas between them, got {steps!r}.") from exc
     network, spec = _opened(model)
-    walker = Walker(network, spec, guidance_from_options(spec, guidance, guidance_interval))
+    walker = Walker(network, spec, guidance_from_text(spec, guidance))
     of = [
         list(walker.lessons(numbers, seed, teacher_steps, batch)) for numbers in (range(n), range(n, n + (n + 1) // 2))
     ]

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli.console import Debug, Json, Threads, Trust, entry_point, numbers_from_text, print_json
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE
+from ddpm_export.cli.options import Debug, Json, Threads, Trust
+from ddpm_export.cli.texts import numbers_from_text
 from ddpm_export.errors import EnvironmentProblem, UsageError, printable
 
 if TYPE_CHECKING:
@@ -32,16 +35,31 @@ numpy.save(sys.argv[2], generate((eager_model(checkpoint), checkpoint.spec), n=1
 """
 
 
+EXAMPLES = {
+    WHAT: "ddpm-bench exported/unet.onnx unet.int8.onnx --checkpoint exported/checkpoint.pt",
+    WHERE: "ddpm-bench exported/unet.onnx --batches 1,4,16 --threads 2 --rounds 21",
+    SAFETY: "ddpm-bench exported/unet.ts --trust",
+    HELP: "ddpm-bench --install-completion",
+}
+
+
 def bench(
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL...", help="Exported models of one network, such as float32 and int8.")
     ],
+    *,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="What they were exported from: adds rows of PyTorch, which needs torch.")
+        Path | None,
+        typer.Option(
+            help="The checkpoint they were exported from: adds rows for PyTorch, which needs torch.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
-    batches: Annotated[str, typer.Option(help="Images at a time, one table each.")] = "1,16",
+    batches: Annotated[str, typer.Option(help="Images at a time, a table for each.", rich_help_panel=WHERE)] = "1,16",
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Turns of each engine, of which quartiles are told.")] = 9,
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Rounds of each engine, for the quartiles.", rich_help_panel=WHERE)
+    ] = 9,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -192,4 +210,4 @@ def _table(title: str, rows: list[list[str]]) -> None:
         typer.echo(f"  {line.rstrip()}")
 
 
-main = entry_point(bench)
+main = entry_point(bench, EXAMPLES)

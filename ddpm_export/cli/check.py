@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli.console import (
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE
+from ddpm_export.cli.options import (
     Config,
     Debug,
     Json,
-    Memory,
     Network,
     Provider,
     Settings,
     Threads,
-    Timeout,
     Trust,
-    entry_point,
-    options_from_settings,
-    print_json,
+    Untrusted,
+    limits_of,
 )
+from ddpm_export.cli.texts import options_from_settings
 from ddpm_export.errors import ModelRefusedError, UsageError, printable
-from ddpm_export.sandbox.child import MEMORY_GIB, TIMEOUT_S, confine, is_child
+from ddpm_export.sandbox.child import confine, is_child
 
 if TYPE_CHECKING:
     from ddpm_export.exporting.proof import PictureProof, Proof
@@ -35,40 +35,55 @@ if TYPE_CHECKING:
     from ddpm_export.process.equations import Model
 
 
+EXAMPLES = {
+    WHAT: "ddpm-check unet.onnx --against results/model-10.pt --set image_size=64",
+    WHERE: "ddpm-check exported/unet.onnx --provider cuda --precision float16 --json",
+    SAFETY: "ddpm-check theirs.onnx --untrusted 60s,4GiB",
+    HELP: "ddpm-check --install-completion",
+}
+
+
 def check(
     model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
-    provider: Provider = "cpu",
-    threads: Threads = None,
+    *,
     against: Annotated[
-        str | None, typer.Option(help="The checkpoint or .onnx it was made from: repeats the export's proof.")
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="With --against: which of the checkpoint's weights the file has, ema or raw.")
-    ] = "ema",
-    precision: Annotated[
         str | None,
         typer.Option(
-            help="What the provider computes in: float32, float16 or bfloat16; a file promises less of those. "
-            "[default: the provider's]"
+            help="The checkpoint or .onnx that it was made from: repeats the export's proof.", rich_help_panel=WHAT
         ),
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="With --against: the checkpoint's weights in the file, ema or raw.", rich_help_panel=WHAT),
+    ] = "ema",
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
-    timeout: Timeout = TIMEOUT_S,
-    memory: Memory = MEMORY_GIB,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What the provider computes in: float32, float16 or bfloat16, which have looser bounds. "
+            "[default: the provider's]",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    untrusted: Untrusted = None,
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what a model file says and replay its golden vectors on a provider, without torch.
 
+    The file is always opened in a separate process; --untrusted sets its limits.
+
     Exit codes: 0 sound, 2 usage, 3 bad file, 4 its numbers are not those it promises, 5 environment, 130 interrupted.
     """
-    guards: list[str] = []
+    guards, limits = list[str](), limits_of(untrusted)
     if is_child():
         fully = provider == "cpu" and against is None and not trust
-        guards = confine(model, timeout_s=timeout, memory_gib=memory, fully=fully).guards
+        guards = confine(model, **limits._asdict(), fully=fully).guards
     from ddpm_export.runtimes.accepted import replayed
     from ddpm_export.runtimes.external_data import check_weights
     from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
@@ -77,7 +92,7 @@ def check(
     from ddpm_export.system.files import sha256_of
 
     sealed = check_weights(model) if model.suffix == ".onnx" and model.is_file() else None
-    opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=timeout)
+    opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=limits.timeout_s)
     spec = opened.spec
     facts: dict[str, Any] = {
         "file": str(model),
@@ -237,4 +252,4 @@ def _text(value: Any) -> str:
     return text if len(text) <= 400 else f"{text[:400]}... ({len(text)} characters)"
 
 
-main = entry_point(check)
+main = entry_point(check, EXAMPLES)

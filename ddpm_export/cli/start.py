@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 
 
 def run() -> None:
-    """Be `ddpm-run`; what is said to be untrusted is run in a child."""
-    begin("ddpm_export.cli.run", in_child="--untrusted" in sys.argv)
+    """Be `ddpm-run`, in a child where the model is untrusted."""
+    begin("ddpm_export.cli.run", in_child=_is_untrusted())
+
+
+def edit() -> None:
+    """Be `ddpm-edit`, in a child where the model is untrusted."""
+    begin("ddpm_export.cli.edit", in_child=_is_untrusted())
+
+
+def dataset() -> None:
+    """Be `ddpm-dataset`."""
+    begin("ddpm_export.cli.dataset")
 
 
 def check() -> None:
@@ -40,6 +50,15 @@ def bench() -> None:
 def export() -> None:
     """Be `ddpm-export`."""
     begin("ddpm_export.cli.export")
+
+
+def adopt() -> None:
+    """Be `ddpm-adopt`."""
+    begin("ddpm_export.cli.adopt")
+
+
+def _is_untrusted() -> bool:
+    return any(word.partition("=")[0] == "--untrusted" for word in sys.argv)
 
 
 def begin(module: str, *, in_child: bool = False) -> None:

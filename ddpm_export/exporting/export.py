@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from ddpm_export.errors import UsageError, several, shown
 from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, shape_and_time
 from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
-from ddpm_export.exporting.original import Original, original_from_checkpoint, original_from_file, original_from_foreign
+from ddpm_export.exporting.original import Original, original_from_checkpoint, original_from_file
 from ddpm_export.exporting.proof import PictureProof, Proof, Rounding
 from ddpm_export.exporting.storage import STORAGES
 from ddpm_export.importers.checkpoint import Checkpoint
@@ -230,6 +230,8 @@ def export_all(
         if isinstance(source, Checkpoint):
             original = original_from_checkpoint(source, storage, stack)
         elif isinstance(source, ForeignNetwork):
+            with installed("onnx"):
+                from ddpm_export.exporting.foreign_graph import original_from_foreign
             original = original_from_foreign(source, storage, stack)
         else:
             original = original_from_file(Path(source), storage, stack)
@@ -259,9 +261,9 @@ def _checked_choices(opens: Sequence[str], formats: Iterable[str]) -> Sequence[s
     opens = OPENABLE if opens == "all" else opens
     unknown = [name for name in opens if name not in OPENABLE]
     if unknown:
-        raise UsageError(f"open must be all, or some of {', '.join(OPENABLE)}, got {shown(unknown[0])}.")
+        raise UsageError(f"open must be all, or some of {', '.join(OPENABLE)}, got {shown(unknown[0])}.", "open")
     if opens and not set(ONE_CALL_FORMATS).intersection(formats):
-        raise UsageError(f"open applies to {', '.join(ONE_CALL_FORMATS)} only, got {', '.join(formats)}.")
+        raise UsageError(f"open applies to {', '.join(ONE_CALL_FORMATS)} only, got {', '.join(formats)}.", "open")
     return opens
 
 

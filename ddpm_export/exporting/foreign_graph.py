@@ -1,6 +1,7 @@
 """The graph of a foreign .onnx: what it takes and gives, and the denoiser of our format around its nodes. No torch."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, nump
 
 from ddpm_export.errors import BadFileError, ModelRefusedError, first_line, several
 from ddpm_export.exporting.builder import Builder, Value, value
-from ddpm_export.exporting.foreign import ForeignNetwork, Place
+from ddpm_export.exporting.denoiser_graph import graph_from_model
+from ddpm_export.exporting.foreign import ForeignNetwork, Place, model_from_foreign
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_within, rename
+from ddpm_export.exporting.original import Original, with_rounded_graph
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.external_data import check_external_data
 
@@ -177,3 +180,11 @@ def _tidy(graph: GraphProto) -> None:
         tensor.doc_string = ""
         if not tensor.HasField("raw_data") and tensor.data_type != onnx.TensorProto.STRING:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+
+
+def original_from_foreign(network: ForeignNetwork, storage: str, stack: ExitStack) -> Original:
+    """Return a foreign .onnx as it runs by itself, which is all that there is to compare with."""
+    graph = graph_from_model(denoiser_from_foreign(network), "float32", stack)
+    exact = model_from_foreign(network)
+    original = Original(network.spec, exact, exact, storage, None, lambda _: graph, nullcontext, remedy=network.remedy)
+    return original if storage == "float32" else with_rounded_graph(original, str(network.path), stack)

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm_export.exporting.foreign import ForeignNetwork, model_from_foreign
 from ddpm_export.exporting.proof import REMEDY, Proof, Rounding, prove, prove_int8, rounding
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.packages import installed
@@ -107,7 +106,7 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
     original = Original(checkpoint.spec, exact, reference, storage, checkpoint, make_graph, one_thread)
     _ = original.spec_with_golden
     # a graph may hold a weight transposed: which of its axes has the output channels, only the graph says
-    return _with_rounded_graph(original, "network", stack) if storage == "int8" else original
+    return with_rounded_graph(original, "network", stack) if storage == "int8" else original
 
 
 def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original:
@@ -123,18 +122,7 @@ def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original
     return Original(spec, exact, reference, storage, None, lambda _: graph, nullcontext, is_proven=True)
 
 
-def original_from_foreign(network: ForeignNetwork, storage: str, stack: ExitStack) -> Original:
-    """Return a foreign .onnx as it runs by itself, which is all that there is to compare with."""
-    with installed("onnx"):
-        from ddpm_export.exporting.denoiser_graph import graph_from_model
-        from ddpm_export.exporting.foreign_graph import denoiser_from_foreign
-    graph = graph_from_model(denoiser_from_foreign(network), "float32", stack)
-    exact = model_from_foreign(network)
-    original = Original(network.spec, exact, exact, storage, None, lambda _: graph, nullcontext, remedy=network.remedy)
-    return original if storage == "float32" else _with_rounded_graph(original, str(network.path), stack)
-
-
-def _with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Original:
+def with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Original:
     """Return a network whose graph has rounded weights: proven before it is, it is what files then have to reproduce.
 
     Raises ModelRefusedError, besides where the graph is not the network, where 8-bit integers are too coarse for it.

@@ -46,8 +46,19 @@ def family(name: str) -> Any:
     return register
 
 
+EDITING = ("--steps", "2", "--seed", "0", "--out", "out/a.npy")
+
+
 def run(*options: str, model: str = "m.onnx") -> tuple[str, ...]:
     return ("run", model, "--n", "1", "--steps", "2", "--seed", "0", "--out", "out/a.npy", *options)
+
+
+def vary(picture: str) -> tuple[str, ...]:
+    return ("edit", "vary", "m.onnx", picture, "--strength", "0.5", *EDITING)
+
+
+def fill(picture: str, mask: str) -> tuple[str, ...]:
+    return ("edit", "fill", "m.onnx", picture, "--mask", mask, *EDITING)
 
 
 def check(*options: str, model: str = "m.onnx") -> tuple[str, ...]:

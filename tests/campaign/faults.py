@@ -28,10 +28,11 @@ STRACE = ("strace", "-f", "--seccomp-bpf", "-qq")
 KINDS = ("error=EIO", "error=ENOSPC", "signal=KILL", "signal=INT")
 KILLS = {"run": 600, "eval": 200, "train": 100, "export": 100}
 ENTRY = "from ddpm_export.cli import start; "
-CALLS = {name: f"start.{name}()" for name in ("run", "export", "check")} | {"eval": "start.evaluate()"}
+CALLS = {name: f"start.{name}()" for name in ("run", "dataset", "export", "check")} | {"eval": "start.evaluate()"}
 CALLS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
 MODULES = {
     "run": "ddpm_export.cli.run",
+    "dataset": "ddpm_export.cli.dataset",
     "eval": "ddpm_export.cli.eval",
     "export": "ddpm_export.cli.export",
     "train": "train.cli",
@@ -113,9 +114,9 @@ def works():
     for kind in ("parquet", "tar"):
         shards = [f"out/{k:05}-of-00002.{kind}" for k in range(2)]
         kept = [f"out/.records/{name}.json" for name in ("set", "00000", "00001")]
-        making = [*sampling, "--out", "out", "--as", kind, "--shards", "2"]
+        making = ["make", *sampling, "--out", "out", "--format", kind, "--shards", "2"]
         made = [*shards, *kept, "out/manifest.json"]
-        yield Work(f"run to shards of {kind}", "run", making, made, {"m.onnx": model}, is_replaced=False)
+        yield Work(f"run to shards of {kind}", "dataset", making, made, {"m.onnx": model}, is_replaced=False)
     one_call = ["m.onnx", "--format", "sampler", "--out", "out/m.sampler.onnx"]
     yield Work("export of a one-call file", "export", one_call, ["out/m.sampler.onnx"], {"m.onnx": model})
     exporting = ["c.pt", "--out", "out/unet.onnx"]

@@ -21,6 +21,7 @@ from .cases import (
     evaluate,
     family,
     files_of_eval,
+    fill,
     flips,
     later,
     npy,
@@ -28,6 +29,7 @@ from .cases import (
     png,
     run,
     truncations,
+    vary,
 )
 
 GREY_28, COLOUR_32, SMALL = (1, 28, 28), (3, 32, 32), (1, 6, 5)
@@ -49,9 +51,7 @@ def controls(noise):
     yield of_eval("CIFAR-10, binary", cifar(), "cifar10:data", ZERO, shape=COLOUR_32)
     yield of_eval("CIFAR-10, pickled", cifar_python(), "cifar10:data", ZERO, shape=COLOUR_32)
     yield of_eval("an LMDB", {"data": lmdb}, "lmdb:data", ZERO)
-    yield Case(
-        "a picture", {"m.onnx": scale_model(), "p.png": png((6, 5))}, run("--image", "p.png", "--strength", "0.5"), ZERO
-    )
+    yield Case("a picture", {"m.onnx": scale_model(), "p.png": png((6, 5))}, vary("p.png"), ZERO)
 
 
 def header(text, data=b"", version=(1, 0), length=None):
@@ -198,19 +198,17 @@ PICTURES = {
 def pictures(noise):
     for name, content in PICTURES.items():
         codes = ANY if name in ("a text of 256 MiB", "a profile of 256 MiB", "half of them") else BAD
-        yield Case(
-            name, {"m.onnx": scale_model(), "p.png": content}, run("--image", "p.png", "--strength", "0.5"), codes
-        )
+        yield Case(name, {"m.onnx": scale_model(), "p.png": content}, vary("p.png"), codes)
     for name, make in {
         "a pipe": os.mkfifo,
         "a circle": lambda path: path.symlink_to("p.png"),
         "a device": lambda path: path.symlink_to("/dev/zero"),
     }.items():
-        yield Case(name, {"m.onnx": scale_model(), "p.png": make}, run("--image", "p.png", "--strength", "0.5"))
+        yield Case(name, {"m.onnx": scale_model(), "p.png": make}, vary("p.png"))
     yield Case(
         "a mask that is none",
         {"m.onnx": scale_model(), "p.png": png((6, 5)), "k.png": b"x"},
-        run("--image", "p.png", "--mask", "k.png"),
+        fill("p.png", "k.png"),
     )
 
 
@@ -227,7 +225,7 @@ def damaged_pictures(noise):
         whole = png((6, 5), kind)
         for name, part in (*truncations(whole, 3), *flips(whole, 4, noise)):
             files = {"m.onnx": scale_model(), f"p.{ending}": part}
-            yield Case(f"{kind}: {name}", files, run("--image", f"p.{ending}", "--strength", "0.5"), ANY)
+            yield Case(f"{kind}: {name}", files, vary(f"p.{ending}"), ANY)
 
 
 @family("folders of pictures")

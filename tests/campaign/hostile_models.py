@@ -507,18 +507,18 @@ def bombs(noise):
     for k in range(40):
         doubling.append(node("Concat", [name, name], name := f"c{k}", axis=3))
     doubling += [node("ReduceSum", [name], "sum", keepdims=0), node("Add", ["x_t", "sum"], "eps")]
-    limits = ("--untrusted", "--memory", "4", "--timeout", "30")
+    limits = ("--untrusted", "30s,4GiB")
     yield one("doubled forty times", graph(doubling), arguments=run(*limits), apart=True)
     yield one("100 GiB", greedy_model(100))
 
 
 @family("graphs without end or that crash, in a child")
 def in_a_child(noise):
-    limits = ("--untrusted", "--timeout", "3")
+    limits = ("--untrusted", "3s")
     yield one("a loop without end", endless_model(), arguments=run(*limits), apart=True)
     yield one("integers that crash at load", crashing_model(), arguments=run(*limits), apart=True)
     yield one("100 GiB", greedy_model(100), arguments=run(*limits), apart=True)
-    yield one("a loop without end, checked", endless_model(), arguments=check("--timeout", "3"), apart=True)
+    yield one("a loop without end, checked", endless_model(), arguments=check("--untrusted", "3s"), apart=True)
     yield one("integers that crash, checked", crashing_model(), arguments=check(), apart=True)
     model = ModelProto.FromString(one_call())
     endless = ModelProto.FromString(endless_model())
@@ -538,7 +538,7 @@ def in_a_child(noise):
     ]
     model.graph.node.extend(late)
     yield one("a one-call file without end", model.SerializeToString(), arguments=run(*limits), apart=True)
-    yield one("the same checked", model.SerializeToString(), arguments=check("--timeout", "3"), apart=True)
+    yield one("the same checked", model.SerializeToString(), arguments=check("--untrusted", "3s"), apart=True)
 
 
 def rewired(kind, **outputs):

@@ -181,7 +181,7 @@ def together(tally, rounds=3, names=None):
                 with ThreadPoolExecutor(2) as pool:
                     ends = list(pool.map(partial(start, keeps=False, timeout_s=300), [folder] * 2, [work] * 2))
                 codes = sorted(code for code, _ in ends)
-                is_sole = work.command == "train" or "--as" in work.arguments  # or one is told of the other
+                is_sole = work.command in ("train", "dataset")  # or one is told of the other
                 expected = ([0, 0], [0, 2]) if is_sole else ([0, 0],)
                 why = None if codes in expected else f"codes {codes}: {[err[-300:] for _, err in ends]}"
                 tally.count(

@@ -14,7 +14,9 @@ from commands import assert_refused, run_here
 from models import mix_model
 
 from ddpm_export import errors
-from ddpm_export.cli.console import Debug, entry_point, phases, print_json, progress
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.options import Debug
+from ddpm_export.cli.progress import phases, progress
 from ddpm_export.errors import printable
 
 
@@ -43,7 +45,11 @@ CODES = {
 
 
 def test_every_error_has_its_code():
-    kinds = {getattr(errors, name) for name in errors.__all__} - {errors.DdpmExportError}
+    kinds = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.DdpmExportError)
+    } - {errors.DdpmExportError}
     assert kinds == set(CODES)
 
 

@@ -51,7 +51,7 @@ def test_the_report_is_a_table(trained, command, tmp_path):
 
 def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
     told = {"sampler": "ddim", "num_steps": 7, "eta": 0.5}
-    options = ("--sampler", "ddim", "--steps", 7, "--eta", 0.5)
+    options = ("--sampler", "ddim:eta=0.5", "--steps", 7)
     code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
     assert code == 0, err
     assert open_model(tmp_path / "a.onnx")[1].defaults == Defaults(**told)
@@ -63,7 +63,7 @@ def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
 
 
 def test_a_file_carries_the_plans_it_was_told_to(trained, command, tmp_path):
-    options = ("--plans", "dpmpp_2m:3,5", "--plans", "heun:2", "--times", "30,4,0")
+    options = ("--plans", "dpmpp_2m:3,5", "--plans", "heun:2", "--steps", "30,4,0")
     code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
     assert code == 0, err
     spec = open_model(tmp_path / "a.onnx")[1]
@@ -77,16 +77,29 @@ def test_a_file_carries_the_plans_it_was_told_to(trained, command, tmp_path):
     assert (np.load(tmp_path / "a.npy") == expected).all()
 
 
+def test_a_plan_can_be_the_default(trained, command, tmp_path):
+    options = ("--plans", "dpmpp_2m:3,5", "--plan", "dpmpp_2m-3")
+    code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
+    assert code == 0, err
+    spec = open_model(tmp_path / "a.onnx")[1]
+    assert (spec.defaults.plan, spec.requires) == ("dpmpp_2m-3", ("plan",))
+
+
 @pytest.mark.parametrize(
     ("options", "of_the_steps", "plans"),
     [
-        (("--plans", "unipc:3"), False, ["unipc-karras-3"]),
-        (("--plans", "unipc:3", "--steps", "2"), True, ["unipc-karras-3"]),
-        (("--steps", "2"), True, []),
+        (("--plans", "unipc:3,grid=karras"), False, ["unipc-karras-3"]),
+        (
+            ("--plans", "unipc:3,4,grid=karras", "--plans", "heun:2"),
+            False,
+            ["heun-2", "unipc-karras-3", "unipc-karras-4"],
+        ),
+        (("--plans", "unipc:3", "--sampler", "ddim:grid=karras", "--steps", "2"), True, ["unipc-3"]),
+        (("--sampler", "ddim:grid=karras", "--steps", "2"), True, []),
     ],
 )
 def test_a_grid_is_of_the_steps_and_plans_that_are_named(trained, command, tmp_path, options, of_the_steps, plans):
-    code, _, err = command("export", trained[0], "--grid", "karras", *options, "--out", tmp_path / "a.onnx")
+    code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
     assert code == 0, err
     spec = open_model(tmp_path / "a.onnx")[1]
     times = (spec.num_train_timesteps - 1, 0) if of_the_steps else None
@@ -96,16 +109,15 @@ def test_a_grid_is_of_the_steps_and_plans_that_are_named(trained, command, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--grid", "even"], "grid must be one of"),
+        (["--sampler", "ddim:grid=even"], "grid must be one of"),
         (["--steps", "0"], "number of steps must be from 1 to"),
-        (["--steps", "a"], "--steps must be integers with commas"),
-        (["--steps", "5,3"], "must be one where no scheduler's own steps are carried, got 5, 3"),
-        (["--steps", "5,3", "--sampler", "ddim"], "must be one where no scheduler's own steps are carried"),
+        (["--steps", "a"], "--steps must be a number of steps"),
+        (["--plans", "scheduler:5,3"], "must be one where no scheduler's own steps are carried, got 5, 3"),
+        (["--plan", "heun-3"], "plan must be one of"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--plans", "heun"], "plans must be given as sampler:steps,steps"),
-        (["--times", "3,a"], "--times must be integers with commas"),
-        (["--sampler", "ddpm", "--eta", "0.5"], "eta does not apply to ddpm"),
-        (["--eta", "2"], "eta must be between 0 and 1"),
+        (["--sampler", "ddpm:eta=0.5"], "eta does not apply to ddpm"),
+        (["--sampler", "ddim:eta=2"], "eta must be between 0 and 1"),
         (["--format", "tflite"], "onnx, torchscript, pt2"),
         (["--out", "x.ts"], "--out x.ts is one file"),
         (["--format", "onnx", "--format", "pt2", "--out", "x.onnx"], "Name a folder"),
@@ -160,7 +172,7 @@ def with_classes(checkpoint, path, dropout):
 
 def test_a_file_names_the_guidance_it_was_told_to(trained, command, tmp_path):
     checkpoint = with_classes(trained[0], tmp_path / "c.pt", 0.1)
-    options = ("--guidance", 2.5, "--guidance-interval", "5,40")
+    options = ("--guidance", "2.5@5-40")
     code, _, err = command("export", checkpoint, *options, "--out", tmp_path / "a.onnx")
     assert code == 0, err
     model = open_model(tmp_path / "a.onnx")
@@ -176,5 +188,5 @@ def test_guidance_of_a_network_that_cannot_be_guided_is_refused(trained, command
         code, _, err = command("export", checkpoint, "--guidance", 2, "--out", tmp_path / "a.onnx")
         assert (code, "guidance must be 1 for a network that has not learned" in err) == (2, True)
         assert not (tmp_path / "a.onnx").exists()
-    code, _, err = command("export", trained[0], "--guidance-interval", "1,2", "--out", tmp_path / "a.onnx")
-    assert (code, "--guidance-interval needs --guidance" in err) == (2, True)
+    code, _, err = command("export", trained[0], "--guidance", "@1-2", "--out", tmp_path / "a.onnx")
+    assert (code, "--guidance @1-2 needs a scale" in err) == (2, True)

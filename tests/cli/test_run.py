@@ -32,15 +32,15 @@ CASES = {
     "n": (["--n", 3], {"n": 3}),
     "steps": (["--n", 2, "--steps", 7], {"n": 2, "num_steps": 7}),
     "one step": (["--steps", 1], {"num_steps": 1}),
-    "times": (["--times", "30,12,5"], {"times": [30, 12, 5]}),
-    "grid": (["--grid", "karras", "--steps", 6], {"grid": "karras", "num_steps": 6}),
-    "order": (["--sampler", "unipc", "--order", 2], {"sampler": "unipc", "order": 2}),
+    "times": (["--steps", "30,12,5"], {"times": [30, 12, 5]}),
+    "grid": (["--sampler", "ddim:grid=karras", "--steps", 6], {"grid": "karras", "num_steps": 6}),
+    "order": (["--sampler", "unipc:order=2"], {"sampler": "unipc", "order": 2}),
     "all steps": (["--n", 1, "--steps", T], {"n": 1, "num_steps": T}),
     "first": (["--n", 2, "--first", 5], {"n": 2, "first": 5}),
     "batch": (["--n", 5, "--batch", 2], {"n": 5}),
     "threads": (["--threads", 2, "--provider", "cpu"], {}),
-    "eta": (["--eta", 0.5], {"eta": 0.5}),
-    "large": (["--sampler", "ddpm", "--variance", "fixed_large"], {"sampler": "ddpm", "variance": "fixed_large"}),
+    "eta": (["--sampler", "ddim:eta=0.5"], {"eta": 0.5}),
+    "large": (["--sampler", "ddpm:variance=fixed_large"], {"sampler": "ddpm", "variance": "fixed_large"}),
     **{name: (["--sampler", name], {"sampler": name}) for name in SAMPLERS},
 }
 
@@ -64,7 +64,7 @@ def test_options_change_the_images(model):
 
 
 def test_json_says_everything_the_images_follow_from(model, out):
-    arguments = ["--n", 2, "--first", 4, "--steps", 3, "--seed", 9, "--eta", 0.25, "--json"]
+    arguments = ["--n", 2, "--first", 4, "--steps", 3, "--seed", 9, "--sampler", "ddim:eta=0.25", "--json"]
     ending = run_here(main, model, "--out", out, *arguments)
     assert (ending.code, ending.err) == (0, "")
     assert ending.out.count("\n") == 1
@@ -88,7 +88,7 @@ def test_json_says_everything_the_images_follow_from(model, out):
 
 
 def test_the_png_says_the_grid(model, tmp_path):
-    run_here(main, model, "--n", 1, "--grid", "log_snr", "--steps", 3, "--out", tmp_path / "a.png")
+    run_here(main, model, "--n", 1, "--sampler", "ddim:grid=log_snr", "--steps", 3, "--out", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         text = json.loads(image.text["ddpm_export"])
     assert (text["grid"], text["num_steps"]) == ("log_snr", 3)
@@ -139,33 +139,21 @@ def test_every_ending_shows_the_same_images(tmp_path, shape):
         assert image.n_frames == 4
 
 
-REFUSED = [
+REFUSED = [  # what the command refuses itself, what typer does, and one of each thing that the library checks
     (["--n", 0], "n must be at least 1, got 0"),
-    (["--n", -3], "n must be at least 1, got -3"),
     (["--n", "many"], "--n"),
-    (["--steps", 0], f"must be from 1 to {T}, the model's own, got 0"),
+    (["--steps", "many"], "--steps must be a number of steps"),
     (["--steps", 2000], f"must be from 1 to {T}, the model's own, got 2000"),
-    (["--eta", 2], "eta must be between 0 and 1, got 2.0"),
-    (["--eta", "nan"], "eta must be between 0 and 1, got nan"),
-    (["--seed", -1], "seed must be from 0 to 2^63 - 1, got -1"),
-    (["--seed", 2**63], "seed must be from 0 to 2^63 - 1"),
-    (["--batch", 0], "batch must be at least 1, got 0"),
-    (["--threads", 0], "threads must be between 1 and 1024, got 0"),
-    (["--threads", 10**6], "threads must be between 1 and 1024"),
-    (["--first", -1], "got -1"),
-    (["--first", 2**32], "Numbers of images must be from 0"),
-    (["--provider", "tpu"], "provider must be one of cpu, cuda"),
+    (["--steps", "3,30"], "must strictly fall"),
     (["--sampler", "nonsense"], "sampler must be one of ddpm, ddim"),
-    (["--sampler", "ddpm", "--eta", 0], "eta does not apply to ddpm"),
-    (["--variance", "fixed_small"], "variance does not apply to ddim"),
-    (["--sampler", "ddpm", "--variance", "tiny"], "variance must be one of"),
-    (["--times", "30,b"], "--times must be integers with commas"),
-    (["--times", "3,30"], "times must strictly fall"),
-    (["--times", "30,3", "--grid", "karras"], "grid does not apply to times"),
-    (["--grid", "even"], "grid must be one of uniform, quadratic, log_snr, karras, got 'even'"),
-    (["--order", 2], "order does not apply to ddim"),
-    (["--sampler", "unipc", "--order", 4], "order must be 2 or 3, got 4"),
+    (["--sampler", "ddim:eta"], "--sampler must be a name"),
+    (["--sampler", "ddpm:eta=0"], "eta does not apply to ddpm"),
+    (["--seed", -1], "seed must be from 0 to 2^63 - 1, got -1"),
+    (["--threads", 0], "threads must be between 1 and 1024, got 0"),
+    (["--provider", "tpu"], "provider must be one of cpu, cuda"),
     (["--out", "a.jpg"], "must end in .png"),
+    (["--from", "x_T.npy", "--each-label"], "--each-label does not apply with --from"),
+    (["--untrusted", "--trust"], "Give --untrusted or --trust, not both"),
     (["--nope"], "--nope"),
     (["more"], "more"),
 ]
@@ -188,14 +176,6 @@ def test_a_file_whose_default_sampler_is_unknown_is_refused(tmp_path, out, argum
 
 def test_without_a_model_it_says_so():
     assert_refused(run_here(main), 2, "model")
-
-
-def test_help_names_every_option_and_code():
-    ending = run_here(main, "--help")
-    assert ending.code == 0
-    options = "--n --steps --times --grid --sampler --eta --variance --order --plan --seed --first --batch --provider"
-    for word in [*options.split(), "--threads", "--out", "--trust", "--json", "--debug", "130"]:
-        assert word in ending.out
 
 
 def test_numbers_that_go_bad_end_with_6_and_no_file(tmp_path, out):

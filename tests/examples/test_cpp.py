@@ -39,7 +39,7 @@ from onnx import TensorProto
 from representative import representative
 
 from ddpm_export import edit, generate
-from ddpm_export.cli.console import labels_from_text
+from ddpm_export.cli.texts import labels_from_text
 from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.images.read import read_image

@@ -50,7 +50,7 @@ def source(tmp_path):
 
 HOW = {
     "the default": ([], {}, "tiny-ddim-4"),
-    "noise": (["--steps", 7, "--eta", 0.5], {"num_steps": 7, "eta": 0.5}, "tiny-ddim-eta0.5-7"),
+    "noise": (["--steps", 7, "--sampler", "ddim:eta=0.5"], {"num_steps": 7, "eta": 0.5}, "tiny-ddim-eta0.5-7"),
     "a plan": (["--sampler", "dpmpp_2m", "--steps", 6], {"sampler": "dpmpp_2m", "num_steps": 6}, "tiny-dpmpp_2m-6"),
     "ancestral": (["--sampler", "ddpm"], {"sampler": "ddpm"}, "tiny-ddpm-4"),
 }

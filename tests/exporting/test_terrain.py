@@ -9,7 +9,7 @@ import pytest
 from commands import run_here
 
 from ddpm_export import denoiser, noise_stream, open_model, plan, to_uint8, walk
-from ddpm_export.cli.export import main
+from ddpm_export.cli.adopt import main
 from ddpm_export.exporting import proof
 
 found = util.find_spec("terrain_diffusion")

@@ -105,7 +105,7 @@ def test_what_has_classes_ships_with_them(
     spec = load_checkpoint(run / "checkpoint.pt").spec
     tuned = plan(spec, sampler="unipc", num_steps=3)
     (tmp_path / "tuned.json").write_text(json.dumps({"tuned-3": json_from_plan(tuned)}))
-    options = ["--guidance", 2.5, "--guidance-interval", "3,15", "--plans", tmp_path / "tuned.json"]
+    options = ["--guidance", "2.5@3-15", "--plans", tmp_path / "tuned.json"]
     options += ["--start", run_folder / "checkpoint.pt", "--data", toy_folder / "images"]
     shipped(run, out, monkeypatch, capsys, *options)
 
@@ -140,7 +140,7 @@ def test_what_has_classes_ships_with_them(
         "and once at 0 (autoguidance, Karras et al. 2024). The EMA",
         "| `checkpoint.pt` | EMA weights, step, config: what another training begins with (`--start`) |",
         "--start START --out RUN",
-        "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5 --guidance-interval 3,15 --start START`",
+        "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5@3-15 --start START`",
     ):
         assert told in card, told
 

@@ -1,4 +1,4 @@
-"""`ddpm-export theirs.onnx`: a network that is an .onnx already, whoever made it. No torch."""
+"""`ddpm-adopt theirs.onnx`: a network that is an .onnx already, whoever made it. No torch."""
 
 import json
 
@@ -128,7 +128,7 @@ NETWORKS = {  # how theirs is, what else is said on the command line, and whethe
 def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, command, rng, name):
     how, options, is_one_by_one = NETWORKS[name]
     source, path = theirs(tmp_path / "theirs.onnx", **how), tmp_path / "ours.onnx"
-    code, out, err = command("export", source, *USUAL, *options, "--out", path, "--json")
+    code, out, err = command("adopt", source, *USUAL, *options, "--out", path, "--json")
     assert code == 0, err
     assert json.loads(out)["importer"] == "onnx"
     assert f"note: golden vectors are what {source} itself says in ONNX Runtime" in err
@@ -172,7 +172,7 @@ def test_what_else_it_is_told_becomes_inputs_and_one_call_files_sample_it(tmp_pa
     time = (FLOAT, []) if is_one_by_one else (INT64, ["batch"])
     source = theirs(tmp_path / "theirs.onnx", time, nhwc=True, told=TOLD)
     options = (*USUAL, *T_IS, *DECLARED, "--set", "layout=NHWC", "--guidance", 2, "--steps", 3)
-    code, _, err = command("export", source, *options, "--format", "onnx", "--format", "sampler", "--out", tmp_path)
+    code, _, err = command("adopt", source, *options, "--format", "onnx", "--format", "sampler", "--out", tmp_path)
     assert code == 0, err
     model, spec = open_model(tmp_path / "unet.onnx")
     assert [one.name for one in spec.inputs] == ["y", "power", "mask"]
@@ -192,7 +192,7 @@ def test_what_else_it_is_told_becomes_inputs_and_one_call_files_sample_it(tmp_pa
 def test_weights_are_stored_as_float16(tmp_path, command, monkeypatch):
     monkeypatch.setattr("ddpm_export.exporting.storage.MIN_ROUNDED", 36)
     source = theirs(tmp_path / "theirs.onnx")
-    code, _, err = command("export", source, *USUAL, *T_IS, "--storage", "float16", "--out", tmp_path / "ours.onnx")
+    code, _, err = command("adopt", source, *USUAL, *T_IS, "--storage", "float16", "--out", tmp_path / "ours.onnx")
     assert code == 0, err
     stored = {one.name: one.data_type for one in onnx.load(tmp_path / "ours.onnx").graph.initializer}
     assert stored["theirs/w.float16"] == HALF
@@ -203,7 +203,7 @@ def test_what_begins_at_a_sigma_begins_with_noise_of_it_and_no_image(tmp_path, c
     karras = ("--set", "x_t=sample", "--timesteps", 40)
     karras += ("--schedule", "karras,sigma_min=0.01,sigma_max=50")
     how = ("--sampler", "consistency", "--steps", 1, "--plans", "consistency:2")
-    code, _, err = command("export", source, *karras, *how, "--out", tmp_path / "ours.onnx")
+    code, _, err = command("adopt", source, *karras, *how, "--out", tmp_path / "ours.onnx")
     assert code == 0, err
     _, spec = open_model(tmp_path / "ours.onnx")
     assert (spec.prediction, spec.defaults.plan) == ("x_0", "consistency-1")
@@ -221,11 +221,11 @@ def test_what_begins_at_a_sigma_begins_with_noise_of_it_and_no_image(tmp_path, c
 
 def test_it_needs_no_torch_and_no_onnxscript(tmp_path):
     source = theirs(tmp_path / "theirs.onnx")
-    arguments = [str(word) for word in ("ddpm-export", source, *BOTH, "--out", tmp_path / "ours.onnx")]
+    arguments = [str(word) for word in ("ddpm-adopt", source, *BOTH, "--out", tmp_path / "ours.onnx")]
     ending = run_apart(
         code="import sys\n"
         "for name in ('torch', 'onnxscript', 'onnx_ir'): sys.modules[name] = None\n"
-        f"sys.argv = {arguments!r}\nfrom ddpm_export.cli.export import main\nmain()"
+        f"sys.argv = {arguments!r}\nfrom ddpm_export.cli.adopt import main\nmain()"
     )
     assert ending.code == 0, ending
     assert open_model(tmp_path / "ours.onnx")[1].source["importer"] == "onnx"
@@ -262,7 +262,7 @@ def test_what_cannot_become_a_network_of_x_t_and_t_is_refused_by_name(tmp_path, 
     how, options, expected, words = REFUSED[name]
     source = theirs(tmp_path / "theirs.onnx", **how)
     out = tmp_path / "ours" if "--format" in options else tmp_path / "ours.onnx"
-    code, out, err = command("export", source, *options, "--out", out)
+    code, out, err = command("adopt", source, *options, "--out", out)
     assert (code, out) == (expected, ""), err
     assert words.format(source) in err.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["theirs.onnx"]
@@ -279,7 +279,7 @@ def test_graphs_that_are_none_or_not_for_everybody_are_refused(tmp_path, command
         for name, change in changes.items():
             change(model.graph if name == "graph" else model)
         path.write_bytes(model.SerializeToString())
-        code, out, err = command("export", path, *options)
+        code, out, err = command("adopt", path, *options)
         assert out == ""
         return code, err.splitlines()[-1]
 
@@ -309,14 +309,14 @@ def test_graphs_that_are_none_or_not_for_everybody_are_refused(tmp_path, command
     code, line = ending_with(graph=lambda graph: graph.initializer[0].CopyFrom(external("w", 2**62)))
     assert code == 3, line
     path.write_bytes(b"no protobuf")
-    assert command("export", path, *options)[0] == 3
+    assert command("adopt", path, *options)[0] == 3
     path.write_bytes(mix_model())  # one of ours takes none of the options
-    assert command("export", path, *options)[0] == 2
+    assert command("adopt", path, *options)[0] == 2
 
 
 def test_it_is_not_written_over_itself(tmp_path, command):
     source = theirs(tmp_path / "theirs.onnx")
     content = source.read_bytes()
-    code, _, err = command("export", source, *USUAL, *T_IS, "--out", source)
+    code, _, err = command("adopt", source, *USUAL, *T_IS, "--out", source)
     assert (code, "is the source itself" in err) == (2, True)
     assert source.read_bytes() == content

@@ -1,4 +1,4 @@
-"""`ddpm-export --network` and `ddpm-check --against ... --network`: a class of the user's own, from the shell."""
+"""`ddpm-adopt --network` and `ddpm-check --against ... --network`: a class of the user's own, from the shell."""
 
 import json
 
@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from ddpm_export import open_model  # noqa: E402
 from ddpm_export.errors import UsageError  # noqa: E402
-from ddpm_export.exporting import export as exporting  # noqa: E402
+from ddpm_export.importers import load  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -62,7 +62,7 @@ SPEC = ("--schedule", "linear,beta_end=0.1", "--image-shape", "1,8,8", "--timest
 
 
 def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
-    code, out, err = command("export", "weights.pt", *OWN, *SPEC, "--prediction", "x_0", "--clip", "none", "--json")
+    code, out, err = command("adopt", "weights.pt", *OWN, *SPEC, "--prediction", "x_0", "--clip", "none", "--json")
     assert code == 0, err
     assert "note: running the code of my_network:Net\n" in err
     assert json.loads(out)["importer"] == "own"
@@ -94,14 +94,14 @@ def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
         ((*OWN, *SPEC, "--timesteps", "0"), "num_train_timesteps must be at least 1"),
         ((*OWN, *SPEC, "--set", "width"), "KEY=VALUE"),
         ((*OWN, *SPEC, "--set", "width.more=3"), "KEY=VALUE"),
-        ((*SPEC,), "--schedule does not apply without --network"),
-        (("--input", "y:label:3"), "--input does not apply without --network"),
+        ((*SPEC,), "weights.pt needs --network MODULE:CLASS"),
+        (("--input", "y:label:3"), "weights.pt needs --network MODULE:CLASS"),
         (("--network", "my_network", *SPEC), "package.module:Class"),
         (("--network", "my_network:Net", *SPEC), "cannot be made"),
     ],
 )
 def test_options_that_do_not_fit_are_usage_errors(here, command, arguments, expected):
-    code, out, err = command("export", "weights.pt", *arguments)
+    code, out, err = command("adopt", "weights.pt", *arguments)
     last = err.splitlines()[-1]
     assert (code, out) == (2, ""), err
     assert expected in last
@@ -122,7 +122,7 @@ def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command
     torch.save(names["Told"]().state_dict(), here / "told.pt")
     told = ("--network", "my_network:Told")
     declared = [word for text in DECLARED for word in ("--input", text)]
-    code, _, err = command("export", "told.pt", *told, *SPEC, *declared, "--prediction", "x_0")
+    code, _, err = command("adopt", "told.pt", *told, *SPEC, *declared, "--prediction", "x_0")
     assert code == 0, err
     assert open_model(here / "unet.onnx")[1].inputs == tuple(DECLARED.values())
     how = ("--n", 1, "--steps", 3, "--seed", 1, "--input", "scale=0.5,-1")
@@ -153,8 +153,8 @@ def test_an_input_is_declared_in_few_words(here, command, monkeypatch, text, dec
         seen.append(spec)
         raise UsageError("That is all.")
 
-    monkeypatch.setattr(exporting, "load_network", load_network)
-    command("export", "weights.pt", *OWN, *SPEC, "--input", text)
+    monkeypatch.setattr(load, "load_network", load_network)
+    command("adopt", "weights.pt", *OWN, *SPEC, "--input", text)
     assert seen[0].inputs == (declared,)
 
 
@@ -182,7 +182,7 @@ def test_an_input_is_declared_in_few_words(here, command, monkeypatch, text, dec
     ],
 )
 def test_an_input_that_cannot_be_is_a_usage_error(here, command, text, expected):
-    code, out, err = command("export", "weights.pt", *OWN, *SPEC, "--input", text)
+    code, out, err = command("adopt", "weights.pt", *OWN, *SPEC, "--input", text)
     assert (code, out) == (2, ""), err
     assert expected in err.splitlines()[-1]
 
@@ -191,11 +191,11 @@ def test_a_configuration_file_is_read_and_changed_by_settings(here, command):
     (here / "arguments.json").write_text('{"width": 4}')
     for arguments, code in (([], 3), (["--set", "width=5"], 0)):
         ending = command(
-            "export", "weights.pt", *OWN[:2], *SPEC, "--config", "arguments.json", *arguments, "--format", "pt2"
+            "adopt", "weights.pt", *OWN[:2], *SPEC, "--config", "arguments.json", *arguments, "--format", "pt2"
         )
         assert ending[0] == code, ending
     for content in ("[1]", "{", ""):
         (here / "arguments.json").write_text(content)
-        code, out, err = command("export", "weights.pt", *OWN, *SPEC, "--config", "arguments.json")
+        code, out, err = command("adopt", "weights.pt", *OWN, *SPEC, "--config", "arguments.json")
         assert (code, out, err.count("\n")) == (3, "", 1)
-    assert command("export", "weights.pt", *OWN, *SPEC, "--config", "missing.json")[0] == 3
+    assert command("adopt", "weights.pt", *OWN, *SPEC, "--config", "missing.json")[0] == 3

@@ -1,0 +1,175 @@
+"""`ddpm-adopt`: make files of a network that no importer knows: anybody's .onnx, or a class of one's own."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddpm_export.cli.console import entry_point
+from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE
+from ddpm_export.cli.options import Config, Network, Settings
+from ddpm_export.cli.texts import options_from_settings
+from ddpm_export.cli.writing import Defaults, Output, write_files
+from ddpm_export.errors import BadFileError, UsageError, printable, shown
+
+if TYPE_CHECKING:
+    from ddpm_export.exporting.foreign import ForeignNetwork
+    from ddpm_export.importers.checkpoint import Checkpoint
+    from ddpm_export.model.inputs import Input
+    from ddpm_export.model.spec import ModelSpec
+
+EXAMPLES = {
+    WHAT: "ddpm-adopt theirs.onnx --set x_t=sample --set t=timestep --schedule linear --out unet.onnx",
+    HOW: "ddpm-adopt weights.pt --network package.module:Class --schedule linear --image-shape 3,32,32 --steps 100",
+    WHERE: "ddpm-adopt theirs.onnx --set x_t=sample --set t=timestep --schedule linear --format sampler",
+    SAFETY: "ddpm-adopt theirs.onnx --set x_t=sample --set t=timestep --schedule linear --debug",
+    HELP: "ddpm-adopt --install-completion",
+}
+
+
+def adopt(
+    file: Annotated[
+        str, typer.Argument(help="An .onnx, whose inputs --set names; or weights, whose class --network names.")
+    ],
+    *,
+    network: Network = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="With --network: ema (averaged) or raw (of the last step). [default: ema]", rich_help_panel=WHAT
+        ),
+    ] = None,
+    config: Config = None,
+    settings: Settings = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Its betas, such as linear,beta_end=0.01, or sigmas: karras,sigma_min=0.002,sigma_max=80.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    image_shape: Annotated[
+        str | None,
+        typer.Option(help="C,H,W, such as 1,28,28. [default: as the .onnx says]", rich_help_panel=WHAT),
+    ] = None,
+    timesteps: Annotated[int, typer.Option(help="T, the number of training timesteps.", rich_help_panel=WHAT)] = 1000,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            help="What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]", rich_help_panel=WHAT
+        ),
+    ] = None,
+    clip: Annotated[str, typer.Option(help="The bound on x_0, or none.", rich_help_panel=WHAT)] = "1",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Another input besides x_t and t, such as y:label:10:none=10, scale:vector:5, "
+            "mask:image:3,28,28:none=0 or x_0_prev:previous. Repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    defaults: Defaults,
+    output: Output,
+) -> None:
+    """Make files of a network that no importer knows, from what you say about it; each is proven as an export is.
+
+    An .onnx needs no torch and no code of its author runs. --network imports your module and runs it.
+
+    Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
+    finite, 130 interrupted.
+    """
+    from ddpm_export.exporting import export as exporting
+    from ddpm_export.importers.load import load_network
+
+    path, is_onnx = Path(file), Path(file).suffix == ".onnx"
+    if not is_onnx and network is None:
+        raise UsageError(f"{file} needs --network MODULE:CLASS. For a known layout use ddpm-export.")
+    if is_onnx and not exporting.is_foreign(path) and path.is_file():
+        raise UsageError(f"{file} is a file of ddpm-export already. Use ddpm-export or ddpm-run.")
+    paths = output.paths(file, "unet")
+    options = options_from_settings(config, settings or [])
+    loaded: Checkpoint | ForeignNetwork
+    if network is None:
+        if weights is not None:
+            raise UsageError(f"--weights does not apply to an .onnx, such as {file}.")
+        shape, time = exporting.foreign_shape_and_time(path, options)
+        image_shape = image_shape or (None if shape is None else ",".join(map(str, shape)))
+        usual = "eps" if time == "t" else "x_0"
+        spec = spec_of(file, schedule, image_shape, timesteps, prediction or usual, clip, inputs or [])
+        loaded = exporting.load_onnx(file, spec, options)
+    else:
+        if is_onnx:
+            raise UsageError(f"--network does not apply to an .onnx, such as {file}.")
+        spec = spec_of(file, schedule, image_shape, timesteps, prediction or "eps", clip, inputs or [])
+        print(f"note: running the code of {printable(network)}", file=sys.stderr)
+        loaded = load_network(file, network, spec, arguments=options, weights=weights or "ema")
+    write_files(file, loaded, paths, output, defaults, None if network is None else weights or "ema")
+
+
+def spec_of(
+    checkpoint: str,
+    schedule: str | None,
+    image_shape: str | None,
+    timesteps: int,
+    prediction: str,
+    clip: str,
+    inputs: list[str],
+) -> "ModelSpec":
+    """Return the spec of a network of one's own, or of a foreign .onnx, by what the options say of it."""
+    from ddpm_export.model.spec import INPUTS, Defaults, ModelSpec
+    from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
+
+    for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
+        if value is None:
+            raise UsageError(f"{checkpoint} needs {option}, which it cannot say itself. Add {option} {example}.")
+    schedule_name, *settings = str(schedule).split(",")
+    parameters = options_from_settings(None, settings)
+    try:
+        shape = tuple(int(size) for size in str(image_shape).split(","))
+        bound = None if clip == "none" else float(clip)
+    except ValueError as exc:
+        raise UsageError(
+            f"--image-shape and --clip must be such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
+        ) from exc
+    betas = betas_from_name(schedule_name, timesteps, **parameters)
+    try:
+        return ModelSpec(
+            name=Path(checkpoint).stem,
+            prediction=prediction,
+            image_shape=shape,  # type: ignore[arg-type]  # checked there
+            alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
+            clip_x_0=bound,
+            defaults=Defaults(num_steps=min(Defaults.num_steps, timesteps)),
+            source={"schedule": {"name": schedule_name, **parameters}},
+            inputs=tuple(input_from_text(text, shape) for text in inputs),
+            requires=(INPUTS,) if inputs else (),
+        )
+    except BadFileError as exc:  # here it is what was typed that is wrong
+        raise UsageError(str(exc)) from exc
+
+
+def input_from_text(text: str, image_shape: tuple[int, ...]) -> "Input":
+    """Return the input that a text declares, such as y:label:cat,dog:none=2; what it may not be, the spec refuses."""
+    from ddpm_export.model.inputs import MAX_CLASSES, Input
+
+    parts = text.split(":")
+    try:
+        none = float(parts.pop().removeprefix("none=")) if parts[-1].startswith("none=") else None
+        if parts[1:] == ["previous"]:
+            return Input(parts[0], "previous", image_shape, none)
+        name, kind, items = parts
+        if kind != "label":
+            return Input(name, kind, tuple(int(size) for size in items.split(",")), none)
+    except ValueError as exc:
+        raise UsageError(
+            "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or "
+            f"x_0_prev:previous, got {shown(text)}."
+        ) from exc
+    is_count = items.isascii() and items.isdecimal()
+    classes = range(min(int(items), MAX_CLASSES + 1)) if is_count and len(items) < 10 else items.split(",")
+    return Input(name, kind, (), none if none is None or none % 1 else int(none), tuple(map(str, classes)))
+
+
+main = entry_point(adopt, EXAMPLES)
