@@ -87,7 +87,7 @@ def test_the_commands_do_their_jobs_away_from_the_clone(installed, tmp_path):
     own = ("--network", "networks_of_ones_own:Net", "--schedule", "linear", "--image-shape", "1,28,28")
     installed("ddpm-adopt", weights, *own, "--timesteps", 40, "--out", model, **networks)
     installed("ddpm-check", model)
-    installed("ddpm-export", model, "--format", "sampler", "--out", tmp_path / "sampler.onnx")
+    installed("ddpm-export", model, "--format", "sampler", "--open", "all", "--out", tmp_path / "sampler.onnx")
     images = []
     for name in ("unet", "sampler"):
         chosen = ("--n", 3, "--steps", 4, "--sampler", "ddim", "--seed", 5, "--out", tmp_path / f"{name}.npy")

@@ -61,7 +61,7 @@ from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import request_for
 
 from .edits import PICTURE
-from .specs import attacks
+from .specs import attacks, guided_specs, is_accepted
 
 ROOT = Path(__file__).parent.parent.parent
 CPP = ROOT / "examples" / "cpp"
@@ -431,7 +431,8 @@ def test_specs_get_the_verdict_that_python_gives(core, tmp_path):
 
 @pytest.mark.torch
 def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path):
-    cases = [(text, accepted) for text, accepted in attacks() if "\0" not in text]  # which separates them
+    guided = [(text, is_accepted(text)) for text in guided_specs()]
+    cases = [(text, accepted) for text, accepted in [*attacks(), *guided] if "\0" not in text]  # which separates them
     cases = [(text, accepted) for text, accepted in cases if not accepted or "\n" not in json.loads(text)["name"]]
     (tmp_path / "texts").write_bytes(
         b"\0".join(text.encode("utf-8", "surrogatepass") or b" " for text, _ in cases) + b"\0"
