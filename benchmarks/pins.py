@@ -1,8 +1,8 @@
 """Whether this checkout gives the pictures of another one, to the bit: the same runs in both, on this machine.
 
 `python -m benchmarks.pins OTHER_CHECKOUT`. Each checkout exports and runs its own code on the other's model files; what
-is compared is the SHA-256 of the pixels. Where command lines differ, `RUNS` has those of each side. Kernels differ between
-processors, so digests are compared here, never with digests from another machine.
+is compared is the SHA-256 of the pixels. Where command lines differ, `RUNS` has those of each side. Kernels differ
+between processors, so digests are compared here, never with digests from another machine.
 """
 
 import argparse
@@ -31,18 +31,19 @@ PICTURE, MASK = "docs/given/pictures/00.png", "docs/given/right-half.png"
 
 
 class Run(NamedTuple):
-    """The same pictures asked of both checkouts: a model, the words of a command here, and there where they differ.
+    """The same pictures asked of both checkouts: a model, the words of a command, and before `ddpm-edit` if others.
 
     MODEL stands for the model's path; without it the words are options of `run MODEL`.
     """
 
     model: str
-    here: str
-    there: str = ""
+    words: str
+    before: str = ""
 
-    def words(self, is_here: bool, path: Path) -> list[str]:
-        """Return the command of one of the checkouts, and its arguments."""
-        text = self.here if is_here or not self.there else self.there
+    def command(self, checkout: Path, path: Path) -> list[str]:
+        """Return the command of a checkout, and its arguments."""
+        is_new = (checkout / "ddpm_export" / "cli" / "edit.py").exists()
+        text = self.words if is_new or not self.before else self.before
         return (text if "MODEL" in text else f"run MODEL {text}").replace("MODEL", str(path)).split()
 
 
@@ -195,7 +196,7 @@ def digests(checkout: Path, models: Path, only: str) -> Iterator[tuple[str, str]
     with tempfile.TemporaryDirectory() as made:
         out = Path(made)
         for run in RUNS:
-            model, label = run.model, f"{run.model} {run.here}"
+            model, label = run.model, f"{run.model} {run.words}"
             if only not in label:
                 continue
             path = models / model
@@ -205,7 +206,7 @@ def digests(checkout: Path, models: Path, only: str) -> Iterator[tuple[str, str]
                     kind = "sampler" if model == SAMPLER else "slice"
                     ran(checkout, COMMAND.format("export"), models / UNET, "--format", kind, "--out", path)
             pixels = out / "pixels.npy"
-            command, *words = run.words(checkout == HERE, path)
+            command, *words = run.command(checkout, path)
             ran(checkout, COMMAND.format(command), *words, "--seed", 7, "--threads", 1, "--out", pixels)
             yield label, hashlib.sha256(np.load(pixels).tobytes()).hexdigest()
         for line in ran(checkout, PROGRAMS, out, json.dumps(SETTINGS), only).splitlines():
