@@ -135,7 +135,7 @@ folder = Path(sys.argv[1])
 (folder / "learned.onnx").write_bytes(learned_model())
 told = tiny_spec(inputs=(Input("y", "label", none=3, classes=("a", "b", "c")),), requires=("inputs",))
 (folder / "classes.onnx").write_bytes(classes_file(told, [-0.75, 0.5, 0.75, 0.125], 0.5))
-model = onnx.load("exported/unet.onnx")
+model = onnx.load(sys.argv[2])
 text = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
 assert '"clip_x_0": 1.0' in text.value
 text.value = text.value.replace('"clip_x_0": 1.0', '"clip_x_0": null')
@@ -227,7 +227,7 @@ def main() -> None:
         for name in (UNET, EMOJI):
             (models / name).parent.mkdir()
             (models / name).symlink_to(other / name)
-        ran(other, MODELS, models)
+        ran(HERE, MODELS, models, other / UNET)
         for checkout in (other, HERE):
             found.append({})
             for label, told in digests(checkout, models, arguments.only):
