@@ -5,8 +5,13 @@ BIN := $(VENV)/bin
 .PHONY: run test test-all test-long check bench examples format clean
 
 run: $(VENV)/.light  ## sample 16 pictures from the shipped model, without torch
-	$(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --sampler ddpm --out samples.png
-	@echo "The grid lies in $(CURDIR)/samples.png"
+	@$(BIN)/ddpm-run exported/unet.onnx --out samples.png
+	@echo "The grid is $(CURDIR)/samples.png. To go on:"
+	@echo "  $(BIN)/ddpm-run exported/unet.onnx --each-label --out classes.png          # a row for each class"
+	@echo "  $(BIN)/ddpm-run exported/unet.onnx --n 16 --steps 1000 --out slow.png      # all 1000 steps, minutes"
+	@echo "  $(BIN)/ddpm-run exported/unet.onnx --n 9 --steps 50 --out denoising.gif    # on the way from noise"
+	@echo "  $(BIN)/ddpm-edit fill exported/unet.onnx docs/given/pictures/00.png --mask docs/given/right-half.png --n 8 --out filled.png"
+	@echo "  $(BIN)/ddpm-run --help                                                     # everything else"
 
 TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal  # two processes, one core each
 

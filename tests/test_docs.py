@@ -94,7 +94,8 @@ def test_shell_blocks_run(code: str, clone: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-OURS = ("ddpm-run", "ddpm-check", "ddpm-eval", "ddpm-bench", "ddpm-export", "python", "torchrun")
+NAMES = ("run", "edit", "dataset", "adopt", "export", "check", "eval", "bench")
+OURS = (*(f"ddpm-{name}" for name in NAMES), "python", "torchrun")
 ELSEWHERE = {  # words that begin a line of a console block and belong to the system, or to tests/examples
     "apt",
     "build/ddpm_sample",
@@ -239,20 +240,29 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
 
 
+def options_of(module: str) -> set[str]:
+    """Return the options of a command, of its subcommands as well."""
+    if not module.startswith("ddpm_export.cli."):
+        return options_in(run_here(call_of(module), "--help").out)
+    command = typer.main.get_command(importlib.import_module(module).main.app)
+    parts = [command, *getattr(command, "commands", {}).values()]
+    return {option for part in parts for parameter in part.params for option in parameter.opts} | {"--help"}
+
+
 @pytest.mark.torch
 def test_options_that_prose_names_are_those_of_the_command() -> None:
     helped: dict[str, set[str]] = {}
     seen = 0
     for page in [*PAGES, ROOT / "CHANGELOG.md"]:
         for code in re.findall(
-            r"`((?:ddpm-(?:run|check|eval|bench|export)|python -m) [^`]+)`", page.read_text(encoding="utf-8")
+            rf"`((?:ddpm-(?:{'|'.join(NAMES)})|python -m) [^`]+)`", page.read_text(encoding="utf-8")
         ):
             command = module_of(code.split())
             assert command is not None, f"{page.name}: {code}"
             module, named = command[0], options_in(code)
             if named:
                 if module not in helped:
-                    helped[module] = options_in(run_here(call_of(module), "--help").out)
+                    helped[module] = options_of(module)
                 assert named <= helped[module], f"{page.name}: {code}"
                 seen += 1
     assert seen > 10

@@ -105,7 +105,9 @@ def adopt(
         spec = spec_of(file, schedule, image_shape, timesteps, prediction or "eps", clip, inputs or [])
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
         loaded = load_network(file, network, spec, arguments=options, weights=weights or "ema")
-    write_files(file, loaded, paths, output, defaults, None if network is None else weights or "ema")
+    write_files(
+        file, loaded, paths, output, defaults, None if network is None else weights or "ema", write=exporting.export_all
+    )
 
 
 def spec_of(

@@ -49,7 +49,7 @@ def export(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
     finite, 130 interrupted.
     """
-    from ddpm_export.exporting.export import is_foreign
+    from ddpm_export.exporting.export import export_all, is_foreign
     from ddpm_export.exporting.formats import ONE_CALL_FORMATS, SERVED_FORMATS
     from ddpm_export.importers.load import load_checkpoint
 
@@ -65,11 +65,11 @@ def export(
             flags += defaults.given
         if flags:
             raise UsageError(f"{flags[0]} does not apply to an exported file, such as {checkpoint}.")
-        write_files(checkpoint, path, paths, output, defaults)
+        write_files(checkpoint, path, paths, output, defaults, write=export_all)
         return
     steps, options = defaults.steps_to_import(), options_from_settings(config, settings or [])
     loaded = load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=steps)
-    write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", imported=True)
+    write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", write=export_all, imported=True)
 
 
 main = entry_point(export, EXAMPLES)

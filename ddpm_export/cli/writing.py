@@ -1,6 +1,7 @@
 """Write a network as files and report on them: what export and adopt share."""
 
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,6 @@ from ddpm_export.cli.texts import guidance_from_text, numbers_from_text, sampler
 from ddpm_export.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from ddpm_export.exporting.export import Report
     from ddpm_export.exporting.foreign import ForeignNetwork
     from ddpm_export.importers.checkpoint import Checkpoint
     from ddpm_export.model.spec import ModelSpec
@@ -196,10 +196,10 @@ def write_files(
     defaults: Defaults,
     weights: str | None = None,
     *,
+    write: Callable[..., Iterable[Any]],
     imported: bool = False,
 ) -> None:
-    """Write a network, with other defaults where they are given, as files, and report on each."""
-    from ddpm_export.exporting.export import export_all
+    """Write a network, with other defaults where they are given, as files by `export_all`, and report on each."""
     from ddpm_export.importers.checkpoint import Checkpoint
 
     if not isinstance(loaded, Path):
@@ -209,11 +209,11 @@ def write_files(
             loaded = loaded.beginning_with_noise()
     notes = [] if isinstance(loaded, Path) else list(loaded.notes)
     _print_notes(notes)
-    reports: list[Report] = []
+    reports: list[Any] = []
     with progress(len(paths), "exporting") as advance:
         evaluations = (256 if output.calibrate is None else output.calibrate) if output.precision == "int8" else None
         opens = "all" if output.opens == "all" else tuple(filter(None, (output.opens or "").split(",")))
-        for report in export_all(
+        for report in write(
             loaded, paths, storage=output.storage, calibrate=evaluations, opens=opens, defaults=defaults.applied
         ):
             reports.append(report)
@@ -272,7 +272,7 @@ def _paths(
     return {formats[0]: out}
 
 
-def _print_table(reports: "list[Report]") -> None:
+def _print_table(reports: list[Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
