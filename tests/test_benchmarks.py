@@ -86,7 +86,7 @@ def test_pins_tell_a_checkout_with_other_pictures_from_one_with_the_same(tmp_pat
     command = [sys.executable, "-m", "benchmarks.pins", str(tmp_path), "--only", "learned.onnx --n 4 --sampler ddpm"]
     same = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (same.returncode, same.stdout.count("| equal |")) == (0, 2), same
-    with (package / "images.py").open("a", encoding="utf-8") as code:
+    with (package / "process" / "pixels.py").open("a", encoding="utf-8") as code:
         code.write("\n_pixels = to_uint8\n\n\ndef to_uint8(x):\n    return 255 - _pixels(x)\n")
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (other.returncode, other.stdout.count("| equal |")) == (1, 0), other
