@@ -17,7 +17,8 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 from ddpm_export.system.files import sha256_of
 
 __all__ = ["measure"]
@@ -87,9 +88,7 @@ def _verdict(case: dict[str, Any]) -> list[str]:
 
 def _images(model: Model, spec: ModelSpec, first: int, n: int, batch: int) -> Array:
     """Return the final float32 images (n, C, H, W)."""
-    settings = settings_for(
-        spec, n=n, first=first, batch=batch, num_steps=NUM_STEPS, sampler="ddim", eta=1.0, seed=SEED
-    )
+    settings = request_for(spec, n=n, first=first, batch=batch, num_steps=NUM_STEPS, sampler="ddim", eta=1.0, seed=SEED)
     return np.concatenate([state.x for _, state in sample(model, spec, settings) if state.row.i == NUM_STEPS])
 
 

@@ -15,7 +15,7 @@ from ddpm_export.measuring.timing import machine
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import settings_for
+from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     with phases() as report:
         sampled: dict[str, tuple[Any, Any]] = {}
         for case in cases:
-            settings = settings_for(
+            settings = request_for(
                 spec,
                 n=arguments.n,
                 num_steps=arguments.steps,
@@ -53,7 +53,7 @@ def measure(arguments: argparse.Namespace) -> Report:
                 guidance=case,
             )
             images = scoring.sampled_images(model, spec, settings, digest, cache, report)
-            sampled[str(case)] = images, settings.told(settings.numbers)[spec.label.name]
+            sampled[str(case)] = images, settings.inputs_of(settings.numbers)[spec.label.name]
         sampled[REAL] = test.images[: arguments.n], _labels_of(test, names, arguments.n)
         rows: dict[str, Scores] = {name: {} for name in sampled}
         for extractor in map(Path, arguments.extractor or ["exported/extractor.onnx"]):

@@ -24,7 +24,8 @@ from ddpm_export.model.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_s
 from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import Settings, sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import Request, request_for
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import cache_folder, replacing, sha256_of
@@ -61,9 +62,9 @@ class Case(NamedTuple):
         """Return the row's name in the results file."""
         return f"{self.sampler}, {self.num_steps} steps, {self.n} images"
 
-    def settings(self, spec: ModelSpec) -> Settings:
+    def settings(self, spec: ModelSpec) -> Request:
         """Return the settings of its images; the same seed in every row."""
-        return settings_for(spec, n=self.n, num_steps=self.num_steps, seed=SEED, batch=BATCH, **SAMPLERS[self.sampler])
+        return request_for(spec, n=self.n, num_steps=self.num_steps, seed=SEED, batch=BATCH, **SAMPLERS[self.sampler])
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -195,7 +196,7 @@ def _seconds_a_step(model: Model, spec: ModelSpec, num_steps: int) -> dict[str, 
     """Return the median seconds of a step by sampler and batch: of a whole run, not of the network alone."""
     calls = {
         (name, batch): _run_of(
-            model, settings_for(spec, n=batch, num_steps=num_steps, seed=SEED, batch=batch, **how), spec
+            model, request_for(spec, n=batch, num_steps=num_steps, seed=SEED, batch=batch, **how), spec
         )
         for name, how in SAMPLERS.items()
         for batch in BATCHES
@@ -208,7 +209,7 @@ def _seconds_a_step(model: Model, spec: ModelSpec, num_steps: int) -> dict[str, 
     }
 
 
-def _run_of(model: Model, settings: Settings, spec: ModelSpec) -> Callable[[], None]:
+def _run_of(model: Model, settings: Request, spec: ModelSpec) -> Callable[[], None]:
     def call() -> None:
         for _ in sample(model, spec, settings):
             pass

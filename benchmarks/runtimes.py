@@ -13,11 +13,11 @@ import numpy as np
 from benchmarks.report import Report, Table, parser, run
 from ddpm_export.exporting.export import export
 from ddpm_export.measuring.timing import machine
-from ddpm_export.model.denoiser import guidance_for
-from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec import ModelSpec, guidance_for
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import generate, settings_for
+from ddpm_export.sampling.generate import generate
+from ddpm_export.sampling.request import request_for
 
 __all__ = ["measure", "told_by_default"]
 
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> Report:
 def told_by_default(spec: ModelSpec, numbers: range) -> dict[str, Any]:
     """Return by name what a one-call graph takes of images besides its settings, as a sampler says it: JSON values."""
     told: dict[str, Any] = {
-        name: values.tolist() for name, values in settings_for(spec, seed=SEED).told(numbers).items()
+        name: values.tolist() for name, values in request_for(spec, seed=SEED).inputs_of(numbers).items()
     }
     if spec.plans:
         told["plan"] = 0  # none of them

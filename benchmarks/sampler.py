@@ -14,7 +14,8 @@ from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.solvers import SAMPLERS
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 __all__ = ["measure"]
 
@@ -81,7 +82,7 @@ def _steps(model: Model, spec: ModelSpec, batch: int, sampler: str, knobs: dict[
         inside.append(time.perf_counter() - start)
         return outputs
 
-    settings = settings_for(spec, n=batch, batch=batch, num_steps=NUM_STEPS, sampler=sampler, seed=SEED, **knobs)
+    settings = request_for(spec, n=batch, batch=batch, num_steps=NUM_STEPS, sampler=sampler, seed=SEED, **knobs)
     walk = sample(timed, spec, settings)
     next(walk)  # x_T and the first, cold evaluation
     inside.clear()

@@ -23,10 +23,10 @@ from ddpm_export.cli.console import phases
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.measuring.timing import interleaved, machine, warm_up
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.plans import json_from_plan
 from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.rows import Plan
@@ -34,7 +34,7 @@ from ddpm_export.process.schedules import GRIDS
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import settings_for
+from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.scoring.metrics.kernel import KernelPulls, kernel_difference, kernel_distance, kernel_pulls
@@ -205,7 +205,7 @@ def _find_distances(model: Model, spec: ModelSpec, cases: list[Case], found: "_F
 
 def _ends(model: Model, spec: ModelSpec, rows: Plan, count: int) -> Array:
     numbers = range(count)
-    denoise = denoiser(model, spec, **settings_for(spec, seed=SEED).told(numbers))
+    denoise = denoiser(model, spec, **request_for(spec, seed=SEED).inputs_of(numbers))
     *_, state = walk(denoise, noise_stream(SEED, numbers, spec.state_shape), rows)
     return np.clip(state.x, -1.0, 1.0)
 
@@ -316,7 +316,7 @@ class _Judges:
 
     def _samples(self, case: Case, n: int) -> Any:
         spec = replace(self.spec, plans={case.digest: case.plan})  # the cache goes by the name
-        settings = settings_for(spec, n=n, plan=case.digest, seed=SEED, batch=BATCH)
+        settings = request_for(spec, n=n, plan=case.digest, seed=SEED, batch=BATCH)
 
         def told(done: int, total: int, _what: str) -> None:
             self.report(done, total, case.label)

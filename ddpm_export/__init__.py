@@ -20,7 +20,7 @@ _HOME = {
     "Row": "process.rows",
     "SAMPLERS": "process.solvers",
     "State": "process.walk",
-    "plan": "model.choice",
+    "plan": "model.steps",
     "walk": "process.walk",
     "ModelSpec": "model.spec",
     "generate": "sampling.generate",
@@ -66,11 +66,11 @@ if TYPE_CHECKING:
     from ddpm_export.images.write import save_images
     from ddpm_export.importers.checkpoint import Checkpoint
     from ddpm_export.importers.load import load_checkpoint, load_network
-    from ddpm_export.model.choice import plan
     from ddpm_export.model.denoiser import decode, denoiser
     from ddpm_export.model.guidance import Guidance
     from ddpm_export.model.inputs import Input
     from ddpm_export.model.spec import ModelSpec
+    from ddpm_export.model.steps import plan
     from ddpm_export.process.noise import noise_stream
     from ddpm_export.process.pixels import to_uint8
     from ddpm_export.process.rows import Plan, Row

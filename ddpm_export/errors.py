@@ -9,9 +9,13 @@ from typing import Any
 
 
 class DdpmExportError(Exception):
-    """Something that stops the work and is told in one line: where, what, got, expected, what to do."""
+    """Something that stops the work, in one sentence and a remedy; `fields` are the arguments that these name."""
 
     exit_code = 1
+
+    def __init__(self, text: str, *fields: str) -> None:
+        super().__init__(text)
+        self.fields = fields
 
 
 class UsageError(DdpmExportError):

@@ -1,8 +1,9 @@
-"""What every test shares: random numbers that follow from the seed pytest-randomly prints, a core, files made once."""
+"""What every test shares: no network, a small data set, random numbers by pytest-randomly's seed, files made once."""
 
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import random
 import shutil
@@ -16,6 +17,18 @@ from hypothesis import settings
 
 settings.register_profile("ddpm-export", deadline=None, database=None)
 settings.load_profile("ddpm-export")
+HERE = Path(__file__).parent
+# what tests and the docs' code blocks train on and score against; a check of the whole data set names its own folder
+os.environ["DDPM_EXPORT_FASHION_MNIST"] = str(HERE / "data" / "fashion-mnist")
+# the guard, here and in the processes that tests start; a proxy on this machine would get around it
+offline = sys.modules.get("sitecustomize")
+if not hasattr(offline, "attempts"):  # a worker of xdist has it already: Python loaded it from PYTHONPATH
+    guard = importlib.util.spec_from_file_location("offline", HERE / "offline" / "sitecustomize.py")
+    offline = importlib.util.module_from_spec(guard)
+    guard.loader.exec_module(offline)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE / "offline"), os.environ.get("PYTHONPATH"))))
+for proxy in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]:
+    del os.environ[proxy]
 # a shell's background jobs ignore it, and so would the commands that are interrupted here
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -84,6 +97,14 @@ def made_once(request, tmp_path_factory):
 @pytest.fixture
 def rng():
     return np.random.default_rng(random.getrandbits(64))  # pytest-randomly seeds `random` before each test
+
+
+@pytest.fixture(autouse=True)
+def attempts():
+    """Fail a test that reaches for another machine, even where the program swallows the refusal."""
+    offline.attempts.clear()
+    yield offline.attempts
+    assert offline.attempts == []
 
 
 @pytest.fixture(autouse=True)

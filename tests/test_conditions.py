@@ -12,7 +12,8 @@ from ddpm_export.errors import UsageError
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "coat"))
 STRENGTH = Input("strength", "vector", (1,))
@@ -68,8 +69,8 @@ def test_every_kind_of_input_takes_its_values_in_turn(opened):
     model, spec = opened(*EVERY)
     low = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 1, 2, 2)
     inputs = {"strength": [0.1, 0.2, 0.3], "low_res": low}
-    chosen = settings_for(spec, inputs=inputs, seed=SEED, n=4, first=2)
-    told = chosen.told(chosen.numbers)
+    chosen = request_for(spec, inputs=inputs, seed=SEED, n=4, first=2)
+    told = chosen.inputs_of(chosen.numbers)
     np.testing.assert_array_equal(told["y"], [2, 0, 1, 2])
     np.testing.assert_array_equal(told["strength"], np.float32([[0.3], [0.1], [0.2], [0.3]]))
     np.testing.assert_array_equal(told["low_res"], low[[0, 1, 0, 1]])
@@ -82,22 +83,22 @@ def test_every_kind_of_input_takes_its_values_in_turn(opened):
 def test_what_an_image_follows_from_is_told():
     low = np.zeros((1, 2, 2), np.float32)
     spec = spec_with(*EVERY)
-    told = settings_for(spec, inputs={"strength": 0.5, "low_res": low}, label=["bag", 3], guidance=2, seed=1).describe()
+    told = request_for(spec, inputs={"strength": 0.5, "low_res": low}, label=["bag", 3], guidance=2, seed=1).describe()
     assert told["label"] == ["bag", "none"]
     assert (told["guidance"], "guidance_interval" in told) == (2, False)
     assert told["inputs"] == {"strength": [[0.5]], "low_res": hashlib.sha256(low.tobytes()).hexdigest()}
-    told = settings_for(spec_with(LABEL), guidance=Guidance(2.0, (10, 30)), seed=1).describe()
+    told = request_for(spec_with(LABEL), guidance=Guidance(2.0, (10, 30)), seed=1).describe()
     assert (told["guidance"], told["guidance_interval"], told["label"]) == (2.0, (10, 30), ["shoe", "bag", "coat"])
     assert "inputs" not in told
     always = dataclasses.replace(LABEL, none=None)
-    assert "guidance" not in settings_for(spec_with(always), seed=1).describe()
-    assert not {"label", "guidance", "inputs"} & set(settings_for(tiny_spec(), seed=1).describe())
+    assert "guidance" not in request_for(spec_with(always), seed=1).describe()
+    assert not {"label", "guidance", "inputs"} & set(request_for(tiny_spec(), seed=1).describe())
 
 
 def test_what_is_told_makes_the_same_images_again(opened):
     model, spec = opened(LABEL, STRENGTH)
     how = {"label": ["coat", "none"], "guidance": 2.0, "inputs": {"strength": [0.5, 0.25, 1.0]}}
-    described = settings_for(spec, **how, seed=SEED).describe()
+    described = request_for(spec, **how, seed=SEED).describe()
     np.testing.assert_array_equal(
         generate((model, spec), n=3, **described), generate((model, spec), n=3, seed=SEED, **how)
     )
@@ -121,14 +122,14 @@ def test_the_files_guidance_counts_where_nothing_is_said(opened):
     [
         ((LABEL,), {"label": "hat"}, "must be one of shoe, bag, coat or its index from 0 to 2, got 'hat'"),
         ((LABEL,), {"label": []}, r"Input 'y' must have shape \(\) or \(K,\)"),
-        ((LABEL,), {"label": 0, "inputs": {"y": 1}}, "label must be left out beside the input 'y', which is the same"),
+        ((LABEL,), {"label": 0, "inputs": {"y": 1}}, "Give label or the input 'y', not both"),
         ((LABEL,), {"inputs": {"z": 1}}, "The model has no input 'z'; it has y"),
         ((LABEL,), {"guidance": -1}, "guidance must be a number from 0 to 100"),
         ((LABEL, STRENGTH), {}, r"Input 'strength', of kind vector and shape \(1,\), must be given"),
         (
             (STRENGTH,),
             {"label": 0, "inputs": {"strength": 1}},
-            "label does not apply to a network that is told no class",
+            "label does not apply: the network has no classes",
         ),
         ((STRENGTH,), {"guidance": 2, "inputs": {"strength": 1}}, "guidance must be 1 for a network"),
         ((STRENGTH,), {"inputs": {"strength": np.nan}}, "Input 'strength' must be finite"),
@@ -139,11 +140,11 @@ def test_the_files_guidance_counts_where_nothing_is_said(opened):
 def test_conditions_that_no_image_can_be_made_by(inputs, how, message):
     spec = spec_with(*inputs, requires=("inputs",) if inputs else ())
     with pytest.raises(UsageError, match=message):
-        settings_for(spec, **how)
+        request_for(spec, **how)
 
 
 def test_a_plain_network_is_told_nothing():
-    chosen = settings_for(tiny_spec(), seed=1)
-    assert (chosen.told(range(3)), chosen.label_names, chosen.guidance) == ({}, [], None)
+    chosen = request_for(tiny_spec(), seed=1)
+    assert (chosen.inputs_of(range(3)), chosen.label_names, chosen.guidance) == ({}, [], None)
     states = sample(lambda x_t, _t: {"eps": x_t}, tiny_spec(), chosen)
     assert next(states)[1].row.i == 1

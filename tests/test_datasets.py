@@ -6,6 +6,7 @@ import http.server
 import io
 import os
 import pickle
+import runpy
 import socket
 import struct
 import sys
@@ -35,6 +36,10 @@ def bytes_of_shape(*shape):
     return (np.arange(np.prod(shape)) * 7 % 256).astype(np.uint8).reshape(shape)
 
 
+SUBSET = Path(__file__).parent / "data" / "fashion-mnist"
+whole_set = pytest.mark.skipif(
+    not (idx_files.DEBIAN_FOLDER / "t10k-images-idx3-ubyte.gz").exists(), reason="needs Debian's dataset-fashion-mnist"
+)
 IMAGES, LABELS = bytes_of_shape(6, 28, 28), np.arange(6, dtype=np.uint8)
 PARTS = {True: "train", False: "t10k"}
 
@@ -200,8 +205,7 @@ def test_a_folder_without_the_files(tmp_path):
 def no_debian(tmp_path, monkeypatch):
     monkeypatch.setattr(idx_files, "DEBIAN_FOLDER", tmp_path / "no-debian")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(idx_files.FOLDER_VARIABLE)
     return tmp_path / "cache" / "ddpm-export" / "fashion-mnist"
 
 
@@ -273,6 +277,8 @@ def test_a_cut_download_is_refused_and_not_kept(home, no_debian):
 def environment_problem(home):
     with pytest.raises(EnvironmentProblem, match="cannot be downloaded") as caught:
         fashion_mnist(home=home, timeout_s=5)
+    for way in ("--data DIR", "--data fashion-mnist:DIR", "DDPM_EXPORT_FASHION_MNIST", "dataset-fashion-mnist"):
+        assert way in str(caught.value)
     assert "\n" not in str(caught.value)
     assert home in str(caught.value)
 
@@ -320,7 +326,35 @@ def test_debians_package_comes_first(home, tmp_path, monkeypatch):
     assert home.asked == []
 
 
-@pytest.mark.skipif(not idx_files.DEBIAN_FOLDER.exists(), reason="needs Debian's dataset-fashion-mnist")
+def test_a_folder_named_by_the_environment_comes_before_debians(tmp_path, monkeypatch):
+    write_fashion_mnist(tmp_path / "named", labels=LABELS[::-1])
+    monkeypatch.setenv("DDPM_EXPORT_FASHION_MNIST", str(tmp_path / "named"))
+    np.testing.assert_array_equal(fashion_mnist().labels, LABELS[::-1])
+    write_fashion_mnist(tmp_path / "given")
+    np.testing.assert_array_equal(fashion_mnist(tmp_path / "given").labels, LABELS)
+    (tmp_path / "named" / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert refused(fashion_mnist, train=False) == (
+        f"DDPM_EXPORT_FASHION_MNIST is '{tmp_path / 'named'}', which has no t10k-labels-idx1-ubyte.gz."
+    )
+
+
+@pytest.mark.parametrize(("train", "of_each"), [(True, 50), (False, 10)])
+def test_the_subset_that_tests_read_is_balanced(train, of_each):
+    data = fashion_mnist(train=train)
+    assert np.bincount(data.labels).tolist() == 10 * [of_each]
+    assert len(np.unique(data.images, axis=0)) == 10 * of_each
+    assert 0.4 < (data.images <= 3).mean() < 0.65  # as in the whole set
+
+
+@whole_set
+def test_the_subset_that_tests_read_is_of_the_published_files():
+    make = runpy.run_path(str(SUBSET / "make.py"))
+    for part in make["OF_EACH_CLASS"]:
+        for name, values in make["subset"](idx_files.DEBIAN_FOLDER, part).items():
+            np.testing.assert_array_equal(read_idx(SUBSET / name), values)
+
+
+@whole_set
 def test_the_pinned_digests_are_the_published_files():
     for name, digest in idx_files.FASHION_MNIST_SHA256.items():
         assert hashlib.sha256(gzip.decompress((idx_files.DEBIAN_FOLDER / name).read_bytes())).hexdigest() == digest

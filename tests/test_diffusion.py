@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.model.choice import grid
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.inputs import Input
+from ddpm_export.model.steps import grid_of as grid
 from ddpm_export.process.equations import noised
 from ddpm_export.process.rows import Row
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name

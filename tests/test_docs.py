@@ -39,6 +39,7 @@ PAGES = [
     *CARDS,
     *EXAMPLES,
 ]
+GUARDS = ("DDPM_EXPORT_FASHION_MNIST", "PYTHONPATH")  # a small data set and no network, as tests/conftest.py has them
 NOT_RUN = ("make ", "pip ", "git ", "cd ")  # installing is what CI's clean clone does
 
 
@@ -88,7 +89,7 @@ def test_shell_blocks_run(code: str, clone: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": path, "HOME": str(clone)},
+        env={"PATH": path, "HOME": str(clone), **{name: os.environ[name] for name in GUARDS}},
     )
     assert done.returncode == 0, done.stderr
 

@@ -17,7 +17,9 @@ from ddpm_export.process.given import known_pixels, with_returns
 from ddpm_export.process.noise import GIVEN
 from ddpm_export.process.pixels import from_uint8
 from ddpm_export.runtimes.opened import OneCallFile
-from ddpm_export.sampling.edit import edit, edit_for, invert
+from ddpm_export.sampling.edit import edit, invert
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 HOW = {"num_steps": 4, "sampler": "ddim", "seed": 5}
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *GREY[1:], 1), dtype=np.uint8)
@@ -131,21 +133,22 @@ def test_colours_are_found_for_a_grey_picture(tmp_path):
 
 def test_strength_begins_at_the_noised_picture_at_the_plans_own_times(model):
     _, spec = model
-    made = edit_for(spec, IMAGES, strength=0.6, n=2, first=3, **HOW)
-    assert [row.t for row in made.settings.choice.plan.rows] == [t for t in (39, 29, 19, 9) if t < 24]
-    assert made.settings.choice.num_steps == 4  # what was asked for
-    assert made.text["strength"] == 0.6
+    made = request_for(spec, images=IMAGES, strength=0.6, n=2, first=3, **HOW)
+    assert [row.t for row in made.steps.plan.rows] == [t for t in (39, 29, 19, 9) if t < 24]
+    assert made.steps.num_steps == 4  # what was asked for
+    assert made.describe()["strength"] == 0.6
     seen = []
 
-    def denoise(x_t, row, _before):
-        seen.append((x_t, row))
+    def network(x_t, t, **inputs):
+        seen.append((x_t, t))
         raise KeyError
 
     with pytest.raises(KeyError):
-        next(made.walks(denoise, range(5, 8)))
-    x_t, row = seen[0]
-    known = from_uint8(IMAGES).astype(np.float32)[[1, 1, 2]]
-    np.testing.assert_array_equal(x_t, noised(known, noise_stream(5, range(5, 8), GREY)(0), row.a))
+        next(sample(network, spec, made))
+    x_t, t = seen[0]
+    known = from_uint8(IMAGES).astype(np.float32)[[0, 0, 1, 1, 2, 2]]
+    np.testing.assert_array_equal(x_t, noised(known, noise_stream(5, range(3, 9), GREY)(0), made.steps.plan.rows[0].a))
+    assert t[0] == 19
 
 
 def test_a_named_plan_is_cut_where_it_does_not_look_back(tmp_path):
@@ -210,25 +213,25 @@ def test_what_is_inverted_leads_back(tmp_path):
 
 SMALL = IMAGES[:, :3]
 REFUSED = [
-    ({}, "There must be one of images, seeds and x_T, got none."),
-    ({"images": IMAGES, "seeds": (1, 2)}, "Of images, seeds and x_T there must be only one, got images and seeds."),
+    ({}, "Give images, seeds or x_T."),
+    ({"images": IMAGES, "seeds": (1, 2)}, "Give only one of images, seeds and x_T, got images and seeds."),
     ({"images": IMAGES}, "A picture needs a mask, a measure or a strength."),
     ({"seeds": (1, 2), "mask": MASK}, "mask needs a picture."),
     ({"x_T": IMAGES, "strength": 0.5}, "strength needs a picture."),
-    ({"images": IMAGES, "strength": 0.5, "returns": 1}, "returns need a mask or a measure."),
-    ({"images": IMAGES[:2], "between": True}, "between needs a strength, and nothing else besides."),
-    ({"images": IMAGES[:2], "between": True, "strength": 0.5, "mask": MASK}, "between needs a strength, and nothing"),
+    ({"images": IMAGES, "strength": 0.5, "returns": 1}, "returns needs a mask or a measure."),
+    ({"images": IMAGES[:2], "between": True}, "between needs a strength and no other edit option."),
+    ({"images": IMAGES[:2], "between": True, "strength": 0.5, "mask": MASK}, "between needs a strength and no other"),
     ({"images": IMAGES, "between": True, "strength": 0.5}, "between needs 2 images, got 3."),
     ({"images": IMAGES, "measure": "average:1", "mask": MASK}, "mask does not apply to measure average:1."),
     ({"images": IMAGES, "measure": "mask"}, "measure mask needs a mask."),
-    ({"seeds": (1, 2, 3)}, "seeds must be 2 and stand in place of seed, got [1, 2, 3]."),
-    ({"seeds": (1, 2), "seed": 4}, "seeds must be 2 and stand in place of seed, got [1, 2]."),
+    ({"seeds": (1, 2, 3)}, "seeds takes two seeds and replaces seed, got [1, 2, 3]."),
+    ({"seeds": (1, 2), "seed": 4}, "seeds takes two seeds and replaces seed, got [1, 2]."),
     ({"images": SMALL, "mask": MASK}, "images must be uint8 (m, 6, 5, 1), got uint8 (3, 3, 5, 1)."),
     ({"images": SMALL, "measure": "average:1"}, "images must be uint8 (m, 6, 5, 1), got uint8 (3, 3, 5, 1)."),
     ({"images": IMAGES / 255, "mask": MASK}, "images must be uint8 (m, 6, 5, 1), got float64 (3, 6, 5, 1)."),
     ({"images": IMAGES, "mask": MASK[1:]}, "mask must be uint8 (6, 5), or one for each picture, got uint8 (5, 5)."),
     ({"images": IMAGES, "mask": MASK > 0}, "mask must be uint8 (6, 5), or one for each picture, got bool (6, 5)."),
-    ({"images": IMAGES, "mask": MASK[None][[0, 0]]}, "mask must be one, or one for each of 3 pictures, got 2."),
+    ({"images": IMAGES, "mask": MASK[None][[0, 0]]}, "There must be one mask, or one for each of 3 pictures, got 2."),
     ({"x_T": np.zeros((2, 1, 5, 5))}, "x_T must be float32 (m, 1, 6, 5), got float64 (2, 1, 5, 5)."),
     ({"x_T": np.full((2, *GREY), np.nan)}, "x_T must be finite, got NaN or infinity."),
 ]
@@ -237,15 +240,15 @@ REFUSED = [
 @pytest.mark.parametrize(("given", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_does_not_go_together_is_refused(given, message):
     with pytest.raises(UsageError) as error:
-        edit_for(tiny_spec(), **given)
+        request_for(tiny_spec(), **given)
     assert str(error.value).startswith(message)
 
 
 def test_a_one_call_file_is_refused():
     opened = OneCallFile(None, tiny_spec(graph="sampler"))
-    with pytest.raises(UsageError, match="A one-call sampler makes pictures from noise only"):
+    with pytest.raises(UsageError, match="A one-call sampler takes no picture"):
         edit(opened, IMAGES, strength=0.5)
-    with pytest.raises(UsageError, match="A one-call sampler makes pictures from noise only"):
+    with pytest.raises(UsageError, match="A one-call sampler takes no picture"):
         invert(opened, IMAGES)
 
 

@@ -14,7 +14,9 @@ from models import constant, external, mix_model, node, onnx_file, scale_model, 
 from onnx import TensorProto
 
 from ddpm_export.cli.run import main
+from ddpm_export.errors import BadFileError
 from ddpm_export.model.spec import json_from_spec
+from ddpm_export.runtimes.external_data import check_external_data
 
 
 def refused(tmp_path, content, code, *words, name="m.onnx"):
@@ -151,10 +153,84 @@ def test_weights_in_a_file_beside_are_read(folder, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.load(tmp_path / "whole.npy"))
 
 
-@pytest.mark.parametrize("location", ["../secret", "up/secret", "link", "{absolute}", "/dev/zero", "circle", "a\0b"])
+# what a runtime, a system or a URL library takes for something else than a file of the model's folder
+OUTSIDE = [
+    *(
+        "../secret",
+        "up/secret",
+        "link",
+        "{absolute}",
+        "/dev/zero",
+        "circle",
+        "a\0b",
+        "",
+        ".",
+        "data/..",
+        "../inside/data",
+    ),
+    *(
+        "*/_ORT_MEM_ADDR_/*",
+        "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*",
+        "C:\\secret",
+        "C:secret",
+        "\\\\host\\share",
+        "..\\secret",
+    ),
+    *("file:///etc/passwd", "http://127.0.0.1/x", "data:stream", ".. /secret", "data.", "a\nb", "x" * 5000),
+]
+
+
+@pytest.mark.parametrize("location", OUTSIDE)
 def test_weights_outside_the_folder_are_3_before_the_runtime_sees_them(folder, location):
     location = location.replace("{absolute}", str(folder.parent / "secret"))
-    refused(folder, scale_model(weight=external(location)), 3, "weights lie outside the model's folder")
+    words = "which is not a file" if location == "." else "weights lie outside the model's folder"
+    refused(folder, scale_model(weight=external(location)), 3, words)
+
+
+def test_weights_in_a_pipe_are_3_at_once(folder):
+    os.mkfifo(folder / "pipe")
+    refused(folder, scale_model(weight=external("pipe")), 3, "weights lie in 'pipe', which is not a file")
+
+
+@pytest.mark.parametrize(
+    "entries", [{"location": "../secret"}, {"location": ""}, {"offset": "4"}, {"prepacked_0": "x"}]
+)
+def test_weights_whose_place_is_said_twice_or_otherwise_are_3(folder, entries):
+    """ONNX Runtime takes the last location that is not empty, and prepacked bytes as they are."""
+    weight = external("m.onnx.data")
+    for key, value in entries.items():
+        weight.external_data.add(key=key, value=value)
+    refused(folder, scale_model(weight=weight), 3, "weights do not say plainly where they are")
+
+
+def test_a_tensor_without_a_location_is_3(folder):
+    weight = external("m.onnx.data")
+    del weight.external_data[0]
+    refused(folder, scale_model(weight=weight), 3, "weights do not say plainly where they are")
+
+
+def field(number, content):
+    """Return a short field of bytes as protobuf writes it."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+PLACE = field(1, b"location") + field(2, b"m.onnx.data")
+TWICE = {  # protobuf merges them, or takes the last: nobody would have looked at what comes out
+    "graphs": field(7, b"") * 2,
+    "keys": field(7, field(5, field(13, field(1, b"offset") + PLACE))),
+    "values": field(7, field(5, field(13, PLACE + field(2, b"../secret")))),
+    "tensors of an attribute": field(7, field(1, field(5, field(5, b"") * 2))),
+    "graphs of an attribute": field(7, field(1, field(5, field(6, b"") * 2))),
+    "values of a sparse tensor": field(7, field(15, field(1, b"") * 2)),
+    "trainings' graphs": b"\xa2\x01\x04" + field(1, b"") * 2,
+}
+
+
+@pytest.mark.parametrize("content", TWICE.values(), ids=TWICE)
+def test_what_protobuf_would_merge_is_3(folder, content):
+    (folder / "m.onnx").write_bytes(content)
+    with pytest.raises(BadFileError, match="a field twice that has one value"):
+        check_external_data(folder / "m.onnx")
 
 
 def with_graph_s_tag(content, tag):
@@ -176,14 +252,23 @@ def test_a_tag_longer_than_it_need_be_is_read(folder):
     refused(folder, shown, 3, "weights lie outside the model's folder")
 
 
-@pytest.mark.parametrize("location", ["missing", "short", ""])
-def test_weights_that_are_not_there_are_3(folder, location):
-    refused(folder, scale_model(weight=external(location)), 3, "ONNX Runtime cannot load it")
+def test_weights_that_are_not_there_are_3(folder):
+    refused(folder, scale_model(weight=external("missing")), 3, "ONNX Runtime cannot load it")
 
 
-@pytest.mark.parametrize(("length", "offset"), [(120, 10**18), (120, -40), (10**18, 0), (120, 4)])
+@pytest.mark.parametrize(("length", "offset"), [(120, 10**18), (10**18, 0), (120, 4), (2**63, 2**63), (120, 2**64 - 4)])
 def test_weights_beyond_the_end_of_their_file_are_3(folder, length, offset):
-    refused(folder, scale_model(weight=external("m.onnx.data", length, offset)), 3, "ONNX Runtime cannot load it")
+    words = (
+        "weights go beyond the end of 'm.onnx.data'"
+        if max(length, offset) < 10**19
+        else "which must be integers from 0"
+    )
+    refused(folder, scale_model(weight=external("m.onnx.data", length, offset)), 3, words)
+
+
+@pytest.mark.parametrize(("length", "offset"), [(120, -40), (-1, 0), ("0x10", 0), ("1e2", 0), (" 120", 0), ("", 0)])
+def test_weights_at_what_is_no_number_are_3(folder, length, offset):
+    refused(folder, scale_model(weight=external("m.onnx.data", length, offset)), 3, "which must be integers from 0")
 
 
 @pytest.mark.parametrize("name", ["m.ts", "m.pt2"])
@@ -199,7 +284,7 @@ def test_a_decoder_that_meets_damage_in_an_archive_is_3(tmp_path):
     whole[at + 9 : at + 30] = bytes([0xFF]) * 21  # after version, size of properties and properties
     (tmp_path / "m.ts").write_bytes(whole)
     ending = run_here(main, tmp_path / "m.ts", "--trust", "--out", tmp_path / "a.npy")
-    assert_refused(ending, 3, "m.ts cannot be loaded by torch: Corrupt input data")
+    assert_refused(ending, 3, "m.ts is damaged: Corrupt input data")
 
 
 BATTERY = """

@@ -10,13 +10,14 @@ from models import COLOUR, GREY, T, gaussian_file, learned_model, mix_model, sic
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.exporting.plans import with_plans
-from ddpm_export.model.choice import choose
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.plans import json_from_plan
 from ddpm_export.model.spec import Defaults, json_from_spec
+from ddpm_export.model.steps import choose
 from ddpm_export.process.schedules import times_from_grid
 from ddpm_export.process.solvers import SAMPLERS
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 SEED = 5
 
@@ -29,7 +30,7 @@ def path(tmp_path, request):
 
 def images_of(model, spec, **settings):
     """Return the last x of every image, float32 (n, C, H, W)."""
-    chosen = settings_for(spec, **settings)
+    chosen = request_for(spec, **settings)
     return np.concatenate([state.x for _, state in sample(model, spec, chosen) if state.row.i == chosen.num_rows])
 
 
@@ -76,9 +77,9 @@ def test_the_steps_may_have_times_of_their_own(path):
     noise = noise_stream(SEED, range(2), spec.image_shape)
     *_, last = walk(denoiser(model, spec), noise, plan(spec, times=times))
     np.testing.assert_array_equal(generate(path, n=2, times=times, seed=SEED), to_uint8(last.x))
-    chosen = settings_for(spec, times=times, seed=SEED)
-    assert (chosen.choice.num_steps, chosen.describe()["times"]) == (4, (37, 20, 3, 0))
-    assert "times" not in settings_for(spec, num_steps=4, seed=SEED).describe()
+    chosen = request_for(spec, times=times, seed=SEED)
+    assert (chosen.steps.num_steps, chosen.describe()["times"]) == (4, (37, 20, 3, 0))
+    assert "times" not in request_for(spec, num_steps=4, seed=SEED).describe()
 
 
 def test_generate_is_the_straight_line(path):
@@ -112,22 +113,22 @@ def test_a_gaussian_file_lands_where_the_exact_flow_does(tmp_path):
 
 def test_what_is_not_said_comes_from_the_spec():
     spec = tiny_spec(defaults=Defaults("ddim", 11, 0.25), variance="fixed_large")
-    usual = settings_for(spec, seed=1)
-    assert usual.choice == choose(spec, sampler="ddim", num_steps=11, eta=0.25)
+    usual = request_for(spec, seed=1)
+    assert usual.steps == choose(spec, sampler="ddim", num_steps=11, eta=0.25)
     assert (usual.first, usual.n, usual.batch, usual.guidance, usual.inputs) == (0, 16, 16, None, {})
     ddpm = choose(spec, sampler="ddpm", num_steps=11, variance="fixed_large")
-    assert settings_for(spec, seed=1, sampler="ddpm").choice == ddpm
-    chosen = settings_for(spec, n=3, num_steps=5, eta=1.0, seed=2, first=9, batch=2)
-    assert chosen.choice == choose(spec, sampler="ddim", num_steps=5, eta=1.0)
+    assert request_for(spec, seed=1, sampler="ddpm").steps == ddpm
+    chosen = request_for(spec, n=3, num_steps=5, eta=1.0, seed=2, first=9, batch=2)
+    assert chosen.steps == choose(spec, sampler="ddim", num_steps=5, eta=1.0)
     assert chosen.numbers == range(9, 12)
     assert chosen.evaluations == 10
     assert chosen.describe() == {"sampler": "ddim", "num_steps": 5, "seed": 2, "eta": 1.0}
-    small = settings_for(spec, seed=1, sampler="ddpm", variance="fixed_small")
-    assert small.choice.knobs == {"variance": "fixed_small"}
+    small = request_for(spec, seed=1, sampler="ddpm", variance="fixed_small")
+    assert small.steps.knobs == {"variance": "fixed_small"}
 
 
 def test_without_a_seed_a_fresh_one_is_drawn():
-    seeds = {settings_for(tiny_spec()).seed for _ in range(8)}
+    seeds = {request_for(tiny_spec()).seed for _ in range(8)}
     assert len(seeds) > 1
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -153,16 +154,16 @@ def test_without_a_seed_a_fresh_one_is_drawn():
         ({"sampler": "ddpm", "variance": "middling"}, "variance must be one of"),
         ({"sampler": "ddpm", "variance": "learned"}, "the network has learned none"),
         ({"times": [5, 7]}, "times must strictly fall"),
-        ({"times": [5, 3], "num_steps": 3}, "num_steps must be left out or be the number of times"),
+        ({"times": [5, 3], "num_steps": 3}, "There are .* times, but num_steps is"),
     ],
 )
 def test_what_no_image_can_be_made_from_is_a_usage_error(settings, named):
     with pytest.raises(UsageError, match=named):
-        settings_for(tiny_spec(), **settings)
+        request_for(tiny_spec(), **settings)
 
 
 def test_the_largest_seed_and_number_are_fine():
-    assert settings_for(tiny_spec(), seed=2**63 - 1, first=2**32 - 1, n=1).numbers == range(2**32 - 1, 2**32)
+    assert request_for(tiny_spec(), seed=2**63 - 1, first=2**32 - 1, n=1).numbers == range(2**32 - 1, 2**32)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -173,7 +174,7 @@ def test_numbers_that_go_bad_stop_at_their_step_and_image(tmp_path, sampler, sic
     rows = plan(spec, sampler=sampler, num_steps=8).rows
     row = next(row for row in rows if row.t == rows[2].t)  # Heun is twice at a time
     before = rows[row.i - 2]
-    states = sample(lambda x_t, _t: {"eps": x_t}, spec, settings_for(spec, **settings))
+    states = sample(lambda x_t, _t: {"eps": x_t}, spec, request_for(spec, **settings))
     x = np.concatenate([state.x for _, state in states if state.row == before])
     order = np.argsort(x[:, 0, 0, 0])
     threshold = float(x[order[-2:], 0, 0, 0].mean())  # only the image of the largest first pixel is above
@@ -195,7 +196,7 @@ def test_a_model_in_memory_that_overflows_is_told_by_step_and_image(sampler):
     spec = tiny_spec(clip_x_0=None)
     row = next(row for row in plan(spec, num_steps=10).rows if row.t <= 35)
     with pytest.raises(NonFiniteError, match=rf"step {row.i} \(t = {row.t}\), image 8 became"):
-        list(sample(model, spec, settings_for(spec, n=3, first=7, num_steps=10, seed=1, sampler=sampler)))
+        list(sample(model, spec, request_for(spec, n=3, first=7, num_steps=10, seed=1, sampler=sampler)))
 
 
 def test_a_model_without_the_output_that_its_spec_names_is_told():
@@ -211,7 +212,7 @@ def test_states_come_batch_by_batch_and_nothing_is_run_ahead():
         return {"eps": x_t}
 
     spec = tiny_spec()
-    states = sample(model, spec, settings_for(spec, n=5, batch=2, num_steps=3, first=4, seed=0))
+    states = sample(model, spec, request_for(spec, n=5, batch=2, num_steps=3, first=4, seed=0))
     seen = []
     for numbers, state in states:
         seen.append((numbers, state.row.i))
@@ -222,7 +223,8 @@ def test_states_come_batch_by_batch_and_nothing_is_run_ahead():
 MEMORY = """
 import sys, tracemalloc
 from pathlib import Path
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 from ddpm_export.images.write import open_output
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.model.spec import spec_from_json
@@ -230,7 +232,7 @@ from ddpm_export.model.spec import spec_from_json
 spec = spec_from_json(Path(sys.argv[1]).read_text())
 def peak(n, out):
     tracemalloc.reset_peak()
-    chosen = settings_for(spec, n=n, batch=100, num_steps=1, seed=0)
+    chosen = request_for(spec, n=n, batch=100, num_steps=1, seed=0)
     with open_output(out, chosen.numbers, spec.image_shape, 1, {}) as output:
         for numbers, state in sample(lambda x_t, _t: {"eps": x_t}, spec, chosen):
             output.add(numbers, state.row.i, to_uint8(state.x))
@@ -242,7 +244,7 @@ print(peak(200, sys.argv[2]), peak(10_000, sys.argv[2]))
 
 
 def test_billions_of_images_are_no_list_of_batches():
-    settings = settings_for(tiny_spec(), n=2**32 - 5, first=5, batch=16)
+    settings = request_for(tiny_spec(), n=2**32 - 5, first=5, batch=16)
     assert (settings.num_batches, settings.evaluations) == (2**28, 4 * 2**28)
     assert next(iter(settings.batches)) == range(5, 21)
 
@@ -253,9 +255,9 @@ def test_a_batch_that_would_fill_the_memory_is_refused(n, batch, most):
     with pytest.raises(
         UsageError, match=rf"^batch must be at most {most} for images of \(1, 8192, 8192\), got {min(n, batch)}"
     ):
-        settings_for(spec, n=n, batch=batch)
-    assert settings_for(spec, n=16, batch=1).batch == 1
-    assert settings_for(tiny_spec((3, 1024, 1024)), n=16).batch == 16
+        request_for(spec, n=n, batch=batch)
+    assert request_for(spec, n=16, batch=1).batch == 1
+    assert request_for(tiny_spec((3, 1024, 1024)), n=16).batch == 16
 
 
 def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
@@ -275,34 +277,34 @@ def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
 
 def test_a_grid_by_name(path):
     _, spec = open_model(path)
-    chosen = settings_for(spec, grid="karras", num_steps=6, seed=SEED)
+    chosen = request_for(spec, grid="karras", num_steps=6, seed=SEED)
     assert chosen.describe() == {"sampler": "ddim", "num_steps": 6, "seed": SEED, "eta": 0.0, "grid": "karras"}
-    assert chosen.choice.times == tuple(times_from_grid("karras", np.array(spec.alphas_cumprod), 6).tolist())
+    assert chosen.steps.times == tuple(times_from_grid("karras", np.array(spec.alphas_cumprod), 6).tolist())
     images = generate(path, n=2, **chosen.describe())
-    np.testing.assert_array_equal(images, generate(path, n=2, times=chosen.choice.times, seed=SEED))
+    np.testing.assert_array_equal(images, generate(path, n=2, times=chosen.steps.times, seed=SEED))
     assert (images != generate(path, n=2, num_steps=6, seed=SEED)).any()
-    even = settings_for(spec, grid="uniform", num_steps=6, seed=SEED)
-    assert (even.choice.times, even.describe()) == (None, settings_for(spec, num_steps=6, seed=SEED).describe())
+    even = request_for(spec, grid="uniform", num_steps=6, seed=SEED)
+    assert (even.steps.times, even.describe()) == (None, request_for(spec, num_steps=6, seed=SEED).describe())
 
 
 def test_the_order_of_unipc(path):
     _, spec = open_model(path)
-    second = settings_for(spec, sampler="unipc", order=2, num_steps=6, seed=SEED)
+    second = request_for(spec, sampler="unipc", order=2, num_steps=6, seed=SEED)
     assert second.describe()["order"] == 2
-    assert second.choice.plan == plan(spec, sampler="unipc", order=2, num_steps=6)
-    assert second.choice.plan != settings_for(spec, sampler="unipc", num_steps=6, seed=SEED).choice.plan
+    assert second.steps.plan == plan(spec, sampler="unipc", order=2, num_steps=6)
+    assert second.steps.plan != request_for(spec, sampler="unipc", num_steps=6, seed=SEED).steps.plan
 
 
 @pytest.mark.parametrize("graph", ["sampler", "slice"])
 def test_a_one_call_file_is_given_a_grid_as_times_or_refuses_it(graph):
     without, with_times = (tiny_spec(graph=graph, requires=requires) for requires in ((), ("times",)))
     assert (
-        settings_for(with_times, grid="log_snr", num_steps=4).choice.times
-        == settings_for(tiny_spec(), grid="log_snr", num_steps=4).choice.times
+        request_for(with_times, grid="log_snr", num_steps=4).steps.times
+        == request_for(tiny_spec(), grid="log_snr", num_steps=4).steps.times
     )
-    with pytest.raises(UsageError, match=f"grid cannot be chosen in a one-call {graph} without the input times"):
-        settings_for(without, grid="log_snr", num_steps=4)
-    assert settings_for(without, grid="uniform", num_steps=4).choice.times is None
+    with pytest.raises(UsageError, match=f"grid cannot be chosen: the one-call {graph} has no such input"):
+        request_for(without, grid="log_snr", num_steps=4)
+    assert request_for(without, grid="uniform", num_steps=4).steps.times is None
 
 
 def test_plans_and_defaults_of_a_grid():
@@ -370,7 +372,7 @@ def test_a_sampler_that_other_languages_do_not_know_becomes_the_default_as_a_pla
     said = generate(tmp_path / "m.onnx", n=2, sampler="dpmpp_2m", num_steps=5, seed=SEED)
     np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, seed=SEED), said)
     np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, plan="dpmpp_2m-5", seed=SEED), said)
-    assert settings_for(spec, seed=1).describe() == {"plan": "dpmpp_2m-5", "seed": 1}
+    assert request_for(spec, seed=1).describe() == {"plan": "dpmpp_2m-5", "seed": 1}
     back = with_defaults(spec, sampler="ddim", num_steps=7)
     assert (back.defaults.plan, back.requires) == (None, ())
 
@@ -381,4 +383,4 @@ def test_times_as_the_default(tmp_path):
     (tmp_path / "m.onnx").write_bytes(mix_model(spec))
     said = generate(tmp_path / "m.onnx", n=1, times=[30, 4, 0], seed=SEED)
     np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=1, seed=SEED), said)
-    assert settings_for(spec, num_steps=9).choice.times is None
+    assert request_for(spec, num_steps=9).steps.times is None

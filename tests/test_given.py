@@ -10,8 +10,8 @@ from gaussian import gaussian_model, gaussian_spec
 
 from benchmarks import given as bias
 from ddpm_export.errors import UsageError
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import noised
 from ddpm_export.process.given import (
     average,

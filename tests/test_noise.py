@@ -11,7 +11,8 @@ from models import GREY, tiny_spec
 from ddpm_export.errors import UsageError
 from ddpm_export.process import noise
 from ddpm_export.process.noise import NOISE_TAG, noise_stream, normal_table, normals_from_words, philox4x32_10
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 KNOWN_ANSWERS = [  # Random123's own
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -219,7 +220,7 @@ def test_up_to_16_draws_are_made_in_one_call_and_16_384_numbers_at_most(made):
 def test_a_sampler_makes_only_the_draws_that_its_rows_read(made):
     spec = tiny_spec(GREY)
     for how, expected in (({"eta": 0.0}, [1]), ({"eta": 1.0}, [16, 4]), ({"sampler": "ddpm"}, [16, 4])):
-        settings = settings_for(spec, n=1, num_steps=20, **how)
+        settings = request_for(spec, n=1, num_steps=20, **how)
         for _ in sample(lambda x_t, _: {"eps": x_t}, spec, settings):
             pass
         assert [draws for draws, _ in made] == expected

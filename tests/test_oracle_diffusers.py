@@ -22,8 +22,8 @@ from diffusers import (  # noqa: E402
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from gaussian import gaussian_spec  # noqa: E402
 
-from ddpm_export.model.choice import plan  # noqa: E402
 from ddpm_export.model.denoiser import denoiser  # noqa: E402
+from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.noise import noise_stream  # noqa: E402
 from ddpm_export.process.rows import Plan  # noqa: E402
 from ddpm_export.process.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name  # noqa: E402

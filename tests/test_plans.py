@@ -6,9 +6,10 @@ import pytest
 from gaussian import gaussian_spec
 
 from ddpm_export.errors import BadFileError, ModelRefusedError
-from ddpm_export.model.choice import grid, plan
 from ddpm_export.model.plans import json_from_plan, plan_from_json
 from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.steps import grid_of as grid
+from ddpm_export.model.steps import plan
 from ddpm_export.process.rows import MAX_REACH, MAX_ROWS, Plan, Row
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.process.solvers import SAMPLERS

@@ -10,8 +10,8 @@ import ddpm_export.exporting.export
 from benchmarks import quality
 from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.model.choice import plan
 from ddpm_export.model.spec import Defaults
+from ddpm_export.model.steps import plan
 from ddpm_export.sampling.generate import generate
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets import readers as datasets
@@ -87,7 +87,7 @@ def test_finished_rows_are_kept_and_others_made(place, monkeypatch):
     inner = scoring.sampled_images
 
     def counted(model, spec, settings, *more):
-        sampled.append(settings.choice.num_steps)
+        sampled.append(settings.steps.num_steps)
         return inner(model, spec, settings, *more)
 
     monkeypatch.setattr(scoring, "sampled_images", counted)

@@ -8,7 +8,8 @@ from onnx import TensorProto
 from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.sampling.generate import generate, settings_for
+from ddpm_export.sampling.generate import generate
+from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.metrics.frechet import frechet_distance, statistics
 from ddpm_export.scoring.scores import CHUNK, METRICS, Labels, features_of, sampled_images, scores
@@ -44,7 +45,7 @@ def test_images_are_those_of_generate_and_found_again(opened, tmp_path):
         return opened[0](x_t, t)
 
     def sampled(n, **changes):
-        settings = settings_for(opened[1], n=n, batch=64, **{**chosen, **changes})
+        settings = request_for(opened[1], n=n, batch=64, **{**chosen, **changes})
         return sampled_images(counted, opened[1], settings, "digest", tmp_path / "cache", nothing)
 
     np.testing.assert_array_equal(sampled(n), generate(opened, n=n, batch=16, **chosen))
@@ -60,7 +61,7 @@ def test_images_are_those_of_generate_and_found_again(opened, tmp_path):
 
 
 def test_what_another_provider_or_version_made_is_not_found(opened, extract, tmp_path, monkeypatch):
-    settings = settings_for(opened[1], n=3, num_steps=2, seed=1)
+    settings = request_for(opened[1], n=3, num_steps=2, seed=1)
     images = images_of(3)
 
     def folders():
@@ -81,7 +82,7 @@ def test_what_another_provider_or_version_made_is_not_found(opened, extract, tmp
 
 
 def test_a_run_that_was_cut_off_goes_on(opened, tmp_path):
-    settings = settings_for(opened[1], n=3 * CHUNK, num_steps=2, seed=1)
+    settings = request_for(opened[1], n=3 * CHUNK, num_steps=2, seed=1)
 
     def stop(done, *_):
         if done == 2 * CHUNK:
@@ -123,7 +124,7 @@ def test_features_follow_from_content_and_are_kept(extract, tmp_path):
 
 
 def test_a_damaged_cache_is_told(opened, tmp_path):
-    settings = settings_for(opened[1], n=3, num_steps=2, seed=1)
+    settings = request_for(opened[1], n=3, num_steps=2, seed=1)
     sampled_images(*opened, settings, "digest", tmp_path, nothing)
     (path,) = tmp_path.rglob("*.npy")
     for content in (b"", b"hello", path.read_bytes()[:-3]):

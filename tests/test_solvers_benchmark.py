@@ -11,8 +11,8 @@ from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.measuring.timing import Timings
-from ddpm_export.model.choice import plan
 from ddpm_export.model.plans import json_from_plan
+from ddpm_export.model.steps import plan
 from ddpm_export.sampling.generate import generate
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets import readers as datasets

@@ -28,7 +28,7 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import Settings, settings_for
+from ddpm_export.sampling.request import Request, request_for
 from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
@@ -289,9 +289,9 @@ class _Judge:
         extract = open_extractor(self.extractor, self.config.network.image_shape, "cpu", None)
         return extract, sha256_of(self.extractor)
 
-    def _settings(self, spec: ModelSpec, n: int) -> Settings:
+    def _settings(self, spec: ModelSpec, n: int) -> Request:
         num_steps = _num_steps(spec.num_train_timesteps)
-        return settings_for(spec, n=n, num_steps=num_steps, sampler="ddim", eta=0.0, seed=SEED, batch=scoring.CHUNK)
+        return request_for(spec, n=n, num_steps=num_steps, sampler="ddim", eta=0.0, seed=SEED, batch=scoring.CHUNK)
 
     def _facts(self) -> dict[str, Any]:
         return {"n": self.n, "extractor_sha256": self._opened[1], "reference": f"{self.config.dataset} train"}

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, entry_point, phases, print_json
 from ddpm_export.importers.checkpoint import load_torch_file
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import spec_from_json
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import settings_for
+from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.scoring.metrics.kernel import kernel_distance
 from ddpm_export.scoring.scores import CHUNK, Report, features_of, sampled_images
@@ -80,7 +80,7 @@ def compare(
                 rows[str(path)] = samples_of_checkpoint(path, n, steps, report)
             else:
                 model, spec = open_model(path)
-                settings = settings_for(spec, n=n, num_steps=steps, sampler="ddim", eta=0.0, seed=SEED, batch=CHUNK)
+                settings = request_for(spec, n=n, num_steps=steps, sampler="ddim", eta=0.0, seed=SEED, batch=CHUNK)
                 rows[str(path)] = sampled_images(model, spec, settings, sha256_of(path), cache_folder(), report)
         opened = {path.stem: (open_extractor(path, (1, 28, 28), "cpu", None), sha256_of(path)) for path in chosen}
         of_real = {

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, entry_point, phases
 from ddpm_export.errors import UsageError
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Array, Model, noised
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import from_uint8, to_uint8
@@ -25,7 +25,7 @@ from ddpm_export.process.rows import Row
 from ddpm_export.process.schedules import SCHEDULES, alphas_cumprod_from_betas, betas_from_name, log_snr
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import settings_for
+from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
@@ -287,7 +287,7 @@ def draw(
         raise UsageError(f"--only must name some of {', '.join(FIGURES)}, got {', '.join(unknown)}.")
     opened, spec = open_model(model)
     train, test = (open_dataset(dataset, data, image_shape=spec.image_shape, train=part) for part in (True, False))
-    settings = settings_for(spec, n=n, seed=SEED, batch=CHUNK)
+    settings = request_for(spec, n=n, seed=SEED, batch=CHUNK)
     with phases() as report:
         drawers: dict[str, Callable[[], Figure]] = {
             "data": lambda: draw_data(train),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ddpm_export.importers.unet import UNet, UNetConfig
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Model
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.walk import walk

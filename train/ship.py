@@ -18,11 +18,10 @@ import typer
 from numpy.typing import NDArray
 
 from ddpm_export.cli.console import Debug, GuidanceInterval, entry_point, guidance_from_options, progress
-from ddpm_export.exporting.export import Report, export_all
-from ddpm_export.exporting.formats import FORMATS
+from ddpm_export.exporting.export import Report, export
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.images.write import open_output
-from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.checkpoint import load_torch_file, save_checkpoint
 from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.guidance import Guidance
@@ -30,7 +29,8 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Model
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import Settings, sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import Request, request_for
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import replacing, sha256_of
@@ -51,7 +51,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
 }
 OF_EACH_CLASS = 10  # of a grid more, where there are classes
-FLOAT16 = "unet.float16.onnx"  # what the page of examples/web loads
+RESUMED_WITH = ("network", "optimizer")  # three quarters of a checkpoint, which only the same training needs
 DIGITS = 12  # of a digest that a page names, at least
 NO_LONGER = ", which no longer ships"
 
@@ -71,10 +71,11 @@ def ship(
     start: Annotated[Path | None, typer.Option(help="The checkpoint that the training began with.")] = None,
     note: Annotated[str, typer.Option(help="A sentence for the card on how the training went.")] = "",
     data: Annotated[Path | None, typer.Option(help="The data set's files, where training was told of them.")] = None,
-    only_onnx: Annotated[bool, typer.Option("--only-onnx", help="No other format.")] = False,
     debug: Debug = False,
 ) -> None:
     """Export a training, sample two grids, one more of classes, and write a model card and SHA-256 digests.
+
+    The folder gets one ONNX file and the averaged weights, from which `ddpm-export` makes any other format.
 
     What this clone says of the model in `exported/` follows: tests/golden/full_image.json, and digests in its pages.
     """
@@ -84,35 +85,34 @@ def ship(
     spec = checkpoint.spec if plans is None else with_plans(checkpoint.spec, [str(plans)])
     guided = guidance_from_options(spec, guidance, guidance_interval)
     spec = with_defaults(spec, sampler=sampler, num_steps=steps, eta=eta, guidance=guided)
-    checkpoint = replace(checkpoint, spec=spec)
     before = _digests(out)
-    _copy(run / "checkpoint.pt", out / "checkpoint.pt")
+    out.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(out / "checkpoint.pt", **{k: v for k, v in contents.items() if k not in RESUMED_WITH})
+    source = {**spec.source, "checkpoint_sha256": sha256_of(out / "checkpoint.pt")}
+    checkpoint = replace(checkpoint, spec=replace(spec, source=source))
     if plans is not None:
         _copy(plans, out / "plans.json")
-    paths = {name: out / f"unet{FORMATS[name].ending}" for name in (["onnx"] if only_onnx else FORMATS)}
-    print(f"exporting {', '.join(paths)}", file=sys.stderr)
-    reports = list(export_all(checkpoint, paths))
-    if not only_onnx:
-        reports += export_all(checkpoint, {"onnx": out / FLOAT16}, storage="float16")
+    print("exporting unet.onnx", file=sys.stderr)
+    report = export(checkpoint, out / "unet.onnx")
 
     model, spec = open_model(out / "unet.onnx")
     dataset = _training_set(contents["config"], data)
     background = 255 if (dataset.images == 255).mean() > (dataset.images == 0).mean() else 0
     shares = {"training set": _share_of(background, dataset.images)}
     for name, how in GRIDS.items():
-        settings = settings_for(spec, n=64, seed=seed, **how)
+        settings = request_for(spec, n=64, seed=seed, **how)
         shares[name] = _share_of(background, _sampled(model, spec, settings, out, name))
     if spec.label is not None:
         count = OF_EACH_CLASS * len(spec.label.classes)
-        settings = settings_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
+        settings = request_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
         _sampled(model, spec, settings, out, "classes", in_rows=True)
     _copy(run / "log.jsonl", out / "log.jsonl")
     draw_loss(out / "loss.png", out / "log.jsonl")
     _write(
         out / "README.md",
-        _card(contents, began, checkpoint, dataset, reports, background, shares, seed, note, data is not None),
+        _card(contents, began, checkpoint, dataset, report, background, shares, seed, note, data is not None),
     )
-    endings = {".onnx", ".ts", ".pt2", ".pt", ".png", ".json", ".jsonl"}
+    endings = {".onnx", ".pt", ".png", ".json", ".jsonl"}
     shipped = sorted(p for p in out.iterdir() if p.suffix in endings)
     _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
     if out.resolve() == ROOT / "exported":
@@ -150,7 +150,7 @@ def say_what_no_longer_ships(pages: Iterable[Path], digests: set[str]) -> Iterat
 
 
 def _sampled(
-    model: Model, spec: ModelSpec, settings: Settings, out: Path, name: str, *, in_rows: bool = False
+    model: Model, spec: ModelSpec, settings: Request, out: Path, name: str, *, in_rows: bool = False
 ) -> NDArray[np.uint8]:
     """Return the images of the settings, which then lie in a grid in `out` as well; in_rows: with a row a class."""
     done = []
@@ -194,7 +194,7 @@ def _card(
     began: dict[str, Any] | None,
     checkpoint: Any,
     dataset: Dataset,
-    reports: list[Report],
+    report: Report,
     background: int,
     shares: dict[str, tuple[float, float]],
     seed: int,
@@ -205,11 +205,6 @@ def _card(
     label = checkpoint.spec.label
     parameters = sum(p.numel() for p in checkpoint.network.parameters())
     images = step * config["batch_size"]
-    stored = {"float32": "", "float16": ", weights stored as float16: what the page of `examples/web` loads"}
-    rows = "\n".join(
-        f"| `{report.path.name}` | {report.format}{stored[report.storage]} | {report.proof.error:.1e} |"
-        for report in reports
-    )
     of_background = "\n".join(f"| {name} | {exact:.1%} | {near:.1%} |" for name, (exact, near) in shares.items())
     where = " --data DATA" if told_of_data else ""
     paper = PAPERS.get(dataset.name)
@@ -230,9 +225,6 @@ def _card(
         width=CARD_WIDTH,
         break_on_hyphens=False,
     )
-    kept = "network, EMA, optimiser, step, config: goes on with `python -m train`"
-    if "network" not in contents:
-        kept = "EMA weights, step, config: what another training begins with (`--start`)"
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."
@@ -259,8 +251,8 @@ def _card(
 
 | file | format | largest relative error against eager PyTorch |
 |---|---|---|
-{rows}
-| `checkpoint.pt` | {kept} | |
+| `{report.path.name}` | {report.format} | {report.proof.error:.1e} |
+| `checkpoint.pt` | EMA weights, step, config: what another training begins with (`--start`) | |
 
 ## Samples
 

@@ -23,18 +23,18 @@ from ddpm_export.errors import UsageError
 from ddpm_export.exporting.export import eager_model
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.importers.load import load_checkpoint
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import decode, denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.plans import json_from_plan
 from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Array, Denoiser, Model
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.rows import Plan, Row
 from ddpm_export.process.schedules import GRIDS
 from ddpm_export.process.walk import State, walk, weighted_sum
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import settings_for
+from ddpm_export.sampling.request import request_for
 from ddpm_export.system.files import replacing
 
 __all__ = ["Table", "Walker", "main", "pixels", "pixels_and_edges", "table_from_plan", "tune"]
@@ -161,7 +161,7 @@ class Walker:
         for start in range(0, len(numbers), batch):
             images = numbers[start : start + batch]
             noise = noise_stream(seed, images, self.spec.state_shape)(0)
-            told = settings_for(self.spec, seed=seed).told(images)
+            told = request_for(self.spec, seed=seed).inputs_of(images)
             lesson = Lesson(noise, denoiser(self.model, self.spec, guidance=self.guidance, **told), noise)
             yield lesson._replace(end=self.end(lesson, teacher))
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ddpm_export.exporting.export import eager_model, export
 from ddpm_export.importers.load import load_checkpoint
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.steps import plan
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.rows import Plan
 from ddpm_export.process.walk import State, walk

@@ -18,8 +18,8 @@ from benchmarks.importing.lucidrains import ddim_sample, fed
 from ddpm_export.exporting.export import export
 from ddpm_export.images.write import grid, save_images
 from ddpm_export.importers.load import load_checkpoint
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Array
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8

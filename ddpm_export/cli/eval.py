@@ -38,7 +38,7 @@ from ddpm_export.errors import UsageError, first_line, printable, several
 
 if TYPE_CHECKING:
     from ddpm_export.model.spec import ModelSpec
-    from ddpm_export.sampling.generate import Settings
+    from ddpm_export.sampling.request import Request
     from ddpm_export.scoring.datasets.dataset import Dataset
 
 
@@ -127,7 +127,7 @@ def evaluate(
     """
     from ddpm_export.runtimes.onnx import open_extractor
     from ddpm_export.runtimes.opening import open_model
-    from ddpm_export.sampling.generate import settings_for
+    from ddpm_export.sampling.request import request_for
     from ddpm_export.scoring import scores as scoring
     from ddpm_export.system.files import cache_folder, replacing, sha256_of
 
@@ -185,14 +185,16 @@ def evaluate(
                     "guidance": guidance_from_options(spec, guidance, guidance_interval),
                     "inputs": inputs_from_options(spec, inputs or []),
                 }
-                settings = settings_for(spec, **how)
+                settings = request_for(spec, **how)
                 if on_ray:
-                    kept = {"provider": provider, "threads": threads, "trust": trust, "mixed": mixed, **how}
+                    kept = {"provider": provider, "threads": threads, "trust": trust, "mixed": mixed}
                     if out is None:
                         from ddpm_export.scoring.set_features import folder_of_set
 
                         out = folder_of_set(cache, model, settings, provider, mixed)
-                    images, fake = _on_ray(model, spec, out, extractor, its_digest, (workers, address), report, **kept)
+                    images, fake = _on_ray(
+                        model, spec, out, extractor, its_digest, (workers, address), report, how, **kept
+                    )
                 else:
                     images = scoring.sampled_images(opened, spec, settings, digest, cache, report, provider)
                 scored = _as_dataset(images, settings)
@@ -234,7 +236,8 @@ def _on_ray(
     extractor_sha256: str,
     where: tuple[int | None, str | None],
     report: Callable[[int, int, str], None],
-    **how: Any,
+    asked: dict[str, Any],
+    **kept: Any,
 ) -> tuple[Any, Any]:
     """Make what is missing of a set and its features, by workers at an address; return images, and their features."""
     from ddpm_export.scoring.datasets.readers import open_dataset
@@ -246,7 +249,7 @@ def _on_ray(
 
     workers, address = where
     with sole_writer(out):
-        job = begin(model, spec, out, per_shard=CHUNK, **how)
+        job = begin(model, spec, out, asked, per_shard=CHUNK, **kept)
         scoring = Scoring(job, str(extractor.resolve()), extractor_sha256)
         todo = unscored(scoring)
         done = job.about["n"] - sum(len(job.numbers_of(shard)) for shard in todo)
@@ -366,14 +369,14 @@ def _first(images: Any, n: int | None, whose: str) -> Any:
     return images[:n]
 
 
-def _as_dataset(images: Any, settings: "Settings") -> "Dataset":
+def _as_dataset(images: Any, settings: "Request") -> "Dataset":
     """Return sampled images with the classes that they were asked to be."""
     from ddpm_export.scoring.datasets.dataset import Dataset
 
     label = settings.label
     if label is None:
         return Dataset("samples", images, None, None)
-    return Dataset("samples", images, settings.told(settings.numbers)[label.name], None, classes=label.classes)
+    return Dataset("samples", images, settings.inputs_of(settings.numbers)[label.name], None, classes=label.classes)
 
 
 def _labels_of(dataset: "Dataset", names: tuple[str, ...]) -> Any:

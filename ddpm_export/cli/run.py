@@ -134,7 +134,8 @@ def run(
         raise UsageError("--timeout and --memory apply only with --untrusted.")
     from ddpm_export.images.write import open_output
     from ddpm_export.runtimes.opening import open_file
-    from ddpm_export.sampling.generate import pictures, settings_for
+    from ddpm_export.sampling.generate import pictures
+    from ddpm_export.sampling.request import request_for
     from ddpm_export.system.files import sha256_of
 
     opened = open_file(model, provider, threads=threads, trust=trust)
@@ -173,8 +174,8 @@ def run(
             "trust": trust,
             "mixed": mixed,
         }
-        kept |= {**settled, "n": 16 if n is None else n, "format": format}
-        _make_set(opened, model, out, as_json, (engine, workers, address), **kept)
+        kept |= {"format": format}
+        _make_set(opened, model, out, as_json, (engine, workers, address), {**settled, "n": n}, **kept)
         return
     needless = [name for name, value in engines.items() if value]
     if needless:
@@ -184,9 +185,7 @@ def run(
         raise UsageError("--invert needs --image, and nothing else of a picture besides.")
     if each_label and is_given:
         raise UsageError("--each-label does not apply to what begins with a picture.")
-    walks, in_one_call, text = None, None, dict[str, Any]()
     if is_given:
-        from ddpm_export.sampling.edit import edit_for
         from ddpm_export.sampling.given_files import given_from_files
 
         given = given_from_files(spec, **files, any_size=measure is not None)
@@ -201,18 +200,17 @@ def run(
                 far = f"RMSE on the way back {sum(errors) / len(errors):.2f} levels of 255"
                 typer.echo(f"{printable(str(out))}: noise of {several}, {far}")
             return
-        made = edit_for(spec, **given, **wanted, returns=returns, jump=jump, n=n, **settled)
-        settings, walks, text, in_one_call = made
+        settings = request_for(spec, **given, **wanted, returns=returns, jump=jump, n=n, **settled)
     else:
         n = _of_each(spec, labels, n) if each_label else n
-        settings = settings_for(spec, n=16 if n is None else n, **settled)
+        settings = request_for(spec, n=n, **settled)
     at_once = spec.graph in ("sampler", "edit")
     if at_once and out.suffix.lower() in (".gif", ".webp"):
         raise UsageError(
             f"--out must end in .png or .npy or be a folder for a one-call {spec.graph}, which shows no steps, got "
             f"{printable(out.name)!r}. Run the slice, or the .onnx that the file was made from."
         )
-    text = {**about, **settings.describe(), **text}
+    text = {**about, **settings.describe()}
     since = time.perf_counter()
     with (
         open_output(
@@ -227,7 +225,7 @@ def run(
         ) as output,
         progress(settings.num_batches if at_once else settings.evaluations, "sampling") as advance,
     ):
-        for numbers, row, images in pictures(opened, settings, output.wants, walks, in_one_call):
+        for numbers, row, images in pictures(opened, settings, output.wants):
             if images is not None:
                 output.add(numbers, row.i, images)
             advance(f"images {numbers[0]}-{numbers[-1]}, t = {row.t:g}")
@@ -244,7 +242,7 @@ def run(
             }
         )
     else:
-        how = f"{settings.choice.name or settings.choice.sampler}, {settings.num_rows} steps, seed {settings.seed}"
+        how = f"{settings.steps.name or settings.steps.sampler}, {settings.num_rows} steps, seed {settings.seed}"
         typer.echo(
             f"{printable(str(out))}: {settings.n} image{'s' if settings.n > 1 else ''} ({how}) in {seconds:.1f} s"
         )
@@ -256,6 +254,7 @@ def _make_set(
     out: Path,
     as_json: bool,
     engine: tuple[str | None, int | None, str | None],
+    asked: dict[str, Any],
     **how: Any,
 ) -> None:
     """Make what is missing of a set of pictures in a folder, by an engine, its workers and its address; tell of it."""
@@ -266,7 +265,7 @@ def _make_set(
     on_ray = is_on_ray(*engine)
     since = time.perf_counter()
     with sole_writer(out):
-        job = begin(model, opened.spec, out, **how)
+        job = begin(model, opened.spec, out, asked, **how)
         shards = missing(job)
         todo = sum(len(job.numbers_of(shard)) for shard in shards)
         with progress(todo, "images") as advance:

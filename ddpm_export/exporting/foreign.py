@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_export.errors import ModelRefusedError, UsageError, several, shown
+from ddpm_export.model.inputs import checked_inputs
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
-from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.onnx import open_graph
 
 TIMES = ("t", "sigma", "c_noise")  # what a network may be told of the time: see `Levels`
@@ -227,7 +227,7 @@ def _sigma_data_of(time: str, spec: ModelSpec, options: Mapping[str, object]) ->
 
 
 def _refuse_other_shapes(network: ForeignNetwork) -> None:
-    shapes = {name: tuple(shape) for name, (_, shape) in input_types(network.spec).items()}
+    shapes = {name: tuple(shape) for name, (_, shape) in network.spec.input_types.items()}
     try:
         for name, place in network.places.items():
             place.shape_for(network.shape_in(shapes[name]), 1)
@@ -274,7 +274,7 @@ def model_from_foreign(network: ForeignNetwork) -> Model:
         return image
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
-        feeds = checked_inputs(spec, x_t, t, inputs)
+        feeds = checked_inputs(spec.input_types, x_t, t, inputs)
         return {spec.prediction: np.stack([one(feeds, k) for k in range(len(x_t))])}
 
     return model

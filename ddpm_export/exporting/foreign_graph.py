@@ -15,7 +15,6 @@ from ddpm_export.exporting.foreign import ForeignNetwork, Place
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_within, rename
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.external_data import check_external_data
-from ddpm_export.runtimes.inputs import input_types
 
 OWN = ("", "ai.onnx")  # the domain of ONNX's own operators, by its two names
 THEIRS = "theirs/"  # before every name of the foreign graph: ours cannot meet one of them
@@ -58,7 +57,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
     """
     theirs, spec = _portable(network.path).graph, network.spec
     g = Builder(scope="import")
-    ours = {name: g.input(name, dtype.type, ["batch", *shape]) for name, (dtype, shape) in input_types(spec).items()}
+    ours = {name: g.input(name, dtype.type, ["batch", *shape]) for name, (dtype, shape) in spec.input_types.items()}
     x_t, t, levels = ours["x_t"], ours["t"], network.levels
 
     def table(numbers: Array, name: str, *ones: int) -> Value:
@@ -69,7 +68,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
         given["t"] = table(levels.told, network.time)
     if levels.scale is not None:
         given["x_t"] = x_t * table(levels.scale, "scale", 1, 1, 1)
-    for name, (_, shape) in input_types(spec).items():
+    for name, (_, shape) in spec.input_types.items():
         place = network.places[name]
         if network.is_nhwc and len(shape) == 3:
             given[name] = given[name].do("Transpose", perm=TO_NHWC)
@@ -129,7 +128,7 @@ def _add(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[st
 
 
 def _shape_of(network: ForeignNetwork, name: str) -> tuple[int, ...]:
-    return tuple(input_types(network.spec)[name][1])
+    return tuple(network.spec.input_types[name][1])
 
 
 def _portable(path: Path) -> ModelProto:

@@ -23,7 +23,6 @@ from ddpm_export.exporting.program import program_from_network, quiet_torch
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.model.spec import METADATA_KEY, json_from_spec
 from ddpm_export.process.equations import Array
-from ddpm_export.runtimes.inputs import input_types
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 NO_SCOPE = ("_empty_nn_module_stack_from_metadata_hook",)  # what torch calls a place that it has lost
@@ -41,7 +40,7 @@ def model_from_checkpoint(
     """
     spec = checkpoint.spec
     metadata = {METADATA_KEY: json_from_spec(spec)}
-    inputs, outputs = list(input_types(spec)), list(spec.outputs)
+    inputs, outputs = list(spec.input_types), list(spec.outputs)
     return rewritten(_model(program, checkpoint.network, inputs, outputs, "denoiser", metadata), passes)
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddpm_export.errors import BadFileError, UsageError, first_line
-from ddpm_export.model.choice import choose
 from ddpm_export.model.defaults import plan_name_of
 from ddpm_export.model.plans import plan_from_json
 from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec
+from ddpm_export.model.steps import choose
 from ddpm_export.process.rows import Plan
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
-from ddpm_export.model.choice import choose, plan, plan_below
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.golden_pictures import Draw, draws_of, given_in, told_in
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.model.steps import choose, plan, plan_below
 from ddpm_export.process.equations import Array, Model, noised, numbered
 from ddpm_export.process.given import known_pixels
 from ddpm_export.process.noise import GIVEN, noise_stream
@@ -268,15 +268,15 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
     """
     noise = noise_stream(draw.seed, draw.numbers, spec.image_shape)
     if draw.plan is None:
-        choice = choose(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
+        steps = choose(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
     else:
-        choice = choose(spec, name=draw.plan)
-    rows, begin, keep = choice.plan, None, None
+        steps = choose(spec, name=draw.plan)
+    rows, begin, keep = steps.plan, None, None
     if given := given_in(spec, draw):
         of_known = noise_stream(draw.seed, draw.numbers, spec.image_shape, domain=GIVEN)
         keep = known_pixels(given["image"], given["mask"], of_known)
         if draw.strength:
-            rows = plan_below(spec, choice, draw.strength)
+            rows = plan_below(spec, steps, draw.strength)
             begin = noised(given["image"], noise(0), rows.rows[0].a)
     with numbered(draw.numbers):
         denoise = denoiser(model, spec, guidance=draw.guidance or 1, **told_in(spec, draw))

@@ -8,8 +8,8 @@ from ddpm_export.exporting.from_denoiser import prove_graph, writing
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, prove_rows
 from ddpm_export.exporting.sampler import rows_from_denoiser, rows_inputs
-from ddpm_export.model.choice import Choice, choose
 from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.steps import Steps, choose
 from ddpm_export.runtimes.onnx import graph_from_path
 from ddpm_export.system.files import replacing
 
@@ -24,11 +24,11 @@ def model_path(spec: ModelSpec, repository: Path) -> Path:
 
 
 def _name(spec: ModelSpec) -> str:
-    choice = choose(spec)
-    knobs = [f"{knob}{value:g}" for knob, value in choice.knobs.items() if isinstance(value, float) and value]
-    what = choice.name or "-".join([str(choice.sampler), *([choice.grid] if choice.grid else []), *knobs])
-    steps = [] if choice.name else [str(len(choice.plan.rows))]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join([spec.name, what, *steps])).strip("-")
+    steps = choose(spec)
+    knobs = [f"{knob}{value:g}" for knob, value in steps.knobs.items() if isinstance(value, float) and value]
+    what = steps.name or "-".join([str(steps.sampler), *([steps.grid] if steps.grid else []), *knobs])
+    count = [] if steps.name else [str(len(steps.plan.rows))]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join([spec.name, what, *count])).strip("-")
 
 
 def write_triton(original: Original, path: Path) -> PictureProof:
@@ -38,17 +38,17 @@ def write_triton(original: Original, path: Path) -> PictureProof:
     by the plan that is the spec's default. Raises ModelRefusedError where they are not, and for a plan that weighs a
     learned variance.
     """
-    spec, choice = original.spec, choose(original.spec)
-    if choice.plan.needs_learned_variance:
+    spec, steps = original.spec, choose(original.spec)
+    if steps.plan.needs_learned_variance:
         raise ModelRefusedError("The plan needs a learned variance, which a graph of rows has no place for.")
     prove_graph(original, path)
     with (
         original.one_thread(),
-        writing(rows_from_denoiser(original.graph.copy(), spec, choice.plan), original, path) as beside,
+        writing(rows_from_denoiser(original.graph.copy(), spec, steps.plan), original, path) as beside,
     ):
-        proof = prove_rows(graph_from_path(beside), original.reference, spec, choice.plan, where=str(path))
+        proof = prove_rows(graph_from_path(beside), original.reference, spec, steps.plan, where=str(path))
     folder = path.parent.parent
-    for name, text in {"config.pbtxt": _config(spec), "README.md": _readme(spec, choice)}.items():
+    for name, text in {"config.pbtxt": _config(spec), "README.md": _readme(spec, steps)}.items():
         with replacing(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
     return proof
@@ -82,7 +82,7 @@ def _dims(shape: list[int]) -> str:
     return f"dims: [ {', '.join(map(str, shape))} ]" if shape else "dims: [ 1 ] reshape: { shape: [ ] }"
 
 
-def _readme(spec: ModelSpec, choice: Choice) -> str:
+def _readme(spec: ModelSpec, steps: Steps) -> str:
     """Return what whoever runs a server, or asks one, has to know of a model."""
     rows = []
     for name, one in rows_inputs(spec).items():
@@ -96,7 +96,7 @@ def _readme(spec: ModelSpec, choice: Choice) -> str:
         [
             f"# {_name(spec)}",
             "",
-            f"Pictures of `{spec.name}`, by {len(choice.plan.rows)} steps of {choice.name or choice.sampler}. A "
+            f"Pictures of `{spec.name}`, by {len(steps.plan.rows)} steps of {steps.name or steps.sampler}. A "
             "request is a batch of rows, each of them asked for by itself:",
             "",
             "| input | dtype | a row | values |",

@@ -6,7 +6,9 @@ Imports torch only where a file is read or written: whoever names a Checkpoint n
 import io
 import os
 import sys
+import tarfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ddpm_export.errors import BadFileError, first_line
 from ddpm_export.importers.pickles import check_pickle
 from ddpm_export.model.spec import ModelSpec
-from ddpm_export.runtimes.torch_archive import check_archive
+from ddpm_export.runtimes.torch_archive import ambiguous, begins_as_archive, check_archive, refused_by_torch
 from ddpm_export.system.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-PICKLES = 4  # in a file of torch before 1.6: magic, version, system, contents; the names of storages follow
+PICKLES = 5  # in a file of torch before 1.6: magic, version, system, contents, names of storages; their bytes follow
 CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
 
 
@@ -68,32 +70,67 @@ def _fresh(value: Any) -> Any:
     return sys.intern(value) if isinstance(value, str) else value
 
 
+def check_is_file(path: str | Path) -> None:
+    """Raise BadFileError where there is no regular file: a pipe would have us wait for ever."""
+    if not os.path.isfile(path):
+        raise BadFileError(f"{path} does not exist." if not os.path.exists(path) else f"{path} is not a file.")
+
+
 def load_torch_file(path: str | Path) -> Any:
     """Read a file of `torch.save` onto the CPU with `weights_only=True`; no code in it can run.
 
-    Raises BadFileError for whatever cannot be read so, including a checksum that torch itself would not look at.
+    In this process, where a hostile one can still take all time and memory: `apart.py` reads those of strangers.
+    Raises BadFileError for whatever cannot be read so, for a checksum that torch itself would not look at, and for
+    archives that another reader would read otherwise.
     """
     import torch
 
-    if not os.path.isfile(path):  # a pipe would have us wait for ever
-        raise BadFileError(f"{path} does not exist." if not os.path.exists(path) else f"{path} is not a file.")
+    check_is_file(path)
     try:
-        if zipfile.is_zipfile(path):
+        is_archive = begins_as_archive(path)
+        if is_archive:
             with zipfile.ZipFile(path) as archive:
                 check_archive(path, archive)
-                for name in archive.namelist():
-                    if name.endswith("/data.pkl"):
-                        check_pickle(io.BytesIO(archive.read(name)))
+                _check_contents(path, archive, torch._C.PyTorchFileReader(str(path)))
         else:
             with open(path, "rb") as file:
                 for _ in range(PICKLES):
                     check_pickle(file)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            if _is_tar(path):
+                raise ValueError("a tar archive that is a pickle as well")
     except BadFileError:
         raise
-    except Exception as exc:  # torch raises whatever its unpickler met: one translation for all of it
+    except Exception as exc:  # zipfile, pickletools and torch's archive raise whatever they met: one translation
         raise BadFileError(
             f"{path} cannot be read safely: {type(exc).__name__}: {first_line(exc)}. Save it again with "
-            "torch.save, as a "
-            "state dict."
+            "torch.save, as a state dict."
         ) from exc
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as exc:
+        unsafe: list[str] = []
+        with suppress(Exception):  # it reads what torch.load has just failed to
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_archive else []
+        raise refused_by_torch(path, exc, unsafe) from exc
+
+
+def _check_contents(path: str | Path, archive: zipfile.ZipFile, reader: Any) -> None:
+    """Check the pickle of an archive; raise BadFileError where torch's reader finds another, or other entries."""
+    top = archive.namelist()[0].partition("/")[0]
+    theirs = {f"{top}/{name}" for name in reader.get_all_records()}
+    pickled = archive.read(f"{top}/data.pkl")
+    if theirs != set(archive.namelist()) or reader.get_record("data.pkl") != pickled:
+        raise ambiguous(path, "torch finds other contents in it than its directory names")
+    file = io.BytesIO(pickled)
+    check_pickle(file)
+    if file.read(1):
+        raise ValueError("bytes after the pickle's end")
+
+
+def _is_tar(path: str | Path) -> bool:
+    """Say whether torch would take a file for a tar archive of its first versions, which holds other pickles."""
+    try:
+        tarfile.open(path, "r:").close()
+    except tarfile.TarError:
+        return False
+    return True

@@ -16,10 +16,10 @@ from ddpm_export.errors import UsageError, first_line, not_installed, shown
 from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
 from ddpm_export.importers.folders import INDEX, MODEL, SCHEDULER, read_json
 from ddpm_export.importers.layout import Found, Imported, ask_for, assign_weights, label_of, misfit
-from ddpm_export.model.codec import is_number
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import INPUTS, ModelSpec
 from ddpm_export.process.equations import VARIANCE_FRACTION
+from ddpm_export.process.rows import is_number
 
 # what EMAModel.save_pretrained writes among the options of the network
 EMA_ENTRIES = {

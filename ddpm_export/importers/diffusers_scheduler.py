@@ -16,8 +16,8 @@ from torch import Tensor
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError, first_line, several, shown
 from ddpm_export.importers.diffusers_stepping import NotCarriedError, plan_from_scheduler
 from ddpm_export.importers.layout import read_options
-from ddpm_export.model.choice import plan as plan_of
 from ddpm_export.model.spec import FRACTIONAL_T, PLAN, RAW_EPS, TIMES, Defaults, ModelSpec
+from ddpm_export.model.steps import plan as plan_of
 from ddpm_export.process.rows import Plan, Row, are_falling_times
 from ddpm_export.process.schedules import spacing
 

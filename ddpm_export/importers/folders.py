@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_export.errors import BadFileError, first_line, not_installed, several, shown
-from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.apart import TorchFile
 
 MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -100,6 +100,14 @@ def load_safetensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
+def load_weights(path: Path) -> Any:
+    """Return what is in a .safetensors file, or in one of torch.save, which a child reads."""
+    if path.suffix == ENDINGS[0]:
+        return load_safetensors(path)
+    with TorchFile(path) as file:
+        return file.contents()
+
+
 def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
     """Return the tensors of a model's folder by name, and the files they are from."""
     try:
@@ -135,7 +143,7 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    contents = load_safetensors(file) if file.suffix == ENDINGS[0] else load_torch_file(file)
+    contents = load_weights(file)
     if not isinstance(contents, dict):
         raise BadFileError(f"{file} must hold tensors by name, got {type(contents).__name__}.")
     return contents

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_export.errors import UsageError, several
+from ddpm_export.importers.apart import reading
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.packages import installed
 from ddpm_export.model.defaults import with_defaults
@@ -31,10 +32,11 @@ def load_checkpoint(
     EnvironmentProblem without torch or the package that the layout needs.
     """
     _check_weights(weights)
-    with installed("export"):
-        from ddpm_export.importers.layouts import import_network
-        from ddpm_export.importers.sources import read_source
-    found, source = read_source(path)
+    with reading(path) as begun:  # the child imports torch while this process does
+        with installed("export"):
+            from ddpm_export.importers.layouts import import_network
+            from ddpm_export.importers.sources import read_source
+        found, source = read_source(path, begun)
     imported = import_network(path, found, weights, options or {}, None if steps is None else tuple(steps))
     source = {**imported.spec.source, **imported.source, **source}
     spec = dataclasses.replace(imported.spec, source=source)
@@ -68,10 +70,11 @@ def load_network(
     weights that do not fit.
     """
     _check_weights(weights)
-    with installed("export"):
-        from ddpm_export.importers.own_network import network_from_class
-        from ddpm_export.importers.sources import read_source
-    found, source = read_source(path)
+    with reading(path) as begun:
+        with installed("export"):
+            from ddpm_export.importers.own_network import network_from_class
+            from ddpm_export.importers.sources import read_source
+        found, source = read_source(path, begun)
     network = network_from_class(reference, arguments or {}, found.contents, weights)
     source = {**spec.source, "importer": "own", "network": reference, "weights": weights, **source}
     return Checkpoint(network.eval().requires_grad_(False), dataclasses.replace(spec, source=source))

@@ -33,10 +33,10 @@ from ddpm_export.importers.lucidrains_process import (
     objective_from_process,
     refused,
 )
-from ddpm_export.model.choice import grid
 from ddpm_export.model.guidance import MAX_SCALE, Guidance
 from ddpm_export.model.inputs import OWN_GUIDANCE, Input
 from ddpm_export.model.spec import GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES, ModelSpec
+from ddpm_export.model.steps import grid_of as grid
 from ddpm_export.process.rows import Plan
 from ddpm_export.process.solvers import ddim
 

@@ -3,7 +3,7 @@
 import pickletools
 from typing import BinaryIO
 
-MAX_WEIGHT, MAX_NESTED = 2**24, 100
+MAX_WEIGHT, MAX_NESTED, MAX_INSTRUCTIONS = 2**24, 100, 2**22
 ONE = (1, 0)
 MARK, SLICE = pickletools.markobject, pickletools.stackslice
 
@@ -12,12 +12,14 @@ def check_pickle(file: BinaryIO) -> None:
     """Raise ValueError for tuples nested 100 deep, or of more than 2^24 values once what they share is counted anew.
 
     Hashing or showing them would fail or go on for ever, and no signal ends that: where each of 60 tuples holds the one
-    before twice, 250 bytes make 2^60 values. And for tensors without values. Reads one pickle of a file and stays after
-    it; raises what `pickletools` does for what is none.
+    before twice, 250 bytes make 2^60 values. And for tensors without values, and for more than 2^22 instructions. Reads
+    one pickle of a file and stays after it; raises what `pickletools` does for what is none.
     """
     stack: list[tuple[int, int] | None] = []  # how many values each holds, how deep tuples nest in it; None for a mark
     memo: dict[int, tuple[int, int]] = {}
-    for instruction, argument, _ in pickletools.genops(file):
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if count == MAX_INSTRUCTIONS:
+            raise ValueError(f"a pickle of more than {MAX_INSTRUCTIONS} instructions")
         name, takes, gives = instruction.name, instruction.stack_before, list(instruction.stack_after)
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if name == "MEMOIZE" else int(argument or 0)] = stack[-1] or ONE

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_export.importers import folders, hub
-from ddpm_export.importers.checkpoint import load_torch_file
+from ddpm_export.importers.apart import TorchFile
 from ddpm_export.importers.layout import Found
 from ddpm_export.system.files import sha256_of
 
 
-def read_source(path: str | Path) -> tuple[Found, dict[str, Any]]:
+def read_source(path: str | Path, begun: TorchFile | None = None) -> tuple[Found, dict[str, Any]]:
     """Return what lies at a path, and what the spec's `source` shall say of it.
 
     A file of torch.save or safetensors; a folder of diffusers; where nothing lies there, the name of a model on the
-    hub. The source tells the digest of the weights' file, of several that of their digests.
+    hub. The source tells the digest of the weights' file, of several that of their digests. begun: the file at the
+    path, where it is being read already.
     Raises BadFileError for what cannot be read safely, EnvironmentProblem where the hub cannot be reached.
     """
     if os.path.isdir(path):
@@ -27,8 +28,7 @@ def read_source(path: str | Path) -> tuple[Found, dict[str, Any]]:
         name = Path(path).as_posix().partition("@")[0]
         found = dataclasses.replace(found, name=name.partition("/")[2])
         return found, {**source, "hub": name, "revision": commit}
-    is_safetensors = Path(path).suffix == ".safetensors"
-    contents = folders.load_safetensors(Path(path)) if is_safetensors else load_torch_file(path)
+    contents = folders.load_weights(Path(path)) if begun is None else begun.contents()
     found = Found(Path(path).stem, contents if isinstance(contents, dict) else {})
     return found, {"checkpoint_sha256": sha256_of(path)}
 

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from ddpm_export.model.choice import Choice, choose
-from ddpm_export.model.denoiser import guidance_for
 from ddpm_export.model.guidance import Guidance
-from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec, guidance_for
+from ddpm_export.model.steps import Steps, choose
 from ddpm_export.process.solvers import FORMULAS
 
 
@@ -15,20 +14,20 @@ def with_defaults(
 ) -> ModelSpec:
     """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so.
 
-    plan, guidance, how: as of `settings_for`. A sampler whose formula only Python knows becomes a plan of the file, and
+    plan, guidance, how: as of `request_for`. A sampler whose formula only Python knows becomes a plan of the file, and
     that its default.
     """
-    choice = choose(spec, name=plan, **how)
-    if choice.sampler not in (None, *FORMULAS):
-        plan = plan_name_of(choice)
-        spec, choice = replace(spec, plans={**spec.plans, plan: choice.plan}), Choice(choice.plan, plan)
+    steps = choose(spec, name=plan, **how)
+    if steps.sampler not in (None, *FORMULAS):
+        plan = plan_name_of(steps)
+        spec, steps = replace(spec, plans={**spec.plans, plan: steps.plan}), Steps(steps.plan, plan)
     was, guided = spec.defaults, guidance_for(spec, guidance)
     defaults = Defaults(
-        sampler=choice.sampler or was.sampler,
-        num_steps=choice.num_steps or was.num_steps,
-        eta=float(choice.knobs.get("eta", was.eta)),
-        times=choice.times,
-        plan=choice.name,
+        sampler=steps.sampler or was.sampler,
+        num_steps=steps.num_steps or was.num_steps,
+        eta=float(steps.knobs.get("eta", was.eta)),
+        times=steps.times,
+        plan=steps.name,
         guidance=None if guided.scale == 1 else guided,
     )
     needed = {TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
@@ -37,6 +36,6 @@ def with_defaults(
     return replace(spec, defaults=defaults, requires=tuple(requires))
 
 
-def plan_name_of(chosen: Choice) -> str:
-    """Return what a file calls the plan of a choice."""
+def plan_name_of(chosen: Steps) -> str:
+    """Return what a file calls the plan of a steps."""
     return "-".join(map(str, filter(None, (chosen.sampler, chosen.grid, chosen.num_steps))))

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.errors import BadFileError, UsageError
-from ddpm_export.model.guidance import Guidance, check_guidance
+from ddpm_export.errors import BadFileError
+from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import OWN_GUIDANCE, bound_inputs
-from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec import ModelSpec, guidance_for
 from ddpm_export.process.equations import (
     VARIANCE_FRACTION,
     Array,
@@ -42,25 +42,6 @@ def denoiser(model: Model, spec: ModelSpec, /, *, guidance: Guidance | float | N
         return denoised(combine(predictions, scale), spec, x_t, row)
 
     return denoise
-
-
-def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guidance:
-    """Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's.
-
-    Raises UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
-    """
-    if given is None:
-        return spec.defaults.guidance or Guidance()
-    guidance = given if isinstance(given, Guidance) else Guidance(given)
-    try:
-        check_guidance(guidance)
-    except ValueError as exc:
-        raise UsageError(f"{exc}.") from exc
-    if guidance.scale != 1 and not spec.takes_guidance:
-        raise UsageError(
-            f"guidance must be 1 for a network that has not learned to do without a class, got {guidance.scale:g}."
-        )
-    return guidance
 
 
 def _predictions(

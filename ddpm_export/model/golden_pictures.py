@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.model.codec import is_number
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.golden import MAX_CASES, checked_positions, unusable
 from ddpm_export.model.guidance import Guidance, guidance_from_json, json_from_guidance
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array
 from ddpm_export.process.noise import INPUTS, noise_stream
-from ddpm_export.process.rows import are_falling_times
+from ddpm_export.process.rows import are_falling_times, is_number
 
 LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a level may round to its neighbour
 # promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave

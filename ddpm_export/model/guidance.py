@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_export.errors import shown
-from ddpm_export.model.codec import is_number
+from ddpm_export.process.rows import is_number
 
 MAX_SCALE = 100.0
 

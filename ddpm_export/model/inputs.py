@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
-from ddpm_export.model.codec import is_number
+from ddpm_export.process.rows import is_number
 
 Array = NDArray[Any]
+InputTypes = Mapping[str, tuple[np.dtype[Any], list[int]]]  # by name in the graph's order: dtype, shape without batch
 
 KINDS = {"label": "int64", "vector": "float32", "image": "float32", "previous": "float32"}  # and the dtype of each
 RESERVED = {"label": "y", "previous": "x_0_prev"}  # the names that belong to a kind
@@ -187,3 +188,25 @@ def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
         raise ValueError(f"only a label has classes, {where} is a {one.kind}")
     elif one.none is not None and not is_number(one.none):
         raise ValueError(f"none of {where} must be null or a finite number")
+
+
+def checked_inputs(types: InputTypes, x_t: Array, t: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return all inputs by name, contiguous, in the graph's order; types: what `ModelSpec.input_types` says.
+
+    Raises UsageError for one that is missing, that the spec does not have, or that has another shape or dtype.
+    """
+    given = {"x_t": x_t, "t": t, **inputs}
+    for name in given:
+        if name not in types:
+            raise UsageError(f"{name}: not an input of the network. It takes {', '.join(types)}.")
+    feeds = {}
+    for name, (dtype, shape) in types.items():
+        if name not in given:
+            raise UsageError(f"{name}: missing. The network takes {', '.join(types)}.")
+        values, expected = np.asarray(given[name]), (len(x_t), *shape)
+        if values.shape != expected or values.dtype != dtype:
+            raise UsageError(
+                f"{name} must be {dtype.name} of shape {expected}, got {values.dtype.name} of shape {values.shape}."
+            )
+        feeds[name] = np.ascontiguousarray(values)
+    return feeds

@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-from ddpm_export.model.codec import is_number
-from ddpm_export.process.rows import MAX_REACH, MAX_ROWS, Plan, Row
+from ddpm_export.process.rows import MAX_REACH, MAX_ROWS, Plan, Row, is_number
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 

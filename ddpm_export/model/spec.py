@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError, first_line, several, shown
-from ddpm_export.model.codec import is_number
 from ddpm_export.model.guidance import Guidance, check_guidance, guidance_from_json, json_from_guidance
-from ddpm_export.model.inputs import OWN_GUIDANCE, Input, check_input, input_from_json, json_from_input
+from ddpm_export.model.inputs import OWN_GUIDANCE, Input, InputTypes, check_input, input_from_json, json_from_input
 from ddpm_export.model.plans import json_from_plan, plan_from_json
 from ddpm_export.process.equations import VARIANCE_FRACTION, VARIANCES
 from ddpm_export.process.noise import NOISE_TAG
-from ddpm_export.process.rows import Plan, are_falling_times
+from ddpm_export.process.rows import Plan, are_falling_times, is_number
 
 METADATA_KEY = "ddpm_export"
 FORMAT = "ddpm-export/1"
@@ -102,6 +103,12 @@ class ModelSpec:
     def outputs(self) -> tuple[str, ...]:
         """Return the names of the network's outputs, in order."""
         return (self.prediction, *(name for name in (VARIANCE_FRACTION,) if name in self.requires))
+
+    @property
+    def input_types(self) -> InputTypes:
+        """Return the network's inputs by name, in the graph's order: dtype, and shape without the batch."""
+        types = {"x_t": (np.dtype(np.float32), list(self.state_shape)), "t": (np.dtype(self.t_dtype), [])}
+        return types | {entry.name: (np.dtype(entry.dtype), list(entry.shape)) for entry in self.inputs}
 
     @property
     def label(self) -> Input | None:
@@ -330,3 +337,22 @@ def spec_from_json(text: str) -> ModelSpec:
     except ValueError as exc:
         raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
     return ModelSpec(**known)
+
+
+def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guidance:
+    """Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's.
+
+    Raises UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
+    """
+    if given is None:
+        return spec.defaults.guidance or Guidance()
+    guidance = given if isinstance(given, Guidance) else Guidance(given)
+    try:
+        check_guidance(guidance)
+    except ValueError as exc:
+        raise UsageError(f"{exc}.") from exc
+    if guidance.scale != 1 and not spec.takes_guidance:
+        raise UsageError(
+            f"guidance must be 1 for a network that has not learned to do without a class, got {guidance.scale:g}."
+        )
+    return guidance

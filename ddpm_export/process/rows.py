@@ -3,6 +3,7 @@
 docs/format.md section 2 says what a row does, section 1 how plans travel in a file.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,3 +75,11 @@ def are_falling_times(values: Sequence[Any], num_train_timesteps: int) -> bool:
         and all(type(t) is int and 0 <= t < num_train_timesteps for t in values)
         and all(later < earlier for earlier, later in pairwise(values))
     )
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value of a JSON file is a number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False

@@ -1,15 +1,17 @@
 """Where an ONNX file keeps its weights, and its metadata: read from the protobuf, before any runtime opens the file.
 
-ONNX Runtime below 1.24 follows a location out of the model's folder, so a hostile file could read any other.
+ONNX Runtime below 1.24 follows a location out of the model's folder, so a hostile file could read any other, and takes
+the location `*/_ORT_MEM_ADDR_/*` to mean that the offset is an address in memory.
 """
 
 import hashlib
 import json
 import mmap
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ddpm_export.errors import BadFileError, shown
+from ddpm_export.errors import BadFileError, several, shown
 from ddpm_export.model.spec import METADATA_KEY
 
 WEIGHTS_SHA256 = "weights_sha256"  # the key beside the spec's; readers that only sample pass over it
@@ -25,32 +27,83 @@ LEADS = {
     "Sparse": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
 }
+# what protobuf merges where it comes twice, so that the entries of two tensors would be read as those of a third
+ONCE = {
+    ("Model", 7),
+    ("Training", 1),
+    ("Training", 2),
+    ("Attribute", 5),
+    ("Attribute", 6),
+    ("Sparse", 1),
+    ("Sparse", 2),
+}
 MAX_DEPTH = 64
+# onnx.proto's; ONNX Runtime also knows prepacked_*, bytes that its kernels trust
+KEYS = {b"location", b"offset", b"length", b"checksum"}
+# what no file name has on every system: separators, drives, streams, URLs, bytes that are
+# no UTF-8, and the tags of ONNX Runtime for memory
+UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]')
 METADATA_PROPS = 14  # of Model
 
 
 def check_external_data(path: Path) -> list[Path]:
     """Return the files that hold weights, sorted by their names as the model says them.
 
-    Raises BadFileError if one lies outside the model's folder, or if the file is no protobuf.
+    Raises BadFileError if one lies outside the model's folder, is no regular file or ends before its weights do, if a
+    tensor does not say exactly once where its weights are, or if the file is no protobuf.
     """
     folder = path.parent.resolve()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            locations = set(_locations(raw, 0, len(raw), "Model", 0))
+            tensors = set(_external_tensors(raw, 0, len(raw), "Model", 0))
     except (OSError, ValueError, IndexError) as exc:  # an empty file cannot be mapped
         raise _no_protobuf(path, exc) from exc
-    for location in sorted(locations):
-        try:
-            inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder)
-        except (OSError, RuntimeError, ValueError):  # links in a circle, or a name that no system has
-            inside = False
-        if not inside:
+    sizes: dict[str, int | None] = {}
+    for entries in sorted(tensors):
+        place = dict(entries)
+        if len(place) < len(entries) or not {b"location"} <= place.keys() <= KEYS:
+            keys = several(_text(key) for key, _ in entries)
+            raise _unsafe(path, f"do not say plainly where they are: one tensor has the entries {keys}")
+        location = place[b"location"].decode("utf-8", "surrogateescape")
+        if location not in sizes:
+            sizes[location] = _size_within(path, folder, location)
+        size = sizes[location]
+        begin, length = (place.get(key, b"0") for key in (b"offset", b"length"))
+        if not all(number.isdigit() and len(number) < 20 for number in (begin, length)):
+            raise _unsafe(path, f"have length {_text(length)} and offset {_text(begin)}, which must be integers from 0")
+        if size is not None and int(begin) + int(length) > size:
             raise BadFileError(
-                f"{path}: its weights lie outside the model's folder, in {location[:200]!r}. Do not use this file "
-                "unless you made it."
+                f"{path}: its weights go beyond the end of {shown(location)}, to byte {int(begin) + int(length)} of "
+                f"{size}. Copy all of its files again."
             )
-    return [folder / location for location in sorted(locations)]
+    return [folder / location for location in sorted(sizes)]
+
+
+def _size_within(path: Path, folder: Path, location: str) -> int | None:
+    """Return how long the file at a location is, None where there is none; a runtime says so when it opens it."""
+    target = folder / location
+    parts = location.split("/")
+    try:
+        is_plain = bool(parts[0]) and ".." not in parts and UNSAFE.search(location) is None
+        # Windows drops dots and spaces at the end of a name
+        is_plain = is_plain and all(part == "." or part == part.rstrip(". ") for part in parts)
+        inside = is_plain and target.resolve().is_relative_to(folder)
+        is_there, is_file = target.exists(), target.is_file()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, or a name that no system has
+        inside = is_there = is_file = False
+    if not inside:
+        raise _unsafe(path, f"lie outside the model's folder, in {shown(location, 200)}")
+    if is_there and not is_file:  # a pipe would have us wait for ever
+        raise _unsafe(path, f"lie in {shown(location)}, which is not a file")
+    return target.stat().st_size if is_file else None
+
+
+def _text(value: bytes) -> str:
+    return shown(value.decode("ascii", "replace"), 30)
+
+
+def _unsafe(path: Path, problem: str) -> BadFileError:
+    return BadFileError(f"{path}: its weights {problem}. Do not use this file unless you made it.")
 
 
 def check_weights(path: Path) -> str | None:
@@ -114,17 +167,27 @@ def _no_protobuf(path: Path, exc: Exception) -> BadFileError:
     return BadFileError(f"{path}: not an ONNX file: {str(exc)!r}. Export or copy it again.")
 
 
-def _locations(raw: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+def _external_tensors(
+    raw: mmap.mmap, start: int, end: int, message: str, depth: int
+) -> Iterator[tuple[tuple[bytes, bytes], ...]]:
+    """Yield the entries (key, value) of every tensor whose numbers are said to lie elsewhere."""
     if depth > MAX_DEPTH:
         raise ValueError("graphs nested too deep")
+    entries, seen = [], set()
     for field, _, begin, stop in _fields(raw, start, end):
         lead = LEADS[message].get(field)
+        if (message, field) in ONCE and field in seen:
+            raise ValueError("a field twice that has one value")
+        seen.add(field)
         if lead == "Entry":
-            entry = {number: raw[a:b] for number, _, a, b in _fields(raw, begin, stop)}
-            if entry.get(1) == b"location":
-                yield entry.get(2, b"").decode("utf-8")
+            pairs = [(number, raw[a:b]) for number, _, a, b in _fields(raw, begin, stop) if number in (1, 2)]
+            if len(pairs) > len(dict(pairs)):
+                raise ValueError("a field twice that has one value")
+            entries.append((dict(pairs).get(1, b""), dict(pairs).get(2, b"")))
         elif lead is not None:
-            yield from _locations(raw, begin, stop, lead, depth + 1)
+            yield from _external_tensors(raw, begin, stop, lead, depth + 1)
+    if entries:
+        yield tuple(entries)
 
 
 def _fields(raw: "mmap.mmap | bytes", at: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import BadFileError, DdpmExportError, NonFiniteError, UsageError, first_line
-from ddpm_export.model.denoiser import guidance_for
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import bound_inputs
-from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, ModelSpec
+from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, ModelSpec, guidance_for
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.opened import OneCall
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, first_line, not_installed
+from ddpm_export.model.inputs import checked_inputs
 from ddpm_export.model.spec import METADATA_KEY, ModelSpec, spec_from_json
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
-from ddpm_export.runtimes.inputs import checked_inputs, input_types
 from ddpm_export.runtimes.one_call import Run, one_call_from_session
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
@@ -295,7 +295,7 @@ def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provid
     evaluate = _copying(session, spec) if device is None else _binding(ort, session, spec, device)
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
-        feeds = checked_inputs(spec, x_t, t, inputs)
+        feeds = checked_inputs(spec.input_types, x_t, t, inputs)
         try:
             outputs = dict(zip(spec.outputs, evaluate(feeds), strict=True))
         except Exception as exc:  # a graph may load and yet not run
@@ -370,7 +370,7 @@ def _check_signature(where: str, session: Any, spec: ModelSpec) -> None:
         outputs = [(value.name, TYPES.get(value.type, value.type)) for value in session.get_outputs()]
     except UnicodeDecodeError as exc:
         raise BadFileError(f"{where}: damaged: its names are not UTF-8 ({exc.reason}). Copy the file again.") from exc
-    expected = input_types(spec)
+    expected = spec.input_types
     wanted = [(name, np.dtype(np.float32)) for name in spec.outputs]
     if inputs != expected or outputs[: len(wanted)] != wanted:
         raise BadFileError(

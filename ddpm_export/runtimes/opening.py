@@ -70,7 +70,7 @@ def open_file(
             )
         from ddpm_export.runtimes.torch_archive import open_pt2, open_torchscript
 
-        opened = (open_torchscript if path.suffix == ".ts" else open_pt2)(path, device, threads)
+        opened = DenoiserFile(*(open_torchscript if path.suffix == ".ts" else open_pt2)(path, device, threads))
         if opened.spec.graph is not None:
             raise BadFileError(f"{path}: graph and spec disagree: a network is said to be a {opened.spec.graph}.")
         return opened

@@ -9,7 +9,7 @@ import numpy as np
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.images.read import read_array, read_image
 from ddpm_export.model.spec import ModelSpec
-from ddpm_export.sampling.edit import Pixels
+from ddpm_export.process.pixels import Pixels
 
 
 def given_from_files(
@@ -21,7 +21,7 @@ def given_from_files(
     x_T: Path | None = None,
     any_size: bool = False,
 ) -> dict[str, Any]:
-    """Return what `edit_for` is given, read from pictures, a folder of pictures, and an .npy of noise.
+    """Return what `request_for` is given, read from pictures, a folder of pictures, and an .npy of noise.
 
     any_size: pictures may be smaller than the model's, as what is measured is. Raises UsageError for a picture of
     another size, BadFileError for what cannot be read.

@@ -8,7 +8,6 @@ is imported there, and what only the child needs is imported in functions, as ev
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,16 +16,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_export import errors
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError
+from ddpm_export.sandbox.places import place_for, share, take
 from ddpm_export.system.processor import cores
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 
 TIMEOUT_S, MEMORY_GIB = 600.0, 16.0
 GRACE_S = 0.5  # for a child that is asked to stop to put its terminal in order
 MAX_ANSWER = 2**26  # characters of one answer of a worker
-PICTURE = re.compile(r"\d{6,}\.png")
 # the search path is the parent's: Python's own would begin with the working directory, which may be a stranger's
 BEGIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1])['path']; "
@@ -56,7 +59,7 @@ def run_in_child(target: str, arguments: Sequence[str]) -> int:
             code = child.wait()
         child.check()
         if code == 0 and "out" in terms:
-            _take(terms["what"], Path(terms["place"]), Path(terms["out"]))
+            take(terms["what"], Path(terms["place"]), Path(terms["out"]))
     except KeyboardInterrupt:
         if child.end() == 130:  # it has said so itself
             return 130
@@ -85,7 +88,11 @@ class Worker:
         Raises BadFileError where it takes longer or ends the child; the first question waits for the start as well.
         Several threads may ask, and wait for one another.
         """
-        return self._asking.submit(self._asked, json.dumps(question), timeout_s).result()
+        return self.begin(*question, timeout_s=timeout_s).result()
+
+    def begin(self, *question: Any, timeout_s: float) -> "Future[Any]":
+        """Return the answer to come."""
+        return self._asking.submit(self._asked, json.dumps(question), timeout_s)
 
     def end(self) -> None:
         """End the child, if there is one."""
@@ -161,7 +168,7 @@ class _Child:
             self._terms = json.loads(self._pipe.readline() or "{}")
             if "folder" in self._terms:
                 with suppress(OSError):  # the child is gone, and its folder with it
-                    self._kept = _share(Path(self._terms["folder"]))
+                    self._kept = share(Path(self._terms["folder"]))
         return self._terms
 
     @contextmanager
@@ -215,10 +222,10 @@ class _Child:
             return
         if "what" not in terms:
             raise EnvironmentProblem(f"The process that was to open the file ended by {signal.Signals(-code).name}.")
-        if self._expired is not None:
-            reason = f"takes longer than {self._expired:g} s. Raise --timeout if you trust it"
-        elif -code == signal.SIGXCPU:
-            reason = f"takes more than {terms['cpu_s']} s of processor time. Raise --timeout if you trust it"
+        if self._expired is not None or -code == signal.SIGXCPU:
+            late = self._expired is not None
+            much = f"longer than {self._expired:g} s" if late else f"more than {terms['cpu_s']} s of processor time"
+            reason = f"takes {much}. {terms.get('remedy', '')}".rstrip(". ")
         elif -code == signal.SIGKILL:
             reason = "its process was killed, as the system does when memory runs out. Lower --memory or --batch"
         else:
@@ -262,14 +269,16 @@ def confine(
     memory_gib: float = MEMORY_GIB,
     out: Path | None = None,
     reads: Iterable[Path] = (),
+    writes: Iterable[Path] = (),
     fully: bool = True,
+    remedy: str = "Raise --timeout if you trust it",
 ) -> Confined:
     """Bind this process for good, before it opens the model and before it starts a thread.
 
     timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
     worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. reads: files and folders that it is to read besides. fully: not only limits of time, but of memory, files,
-    sockets and processes as well; a GPU, PyTorch and the hub need those.
+    returned. reads, writes: what else it uses. fully: not only limits of time, but of memory, files, sockets and
+    processes as well; a GPU, PyTorch and the hub need those. remedy: where time is up.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -280,14 +289,14 @@ def confine(
     for name, value in (("timeout", timeout_s), ("memory", memory_gib)):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be a number above 0, got {value!r}.")
-    terms: dict[str, Any] = {"what": str(model)}
+    terms: dict[str, Any] = {"what": str(model), "remedy": remedy}
     guards = []
     if timeout_s is not None:
         terms |= {"timeout_s": timeout_s, "cpu_s": math.ceil(timeout_s * cores())}
         guards.append(f"{timeout_s:g} s")
     place = None
     if out is not None:
-        place = _place_for(out)
+        place = place_for(out)
         terms |= {"out": str(out), "place": str(place), "folder": str(place.parent)}
     os.write(_terms, json.dumps(terms).encode() + b"\n")
     os.close(_terms)
@@ -303,7 +312,7 @@ def confine(
     if fully:
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
         readable = [model.parent, model.resolve(), *reads, *libraries()]
-        files = no_other_files(readable, [] if place is None else [place.parent])
+        files = no_other_files(readable, [*writes, *([] if place is None else [place.parent])])
         guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
     return Confined(place, guards)
 
@@ -328,67 +337,3 @@ def _mute() -> None:
             kept = os.fdopen(os.dup(number), "w", encoding=stream.encoding, errors=stream.errors, buffering=1)
             setattr(sys, name, kept)
         os.dup2(nothing, number)
-
-
-def _place_for(out: Path) -> Path:
-    """Return a place in a new folder, beside an output or within an existing folder, that the parent moves to it."""
-    import tempfile
-
-    try:
-        if out.exists() and not (out.is_file() or out.is_dir()):  # a device such as /dev/null would be replaced, too
-            raise FileExistsError(None, "something that is not a file")
-        within = out if out.is_dir() else out.parent
-        within.mkdir(parents=True, exist_ok=True)
-        _clear_after_killed(within, out.stem)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.stem}.ddpm-", suffix=".part", dir=within))
-        _share(folder)
-        place = folder / (out.name or "pictures")
-        if out.is_dir():
-            place.mkdir()
-    except OSError as exc:
-        raise EnvironmentProblem(f"{out} cannot be written: {exc.strerror or exc}. Choose another --out.") from exc
-    return place
-
-
-def _share(folder: Path) -> int:
-    """Keep a folder from being cleared away while this process lives, or the handle that is returned is open."""
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # a file system that locks nothing
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return handle
-
-
-def _clear_after_killed(within: Path, stem: str) -> None:
-    """Remove what parents and children that were killed left of this output: folders that nobody keeps."""
-    import fcntl
-    import shutil
-
-    for folder in within.iterdir():
-        if re.fullmatch(rf"\.{re.escape(stem)}\.ddpm-[a-z0-9_]{{8}}\.part", folder.name):
-            try:
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            except OSError:  # somebody keeps it, or the file system locks nothing
-                pass
-            finally:
-                os.close(handle)
-
-
-def _take(what: str, place: Path, out: Path) -> None:
-    """Move what a child has made to where it belongs: regular files only, and in a folder only pictures."""
-    from ddpm_export.system.files import replacing
-
-    made = {place: out}
-    if place.is_dir() and not place.is_symlink():
-        made = {path: out / path.name for path in sorted(place.iterdir()) if PICTURE.fullmatch(path.name)}
-    for path, target in made.items():
-        if path.is_symlink() or not path.is_file():
-            raise BadFileError(f"{what}: its process ended without a picture. Do not use this file unless you made it.")
-        with replacing(target) as beside:
-            path.replace(beside)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.process.pixels import from_uint8, to_uint8
 from ddpm_export.runtimes.onnx import Extractor
-from ddpm_export.sampling.generate import Settings, sample
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import Request
 from ddpm_export.scoring.datasets.dataset import LazyImages
 from ddpm_export.scoring.metrics.bits import Bits
 from ddpm_export.scoring.metrics.classes import accuracy_by_class, frechet_by_class
@@ -55,30 +56,30 @@ class Labels(NamedTuple):
 def sampled_images(
     model: Model,
     spec: ModelSpec,
-    settings: Settings,
+    request: Request,
     model_sha256: str,
     cache: Path,
     report: Report,
     provider: str = "cpu",
 ) -> Pixels:
-    """Return the images of the settings, uint8 (n, H, W, C), each hundred of which is kept in the cache once made.
+    """Return the images of the request, uint8 (n, H, W, C), each hundred of which is kept in the cache once made.
 
     The same model, seed and sampler find them there again, whatever n, on the same provider and by the same version of
     this package. report: images done, of how many, what.
     """
-    folder = cache / "samples" / key_of({**_made_by(provider), "model": model_sha256, **settings.describe()})
+    folder = cache / "samples" / key_of({**_made_by(provider), "model": model_sha256, **request.describe()})
     done = []
-    for start in range(settings.first, settings.first + settings.n, CHUNK):
-        count = min(CHUNK, settings.first + settings.n - start)
+    for start in range(request.first, request.first + request.n, CHUNK):
+        count = min(CHUNK, request.first + request.n - start)
         path = folder / f"{start:08d}-{count:03d}.npy"
         images = kept(path, (count, *spec.picture_shape[1:], spec.picture_shape[0]), np.uint8)
         if images is None:
-            part = replace(settings, first=start, n=count, batch=min(settings.batch, count))
+            part = request.part(range(start, start + count))
             states = [state.x for _, state in sample(model, spec, part) if state.row.i == part.num_rows]
             images = to_uint8(decode(np.concatenate(states)))
             save_array(path, images)
         done.append(images)
-        report(start + count - settings.first, settings.n, "sampling")
+        report(start + count - request.first, request.n, "sampling")
     return np.concatenate(done)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ddpm_export.errors import BadFileError
 from ddpm_export.images.write import save_array
 from ddpm_export.runtimes.onnx import open_extractor
-from ddpm_export.sampling.generate import Settings
+from ddpm_export.sampling.request import Request
 from ddpm_export.scoring.scores import Scored, features_of, kept, key_of
 from ddpm_export.sets.job import Job, machine_of, maker, pictures_of, record_of
 from ddpm_export.system.files import sha256_of
@@ -31,10 +31,10 @@ class Scoring:
         return Path(self.job.out, KEPT, self.extractor_sha256[:32], f"{shard:05d}-{digest[:16]}.npy")
 
 
-def folder_of_set(cache: Path, model: Path, settings: Settings, provider: str, mixed: bool) -> Path:
+def folder_of_set(cache: Path, model: Path, request: Request, provider: str, mixed: bool) -> Path:
     """Return where a set that is scored lies in a cache: by all that its pictures follow from, the machine among it."""
     made_by = {"model": sha256_of(model), "machine": machine_of(model, provider), "mixed": mixed}
-    return cache / "sets" / key_of({**made_by, **settings.describe(), "first": settings.first, "n": settings.n})
+    return cache / "sets" / key_of({**made_by, **request.describe(), "first": request.first, "n": request.n})
 
 
 def unscored(scoring: Scoring) -> list[int]:

@@ -18,9 +18,9 @@ from ddpm_export.images.read import read_array, read_image
 from ddpm_export.images.write import open_output, png_bytes
 from ddpm_export.system.files import replacing
 
-MANIFEST = "manifest.json"  # of a set that is whole
 Pixels = NDArray[np.uint8]
 Add = Callable[[range, Pixels, Sequence[int]], None]  # numbers, pictures (B, H, W, C), labels: none without classes
+MAX_OVERHEAD = 2**16  # bytes of a picture besides its pixels: names, texts, and what a codec adds to noise
 ROW_GROUP = 128  # pictures of a Parquet file that are read together
 
 
@@ -43,12 +43,28 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Bound what a shard may hold: as many pictures as it should, and as many bytes as they could need."""
+
+    pictures: int
+    num_bytes: int
+
+    def check(self, path: Path, pictures: int, num_bytes: int) -> None:
+        """Raise BadFileError for a shard that holds more; its contents are not read then."""
+        if pictures > self.pictures or num_bytes > self.num_bytes:
+            raise BadFileError(
+                f"{path} holds {pictures} pictures and {num_bytes} bytes, where it may hold {self.pictures} and "
+                f"{self.num_bytes}. Do not use this file."
+            )
+
+
+@dataclass(frozen=True)
 class Format:
     """Hold how a shard's name ends, what writes it whole or not at all, and what reads its pictures (N, H, W, C)."""
 
     ending: str
     write: Callable[[Path, Content], AbstractContextManager[Add]]
-    read: Callable[[Path, int], Sequence[Pixels] | Pixels]
+    read: Callable[[Path, int, Bounds], Sequence[Pixels] | Pixels]
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -90,9 +106,12 @@ def _write_parquet(path: Path, content: Content) -> Iterator[Add]:
         flush()
 
 
-def _read_parquet(path: Path, channels: int) -> list[Pixels]:
+def _read_parquet(path: Path, channels: int, most: Bounds) -> list[Pixels]:
     _, parquet = _pyarrow()
-    rows = parquet.read_table(path, columns=["image"])["image"].to_pylist()
+    with parquet.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+        most.check(path, file.metadata.num_rows, sum(group.total_byte_size for group in groups))
+        rows = file.read(columns=["image"])["image"].to_pylist()
     return [read_image(row["bytes"], channels, where=str(path)) for row in rows]
 
 
@@ -113,12 +132,13 @@ def _write_tar(path: Path, content: Content) -> Iterator[Add]:
         yield add
 
 
-def _read_tar(path: Path, channels: int) -> list[Pixels]:
-    found = []
-    with tarfile.open(path) as archive:
+def _read_tar(path: Path, channels: int, most: Bounds) -> list[Pixels]:
+    found: list[Pixels] = []
+    with tarfile.open(path, "r:") as archive:  # never compressed: a few megabytes could unpack to any number
         for member in archive:
-            content = archive.extractfile(member) if member.name.endswith(".png") else None
+            content = archive.extractfile(member) if member.isreg() and member.name.endswith(".png") else None
             if content is not None:
+                most.check(path, len(found) + 1, member.size)
                 found.append(read_image(content.read(), channels, where=f"{path}: {member.name}"))
     return found
 
@@ -131,23 +151,53 @@ def _write_as_run(path: Path, content: Content) -> Iterator[Add]:
         yield lambda numbers, pixels, _labels: output.add(numbers, 1, pixels)
 
 
-def _read_folder(path: Path, channels: int) -> list[Pixels]:
-    return [read_image(one, channels) for one in sorted(path.glob("*.png"), key=lambda one: int(one.stem))]
+def _read_folder(path: Path, channels: int, most: Bounds) -> list[Pixels]:
+    files = sorted(path.glob("*.png"), key=lambda file: int(file.stem))
+    most.check(path, len(files), size_of(path) or 0)
+    return [read_image(file, channels) for file in files]
 
 
 FORMATS = {
     "parquet": Format(".parquet", _write_parquet, _read_parquet),
     "tar": Format(".tar", _write_tar, _read_tar),
-    "npy": Format(".npy", _write_as_run, lambda path, _channels: read_array(path)),
+    "npy": Format(".npy", _write_as_run, lambda path, _channels, _most: read_array(path)),
     "png": Format("", _write_as_run, _read_folder),
 }
 
 
-def read_shard(path: Path, format: str, content: Content, digest: str) -> Pixels:  # noqa: A002
-    """Return the pictures of a shard, uint8 (N, H, W, C); raises BadFileError for others than those of the digest."""
+def size_of(path: Path) -> int | None:
+    """Return the bytes of a file, or of the pictures of a folder; None where there is neither. Links are neither."""
+    if path.is_symlink():
+        return None
+    if path.is_dir():
+        files = list(path.glob("*.png"))
+        return sum(file.lstat().st_size for file in files) if all(map(_is_plain, files)) else None
+    return path.lstat().st_size if _is_plain(path) else None
+
+
+def check_size(path: Path, num_bytes: int, at_least: int = 0) -> None:
+    """Raise BadFileError unless a shard is there, is no link or pipe, and has its bytes, at least so many."""
+    found = size_of(path)
+    if found is None or found != num_bytes or found < at_least:
+        raise BadFileError(f"{path} is not the {num_bytes} bytes that were written. Delete it and make it again.")
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def read_shard(path: Path, format: str, content: Content, num_bytes: int, digest: str) -> Pixels:  # noqa: A002
+    """Return the pictures of a shard, uint8 (N, H, W, C).
+
+    What kind of file it is, its size and how much it holds are checked before its contents are read: another than the
+    record says may unpack to more than any memory. Raises BadFileError for such, and for pictures of another digest.
+    """
     channels, height, width = content.image_shape
+    check_size(path, num_bytes)
+    count = len(content.numbers)
+    most = Bounds(count, count * (2 * height * width * channels + MAX_OVERHEAD))
     try:
-        pixels = np.asarray(FORMATS[format].read(path, channels))
+        pixels = np.asarray(FORMATS[format].read(path, channels, most))
     except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as exc:  # pyarrow's errors are ValueErrors
         raise BadFileError(f"{path} cannot be read: {first_line(exc)}. Delete it and make it again.") from exc
     wanted = (len(content.numbers), height, width, channels)

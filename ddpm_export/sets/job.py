@@ -13,9 +13,11 @@ from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError, sho
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.opening import open_file
-from ddpm_export.sampling.generate import Settings, pictures, settings_for
-from ddpm_export.sets.formats import FORMATS, MANIFEST, Content, Pixels, digest_of, hexadecimal, read_shard
-from ddpm_export.system.files import replacing, sha256_of
+from ddpm_export.sampling.generate import pictures
+from ddpm_export.sampling.request import Request, request_for
+from ddpm_export.sets.formats import FORMATS, Content, Pixels, digest_of, hexadecimal, read_shard, size_of
+from ddpm_export.sets.records import MANIFEST, RECORD, SET, read_record, write_record
+from ddpm_export.system.files import sha256_of
 from ddpm_export.system.processor import instructions
 
 KEPT = ".records"  # hidden: readers of data sets look at the other files of a folder
@@ -29,13 +31,13 @@ Report = Callable[[int], None]  # how many more pictures are done
 class Job:
     """Say how a set is made, in a few kilobytes that travel to whoever makes a shard of it.
 
-    model, out: absolute paths, which a worker opens for itself. how: the arguments of `settings_for`. about: what the
+    model, out: absolute paths, which a worker opens for itself. asked: the arguments of `request_for`. about: what the
     set is, as its manifest says it. mixed: whether machines of another kind may take part.
     """
 
     model: str
     out: str
-    how: Mapping[str, Any]
+    asked: Mapping[str, Any]
     about: Mapping[str, Any]
     threads: int | None = None
     trust: bool = False
@@ -66,6 +68,7 @@ def begin(
     model: Path,
     spec: ModelSpec,
     out: Path,
+    asked: Mapping[str, Any],
     *,
     format: str | None = None,  # noqa: A002
     shards: int | None = None,
@@ -74,46 +77,44 @@ def begin(
     threads: int | None = None,
     trust: bool = False,
     mixed: bool = False,
-    seed: int | None = None,
-    **how: Any,
 ) -> Job:
     """Return the job of a set in a folder: a new one, or the one that is there, which must be the same.
 
-    format: one of FORMATS, npy where it is None. shards: how many files, None for `per_shard` pictures each. how: as of
-    `settings_for`. A set that was begun goes on with its own format, shards and seed where none is given. Raises
-    UsageError for settings that are not those of the set that is there, for a folder of other things, and, unless
+    asked: what `request_for` takes. format: one of FORMATS, npy where it is None. shards: how many files, None for
+    `per_shard` pictures each. A set that was begun goes on with its own format, shards and seed where none is given.
+    Raises UsageError for values that are not those of the set that is there, for a folder of other things, and, unless
     mixed, on another kind of machine: its pictures may differ by a level.
     """
     place = out / KEPT / "set.json"
-    found = _read(place) if place.is_file() else None
+    found = read_record(place, SET) if place.exists() else None
     if found is not None:
         format = found["format"] if format is None else format  # noqa: A001
         shards = found["shards"] if shards is None else shards
-        seed = found["settings"]["seed"] if seed is None else seed
+        asked = {**asked, "seed": found["settings"]["seed"] if asked.get("seed") is None else asked["seed"]}
     format = "npy" if format is None else format  # noqa: A001
     if format not in FORMATS:
         raise UsageError(f"--as must be one of {', '.join(FORMATS)}, got {format!r}.")
     if format != "npy" and spec.picture_shape[0] not in (1, 3):
         raise UsageError(f"--as must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.")
-    settings = settings_for(spec, seed=seed, **how)
-    shards = -(-settings.n // per_shard) if shards is None else shards
-    if not 1 <= shards <= settings.n:
-        raise UsageError(f"--shards must be between 1 and {settings.n}, the number of images, got {shards}.")
-    about = _about(model, spec, settings, format, shards, provider)
+    request = request_for(spec, **asked)
+    shards = -(-request.n // per_shard) if shards is None else shards
+    if not 1 <= shards <= request.n:
+        raise UsageError(f"--shards must be between 1 and {request.n}, the number of images, got {shards}.")
+    about = _about(model, spec, request, format, shards, provider)
     if found is not None:
         _refuse_another(out, found, about, mixed)
     elif out.is_dir() and any(one.name != KEPT for one in out.iterdir()):
         raise UsageError(f"{out} is not empty, and holds no set of pictures. Choose another --out.")
     else:
-        _write(place, about)
-    how = {**how, "seed": settings.seed}
-    return Job(str(model.resolve()), str(out.resolve()), how, found or about, threads, trust, mixed)
+        write_record(place, about)
+    asked = {**asked, "seed": request.seed}
+    return Job(str(model.resolve()), str(out.resolve()), asked, found or about, threads, trust, mixed)
 
 
 def _about(
     model: Path,
     spec: ModelSpec,
-    settings: Settings,
+    request: Request,
     format: str,  # noqa: A002
     shards: int,
     provider: str,
@@ -121,18 +122,18 @@ def _about(
     about: dict[str, Any] = {
         "model": spec.name,
         "model_sha256": sha256_of(model),
-        "settings": settings.describe(),
-        "first": settings.first,
-        "n": settings.n,
+        "settings": request.describe(),
+        "first": request.first,
+        "n": request.n,
         "shards": shards,
         "format": format,
         "image_shape": list(spec.picture_shape),
         "machine": machine_of(model, provider),
     }
-    label = settings.label
+    label = request.label
     if label is not None:
         about["classes"] = [label.name_of(value) for value in range(label.num_labels)]
-        about["labels"] = settings.inputs[label.name].tolist()
+        about["labels"] = request.inputs[label.name].tolist()
     about = json.loads(json.dumps(about))  # as it will be read again
     return about
 
@@ -164,7 +165,7 @@ def _other_machine(what: str, was: dict[str, str], now: dict[str, str]) -> str:
     )
 
 
-def opened_for(job: Job) -> tuple[Opened, Settings]:
+def opened_for(job: Job) -> tuple[Opened, Request]:
     """Open the model of a job, in the process that makes shards of it, and settle what they follow from.
 
     Raises BadFileError where another file lies at its place, EnvironmentProblem on another kind of machine.
@@ -176,7 +177,7 @@ def opened_for(job: Job) -> tuple[Opened, Settings]:
     if here != job.about["machine"] and not job.mixed:
         raise EnvironmentProblem(_other_machine(job.out, job.about["machine"], here))
     opened = open_file(job.model, provider, threads=job.threads, trust=job.trust)
-    return opened, settings_for(opened.spec, **job.how)
+    return opened, request_for(opened.spec, **job.asked)
 
 
 def missing(job: Job) -> list[int]:
@@ -187,32 +188,26 @@ def missing(job: Job) -> list[int]:
 def record_of(job: Job, shard: int) -> dict[str, Any] | None:
     """Return the record of a shard: number, size, digest, machine. None without one, or where its file is another."""
     place = job.place_of_record(shard)
-    if not place.is_file():
+    if not place.exists():
         return None
-    record = _read(place)
-    return record if record.get("bytes") == _size(Path(job.out, job.name_of(shard))) else None
-
-
-def _size(path: Path) -> int | None:
-    """Return the bytes of a file, or of all files of a folder; None where there is neither."""
-    try:
-        return sum(one.stat().st_size for one in path.glob("*.png")) if path.is_dir() else path.stat().st_size
-    except FileNotFoundError:
-        return None
+    record = read_record(place, RECORD)
+    return (
+        record if record["shard"] == shard and record["bytes"] == size_of(Path(job.out, job.name_of(shard))) else None
+    )
 
 
 def pictures_of(job: Job, record: Mapping[str, Any]) -> Pixels:
     """Return the pictures of a shard by its record, uint8 (N, H, W, C); raises BadFileError where they were changed."""
     shard = record["shard"]
     path = Path(job.out, job.name_of(shard))
-    return read_shard(path, job.about["format"], job.content_of(shard), record["digest"])
+    return read_shard(path, job.about["format"], job.content_of(shard), record["bytes"], record["digest"])
 
 
-def _make(job: Job, opened: Opened, settings: Settings, shard: int, report: Report = lambda _: None) -> dict[str, Any]:
+def _make(job: Job, opened: Opened, request: Request, shard: int, report: Report = lambda _: None) -> dict[str, Any]:
     """Write a shard, then its record, and return the record."""
     content = job.content_of(shard)
     numbers, path, digest = content.numbers, Path(job.out, job.name_of(shard)), 0
-    part = replace(settings, first=numbers.start, n=len(numbers), batch=min(settings.batch, len(numbers)))
+    part = request.part(numbers)
     with FORMATS[job.about["format"]].write(path, content) as add:
         for batch, _, pixels in pictures(opened, part, lambda i: i == part.num_rows):
             if pixels is not None:
@@ -220,9 +215,9 @@ def _make(job: Job, opened: Opened, settings: Settings, shard: int, report: Repo
                 add(batch, pixels, labels)
                 digest += digest_of(batch, pixels, labels)
                 report(len(batch))
-    record: dict[str, Any] = {"shard": shard, "bytes": _size(path), "digest": hexadecimal(digest)}
+    record: dict[str, Any] = {"shard": shard, "bytes": size_of(path), "digest": hexadecimal(digest)}
     record["machine"] = machine_of(job.model, job.about["machine"]["provider"])
-    _write(job.place_of_record(shard), record)
+    write_record(job.place_of_record(shard), record)
     return record
 
 
@@ -231,9 +226,9 @@ def make_here(job: Job, opened: Opened, report: Report = lambda _: None) -> None
 
     opened: the job's model, as whoever began the job has opened it.
     """
-    settings = settings_for(opened.spec, **job.how)
+    request = request_for(opened.spec, **job.asked)
     for shard in missing(job):
-        _make(job, opened, settings, shard, report)
+        _make(job, opened, request, shard, report)
 
 
 def maker(job: Job, threads: int) -> Callable[[int], dict[str, Any]]:
@@ -263,18 +258,5 @@ def finish(job: Job) -> dict[str, Any]:
     digest = hexadecimal(sum(int(file["digest"], 16) for file in files))
     manifest = {**job.about, "digest": digest, "machines": machines, "files": files}
     manifest.pop("machine")
-    _write(Path(job.out, MANIFEST), manifest)
+    write_record(Path(job.out, MANIFEST), manifest)
     return manifest
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise BadFileError(f"{path} is damaged: {exc}. Delete the set and make it again.") from exc
-    return values

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 
-from ddpm_export.errors import EnvironmentProblem, UsageError
+from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 
 try:
     import fcntl
@@ -26,6 +26,24 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
     except RuntimeError as exc:
         raise EnvironmentProblem("This user has no home folder for the cache. Set XDG_CACHE_HOME to one.") from exc
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return the content of a plain file of at most so many bytes, looked at before anything is read.
+
+    Raises BadFileError for a file that is missing, larger, or something else than a file, such as a pipe.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not S_ISREG(found.st_mode):
+                raise BadFileError(f"{path} is not a file.")
+            if found.st_size > most:
+                raise BadFileError(f"{path} has {found.st_size} bytes, more than the {most} that are read.")
+            return file.read(most)
+    except OSError as exc:
+        raise BadFileError(f"{path} cannot be read: {exc.strerror}.") from exc
 
 
 @contextlib.contextmanager

@@ -1951,6 +1951,23 @@ inline std::vector<Row> ddpm(const Grid& grid, Variance variance) {
     return rows;
 }
 
+namespace detail {
+
+// The name of the default plan's sibling for another number of steps, such as tuned-5 for tuned-8; nothing where the
+// file carries no such plan: then the default sampler takes those steps.
+inline std::optional<std::string> plan_with(const ModelSpec& spec, std::int64_t num_steps) {
+    const std::string usual = spec.defaults.plan.value_or("");
+    const std::size_t dash = usual.rfind('-');
+    if (dash == std::string::npos || dash + 1 == usual.size() ||
+        usual.find_first_not_of("0123456789", dash + 1) != std::string::npos) {
+        return std::nullopt;
+    }
+    const std::string sibling = usual.substr(0, dash + 1) + std::to_string(num_steps);
+    return spec.plans.count(sibling) ? std::optional<std::string>(sibling) : std::nullopt;
+}
+
+}  // namespace detail
+
 inline Plan plan(const ModelSpec& spec, const std::optional<std::string>& sampler,
                  std::optional<std::int64_t> num_steps, const std::optional<std::vector<std::int64_t>>& times,
                  const std::optional<std::string>& name, std::optional<double> eta, std::optional<Variance> variance) {
@@ -1960,7 +1977,12 @@ inline Plan plan(const ModelSpec& spec, const std::optional<std::string>& sample
                        : eta       ? "eta"
                        : variance  ? "variance"
                                    : nullptr;
-    if (const auto& chosen = name || said ? name : spec.defaults.plan) {
+    std::optional<std::string> wanted = name || said ? name : spec.defaults.plan;
+    if (!name && num_steps && !sampler && !times && !eta && !variance) {
+        wanted = detail::plan_with(spec, *num_steps);
+        said = wanted ? nullptr : said;
+    }
+    if (const auto& chosen = wanted) {
         const auto at = spec.plans.find(*chosen);
         if (at == spec.plans.end()) {
             std::vector<std::string> names;
@@ -1972,7 +1994,7 @@ inline Plan plan(const ModelSpec& spec, const std::optional<std::string>& sample
                                 ", got " + detail::in_quotes(*chosen) + ".");
         }
         if (said != nullptr) {
-            throw detail::usage(std::string(said) + " does not apply to plan " + *chosen + ", which is whole.");
+            throw detail::usage("plan " + *chosen + " already fixes the steps. Drop " + said + ".");
         }
         return at->second;
     }

@@ -712,14 +712,18 @@ export function ddpm(grid, { variance = "fixed_small" } = {}) {
  */
 export function plan(spec, { sampler, numSteps, times, name, eta, variance } = {}) {
   const given = Object.entries({ sampler, numSteps, times, eta, variance });
-  const said = given.filter(([, value]) => (value ?? null) !== null).map(([key]) => key);
-  const chosen = name ?? (said.length === 0 ? spec.defaults.plan : null) ?? null;
+  let said = given.filter(([, value]) => (value ?? null) !== null).map(([key]) => key);
+  let chosen = name ?? (said.length === 0 ? spec.defaults.plan : null) ?? null;
+  if (chosen === null && said.join() === "numSteps") {
+    chosen = planWith(spec, numSteps);
+    said = chosen === null ? said : [];
+  }
   if (chosen !== null) {
     if (!Object.hasOwn(spec.plans, chosen)) {
       const names = Object.keys(spec.plans).join(", ") || "none, for the model carries none";
       throw new UsageError(`plan must be one of ${names}, got ${shown(chosen)}.`);
     }
-    if (said.length > 0) throw new UsageError(`${said[0]} does not apply to plan ${chosen}, which is whole.`);
+    if (said.length > 0) throw new UsageError(`plan ${chosen} already fixes the steps. Drop ${said[0]}.`);
     return spec.plans[chosen];
   }
   const solver = sampler ?? spec.defaults.sampler;
@@ -739,6 +743,18 @@ export function plan(spec, { sampler, numSteps, times, name, eta, variance } = {
   if (isLearned && !outputNames(spec).includes(VARIANCE_FRACTION)) throw noLearnedVariance();
   return { rows, start: 1 };
 }
+
+/**
+ * Return the name of the default plan's sibling for another number of steps, such as tuned-5 for tuned-8; null where
+ * the file carries no such plan: then the default sampler takes those steps.
+ * @param {ModelSpec} spec
+ * @param {number} numSteps
+ */
+const planWith = (spec, numSteps) => {
+  const family = /^(.*)-[0-9]+$/.exec(spec.defaults.plan ?? "")?.[1];
+  const sibling = `${family}-${numSteps}`;
+  return family !== undefined && Object.hasOwn(spec.plans, sibling) ? sibling : null;
+};
 
 const noLearnedVariance = () =>
   new UsageError("variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'.");

@@ -5,7 +5,7 @@
  * once, at the start. For trying out: any static web server can take its place.
  */
 
-import { createReadStream, existsSync } from "node:fs";
+import { createReadStream } from "node:fs";
 import { readFile, realpath, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, sep } from "node:path";
@@ -57,10 +57,6 @@ export async function pack(files) {
   return new Map(results.filter(({ status }) => status === "fulfilled").map(({ value }) => value));
 }
 
-/** Return the path of the model that a folder ships, the one that takes half the download where there is one. */
-export const shipped = (folder) =>
-  ["unet.float16.onnx", "unet.onnx"].map((name) => join(folder, name)).find((file) => existsSync(file));
-
 /** Compress what a first visit to the page needs, with its model. */
 export const packFirstVisit = (model) => pack([...FIRST_VISIT.map((name) => join(HERE, name)), model]);
 
@@ -111,7 +107,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({
     options: {
       port: { type: "string", default: "8000" },
-      model: { type: "string", default: shipped(join(HERE, "..", "..", "exported")) },
+      model: { type: "string", default: join(HERE, "..", "..", "exported", "unet.onnx") },
       slice: { type: "string", default: join(HERE, "unet.slice.onnx") },
       isolate: { type: "boolean", default: false },
     },

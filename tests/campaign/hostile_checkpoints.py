@@ -4,7 +4,9 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
+import warnings
 import zipfile
 
 import torch
@@ -167,6 +169,91 @@ def nesting(noise):
 
 def shared_tuples(count):
     return b")" + b"".join(b"q" + bytes([k]) + b"0h" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(count))
+
+
+def zipped(entries):
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as made:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in entries:
+            made.writestr(name, content)
+    return file.getvalue()
+
+
+def legacy(values):
+    file = io.BytesIO()
+    torch.save(values, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+@family("checkpoints that two readers read as two")
+def ambiguous(noise):
+    """Of equal names zipfile takes the last and torch the first, whatever their case; torch looks for a first byte."""
+    with zipfile.ZipFile(io.BytesIO(checkpoint())) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    top = entries[0][0].partition("/")[0]
+    (good,) = [entry for entry in entries if entry[0].endswith("data.pkl")]
+    others = [entry for entry in entries if entry is not good]
+    bomb = b"\x80\x02}" + shared_tuples(60) + b"K\x01s."
+    hostile = {"a bomb": bomb, "os.system": gadget("os", "system", "touch owned"), "nothing": pickle.dumps({}, 2)}
+    for name in (
+        f"{top}/data.pkl",
+        f"{top}/DATA.PKL",
+        f"{top}/Data.pkl",
+        f"{top.upper()}/data.pkl",
+        f"{top}/./data.pkl",
+        f"{top}//data.pkl",
+        f"{top}\\data.pkl",
+        "other/data.pkl",
+        "data.pkl",
+    ):
+        yield one(f"a bomb as {name} before", zipped([(name, bomb), good, *others]), apart=True)
+        yield one(f"a bomb as {name} behind", zipped([good, *others, (name, bomb)]), apart=True)
+    for what, raw in hostile.items():
+        whole = checkpoint()
+        yield one(f"{what} before an archive", raw + whole, apart=True)
+        yield one(f"{what} behind an archive", whole + raw, apart=True)
+        yield one(f"{what} as a comment", whole[:-2] + struct.pack("<H", len(raw)) + raw, apart=True)
+        yield one(f"{what} after the pickle", zipped([(good[0], good[1] + raw), *others]), apart=True)
+        with_it = zipped([(good[0], raw), *others])
+        yield one(f"{what} in an archive before an archive", with_it + whole, apart=True)
+        yield one(f"{what} in an archive behind an archive", whole + with_it, apart=True)
+        yield one(f"{what} in a legacy file before an archive", legacy_with(raw, 3) + whole, apart=True)
+    yield one("a legacy file before an archive", legacy(sound_checkpoint()) + checkpoint(), apart=True)
+    yield one("a tensor twice", zipped([*entries, (f"{top}/data/0", bytes(8))]), apart=True)
+
+
+def legacy_with(raw, number):
+    """Return a file of torch before 1.6 with another pickle for one of its five."""
+    content = legacy({"a": 1})
+    file, ends = io.BytesIO(content), [0]
+    for _ in range(5):
+        list(pickletools.genops(file))
+        ends.append(file.tell())
+    return content[: ends[number]] + raw + content[ends[number + 1] :]
+
+
+@family("checkpoints that take all time or memory")
+def endless(noise):
+    bomb = b"\x80\x02}" + shared_tuples(60) + b"K\x01s."
+    for number in range(5):
+        yield one(f"pickle {number} of a legacy file", legacy_with(bomb, number), apart=True)
+        yield one(f"pickle {number} of a legacy file calls", legacy_with(gadget("os", "system", "touch owned"), number))
+    shared = b"".join(b"](h%ch%ceq%c" % (k, k, k + 1) for k in range(60))
+    for name, raw in {
+        "lists that are shared": b"\x80\x02](Nq\0" + shared + b"e.",
+        "a list of itself": b"\x80\x02]q\x00h\x00a.",
+        "a dictionary of itself": b"\x80\x02}q\x00X\x01\0\0\0ah\x00s.",
+        "instructions": b"\x80\x02" + b"N0" * 2**22 + b"N.",
+        "a list of five million": b"\x80\x02](" + b"N" * 5_000_000 + b"e.",
+        "a memo far away": b"\x80\x02Nr\xff\xff\xff\x7f.",
+        "1 TiB of nothing": b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R.",
+        "64 GiB of nothing": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x10\x85R.",
+        "a number of 200,000 digits": b"\x80\x02\x8b\x00\x44\x01\x00" + b"\x7f" * 82_944 + b".",
+        "a key of shared tuples in a set": b"\x80\x02cbuiltins\nset\n](" + shared_tuples(60) + b"e\x85R.",
+    }.items():
+        yield one(name, with_pickle(raw), apart=True)
+    yield one("a tensor of 2^40 by strides", changed(extra=torch.zeros(1).expand(2**40)), ANY, apart=True)
 
 
 @family("archives that unpack without end")

@@ -148,6 +148,101 @@ def outside(noise):
         yield Case(location[:40], beside(external(location)), run(model="in/m.onnx"))
 
 
+# what a runtime, a system or a URL library takes for something else than a file of the model's folder
+TAGS = [
+    "*/_ORT_MEM_ADDR_/*",
+    "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*",
+    "./*/_ORT_MEM_ADDR_/*",
+    "*/_ort_mem_addr_/*",
+    "C:\\secret",
+    "C:secret",
+    "C:/secret",
+    "\\\\host\\share\\x",
+    "..\\secret",
+    "\\secret",
+    "file:///etc/passwd",
+    "file:data",
+    "http://127.0.0.1/x",
+    "data:stream",
+    "data::$DATA",
+    ".. /secret",
+    "data.",
+    "data ",
+    "data/..",
+    "../in/data",
+    "~root/x*",
+    "data?x",
+    "<data",
+    "da|ta",
+    "a\nb",
+    "a\x1b[2Jb",
+    "a\x7fb",
+]
+
+
+@family("external data at what is no file name")
+def tagged(noise):
+    for location in TAGS:
+        for offset in (0, 4096):
+            weight = external(location, 120, offset)
+            yield Case(f"{location!r} at {offset}", beside(weight), run(model="in/m.onnx"))
+        yield Case(f"check of {location!r}", beside(external(location)), check(model="in/m.onnx"), apart=True)
+    for raw in (b"\xff\xfe", b"\xc0\xae\xc0\xae/secret", b"\xed\xa0\x80"):
+        whole = scale_model(weight=external("x" * len(raw)))
+        yield Case(f"{raw!r}", beside(whole.replace(b"x" * len(raw), raw)), run(model="in/m.onnx"))
+
+
+def bytes_field(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+@family("external data said twice")
+def said_twice(noise):
+    """Of two entries a runtime takes the last, or the last that is not empty; protobuf merges messages."""
+    for key, value in (
+        ("location", "../secret"),
+        ("location", "data"),
+        ("location", ""),
+        ("offset", "4"),
+        ("offset", ""),
+        ("length", "120"),
+        ("prepacked_0", "x|0;4;0"),
+        ("prepacked_1", ""),
+        ("basepath", ".."),
+        ("Location", "data"),
+        ("LOCATION", "../secret"),
+        ("location\0", "../secret"),
+        ("__class__", "x"),
+        ("", "data"),
+    ):
+        for first in (False, True):
+            weight = external("data")
+            entries = [(entry.key, entry.value) for entry in weight.external_data]
+            del weight.external_data[:]
+            for one_key, one_value in [(key, value), *entries] if first else [*entries, (key, value)]:
+                weight.external_data.add(key=one_key, value=one_value)
+            yield Case(f"{key!r} {value!r}, {'first' if first else 'last'}", beside(weight), run(model="in/m.onnx"))
+    for key in ("location", "offset", "length"):
+        weight = external("data")
+        kept = [(entry.key, entry.value) for entry in weight.external_data if entry.key != key]
+        del weight.external_data[:]
+        for one_key, one_value in kept:
+            weight.external_data.add(key=one_key, value=one_value)
+        codes = BAD if key == "location" else ANY
+        yield Case(f"no {key}", beside(weight), run(model="in/m.onnx"), codes)
+    place = bytes_field(1, b"location") + bytes_field(2, b"data")
+    for name, field in {
+        "two graphs": bytes_field(7, b"") * 2,
+        "two keys": bytes_field(7, bytes_field(5, bytes_field(13, bytes_field(1, b"offset") + place))),
+        "two values": bytes_field(7, bytes_field(5, bytes_field(13, place + bytes_field(2, b"../secret")))),
+        "two tensors of an attribute": bytes_field(7, bytes_field(1, bytes_field(5, bytes_field(5, b"") * 2))),
+        "two graphs of an attribute": bytes_field(7, bytes_field(1, bytes_field(5, bytes_field(6, b"") * 2))),
+        "two values of a sparse tensor": bytes_field(7, bytes_field(15, bytes_field(1, b"") * 2)),
+        "two graphs of a training": bytes_field(20, bytes_field(2, b"") * 2),
+    }.items():
+        yield Case(name, beside(scale_model() + field), run(model="in/m.onnx"))
+
+
 @family("external data that lies")
 def external_lies(noise):
     places = [

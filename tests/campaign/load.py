@@ -71,7 +71,8 @@ def in_threads(tally, rounds=20):
     """Run one session of a one-call file, and one of a denoiser, from 8 threads: each picture is that of one thread."""
     from ddpm_export import generate, open_model
     from ddpm_export.runtimes.opening import open_file
-    from ddpm_export.sampling.generate import pictures, settings_for
+    from ddpm_export.sampling.generate import pictures
+    from ddpm_export.sampling.request import request_for
 
     with tempfile.TemporaryDirectory() as base:
         path, denoiser = Path(base, "c.onnx"), Path(base, "m.onnx")
@@ -80,7 +81,7 @@ def in_threads(tally, rounds=20):
         opened, model = open_file(path, threads=1), open_model(denoiser, threads=1)
 
         def of_one_call(seed):
-            settings = settings_for(opened.spec, n=3, seed=seed, num_steps=3)
+            settings = request_for(opened.spec, n=3, seed=seed, num_steps=3)
             return np.concatenate(
                 [images for _, _, images in pictures(opened, settings, lambda _: True) if images is not None]
             )

@@ -13,14 +13,15 @@ from onnx import ModelProto
 from ddpm_export.errors import BadFileError, NonFiniteError
 from ddpm_export.exporting.export import export
 from ddpm_export.exporting.onnx_file import writing_model
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.inputs import Input
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.external_data import check_weights
 from ddpm_export.runtimes.opening import open_file, open_model
-from ddpm_export.sampling.generate import pictures, settings_for
+from ddpm_export.sampling.generate import pictures
+from ddpm_export.sampling.request import request_for
 
 BAD = (np.nan, np.inf, -np.inf)
 FLIPS = 10_000
@@ -116,7 +117,7 @@ def through_files(tally):
                 why = "a picture"
                 try:
                     opened = open_file(path, threads=1)
-                    list(pictures(opened, settings_for(opened.spec, n=2, seed=0, num_steps=3), lambda _step: True))
+                    list(pictures(opened, request_for(opened.spec, n=2, seed=0, num_steps=3), lambda _step: True))
                 except NonFiniteError:
                     why = None
                 tally.count("numbers", "a network within a one-call file", f"{kind} {value}", why)

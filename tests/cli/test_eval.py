@@ -11,8 +11,8 @@ from models import GREY, extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export.cli.eval import main
-from ddpm_export.model.choice import plan
 from ddpm_export.model.inputs import Input
+from ddpm_export.model.steps import plan
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.sampling.generate import generate
 from ddpm_export.scoring.datasets import readers as datasets

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import json
@@ -43,12 +44,12 @@ from ddpm_export.errors import BadFileError, DdpmExportError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid, save_images
-from ddpm_export.model.choice import grid as time_grid
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.steps import grid_of as time_grid
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream, normal_table, normals_from_words
 from ddpm_export.process.pixels import from_uint8, to_uint8
 from ddpm_export.process.rows import Plan, Row
@@ -56,7 +57,8 @@ from ddpm_export.process.solvers import dpmpp_2m
 from ddpm_export.process.walk import State, walk
 from ddpm_export.runtimes.external_data import LEADS, check_external_data
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 from .edits import PICTURE
 from .specs import attacks
@@ -884,6 +886,22 @@ def choice_of_python(choice):
     return {"name" if key == "plan" else key: value for key, value in choice.items()}
 
 
+def test_a_number_of_steps_picks_the_default_plans_sibling_or_else_the_default_sampler(library):
+    three, two = (plan(learned_spec(), sampler="ddim", times=times) for times in ((30, 20, 5), (39, 2)))
+    spec = learned_spec()
+    spec = dataclasses.replace(
+        spec,
+        plans={"tuned-3": three, "tuned-2": two},
+        defaults=dataclasses.replace(spec.defaults, plan="tuned-3"),
+        requires=(*spec.requires, "plan"),
+    )
+    with opened(library, spec) as handle:
+        for num_steps, times in ((3, [30, 20, 5]), (2, [39, 2]), (4, [39, 29, 19, 9])):
+            pointer, found = plan_of(library, handle, num_steps=num_steps)
+            assert [row.t for row in found.rows] == times == [row.t for row in plan(spec, num_steps=num_steps).rows]
+            library.ddpm_plan_free(pointer)
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_c_plans_are_python_s(library, handle, spec, choice):
     pointer, found = plan_of(library, handle, **choice)
@@ -1017,7 +1035,7 @@ def test_c_guidance_and_what_images_are_told(library):
             settings = settings_of(library, n=5, first=3, inputs=inputs_of(strength=strength), **changes)
             call = (handle, network, None, ctypes.byref(settings), None, None, floats(x), ctypes.byref(message))
             assert library.ddpm_sample(*call) == 0, str(message)
-            chosen = settings_for(spec, n=5, first=3, seed=0, inputs={"strength": strength}, **changes)
+            chosen = request_for(spec, n=5, first=3, seed=0, inputs={"strength": strength}, **changes)
             *_, (_, state) = sample(python_model, spec, chosen)
             np.testing.assert_allclose(x, state.x, atol=1e-4)
         for changes, words in [
@@ -1055,7 +1073,7 @@ def test_c_walks_stop_where_they_must(library, handle):
             "variance must be one of fixed_small, fixed_large, learned, got 'none'.",
         ),
         ({"plan": "other"}, "plan must be one of third, got 'other'."),
-        ({"plan": "third", "num_steps": 3}, "num_steps does not apply to plan third, which is whole."),
+        ({"plan": "third", "num_steps": 3}, "plan third already fixes the steps. Drop num_steps."),
     ]:
         pointer, message = ctypes.c_void_p(1), Message()
         settings = settings_of(library, **change)
@@ -1080,7 +1098,7 @@ def test_c_sample_is_python_s(library, handle, spec):
 
     stop_at = None
     assert call(progress) == 0
-    chosen = settings_for(spec, n=2, num_steps=6, sampler="ddpm", seed=5, first=3)
+    chosen = request_for(spec, n=2, num_steps=6, sampler="ddpm", seed=5, first=3)
     states = [state for _, state in sample(python_model, spec, chosen)]
     assert [(step, count) for step, count, _, _ in seen] == [(i, 6) for i in range(1, 7)]
     for (_, _, now, x_0), state in zip(seen, states, strict=True):
@@ -1189,7 +1207,7 @@ def test_the_block_at_the_top_of_the_c_header_runs(compiler, library_path, tmp_p
     compile_with("g++", tmp_path / "usage.o", library_path, rpath, "-o", tmp_path / "usage")
     found = np.array(output_of(tmp_path / "usage").split(), dtype=np.float32).reshape(4, *SHAPE)
     spec = tiny_spec(SHAPE)
-    *_, (_, state) = sample(half_of_x_t, spec, settings_for(spec, n=4, seed=0))
+    *_, (_, state) = sample(half_of_x_t, spec, request_for(spec, n=4, seed=0))
     np.testing.assert_allclose(found, state.x, atol=1e-5)
 
 
@@ -1677,7 +1695,18 @@ def test_weights_in_a_file_beside_are_read(programs, folder, tmp_path):
     assert (tmp_path / "m.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
 
-OUTSIDE = ["../secret", "up/secret", "link", "ABSOLUTE", "/etc/passwd", "loop", "loop/x", "x\0/../../../secret"]
+OUTSIDE = [
+    *("../secret", "up/secret", "link", "ABSOLUTE", "/etc/passwd", "loop", "loop/x", "x\0/../../../secret", ""),
+    *(
+        "*/_ORT_MEM_ADDR_/*",
+        "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*",
+        "C:\\secret",
+        "C:secret",
+        "\\\\host\\share",
+        "..\\secret",
+    ),
+    *("file:///etc/passwd", "data:stream", ".. /secret", "data.", "a/..", "../inside/m.onnx.data"),
+]
 
 
 @pytest.mark.parametrize("location", [*OUTSIDE, "../\x1b[31m\n\u00e9"])
@@ -1689,9 +1718,31 @@ def test_weights_outside_the_folder_are_found(trouble, folder, location):
     assert told.isprintable()
 
 
-@pytest.mark.parametrize(
-    "location", ["m.onnx.data", "./m.onnx.data", "../inside/m.onnx.data", "up/inside/x", "..x", ""]
-)
+OTHER_TROUBLES = {
+    "a pipe": ("pipe", 120, 0, {}, "weights in 'pipe', which is not a file"),
+    "the folder": (".", 120, 0, {}, "weights in '.', which is not a file"),
+    "beyond the end": ("m.onnx.data", 120, 4, {}, "weights that go beyond the end of 'm.onnx.data'"),
+    "an overflow": ("m.onnx.data", 2**63, 2**63, {}, "weights that go beyond the end of 'm.onnx.data'"),
+    "a long number": ("m.onnx.data", 2**64, 0, {}, "weights whose length or offset is not an integer from 0"),
+    "a negative one": ("m.onnx.data", 120, -4, {}, "weights whose length or offset is not an integer from 0"),
+    "two locations": ("m.onnx.data", 120, 0, {"location": ""}, "weights that do not say plainly where they are"),
+    "prepacked": ("m.onnx.data", 120, 0, {"prepacked_0": "x"}, "weights that do not say plainly where they are"),
+}
+
+
+@pytest.mark.parametrize(("location", "length", "offset", "more", "words"), OTHER_TROUBLES.values(), ids=OTHER_TROUBLES)
+def test_weights_that_lie_are_found(trouble, folder, location, length, offset, more, words):
+    os.mkfifo(folder / "pipe")
+    weight = external(location, length, offset)
+    for key, value in more.items():
+        weight.external_data.add(key=key, value=value)
+    (folder / "m.onnx").write_bytes(scale_model(weight=weight))
+    with pytest.raises(BadFileError):
+        check_external_data(folder / "m.onnx")
+    assert trouble(folder / "m.onnx") == words
+
+
+@pytest.mark.parametrize("location", ["m.onnx.data", "./m.onnx.data", "up/inside/x", "..x", "missing"])
 def test_weights_inside_the_folder_are_no_trouble(trouble, folder, location):
     (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
     check_external_data(folder / "m.onnx")
@@ -1699,7 +1750,7 @@ def test_weights_inside_the_folder_are_no_trouble(trouble, folder, location):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("location", ["../secret", "link"])
+@pytest.mark.parametrize("location", ["../secret", "link", "*/_ORT_MEM_ADDR_/*"])
 def test_programs_refuse_weights_outside_the_folder(programs, folder, location):
     (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
     words = f"weights outside the model's folder, in '{location}'"
@@ -1738,9 +1789,31 @@ def test_weights_are_found_wherever_onnx_may_have_them(trouble, folder, message,
     assert trouble(folder / "m.onnx") == "weights outside the model's folder, in '../secret'"
 
 
+PLACE = field(1, b"location") + field(2, b"m.onnx.data")
+MERGED = [  # protobuf makes one of two, or takes the last
+    field(7, b"") * 2,
+    field(7, field(5, field(13, field(1, b"offset") + PLACE))),
+    field(7, field(5, field(13, PLACE + field(2, b"../secret")))),
+    field(7, field(1, field(5, field(5, b"") * 2))),
+    field(7, field(1, field(5, field(6, b"") * 2))),
+    field(7, field(15, field(2, b"") * 2)),
+    field(20, field(1, b"") * 2),
+]
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"\x07", b"\x00\x00", b"\x3a", b"\x3a\x05x", b"\x3b", b"\x09x", b"\x08" + b"\xff" * 11, field(7, b"\x0a\x09x")],
+    [
+        b"\x07",
+        b"\x00\x00",
+        b"\x3a",
+        b"\x3a\x05x",
+        b"\x3b",
+        b"\x09x",
+        b"\x08" + b"\xff" * 11,
+        field(7, b"\x0a\x09x"),
+        *MERGED,
+    ],
 )
 def test_what_cannot_be_read_is_refused_too(trouble, folder, content):
     (folder / "m.onnx").write_bytes(content)
@@ -1763,7 +1836,7 @@ def test_mutants_are_judged_as_in_python(trouble, folder):
             check_external_data(folder / "m.onnx")
             expected = ""
         except BadFileError as exc:
-            expected = "weights outside" if "weights lie outside" in str(exc) else "no readable protobuf"
+            expected = "no readable protobuf" if "not an ONNX file" in str(exc) else "weights"
         found = trouble(folder / "m.onnx")
         assert found.startswith(expected), (bytes(mutant), found)
         assert bool(found) == bool(expected), (bytes(mutant), found)

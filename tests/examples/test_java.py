@@ -27,20 +27,20 @@ from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance, json_from_guidance
 from ddpm_export.model.inputs import Input, input_from_json
 from ddpm_export.model.plans import json_from_plan, plan_from_json
 from ddpm_export.model.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.model.steps import plan
 from ddpm_export.process.given import with_returns
 from ddpm_export.process.noise import noise_stream, normal_table
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.rows import Plan, Row
 from ddpm_export.process.solvers import SAMPLERS
 from ddpm_export.process.walk import walk
-from ddpm_export.sampling.edit import edit_for
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .fed import FED, TOLD, mixed, mixed_with_t
@@ -505,7 +505,7 @@ def test_images_are_told_in_turn_and_guided(java, spec, batches, settings):
     said = {"sampler": "ddpm", "num_steps": 4, **settings}
     (answer,) = java(settings_call(spec, **said))
     given = {"hint": SIX.reshape(1, 2, 3), **said.pop("inputs", {})}
-    *_, (_, last) = sample(mixed, spec, settings_for(spec, seed=2, inputs=given, **said))
+    *_, (_, last) = sample(mixed, spec, request_for(spec, seed=2, inputs=given, **said))
     assert answer["bits"] == bits_of(last.x)
     assert answer["batches"] == batches
 
@@ -536,7 +536,7 @@ def test_conditions_are_refused_in_pythons_words(java):
     for (spec, one), answer in zip(wrong, java(*calls), strict=True):
         given = {"hint": SIX.reshape(1, 2, 3), **one.get("inputs", {})}
         with pytest.raises(UsageError) as caught:
-            settings_for(spec, seed=2, **{**said, **one, "inputs": given})
+            request_for(spec, seed=2, **{**said, **one, "inputs": given})
         assert answer == {"error": "USAGE", "message": str(caught.value)}
 
 
@@ -636,7 +636,7 @@ def test_edits_are_pythons(java, given, labels):
     """To 1e-6, since a mean of several numbers is summed in another order."""
     how = {"num_steps": 4, **({} if "sampler" in given else {"sampler": "ddim", "eta": 0.5}), **given}
     (answer,) = java(edit_call(**how))
-    made = edit_for(EDITED, LEVELS, seed=3, first=4, **how)
+    made = request_for(EDITED, LEVELS, seed=3, first=4, **how)
     images = range(4, 4 + made.settings.n)
     told = {"y": np.array(labels)}
     network = gaussian_model(GIVEN["alphas_cumprod"], 0.3, 0.5, "v")
@@ -669,7 +669,7 @@ def test_edits_are_refused_in_pythons_words(java):
     answers = java(*(edit_call(**one) for one in asked), *(edit_call(**{"mask": BLENDED, **one}) for one in others))
     for one, answer in zip(asked, answers, strict=False):
         with pytest.raises(UsageError) as caught:
-            edit_for(EDITED, **{"images": LEVELS, "seed": 3, **one})
+            request_for(EDITED, **{"images": LEVELS, "seed": 3, **one})
         assert answer == {"error": "USAGE", "message": str(caught.value)}
     assert [answer["message"] for answer in answers[len(asked) :]] == [
         "images must be uint8 (m, 2, 4, 3), got 12 numbers.",
@@ -718,7 +718,7 @@ def test_sampling_takes_every_setting(java):
     plain = {"spec": json_from_spec(spec), "sampler": None, "eta": None, "num_steps": None}
     model = gaussian_model(spec.alphas_cumprod, 0.3, 0.5)
     for settings, answer in zip(given, java(*(sample_call(**{**plain, **one}) for one in given)), strict=True):
-        *_, (_, last) = sample(model, spec, settings_for(spec, n=2, seed=1, **settings))
+        *_, (_, last) = sample(model, spec, request_for(spec, n=2, seed=1, **settings))
         assert answer["bits"] == bits_of(last.x)
 
 
@@ -1029,8 +1029,8 @@ def test_what_the_spec_lists_is_fed(program, tmp_path, options, settings):
     path.write_bytes(onnx_file(FED["nodes"], FED["constants"], spec, inputs=FED["inputs"]))
     count, pixels = sampled(program, tmp_path / "grid.png", path, "--n", 17, "--seed", 4, *options)
     assert count == 17
-    chosen = settings_for(spec, n=17, seed=4, **settings)
-    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.choice.plan.rows[-1]]
+    chosen = request_for(spec, n=17, seed=4, **settings)
+    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.steps.plan.rows[-1]]
     expected = grid(to_uint8(np.concatenate(last)))[..., 0].astype(int)
     assert len(np.unique(expected)) > 50
     assert np.abs(pixels - expected).max() <= 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_export.model import choice, denoiser
+from ddpm_export.model import denoiser, steps
 from ddpm_export.process import equations as diffusion
 from ddpm_export.process import given, noise, schedules, walk
 from ddpm_export.process import rows as plans
@@ -24,7 +24,7 @@ SOURCES = {
 FUNCTIONS = {
     "noise_stream": noise.noise_stream,
     "spacing": schedules.spacing,
-    "plan": choice.plan,
+    "plan": steps.plan,
     "walk": walk.walk,
     "denoiser": denoiser.denoiser,
     "predict": denoiser.predict,

@@ -24,7 +24,8 @@ from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import METADATA_KEY, json_from_spec, spec_from_json
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.rows import Plan, Row
-from ddpm_export.sampling.generate import sample, settings_for
+from ddpm_export.sampling.generate import sample
+from ddpm_export.sampling.request import request_for
 
 from .edits import EDITS, PICTURE, flags_of, pictures_of
 from .fed import FED, mixed_with_t
@@ -121,8 +122,8 @@ def test_what_the_spec_lists_is_fed(build, tmp_path, options, settings):
     out = tmp_path / "grid.png"
     done = run(build / "sample", tmp_path / "fed.onnx", "--n", 17, "--seed", 4, *options, "--out", out)
     assert done.returncode == 0, done.stderr
-    chosen = settings_for(spec, n=17, seed=4, **settings)
-    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.choice.plan.rows[-1]]
+    chosen = request_for(spec, n=17, seed=4, **settings)
+    last = [state.x for _, state in sample(mixed_with_t, spec, chosen) if state.row is chosen.steps.plan.rows[-1]]
     expected = grid(to_uint8(np.concatenate(last))).astype(int)
     assert len(np.unique(expected)) > 50
     assert np.abs(read_image(out, 1) - expected).max() <= 1

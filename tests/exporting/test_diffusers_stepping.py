@@ -16,13 +16,14 @@ from ddpm_export.errors import BadFileError, UsageError  # noqa: E402
 from ddpm_export.exporting.export import export  # noqa: E402
 from ddpm_export.importers.diffusers_stepping import NotCarriedError, plan_from_scheduler  # noqa: E402
 from ddpm_export.importers.load import load_checkpoint  # noqa: E402
-from ddpm_export.model.choice import plan  # noqa: E402
 from ddpm_export.model.spec import Defaults  # noqa: E402
+from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.noise import noise_stream  # noqa: E402
 from ddpm_export.process.pixels import to_uint8  # noqa: E402
 from ddpm_export.process.rows import Plan  # noqa: E402
 from ddpm_export.runtimes.opening import open_model  # noqa: E402
-from ddpm_export.sampling.generate import sample, settings_for  # noqa: E402
+from ddpm_export.sampling.generate import sample  # noqa: E402
+from ddpm_export.sampling.request import request_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
@@ -191,7 +192,7 @@ def test_a_pipeline_is_exported_with_fractions_of_times_and_gives_the_pictures_o
             with torch.no_grad():
                 out = network(scheduler.scale_model_input(x, t), t).sample
             x = scheduler.step(out, t, x).prev_sample
-        *_, (_, state) = sample(model, spec, settings_for(spec, num_steps=num_steps, n=2, seed=0))
+        *_, (_, state) = sample(model, spec, request_for(spec, num_steps=num_steps, n=2, seed=0))
         assert np.abs(to_uint8(state.x).astype(int) - to_uint8(x.numpy()).astype(int)).max() <= 1
 
 

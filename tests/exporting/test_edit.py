@@ -10,9 +10,10 @@ from models import COLOUR, T, gaussian_file, mix_model, tiny_spec, told_model
 from ddpm_export import edit, generate, open_model
 from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.exporting.export import export
-from ddpm_export.model.choice import grid, plan
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.plans import plan_from_json
+from ddpm_export.model.steps import grid_of as grid
+from ddpm_export.model.steps import plan
 from ddpm_export.process.given import times_below, with_returns
 from ddpm_export.process.pixels import from_uint8
 from ddpm_export.process.rows import Plan, Row

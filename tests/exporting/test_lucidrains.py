@@ -20,10 +20,10 @@ from ddpm_export.exporting.export import eager_model  # noqa: E402
 from ddpm_export.importers.layout import Found  # noqa: E402
 from ddpm_export.importers.layouts import import_network  # noqa: E402
 from ddpm_export.importers.load import load_checkpoint  # noqa: E402
-from ddpm_export.model.choice import plan  # noqa: E402
 from ddpm_export.model.denoiser import denoiser  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 from ddpm_export.model.spec import Defaults  # noqa: E402
+from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.walk import walk  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -17,11 +17,11 @@ from ddpm_export.importers.checkpoint import Checkpoint  # noqa: E402
 from ddpm_export.importers.layout import Found  # noqa: E402
 from ddpm_export.importers.layouts import import_network  # noqa: E402
 from ddpm_export.importers.lucidrains_classes import Guided  # noqa: E402
-from ddpm_export.model.choice import plan  # noqa: E402
 from ddpm_export.model.denoiser import denoiser  # noqa: E402
 from ddpm_export.model.guidance import Guidance  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 from ddpm_export.model.spec import Defaults  # noqa: E402
+from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -12,11 +12,11 @@ from models import COLOUR, classes_file, gaussian_file, mix_model, tiny_spec, to
 
 from ddpm_export import Guidance, denoiser, export, generate, noise_stream, plan, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
-from ddpm_export.model.choice import grid
 from ddpm_export.model.guidance import json_from_guidance
 from ddpm_export.model.inputs import Input, input_from_json
 from ddpm_export.model.plans import plan_from_json
 from ddpm_export.model.spec import Defaults
+from ddpm_export.model.steps import grid_of as grid
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.rows import Plan, Row
 from ddpm_export.process.solvers import FORMULAS, SAMPLERS, ddim_weights

@@ -13,9 +13,9 @@ from ddpm_export.errors import BadFileError, DdpmExportError, UsageError
 from ddpm_export.exporting.export import eager_model
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.load import load_checkpoint
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import Defaults
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.walk import walk

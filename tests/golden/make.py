@@ -16,11 +16,12 @@ sys.path.insert(0, str(HERE.parent))
 
 from gaussian import classes_model, gaussian_model, gaussian_spec  # noqa: E402
 
-from ddpm_export.model.choice import grid, plan  # noqa: E402
 from ddpm_export.model.denoiser import denoiser  # noqa: E402
 from ddpm_export.model.guidance import Guidance, json_from_guidance  # noqa: E402
 from ddpm_export.model.inputs import Input, json_from_input  # noqa: E402
 from ddpm_export.model.plans import json_from_plan  # noqa: E402
+from ddpm_export.model.steps import grid_of as grid  # noqa: E402
+from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.equations import noised  # noqa: E402
 from ddpm_export.process.given import (  # noqa: E402
     crossfade,

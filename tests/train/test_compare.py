@@ -5,9 +5,9 @@ import pytest
 from commands import run_here
 
 from ddpm_export.importers.checkpoint import load_torch_file
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import spec_from_json
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.walk import walk

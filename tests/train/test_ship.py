@@ -13,9 +13,9 @@ from ddpm_export import generate, load_checkpoint, open_model
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid
 from ddpm_export.importers.checkpoint import load_torch_file
-from ddpm_export.model.choice import plan
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.plans import json_from_plan
+from ddpm_export.model.steps import plan
 from ddpm_export.system.files import sha256_of
 from train.loop import train as train_toy
 
@@ -47,18 +47,24 @@ def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_pa
     shipped(run_folder, tmp_path, monkeypatch, capsys, *options)
 
     digests = dict(line.split()[::-1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
-    made = {"unet.onnx", "unet.float16.onnx", "unet.ts", "unet.pt2", "checkpoint.pt"}
-    assert set(digests) == made | {"samples-ddim-5.png", "samples-ddpm-20.png", "loss.png", "log.jsonl"}
+    made = {"unet.onnx", "checkpoint.pt", "samples-ddim-5.png", "samples-ddpm-20.png", "loss.png", "log.jsonl"}
+    assert set(digests) == made
+    assert {path.name for path in tmp_path.iterdir()} == made | {"README.md", "SHA256SUMS"}
     assert all(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
+    whole, kept = (load_torch_file(folder / "checkpoint.pt") for folder in (run_folder, tmp_path))
+    assert whole.keys() - kept.keys() == {"network", "optimizer"}
+    assert kept["ema"].keys() == whole["ema"].keys()
+    assert all(torch.equal(value, whole["ema"][name]) for name, value in kept["ema"].items())
     _, spec = open_model(tmp_path / "unet.onnx")
     assert (spec.defaults.sampler, spec.defaults.num_steps) == ("ddpm", 7)
+    assert spec.source["checkpoint_sha256"] == digests["checkpoint.pt"]
 
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "Unconditional 1x8x8 images" in card
     assert "- **Training**: 6 steps of 8 (48 images, 1.2 epochs)" in card
     assert "No labels used." in card
     assert NOTE in " ".join(card.split())
-    assert "| network, EMA, optimiser, step, config: goes on with `python -m train` |" in card
+    assert "| `checkpoint.pt` | EMA weights, step, config: what another training begins with (`--start`) |" in card
     assert max(map(len, card.splitlines())) <= 120
     with Image.open(tmp_path / "samples-ddim-5.png") as image:
         pixels = np.asarray(image)  # 8 x 8 images of 8 x 8
@@ -68,15 +74,14 @@ def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_pa
     assert f"| ddim-5 | {share:.1%} | {(pixels <= 3).mean():.1%} |" in card
 
 
-def test_only_onnx_and_a_white_background(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
+def test_a_white_background(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
     white = tmp_path / "white"
     white.mkdir()
     for place in (toy_folder / "images").iterdir():
         with Image.open(place) as image:
             Image.eval(image, lambda value: 255 - value // 2).save(white / place.name)
     monkeypatch.setattr(train.ship, "GRIDS", {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}})
-    shipped(run_folder, tmp_path / "out", monkeypatch, capsys, "--data", white, "--only-onnx")
-    assert {path.suffix for path in (tmp_path / "out").glob("unet.*")} == {".onnx"}
+    shipped(run_folder, tmp_path / "out", monkeypatch, capsys, "--data", white)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "at exactly 255" in card
     assert "--data DATA --out RUN" in card
@@ -105,10 +110,8 @@ def test_what_has_classes_ships_with_them(
     options += ["--start", run_folder / "checkpoint.pt", "--data", toy_folder / "images"]
     shipped(run, out, monkeypatch, capsys, *options)
 
-    for name in ("unet.onnx", "unet.float16.onnx", "unet.ts", "unet.pt2"):
-        _, spec = open_model(out / name, trust=True)
-        assert (spec.defaults.guidance, spec.plans) == (Guidance(2.5, (3, 15)), {"tuned-3": tuned}), name
-    assert (out / "unet.float16.onnx").stat().st_size < (out / "unet.onnx").stat().st_size
+    _, spec = open_model(out / "unet.onnx")
+    assert (spec.defaults.guidance, spec.plans) == (Guidance(2.5, (3, 15)), {"tuned-3": tuned})
     assert (out / "plans.json").read_bytes() == (tmp_path / "tuned.json").read_bytes()
     assert f"{sha256_of(out / 'plans.json')}  plans.json\n" in (out / "SHA256SUMS").read_text()
 

@@ -17,9 +17,9 @@ from ddpm_export.exporting.export import export
 from ddpm_export.importers.checkpoint import load_torch_file
 from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.importers.unet import UNet
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.inputs import Input
+from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.walk import walk

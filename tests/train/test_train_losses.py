@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ddpm_export.importers.unet import UNet
-from ddpm_export.model.choice import plan
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.steps import plan
 from ddpm_export.process import equations as diffusion
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from train.config import CHOICES

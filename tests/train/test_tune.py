@@ -10,8 +10,8 @@ from models import classes_file, gaussian_file, mix_model, tiny_spec
 from ddpm_export import open_model
 from ddpm_export.errors import UsageError
 from ddpm_export.exporting.plans import with_plans
-from ddpm_export.model.choice import plan
 from ddpm_export.model.inputs import Input
+from ddpm_export.model.steps import plan
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.sampling.generate import generate
 from train import tune

@@ -30,6 +30,7 @@ FASHION_MNIST_SHA256 = {
 }
 # Xiao et al. 2017, table 2
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+FOLDER_VARIABLE = "DDPM_EXPORT_FASHION_MNIST"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MAX_IDX_BYTES = 2**30
 MAX_DOWNLOAD_BYTES = 2**26  # packed or not
@@ -88,13 +89,21 @@ def fashion_mnist(
 ) -> Dataset:
     """Read Fashion-MNIST (Xiao et al. 2017): 60,000 or 10,000 images (N, 28, 28, 1) uint8 and labels 0-9.
 
-    The files come from `folder` (gzipped or plain), else from Debian's dataset-fashion-mnist, else from the user's
-    cache, into which they are downloaded from `home` once, each checked against its SHA-256.
+    The files (gzipped or plain) come from `folder`, else from the folder that the environment variable
+    DDPM_EXPORT_FASHION_MNIST names, else from Debian's dataset-fashion-mnist, else from the user's cache, into which
+    they are downloaded from `home` once, each checked against its SHA-256. Raises BadFileError for a folder without the
+    files or with other ones, EnvironmentProblem where they cannot be downloaded.
     """
     part = "train" if train else "t10k"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
+    named = os.environ.get(FOLDER_VARIABLE)
     if folder is not None:
         paths = [_gzipped_or_plain(Path(folder), name) for name in names]
+    elif named:
+        paths = [_gzipped_or_plain(Path(named), name) for name in names]
+        for path in paths:
+            if not path.exists():
+                raise BadFileError(f"{FOLDER_VARIABLE} is {named!r}, which has no {path.name}.")
     elif all((DEBIAN_FOLDER / name).exists() for name in names):
         paths = [DEBIAN_FOLDER / name for name in names]
     else:
@@ -126,14 +135,15 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
         if isinstance(exc, urllib.error.HTTPError):
             exc.close()  # it holds the connection
         raise EnvironmentProblem(
-            f"{url} cannot be downloaded: {first_line(exc)}. Pass a folder with the four files, or install "
-            "Debian's dataset-fashion-mnist."
+            f"{url} cannot be downloaded: {first_line(exc)}. Pass --data DIR (ddpm-eval: --data "
+            f"fashion-mnist:DIR) with the four files, set {FOLDER_VARIABLE} to that folder, or install Debian's "
+            "dataset-fashion-mnist."
         ) from exc
     digest = _digest_unpacked(raw, url)
     if digest != FASHION_MNIST_SHA256[name]:
         raise BadFileError(
-            f"{url} must have SHA-256 {FASHION_MNIST_SHA256[name]}, got {digest}. Get the file elsewhere and "
-            "pass its folder."
+            f"{url} must have SHA-256 {FASHION_MNIST_SHA256[name]}, got {digest}. Get the four files "
+            f"elsewhere, and pass --data DIR (ddpm-eval: --data fashion-mnist:DIR) or set {FOLDER_VARIABLE}."
         )
     with replacing(path) as beside:
         beside.write_bytes(raw)

@@ -1,6 +1,5 @@
-"""Sets of pictures as `ddpm-run --as` writes them, a shard at a time. Knows neither torch nor the network."""
+"""Sets of pictures as `ddpm-dataset` writes them, a shard at a time. Knows neither torch nor the network."""
 
-import json
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.errors import BadFileError, first_line
 from ddpm_export.scoring.datasets.dataset import Dataset, LazyImages
-from ddpm_export.sets.formats import MANIFEST, Content, read_shard
+from ddpm_export.sets.formats import Content, check_size, read_shard
+from ddpm_export.sets.records import MANIFEST, read_manifest
 
 KEPT_SHARDS = 2  # whoever reads in order needs one
 
@@ -26,18 +25,15 @@ def sharded_images(place: str | Path) -> Dataset:
 
     Raises BadFileError for what is no such set, and later for a shard whose pictures are not those of its digest.
     """
-    path = Path(place, MANIFEST)
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        numbers = np.arange(manifest["first"], manifest["first"] + manifest["n"])
-        labels, classes = manifest.get("labels"), manifest.get("classes")
-        images = _Shards(Path(place), manifest)
-    except OSError as exc:
-        raise BadFileError(f"{path} cannot be read: {exc.strerror}. A set that is not whole has none yet.") from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise BadFileError(f"{path} is damaged: {first_line(exc)}. Make the set again.") from exc
-    told = None if labels is None else np.array(labels, dtype=np.int64)[numbers % len(labels)]
-    return Dataset(Path(place).resolve().name, images, told, None, classes=None if labels is None else tuple(classes))
+    manifest = read_manifest(Path(place))
+    for file in manifest["files"]:  # before memory is taken for as many pictures as the manifest claims
+        check_size(Path(place, file["name"]), file["bytes"], at_least=file["n"])
+    name, images, labels = Path(place).resolve().name, _Shards(Path(place), manifest), manifest.get("labels")
+    if labels is None:
+        return Dataset(name, images, None, None)
+    numbers = np.arange(manifest["first"], manifest["first"] + manifest["n"])
+    of_each = np.array(labels, dtype=np.int64)[numbers % len(labels)]
+    return Dataset(name, images, of_each, None, classes=tuple(manifest["classes"]))
 
 
 class _Shards(LazyImages):
@@ -66,4 +62,4 @@ def _pictures_of(folder: Path, manifest: dict[str, Any], file: dict[str, Any]) -
     """Return the pictures of a shard, (N, H, W, C), which are those of its digest, or else refused."""
     numbers = range(file["first"], file["first"] + file["n"])
     content = Content(numbers, tuple(manifest["image_shape"]), {}, labels=manifest.get("labels", ()))
-    return read_shard(folder / file["name"], manifest["format"], content, file["digest"])
+    return read_shard(folder / file["name"], manifest["format"], content, file["bytes"], file["digest"])

@@ -320,6 +320,20 @@ test("a buffer that the network uses again changes nothing that was yielded", as
   );
 });
 
+test("a number of steps picks the default plan's sibling, or else the default sampler", () => {
+  const rows = (t) => ({ rows: [{ i: 1, t, a: 0.5, x_0: [1], eps: [], noise: [] }], start: 1 });
+  const plans = { "tuned-2": rows(3), "tuned-1": rows(2), other: rows(1) };
+  const usual = gaussianSpec({});
+  const spec = { ...usual, plans, defaults: { ...usual.defaults, plan: "tuned-2" } };
+  assert.equal(ddpm.plan(spec), plans["tuned-2"]);
+  assert.equal(ddpm.plan(spec, { numSteps: 1 }), plans["tuned-1"]);
+  assert.deepEqual(ddpm.plan(spec, { numSteps: 3 }), ddpm.plan(usual, { numSteps: 3 }));
+  assert.deepEqual(
+    ddpm.plan({ ...spec, defaults: { ...usual.defaults, plan: "other" } }, { numSteps: 1 }),
+    ddpm.plan(usual, { numSteps: 1 }),
+  );
+});
+
 const SENTENCES = /^[A-Za-z'].*\.$/; // at most two of them, which no one pleads with
 
 function refuses(error, words) {
@@ -401,8 +415,8 @@ test("settings no image can be made from are refused", async () => {
     [{ numSteps: 3, times: [4, 0] }, /^numSteps must be left out/],
     [{ plan: "heun" }, /^plan must be one of toString, got 'heun'\.$/],
     [{ plan: "valueOf" }, /^plan must be one of toString/],
-    [{ plan: "toString", numSteps: 3 }, /^numSteps does not apply to plan toString, which is whole\.$/],
-    [{ plan: "toString", eta: 0 }, /^eta does not apply to plan toString/],
+    [{ plan: "toString", numSteps: 3 }, /^plan toString already fixes the steps\. Drop numSteps\.$/],
+    [{ plan: "toString", eta: 0 }, /^plan toString already fixes the steps\. Drop eta/],
   ]) {
     const spec = gaussianSpec({ plans: { toString: { rows: [[3, 0.5, [1], [], []]] } } });
     const sampled = ddpm.sample(gaussianModel("eps"), spec, { seed: 0, ...settings });

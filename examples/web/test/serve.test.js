@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { brotliDecompressSync } from "node:zlib";
 
-import { pack, server, shipped } from "../serve.js";
+import { pack, server } from "../serve.js";
 
 let folder, site, isolated;
 
@@ -22,15 +22,6 @@ before(async () => {
   const extra = { "/unet.onnx": join(folder, "model.onnx") };
   [site, isolated] = [false, true].map((isolate) => server(join(folder, "root"), { extra, isolate }));
   await Promise.all([site, isolated].map((each) => new Promise((resolve) => each.listen(0, "127.0.0.1", resolve))));
-});
-
-test("the model that takes half the download is served where there is one", async () => {
-  const both = join(folder, "exported");
-  await mkdir(both);
-  await writeFile(join(both, "unet.onnx"), "");
-  assert.equal(shipped(both), join(both, "unet.onnx"));
-  await writeFile(join(both, "unet.float16.onnx"), "");
-  assert.equal(shipped(both), join(both, "unet.float16.onnx"));
 });
 
 after(async () => {

@@ -1,4 +1,4 @@
-"""From a spec to a plan: the sampler, steps and knobs that were asked for, or else the model's own. Opens no file."""
+"""From a spec to a plan: the sampler, times and knobs that were asked for, or else the model's own. Opens no file."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from ddpm_export.process.solvers import SAMPLERS, Grid
 from ddpm_export.process.walk import no_learned_variance
 
 
-def grid(
+def grid_of(
     spec: ModelSpec, num_steps: int | None = None, *, times: Iterable[int] | None = None, name: str = "uniform"
 ) -> Grid:
     """Return num_steps times of a named grid, or the given falling ones; without either, the spec's number of them.
@@ -32,13 +32,14 @@ def grid(
     else:
         chosen = [int(t) for t in times]
         if not are_falling_times(chosen, T):
-            raise UsageError(f"times must strictly fall from at most {T - 1} to at least 0, got {several(chosen)}.")
+            raise UsageError(
+                f"times must strictly fall from at most {T - 1} to at least 0, got {several(chosen)}.", "times"
+            )
         if num_steps not in (None, len(chosen)):
-            raise UsageError(f"num_steps must be left out or be the number of times, {len(chosen)}, got {num_steps}.")
+            raise UsageError(
+                f"There are {len(chosen)} times, but num_steps is {num_steps}. Drop it.", "num_steps", "times"
+            )
     return Grid(tuple(chosen), (*(float(spec.alphas_cumprod[t]) for t in chosen), 1.0))
-
-
-_grid = grid  # for those below, whose own argument is called grid
 
 
 def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
@@ -47,17 +48,17 @@ def knobs_of(sampler: str, spec: ModelSpec, given: dict[str, Any]) -> dict[str, 
     Raises UsageError for an unknown sampler and for a knob that it does not have.
     """
     if sampler not in SAMPLERS:
-        raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, got {shown(sampler)}.")
+        raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, got {shown(sampler)}.", "sampler")
     known = list(inspect.signature(SAMPLERS[sampler]).parameters)[1:]
     for name, value in given.items():
         if value is not None and name not in known:
-            raise UsageError(f"{name} does not apply to {sampler}.")
+            raise UsageError(f"{name} does not apply to {sampler}.", name)
     usual = {"eta": spec.defaults.eta, "variance": spec.variance}
     chosen = {name: usual.get(name) if given.get(name) is None else given[name] for name in known}
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-class Choice(NamedTuple):
+class Steps(NamedTuple):
     """A plan and what it was made of: name, of a plan in the file; else a sampler, its steps, times and knobs.
 
     times: None where they are evenly spaced. grid: the name of the grid that they are of, where it was chosen by name.
@@ -81,55 +82,46 @@ def choose(
     grid: str | None = None,
     name: str | None = None,
     **knobs: Any,
-) -> Choice:
+) -> Steps:
     """Return the rows from noise to picture, and what they are: see `plan`."""
     given = {"sampler": sampler, "num_steps": num_steps, "times": times, "grid": grid, **knobs}
-    said = [key for key, value in given.items() if value is not None]
-    if name is None and not said:
+    asked = [key for key, value in given.items() if value is not None]
+    if name is None and not asked:
         name = spec.defaults.plan
-    elif said == ["num_steps"] and name is None and spec.defaults.plan is not None:
-        name = _plan_of_steps(spec, spec.defaults.plan, num_steps)
-        said = [] if name is not None else said
+    elif name is None and asked == ["num_steps"] and (name := _plan_with(spec, num_steps)) is not None:
+        asked = []
     if name is not None:
         if name not in spec.plans:
             names = ", ".join(spec.plans) or "none, for the model carries none"
-            raise UsageError(f"plan must be one of {names}, got {shown(name)}.")
-        if said:
-            raise UsageError(f"{said[0]} does not apply to plan {name}, which is whole.")
-        return Choice(spec.plans[name], name)
+            raise UsageError(f"plan must be one of {names}, got {shown(name)}.", "plan")
+        if asked:
+            raise UsageError(f"plan {name} already fixes the steps. Drop {asked[0]}.", "plan", asked[0])
+        return Steps(spec.plans[name], name)
     if sampler is None and spec.defaults.sampler not in SAMPLERS:
         raise ModelRefusedError(f"The model's default sampler, {spec.defaults.sampler!r}, is unknown to this version.")
     sampler = spec.defaults.sampler if sampler is None else sampler
     if times is not None and grid is not None:
-        raise UsageError("grid does not apply to times, which are one.")
+        raise UsageError("Give grid or times, not both.", "grid", "times")
     if times is None and num_steps is None and grid is None:
         times = spec.defaults.times
-    chosen, usual = _grid(spec, num_steps, times=times, name=grid or "uniform"), knobs_of(sampler, spec, knobs)
+    chosen, usual = grid_of(spec, num_steps, times=times, name=grid or "uniform"), knobs_of(sampler, spec, knobs)
     if grid == "uniform":
         grid = None  # what every file can do by itself
     plan = Plan(tuple(SAMPLERS[sampler](chosen, **usual)))
     if plan.needs_learned_variance and VARIANCE_FRACTION not in spec.outputs:
         raise no_learned_variance()
     own_times = tuple(map(int, chosen.t)) if times is not None or grid is not None else None
-    return Choice(plan, None, sampler, len(chosen.t), own_times, grid, usual)
+    return Steps(plan, None, sampler, len(chosen.t), own_times, grid, usual)
 
 
-def _plan_of_steps(spec: ModelSpec, usual: str, num_steps: int | None) -> str | None:
-    """Return the plan of the usual one's solver for another number of steps, solver-number by name.
+def _plan_with(spec: ModelSpec, num_steps: int | None) -> str | None:
+    """Return the name of the default plan's sibling for another number of steps, such as tuned-5 for tuned-8.
 
-    None where the usual one's name has no number. Raises UsageError where the model carries no such plan.
+    None where the file carries no such plan: then the default sampler takes those steps.
     """
-    solver, _, count = usual.rpartition("-")
-    if not count.isdigit():
-        return None
-    counts = [name.removeprefix(f"{solver}-") for name in spec.plans if name.startswith(f"{solver}-")]
-    counts = sorted(filter(str.isdigit, counts), key=int)
-    if str(num_steps) not in counts:
-        raise UsageError(
-            f"num_steps must be one of {several(counts, len(counts))}, for which the model carries {solver}, "
-            f"got {num_steps!r}. To step otherwise, name a sampler."
-        )
-    return f"{solver}-{num_steps}"
+    family, _, count = (spec.defaults.plan or "").rpartition("-")
+    name = f"{family}-{num_steps}"
+    return name if count.isdigit() and name in spec.plans else None
 
 
 def plan(
@@ -151,18 +143,18 @@ def plan(
     return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
 
 
-def plan_below(spec: ModelSpec, choice: Choice, strength: float) -> Plan:
+def plan_below(spec: ModelSpec, steps: Steps, strength: float) -> Plan:
     """Return the plan of a choice from a share of the training times on.
 
     Raises UsageError for a strength that leaves no time, and for a plan of the file whose rows look back beyond it.
     """
-    below = times_below(times_of(choice.plan), strength, spec.num_train_timesteps)
-    if choice.sampler is not None:
-        return plan(spec, sampler=choice.sampler, times=list(map(int, below)), **choice.knobs)
-    begin = next(k for k, row in enumerate(choice.plan.rows) if row.t <= below[0])
-    rows = [row._replace(i=i) for i, row in enumerate(choice.plan.rows[begin:], start=1)]
+    below = times_below(times_of(steps.plan), strength, spec.num_train_timesteps)
+    if steps.sampler is not None:
+        return plan(spec, sampler=steps.sampler, times=list(map(int, below)), **steps.knobs)
+    begin = next(k for k, row in enumerate(steps.plan.rows) if row.t <= below[0])
+    rows = [row._replace(i=i) for i, row in enumerate(steps.plan.rows[begin:], start=1)]
     if any(row.reach > row.i for row in rows):
-        raise UsageError(f"strength does not apply to plan {choice.name}, whose rows look back beyond it.")
+        raise UsageError(f"strength does not apply to plan {steps.name}, whose rows look back beyond it.")
     return Plan(tuple(rows))
 
 
