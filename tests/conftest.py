@@ -32,7 +32,6 @@ for proxy in [name for name in os.environ if name.lower() in ("http_proxy", "htt
 # a shell's background jobs ignore it, and so would the commands that are interrupted here
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).parent.parent
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
     # one core for each of several processes, and what it starts: else each takes a thread for every core
