@@ -93,6 +93,21 @@ def made_once(request, tmp_path_factory):
     return folder_of
 
 
+@pytest.fixture(scope="session")
+def shipped_exports(made_once):
+    """Return a folder with unet.sampler.onnx, unet.slice.onnx and, of half the size, unet.float16.onnx."""
+    unet = HERE.parent / "exported" / "unet.onnx"
+
+    def make(folder):
+        from ddpm_export.exporting.export import export
+
+        for kind in ("sampler", "slice"):
+            export(unet, folder / f"unet.{kind}.onnx", format=kind)
+        export(unet, folder / "unet.float16.onnx", format="onnx", storage="float16")
+
+    return made_once("shipped-exports", make, unet, HERE.parent / "ddpm_export")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(random.getrandbits(64))  # pytest-randomly seeds `random` before each test

@@ -117,7 +117,7 @@ def test_inputs_that_do_not_fit_are_refused_by_name(made, format_name):
             model(x_t, t, **{**named, name: named[name][:1]})
         with pytest.raises(UsageError, match=f"{name} must be .*got float64"):
             model(x_t, t, **{**named, name: named[name].astype(np.float64)})
-    with pytest.raises(UsageError, match="depth: not an input of 'told'"):
+    with pytest.raises(UsageError, match="depth: not an input of the network"):
         model(x_t, t, **named, depth=x_t)
 
 
