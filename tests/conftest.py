@@ -32,7 +32,6 @@ for proxy in [name for name in os.environ if name.lower() in ("http_proxy", "htt
 # a shell's background jobs ignore it, and so would the commands that are interrupted here
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).parent.parent
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
     # one core for each of several processes, and what it starts: else each takes a thread for every core
@@ -92,6 +91,21 @@ def made_once(request, tmp_path_factory):
         return folder
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def shipped_exports(made_once):
+    """Return a folder with unet.sampler.onnx, unet.slice.onnx and, of half the size, unet.float16.onnx."""
+    unet = HERE.parent / "exported" / "unet.onnx"
+
+    def make(folder):
+        from ddpm_export.exporting.export import export
+
+        for kind in ("sampler", "slice"):
+            export(unet, folder / f"unet.{kind}.onnx", format=kind, opens="all")
+        export(unet, folder / "unet.float16.onnx", format="onnx", storage="float16")
+
+    return made_once("shipped-exports", make, unet, HERE.parent / "ddpm_export")
 
 
 @pytest.fixture

@@ -298,6 +298,7 @@ def scored_in_shards(words, *options):
     return json.loads(ending.out)
 
 
+@pytest.mark.long
 def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_path, monkeypatch):
     """A set is made and then scored; a worker is killed each time, and the first driver as well."""
     place, usual = scoring

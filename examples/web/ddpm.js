@@ -715,7 +715,7 @@ export function plan(spec, { sampler, numSteps, times, name, eta, variance } = {
   let said = given.filter(([, value]) => (value ?? null) !== null).map(([key]) => key);
   let chosen = name ?? (said.length === 0 ? spec.defaults.plan : null) ?? null;
   if (chosen === null && said.join() === "numSteps") {
-    chosen = planWith(spec, numSteps);
+    chosen = planWith(spec, /** @type {number} */ (numSteps));
     said = chosen === null ? said : [];
   }
   if (chosen !== null) {

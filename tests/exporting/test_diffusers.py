@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from representative import representative
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -155,7 +156,7 @@ def test_the_table_has_different_configurations_enough():
 TOLD = [one.name for one in cases() if "class_embed" in one.name]
 
 
-@pytest.mark.parametrize("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample", *TOLD])
+@representative("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample", *TOLD])
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # NumPy 2 of diffusers
 def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
     row = compare(next(one for one in cases() if one.name == name), tmp_path, exported=False)
@@ -163,7 +164,7 @@ def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
     assert min(row.ddpm_equal, row.ddim_equal) >= 0.995
 
 
-@pytest.mark.parametrize(
+@representative(
     ("network", "options"),
     [
         (
@@ -201,7 +202,7 @@ def test_an_export(tmp_path, network, options):
 # networks that are told a class
 
 
-@pytest.mark.parametrize(
+@representative(
     ("network", "options", "told"),
     [
         ({"num_class_embeds": 3}, {}, Input("y", "label", classes=("0", "1", "2"))),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from representative import representative
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, NonFiniteError, UsageError
 from ddpm_export.exporting.export import eager_model, export
@@ -32,7 +33,7 @@ def relative_error(a, b):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("name", CONFIGS)
+@representative("name", CONFIGS)
 def test_every_format_computes_what_the_network_does(exported, name, kind):
     checkpoint, report = exported(name, kind)
     model, spec = open_model(report.path, trust=True)

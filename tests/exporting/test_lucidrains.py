@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from representative import representative
 
 torch = pytest.importorskip("torch")
 
@@ -116,7 +117,7 @@ def test_it_evaluates_and_samples_as_the_package_does(kind, unet, diffusion):
     assert (row.ddim_equal is None) == ("learned_variance" in unet)
 
 
-@pytest.mark.parametrize(
+@representative(
     ("unet", "diffusion"),
     [
         ({"full_attn": (True, False), "self_condition": True}, {"image_size": (4, 6)}),

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from representative import representative
 
 torch = pytest.importorskip("torch")
 
@@ -50,7 +51,7 @@ def batch(size=4):
     return x_t, torch.arange(size) * 5, torch.arange(size) % NONE
 
 
-@pytest.mark.parametrize("name", [one.name for one in cases() if one.name.startswith("classes, ")])
+@representative("name", [one.name for one in cases() if one.name.startswith("classes, ")])
 def test_it_evaluates_and_samples_as_the_package_does(tmp_path, name):
     row = compare(next(one for one in cases() if one.name == name), tmp_path, exported=False)
     assert row.error <= 1e-6

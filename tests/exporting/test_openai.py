@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from representative import representative
 
 from benchmarks.importing import compare
 from benchmarks.importing.openai import cases
@@ -65,7 +66,7 @@ def outputs_of(network, image_channels, size=8, **told):
 # what the projects' own code gave
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@representative("case", cases(), by=lambda case: case.name.split("-")[0], ids=lambda case: case.name)
 def test_a_recorded_case_is_reproduced(case, tmp_path):
     row = compare(case, tmp_path, exported=False)
     assert row.error <= 1e-5
@@ -210,7 +211,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@representative("name", PUBLISHED)
 def test_the_published_networks_have_their_flags_and_sizes(name):
     """Nothing is allocated: weights on the meta device have shapes only, which tell all that the flags repeat."""
     flags, millions = PUBLISHED[name]

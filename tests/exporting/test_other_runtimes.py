@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 from models import COLOUR, tiny_spec, told_model
+from representative import representative
 
 from benchmarks.runtimes import PYTHON, PYTHONS, ROOT, told_by_default
-from ddpm_export import export, generate, open_model
+from ddpm_export import generate, open_model
 from ddpm_export.model.inputs import Input
 from ddpm_export.process.rows import Plan, Row
 from ddpm_export.runtimes.one_call import inputs_of
@@ -22,12 +23,6 @@ SETTINGS = {"seed": 2**63 - 1, "first": 2**32 - 2, "n": 2, "steps": 3}
 UNET = ROOT / "exported" / "unet.onnx"
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one-call")
-    return {kind: export(UNET, folder / f"{kind}.onnx", format=kind, opens="all").path for kind in ("sampler", "slice")}
-
-
 def _skip_without(runtime):
     python = PYTHONS[runtime]
     if not python.exists() or subprocess.run([python, "-c", "import onnxruntime"], check=False).returncode != 0:
@@ -35,15 +30,15 @@ def _skip_without(runtime):
 
 
 @pytest.mark.torch  # for its time
-@pytest.mark.parametrize("kind", ["sampler", "slice"])
+@representative("kind", ["sampler", "slice"])
 @pytest.mark.parametrize("runtime", HOW)
-def test_the_images_are_pythons(runtime, kind, files, tmp_path):
+def test_the_images_are_pythons(runtime, kind, shipped_exports, tmp_path):
     version = HOW[runtime][1]
     _skip_without(runtime)
     out = tmp_path / "images.npy"
     numbers = range(SETTINGS["first"], SETTINGS["first"] + SETTINGS["n"])
     settings = {**SETTINGS, "eta": 0.5, **told_by_default(open_model(UNET)[1], numbers)}
-    command = [PYTHONS[runtime], "-c", PYTHON, files[kind], out, json.dumps(settings)]
+    command = [PYTHONS[runtime], "-c", PYTHON, shipped_exports / f"unet.{kind}.onnx", out, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(version)
@@ -62,7 +57,7 @@ numpy.savez(out, **dict(zip(names, session.run(names, dict(numpy.load(feeds)))))
 """
 
 
-@pytest.mark.parametrize("kind", ["sampler", "slice", "edit"])
+@representative("kind", ["sampler", "slice", "edit"])
 @pytest.mark.parametrize("runtime", HOW)
 def test_plans_times_and_inputs_run_there_too(runtime, kind, tmp_path):
     _skip_without(runtime)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from representative import representative
 
 from ddpm_export import denoiser, noise_stream, open_model, plan, to_uint8, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
@@ -57,7 +58,7 @@ def test_any_module_and_its_spec_become_a_file_and_stay_as_they_are(tmp_path, ki
     np.testing.assert_allclose(model(x_t, t)["eps"], expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@representative("kind", FORMATS)
 def test_a_learned_variance_goes_with_the_file_and_is_proven_too(tmp_path, kind):
     network = net(own.Learned)
     report = export(network, LEARNED, tmp_path / f"own{FORMATS[kind].ending}", format=kind)
@@ -90,7 +91,7 @@ def test_outputs_that_the_spec_does_not_say_are_refused(tmp_path, cls, spec):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@representative("kind", FORMATS)
 @pytest.mark.parametrize(
     ("way", "words"),
     [

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from models import constant, node, onnx_file, tiny_spec
+from representative import representative
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
@@ -192,7 +193,7 @@ def family(name, folder, recorded):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ["diffusers", "lucidrains", "guided-a", "tqch-c"])
+@representative("name", ["diffusers", "lucidrains", "guided-a", "tqch-c"])
 def test_imported_networks_compute_the_same(name, tmp_path, recorded):
     from ddpm_export.exporting.onnx import model_from_checkpoint
     from ddpm_export.exporting.program import program_from_checkpoint

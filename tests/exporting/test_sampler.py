@@ -11,6 +11,7 @@ from commands import run_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import COLOUR, GREY, T, learned_model, mix_model, scale_model, sick_model, tiny_spec
+from representative import representative
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, walk
 from ddpm_export.errors import BadFileError, DdpmExportError, ModelRefusedError, NonFiniteError, UsageError
@@ -337,8 +338,8 @@ def test_the_last_values_within_are_fine(sessions):
     run_slice(sessions["slice"], x=X, first=2**32 - 2, begin=3, end=4)
 
 
-@pytest.mark.parametrize("sick", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("clip", [1.0, None])
+@representative("sick", [np.nan, np.inf, -np.inf])
+@representative("clip", [1.0, None])
 @pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 def test_a_network_that_goes_bad_in_the_middle_gives_no_picture(tmp_path, prediction, clip, sick):
     """Clipping would hide an infinity, and a later step would look well."""

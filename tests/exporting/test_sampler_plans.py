@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import COLOUR, classes_file, gaussian_file, mix_model, tiny_spec, told_model
+from representative import representative
 
 from ddpm_export import Guidance, denoiser, export, generate, noise_stream, plan, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
@@ -431,7 +432,7 @@ def test_guidance_goes_through_the_states_of_the_golden_file(number):
         np.testing.assert_array_equal(called(whole, n=1, **told)["x_0"], given[-1]["x_after"])
 
 
-@pytest.mark.parametrize("kinds", [("label",), tuple(KINDS)], ids=["label", "all"])
+@representative("kinds", [tuple(KINDS), ("label",)], ids=["all", "label"])
 @pytest.mark.parametrize("own", [None, SECOND], ids=["ddim", "plan"])
 @pytest.mark.parametrize("guidance", [Guidance(0.0), Guidance(1.0), Guidance(2.5), Guidance(3.0, (10, 30))], ids=str)
 def test_a_guided_graph_is_the_guided_walk(kinds, own, guidance):
@@ -497,7 +498,7 @@ def test_a_network_that_goes_bad_without_its_label_gives_no_picture(none):
 
 
 @pytest.mark.parametrize("graph", WRITERS)
-@pytest.mark.parametrize("itself", [False, True], ids=["combined", "by itself"])
+@representative("itself", [False, True], ids=["combined", "by itself"])
 def test_generate_guides_a_one_call_file(tmp_path, graph, itself):
     number = len(CONDITIONS["cases"]) - 1 if itself else GUIDED[3]
     spec, *_ = conditions_case(number)

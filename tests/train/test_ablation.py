@@ -155,6 +155,7 @@ def ablate(place, toy_folder, *more, **changes):
     return run_here(ablation.main, *options(place, toy_folder, *more, **changes))
 
 
+@pytest.mark.long
 def test_cells_are_trained_exported_scored_and_shown_once(place, toy_folder, monkeypatch):
     ending = ablate(place, toy_folder, "--jobs", 2, cells="linear-l2,cosine-l1")
     assert ending.code == 0, ending

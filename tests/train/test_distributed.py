@@ -184,6 +184,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(running):
     assert "written" not in told[1]
 
 
+@pytest.mark.long
 def test_when_one_is_killed_the_other_ends_with_a_line_that_says_so(running):
     ranks, out = running
     ranks[1].kill()

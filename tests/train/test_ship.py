@@ -39,6 +39,7 @@ def shipped(run_folder, out, monkeypatch, capsys, *options):
     assert ended.value.code == 0, capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
     grids = {"ddim-5": {"sampler": "ddim", "num_steps": 5, "eta": 0.0}, "ddpm-20": {"sampler": "ddpm", "num_steps": 20}}
     monkeypatch.setattr(train.ship, "GRIDS", grids)

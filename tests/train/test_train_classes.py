@@ -144,7 +144,7 @@ def test_the_network_is_told_the_class_of_each_image_or_none(toy_config, labelle
 
 
 @pytest.mark.parametrize("first", [1, 4])
-@pytest.mark.parametrize("changes", [{}, {"bf16": "false", "label_dropout": 0.5}], ids=str)
+@representative("changes", [{}, {"bf16": "false", "label_dropout": 0.5}], ids=str)
 def test_in_two_parts_or_in_one_the_bytes_are_the_same(toy_config, labelled, tmp_path, first, changes):
     config = toy_config(**THREE, **changes)
     whole = train(config, labelled, tmp_path / "whole", "cpu", silent)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from representative import representative
 
 from ddpm_export.errors import EnvironmentProblem
 from ddpm_export.importers.checkpoint import load_torch_file
@@ -184,7 +185,7 @@ def without(key):
     return lambda contents: contents.pop(key)
 
 
-@pytest.mark.parametrize(
+@representative(
     "change",
     [
         *map(without, ("format", "network", "ema", "optimizer", "step", "config")),
