@@ -1,0 +1,390 @@
+"""`python -m train.distil`: a student that draws in one to four evaluations, taught by a teacher's trajectories.
+
+SFD (Zhou et al. 2024, "Simple and Fast Distillation of Diffusion Models", arXiv 2409.19681): at a few fixed times an
+ordinary DDIM step learns to land where the teacher's many steps do, each from where the student's own last one ended.
+Needs noise and an exported file, no data. Guidance is in what the student learns: it takes the class, and evaluates
+once a step.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_export.cli.console import entry_point, print_json
+from ddpm_export.cli.options import Debug
+from ddpm_export.errors import BadFileError, ConfigError, NonFiniteError, UsageError
+from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
+from ddpm_export.importers.unet import UNet
+from ddpm_export.model.defaults import with_defaults
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.spec import INPUTS, ModelSpec, json_from_spec
+from ddpm_export.model.steps import plan
+from ddpm_export.process.equations import Level, clean_and_noise
+from ddpm_export.process.noise import noise_stream
+from ddpm_export.process.rows import Plan, Row
+from ddpm_export.process.schedules import times_from_grid
+from ddpm_export.process.walk import walk
+from ddpm_export.runtimes.opening import open_model
+from ddpm_export.system.files import replacing, sha256_of, sole_writer
+from train.compiled import compiled, keep_memory
+from train.config import config_from_dict
+
+__all__ = ["Recipe", "Student", "Trajectories", "land", "main", "student_times", "teacher_times"]
+
+Float16 = NDArray[np.float16]
+
+CHUNK = 256  # trajectories in a file
+APART = 15  # how far below the top of one plan the next one starts
+BETAS, MAX_NORM, EMA_DECAY, WARMUP = (0.9, 0.99), 1.0, 0.999, 100
+COOLDOWN = 0.3  # the share of the rounds, at the end, over which the learning rate falls to zero
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hold everything that trajectories and student follow from; a folder is resumed with the same one, or not at all.
+
+    times: those of each plan of the student, longest plan first. model, checkpoint: SHA-256.
+    """
+
+    model: str
+    checkpoint: str
+    times: tuple[tuple[int, ...], ...]
+    teacher_steps: int
+    sampler: str
+    grid: str
+    seed: int
+    batch: int
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Return all times at which a state is stored, besides the noise and the picture, falling."""
+        return tuple(sorted({t for times in self.times for t in times[1:]}, reverse=True))
+
+
+def student_times(evaluations: Sequence[int], num_train_timesteps: int) -> tuple[tuple[int, ...], ...]:
+    """Return the times of a plan for each number of evaluations, evenly spaced.
+
+    No two plans share a time: the network reads from it how far the step goes. Raises UsageError where there is no
+    room.
+    """
+    apart = max(1, min(APART, num_train_timesteps // 20))
+    plans = []
+    for k, count in enumerate(evaluations):
+        top = num_train_timesteps - 1 - k * apart
+        plans.append(tuple(round(top * (count - i) / count) for i in range(count)))
+    return _checked(plans, num_train_timesteps)
+
+
+def _checked(plans: Sequence[Sequence[int]], num_train_timesteps: int) -> tuple[tuple[int, ...], ...]:
+    times = [t for plan in plans for t in plan]
+    falls = all(later < earlier for plan in plans for earlier, later in pairwise(plan))
+    if not (times and falls and len(set(times)) == len(times) and 0 <= min(times) <= max(times) < num_train_timesteps):
+        raise UsageError(
+            f"Each plan's times must fall within {num_train_timesteps - 1} to 0, and no two plans may share one, got "
+            f"{'; '.join(','.join(map(str, plan)) for plan in plans)}."
+        )
+    return tuple(tuple(plan) for plan in plans)
+
+
+def teacher_times(spec: ModelSpec, stops: Sequence[int], num_steps: int, grid: str) -> list[int]:
+    """Return the teacher's times: a grid's, in which the nearest to each of the student's stops gives way to it."""
+    times = [int(t) for t in times_from_grid(grid, np.array(spec.alphas_cumprod), num_steps)]
+    for stop in stops:
+        free = [i for i, t in enumerate(times) if i and t not in stops]
+        if stop not in times and free:
+            times[min(free, key=lambda i: abs(times[i] - stop))] = stop
+    return sorted({*times, *stops}, reverse=True)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Make and keep the teacher's trajectories in a folder, as files of CHUNK trajectories by number.
+
+    Trajectory k follows from the seed and k alone: image k of the seed, of class k mod (K + 1), the last being "none".
+    A file holds the noise, the state at each of the stops and the picture: (2 + stops, CHUNK, C, H, W) float16.
+    """
+
+    folder: Path
+    recipe: Recipe
+
+    def missing(self, count: int) -> list[int]:
+        """Return the numbers of the files that `count` trajectories still need."""
+        return [k for k in range(-(-count // CHUNK)) if not self._path(k).exists()]
+
+    def make(self, path: Path, count: int, batch: int, report: Callable[[int, float], None]) -> None:
+        """Make what is missing of `count` trajectories with one thread of ONNX Runtime; a killed run loses one file."""
+        missing = self.missing(count)
+        model, spec = open_model(path, threads=1) if missing else (None, None)
+        for number in missing:
+            assert model is not None
+            assert spec is not None
+            since = time.perf_counter()
+            stops = self.recipe.stops
+            times = teacher_times(spec, stops, self.recipe.teacher_steps, self.recipe.grid)
+            rows = plan(spec, sampler=self.recipe.sampler, times=times)
+            before = [times.index(t) - 1 for t in stops] + [len(times) - 1]  # the rows that end there
+            parts = []
+            for first in range(number * CHUNK, (number + 1) * CHUNK, batch):
+                images = range(first, min(first + batch, (number + 1) * CHUNK))
+                x = noise_stream(self.recipe.seed, images, spec.state_shape)(0)
+                inputs = {} if spec.label is None else {spec.label.name: classes_of(images, spec)}
+                states = [state.x for state in walk(denoiser(model, spec, **inputs), _no_noise, rows, x=x)]
+                parts.append(np.stack([x, *(states[k] for k in before)]).astype(np.float16))
+            with replacing(self._path(number)) as beside, beside.open("wb") as file:
+                np.save(file, np.concatenate(parts, axis=1))
+            report(number, CHUNK / (time.perf_counter() - since))
+
+    def load(self, count: int) -> Float16:
+        """Return `count` trajectories, (2 + stops, count, C, H, W). Raises BadFileError for files of another shape."""
+        chunks = []
+        for number in range(-(-count // CHUNK)):
+            try:
+                chunks.append(np.load(self._path(number), allow_pickle=False))
+                if chunks[-1].shape != (len(self.recipe.stops) + 2, CHUNK, *chunks[0].shape[2:]):
+                    raise ValueError(f"an array of {chunks[-1].shape}")
+            except (OSError, ValueError, EOFError) as exc:
+                raise BadFileError(f"{self._path(number)} does not hold trajectories: {exc}. Delete it.") from exc
+        return np.concatenate(chunks, axis=1)[:, :count]
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05}.npy"
+
+
+def classes_of(images: Sequence[int] | NDArray[np.int64], spec: ModelSpec) -> NDArray[np.int64]:
+    """Return the class of each trajectory (B,) int64: all in turn, and "none" where the network knows it."""
+    assert spec.label is not None
+    classes = [*range(len(spec.label.classes)), *(() if spec.label.none is None else (spec.label.none,))]
+    return np.array(classes, dtype=np.int64)[np.asarray(images) % len(classes)]
+
+
+def _no_noise(draw: int) -> Any:
+    raise UsageError(f"The teacher's sampler must add no noise, but it asks for draw {draw}. Choose another --sampler.")
+
+
+def land(row: Row, predicted: Tensor, x: Tensor, spec: ModelSpec) -> Tensor:
+    """Return the state after a DDIM row, as a sampler computes it.
+
+    Gradients pass the clip: a pixel beyond the bound is still told where it should be.
+    """
+    at = Level(row.a)
+    x_0, eps = clean_and_noise(predicted, x, at, spec.prediction, None)
+    if spec.clip_x_0 is not None:
+        x_0 = x_0 + (x_0.clip(-spec.clip_x_0, spec.clip_x_0) - x_0).detach()
+        eps = (x - at.signal * x_0) * at.one_over_noise
+    return row.x_0[0] * x_0 + row.eps[0] * eps if row.eps else row.x_0[0] * x_0
+
+
+class Student:
+    """The network that learns, with its optimiser, averaged weights and plans; `round` is the next to be trained."""
+
+    def __init__(
+        self,
+        contents: dict[str, Any],
+        spec: ModelSpec,
+        recipe: Recipe,
+        *,
+        learning_rate: float = 2e-4,
+        bf16: bool = True,
+        fused: bool = True,
+    ) -> None:
+        config = config_from_dict(contents["config"])
+        self.recipe, self.learning_rate, self.bf16, self.round, self.updates = recipe, learning_rate, bf16, 0, 0
+        self.plans = {f"fast-{len(t)}": plan(spec, sampler="ddim", eta=0.0, times=t) for t in recipe.times}
+        source = {**spec.source, "distilled_from_sha256": recipe.model}
+        spec = dataclasses.replace(spec, plans=self.plans, source=source, golden=None)
+        self.spec = with_defaults(spec, plan=next(iter(self.plans)), guidance=1.0)
+        self._contents = {name: contents[name] for name in ("config", "classes") if name in contents}
+        self.network = UNet(dataclasses.replace(config.network, dropout=0.0))
+        self.network.load_state_dict(contents["ema"])
+        self.ema = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        keep_memory()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward = compiled(self.network, channels_last=True) if fused else self.network
+        self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate, BETAS, fused=True)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint that `ddpm-export` reads, plans included, and that the training resumes from."""
+        requires = tuple(name for name in self.spec.requires if name != INPUTS)  # which follow from the network
+        save_checkpoint(
+            path,
+            **self._contents,
+            ema=self.ema,
+            step=self.updates,
+            spec=json_from_spec(dataclasses.replace(self.spec, inputs=(), requires=requires)),
+            network=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            round=self.round,
+        )
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote; raises BadFileError for anything else."""
+        contents = load_own_checkpoint(path, " Choose another --out.")
+        try:
+            self.network.load_state_dict(contents["network"])
+            self.optimizer.load_state_dict(contents["optimizer"])
+            for name, value in self.ema.items():
+                value.copy_(contents["ema"][name])
+            self.round, self.updates = int(contents["round"]), int(contents["step"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as exc:
+            raise BadFileError(f"{path} does not fit this student: {' '.join(str(exc).split())[:200]}.") from exc
+
+    def train(self, data: Float16, rounds: int) -> Iterator[dict[str, list[float]]]:
+        """Train up to `rounds`, and yield each round's distances from the teacher, by plan and step.
+
+        In a round every plan takes about as many optimiser steps, each on one step of the plan, and the plans take
+        turns: several walks of one plan in a row would undo what the others learned. Each walk has a batch of its own.
+        Raises NonFiniteError where numbers become NaN or infinite.
+        """
+        count, most = data.shape[1], max(map(len, self.recipe.times))
+        turns = {name: max(1, most // len(rows.rows)) for name, rows in self.plans.items()}
+        order = sorted(((k + 0.5) / n, name) for name, n in turns.items() for k in range(n))
+        while self.round < rounds:
+            draws = np.random.default_rng([self.recipe.seed, self.round])
+            rate = self.learning_rate * min(1.0, (rounds - self.round) / max(1.0, COOLDOWN * rounds))
+            found: dict[str, list[list[float]]] = {name: [] for name in self.plans}
+            for _, name in order:
+                chosen = draws.choice(count, self.recipe.batch, replace=False)
+                found[name].append(self._walk(data, chosen, self.plans[name], rate))
+            self.round += 1
+            yield {name: np.mean(walks, axis=0).round(5).tolist() for name, walks in found.items()}
+
+    def _walk(self, data: Float16, chosen: NDArray[np.int64], rows: Plan, rate: float) -> list[float]:
+        """Take an optimiser step at each step of a plan, from where the student's last one ended."""
+        x = torch.from_numpy(data[0, chosen]).float()
+        y = () if self.spec.label is None else (torch.from_numpy(classes_of(chosen, self.spec)),)
+        following = [row.t for row in rows.rows[1:]]
+        ends = [1 + self.recipe.stops.index(int(t)) for t in following] + [len(data) - 1]
+        signals = [self.spec.alphas_cumprod[int(t)] ** 0.5 for t in following] + [1.0]
+        losses = []
+        for row, end, signal in zip(rows.rows, ends, signals, strict=True):
+            wanted = torch.from_numpy(data[end, chosen]).float()
+            t = torch.full((len(x),), int(row.t))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                predicted = self._forward(x.contiguous(memory_format=torch.channels_last), t, *y)
+            landed = land(row, predicted.float(), x, self.spec)
+            loss = F.l1_loss(landed, wanted) / signal  # in units of the picture, so that all steps count alike
+            self._update(loss, rate)
+            losses.append(loss.item())
+            x = landed.detach()
+        return losses
+
+    def _update(self, loss: Tensor, rate: float) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), MAX_NORM)
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            raise NonFiniteError(
+                f"At update {self.updates}, numbers became NaN or infinite: loss {loss.item()}, gradient norm "
+                f"{norm.item()}. Lower --learning-rate and run the same command."
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (self.updates + 1) / WARMUP)
+        self.optimizer.step()
+        self.updates += 1
+        decay = min(EMA_DECAY, (1 + self.updates) / (10 + self.updates))
+        current = [value.detach() for value in self.network.state_dict().values()]
+        torch._foreach_lerp_(list(self.ema.values()), current, 1.0 - decay)
+
+
+def _keep_recipe(out: Path, recipe: Recipe) -> None:
+    """Write the recipe into a new folder; raises ConfigError where the folder has another one."""
+    path = out / "recipe.json"
+    values = json.loads(json.dumps(asdict(recipe)))
+    if path.exists():
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as exc:
+            raise BadFileError(f"{path} is not a recipe: {exc}. Choose another --out.") from exc
+        differing = [name for name, value in values.items() if before.get(name) != value]
+        if differing:
+            raise ConfigError(f"{out} was begun with another {', '.join(differing)}. Choose another --out.")
+        return
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="FILE", help="The teacher: an exported .onnx.")],
+    checkpoint: Annotated[Path, typer.Option(help="The teacher's checkpoint, whose weights the student starts with.")],
+    out: Annotated[Path, typer.Option(help="The folder of trajectories, log and checkpoint; resumed if it has any.")],
+    evaluations: Annotated[str, typer.Option(help="Of the student's plans, with commas.")] = "4,2,1",
+    times: Annotated[
+        str | None, typer.Option(help="Those plans' times instead, such as '998,725,489,212 985,440 970'.")
+    ] = None,
+    trajectories: Annotated[int, typer.Option(min=1, help="A folder can be resumed with more.")] = 12_288,
+    rounds: Annotated[int, typer.Option(min=1, help="Of one batch or more for each plan; can be raised later.")] = 400,
+    teacher_steps: Annotated[int, typer.Option(min=2, max=1000)] = 20,
+    sampler: Annotated[str, typer.Option(help="Of the teacher; without noise.")] = "unipc",
+    grid: Annotated[str, typer.Option(help="Of the teacher; log_snr is dense near the picture.")] = "log_snr",
+    batch: Annotated[int, typer.Option(min=1)] = 128,
+    learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0)] = 2e-4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the batches.")] = 1,
+    bf16: Annotated[bool, typer.Option(help="Autocast the network to bfloat16.")] = True,
+    fused: Annotated[bool, typer.Option(help="Fused norms, which need a C++ compiler.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Distil an exported network into one that draws in a few evaluations, as plans fast-4, fast-2 and fast-1.
+
+    Uses one thread. The same command resumes; --out's `pid` names the process, which SIGSTOP pauses.
+    """
+    torch.set_num_threads(1)
+    _, spec = open_model(model, threads=1)
+    if [given.kind for given in spec.inputs] not in ([], ["label"]):
+        raise UsageError(f"{model} must take no inputs but a class, got {', '.join(i.name for i in spec.inputs)}.")
+    try:
+        counts = sorted({int(count) for count in evaluations.split(",")}, reverse=True)
+        chosen = [tuple(map(int, text.split(","))) for text in (times or "").split()]
+    except ValueError as exc:
+        raise UsageError(f"--evaluations and --times must be numbers with commas between them: {exc}.") from exc
+    if counts[-1] < 1 or len({len(t) for t in chosen}) < len(chosen):
+        raise UsageError("Each of the student's plans must have another number of evaluations, at least 1.")
+    plans = _checked(chosen, spec.num_train_timesteps) if chosen else student_times(counts, spec.num_train_timesteps)
+    if trajectories < batch:
+        raise UsageError(f"--trajectories must be at least --batch={batch}, got {trajectories}.")
+    digests = sha256_of(model), sha256_of(checkpoint)
+    recipe = Recipe(*digests, plans, teacher_steps, sampler, grid, seed, batch)
+    contents = load_own_checkpoint(checkpoint)
+    with sole_writer(out):
+        _keep_recipe(out, recipe)
+        with replacing(out / "pid") as beside:
+            beside.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        kept = Trajectories(out / "trajectories", recipe)
+
+        def made(number: int, rate: float) -> None:
+            print(f"trajectories to {(number + 1) * CHUNK}, {rate:.1f} a second", file=sys.stderr, flush=True)
+
+        kept.make(model, trajectories, 64, made)
+        student = Student(contents, spec, recipe, learning_rate=learning_rate, bf16=bf16, fused=fused)
+        path = out / "checkpoint.pt"
+        if path.exists():
+            student.resume(path)
+        since, updates = time.perf_counter(), student.updates
+        for losses in student.train(kept.load(trajectories), rounds):
+            student.save(path)
+            rate = (student.updates - updates) * batch / (time.perf_counter() - since)
+            since, updates = time.perf_counter(), student.updates
+            line = {"round": student.round, "step": updates, **losses, "images_per_s": round(rate, 1)}
+            with (out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), file=sys.stderr, flush=True)
+    print_json({"checkpoint": str(path), "round": student.round, "updates": student.updates})
+
+
+main = entry_point(command)
+
+if __name__ == "__main__":
+    main()
