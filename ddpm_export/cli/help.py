@@ -2,17 +2,18 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, get_type_hints
 
 import typer
 import typer.core
 
-from ddpm_export.cli.texts import LIMITS
-
 WHAT, HOW, WHERE, SAFETY, HELP, OPTIONS = "What", "How", "Where", "Safety", "Help", "Options"
 GROUPS = (WHAT, HOW, OPTIONS, WHERE, SAFETY, HELP)
 EVERYWHERE = ("help", "install_completion", "show_completion")  # options that typer adds
+
+LIKE_LIMITS = re.compile(r"\d+(\.\d+)?[A-Za-z]*(,.*)?")  # also wrong ones, which are then refused as such
 
 Examples = Mapping[str, str]  # by the title of a group, a command line that uses it
 
@@ -46,7 +47,7 @@ def with_limits(args: Sequence[str]) -> list[str]:
     """Return arguments in which --untrusted has a value: what follows it where that is limits, else the usual ones."""
     given = list(args)
     for k, word in enumerate(given):
-        if word == "--untrusted" and not LIMITS.fullmatch("".join(given[k + 1 : k + 2])):
+        if word == "--untrusted" and not LIKE_LIMITS.fullmatch("".join(given[k + 1 : k + 2])):
             given[k] = "--untrusted=usual"
     return given
 

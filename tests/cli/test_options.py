@@ -131,6 +131,8 @@ def test_every_flag_of_the_table_is_an_option_of_a_command():
         (["--untrusted", "60s", "m.onnx"], ["--untrusted", "60s", "m.onnx"]),
         (["--untrusted", "1.5s,4GiB"], ["--untrusted", "1.5s,4GiB"]),
         (["--untrusted=4GiB"], ["--untrusted=4GiB"]),
+        (["--untrusted", "60"], ["--untrusted", "60"]),
+        (["--untrusted", "7.onnx"], ["--untrusted=usual", "7.onnx"]),
         (["m.onnx"], ["m.onnx"]),
     ],
 )
