@@ -128,7 +128,7 @@ MODELS = """
 import sys
 from pathlib import Path
 import onnx
-from ddpm_export.model.spec import METADATA_KEY
+from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.inputs import Input
 from tests.models import classes_file, learned_model, tiny_spec
 folder = Path(sys.argv[1])

@@ -20,7 +20,8 @@ from benchmarks.report import Report, Table, markdown_from_reports, parser, run
 from ddpm_export.cli.progress import phases
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.measuring.timing import Timings, interleaved, machine, warm_up
-from ddpm_export.model.spec import PLAN, TIMES, Defaults, ModelSpec, json_from_spec
+from ddpm_export.model.spec import PLAN, TIMES, Defaults, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.onnx import Extractor, open_extractor
 from ddpm_export.runtimes.opening import open_model

@@ -3,7 +3,9 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ddpm_export.model.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec
+from ddpm_export.model.codec import METADATA_KEY
+from ddpm_export.model.spec import Defaults, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec
 
 GREY, COLOUR = (1, 6, 5), (3, 4, 4)
 T = 40

@@ -139,6 +139,11 @@ def test_rooms_and_files_have_few_floors_and_no_cycle():
     assert max(heights(graph()).values()) <= FILE_FLOORS
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_is_long(file):
+    assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
 def test_a_cycle_is_seen():
     with pytest.raises(AssertionError, match="cycle: a -> b -> a"):
         heights({"a": {"b"}, "b": {"a"}})

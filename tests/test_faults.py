@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from ddpm_export.cli.run import main
 from ddpm_export.errors import BadFileError
-from ddpm_export.model.spec import json_from_spec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.runtimes.external_data import check_external_data
 
 

@@ -12,7 +12,8 @@ from ddpm_export.errors import BadFileError, NonFiniteError, UsageError
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.plans import json_from_plan
-from ddpm_export.model.spec import Defaults, json_from_spec
+from ddpm_export.model.spec import Defaults
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.model.steps import choose
 from ddpm_export.process.schedules import times_from_grid
 from ddpm_export.process.solvers import SAMPLERS
@@ -227,7 +228,7 @@ from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import request_for
 from ddpm_export.images.write import open_output
 from ddpm_export.process.pixels import to_uint8
-from ddpm_export.model.spec import spec_from_json
+from ddpm_export.model.spec_json import spec_from_json
 
 spec = spec_from_json(Path(sys.argv[1]).read_text())
 def peak(n, out):
@@ -261,7 +262,7 @@ def test_a_batch_that_would_fill_the_memory_is_refused(n, batch, most):
 
 
 def test_ten_thousand_images_need_the_memory_of_two_batches(tmp_path):
-    from ddpm_export.model.spec import json_from_spec
+    from ddpm_export.model.spec_json import json_from_spec
 
     spec = tiny_spec((3, 16, 16))  # 10,000 are 31 MB as float32 and 7.7 MB as pixels; a batch of 100 is 0.3 MB
     (tmp_path / "spec.json").write_text(json_from_spec(spec))

@@ -9,7 +9,8 @@ from gaussian import classes_model, gaussian_spec
 from ddpm_export import Guidance, denoiser, noise_stream, plan, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, NonFiniteError, UsageError
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import Defaults, guidance_for, json_from_spec, spec_from_json
+from ddpm_export.model.spec import Defaults, guidance_for
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.process.equations import combine
 from ddpm_export.process.rows import Row
 

@@ -8,7 +8,7 @@ from gaussian import gaussian_spec
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.inputs import KINDS, Input, bound_inputs
-from ddpm_export.model.spec import json_from_spec, spec_from_json
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.process.noise import noise_stream
 
 ALPHAS_CUMPROD = (0.9, 0.5, 0.1)

@@ -7,7 +7,8 @@ from gaussian import gaussian_spec
 
 from ddpm_export.errors import BadFileError, ModelRefusedError
 from ddpm_export.model.plans import json_from_plan, plan_from_json
-from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.spec import Defaults
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.model.steps import grid_of as grid
 from ddpm_export.model.steps import plan
 from ddpm_export.process.rows import MAX_REACH, MAX_ROWS, Plan, Row

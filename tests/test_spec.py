@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpm_export.errors import BadFileError, DdpmExportError, ModelRefusedError
-from ddpm_export.model.spec import MAX_JSON_BYTES, METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.model.codec import METADATA_KEY
+from ddpm_export.model.spec import MAX_JSON_BYTES, Defaults, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 
 SPEC = ModelSpec(
     name="tiny",

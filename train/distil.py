@@ -31,7 +31,8 @@ from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoin
 from ddpm_export.importers.unet import UNet
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.denoiser import denoiser
-from ddpm_export.model.spec import INPUTS, ModelSpec, json_from_spec
+from ddpm_export.model.spec import INPUTS, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Level, clean_and_noise
 from ddpm_export.process.noise import noise_stream

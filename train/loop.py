@@ -19,7 +19,8 @@ from ddpm_export.cli.stops import heed
 from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError, several, shown
 from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
 from ddpm_export.importers.unet import UNet
-from ddpm_export.model.spec import Defaults, ModelSpec, json_from_spec
+from ddpm_export.model.spec import Defaults, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.system.files import replacing

@@ -24,7 +24,8 @@ from ddpm_export.exporting.export import eager_model, export
 from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
 from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.model.denoiser import denoiser
-from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import VARIANCE_FRACTION, Array, Model
 from ddpm_export.process.noise import noise_stream

@@ -19,7 +19,8 @@ from ddpm_export.exporting.proof import PictureProof, Proof, Rounding
 from ddpm_export.exporting.storage import STORAGES
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.packages import installed
-from ddpm_export.model.spec import METADATA_KEY, OPENABLE, ModelSpec
+from ddpm_export.model.codec import METADATA_KEY
+from ddpm_export.model.spec import OPENABLE, ModelSpec
 from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.external_data import metadata_of
 from ddpm_export.system.files import sha256_of

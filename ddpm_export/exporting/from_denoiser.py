@@ -19,9 +19,11 @@ from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_int8, prove_pictures
 from ddpm_export.exporting.sampler import edit_from_denoiser, sampler_from_denoiser, slice_from_denoiser, spec_of_graph
 from ddpm_export.exporting.stored_weights import store_weights
+from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.golden import golden_of_int8
 from ddpm_export.model.golden_pictures import golden_from_pictures
-from ddpm_export.model.spec import METADATA_KEY, ModelSpec, json_from_spec
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.runtimes.onnx import evaluate_from_bytes
 from ddpm_export.runtimes.opened import OneCallFile
 from ddpm_export.runtimes.opening import open_file, open_model

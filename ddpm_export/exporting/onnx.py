@@ -21,7 +21,8 @@ from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET
 from ddpm_export.exporting.passes import PASSES, rewritten
 from ddpm_export.exporting.program import program_from_network, quiet_torch
 from ddpm_export.importers.checkpoint import Checkpoint
-from ddpm_export.model.spec import METADATA_KEY, json_from_spec
+from ddpm_export.model.codec import METADATA_KEY
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.equations import Array
 
 SCOPES = "pkg.torch.onnx.name_scopes"

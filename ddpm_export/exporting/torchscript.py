@@ -15,7 +15,7 @@ from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.program import example_inputs
 from ddpm_export.exporting.proof import Proof
 from ddpm_export.importers.checkpoint import Checkpoint
-from ddpm_export.model.spec import json_from_spec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
 from ddpm_export.system.files import replacing
 

@@ -11,7 +11,8 @@ from ddpm_export.importers.checkpoint import CHECKPOINT_FORMAT
 from ddpm_export.importers.layout import Found, Imported, assign_weights, misfit, read_options
 from ddpm_export.importers.unet import UNet, UNetConfig
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import INPUTS, spec_from_json
+from ddpm_export.model.spec import INPUTS
+from ddpm_export.model.spec_json import spec_from_json
 
 STATE_DICTS = {"ema": "ema", "raw": "network"}
 # bounds that no sensible network meets: every block is an object to build before a weight can be compared

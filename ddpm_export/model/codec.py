@@ -13,6 +13,7 @@ from ddpm_export.errors import BadFileError, first_line, shown
 from ddpm_export.process.rows import is_number
 
 Form = Callable[[Any, str], Any]  # (value, its place) -> the value, or MisfitError
+METADATA_KEY = "ddpm_export"  # under which a model file carries its spec
 MAX_NESTING = 32
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ddpm_export.errors import BadFileError, several, shown
-from ddpm_export.model.spec import METADATA_KEY
+from ddpm_export.model.codec import METADATA_KEY
 
 WEIGHTS_SHA256 = "weights_sha256"  # the key beside the spec's; readers that only sample pass over it
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, first_line, not_installed
+from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.inputs import checked_inputs
-from ddpm_export.model.spec import METADATA_KEY, ModelSpec, spec_from_json
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec_json import spec_from_json
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of

@@ -24,7 +24,8 @@ from ddpm_export.errors import (
     shown,
 )
 from ddpm_export.model.inputs import checked_inputs
-from ddpm_export.model.spec import MAX_JSON_BYTES, ModelSpec, spec_from_json
+from ddpm_export.model.spec import MAX_JSON_BYTES, ModelSpec
+from ddpm_export.model.spec_json import spec_from_json
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.providers import Provider
 

@@ -15,7 +15,8 @@ from ddpm_export.process.given import inversion
 from ddpm_export.process.pixels import Pixels, to_uint8
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.sampling.generate import images_of, opened_file, sample
-from ddpm_export.sampling.request import Given, Request, beyond_graph, request_for, states_from_images
+from ddpm_export.sampling.given import Given, beyond_graph, states_from_images
+from ddpm_export.sampling.request import Request, request_for
 
 
 class Inverted(NamedTuple):

@@ -16,7 +16,8 @@ from ddpm_export.process.rows import Row
 from ddpm_export.process.walk import State, walk
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.opening import open_file
-from ddpm_export.sampling.request import Given, Request, request_for
+from ddpm_export.sampling.given import Given
+from ddpm_export.sampling.request import Request, request_for
 
 
 def sample(model: Model, spec: ModelSpec, request: Request) -> Iterator[tuple[range, State]]:

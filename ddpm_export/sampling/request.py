@@ -1,13 +1,10 @@
 """What decides the pictures, besides the model: one frozen record, built and checked in one place. Opens no file."""
 
-import hashlib
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from ddpm_export.errors import UsageError
 from ddpm_export.model.guidance import Guidance
@@ -15,36 +12,16 @@ from ddpm_export.model.inputs import Input, bound_inputs
 from ddpm_export.model.spec import PLAN, TIMES, ModelSpec, guidance_for
 from ddpm_export.model.steps import Steps, choose, plan_below, rows_below
 from ddpm_export.process.equations import Array
-from ddpm_export.process.given import Measurement, crossfade, measurement_from_text, slerp, with_returns
+from ddpm_export.process.given import with_returns
 from ddpm_export.process.noise import noise_stream
-from ddpm_export.process.pixels import Pixels, from_uint8
+from ddpm_export.process.pixels import Pixels
 from ddpm_export.process.solvers import FORMULAS
 from ddpm_export.runtimes.one_call import is_fixed
+from ddpm_export.sampling.given import Given, digest_of, given_for, refuse_contradictions
 
-IMAGES, BETWEEN = 16, 9  # how many images unless the request says; BETWEEN of them from one end to the other
+IMAGES = 16  # how many unless the request says
 MAX_FRESH_SEED = 2**32
 MAX_BATCH_NUMBERS = 2**26  # in one state, 256 MB of float32: a small file may claim large images
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Given:
-    """What images are made from besides noise: arrays of m entries, of which image k takes number k // ways.
-
-    known: pictures as states (m, C, H, W), or what was measured of them, carried back. mask: (m or 1, 1, H, W), 0 where
-    a pixel is known, 1 where it is made. measurement, y: what the images share with the pictures, and its values.
-    strength: the share of the training times from which on noise is added and taken away again. states: (m, C, H, W),
-    where the walk begins. shares_noise: whether all images have the noise of the first. text: what images follow from.
-    """
-
-    known: Array | None = None
-    ways: int = 1
-    mask: Array | None = None
-    measurement: Measurement | None = None
-    y: Array | None = None
-    strength: float | None = None
-    states: Array | None = None
-    shares_noise: bool = False
-    text: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -187,9 +164,9 @@ def request_for(
     steps = choose(spec, name=plan, sampler=sampler, num_steps=num_steps, times=times, grid=grid, **knobs)
     given = None
     if is_given:
-        _refuse_contradictions(spec, sources, mask, measure, strength, returns, between, seed)
+        refuse_contradictions(spec, sources, mask, measure, strength, returns, between, seed)
         seed = seeds[0] if seeds is not None else seed
-        given = _given(spec, n, first, images, mask, measure, strength, between, seeds, x_T)
+        given = given_for(spec, n, first, images, mask, measure, strength, between, seeds, x_T)
         m = len(next(array for array in (given.states, given.known) if array is not None))
         n = m * given.ways
         if spec.graph is None:  # a one-call graph leaves out rows by itself
@@ -269,105 +246,6 @@ def _refuse_what_is_fixed(spec: ModelSpec, **asked: Any) -> None:
             raise UsageError(is_fixed(name, spec), name)
 
 
-def _refuse_contradictions(
-    spec: ModelSpec,
-    sources: Mapping[str, Any],
-    mask: Array | None,
-    measure: str | None,
-    strength: float | None,
-    returns: int,
-    between: bool,
-    seed: int | None,
-) -> None:
-    named = [name for name, value in sources.items() if value is not None]
-    wanted = {"mask": mask, "measure": measure, "strength": strength, "between": between or None}
-    asked = [name for name, value in wanted.items() if value is not None]
-    beyond = measure is not None or returns or between or named != ["images"]
-    if spec.graph not in (None, "edit") or (spec.graph == "edit" and beyond):
-        raise beyond_graph(spec)
-    if returns and mask is None and measure is None:
-        raise UsageError("returns needs a mask or a measure.", "returns", "mask", "measure")
-    if len(named) > 1:
-        raise UsageError(f"Give only one of images, seeds and x_T, got {' and '.join(named)}.", *sources)
-    if "images" not in named and asked:
-        raise UsageError(f"{asked[0]} needs a picture.", asked[0])
-    if not named:
-        raise UsageError("Give images, seeds or x_T.", *sources)
-    if named == ["images"] and not asked:
-        raise UsageError("A picture needs a mask, a measure or a strength.", "mask", "measure", "strength")
-    if between and asked != ["strength", "between"]:
-        raise UsageError("between needs a strength and no other edit option.", "between", "strength")
-    if between and len(sources["images"]) != 2:
-        raise UsageError(f"between needs 2 images, got {len(sources['images'])}.", "between")
-    if measure not in (None, "mask") and mask is not None:
-        raise UsageError(f"mask does not apply to measure {measure}.", "mask", "measure")
-    if sources["seeds"] is not None and (len(sources["seeds"]) != 2 or seed is not None):
-        raise UsageError(f"seeds takes two seeds and replaces seed, got {list(sources['seeds'])}.", "seeds", "seed")
-
-
-def beyond_graph(spec: ModelSpec) -> UsageError:
-    """Return the error for a one-call file that is given what it does not take."""
-    takes = "only a picture with a mask or a strength" if spec.graph == "edit" else "no picture"
-    return UsageError(f"A one-call {spec.graph} takes {takes}. Run the .onnx it was made from.")
-
-
-def _given(
-    spec: ModelSpec,
-    n: int | None,
-    first: int,
-    images: Pixels | None,
-    mask: Array | None,
-    measure: str | None,
-    strength: float | None,
-    between: bool,
-    seeds: Sequence[int] | None,
-    x_T: Array | None,
-) -> Given:
-    """Return what images are made from, checked against the model."""
-    shape = spec.state_shape
-    known = y = measurement = states = None
-    text: dict[str, Any] = {}
-    mask = None if mask is None else _mask(mask, shape)
-    if measure is not None:
-        measurement = measurement_from_text(measure, shape, mask)
-        text["measure"] = measure
-    if images is not None:
-        known = states_from_images(images, shape, measurement)
-        text["images_sha256"] = _digest(images)
-        if mask is not None and len(mask) not in (1, len(images)):
-            raise UsageError(f"There must be one mask, or one for each of {len(images)} pictures, got {len(mask)}.")
-        if measurement is not None:
-            is_whole = known.shape[1:] == shape
-            y = measurement.of(known) if is_whole else known
-            known = known if is_whole else measurement.back(y)
-        if between:
-            known = crossfade(known[0], known[1], BETWEEN if n is None else n)
-            text["between"] = len(known)
-    if seeds is not None:
-        begin, end = (noise_stream(seed, [first], shape)(0)[0] for seed in seeds)
-        states = slerp(begin, end, BETWEEN if n is None else n)
-        text |= {"between_seeds": list(seeds), "between": len(states)}
-    elif x_T is not None:
-        states = _states(x_T, shape)
-        text["x_T_sha256"] = _digest(states)
-    if strength is not None:
-        text["strength"] = strength
-    if mask is not None:
-        text["mask_sha256"] = _digest(mask)
-    is_series = between or seeds is not None
-    return Given(
-        known=known,
-        ways=1 if n is None or is_series else n,
-        mask=mask,
-        measurement=measurement,
-        y=y,
-        strength=strength,
-        states=states,
-        shares_noise=is_series,
-        text=text,
-    )
-
-
 def _is_beyond(spec: ModelSpec, steps: Steps, strength: float | None, returns: int) -> bool:
     """Tell whether a plan's rows look back where an edit does not let them."""
     looks_back = returns > 0 and any(row.reach > 1 for row in steps.plan.rows)
@@ -379,43 +257,5 @@ def _steps_of_edit(spec: ModelSpec, steps: Steps, strength: float | None, return
     return steps._replace(plan=with_returns(rows, returns, jump) if returns else rows)
 
 
-def states_from_images(images: Pixels, shape: tuple[int, int, int], measurement: Measurement | None = None) -> Array:
-    """Return pictures as states, (m, C, H, W) float32; or what was measured of them, where they have its shape.
-
-    Raises UsageError for pictures of another size or dtype.
-    """
-    channels, height, width = shape
-    fitting = [(height, width, channels)]
-    if measurement is not None:
-        smaller = measurement.of(np.zeros((1, *shape), dtype=np.float32)).shape[1:]
-        fitting.append((*smaller[1:], smaller[0]))
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] not in fitting or len(images) < 1:
-        sizes = " or ".join(f"(m, {h}, {w}, {c})" for h, w, c in dict.fromkeys(fitting))
-        raise UsageError(f"images must be uint8 {sizes}, got {images.dtype} {images.shape}.", "images")
-    return from_uint8(images).astype(np.float32)
-
-
-def _mask(mask: Array, shape: tuple[int, int, int]) -> Array:
-    """Return a mask as (m or 1, 1, H, W) float32 from 0 to 1."""
-    if mask.dtype != np.uint8 or mask.ndim not in (2, 3) or mask.shape[-2:] != shape[1:]:
-        raise UsageError(
-            f"mask must be uint8 ({shape[1]}, {shape[2]}), or one for each picture, got {mask.dtype} {mask.shape}.",
-            "mask",
-        )
-    return mask.reshape(-1, 1, *shape[1:]).astype(np.float32) / np.float32(255.0)
-
-
-def _states(x_T: Array, shape: tuple[int, int, int]) -> Array:
-    if x_T.ndim != 4 or x_T.shape[1:] != shape or not np.issubdtype(x_T.dtype, np.floating) or len(x_T) < 1:
-        raise UsageError(f"x_T must be float32 (m, {', '.join(map(str, shape))}), got {x_T.dtype} {x_T.shape}.", "x_T")
-    if not np.isfinite(x_T).all():
-        raise UsageError("x_T must be finite, got NaN or infinity.", "x_T")
-    return x_T.astype(np.float32)
-
-
 def _described(values: Array) -> Any:
-    return values.tolist() if values.ndim == 2 else _digest(values)
-
-
-def _digest(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return values.tolist() if values.ndim == 2 else digest_of(values)

@@ -158,7 +158,7 @@ def sound_checkpoint() -> dict[str, Any]:
 
     from ddpm_export.importers.checkpoint import CHECKPOINT_FORMAT
     from ddpm_export.importers.unet import UNet, UNetConfig
-    from ddpm_export.model.spec import json_from_spec
+    from ddpm_export.model.spec_json import json_from_spec
 
     torch.manual_seed(0)
     config = UNetConfig((1, 8, 8), 8, (1,), 1, (), groups=4)

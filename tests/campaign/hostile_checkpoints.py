@@ -12,7 +12,7 @@ import zipfile
 import torch
 from models import mix_model, tiny_spec
 
-from ddpm_export.model.spec import json_from_spec
+from ddpm_export.model.spec_json import json_from_spec
 
 from .cases import (
     ANY,

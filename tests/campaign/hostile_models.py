@@ -23,7 +23,8 @@ from models import (
 )
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
-from ddpm_export.model.spec import METADATA_KEY, json_from_spec
+from ddpm_export.model.codec import METADATA_KEY
+from ddpm_export.model.spec_json import json_from_spec
 
 from .cases import ANY, BAD, REFUSED, TESTS_GOLDEN, Case, check, family, flips, graph, later, one_call, run, truncations
 

@@ -29,7 +29,7 @@ def written(name, data):
 
 
 def spec(data):
-    from ddpm_export.model.spec import json_from_spec, spec_from_json
+    from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 
     text = data.decode("utf-8", "surrogateescape")
     made = spec_from_json(text)
@@ -101,7 +101,7 @@ def seeds(name):
     if name == "spec":
         from models import tiny_spec
 
-        from ddpm_export.model.spec import json_from_spec
+        from ddpm_export.model.spec_json import json_from_spec
 
         texts = json.loads((TESTS_GOLDEN / "spec_attacks" / "texts.json").read_text("ascii"))["cases"]
         changes = json.loads((TESTS_GOLDEN / "spec_attacks" / "changes.json").read_text("ascii"))

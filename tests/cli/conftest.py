@@ -15,7 +15,8 @@ def trained(tmp_path_factory):
     from ddpm_export.importers.checkpoint import save_checkpoint
     from ddpm_export.importers.load import load_checkpoint
     from ddpm_export.importers.unet import UNet, UNetConfig
-    from ddpm_export.model.spec import Defaults, ModelSpec, json_from_spec
+    from ddpm_export.model.spec import Defaults, ModelSpec
+    from ddpm_export.model.spec_json import json_from_spec
     from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
     config = UNetConfig(

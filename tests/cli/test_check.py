@@ -8,11 +8,13 @@ import pytest
 from models import constant, mix_model, scale_model, tiny_spec, told_model
 
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.golden import golden_from_model, replay_golden
 from ddpm_export.model.golden_pictures import replay_golden_pictures
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import METADATA_KEY, Defaults, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.model.spec import Defaults, ModelSpec
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.runtimes.providers import PROVIDERS, Provider
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddpm_export import generate
 from ddpm_export.model.golden_pictures import golden_from_pictures
-from ddpm_export.model.spec import json_from_spec
+from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.rows import Plan, Row
 from ddpm_export.runtimes.one_call import inputs_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from test_spec import HUGE, INVALID, SPEC, values
 
 from ddpm_export.errors import DdpmExportError
-from ddpm_export.model.spec import json_from_spec, spec_from_json
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 
 ATTACKS = Path(__file__).parents[1] / "golden" / "spec_attacks"
 MAX_CHARACTERS = 2500  # of a text in a file; what is larger comes from `specs`

@@ -47,7 +47,8 @@ from ddpm_export.images.write import grid, save_images
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.spec import Defaults
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.model.steps import grid_of as time_grid
 from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream, normal_table, normals_from_words

@@ -29,10 +29,12 @@ from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_deno
 from ddpm_export.exporting.stored_weights import round_weights, store_weights
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid
+from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import METADATA_KEY, ModelSpec, json_from_spec, spec_from_json
+from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Model
 from ddpm_export.process.noise import noise_stream

@@ -12,7 +12,8 @@ from ddpm_export.exporting.formats import FORMATS  # noqa: E402
 from ddpm_export.importers.checkpoint import save_checkpoint  # noqa: E402
 from ddpm_export.importers.load import load_checkpoint  # noqa: E402
 from ddpm_export.importers.unet import UNet, UNetConfig  # noqa: E402
-from ddpm_export.model.spec import Defaults, ModelSpec, json_from_spec  # noqa: E402
+from ddpm_export.model.spec import Defaults, ModelSpec  # noqa: E402
+from ddpm_export.model.spec_json import json_from_spec  # noqa: E402
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name  # noqa: E402
 from tests.oracles.weights import save as save_recorded  # noqa: E402
 

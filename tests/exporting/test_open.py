@@ -12,7 +12,8 @@ from ddpm_export import Guidance, edit, export, generate, open_model
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.model.golden_pictures import replay_golden_pictures
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import OPENABLE, Defaults, json_from_spec, spec_from_json
+from ddpm_export.model.spec import OPENABLE, Defaults
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.model.steps import plan
 from ddpm_export.process.rows import Plan, Row
 from ddpm_export.runtimes.opening import open_file

@@ -16,7 +16,7 @@ from representative import representative
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, walk
 from ddpm_export.errors import BadFileError, DdpmExportError, ModelRefusedError, NonFiniteError, UsageError
 from ddpm_export.exporting.export import export
-from ddpm_export.model.spec import json_from_spec, spec_from_json
+from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 from ddpm_export.process.noise import normal_table, normals_from_words
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.runtimes.opening import open_file

@@ -26,7 +26,7 @@ from onnx import TensorProto
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, UsageError
 from ddpm_export.model.golden import golden_from_model
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import spec_from_json
+from ddpm_export.model.spec_json import spec_from_json
 from ddpm_export.runtimes import external_data, onnx
 from ddpm_export.runtimes.opening import open_file, open_model
 from ddpm_export.runtimes.providers import PROVIDERS, Provider

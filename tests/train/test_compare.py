@@ -6,7 +6,7 @@ from commands import run_here
 
 from ddpm_export.importers.checkpoint import load_torch_file
 from ddpm_export.model.denoiser import denoiser
-from ddpm_export.model.spec import spec_from_json
+from ddpm_export.model.spec_json import spec_from_json
 from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
