@@ -359,7 +359,7 @@ def _stoppable(ort: Any, where: str, session: Any, timeout_s: float | None) -> R
             values: list[Array] = done_apart(lambda: session.run(names, feeds, options), stop, timeout_s)
         except TimeoutError as exc:
             raise BadFileError(
-                f"{where}: one run of the graph takes longer than {timeout_s:g} s. Raise --timeout if you trust it."
+                f"{where}: one run of the graph takes longer than {timeout_s:g} s. Give it more time if you trust it."
             ) from exc
         return values
 

@@ -227,7 +227,9 @@ class _Child:
             much = f"longer than {self._expired:g} s" if late else f"more than {terms['cpu_s']} s of processor time"
             reason = f"takes {much}. {terms.get('remedy', '')}".rstrip(". ")
         elif -code == signal.SIGKILL:
-            reason = "its process was killed, as the system does when memory runs out. Lower --memory or --batch"
+            reason = (
+                "its process was killed, as the system does when memory runs out. Lower the batch or the memory limit"
+            )
         else:
             reason = f"crashes what opens it ({signal.Signals(-code).name}). Do not use this file unless you made it"
         raise BadFileError(f"{terms['what']}: {reason}.")
@@ -271,7 +273,7 @@ def confine(
     reads: Iterable[Path] = (),
     writes: Iterable[Path] = (),
     fully: bool = True,
-    remedy: str = "Raise --timeout if you trust it",
+    remedy: str = "Give it more time if you trust it",
 ) -> Confined:
     """Bind this process for good, before it opens the model and before it starts a thread.
 

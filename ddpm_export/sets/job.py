@@ -93,9 +93,11 @@ def begin(
         asked = {**asked, "seed": found["settings"]["seed"] if asked.get("seed") is None else asked["seed"]}
     format = "npy" if format is None else format  # noqa: A001
     if format not in FORMATS:
-        raise UsageError(f"--as must be one of {', '.join(FORMATS)}, got {format!r}.")
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.", "format")
     if format != "npy" and spec.picture_shape[0] not in (1, 3):
-        raise UsageError(f"--as must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.")
+        raise UsageError(
+            f"format must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.", "format"
+        )
     request = request_for(spec, **asked)
     shards = -(-request.n // per_shard) if shards is None else shards
     if not 1 <= shards <= request.n:

@@ -329,7 +329,7 @@ def test_check_ends_a_graph_that_never_would_at_its_limit(tmp_path, graph):
     ending = run_apart(
         tmp_path / "m.onnx", "--untrusted", "0.5s", code="from ddpm_export.cli.check import main; main()"
     )
-    assert_refused(ending, 3, "m.onnx: one run of the graph takes longer than 0.5 s. Raise --timeout")
+    assert_refused(ending, 3, "m.onnx: one run of the graph takes longer than 0.5 s. Give it more time")
     assert time.monotonic() - since < 20
 
 
