@@ -1500,7 +1500,7 @@ def refusals():
             mix_model(spec=tiny_spec(**PLANNED)),
             ["--plan", "third", "--eta", "0"],
             2,
-            "eta does not apply to plan third",
+            "plan third already fixes the steps. Drop eta.",
         ),
         (sound, ["--sampler", "euler"], 2, "sampler must be one of ddpm, ddim, got 'euler'."),
         (sound, ["--eta", "1.5"], 2, "eta must be between 0 and 1, got 1.5."),

@@ -81,6 +81,7 @@ def test_a_recorded_case_is_reproduced_by_its_export(tmp_path):  # a learned var
     assert row.ddim_equal >= 0.995
 
 
+@pytest.mark.long
 def test_blocks_that_resample_and_the_new_attention_order_are_exported(recorded, tmp_path):
     flags = {**flags_of("guided-a"), "image_size": 16, "attention_resolutions": "8"}  # smaller images, the same network
     report = export(load_checkpoint(recorded("guided-a"), options=flags), tmp_path / "unet.onnx")
@@ -88,7 +89,7 @@ def test_blocks_that_resample_and_the_new_attention_order_are_exported(recorded,
     assert report.proof.equal_share >= 0.995
 
 
-@pytest.mark.parametrize("name", [case.name for case in cases()])
+@representative("name", [case.name for case in cases()], by=lambda name: name.split("-")[0])
 def test_the_recorded_schedules_are_met_to_the_last_bit(recorded, name):
     spec = load_checkpoint(recorded(name), options=flags_of(name)).spec
     with np.load(ORACLES / name / "expected.npz") as expected:
@@ -382,7 +383,7 @@ def test_respacing_gives_the_default_sampler_and_times(flags, sampler, times):
     assert spec.requires == (() if is_all else ("times",))
 
 
-@pytest.mark.parametrize("name", [case.name for case in cases()])
+@representative("name", [case.name for case in cases()], by=lambda name: name.split("-")[0])
 def test_respaced_times_are_the_recorded_ones(recorded, name):
     with np.load(ORACLES / name / "expected.npz") as expected:
         for text, of in (("20", "ddpm_timesteps"), ("ddim20", "ddim_timesteps")):
@@ -505,7 +506,7 @@ def test_a_classifier_is_refused_by_name(tmp_path):
             load_checkpoint(path, options=options)
 
 
-@pytest.mark.parametrize(
+@representative(
     "changes",
     [
         {"out.2.bias": None},

@@ -132,11 +132,11 @@ def test_the_command_takes_an_interval_of_guidance(tmp_path, capsys):
     opened(tmp_path, classes_file(spec, [-0.75, 0.5, 0.75, 0.125], 0.5))
     usual = {"n": 6, "teacher_steps": 10, "iterations": 1, "seed": 1, "batch": 4, "steps": "2"}
     first = {}
-    for name, interval in {"everywhere": None, "nowhere": "2000,3000", "somewhere": "0,5"}.items():
+    for name, guidance in {"everywhere": "4", "nowhere": "4@2000-3000", "somewhere": "4@0-5"}.items():
         out = tmp_path / f"{name}.json"
-        tune.command(tmp_path / "m.onnx", out=out, guidance=4.0, guidance_interval=interval, **usual)
+        tune.command(tmp_path / "m.onnx", out=out, guidance=guidance, **usual)
         first[name] = json.loads(capsys.readouterr().out)["errors"][0]
-    tune.command(tmp_path / "m.onnx", out=tmp_path / "1.json", guidance=1.0, guidance_interval=None, **usual)
+    tune.command(tmp_path / "m.onnx", out=tmp_path / "1.json", guidance="1", **usual)
     assert first["nowhere"] == json.loads(capsys.readouterr().out)["errors"][0]
     assert len(set(first.values())) == 3
 
@@ -144,8 +144,7 @@ def test_the_command_takes_an_interval_of_guidance(tmp_path, capsys):
 def test_the_command_adds_its_plans_to_a_file_that_models_take(tmp_path, capsys):
     (tmp_path / "m.onnx").write_bytes(mix_model())
     out = tmp_path / "plans.json"
-    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4}
-    usual |= {"guidance": None, "guidance_interval": None}
+    usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4, "guidance": None}
     for steps in ("2", "3,4"):
         tune.command(tmp_path / "m.onnx", steps=steps, out=out, **usual)
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
