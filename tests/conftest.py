@@ -95,7 +95,9 @@ def made_once(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shipped_exports(made_once):
-    """Return a folder with unet.sampler.onnx, unet.slice.onnx and, of half the size, unet.float16.onnx."""
+    """Return a folder with unet.sampler.onnx and unet.slice.onnx, where all choices are open, closed.sampler.onnx, where
+    none is, and, of half the size, unet.float16.onnx.
+    """
     unet = HERE.parent / "exported" / "unet.onnx"
 
     def make(folder):
@@ -103,6 +105,7 @@ def shipped_exports(made_once):
 
         for kind in ("sampler", "slice"):
             export(unet, folder / f"unet.{kind}.onnx", format=kind, opens="all")
+        export(unet, folder / "closed.sampler.onnx", format="sampler")
         export(unet, folder / "unet.float16.onnx", format="onnx", storage="float16")
 
     return made_once("shipped-exports", make, unet, HERE.parent / "ddpm_export")

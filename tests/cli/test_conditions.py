@@ -117,7 +117,7 @@ REFUSED = [
     (["--label", "hat"], "must be one of shoe, bag, large, coat or its index from 0 to 2, got 'hat'"),
     (["--label", "0,7"], "must be one of shoe"),
     (["--label", "shoe,"], "must be one of shoe"),
-    (["--label", "0", "--input", "y=1"], "label must be left out beside the input 'y'"),
+    (["--label", "0", "--input", "y=1"], "Give --label or the input 'y', not both"),
     (["--each-label", "--n", 4], "--n must be a multiple of 3, the number of labels, with --each-label, got 4"),
     (["--guidance", "-1"], "guidance must be a number from 0 to 100, got -1.0"),
     (["--guidance", "nan"], "guidance must be a number from 0 to 100, got nan"),

@@ -1605,7 +1605,7 @@ def test_places_that_cannot_be(programs, tmp_path):
 
 @pytest.fixture(scope="module")
 def sampler_file(shipped_exports):
-    return shipped_exports / "unet.sampler.onnx"
+    return shipped_exports / "closed.sampler.onnx"
 
 
 @pytest.mark.torch
