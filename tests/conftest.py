@@ -95,9 +95,7 @@ def made_once(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shipped_exports(made_once):
-    """Return a folder with unet.sampler.onnx and unet.slice.onnx, where all choices are open, closed.sampler.onnx, where
-    none is, and, of half the size, unet.float16.onnx.
-    """
+    """Return a folder of one-call files (unet.sampler, unet.slice: all open; closed.sampler) and unet.float16.onnx."""
     unet = HERE.parent / "exported" / "unet.onnx"
 
     def make(folder):
