@@ -277,7 +277,7 @@ def test_check_says_what_held_the_child(tmp_path):
     ("content", "limit", "told"),
     [
         (crashing_model(), ["--untrusted"], "crashes what opens it (SIGFPE)"),
-        (endless_model(), ["--untrusted", "2s"], "takes longer than 2 s. Give it more time"),
+        (endless_model(), ["--untrusted", "2s"], "Give it more time"),
         (greedy_model(2), ["--untrusted", "1GiB"], "Failed to allocate memory for requested buffer of size 2147483648"),
     ],
     ids=["crashing", "endless", "greedy"],

@@ -7,6 +7,7 @@ import pytest
 from models import GREY, extractor_file, mix_model, tiny_spec
 
 import ddpm_export.exporting.export
+import ddpm_export.importers.load
 from benchmarks import quality
 from ddpm_export import open_model
 from ddpm_export.errors import BadFileError, UsageError
@@ -40,7 +41,7 @@ def place(tmp_path, monkeypatch):
         outputs["eps"][0, 0, 0, 0] += 0.3
         return outputs
 
-    monkeypatch.setattr(ddpm_export.exporting.export, "load_checkpoint", lambda path: path)
+    monkeypatch.setattr(ddpm_export.importers.load, "load_checkpoint", lambda path: path)
     monkeypatch.setattr(ddpm_export.exporting.export, "eager_model", lambda _: almost)
     return tmp_path
 

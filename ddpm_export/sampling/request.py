@@ -230,20 +230,20 @@ def _refuse_beyond_graph(spec: ModelSpec, steps: Steps) -> None:
         raise UsageError(f"variance must be fixed_small in a one-call {spec.graph}, got {variance!r}.", "variance")
     fixed = spec.fixed_choices
     if PLAN in fixed and steps.name != fixed[PLAN]:
-        raise UsageError(is_fixed("sampler", spec, PLAN), "sampler")
+        raise UsageError(is_fixed("sampler", spec, PLAN))
     if steps.name is None and "eta" in fixed and steps.knobs.get("eta", 1.0) != fixed["eta"]:
-        raise UsageError(is_fixed("sampler", spec, "eta"), "sampler")
+        raise UsageError(is_fixed("sampler", spec, "eta"))
     if steps.grid is not None and TIMES in fixed:
-        raise UsageError(is_fixed("grid", spec, TIMES), "grid")
+        raise UsageError(is_fixed("grid", spec, TIMES))
 
 
 def _refuse_what_is_fixed(spec: ModelSpec, **asked: Any) -> None:
     """Raise UsageError for a choice that the graph of a one-call file does not take."""
     if spec.open is not None and "steps" not in spec.open and asked.get("num_steps") is not None:
-        raise UsageError(is_fixed("steps", spec), "steps")
+        raise UsageError(is_fixed("steps", spec))
     for name in spec.fixed_choices:
         if asked.get(name) is not None:
-            raise UsageError(is_fixed(name, spec), name)
+            raise UsageError(is_fixed(name, spec))
 
 
 def _is_beyond(spec: ModelSpec, steps: Steps, strength: float | None, returns: int) -> bool:

@@ -21,7 +21,7 @@ def test_a_file_of_8_bit_integers_is_named_so_and_sound(tmp_path, command):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--calibrate", "8"], "--calibrate applies to --precision int8 only"),
+        (["--calibrate", "8"], "--calibrate needs --precision int8"),
         (["--precision", "int4"], "--precision must be float32 or int8, got 'int4'"),
     ],
 )

@@ -162,9 +162,9 @@ def test_a_slice_shows_the_denoising_as_the_denoiser_does_and_a_sampler_says_tha
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["--steps", "3,9"], 2, "times must strictly fall"),
+        (["--steps", "3,9"], 2, "--steps must strictly fall"),
         (["--plan", "heun"], 2, "plan must be one of own"),
-        (["--plan", "own", "--steps", "2"], 2, "num_steps does not apply to plan own"),
+        (["--plan", "own", "--steps", "2"], 2, "--plan own already fixes the steps. Drop --steps."),
         (["--sampler", "ddpm:variance=fixed_large"], 2, "variance must be fixed_small in a one-call"),
         (["--steps", "41"], 2, "number of steps must be from 1 to"),
         (["--provider", "cuda"], 4, "does not run on cuda"),
@@ -393,10 +393,10 @@ def test_by_default_choices_are_fixed_and_refused_by_name(source, command, tmp_p
     assert np.abs(made[0] - made[1]).max() <= 1
     for arguments, name in (
         (["--steps", 7], "steps"),
-        (["--eta", 0.5], "eta"),
-        (["--times", "30,2"], "times"),
+        (["--sampler", "ddim:eta=0.5"], "eta"),
+        (["--steps", "30,2"], "times"),
         (["--plan", "own"], "plan"),
-        (["--grid", "karras"], "grid"),
+        (["--sampler", "ddim:grid=karras"], "grid"),
         (["--sampler", "ddpm"], "sampler"),
     ):
         code, shown, err = command("run", path, "--out", out, *arguments)
