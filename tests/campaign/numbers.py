@@ -110,7 +110,7 @@ def through_files(tally):
             model.write_bytes(scale_model())
             for value in BAD:
                 path = Path(folder, f"m.{kind}.onnx")
-                export(model, path, format=kind)
+                export(model, path, format=kind, opens="all")
                 made = ModelProto.FromString(path.read_bytes())
                 spoil(made, value)
                 path.write_bytes(made.SerializeToString())
