@@ -122,8 +122,8 @@ def read_json(content: bytes | str, form: Form, what: str, remedy: str = "") -> 
     Raises BadFileError, which begins with `what` and ends with the remedy.
     """
     try:
-        value = json.loads(content, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique)
-        if not _is_nested_within(value, MAX_NESTING):
+        value = json.loads(content, parse_float=finite, parse_constant=finite, object_pairs_hook=_unique)
+        if not is_nested_within(value, MAX_NESTING):
             raise ValueError(f"nested more than {MAX_NESTING} levels deep")
     except (ValueError, RecursionError) as exc:
         raise BadFileError(f"{what} is not JSON that can be read: {first_line(exc)}. {remedy}".rstrip()) from exc
@@ -136,7 +136,8 @@ def read_json(content: bytes | str, form: Form, what: str, remedy: str = "") -> 
         ) from exc
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """Return the number of a JSON text; raises ValueError for NaN and infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:40]}")
@@ -150,6 +151,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _is_nested_within(value: Any, levels: int) -> bool:
+def is_nested_within(value: Any, levels: int) -> bool:
+    """Return whether a JSON value has at most so many levels of objects and lists."""
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_nested_within(child, levels - 1) for child in children)
+    return levels > 0 and all(is_nested_within(child, levels - 1) for child in children)

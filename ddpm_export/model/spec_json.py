@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-import math
-from typing import Any
 
 from ddpm_export.errors import BadFileError, first_line, several, shown
+from ddpm_export.model.codec import MAX_NESTING, finite, is_nested_within
 from ddpm_export.model.guidance import guidance_from_json, json_from_guidance
 from ddpm_export.model.inputs import input_from_json, json_from_input
 from ddpm_export.model.plans import json_from_plan, plan_from_json
@@ -22,20 +21,6 @@ from ddpm_export.model.spec import (
 from ddpm_export.process.rows import is_number
 
 FORMAT = "ddpm-export/1"
-
-MAX_NESTING = 32
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:40]}")
-    return value
-
-
-def _is_nested_within(value: Any, levels: int) -> bool:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_nested_within(child, levels - 1) for child in children)
 
 
 def json_from_spec(spec: ModelSpec) -> str:
@@ -63,10 +48,10 @@ def spec_from_json(text: str) -> ModelSpec:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_JSON_BYTES:
         raise BadFileError(f"The model's spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}.")
     try:
-        values = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        values = json.loads(text, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as exc:
         raise BadFileError(f"The model's spec is not JSON: {first_line(exc)}.") from exc
-    if not _is_nested_within(values, MAX_NESTING):
+    if not is_nested_within(values, MAX_NESTING):
         raise BadFileError(f"The model's spec must be nested at most {MAX_NESTING} levels deep.")
     if not isinstance(values, dict):
         raise BadFileError(f"The model's spec must be a JSON object, got {shown(values)}.")

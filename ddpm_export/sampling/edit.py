@@ -15,7 +15,7 @@ from ddpm_export.process.given import inversion
 from ddpm_export.process.pixels import Pixels, to_uint8
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.sampling.generate import images_of, opened_file, sample
-from ddpm_export.sampling.given import Given, beyond_graph, states_from_images
+from ddpm_export.sampling.given import Given, beyond_graph, label_of_pictures, states_from_images
 from ddpm_export.sampling.request import Request, request_for
 
 
@@ -62,10 +62,8 @@ def invert(
     if isinstance(opened, OneCallFile):
         raise beyond_graph(spec)
     known = states_from_images(images, spec.state_shape)
-    label = spec.label
-    if label is not None and label.none is not None and label.name not in (asked.get("inputs") or {}):
-        asked = {**asked, "label": "none" if asked.get("label") is None else asked["label"]}  # a picture's is not known
-    forwards = request_for(spec, **{**asked, "n": len(images)})
+    label = label_of_pictures(spec, asked.get("label"), asked.get("inputs"))
+    forwards = request_for(spec, **{**asked, "n": len(images), "label": label})
     if any(row.noise for row in forwards.steps.plan.rows):
         raise UsageError("Inverting needs a plan that adds no noise. Choose ddim with eta 0.", "sampler")
     plan = inversion(spec.alphas_cumprod, times_of(forwards.steps.plan))

@@ -48,8 +48,7 @@ def _walk(denoise: Denoiser, spec: ModelSpec, request: Request, numbers: Sequenc
             x = noised(given.known[of], noise(0), rows.rows[0].a)
         if given.measurement is not None and given.y is not None:
             denoise = measured(denoise, given.measurement, given.y[of])
-        elif given.mask is not None:
-            mask = given.mask if len(given.mask) == 1 else given.mask[of]
+        elif (mask := given.mask_of(of)) is not None:
             keep = known_pixels(given.known[of], mask, noise_stream(request.seed, whose, shape, domain=GIVEN))
     return walk(denoise, noise, rows, keep=keep, x=x)
 
@@ -61,9 +60,8 @@ def _inputs_of_edit(request: Request, numbers: Sequence[int]) -> dict[str, Any]:
         return {}
     of = request.places_of(numbers)
     image = given.known[of]
-    mask = np.ones_like(image)
-    if given.mask is not None:
-        mask = np.broadcast_to(given.mask if len(given.mask) == 1 else given.mask[of], image.shape)
+    mask = given.mask_of(of)
+    mask = np.ones_like(image) if mask is None else np.broadcast_to(mask, image.shape)
     return {"image": image, "mask": mask, "strength": given.strength or 0.0}
 
 

@@ -37,6 +37,10 @@ class Given:
     shares_noise: bool = False
     text: Mapping[str, Any] = field(default_factory=dict)
 
+    def mask_of(self, places: Sequence[int]) -> Array | None:
+        """Return the masks of pictures by their places, (B or 1, 1, H, W); None without one."""
+        return self.mask if self.mask is None or len(self.mask) == 1 else self.mask[list(places)]
+
 
 def refuse_contradictions(
     spec: ModelSpec,
@@ -73,6 +77,14 @@ def refuse_contradictions(
         raise UsageError(f"mask does not apply to measure {measure}.", "mask", "measure")
     if sources["seeds"] is not None and (len(sources["seeds"]) != 2 or seed is not None):
         raise UsageError(f"seeds takes two seeds and replaces seed, got {list(sources['seeds'])}.", "seeds", "seed")
+
+
+def label_of_pictures(spec: ModelSpec, label: Any, inputs: Mapping[str, Any] | None) -> Any:
+    """Return the label that was asked for; without one "none", where the network knows that: a picture's is unknown."""
+    own = spec.label
+    if label is not None or own is None or own.none is None or own.name in (inputs or {}):
+        return label
+    return "none"
 
 
 def beyond_graph(spec: ModelSpec) -> UsageError:

@@ -17,7 +17,7 @@ from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import Pixels
 from ddpm_export.process.solvers import FORMULAS
 from ddpm_export.runtimes.one_call import is_fixed
-from ddpm_export.sampling.given import Given, digest_of, given_for, refuse_contradictions
+from ddpm_export.sampling.given import Given, digest_of, given_for, label_of_pictures, refuse_contradictions
 
 IMAGES = 16  # how many unless the request says
 MAX_FRESH_SEED = 2**32
@@ -177,8 +177,8 @@ def request_for(
             plan_below(spec, steps, strength, ddim_eta=spec.defaults.eta if PLAN in spec.fixed_choices else None)
         if returns:
             given = replace(given, text={**given.text, "returns": returns, "jump": jump})
-        if seeds is None and label is None and spec.label is not None and spec.label.none is not None:
-            label = None if spec.label.name in (inputs or {}) else "none"  # a picture's class is not known
+        if seeds is None:
+            label = label_of_pictures(spec, label, inputs)
     if spec.graph is not None:
         _refuse_beyond_graph(spec, steps)
     n = IMAGES if n is None else n
@@ -187,7 +187,7 @@ def request_for(
         raise UsageError(f"batch must be at most {most} for images of {spec.state_shape}, got {batch}.", "batch")
     guided = guidance_for(spec, guidance)
     cycles = _cycles(spec, label, inputs or {})
-    if given is not None and given.shares_noise:  # and whatever else the network is told of that one image
+    if given is not None and given.shares_noise:  # and the inputs of that image
         cycles = {name: values[[first % len(values)]] for name, values in cycles.items()}
     request = Request(
         steps=steps,
