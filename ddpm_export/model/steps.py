@@ -136,8 +136,8 @@ def plan(
 ) -> Plan:
     """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries.
 
-    grid: the name of one of GRIDS. name: of one of spec.plans; it replaces all other arguments. What is left out or None is the
-    spec's default. knobs: the sampler's, such as eta or variance. Raises UsageError for what is no plan,
+    grid: the name of one of GRIDS. name: of one of spec.plans; it replaces all other arguments. What is left out or
+    None is the spec's default. knobs: the sampler's, such as eta or variance. Raises UsageError for what is no plan,
     ModelRefusedError for a default sampler that this version does not know.
     """
     return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
