@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -15,6 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import ddpm_export
+
+# a module first imported while a test has replaced something it imports would keep the replacement after the test
+for module in pkgutil.walk_packages(ddpm_export.__path__, "ddpm_export."):
+    importlib.import_module(module.name)
 settings.register_profile("ddpm-export", deadline=None, database=None)
 settings.load_profile("ddpm-export")
 HERE = Path(__file__).parent
