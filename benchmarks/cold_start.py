@@ -46,8 +46,8 @@ def measure(arguments: argparse.Namespace) -> Report:
         builder = [sys.executable, str(HERE / "first_image/diffusers_pipeline.py")]
         built = subprocess.run([*builder, "build", f"{folder}/pipeline"], capture_output=True, text=True, check=False)
         if built.returncode == 0:
-            told = [str(arguments.pictures), str(arguments.pipeline_steps)]
-            programs[PIPELINE] = [*builder, "run", f"{folder}/pipeline", f"{folder}/c.npy", *told]
+            inputs = [str(arguments.pictures), str(arguments.pipeline_steps)]
+            programs[PIPELINE] = [*builder, "run", f"{folder}/pipeline", f"{folder}/c.npy", *inputs]
             notes.append(f"diffusers: a random UNet2DModel of {int(built.stdout):,} parameters, saved beforehand.")
         else:
             reason = (built.stderr.splitlines() or ["no reason"])[-1]

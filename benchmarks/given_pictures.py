@@ -51,7 +51,7 @@ def methods(model: Any, images: Any, mask: Any) -> Any:
         REPAINT,
         {**HOW, "eta": 1.0, "measure": "mask"},
     ]
-    return np.concatenate([edit(model, chosen, mask=mask, n=2, **one) for one in how])
+    return np.concatenate([edit(model, chosen, mask=mask, n=2, **entry) for entry in how])
 
 
 def averaged(model: Any, images: Any, _mask: Any) -> Any:
@@ -133,14 +133,14 @@ def rate_tables(found: dict[str, Any]) -> str:
     """Return the tables of rate, distortion and a coder's cost, of what `ddpm-eval --metrics rate --json` says."""
     rate = found["rate"]
 
-    def told(name: str) -> str:
+    def asked(name: str) -> str:
         return f"{rate[name]:.2f} ± {rate[f'{name}_error']:.2f}"
 
     total = markdown_from_table(
         f"Bits per dimension, {rate['images']} test images",
         ["model", "rate, L_1 + ... + L_T", "distortion, L_0", "RMSE in levels"],
         [
-            ["this model, Fashion-MNIST", told("L_1:T"), told("L_0"), told("rmse")],
+            ["this model, Fashion-MNIST", asked("L_1:T"), asked("L_0"), asked("rmse")],
             ["Ho et al. 2020, CIFAR-10", "1.78", "1.97", "0.95"],
         ],
     )

@@ -66,10 +66,10 @@ def measure(arguments: argparse.Namespace) -> Report:
                 rows[name][extractor.stem] = scoring.scores(metrics, fake, real, scoring.Labels(labels, None, names))
     if arguments.chart:
         _draw_chart(arguments.chart, rows, cases)
-    said = ("n", "scales", "sampler", "steps", "grid", "reference")
-    told = [f"--{name} {value}" for name in said if (value := getattr(arguments, name)) is not None]
-    told += [f"--{name} {value}" for name in ("interval", "extractor") for value in getattr(arguments, name) or ()]
-    command = f"python -m benchmarks.guidance {' '.join(told)}"
+    stated = ("n", "scales", "sampler", "steps", "grid", "reference")
+    inputs = [f"--{name} {value}" for name in stated if (value := getattr(arguments, name)) is not None]
+    inputs += [f"--{name} {value}" for name in ("interval", "extractor") for value in getattr(arguments, name) or ()]
+    command = f"python -m benchmarks.guidance {' '.join(inputs)}"
     return Report(command, conditions, [_table(rows)], _notes(rows, cases), {"rows": rows})
 
 
@@ -132,12 +132,12 @@ def _draw_chart(path: Path, rows: dict[str, Scores], cases: list[Guidance]) -> N
         by_interval.setdefault(case.interval, []).append(case)
     for (interval, mine), style in zip(by_interval.items(), itertools.cycle(("o-", "s--", "^-.", "D:"))):
         found = [rows[str(case)][extractor] for case in mine]
-        seen, fid = [one["accuracy"]["mean"] for one in found], [one["fid"] for one in found]
+        seen, fid = [entry["accuracy"]["mean"] for entry in found], [entry["fid"] for entry in found]
         label = "all times" if interval is None else f"t {interval[0]:g} to {interval[1]:g}"
         left.plot(seen, fid, style, label=label)
         for case, x, y in zip(mine, seen, fid, strict=True):
             left.annotate(f"{case.scale:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        right.plot([case.scale for case in mine], [one["is"]["mean"] for one in found], style, label=label)
+        right.plot([case.scale for case in mine], [entry["is"]["mean"] for entry in found], style, label=label)
     real = rows[REAL][extractor]
     left.plot(real["accuracy"]["mean"], real["fid"], "k*", label=REAL)
     right.axhline(real["is"]["mean"], color="0.4", linestyle="--", linewidth=1.0, label=REAL)

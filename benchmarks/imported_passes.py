@@ -36,9 +36,9 @@ TERRAIN = "adaptive-terrain-diffusion"
 CASES = [
     diffusers.case("diffusers, 32-64", {"block_out_channels": (32, 64), "norm_num_groups": 8}, "DDPMScheduler", {}),
     lucidrains.case("lucidrains, dim 32", "trainer", {"dim": 32}, {"image_size": 16, "timesteps": 30}),
-    next(one for one in openai.cases() if one.name == "guided-a"),
-    next(one for one in openai.cases() if one.name == "improved-a"),
-    next(one for one in tqch.cases() if one.name == "tqch-c"),
+    next(entry for entry in openai.cases() if entry.name == "guided-a"),
+    next(entry for entry in openai.cases() if entry.name == "improved-a"),
+    next(entry for entry in tqch.cases() if entry.name == "tqch-c"),
 ]
 
 
@@ -50,16 +50,16 @@ def measure(arguments: argparse.Namespace) -> Report:
             graphs = (source, rewritten(source, PASSES))
             before, after = (Counter(node.op_type for node in graph.graph.node) for graph in graphs)
             models = [model_from_bytes(graph.SerializeToString(), spec, threads=1) for graph in graphs]
-            x_t, t, told = inputs_at_the_middle(spec, arguments.batch)
-            outputs = [model(x_t, t, **told)[spec.prediction] for model in models]
+            x_t, t, asked = inputs_at_the_middle(spec, arguments.batch)
+            outputs = [model(x_t, t, **asked)[spec.prediction] for model in models]
             error = float(np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max())
             seconds: list[list[float]] = [[], []]
             for _ in range(arguments.rounds):
                 for k in random.sample((0, 1), 2):
-                    models[k](x_t, t, **told)
+                    models[k](x_t, t, **asked)
                     start, calls = time.process_time(), 0
                     while (taken := time.process_time() - start) < TURN_S:
-                        models[k](x_t, t, **told)
+                        models[k](x_t, t, **asked)
                         calls += 1
                     seconds[k].append(taken / calls)
             changed = [f"{after[op] - before[op]:+d} {op}" for op in sorted(before | after) if after[op] != before[op]]

@@ -39,8 +39,8 @@ def measure(arguments: argparse.Namespace) -> Report:
     tables, values = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for batch in map(int, arguments.batches.split(",")):
-            x_t, t, told = inputs_at_the_middle(spec, batch)
-            feeds = {"x_t": x_t, "t": t, **told}
+            x_t, t, asked = inputs_at_the_middle(spec, batch)
+            feeds = {"x_t": x_t, "t": t, **asked}
             plain = _session(arguments.model, threads)
             profiled = _session(arguments.model, threads, Path(folder, f"batch-{batch}"))
             calls = {
@@ -101,10 +101,11 @@ def _by_operator(events: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for event in events:
         if event["cat"] != "Node" or not event["name"].endswith("_kernel_time"):
             continue
-        told = event["args"]
-        operator = told["op_name"].removeprefix("Fused")
+        asked = event["args"]
+        operator = asked["op_name"].removeprefix("Fused")
         shapes = [
-            [next(iter(tensor.values())) for tensor in told[side]] for side in ("input_type_shape", "output_type_shape")
+            [next(iter(tensor.values())) for tensor in asked[side]]
+            for side in ("input_type_shape", "output_type_shape")
         ]
         row = found[operator]
         row["nodes"] += 1 / runs
@@ -117,10 +118,10 @@ def _by_operator(events: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def _table(batch: int, found: dict[str, dict[str, float]], step_ms: float, product: float) -> Table:
     whole = sum(row["ms"] for row in found.values())
     rows: list[list[str]] = []
-    told = {name: row for name, row in found.items() if row["ms"] >= LEAST * whole}
-    small = [row for name, row in found.items() if name not in told]
-    told["others"] = {key: sum(row[key] for row in small) for key in ("nodes", "ms", "gflop")}
-    for name, row in sorted(told.items(), key=lambda item: -item[1]["ms"]):
+    asked = {name: row for name, row in found.items() if row["ms"] >= LEAST * whole}
+    small = [row for name, row in found.items() if name not in asked]
+    asked["others"] = {key: sum(row[key] for row in small) for key in ("nodes", "ms", "gflop")}
+    for name, row in sorted(asked.items(), key=lambda item: -item[1]["ms"]):
         rate = 1e3 * row["gflop"] / row["ms"] if row["gflop"] else 0.0
         nodes = "-" if name == "between" else f"{row['nodes']:.0f}"
         cells = [f"{row['ms']:.2f}", f"{100 * row['ms'] / whole:.0f} %", f"{rate:.0f}" if rate else "-"]

@@ -29,16 +29,16 @@ def measure(arguments: argparse.Namespace) -> Report:
     checkpoint = load_checkpoint(arguments.checkpoint)
     spec = checkpoint.spec
     source = model_from_checkpoint(checkpoint, program_from_checkpoint(checkpoint), ())
-    chosen = {WITHOUT: (), **{type(one).__name__: (one,) for one in PASSES}, ALL: PASSES}
+    chosen = {WITHOUT: (), **{type(entry).__name__: (entry,) for entry in PASSES}, ALL: PASSES}
     models = {
         name: model_from_bytes(rewritten(source, passes).SerializeToString(), spec, threads=threads)
         for name, passes in chosen.items()
     }
     tables, values = [], {}
     for batch in map(int, arguments.batches.split(",")):
-        x_t, t, told = inputs_at_the_middle(spec, batch)
+        x_t, t, inputs = inputs_at_the_middle(spec, batch)
         calls: dict[str, Callable[[], Array]] = {
-            name: lambda model=model: model(x_t, t, **told)[spec.prediction]  # type: ignore[misc]  # noqa: B023
+            name: lambda model=model: model(x_t, t, **inputs)[spec.prediction]  # type: ignore[misc]  # noqa: B023
             for name, model in models.items()
         }
         for call in calls.values():

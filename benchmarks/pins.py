@@ -212,8 +212,8 @@ def digests(checkout: Path, models: Path, only: str) -> Iterator[tuple[str, str]
             ran(checkout, COMMAND.format(command), *words, "--seed", 7, "--threads", 1, "--out", pixels)
             yield label, hashlib.sha256(np.load(pixels).tobytes()).hexdigest()
         for line in ran(checkout, PROGRAMS, out, json.dumps(SETTINGS), only).splitlines():
-            label, told = json.loads(line)
-            yield label, told
+            label, inputs = json.loads(line)
+            yield label, inputs
 
 
 def main() -> None:
@@ -232,9 +232,9 @@ def main() -> None:
         ran(HERE, MODELS, models, other / UNET)
         for checkout in (other, HERE):
             found.append({})
-            for label, told in digests(checkout, models, arguments.only):
-                found[-1][label] = told
-                print(f"{checkout.name}: {label}: {told}", file=sys.stderr, flush=True)
+            for label, inputs in digests(checkout, models, arguments.only):
+                found[-1][label] = inputs
+                print(f"{checkout.name}: {label}: {inputs}", file=sys.stderr, flush=True)
     before, after = found
     rows = [[label, before.get(label, "-"), _verdict(before, after, label)] for label in {**before, **after}]
     table = Table("SHA-256 of the pixels, seed 7", ["run", "there", "here"], rows)

@@ -156,10 +156,10 @@ class _Judge:
         return {**self._scores(theirs, fid=True), **equal}
 
     def _samples(self, model: Model, case: Case, digest: str) -> Any:
-        def told(done: int, total: int, _what: str) -> None:
+        def inputs(done: int, total: int, _what: str) -> None:
             self.report(done, total, case.label)
 
-        return scoring.sampled_images(model, self.spec, case.settings(self.spec), digest, self.cache, told)
+        return scoring.sampled_images(model, self.spec, case.settings(self.spec), digest, self.cache, inputs)
 
     def _scores(self, images: Any, fid: bool) -> dict[str, Any]:
         if self.reference is None:
@@ -275,8 +275,8 @@ def _cheapest_as_text(rows: Rows, cases: list[Case]) -> str:
         return bool(kids[case]["mean"] - kids[best]["mean"] <= 2.0 * error)
 
     cheapest = min(filter(is_as_good, cases), key=lambda case: (case.num_steps, kids[case]["mean"]))
-    told = f"Of {cases[0].n} images each, {_named(best)} has the lowest KID"
-    return told + ("." if cheapest == best else f"; {_named(cheapest)} is within two standard errors of it.")
+    inputs = f"Of {cases[0].n} images each, {_named(best)} has the lowest KID"
+    return inputs + ("." if cheapest == best else f"; {_named(cheapest)} is within two standard errors of it.")
 
 
 def _named(case: Case) -> str:

@@ -103,16 +103,16 @@ def measure(arguments: argparse.Namespace) -> Report:
 
 def told_by_default(spec: ModelSpec, numbers: range) -> dict[str, Any]:
     """Return by name what a one-call graph takes of images besides its settings, as a sampler says it: JSON values."""
-    told: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         name: values.tolist() for name, values in request_for(spec, seed=SEED).inputs_of(numbers).items()
     }
     if spec.plans:
-        told["plan"] = 0  # none of them
+        inputs["plan"] = 0  # none of them
     if spec.takes_guidance:
         guided = guidance_for(spec)
         interval = guided.interval or (0, spec.num_train_timesteps - 1)
-        told |= {"guidance": guided.scale, "guidance_interval": list(interval)}
-    return told
+        inputs |= {"guidance": guided.scale, "guidance_interval": list(interval)}
+    return inputs
 
 
 def _images(command: list[str], path: Path, settings: dict[str, Any]) -> tuple[str, Array] | str:

@@ -301,15 +301,15 @@ class _Judges:
             pulls: dict[tuple[str, int], KernelPulls] = {}
             for done, (case, anchor) in enumerate(itertools.product(cases, anchors)):
                 self.report(done, len(cases) * len(anchors), f"differences by {name}")
-                n = min(self.found.most("rows", one.label)[0] for one in (case, anchor))
+                n = min(self.found.most("rows", entry.label)[0] for entry in (case, anchor))
                 label = f"{_less(case, anchor)}; {n} images"
                 kept = dict(self.found.values["differences"].get(label, {}))
                 if case == anchor or kept.get(name, {}).get("sha256") == self.digests[name]:
                     continue
-                for one in (case, anchor):
-                    if (one.label, n) not in pulls:
-                        features = self._features(self._samples(one, self.found.most("rows", one.label)[0]), name)
-                        pulls[one.label, n] = kernel_pulls(features[:n], self._features(self.train, name))
+                for entry in (case, anchor):
+                    if (entry.label, n) not in pulls:
+                        features = self._features(self._samples(entry, self.found.most("rows", entry.label)[0]), name)
+                        pulls[entry.label, n] = kernel_pulls(features[:n], self._features(self.train, name))
                 mean, error = kernel_difference(pulls[case.label, n], pulls[anchor.label, n])
                 kept[name] = {"mean": mean, "standard_error": error, "sha256": self.digests[name]}
                 self.found.keep("differences", label, kept)
@@ -318,10 +318,10 @@ class _Judges:
         spec = replace(self.spec, plans={case.digest: case.plan})  # the cache goes by the name
         settings = request_for(spec, n=n, plan=case.digest, seed=SEED, batch=BATCH)
 
-        def told(done: int, total: int, _what: str) -> None:
+        def inputs(done: int, total: int, _what: str) -> None:
             self.report(done, total, case.label)
 
-        return scoring.sampled_images(self.model, spec, settings, self.model_sha256, self.cache, told)
+        return scoring.sampled_images(self.model, spec, settings, self.model_sha256, self.cache, inputs)
 
     def _judged(self, label: str, images_of: Any) -> None:
         kids: Values = dict(self.found.values["rows"].get(label, {}))

@@ -83,8 +83,8 @@ def sampling(*program: str) -> Command:
 
 def editing(*program: str) -> Callable[[Path], list[str]]:
     """Return the command of a `sample` program that fills a picture in."""
-    said = {"image": GIVEN / "pictures" / "00.png", "mask": GIVEN / "right-half.png", **EDIT}
-    options = [text for name, value in said.items() for text in (f"--{name.removeprefix('num_')}", str(value))]
+    stated = {"image": GIVEN / "pictures" / "00.png", "mask": GIVEN / "right-half.png", **EDIT}
+    options = [text for name, value in stated.items() for text in (f"--{name.removeprefix('num_')}", str(value))]
     return lambda out: [*program, str(UNET), *FLAGS, *options, "--out", str(out)]
 
 
@@ -114,11 +114,11 @@ def hosting(program: Path) -> Command:
 def host_editing(program: Path) -> Callable[[Path], list[str]]:
     """Return the command of a `sample` program that fills a picture in, over an edit graph."""
     files = ["--image", str(GIVEN / "pictures" / "00.png"), "--mask", str(GIVEN / "right-half.png")]
-    said = [
+    stated = [
         *files,
         *(text for name, value in HOST_EDIT.items() for text in (f"--{name.removeprefix('num_')}", str(value))),
     ]
-    return lambda out: [str(program), str(GRAPHS["edit"]), *FLAGS, *said, "--out", str(out)]
+    return lambda out: [str(program), str(GRAPHS["edit"]), *FLAGS, *stated, "--out", str(out)]
 
 
 def number_of(plan: str) -> int:
@@ -232,29 +232,29 @@ def main() -> None:
     graphs = {None: grid(generate(GRAPHS["slice"], num_steps=STEPS, **how))}
     graphs |= {plan: grid(generate(PLANNED / "unet.slice.onnx", plan=plan, **how)) for plan in PLANS}
     filled = grid(edit(GRAPHS["edit"], picture[np.newaxis], mask=mask[..., 0], **HOST_EDIT, **TOLD))
-    told = "".join(f", {name} {value:g}" for name, value in TOLD.items())
+    inputs = "".join(f", {name} {value:g}" for name, value in TOLD.items())
     print(
-        f"{N} images, {STEPS} steps of DDIM, seed {SEED}{told}: difference from Python, and one image from a cold start"
+        f"{N} images, {STEPS} steps of DDIM, seed {SEED}{inputs}: difference from Python, and a cold start with one image"
     )
     print(f"Plans in the file: {', '.join(PLANS)}")
     print(f"Edit: half a picture filled in {EDIT['n']} ways, {EDIT['num_steps']} steps, {EDIT['returns']} returns")
     failures = 0
     for plan in PLANS:
-        told, is_same = difference(in_the_graph(plan), expected[plan])
-        print(f"{'the graph':22} {plan}: {told}", flush=True)
+        inputs, is_same = difference(in_the_graph(plan), expected[plan])
+        print(f"{'the graph':22} {plan}: {inputs}", flush=True)
         failures += not is_same
     for program in PROGRAMS:
         missing = program.missing()
         if missing:
-            told = f"left out: {'; '.join(missing)}"
+            inputs = f"left out: {'; '.join(missing)}"
         else:
             try:
-                told, is_same = compared(program, *((graphs, filled) if program.is_host else (expected, edited)))
+                inputs, is_same = compared(program, *((graphs, filled) if program.is_host else (expected, edited)))
                 failures += not is_same
             except subprocess.CalledProcessError as exc:
                 lines = (exc.stderr or "").strip().splitlines()
-                told, failures = f"failed: {lines[-1] if lines else exc}", failures + 1
-        print(f"{program.name:22} {told}", flush=True)
+                inputs, failures = f"failed: {lines[-1] if lines else exc}", failures + 1
+        print(f"{program.name:22} {inputs}", flush=True)
     sys.exit(1 if failures else 0)
 
 
@@ -273,22 +273,22 @@ def compared(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"grid{program.ending}"
         most = 0 if program.is_host else MAX_DIFFERENCE
-        told, is_same = difference(read(ran(program.run(N, out, None)), out), expected[None], most)
+        inputs, is_same = difference(read(ran(program.run(N, out, None)), out), expected[None], most)
         if program.first:
             seconds = json.loads(ran(list(program.first)))["ms"] / 1000
         else:
             start = time.perf_counter()
             ran(program.run(1, out, None))
             seconds = time.perf_counter() - start
-        told += f", first image {seconds:.2f} s"
+        inputs += f", first image {seconds:.2f} s"
         for plan in PLANS if program.takes_plans else ():
             of_plan, is_its = difference(read(ran(program.run(N, out, plan)), out), expected[plan], most)
-            told, is_same = f"{told}; {plan}: {of_plan}", is_same and is_its
+            inputs, is_same = f"{inputs}; {plan}: {of_plan}", is_same and is_its
         edit_told = "this program makes none"
         if program.edits is not None:
             edit_told, is_its = difference(read(ran(program.edits(out)), out), edited, most)
             is_same = is_same and is_its
-    return f"{told}; edit: {edit_told}", is_same
+    return f"{inputs}; edit: {edit_told}", is_same
 
 
 def difference(pixels: NDArray[np.uint8], expected: NDArray[np.uint8], most: int = MAX_DIFFERENCE) -> tuple[str, bool]:

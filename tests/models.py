@@ -206,13 +206,13 @@ def classes_file(spec, means, std):
         inputs["guidance"] = (TensorProto.FLOAT, ["batch", 1])
         values += [constant("of none", means[-1]), constant("column", [-1, 1, 1, 1], np.int64)]
     else:
-        nodes = [one for one in nodes if one.output[0] not in ("more", "scale", "carried", "guided")]
+        nodes = [entry for entry in nodes if entry.output[0] not in ("more", "scale", "carried", "guided")]
     return onnx_file(nodes, values, spec, inputs=inputs)
 
 
 def told_model(spec):
     """Return a file whose prediction is tanh of x_t, moved by the time and by each input of the spec."""
-    names = [spec.prediction, *(f"with {one.name}" for one in reversed(spec.inputs)), "bent"]
+    names = [spec.prediction, *(f"with {entry.name}" for entry in reversed(spec.inputs)), "bent"]
     nodes = [
         node("Tanh", ["x_t"], "bent"),
         node("Cast", ["t"], "t_float", to=TensorProto.FLOAT),
@@ -223,18 +223,18 @@ def told_model(spec):
     kinds = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
     shape = ["batch", *spec.image_shape]
     inputs = {"x_t": (TensorProto.FLOAT, shape), "t": (kinds[spec.t_dtype], ["batch"])}
-    for one, before, after in zip(spec.inputs, names[-2:0:-1], names[-3::-1], strict=True):
-        inputs[one.name] = (kinds[one.dtype], ["batch", *one.shape])
-        told, weight = one.name, f"{one.name} weight"
-        if one.kind == "label":
-            nodes.append(node("Cast", [one.name], f"{one.name} float", to=TensorProto.FLOAT))
-            told = f"{one.name} float"
-        if one.kind != "previous":  # its first number for all of an image
-            nodes.append(node("Reshape", [told, "rows"], f"{one.name} rows"))
-            nodes.append(node("Gather", [f"{one.name} rows", "first"], f"{one.name} first", axis=1))
-            nodes.append(node("Reshape", [f"{one.name} first", "column"], f"{one.name} column"))
-            told = f"{one.name} column"
-        nodes += [node("Mul", [told, "tenth"], weight), node("Add", [before, weight], after)]
+    for entry, before, after in zip(spec.inputs, names[-2:0:-1], names[-3::-1], strict=True):
+        inputs[entry.name] = (kinds[entry.dtype], ["batch", *entry.shape])
+        asked, weight = entry.name, f"{entry.name} weight"
+        if entry.kind == "label":
+            nodes.append(node("Cast", [entry.name], f"{entry.name} float", to=TensorProto.FLOAT))
+            asked = f"{entry.name} float"
+        if entry.kind != "previous":  # its first number for all of an image
+            nodes.append(node("Reshape", [asked, "rows"], f"{entry.name} rows"))
+            nodes.append(node("Gather", [f"{entry.name} rows", "first"], f"{entry.name} first", axis=1))
+            nodes.append(node("Reshape", [f"{entry.name} first", "column"], f"{entry.name} column"))
+            asked = f"{entry.name} column"
+        nodes += [node("Mul", [asked, "tenth"], weight), node("Add", [before, weight], after)]
     integers = {"column": [-1, 1, 1, 1], "rows": [0, -1], "first": [0]}
     values = [constant(name, numbers, np.int64) for name, numbers in integers.items()]
     values += [constant("hundredth", 0.01), constant("tenth", 0.1)]

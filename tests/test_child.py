@@ -89,12 +89,12 @@ def test_it_can_neither_read_nor_write_nor_reach_what_is_not_its_own(tmp_path, t
     (tmp_path / "m.onnx").write_bytes(mix_model())
     arguments = [str(outside / "secret"), str(outside), str(os.getpid())]
     assert child.run_in_child(stranger(TRIES), arguments) == 0
-    guards, told = json.loads(capfd.readouterr().out)
+    guards, asked = json.loads(capfd.readouterr().out)
     assert guards[:2] == ["600 s", "16 GiB"]
     assert [name.split()[0] for name in guards[2:]] == ["Landlock", "seccomp"]
     own = ["read its folder", "write its place", "start a thread"]
-    assert told == {name: "done" if name in own else "refused" for name in told}
-    assert len(told) == 13
+    assert asked == {name: "done" if name in own else "refused" for name in asked}
+    assert len(asked) == 13
     assert list(outside.iterdir()) == [outside / "secret"]
     assert (tmp_path / "out" / "a.npy").read_bytes() == b"x"
 
@@ -234,12 +234,12 @@ def reply(word, *more):
 def test_a_worker_answers_outlives_its_child_and_believes_nothing(stranger):
     worker = child.Worker(stranger(ANSWERS))
     try:
-        first, *told = worker.ask("a", 1, None, timeout_s=30)
-        assert told == ["a", 1, None]
+        first, *asked = worker.ask("a", 1, None, timeout_s=30)
+        assert asked == ["a", 1, None]
         with pytest.raises(BadFileError, match="crashes what opens it"):
             worker.ask("crash", timeout_s=30)
-        second, *told = worker.ask("b", timeout_s=30)
-        assert (told, second != first) == (["b"], True)
+        second, *asked = worker.ask("b", timeout_s=30)
+        assert (asked, second != first) == (["b"], True)
         with pytest.raises(NonFiniteError, match="NaN"):
             worker.ask("refuse", timeout_s=30)
         assert worker.ask("c", timeout_s=30) == [second, "c"]
@@ -282,9 +282,9 @@ def test_check_says_what_held_the_child(tmp_path):
     ],
     ids=["crashing", "endless", "greedy"],
 )
-def test_an_untrusted_run_of_a_hostile_file_is_one_line_and_3(tmp_path, content, limit, told):
+def test_an_untrusted_run_of_a_hostile_file_is_one_line_and_3(tmp_path, content, limit, asked):
     arguments = [write(tmp_path, content), *limit, "--n", 1, "--out", tmp_path / "out" / "a.npy"]
-    assert_refused(run_apart(*arguments, code=RUN), 3, "m.onnx", told)
+    assert_refused(run_apart(*arguments, code=RUN), 3, "m.onnx", asked)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -297,8 +297,8 @@ def test_an_untrusted_run_gives_the_same_pictures_and_its_parent_loads_nothing(t
     code += "os._exit = told\nrun()"
     ending = run_apart(model, "--untrusted", "--n", 3, "--seed", 1, "--json", "--out", out, code=code)
     assert (ending.code, ending.err) == (0, "")
-    told, names = ending.out.splitlines()
-    assert (json.loads(told)["out"], names) == (str(out), "")
+    asked, names = ending.out.splitlines()
+    assert (json.loads(asked)["out"], names) == (str(out), "")
     np.testing.assert_array_equal(np.load(out), generate(model, n=3, seed=1))
     assert os.listdir(out.parent) == ["a.npy"]
 
@@ -350,11 +350,11 @@ def test_a_signal_to_the_parent_ends_the_child(tmp_path, number):
         assert process.poll() is None
         since = time.monotonic()
         process.send_signal(number)
-        printed, told = process.communicate(timeout=20)  # which waits for the child, too: it has the same pipes
+        printed, asked = process.communicate(timeout=20)  # which waits for the child, too: it has the same pipes
     finally:
         process.kill()
         process.wait()
     assert time.monotonic() - since < 5  # half a second on an idle machine
     killed = number == signal.SIGKILL
-    assert (process.returncode, printed, told) == ((-number, "", "") if killed else (130, "", "stopped.\n"))
+    assert (process.returncode, printed, asked) == ((-number, "", "") if killed else (130, "", "stopped.\n"))
     assert killed or list((tmp_path / "out").iterdir()) == []

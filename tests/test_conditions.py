@@ -70,10 +70,10 @@ def test_every_kind_of_input_takes_its_values_in_turn(opened):
     low = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 1, 2, 2)
     inputs = {"strength": [0.1, 0.2, 0.3], "low_res": low}
     chosen = request_for(spec, inputs=inputs, seed=SEED, n=4, first=2)
-    told = chosen.inputs_of(chosen.numbers)
-    np.testing.assert_array_equal(told["y"], [2, 0, 1, 2])
-    np.testing.assert_array_equal(told["strength"], np.float32([[0.3], [0.1], [0.2], [0.3]]))
-    np.testing.assert_array_equal(told["low_res"], low[[0, 1, 0, 1]])
+    asked = chosen.inputs_of(chosen.numbers)
+    np.testing.assert_array_equal(asked["y"], [2, 0, 1, 2])
+    np.testing.assert_array_equal(asked["strength"], np.float32([[0.3], [0.1], [0.2], [0.3]]))
+    np.testing.assert_array_equal(asked["low_res"], low[[0, 1, 0, 1]])
     assert chosen.label_names == ["shoe", "bag", "coat"]
     whole = generate((model, spec), n=6, seed=SEED, inputs=inputs)
     np.testing.assert_array_equal(generate((model, spec), n=4, first=2, seed=SEED, inputs=inputs, batch=3), whole[2:])
@@ -83,13 +83,13 @@ def test_every_kind_of_input_takes_its_values_in_turn(opened):
 def test_what_an_image_follows_from_is_told():
     low = np.zeros((1, 2, 2), np.float32)
     spec = spec_with(*EVERY)
-    told = request_for(spec, inputs={"strength": 0.5, "low_res": low}, label=["bag", 3], guidance=2, seed=1).describe()
-    assert told["label"] == ["bag", "none"]
-    assert (told["guidance"], "guidance_interval" in told) == (2, False)
-    assert told["inputs"] == {"strength": [[0.5]], "low_res": hashlib.sha256(low.tobytes()).hexdigest()}
-    told = request_for(spec_with(LABEL), guidance=Guidance(2.0, (10, 30)), seed=1).describe()
-    assert (told["guidance"], told["guidance_interval"], told["label"]) == (2.0, (10, 30), ["shoe", "bag", "coat"])
-    assert "inputs" not in told
+    asked = request_for(spec, inputs={"strength": 0.5, "low_res": low}, label=["bag", 3], guidance=2, seed=1).describe()
+    assert asked["label"] == ["bag", "none"]
+    assert (asked["guidance"], "guidance_interval" in asked) == (2, False)
+    assert asked["inputs"] == {"strength": [[0.5]], "low_res": hashlib.sha256(low.tobytes()).hexdigest()}
+    asked = request_for(spec_with(LABEL), guidance=Guidance(2.0, (10, 30)), seed=1).describe()
+    assert (asked["guidance"], asked["guidance_interval"], asked["label"]) == (2.0, (10, 30), ["shoe", "bag", "coat"])
+    assert "inputs" not in asked
     always = dataclasses.replace(LABEL, none=None)
     assert "guidance" not in request_for(spec_with(always), seed=1).describe()
     assert not {"label", "guidance", "inputs"} & set(request_for(tiny_spec(), seed=1).describe())
@@ -108,9 +108,9 @@ def test_the_files_guidance_counts_where_nothing_is_said(opened):
     spec = with_defaults(spec_with(LABEL), guidance=Guidance(2.5, (5, 35)))
     assert (spec.defaults.guidance, spec.requires) == (Guidance(2.5, (5, 35)), ("inputs", "guidance"))
     model, spec = opened(LABEL, defaults=spec.defaults, requires=spec.requires)
-    said = generate((model, spec), n=3, seed=SEED, guidance=Guidance(2.5, (5, 35)))
-    np.testing.assert_array_equal(generate((model, spec), n=3, seed=SEED), said)
-    assert (generate((model, spec), n=3, seed=SEED, guidance=1) != said).any()
+    options = generate((model, spec), n=3, seed=SEED, guidance=Guidance(2.5, (5, 35)))
+    np.testing.assert_array_equal(generate((model, spec), n=3, seed=SEED), options)
+    assert (generate((model, spec), n=3, seed=SEED, guidance=1) != options).any()
     kept = with_defaults(spec, num_steps=9)
     assert (kept.defaults.guidance, kept.requires) == (Guidance(2.5, (5, 35)), ("inputs", "guidance"))
     without = with_defaults(spec, guidance=1)

@@ -138,11 +138,11 @@ def test_a_gzip_bomb_is_bounded(file, monkeypatch):
     file.write_bytes(gzip.compress(idx(np.zeros(2**26, dtype=np.uint8))))
     tracemalloc.start()
     try:
-        said = refused(read_idx, file)
+        stated = refused(read_idx, file)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert "must have at most" in said
+    assert "must have at most" in stated
     assert peak < 8 * limit
     file.write_bytes(gzip.compress(idx(np.zeros(limit, dtype=np.uint8))))  # exactly the limit is allowed
     assert read_idx(file).shape == (limit,)
@@ -395,9 +395,9 @@ def test_image_folder_refuses(tmp_path):
     )
     assert "File name too long" in refused(image_folder, tmp_path / ("x" * 300), (1, 4, 6))
     write_image(tmp_path / "wide.png", bytes_of_shape(4, 6))
-    said = refused(image_folder, tmp_path, (1, 6, 4))
-    assert "wide.png" in said
-    assert "must be 4x6, got 6x4" in said
+    stated = refused(image_folder, tmp_path, (1, 6, 4))
+    assert "wide.png" in stated
+    assert "must be 4x6, got 6x4" in stated
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     assert "a.png" in refused(image_folder, tmp_path, (1, 4, 6))
 
@@ -418,10 +418,10 @@ def test_mostly_broken_is_refused_with_a_count_and_the_first_names(tmp_path):
     write_image(tmp_path / "z.png", bytes_of_shape(4, 6))
     for name in "abcde":
         (tmp_path / f"{name}.png").write_bytes(b"no")
-    said = refused(picture_folder, tmp_path, (1, 4, 6))
-    assert "5 of 6 images cannot be read, " in said
-    assert all(f"{name}.png" in said for name in "abc")
-    assert "d.png" not in said
+    stated = refused(picture_folder, tmp_path, (1, 4, 6))
+    assert "5 of 6 images cannot be read, " in stated
+    assert all(f"{name}.png" in stated for name in "abc")
+    assert "d.png" not in stated
     for name in "def":  # three of seven
         write_image(tmp_path / f"{name}.png", bytes_of_shape(4, 6))
     assert len(picture_folder(tmp_path, (1, 4, 6)).broken) == 3
@@ -439,8 +439,8 @@ def test_the_first_broken_ones_are_named_alone(tmp_path, monkeypatch):
     expected = ", ".join(f"{tmp_path}/{name}.png" for name in "abc")
     for most in (dataset_module.MAX_ARRAY_BYTES, 0):
         monkeypatch.setattr(dataset_module, "MAX_ARRAY_BYTES", most)
-        said = refused(picture_folder, tmp_path, (1, 4, 6))
-        assert said == f"8 of 8 images cannot be read, {expected} first. Check that these are whole images."
+        stated = refused(picture_folder, tmp_path, (1, 4, 6))
+        assert stated == f"8 of 8 images cannot be read, {expected} first. Check that these are whole images."
     broken = []
     lazy = dataset_module.LazyImages(3, (1, 4, 6), no_image, broken, "image {}".format)
     assert "3 of 3 images cannot be read, image 1, image 2, image 0 first." in refused(lazy.__getitem__, 1)
@@ -487,7 +487,11 @@ def test_lazily_the_next_sound_one_stands_for_a_broken_one(ten):
     assert data.broken == []
     for _ in range(2):
         assert data.images[:][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 6, 6, 6, 7, 8, 0]
-    assert sorted(told.partition(" is not a picture")[0][-5:] for told in data.broken) == ["4.png", "5.png", "9.png"]
+    assert sorted(inputs.partition(" is not a picture")[0][-5:] for inputs in data.broken) == [
+        "4.png",
+        "5.png",
+        "9.png",
+    ]
 
 
 @pytest.mark.usefixtures("few_bytes")

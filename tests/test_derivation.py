@@ -97,13 +97,21 @@ def random_values(rng):
     eta = float(np.float32(rng.uniform(0.1, 1.0)))  # ddim rounds it so
     T = int(rng.integers(20, 1000))
     t, n = (int(rng.integers(2, T)) for _ in range(2))
-    x_0, eps, z, x_t, said = rng.standard_normal(5)
+    x_0, eps, z, x_t, options = rng.standard_normal(5)
     step = Step(t - 1, a, a_prev)
     values = {
         **{r"\bar\alpha_t": a, r"\bar\alpha_s": a_prev, r"\bar\alpha_T": a, r"\beta_{t|s}": 1.0 - a / a_prev},
         **{r"\tilde\beta_{t|s}": noise_std(step, 1.0) ** 2, r"\eta": eta, r"\sigma": noise_std(step, eta)},
         **{"T": T, "t": t, "n": n, "i": int(rng.integers(0, n)), r"\beta_{lo}": 1e-4, r"\beta_{hi}": 0.02},
-        **{"x_0": x_0, r"\epsilon": eps, "z": z, "x_t": x_t, r"\hat v": said, r"\hat x_0": x_0, r"\hat\epsilon": eps},
+        **{
+            "x_0": x_0,
+            r"\epsilon": eps,
+            "z": z,
+            "x_t": x_t,
+            r"\hat v": options,
+            r"\hat x_0": x_0,
+            r"\hat\epsilon": eps,
+        },
         **{"m": rng.standard_normal(), "c": rng.uniform(0.1, 2.0), "r": rng.uniform(-0.2, 1.2), r"\pi": math.pi},
         **{r"\mu_1": x_0, r"\mu_2": eps, r"\sigma_1": 0.5 + a, r"\sigma_2": 0.2 + a_prev},
         **{"k_t": math.sqrt((1 - a) / a), "k_s": math.sqrt((1 - a_prev) / a_prev), "y_t": x_t / math.sqrt(a)},
@@ -266,10 +274,10 @@ def _(v, step):
     return found.prior * math.log(2.0)
 
 
-def denoised(prediction, said, v, step):
+def denoised(prediction, options, v, step):
     """Return (x_0, eps) as the package has them from what a network said."""
     spec = gaussian_spec((0.9, 0.5), prediction)
-    found = denoiser(lambda x_t, _: {prediction: np.full_like(x_t, said)}, spec)(
+    found = denoiser(lambda x_t, _: {prediction: np.full_like(x_t, options)}, spec)(
         np.full((1, 1, 1, 1), v["x_t"]), Row(1, step.t, step.a)
     )
     return found.x_0.item(), found.eps.item()
@@ -288,7 +296,7 @@ for tag, prediction, symbol, which in (
 def _(v, step):
     # the one v for which the denoiser, linear in it, finds x_0
     v["x_t"] = noised(v["x_0"], v[r"\epsilon"], step.a)
-    at_0, at_1 = (denoised("v", said, v, step)[0] for said in (0.0, 1.0))
+    at_0, at_1 = (denoised("v", options, v, step)[0] for options in (0.0, 1.0))
     return (v["x_0"] - at_0) / (at_1 - at_0)
 
 

@@ -303,8 +303,8 @@ def test_every_digest_is_of_a_file_that_ships_or_said_not_to_ship() -> None:
         text = page.read_text(encoding="utf-8")
         for match in DIGEST.finditer(text):
             ships = any(digest.startswith(match.group()) for digest in known)
-            said = text[match.end() :].startswith(", which no longer ships")
-            assert ships != said, f"{page.name}: {match.group()}"
+            options = text[match.end() :].startswith(", which no longer ships")
+            assert ships != options, f"{page.name}: {match.group()}"
             seen += 1
     assert seen >= 5
 
@@ -325,13 +325,13 @@ def test_what_is_said_of_the_proof_is_what_it_does() -> None:
     )
     assert small.batches == above.batches == learned.batches
     assert small.num_steps == above.num_steps == learned.num_steps
-    said = re.compile(
+    options = re.compile(
         rf"at {len(small.times)} times in {len(small.batches)} batch sizes "
         rf"\({len(above.times)} times where images have more than 64x64x3 values\).* a trajectory of {small.num_steps} "
         r"steps, of DDIM or, where the variance is learned, of DDPM,"
     )
     for name in ("README.md", "docs/importing.md"):
-        assert said.search(" ".join((ROOT / name).read_text(encoding="utf-8").split())), name
+        assert options.search(" ".join((ROOT / name).read_text(encoding="utf-8").split())), name
 
 
 def test_same_bits_are_promised_only_where_they_were_measured() -> None:

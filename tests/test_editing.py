@@ -114,7 +114,7 @@ def test_measured_pictures_measure_what_was_given_to_rounding(even):
     assert np.abs(again.astype(int) - made.astype(int)).max() <= 2
     # begun from the small picture, it is begun from what A+ makes of it
     large = small.repeat(2, axis=1).repeat(2, axis=2)
-    begun = [edit(even, one, measure="average:2", strength=0.6, **HOW) for one in (small, large)]
+    begun = [edit(even, entry, measure="average:2", strength=0.6, **HOW) for entry in (small, large)]
     assert np.abs(begun[0].astype(int) - begun[1]).max() <= 1
 
 

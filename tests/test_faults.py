@@ -404,14 +404,14 @@ def test_stopped_while_sampling_the_file_before_is_whole(tmp_path, number):
             time.sleep(0.02)
         assert process.poll() is None
         process.send_signal(number)
-        printed, told = process.communicate(timeout=60)
+        printed, inputs = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
     assert printed == ""
-    assert "Traceback" not in told
-    assert told.count("\n") <= 1
+    assert "Traceback" not in inputs
+    assert inputs.count("\n") <= 1
     assert out.read_bytes() == before
     left = [path.name for path in out.parent.iterdir() if path != out]
     assert all(name.startswith(".") for name in left) if number == signal.SIGKILL else left == []

@@ -370,9 +370,9 @@ def test_a_sampler_that_other_languages_do_not_know_becomes_the_default_as_a_pla
     assert spec.defaults.plan == "dpmpp_2m-5"
     assert spec.requires == ("plan",)
     (tmp_path / "m.onnx").write_bytes(mix_model(spec))
-    said = generate(tmp_path / "m.onnx", n=2, sampler="dpmpp_2m", num_steps=5, seed=SEED)
-    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, seed=SEED), said)
-    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, plan="dpmpp_2m-5", seed=SEED), said)
+    options = generate(tmp_path / "m.onnx", n=2, sampler="dpmpp_2m", num_steps=5, seed=SEED)
+    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, seed=SEED), options)
+    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=2, plan="dpmpp_2m-5", seed=SEED), options)
     assert request_for(spec, seed=1).describe() == {"plan": "dpmpp_2m-5", "seed": 1}
     back = with_defaults(spec, sampler="ddim", num_steps=7)
     assert (back.defaults.plan, back.requires) == (None, ())
@@ -382,6 +382,6 @@ def test_times_as_the_default(tmp_path):
     spec = with_defaults(tiny_spec(), times=[30, 4, 0])
     assert (spec.defaults.times, spec.defaults.num_steps, spec.requires) == ((30, 4, 0), 3, ("times",))
     (tmp_path / "m.onnx").write_bytes(mix_model(spec))
-    said = generate(tmp_path / "m.onnx", n=1, times=[30, 4, 0], seed=SEED)
-    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=1, seed=SEED), said)
+    options = generate(tmp_path / "m.onnx", n=1, times=[30, 4, 0], seed=SEED)
+    np.testing.assert_array_equal(generate(tmp_path / "m.onnx", n=1, seed=SEED), options)
     assert request_for(spec, num_steps=9).steps.times is None

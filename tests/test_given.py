@@ -345,7 +345,7 @@ def test_the_docs_show_the_bias_that_is_computed():
         cells[1].strip(): cells[2:4] for line in page.read_text().splitlines() if len(cells := line.split("|")) == 7
     }
     for name, method in bias.METHODS.items():
-        for num_steps, told in zip((10, 50), rows[name], strict=True):
+        for num_steps, inputs in zip((10, 50), rows[name], strict=True):
             if method.jump < num_steps:
                 mean, variance = bias.moments(method, num_steps)
-                assert told.strip() == f"{mean:.2f} / {variance:.2f}", name
+                assert inputs.strip() == f"{mean:.2f} / {variance:.2f}", name

@@ -65,7 +65,7 @@ def test_times_outside_the_interval_are_not_guided():
 
 
 def test_guidance_in_words():
-    assert [str(one) for one in (Guidance(), Guidance(2.5), Guidance(4.0, (200, 700.5)))] == [
+    assert [str(entry) for entry in (Guidance(), Guidance(2.5), Guidance(4.0, (200, 700.5)))] == [
         "1",
         "2.5",
         "4 at t 200 to 700.5",

@@ -61,8 +61,8 @@ def test_a_row_for_every_guidance_by_every_judge(place):
     assert found["accuracy"]["mean"] == pytest.approx((fake[1].argmax(axis=1) == np.arange(30) % 3).mean())
     assert [note for note in report.notes if note.startswith("By judge, guidance ")]
     judges = f"--extractor {place / 'e.onnx'} --extractor {place / 'judge.onnx'}"
-    told = " --sampler unipc --steps 3 --grid quadratic --reference 60 --interval 10,30 "
-    assert report.command.endswith(told + judges)
+    asked = " --sampler unipc --steps 3 --grid quadratic --reference 60 --interval 10,30 "
+    assert report.command.endswith(asked + judges)
     with Image.open(place / "chart.png") as chart:
         assert chart.size[0] > 500
 

@@ -24,7 +24,7 @@ def spec_with(*inputs, requires=("inputs",)):
 
 
 def test_every_kind_is_here():
-    assert {one.kind for one in EVERY} == set(KINDS)
+    assert {entry.kind for entry in EVERY} == set(KINDS)
 
 
 def test_inputs_travel_in_a_spec():
@@ -44,7 +44,7 @@ def test_one_value_for_all_images_or_one_for_each():
 def test_nothing_said_is_filled_and_the_clean_image_before_comes_by_itself():
     image = np.ones((3, 2, 2))
     values = bound_inputs(EVERY, {"low_res": image}, 2)
-    assert list(values) == [one.name for one in EVERY]
+    assert list(values) == [entry.name for entry in EVERY]
     np.testing.assert_array_equal(values["y"], [3, 3])
     np.testing.assert_array_equal(values["strength"], np.zeros((2, 2), np.float32), strict=True)
     np.testing.assert_array_equal(values["x_0_prev"], np.zeros((2, 1, 2, 3), np.float32), strict=True)
@@ -144,12 +144,12 @@ def test_a_cycle_of_values_for_images_in_turn():
 
 
 def test_plain_numbers_stand_for_vectors_of_one():
-    one = Input("difficulty", "vector", (1,))
+    entry = Input("difficulty", "vector", (1,))
     for given in (0.5, [0.5], [[0.5]]):
-        np.testing.assert_array_equal(one.cycle_of(given), np.float32([[0.5]]), strict=True)
-        np.testing.assert_array_equal(one.batch_of(given, 1), np.float32([[0.5]]), strict=True)
-    np.testing.assert_array_equal(one.cycle_of([0.1, 0.2]), np.float32([[0.1], [0.2]]), strict=True)
-    np.testing.assert_array_equal(one.batch_of(0.5, 3), np.full((3, 1), 0.5, np.float32), strict=True)
+        np.testing.assert_array_equal(entry.cycle_of(given), np.float32([[0.5]]), strict=True)
+        np.testing.assert_array_equal(entry.batch_of(given, 1), np.float32([[0.5]]), strict=True)
+    np.testing.assert_array_equal(entry.cycle_of([0.1, 0.2]), np.float32([[0.1], [0.2]]), strict=True)
+    np.testing.assert_array_equal(entry.batch_of(0.5, 3), np.full((3, 1), 0.5, np.float32), strict=True)
 
 
 def test_none_is_a_class_only_where_it_was_learned():

@@ -137,8 +137,8 @@ def kid(mean, error):
 def test_the_fewest_steps_that_are_not_told_apart():
     cases = [quality.Case("ddim, eta 0", steps, 30) for steps in (5, 20, 100)]
     rows = {case.label: kid(mean, 0.001) for case, mean in zip(cases, (0.02, 0.0065, 0.005), strict=True)}
-    told = quality._cheapest_as_text(rows, cases)
-    assert "ddim, eta 0 with 100 steps has the lowest KID" in told
-    assert "ddim, eta 0 with 20 steps is within two standard errors" in told
+    inputs = quality._cheapest_as_text(rows, cases)
+    assert "ddim, eta 0 with 100 steps has the lowest KID" in inputs
+    assert "ddim, eta 0 with 20 steps is within two standard errors" in inputs
     rows[cases[1].label] = kid(0.0095, 0.001)
     assert quality._cheapest_as_text(rows, cases).endswith("ddim, eta 0 with 100 steps has the lowest KID.")

@@ -213,11 +213,11 @@ def test_a_learned_variance_lies_between_the_fixed_ones_of_the_steps_taken(num_s
 
 def test_each_pixel_has_its_own_learned_variance():
     noise, row = noise64(2), ddpm(grid(SPEC, 10), variance="learned")[3]
-    one = Plan((row,))
+    entry = Plan((row,))
     fraction = np.linspace(0.0, 1.0, noise(0).size).reshape(noise(0).shape)
-    (state,) = walk(gaussian_denoiser(fraction=fraction), noise, one)
+    (state,) = walk(gaussian_denoiser(fraction=fraction), noise, entry)
     for k in np.ndindex(fraction.shape):
-        (alone,) = walk(gaussian_denoiser(fraction=fraction[k]), noise, one)
+        (alone,) = walk(gaussian_denoiser(fraction=fraction[k]), noise, entry)
         assert state.x[k] == pytest.approx(alone.x[k], abs=1e-12)
 
 
@@ -547,9 +547,9 @@ def test_a_number_that_is_not_finite_is_told_in_its_row(sick):
             eps[1, 0, 0, 0] = sick
         return {"eps": eps}
 
-    with pytest.raises(NonFiniteError, match=r"At step 3 .* image 1 of its batch became NaN or infinite") as told:
+    with pytest.raises(NonFiniteError, match=r"At step 3 .* image 1 of its batch became NaN or infinite") as inputs:
         list(walk(denoiser(model, spec), noise64(2), rows_of("ddim", 5, spec=spec)))
-    assert told.value.index == 1
+    assert inputs.value.index == 1
 
 
 # --- orders, against the exact flow of Gaussian data, on grids of any (t, a) ---

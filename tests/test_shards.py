@@ -63,14 +63,14 @@ def sets(model, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_pictures_of_one_call_and_the_same_digest(sets, expected, name):
-    folder, told = sets[name]
+    folder, given_inputs = sets[name]
     data = open_dataset("shards", folder, image_shape=(1, 6, 5))
     np.testing.assert_array_equal(data.images[:], expected)
     np.testing.assert_array_equal(data.images[[20, 0, 7]], expected[[20, 0, 7]])
     assert (data.labels.tolist(), data.classes) == (labels_of(NUMBERS), ("shoe", "bag", "hat", "none"))
-    assert told["digest"] == hexadecimal(digest_of(NUMBERS, expected, labels_of(NUMBERS)))
-    assert told["files"] == told["shards"] == {"parquet": 1, "tar": 4, "npy": 5, "png": 23}[name]
-    assert (told["made"], told["settings"]["seed"]) == (23, 3)
+    assert given_inputs["digest"] == hexadecimal(digest_of(NUMBERS, expected, labels_of(NUMBERS)))
+    assert given_inputs["files"] == given_inputs["shards"] == {"parquet": 1, "tar": 4, "npy": 5, "png": 23}[name]
+    assert (given_inputs["made"], given_inputs["settings"]["seed"]) == (23, 3)
 
 
 def test_a_digest_sees_pixels_labels_and_order_and_adds_up(expected):
@@ -184,9 +184,9 @@ def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypa
     with pytest.raises(EnvironmentProblem, match="a390 vfma"):
         jobs.opened_for(begun)
     next(folder.glob("*.npy")).unlink()
-    told = made(model, folder, "--shards", 5, "--mixed")
-    assert [machine["instructions"] == "a390 vfma" for machine in told["machines"]].count(True) == 1
-    assert len(told["machines"]) == 2
+    given_inputs = made(model, folder, "--shards", 5, "--mixed")
+    assert [machine["instructions"] == "a390 vfma" for machine in given_inputs["machines"]].count(True) == 1
+    assert len(given_inputs["machines"]) == 2
 
 
 def asked_of(**changes):
@@ -326,10 +326,10 @@ def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_pa
     assert not (out / "manifest.json").exists()
     with begun("score", *usual, *asked, *on_workers, code=DATASET) as process:
         kill_worker(process, ".features/*/*.npy", 3)
-        told, errors = process.communicate(timeout=120)
+        given_inputs, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert all(line.startswith(b"sampling: ") for line in errors.splitlines()), errors
-    assert json.loads(told) == expected  # and nothing else, of Ray's
+    assert json.loads(given_inputs) == expected  # and nothing else, of Ray's
     assert (out / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
     assert not list(out.rglob("*part*"))
     monkeypatch.setitem(sys.modules, "ray", None)  # nothing is left to make

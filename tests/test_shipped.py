@@ -127,10 +127,10 @@ def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluati
     assert sorted(spec.plans) == [f"tuned-{count}" for count in (3, 4, 5, 6, 8)]
     numbers = range(20)
     noise = noise_stream(3, numbers, spec.state_shape)
-    told = request_for(spec, seed=3).inputs_of(numbers)
+    inputs = request_for(spec, seed=3).inputs_of(numbers)
 
     def pixels(**how: Any) -> Any:
-        *_, state = walk(denoiser(model, spec, **told), noise, plan(spec, **how))
+        *_, state = walk(denoiser(model, spec, **inputs), noise, plan(spec, **how))
         return to_uint8(state.x).astype(float)
 
     # of each class in turn, with the guidance of the file: what the plans were learned for; the median, as the few

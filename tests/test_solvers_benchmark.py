@@ -112,9 +112,9 @@ def test_rows_are_compared_with_ddim_and_with_many_steps(place):
         scoring.features_of(part, extract, "", None, lambda *_: None)[0]
         for part in (*(generate((model, spec), n=20, seed=0, **how) for how in (*hows, noisy)), train)
     )
-    mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(one, real) for one in pair))
+    mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(entry, real) for entry in pair))
     assert cells["2", "tuned-2"][2] == f"{1e3 * mean:.2f} ± {1e3 * error:.2f} (20)"
-    mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(one, real) for one in (drawn_anew, pair[1])))
+    mean, error = solvers.kernel_difference(*(solvers.kernel_pulls(entry, real) for entry in (drawn_anew, pair[1])))
     assert cells["5", "dpmpp_2m_sde"][2] == f"{1e3 * mean:.2f} ± {1e3 * error:.2f} (20)"
 
 

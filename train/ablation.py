@@ -205,8 +205,8 @@ def _refuse_failure(code: int, log: Path) -> None:
     if code == 0:
         return
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raise _CellFailed(told[-1] if told else f"training ended with code {code}", code if code > 0 else 1)
+    inputs = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    raise _CellFailed(inputs[-1] if inputs else f"training ended with code {code}", code if code > 0 else 1)
 
 
 def _keep(run: Path, folder: Path) -> None:

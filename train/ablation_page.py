@@ -169,7 +169,7 @@ def _scores_as_text(results: list[Result]) -> list[str]:
 
 
 def _as_text(metric: _Metric, scores: list[dict[str, Any]]) -> str:
-    values = [metric.value(one) for one in scores]
+    values = [metric.value(entry) for entry in scores]
     mean = f"{np.mean(values):.{metric.digits}f}"
     if len(values) > 1:
         return f"{mean} ({min(values):.{metric.digits}f} to {max(values):.{metric.digits}f})"

@@ -72,7 +72,7 @@ def command(
     rank = int(os.environ.get("RANK", "0"))  # torchrun's
     if rank == 0:
         print(f"device: {place}", file=sys.stderr)
-    told = 0 if rank == 0 else len(dataset.broken)  # what every rank found when it opened the data, rank 0 tells
+    inputs = 0 if rank == 0 else len(dataset.broken)  # what every rank found when it opened the data, rank 0 tells
 
     def draw(ema: dict, step: int) -> None:  # type: ignore[type-arg]
         draw_loss(out / "loss.png", out / "log.jsonl")
@@ -85,8 +85,8 @@ def command(
         with alone, _reporter(chosen.batch_size) as show, joined_world(place) as world:
 
             def report(progress: "Progress") -> None:
-                nonlocal told
-                told = _tell_broken(dataset.broken, told)
+                nonlocal inputs
+                inputs = _tell_broken(dataset.broken, inputs)
                 reports.append(progress)
                 if world.rank == 0:
                     show(progress)
@@ -156,11 +156,11 @@ def _usable_device(device: str) -> str:
     return f"cuda:{local}"
 
 
-def _tell_broken(broken: list[str], told: int) -> int:
+def _tell_broken(broken: list[str], inputs: int) -> int:
     """Print the broken images from number `told` on, and return how many there are."""
-    for line in broken[told:][:SHOWN_BROKEN]:
+    for line in broken[inputs:][:SHOWN_BROKEN]:
         print(f"left out: {line}", file=sys.stderr)
-    if len(broken) > told:
+    if len(broken) > inputs:
         print(f"broken images so far: {len(broken)}", file=sys.stderr)
     return len(broken)
 

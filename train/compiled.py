@@ -152,9 +152,9 @@ def _library() -> ctypes.CDLL:
             try:
                 subprocess.run([*command, str(SOURCE), "-o", str(beside)], check=True, capture_output=True, text=True)
             except (OSError, subprocess.CalledProcessError) as exc:
-                said = first_line(getattr(exc, "stderr", None) or exc)
+                options = first_line(getattr(exc, "stderr", None) or exc)
                 raise EnvironmentProblem(
-                    f"compile=true needs a C++ compiler on a CPU, and {command[0]} failed: {said}. "
+                    f"compile=true needs a C++ compiler on a CPU, and {command[0]} failed: {options}. "
                     "Install g++, say another in CXX, or --set compile=false."
                 ) from exc
     try:

@@ -109,15 +109,17 @@ class TrainConfig:
             raise ConfigError(f"times_parameters must be between -20 and 20, got {shown(self.times_parameters)}.")
         if not self.times_parameters.get("std", 1.0) >= 0.1:
             raise ConfigError(f"times_parameters.std must be at least 0.1, got {self.times_parameters['std']}.")
-        said = self.autoguidance
-        if said and set(said) - {"since"} != set(AUTOGUIDANCE):
+        options = self.autoguidance
+        if options and set(options) - {"since"} != set(AUTOGUIDANCE):
             raise ConfigError(
-                f"autoguidance must have {', '.join(AUTOGUIDANCE)} and may have since, got {several(sorted(said))}."
+                f"autoguidance must have {', '.join(AUTOGUIDANCE)} and may have since, got {several(sorted(options))}."
             )
-        if said and not (0 <= said.get("since", 0) <= said["until"] < said["gone"] and 0 <= said["scale"] <= 100):
+        if options and not (
+            0 <= options.get("since", 0) <= options["until"] < options["gone"] and 0 <= options["scale"] <= 100
+        ):
             raise ConfigError(
                 "autoguidance must have a scale of 0 to 100 and 0 <= since <= until < gone, got "
-                f"{', '.join(f'{name} {value:g}' for name, value in said.items())}."
+                f"{', '.join(f'{name} {value:g}' for name, value in options.items())}."
             )
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
 

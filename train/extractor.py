@@ -124,9 +124,9 @@ def train(network: Classifier, data: Dataset, path: Path, epochs: int, *, test: 
             optimizer.step()
             losses.append(loss.detach())
         save_checkpoint(path, network=network.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch + 1)
-        told = "" if test is None else f", test accuracy {accuracy(network, test):.2%}"
+        inputs = "" if test is None else f", test accuracy {accuracy(network, test):.2%}"
         print(
-            f"epoch {epoch + 1} of {epochs}: loss {torch.stack(losses).mean():.4f}{told}", file=sys.stderr, flush=True
+            f"epoch {epoch + 1} of {epochs}: loss {torch.stack(losses).mean():.4f}{inputs}", file=sys.stderr, flush=True
         )
 
 

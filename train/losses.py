@@ -21,11 +21,11 @@ def shares_of_times(name: str, parameters: Mapping[str, float], alphas_cumprod: 
     """
     if name == "uniform":
         return None
-    said = {**TIMES[name], **parameters}
+    options = {**TIMES[name], **parameters}
     a = alphas_cumprod.double()
     log_sigma = 0.5 * (torch.log1p(-a) - torch.log(a))
     width = torch.gradient(log_sigma)[0]
-    return torch.exp(-0.5 * ((log_sigma - said["mean"]) / said["std"]) ** 2) * width
+    return torch.exp(-0.5 * ((log_sigma - options["mean"]) / options["std"]) ** 2) * width
 
 
 def noised(x_0: Tensor, eps: Tensor, a: Tensor) -> Tensor:

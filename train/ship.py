@@ -145,11 +145,11 @@ def say_what_no_longer_ships(pages: Iterable[Path], digests: set[str]) -> Iterat
     found = re.compile(rf"\b[0-9a-f]{{{DIGITS},64}}\b(?!{NO_LONGER})")
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        told = found.sub(
-            lambda match: match[0] + (NO_LONGER if any(one.startswith(match[0]) for one in digests) else ""), text
+        inputs = found.sub(
+            lambda match: match[0] + (NO_LONGER if any(entry.startswith(match[0]) for entry in digests) else ""), text
         )
-        if told != text:
-            _write(page, told)
+        if inputs != text:
+            _write(page, inputs)
             yield page
 
 
@@ -294,16 +294,16 @@ def _teachers(config: dict[str, Any]) -> str:
     """Say what a training learned from, where that is not the data alone."""
     if not config.get("teacher"):
         return ""
-    said = f"What it learned to predict is what another network predicts, of the checkpoint {config['teacher'][:16]}"
+    stated = f"What it learned to predict is what another network predicts, of the checkpoint {config['teacher'][:16]}"
     if config.get("weaker"):
         scale, until, gone = (f"{config['autoguidance'][name]:g}" for name in ("scale", "until", "gone"))
         since = config["autoguidance"].get("since")
         early = f"; below t = {since:g} less, too, and once at 0" if since else ""
-        said += (
+        stated += (
             f", led away from a weaker one's predictions, of {config['weaker'][:16]}: {scale} times their difference "
             f"up to t = {until}, from there less, and once at {gone}{early} (autoguidance, Karras et al. 2024)"
         )
-    return f"{said}. "
+    return f"{stated}. "
 
 
 def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:

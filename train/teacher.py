@@ -82,12 +82,12 @@ def _scales(config: TrainConfig) -> Tensor:
 
     Without `since`, `scale` from 0 on.
     """
-    said, t = config.autoguidance, torch.arange(config.num_train_timesteps, dtype=torch.float64)
-    if not said:
+    options, t = config.autoguidance, torch.arange(config.num_train_timesteps, dtype=torch.float64)
+    if not options:
         return torch.ones(len(t))
-    left = torch.clamp((said["gone"] - t) / (said["gone"] - said["until"]), 0.0, 1.0)
-    risen = torch.clamp(t / said["since"], max=1.0) if said.get("since") else 1.0
-    return (1.0 + (said["scale"] - 1.0) * risen * left).float()
+    left = torch.clamp((options["gone"] - t) / (options["gone"] - options["until"]), 0.0, 1.0)
+    risen = torch.clamp(t / options["since"], max=1.0) if options.get("since") else 1.0
+    return (1.0 + (options["scale"] - 1.0) * risen * left).float()
 
 
 def _network(path: Path, config: TrainConfig, device: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

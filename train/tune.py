@@ -163,8 +163,8 @@ class Walker:
         for start in range(0, len(numbers), batch):
             images = numbers[start : start + batch]
             noise = noise_stream(seed, images, self.spec.state_shape)(0)
-            told = request_for(self.spec, seed=seed).inputs_of(images)
-            lesson = Lesson(noise, denoiser(self.model, self.spec, guidance=self.guidance, **told), noise)
+            inputs = request_for(self.spec, seed=seed).inputs_of(images)
+            lesson = Lesson(noise, denoiser(self.model, self.spec, guidance=self.guidance, **inputs), noise)
             yield lesson._replace(end=self.end(lesson, teacher))
 
     def untuned(self, num_steps: int, lesson: Lesson) -> tuple[str, Table]:

@@ -42,7 +42,7 @@ class Original:
     ddpm_final: Array | None
     ddim_times: tuple[int, ...]
     ddim_final: Array | None
-    told: Mapping[str, Array] = field(default_factory=dict)
+    inputs: Mapping[str, Array] = field(default_factory=dict)
     told_on_the_way: Mapping[str, Array] = field(default_factory=dict)
     keeps_noise: bool = False
 
@@ -85,7 +85,7 @@ def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
         model, spec = open_model(export(checkpoint, folder / "unet.onnx").path)
     else:
         model, spec = eager_model(checkpoint), checkpoint.spec
-    outputs = model(original.x_t, original.t, **original.told)
+    outputs = model(original.x_t, original.t, **original.inputs)
     channels = spec.image_shape[0]
     expected = dict(zip(spec.outputs, (original.out[:, :channels], (original.out[:, channels:] + 1.0) / 2.0)))  # noqa: B905
     error = max(float(np.abs(outputs[name] - b).max() / np.abs(b).max()) for name, b in expected.items())

@@ -285,8 +285,8 @@ def _original(network: Any, scheduler: str, options: dict[str, Any], seed: int) 
     batch = BATCH_OF_LABELS if network.class_embedding is not None else BATCH
     x_t = rng.standard_normal((batch, *shape[1:]), dtype=np.float32)
     t = np.resize(np.array([3, len(ancestral) - 1], dtype=np.int64), batch)
-    told, told_on_the_way = (_told(network, n, rng) for n in (batch, BATCH))
-    out = _telling(network, told)(torch.from_numpy(x_t), torch.from_numpy(t)).sample.numpy()
+    inputs, told_on_the_way = (_told(network, n, rng) for n in (batch, BATCH))
+    out = _telling(network, inputs)(torch.from_numpy(x_t), torch.from_numpy(t)).sample.numpy()
     telling = _telling(network, told_on_the_way)
 
     def implicit_step(out: Any, t: Any, x: Any) -> Any:
@@ -299,7 +299,7 @@ def _original(network: Any, scheduler: str, options: dict[str, Any], seed: int) 
         noise,
         *walk(telling, ancestral, ancestral.step, noise),
         *walk(telling, implicit, implicit_step, noise),
-        told,
+        inputs,
         told_on_the_way,
     )
 
@@ -317,11 +317,11 @@ def _told(network: Any, batch: int, rng: np.random.Generator) -> dict[str, Any]:
     return {"class_labels": rng.standard_normal((batch, 4 * config.block_out_channels[0]), dtype=np.float32)}
 
 
-def _telling(network: Any, told: dict[str, Any]) -> Any:
+def _telling(network: Any, inputs: dict[str, Any]) -> Any:
     """Return the network as a function of x_t and t only."""
-    if not told:
+    if not inputs:
         return network
-    ((name, value),) = told.items()
+    ((name, value),) = inputs.items()
     labels = torch.from_numpy(value)
     if name == "class_labels" and network.config.class_embed_type == "timestep":
         labels = labels[:, 0]

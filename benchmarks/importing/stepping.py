@@ -53,7 +53,7 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, **TRAILING, **V}
 
 def _all(*choices: tuple[Options, ...]) -> list[Options]:
     """Return every combination of one of each choice."""
-    return [dict(itertools.chain(*(one.items() for one in chosen))) for chosen in itertools.product(*choices)]
+    return [dict(itertools.chain(*(entry.items() for entry in chosen))) for chosen in itertools.product(*choices)]
 
 
 _SIGMA_SPACE = [
@@ -170,14 +170,14 @@ def main() -> None:
 
 
 def _line(name: str, compared: list[Compared]) -> list[str]:
-    evaluations = sorted({one.rows for one in compared})
+    evaluations = sorted({entry.rows for entry in compared})
     return [
         name,
         str(len(compared)),
         "-".join(map(str, dict.fromkeys((evaluations[0], evaluations[-1])))),
-        f"{max(one.error for one in compared):.1e}",
-        f"{min(one.equal for one in compared):.2%}",
-        str(max(one.levels for one in compared)),
+        f"{max(entry.error for entry in compared):.1e}",
+        f"{min(entry.equal for entry in compared):.2%}",
+        str(max(entry.levels for entry in compared)),
     ]
 
 
@@ -190,14 +190,14 @@ def _shipped(folder: Path, requires: tuple[str, ...]) -> Network:
 def _as_predicted(model: Model, spec: ModelSpec) -> Model:
     """Return a model of v as one of what the spec says, with a smooth variance_fraction where it has one."""
 
-    def told(x_t: Array, t: Array) -> dict[str, Array]:
+    def inputs(x_t: Array, t: Array) -> dict[str, Array]:
         v = model(x_t, t)["v"]
         a = np.interp(t, np.arange(spec.num_train_timesteps), spec.alphas_cumprod).reshape(-1, 1, 1, 1)
         signal, noise = np.sqrt(a).astype(np.float32), np.sqrt(1.0 - a).astype(np.float32)
-        said = {"v": v, "eps": noise * x_t + signal * v, "x_0": signal * x_t - noise * v}[spec.prediction]
-        return {spec.prediction: said, VARIANCE_FRACTION: (0.5 + 0.5 * np.tanh(x_t)).astype(np.float32)}
+        stated = {"v": v, "eps": noise * x_t + signal * v, "x_0": signal * x_t - noise * v}[spec.prediction]
+        return {spec.prediction: stated, VARIANCE_FRACTION: (0.5 + 0.5 * np.tanh(x_t)).astype(np.float32)}
 
-    return told
+    return inputs
 
 
 def spec_of(name: str, options: Options, num_steps: int, image_shape: tuple[int, int, int]) -> tuple[Any, ModelSpec]:
@@ -222,8 +222,8 @@ def compare(networks: dict[bool, Network], name: str, options: Options, num_step
     """Run a scheduler and its plan on the same noise. networks: of whole times, False, and of fractions, True."""
     schedule, spec = spec_of(name, options, num_steps, (1, 28, 28))
     noise = noise_stream(0, range(IMAGES), spec.image_shape)
-    their_model, our_model = (_as_predicted(one, spec) for one in networks[FRACTIONAL_T in spec.requires])
-    theirs = list(_walked(schedule.scheduler, schedule.told, their_model, noise, spec, num_steps))
+    their_model, our_model = (_as_predicted(entry, spec) for entry in networks[FRACTIONAL_T in spec.requires])
+    theirs = list(_walked(schedule.scheduler, schedule.inputs, their_model, noise, spec, num_steps))
     rows = plan(spec)
     *_, last = walk(denoiser(our_model, spec), noise, rows)
     difference = np.abs(to_uint8(last.x).astype(int) - to_uint8(theirs[-1].after).astype(int))
@@ -235,12 +235,12 @@ class Step(NamedTuple):
     """One evaluation of a scheduler: what the network was given and said, and the next network's input."""
 
     given: Array
-    said: dict[str, Array]
+    stated: dict[str, Array]
     after: Array
 
 
 def _walked(
-    scheduler: Any, told: Options, model: Model, noise: Callable[[int], Array], spec: ModelSpec, num_steps: int
+    scheduler: Any, inputs: Options, model: Model, noise: Callable[[int], Array], spec: ModelSpec, num_steps: int
 ) -> Iterator[Step]:
     """Yield what a pipeline's loop does."""
     scheduler.set_timesteps(num_steps)
@@ -251,14 +251,14 @@ def _walked(
         given = scheduler.scale_model_input(x, t)
         if before is not None:
             yield Step(*before, given.numpy())
-        said = model(given.numpy(), np.full(IMAGES, float(t), dtype=np.float32).astype(spec.t_dtype))
-        before = (given.numpy(), said)
-        out = torch.from_numpy(said[spec.prediction])
+        stated = model(given.numpy(), np.full(IMAGES, float(t), dtype=np.float32).astype(spec.t_dtype))
+        before = (given.numpy(), stated)
+        out = torch.from_numpy(stated[spec.prediction])
         if VARIANCE_FRACTION in spec.outputs:
-            out = torch.cat([out, torch.from_numpy(2.0 * said[VARIANCE_FRACTION] - 1.0)], dim=1)
+            out = torch.cat([out, torch.from_numpy(2.0 * stated[VARIANCE_FRACTION] - 1.0)], dim=1)
         draw = torch.from_numpy(noise(i))
         with mock.patch.object(module, "randn_tensor", lambda *_, draw=draw, **__: draw, create=True):
-            x = scheduler.step(out, t, x, **told).prev_sample
+            x = scheduler.step(out, t, x, **inputs).prev_sample
     assert before is not None
     yield Step(*before, x.numpy())
 
@@ -268,7 +268,7 @@ def _errors(theirs: list[Step], noise: Callable[[int], Array], spec: ModelSpec) 
     step = theirs[0]
 
     def model(x_t: Array, t: Array) -> dict[str, Array]:
-        return step.said
+        return step.stated
 
     denoise, rows, state = denoiser(model, spec), plan(spec), None
     for step in theirs:

@@ -89,8 +89,8 @@ def bench(
         from ddpm_export.importers.load import load_checkpoint
 
         original = load_checkpoint(checkpoint)
-    told: dict[str, Any] = {"machine": conditions, "threads": threads, "rounds": rounds, "not_here": refused}
-    told["steps"] = {}
+    inputs: dict[str, Any] = {"machine": conditions, "threads": threads, "rounds": rounds, "not_here": refused}
+    inputs["steps"] = {}
     for size in sizes:
         calls = {name: engine.call(size) for name, engine in names.items()}
         if original is not None:
@@ -99,12 +99,12 @@ def bench(
             calls = {**eager_calls(original, size, threads), **calls}
         tolerances = {name: engine.tolerance for name, engine in names.items()}
         steps = timed_steps(calls, rounds, tolerances=tolerances, report=partial(_say, size))
-        told["steps"][size] = _described(steps, names, original is not None)
-    told["starts"] = _starts(names, checkpoint, threads, trust) if hasattr(os, "posix_spawn") else {}
+        inputs["steps"][size] = _described(steps, names, original is not None)
+    inputs["starts"] = _starts(names, checkpoint, threads, trust) if hasattr(os, "posix_spawn") else {}
     if as_json:
-        print_json(told)
+        print_json(inputs)
     else:
-        _print(told)
+        _print(inputs)
 
 
 def _name(engine: "Engine", models: list[Path]) -> str:
@@ -169,16 +169,16 @@ def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int, t
     }
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(inputs: dict[str, Any]) -> None:
     """Print the tables, whose cells are ours but for the names of files."""
     from ddpm_export.measuring.timing import spread_of
 
-    machine = told["machine"]
+    machine = inputs["machine"]
     versions = ", ".join(f"{name} {machine[name]}" for name in ("onnxruntime", "torch") if name in machine)
-    typer.echo(f"{machine['cpu']} ({', '.join(machine['features'])}), {told['threads']} threads; {versions}.")
+    typer.echo(f"{machine['cpu']} ({', '.join(machine['features'])}), {inputs['threads']} threads; {versions}.")
     if machine["others_busy_share"] is not None and machine["others_busy_share"] >= 0.1:
         typer.echo(f"Not idle: other processes used {machine['others_busy_share']:.0%} of the cores.")
-    for size, rows in told["steps"].items():
+    for size, rows in inputs["steps"].items():
         peers = list(dict.fromkeys(peer for row in rows for peer in row.get("speed_against", ())))
         cells = [["engine", "precision", "ms", *(f"against {peer}" for peer in peers), "error"]]
         for row in rows:
@@ -188,16 +188,16 @@ def _print(told: dict[str, Any]) -> None:
             speeds = [spread_of(row["speed_against"][peer]) for peer in peers]
             cells.append([row["engine"], row["precision"], f"{row['ms']:.2f}", *speeds, f"{row['error']:.1e}"])
         _table(f"One step, batch {size}", cells)
-    if told["starts"]:
+    if inputs["starts"]:
         cells = [["engine", "seconds", "peak MB"]]
         cells += [
             [name, spread_of(start["seconds"]), f"{start['peak_bytes'] / MB:.0f}"]
-            for name, start in told["starts"].items()
+            for name, start in inputs["starts"].items()
         ]
         _table("From a fresh process to one image of one step", cells)
-    if told["not_here"]:
+    if inputs["not_here"]:
         typer.echo("\nNot here:")
-        for name, reason in told["not_here"].items():
+        for name, reason in inputs["not_here"].items():
             typer.echo(f"  {name}: {printable(reason)}")
 
 

@@ -171,7 +171,7 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
         "clip_x_0": spec.clip_x_0,
         "variance": spec.variance,
         "defaults": {**vars(spec.defaults), "guidance": None if guidance is None else json_from_guidance(guidance)},
-        "inputs": [_input_line(one) for one in spec.inputs],
+        "inputs": [_input_line(entry) for entry in spec.inputs],
         **({} if spec.label is None else {"classes": list(spec.label.classes)}),
         "noise": spec.noise,
         "requires": list(spec.requires),
@@ -179,15 +179,15 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
     }
 
 
-def _input_line(one: "Input") -> str:
+def _input_line(entry: "Input") -> str:
     """Return what an input is, and what it is where nothing is said."""
-    if not one.is_told:
-        return f"{one.name} ({one.kind}, fed by the sampler)"
-    size = "x".join(map(str, one.shape or [len(one.classes)]))
-    unsaid = "must be given" if one.kind != "label" else "cannot be none"
-    if one.none is not None:
-        unsaid = "may be none" if one.kind == "label" else f"{one.none:g} unless given"
-    return f"{one.name} ({one.kind} of {size}, {unsaid})"
+    if not entry.is_given:
+        return f"{entry.name} ({entry.kind}, fed by the sampler)"
+    size = "x".join(map(str, entry.shape or [len(entry.classes)]))
+    unsaid = "must be given" if entry.kind != "label" else "cannot be none"
+    if entry.none is not None:
+        unsaid = "may be none" if entry.kind == "label" else f"{entry.none:g} unless given"
+    return f"{entry.name} ({entry.kind} of {size}, {unsaid})"
 
 
 def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:

@@ -62,16 +62,16 @@ def phases() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _lines(total: int, what: str) -> Advance:
-    last, told, so_far = time.monotonic(), 0, 0
+    last, inputs, so_far = time.monotonic(), 0, 0
 
     def advance(note: str = "", done: int | None = None) -> None:
-        nonlocal last, told, so_far
+        nonlocal last, inputs, so_far
         so_far = so_far + 1 if done is None else done
         now = time.monotonic()
-        if now - last >= 10.0 and so_far > told:  # between two lines a count that moves in large steps has moved, too
-            rate = (so_far - told) / (now - last)  # since the last line: what was found in a cache came at once
+        if now - last >= 10.0 and so_far > inputs:  # between two lines a count that moves in large steps has moved, too
+            rate = (so_far - inputs) / (now - last)  # since the last line: what was found in a cache came at once
             more = f", {(total - so_far) / rate:.0f} s left" + (f", {note}" if note else "")
             print(f"{what}: {so_far} of {total}, {rate:.1f}/s{more}", file=sys.stderr, flush=True)
-            last, told = now, so_far
+            last, inputs = now, so_far
 
     return advance

@@ -42,11 +42,11 @@ def interruptible() -> Iterator[None]:
         if not (asked and issubclass(kind, KeyboardInterrupt)):  # C code prints it where it imports NumPy
             shown(kind, *rest)
 
-    def unraisablehook(told: Any) -> None:
-        if len(asked) == 1 and issubclass(told.exc_type, KeyboardInterrupt):  # in a destructor: it is lost
+    def unraisablehook(inputs: Any) -> None:
+        if len(asked) == 1 and issubclass(inputs.exc_type, KeyboardInterrupt):  # in a destructor: it is lost
             later()
         else:
-            ignored(told)
+            ignored(inputs)
 
     before = heed(interrupt)
     sys.excepthook, sys.unraisablehook = excepthook, unraisablehook

@@ -126,7 +126,7 @@ class Value:
     def part(self, begin: "Value | int", end: "Value | int") -> "Value":
         """Return the entries of the first dimension from `begin` to before `end`, which may be beyond the last."""
         return self.do(
-            "Slice", *(one.do("Unsqueeze", [0]) if isinstance(one, Value) else [one] for one in (begin, end))
+            "Slice", *(entry.do("Unsqueeze", [0]) if isinstance(entry, Value) else [entry] for entry in (begin, end))
         )
 
     def followed_by(self, *others: "Value") -> "Value":
@@ -222,10 +222,10 @@ class Value:
     def _of(
         self, operator: str, *inputs: "Value | float | list[int]", dtype: type | None = None, **how: Any
     ) -> "Value":
-        names = [self._name(one) for one in inputs]
+        names = [self._name(entry) for entry in inputs]
         return Value(self.builder, self.builder.once(operator, *names, **how), dtype or self.dtype)
 
-    def _name(self, one: "Value | float | list[int]") -> str:
-        if isinstance(one, Value):
-            return one.name
-        return self.builder.constant(one, np.int64 if isinstance(one, list) else self.dtype)
+    def _name(self, entry: "Value | float | list[int]") -> str:
+        if isinstance(entry, Value):
+            return entry.name
+        return self.builder.constant(entry, np.int64 if isinstance(entry, list) else self.dtype)

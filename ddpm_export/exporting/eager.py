@@ -22,9 +22,9 @@ def eager_calls(checkpoint: Checkpoint, batch: int, threads: int, *, frozen: boo
     """
     torch.set_num_threads(threads)
     network = checkpoint.network
-    x_t, t, told = inputs_at_the_middle(checkpoint.spec, batch)
+    x_t, t, inputs = inputs_at_the_middle(checkpoint.spec, batch)
     x, times = torch.from_numpy(x_t), torch.from_numpy(t)
-    named = {name: torch.from_numpy(value) for name, value in told.items()}
+    named = {name: torch.from_numpy(value) for name, value in inputs.items()}
     x_last = x.to(memory_format=torch.channels_last)
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

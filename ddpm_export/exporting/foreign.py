@@ -55,7 +55,7 @@ class Levels(NamedTuple):
     says in x_0.
     """
 
-    told: Array | None = None
+    asked: Array | None = None
     scale: Array | None = None
     skip: Array | None = None
     out: Array | None = None
@@ -156,7 +156,7 @@ def foreign_network(
     Raises UsageError for options that do not fit, ModelRefusedError for a graph that cannot become (x_t, t).
     """
     time = _time_of(path, inputs, options)
-    known = ("x_t", time, *(one.name for one in spec.inputs), *OTHER_KEYS)
+    known = ("x_t", time, *(entry.name for entry in spec.inputs), *OTHER_KEYS)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
@@ -167,7 +167,7 @@ def foreign_network(
         raise UsageError(f"--set layout must be one of {', '.join(LAYOUTS)}, got {shown(layout)}.")
     places = {
         ours: _named(path, inputs, key, options, "an input")
-        for ours, key in {"x_t": "x_t", "t": time, **{one.name: one.name for one in spec.inputs}}.items()
+        for ours, key in {"x_t": "x_t", "t": time, **{entry.name: entry.name for entry in spec.inputs}}.items()
     }
     left = sorted(set(inputs) - {place.name for place in places.values()})
     if left:
@@ -195,13 +195,13 @@ def foreign_network(
 
 
 def _time_of(path: Path, inputs: Mapping[str, Place], options: Mapping[str, object]) -> str:
-    said = [key for key in TIMES if key in options] or [key for key in TIMES if key in inputs]
-    if len(said) != 1:
+    stated = [key for key in TIMES if key in options] or [key for key in TIMES if key in inputs]
+    if len(stated) != 1:
         raise UsageError(
             f"One of --set {'=NAME, --set '.join(TIMES)}=NAME must say which input of {path} is told the time; it has "
             f"{several(inputs.values())}."
         )
-    return said[0]
+    return stated[0]
 
 
 def _named(path: Path, places: Mapping[str, Place], key: str, options: Mapping[str, object], what: str) -> Place:
@@ -251,23 +251,23 @@ def model_from_foreign(network: ForeignNetwork) -> Model:
     def at(table: Array | None, t: int, otherwise: float) -> np.float32:
         return np.float32(otherwise if table is None else table[t])
 
-    def one(feeds: dict[str, Array], k: int) -> Array:
+    def entry(feeds: dict[str, Array], k: int) -> Array:
         x_t, t = feeds["x_t"][k], int(feeds["t"][k])
         own = {name: values[k] for name, values in feeds.items()}
         own["x_t"] = x_t * at(levels.scale, t, 1.0)
-        own["t"] = np.asarray(t if levels.told is None else at(levels.told, t, 0.0))
+        own["t"] = np.asarray(t if levels.asked is None else at(levels.asked, t, 0.0))
         given = {}
         for name, values in own.items():
             place, shape = network.places[name], network.shape_in(values.shape)
             moved = np.moveaxis(values, 0, -1) if network.is_nhwc and values.ndim == 3 else values
             given[place.name] = np.ascontiguousarray(moved, place.dtype).reshape(place.shape_for(shape, 1))
-        said = run(network.output.name, given).astype(np.float32)
-        if said.size != x_t.size:
+        stated = run(network.output.name, given).astype(np.float32)
+        if stated.size != x_t.size:
             raise ModelRefusedError(
-                f"{network.path}: its output {network.output.name} has shape {list(said.shape)}, which is not that of "
-                f"a state, {list(network.shape_in(x_t.shape))}."
+                f"{network.path}: its output {network.output.name} has shape {list(stated.shape)}, not that of a "
+                f"state, {list(network.shape_in(x_t.shape))}."
             )
-        image = said.reshape(network.shape_in(x_t.shape))
+        image = stated.reshape(network.shape_in(x_t.shape))
         image = np.moveaxis(image, -1, 0) if network.is_nhwc else image
         if levels.skip is not None:
             image = at(levels.skip, t, 0.0) * x_t + at(levels.out, t, 1.0) * image
@@ -275,6 +275,6 @@ def model_from_foreign(network: ForeignNetwork) -> Model:
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         feeds = checked_inputs(spec.input_types, x_t, t, inputs)
-        return {spec.prediction: np.stack([one(feeds, k) for k in range(len(x_t))])}
+        return {spec.prediction: np.stack([entry(feeds, k) for k in range(len(x_t))])}
 
     return model

@@ -28,8 +28,8 @@ def places_of(path: Path) -> tuple[dict[str, Place], dict[str, Place]]:
     """Return the inputs and outputs of an ONNX file, by name. Raises BadFileError for what is none."""
     graph = _read(path, weights=False).graph
     weights = {tensor.name for tensor in graph.initializer}  # which old files name among the inputs
-    inputs = {one.name: _place(path, one) for one in graph.input if one.name not in weights}
-    return inputs, {one.name: _place(path, one) for one in graph.output}
+    inputs = {entry.name: _place(path, entry) for entry in graph.input if entry.name not in weights}
+    return inputs, {entry.name: _place(path, entry) for entry in graph.output}
 
 
 def _place(path: Path, info: ValueInfoProto) -> Place:
@@ -67,8 +67,8 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
         return g.value(numbers.reshape(-1, *ones), np.float32, f"import/{name}").at(t)
 
     given = dict(ours)
-    if levels.told is not None:
-        given["t"] = table(levels.told, network.time)
+    if levels.asked is not None:
+        given["t"] = table(levels.asked, network.time)
     if levels.scale is not None:
         given["x_t"] = x_t * table(levels.scale, "scale", 1, 1, 1)
     for name, (_, shape) in spec.input_types.items():
@@ -77,14 +77,14 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
             given[name] = given[name].do("Transpose", perm=TO_NHWC)
         if np.dtype(given[name].dtype).name != place.dtype:
             given[name] = given[name].cast(np.dtype(place.dtype).type)
-    said = _one_by_one(g, theirs, network, given) if network.one_by_one else _add(g, theirs, network, given, -1)
-    if said.dtype != np.float32:
-        said = said.cast(np.float32)
+    options = _one_by_one(g, theirs, network, given) if network.one_by_one else _add(g, theirs, network, given, -1)
+    if options.dtype != np.float32:
+        options = options.cast(np.float32)
     if network.is_nhwc:
-        said = said.do("Transpose", perm=TO_NCHW)
+        options = options.do("Transpose", perm=TO_NCHW)
     if levels.skip is not None and levels.out is not None:
-        said = x_t * table(levels.skip, "skip", 1, 1, 1) + said * table(levels.out, "out", 1, 1, 1)
-    g.add(spec.prediction, "Identity", said.name)
+        options = x_t * table(levels.skip, "skip", 1, 1, 1) + options * table(levels.out, "out", 1, 1, 1)
+    g.add(spec.prediction, "Identity", options.name)
     result = value(spec.prediction, onnx.TensorProto.FLOAT, ["batch", *spec.state_shape])
     graph = g.graph("denoiser", g.inputs, [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -103,31 +103,31 @@ def _one_by_one(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: 
     """Append a Scan over the images, whose body is the network, its weights within."""
     body = Builder(g, "import/image")
     own = {
-        name: body.input(f"import/image/{name}", one.dtype, network.shape_in(_shape_of(network, name)))
-        for name, one in given.items()
+        name: body.input(f"import/image/{name}", entry.dtype, network.shape_in(_shape_of(network, name)))
+        for name, entry in given.items()
     }
-    said = _add(body, theirs, network, own, 1).do("Squeeze", [0])
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(said.dtype))
-    image = body.graph("image", body.inputs, [value(said.name, kind, network.shape_in(network.spec.state_shape))])
-    names = [one.name for one in given.values()]
-    return Value(g, g.add("import/images", "Scan", *names, body=image, num_scan_inputs=len(names)), said.dtype)
+    options = _add(body, theirs, network, own, 1).do("Squeeze", [0])
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(options.dtype))
+    image = body.graph("image", body.inputs, [value(options.name, kind, network.shape_in(network.spec.state_shape))])
+    names = [entry.name for entry in given.values()]
+    return Value(g, g.add("import/images", "Scan", *names, body=image, num_scan_inputs=len(names)), options.dtype)
 
 
 def _add(g: Builder, theirs: GraphProto, network: ForeignNetwork, given: dict[str, Value], batch: int) -> Value:
     """Append the nodes and weights, fed with values in the shapes that they take; return the output, [batch, ...]."""
     feeds = {}
-    for name, one in given.items():
+    for name, entry in given.items():
         place, shape = network.places[name], network.shape_in(_shape_of(network, name))
         wanted = place.shape_for(shape, batch)
         if batch == 1 or wanted != [-1, *shape]:
-            one = one.do("Reshape", wanted)
-        feeds[place.name] = one.name
+            entry = entry.do("Reshape", wanted)
+        feeds[place.name] = entry.name
     rename(theirs, THEIRS, feeds)
     g.nodes.extend(theirs.node)
     g.initializers.extend(theirs.initializer)
     output = feeds.get(network.output.name, THEIRS + network.output.name)
-    said = Value(g, output, np.dtype(network.output.dtype).type)
-    return said.do("Reshape", [batch, *network.shape_in(network.spec.state_shape)])
+    options = Value(g, output, np.dtype(network.output.dtype).type)
+    return options.do("Reshape", [batch, *network.shape_in(network.spec.state_shape)])
 
 
 def _shape_of(network: ForeignNetwork, name: str) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ def _portable(path: Path) -> ModelProto:
     model = _read(path, weights=True)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    opset = max((one.version for one in model.opset_import if one.domain in OWN), default=1)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in OWN), default=1)
     foreign = sorted({f"{node.op_type} of {node.domain}" for node in _nodes(model.graph) if node.domain not in OWN})
     if foreign:
         raise ModelRefusedError(

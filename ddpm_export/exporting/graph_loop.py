@@ -22,7 +22,7 @@ NETWORK = "network/"  # before every name of the denoiser's graph: ours cannot m
 def remembered(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return what a step needs of those before it, as the graph's inputs are called: dimensions before [n, C, H, W]."""
     size = history_size(spec)
-    previous = [one.name for one in spec.inputs if one.kind == "previous"]
+    previous = [entry.name for entry in spec.inputs if entry.kind == "previous"]
     return {**dict.fromkeys(previous, ()), **({"history": (size,)} if size else {})}
 
 
@@ -50,7 +50,7 @@ def add_first_state(g: Builder, run: Run, begin: Value, given: Mapping[str, Valu
     shapes: list[list[int | str]] = [[*sizes[name], "n", *run.spec.state_shape] for name in given]
 
     def infos(values: list[Value]) -> list[ValueInfoProto]:
-        return [value(one.name, TensorProto.FLOAT, shape) for one, shape in zip(values, shapes, strict=True)]
+        return [value(entry.name, TensorProto.FLOAT, shape) for entry, shape in zip(values, shapes, strict=True)]
 
     outputs = [f"first/{name}" for name in given]
     then, otherwise = fresh.graph("from noise", [], infos(begun)), resumed.graph("from a state", [], infos(taken))
@@ -74,7 +74,7 @@ def _add_if(g: Builder, name: str, condition: Value, results: list[Value], run: 
     """Append states of which the first is made where a condition holds, else the second, each in a graph of its own."""
     shape: list[int | str] = ["n", *run.spec.state_shape]
     then, otherwise = (
-        one.builder.graph(one.builder.scope, [], [value(one.name, TensorProto.FLOAT, shape)]) for one in results
+        entry.builder.graph(entry.builder.scope, [], [value(entry.name, TensorProto.FLOAT, shape)]) for entry in results
     )
     return Value(g, g.add(name, "If", condition.name, then_branch=then, else_branch=otherwise), np.float32)
 
@@ -86,7 +86,7 @@ def pixels_of(x: Value) -> Value:
 
 
 def add_loop(
-    g: Builder, network: GraphProto, run: Run, begin: Value, count: Value, carried: Mapping[str, Value]
+    g: Builder, network: GraphProto, run: Run, begin: Value, count: Value, kept: Mapping[str, Value]
 ) -> dict[str, Value]:
     """Append the loop over `count` rows from `begin` on; return what it leaves of what is carried from row to row.
 
@@ -95,13 +95,13 @@ def add_loop(
     would not bring them into its blocked layout, and a step would take 1.6 times as long.
     """
     spec, rows = run.spec, run.rows
-    carried = {**carried, "watched": _watched(carried["x"])}
+    kept = {**kept, "watched": _watched(kept["x"])}
     shape: list[int | str] = ["n", *spec.state_shape]
     shapes = {"x": shape, "x_0_prev": shape, "history": [history_size(spec), *shape], "watched": []}
     body = Builder(g, "step")
     number = body.input("step/number")
     body.input("step/goes on", np.bool_)
-    before = {name: body.input(f"step/{name} before", np.float32, shapes[name]) for name in carried}
+    before = {name: body.input(f"step/{name} before", np.float32, shapes[name]) for name in kept}
     step = number + begin.within(body)
     index = step + rows.first.within(body)
 
@@ -110,10 +110,10 @@ def add_loop(
         return column.cast(np.float32).within(body).at(index)
 
     x_t, t = before["x"], rows.t.within(body).at(index)
-    told = {name: one.within(body) for name, one in run.told.items()}
-    told |= {name: before[name] for name in remembered(spec) if name != "history"}
+    asked = {name: entry.within(body) for name, entry in run.asked.items()}
+    asked |= {name: before[name] for name in remembered(spec) if name != "history"}
     add_guided = _add_guided_rows if run.by_row else _add_guided
-    predicted = add_guided(body, network, spec, x_t, t, told, None if rows.scale is None else here(rows.scale))
+    predicted = add_guided(body, network, spec, x_t, t, asked, None if rows.scale is None else here(rows.scale))
     x_0, eps = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, spec.clip_x_0)
     if rows.raw_eps is not None:
         _, raw = clean_and_noise(predicted, x_t, Level(rows.a, here), spec.prediction, None)
@@ -123,7 +123,7 @@ def add_loop(
     if "history" in before:
         history, pairs = before["history"], history_size(spec) // 2
         found += [(history.at(2 * age), history.at(2 * age + 1)) for age in range(pairs)]
-        newest = [one.do("Unsqueeze", [0]) for one in found[0]]
+        newest = [entry.do("Unsqueeze", [0]) for entry in found[0]]
         after["history"] = newest[0].followed_by(newest[1], *([history.part(0, 2 * pairs - 2)] if pairs > 1 else []))
     mean = weighted_sum([here(weight) for weight in rows.x_0], [here(weight) for weight in rows.eps], found)
     after["x"] = _add_step_noise(body, run, mean, here(rows.noise), step)
@@ -135,13 +135,13 @@ def add_loop(
     after["watched"] = before["watched"] + _watched(predicted) + _watched(after["x"])
     goes_on = after["watched"].equals(0.0)
     outputs = [value(goes_on.name, TensorProto.BOOL, [])]
-    outputs += [value(after[name].name, TensorProto.FLOAT, shapes[name]) for name in carried]
-    left = {name: Value(g, f"left/{name}", np.float32) for name in carried}
+    outputs += [value(after[name].name, TensorProto.FLOAT, shapes[name]) for name in kept]
+    left = {name: Value(g, f"left/{name}", np.float32) for name in kept}
     g.add(
         "steps",
         "Loop",
-        *(count.name, g.constant(True, np.bool_), *(one.name for one in carried.values())),
-        outputs=[one.name for one in left.values()],
+        *(count.name, g.constant(True, np.bool_), *(entry.name for entry in kept.values())),
+        outputs=[entry.name for entry in left.values()],
         body=body.graph("step", body.inputs, outputs),
     )
     return {**left, "x": require(NOT_FINITE, left["x"], left["watched"].equals(0.0))}
@@ -161,7 +161,7 @@ def _add_step_noise(g: Builder, run: Run, mean: Value, std: Value, step: Value) 
 
 
 def _add_guided(
-    g: Builder, network: GraphProto, spec: ModelSpec, x_t: Value, t: Value, told: dict[str, Value], scale: Value | None
+    g: Builder, network: GraphProto, spec: ModelSpec, x_t: Value, t: Value, asked: dict[str, Value], scale: Value | None
 ) -> Value:
     """Append the network, evaluated as guidance wants it; return the prediction.
 
@@ -171,17 +171,17 @@ def _add_guided(
     count = x_t.count()
     if scale is None or spec.guides_itself:
         if scale is not None:
-            told = {**told, OWN_GUIDANCE: scale.do("Expand", x_t.sizes(start=0, end=1).followed_by(g.value([1])))}
-        inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **told}
+            asked = {**asked, OWN_GUIDANCE: scale.do("Expand", x_t.sizes(start=0, end=1).followed_by(g.value([1])))}
+        inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **asked}
         return _add_network(g, network, spec.prediction, inputs)
     more = (scale.equals(0.0) | scale.equals(1.0)).where(g.value(0), count)
-    c, u = _add_both(g, network, spec, x_t, t, told, scale, count, more)
+    c, u = _add_both(g, network, spec, x_t, t, asked, scale, count, more)
     guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], scale)[spec.prediction]
     return guided
 
 
 def _add_guided_rows(
-    g: Builder, network: GraphProto, spec: ModelSpec, x_t: Value, t: Value, told: dict[str, Value], scale: Value | None
+    g: Builder, network: GraphProto, spec: ModelSpec, x_t: Value, t: Value, asked: dict[str, Value], scale: Value | None
 ) -> Value:
     """Append the network as `_add_guided` does, for a scale of each image, [n].
 
@@ -189,12 +189,12 @@ def _add_guided_rows(
     """
     if scale is None or spec.guides_itself:
         own = {} if scale is None else {OWN_GUIDANCE: scale.do("Unsqueeze", [1])}
-        inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **told, **own}
+        inputs = {"x_t": x_t, "t": t.do("Expand", x_t.sizes(start=0, end=1)), **asked, **own}
         return _add_network(g, network, spec.prediction, inputs)
     count = x_t.count()
     plain = scale.equals(0.0) | scale.equals(1.0)
     more = plain.every().where(g.value(0), count)
-    c, u = _add_both(g, network, spec, x_t, t, told, scale, count, more)
+    c, u = _add_both(g, network, spec, x_t, t, asked, scale, count, more)
     guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], _column(scale))[spec.prediction]
     return _column(plain).where(c, guided)
 
@@ -205,7 +205,7 @@ def _add_both(
     spec: ModelSpec,
     x_t: Value,
     t: Value,
-    told: dict[str, Value],
+    asked: dict[str, Value],
     scale: Value,
     count: Value,
     more: Value,
@@ -214,9 +214,9 @@ def _add_both(
     label = spec.label
     assert label is not None
     assert label.none is not None
-    none = told[label.name] * 0 + int(label.none)
-    inputs = {name: one.followed_by(one.part(0, more)) for name, one in {"x_t": x_t, **told}.items()}
-    inputs[label.name] = scale.equals(0.0).where(none, told[label.name]).followed_by(none.part(0, more))
+    none = asked[label.name] * 0 + int(label.none)
+    inputs = {name: entry.followed_by(entry.part(0, more)) for name, entry in {"x_t": x_t, **asked}.items()}
+    inputs[label.name] = scale.equals(0.0).where(none, asked[label.name]).followed_by(none.part(0, more))
     inputs["t"] = t.do("Expand", inputs["x_t"].sizes(start=0, end=1))
     both = _add_network(g, network, spec.prediction, inputs)
     return both.part(0, count), both.part(more, END)
@@ -231,7 +231,7 @@ def _add_network(g: Builder, network: GraphProto, output: str, inputs: Mapping[s
     """Append a denoiser's nodes and weights; return the prediction."""
     graph = GraphProto()
     graph.CopyFrom(network)
-    rename(graph, NETWORK, {name: one.name for name, one in inputs.items()})
+    rename(graph, NETWORK, {name: entry.name for name, entry in inputs.items()})
     g.nodes.extend(graph.node)
     g.initializers.extend(graph.initializer)
     return Value(g, NETWORK + output, np.float32)

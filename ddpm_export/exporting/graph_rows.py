@@ -71,7 +71,7 @@ class Run(NamedTuple):
     rows: Rows
     keys: str
     images: str
-    told: Mapping[str, Value]
+    asked: Mapping[str, Value]
     known: Known | None = None
     by_row: bool = False
 
@@ -82,17 +82,19 @@ def add_run(g: Builder, spec: ModelSpec, given: Mapping[str, Value], n: Value, n
     seed = require("seed must be 0 to 2^63 - 1", seed, seed >= 0)
     first = require("first must be 0 to 2^32 - 1", first, (first >= 0) & (first < 2**32))
     n = require(n_is, n, (n >= 1) & (n <= 2**32 - first))
-    told = {}
-    for one in spec.inputs:
-        if one.kind == "label":
-            known = (given[one.name] >= 0) & (given[one.name] < one.num_labels)
-            told[one.name] = require(f"{one.name} must be 0 to {one.num_labels - 1}", given[one.name], known.every())
-        elif one.is_told:
-            told[one.name] = given[one.name]
-    for name, values in told.items():
-        told[name] = require(f"{name} must be one for each image", values, values.count().equals(n))
+    asked = {}
+    for entry in spec.inputs:
+        if entry.kind == "label":
+            known = (given[entry.name] >= 0) & (given[entry.name] < entry.num_labels)
+            asked[entry.name] = require(
+                f"{entry.name} must be 0 to {entry.num_labels - 1}", given[entry.name], known.every()
+            )
+        elif entry.is_given:
+            asked[entry.name] = given[entry.name]
+    for name, values in asked.items():
+        asked[name] = require(f"{name} must be one for each image", values, values.count().equals(n))
     numbers = first.do("Range", first + n, 1).do("Unsqueeze", [1])
-    return Run(spec, add_rows(g, spec, given), add_key(g, seed.name), numbers.name, told)
+    return Run(spec, add_rows(g, spec, given), add_key(g, seed.name), numbers.name, asked)
 
 
 def _add_fixed_rows(g: Builder, spec: ModelSpec, given: Mapping[str, Value]) -> Rows:

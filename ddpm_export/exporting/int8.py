@@ -77,13 +77,13 @@ def calibrated(
         seen.append((low, high))
         return dict(zip(spec.outputs, outputs, strict=True))
 
-    told: dict[str, Any] = example_of_inputs(spec.inputs, 0, numbers)
-    given = {one.name: told[one.name] for one in spec.inputs if one.is_told}
+    asked: dict[str, Any] = example_of_inputs(spec.inputs, 0, numbers)
+    given = {entry.name: asked[entry.name] for entry in spec.inputs if entry.is_given}
     rows = plan(spec, sampler="ddim", num_steps=max(1, min(spec.num_train_timesteps, count // batch)), eta=0.0)
     for _ in walk(denoiser(watched, spec, **given), noise_stream(SEED, numbers, spec.image_shape), rows):
         pass
-    low = np.minimum(0, np.min([one for one, _ in seen], axis=0))
-    high = np.maximum(0, np.max([one for _, one in seen], axis=0))
+    low = np.minimum(0, np.min([entry for entry, _ in seen], axis=0))
+    high = np.maximum(0, np.max([entry for _, entry in seen], axis=0))
     return {
         name: Range(float(a), float(b)) for name, a, b in zip(quantised_tensors(model.graph), low, high, strict=True)
     }
@@ -131,7 +131,9 @@ def _convolutions(graph: GraphProto) -> list[NodeProto]:
     """Return the convolutions of images by constants, but the first and the last, in the graph's order."""
     constants = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     every = [node for node in graph.node if node.op_type == "Conv"]
-    return [one for one in every[1:-1] if constants.get(one.input[1]) == 4 and {*one.input[2:]} <= constants.keys()]
+    return [
+        entry for entry in every[1:-1] if constants.get(entry.input[1]) == 4 and {*entry.input[2:]} <= constants.keys()
+    ]
 
 
 def quantised_tensors(graph: GraphProto) -> list[str]:
@@ -164,7 +166,7 @@ def _quantise_weight(graph: GraphProto, nodes: list[NodeProto], tensor: TensorPr
     """Store a weight as int8 with one scale an output channel, and return the scales (C,)."""
     values, name = numpy_helper.to_array(tensor), tensor.name
     scales: Array = np.maximum(np.abs(values).reshape(len(values), -1).max(axis=1), 1e-8).astype(np.float32) / 127
-    if f"{name}.int8" not in {one.name for one in graph.initializer}:
+    if f"{name}.int8" not in {entry.name for entry in graph.initializer}:
         levels = np.round(values / scales.reshape(-1, 1, 1, 1)).clip(-127, 127)
         _add(graph, f"{name}.int8", levels, np.int8)
         inputs = [

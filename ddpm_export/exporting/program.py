@@ -33,7 +33,7 @@ def eager_model(checkpoint: Checkpoint) -> Model:
     """
     model = model_from_module(checkpoint.network, checkpoint.spec, "cpu")
 
-    def told(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
+    def asked(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         try:
             return model(x_t, t, **inputs)
         except DdpmExportError:
@@ -45,7 +45,7 @@ def eager_model(checkpoint: Checkpoint) -> Model:
                 f"{_first_line(exc)} in {_place(checkpoint.network, frames)}. Correct the network, or the image shape."
             ) from exc
 
-    return told
+    return asked
 
 
 def example_inputs(spec: ModelSpec) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

@@ -12,7 +12,7 @@ import numpy as np
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.examples import example_of_inputs
-from ddpm_export.model.golden_pictures import Draw, draws_of, given_in, told_in
+from ddpm_export.model.golden_pictures import Draw, draws_of, given_in, inputs_in
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.spec import GUIDANCE, PLAN, TIMES, Defaults, ModelSpec
 from ddpm_export.model.steps import choose, plan, plan_below
@@ -195,7 +195,7 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
     draws = draws_of(candidate.spec, DRAWS)
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
-        x, images = candidate.end(*draw.settings, **told_in(spec, draw), **given_in(spec, draw))
+        x, images = candidate.end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))
         if images.shape != expected.shape or x.shape != expected_x.shape:
             raise ModelRefusedError(
                 f"{where}: its images and x_0 have shapes {images.shape} and {x.shape}, not {expected.shape} and "
@@ -238,8 +238,8 @@ def prove_rows(
         )
         for (seed, image), scale in zip(ROWS, scales, strict=True)
     ]
-    told = [told_in(spec, draw) for draw in draws]
-    feeds = {name: np.concatenate([one[name] for one in told]) for name in told[0]}
+    asked = [inputs_in(spec, draw) for draw in draws]
+    feeds = {name: np.concatenate([entry[name] for entry in asked]) for name in asked[0]}
     feeds |= {"seed": np.array([draw.seed for draw in draws]), "image": np.array([draw.first for draw in draws])}
     if spec.takes_guidance:
         feeds["guidance"] = np.array(scales, np.float32)
@@ -279,7 +279,7 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
             rows = plan_below(spec, steps, draw.strength, ddim_eta=draw.eta)
             begin = noised(given["image"], noise(0), rows.rows[0].a)
     with numbered(draw.numbers):
-        denoise = denoiser(model, spec, guidance=draw.guidance or 1, **told_in(spec, draw))
+        denoise = denoiser(model, spec, guidance=draw.guidance or 1, **inputs_in(spec, draw))
         x = deque(walk(denoise, noise, rows, x=begin, keep=keep), maxlen=1).pop().x
     return x, to_uint8(x)
 
@@ -306,7 +306,7 @@ def _is_large(spec: ModelSpec) -> bool:
 
 def _no_class(spec: ModelSpec) -> int:
     """Return the number of an image whose label is the last, "no class"; those after it have one after the other."""
-    return max((0, *(one.num_labels - 1 for one in spec.inputs)))
+    return max((0, *(entry.num_labels - 1 for entry in spec.inputs)))
 
 
 def _difference(images: Array, expected: Array) -> tuple[float, int, float]:
@@ -361,7 +361,7 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec, num_steps
     how = {"sampler": "ddpm", "variance": "learned"} if spec.variance == "learned" else {"sampler": "ddim", "eta": 0.0}
     rows = plan(spec, num_steps=num_steps, **how)
     examples = example_of_inputs(spec.inputs, SEED, [_no_class(spec) + k for k in numbers])
-    given: dict[str, Any] = {one.name: examples[one.name] for one in spec.inputs if one.is_told}
+    given: dict[str, Any] = {entry.name: examples[entry.name] for entry in spec.inputs if entry.is_given}
     images = []
     for model in (candidate, reference):
         last = deque(walk(denoiser(model, spec, **given), noise, rows), maxlen=1).pop()

@@ -75,7 +75,7 @@ def spec_of_graph(spec: ModelSpec, graph: str, opens: Sequence[str] = OPENABLE) 
         raise ModelRefusedError(
             f"Plan {learned[0]} needs a learned variance, which a one-call file has no place for. Leave the plan out."
         )
-    taken = sorted(names_of(graph).intersection(one.name for one in spec.inputs))
+    taken = sorted(names_of(graph).intersection(entry.name for entry in spec.inputs))
     if taken:
         raise ModelRefusedError(f"Input {taken[0]!r} is called as one that every one-call {graph} has. Rename it.")
     if defaults.sampler == "ddpm":
@@ -106,8 +106,8 @@ def sampler_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     n_is = "n must be 1 or more, and first + n at most 2^32"
     run = add_run(g, spec, given, given["n"], n_is)
     x = add_first_noise(g, run)
-    carried = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(spec).items()}}
-    after = add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, carried)
+    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(spec).items()}}
+    after = add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, stored)
     return _model(g, spec, {"images": pixels_of(after["x"]), "x_0": after["x"]})
 
 
@@ -123,9 +123,9 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     steps, begin, end = run.rows.steps, given["begin"], given["end"]
     begin = require("begin must be 0 or more", begin, begin >= 0)
     end = require("end must be above begin and at most steps", end, (end > begin) & (end <= steps))
-    carried = add_first_state(g, run, begin, {name: given[name] for name in ("x", *remembered(spec))})
-    carried.setdefault("x_0_prev", carried["x"])  # where the network is not told it, its first value does not count
-    after = add_loop(g, denoiser.graph, run, begin, end - begin, carried)
+    stored = add_first_state(g, run, begin, {name: given[name] for name in ("x", *remembered(spec))})
+    stored.setdefault("x_0_prev", stored["x"])  # where the network is not told it, its first value does not count
+    after = add_loop(g, denoiser.graph, run, begin, end - begin, stored)
     pictured = end.equals(steps).where(after["x"], after["x_0_prev"])
     named = {"x_after": "x", "x_0": "x_0_prev", "history_after": "history"}
     results = {name: after[own] for name, own in named.items() if own in after}
@@ -152,8 +152,8 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     a = Level(run.rows.a, lambda of: of.cast(np.float32).at(run.rows.first))
     x = strength.equals(0.0).where(z if run.rows.start is None else z * run.rows.start, a.signal * image + a.noise * z)
     x = add_known(g, "known 0", run, x, g.value(0), a, known.some)
-    carried = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(spec).items()}}
-    after = add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, carried)
+    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(spec).items()}}
+    after = add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, stored)
     picture = mask * after["x"] + (1.0 - mask) * image
     return _model(g, spec, {"images": pixels_of(picture), "x_0": picture})
 
@@ -167,12 +167,14 @@ def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
         "seed": {"dtype": "int64", "shape": [], "min": 0, "max": 2**63 - 1},
         "image": {"dtype": "int64", "shape": [], "min": 0, "max": 2**32 - 1},
     }
-    for one in spec.inputs:
-        if one.is_told:
-            if one.name in (*inputs, "guidance", "images"):
-                raise ModelRefusedError(f"Input {one.name!r} is called as one that every graph of rows has. Rename it.")
-            limits = {"min": 0, "max": one.num_labels - 1} if one.kind == "label" else {}
-            inputs[one.name] = {"dtype": one.dtype, "shape": list(one.shape), **limits}
+    for entry in spec.inputs:
+        if entry.is_given:
+            if entry.name in (*inputs, "guidance", "images"):
+                raise ModelRefusedError(
+                    f"Input {entry.name!r} is called as one that every graph of rows has. Rename it."
+                )
+            limits = {"min": 0, "max": entry.num_labels - 1} if entry.kind == "label" else {}
+            inputs[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), **limits}
     if spec.takes_guidance:
         inputs["guidance"] = {"dtype": "float32", "shape": [], "min": 0.0, "max": MAX_SCALE}
     return inputs
@@ -188,13 +190,15 @@ def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> Mod
     inner = spec_of_graph(of_one_plan(spec, plan), "sampler")
     inner = dataclasses.replace(inner, requires=tuple(name for name in inner.requires if name != GUIDANCE))
     g = Builder(scope="run")
-    given = {name: g.input(name, np.dtype(one["dtype"]).type, ["n", *one["shape"]]) for name, one in taken.items()}
+    given = {
+        name: g.input(name, np.dtype(entry["dtype"]).type, ["n", *entry["shape"]]) for name, entry in taken.items()
+    }
     n = given["seed"].count()
-    for name, one in taken.items():
+    for name, entry in taken.items():
         checked = require(f"{name} must be one for each image", given[name], given[name].count().equals(n))
-        if "min" in one:
-            within = is_within(checked, one["min"], one["max"]).every()
-            checked = require(f"{name} must be {one['min']} to {one['max']}", checked, within)
+        if "min" in entry:
+            within = is_within(checked, entry["min"], entry["max"]).every()
+            checked = require(f"{name} must be {entry['min']} to {entry['max']}", checked, within)
         given[name] = checked
     fixed = {"steps": g.value(len(plan.rows)), "eta": g.value(0.0, np.float32), "plan": g.value(1)}
     rows = add_rows(g, inner, {**fixed, "times": g.value([], np.int64, "no times")})
@@ -204,11 +208,11 @@ def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> Mod
         inside = g.value([[low <= row.t <= high] for row in plan.rows], np.bool_, "guided rows")
         rows = rows._replace(scale=inside.where(given["guidance"], 1.0))  # (rows, n)
     keys = add_key(g, given["seed"].do("Unsqueeze", [1]).name)
-    told = {one.name: given[one.name] for one in spec.inputs if one.is_told}
-    run = Run(inner, rows, keys, given["image"].do("Unsqueeze", [1]).name, told, by_row=True)
+    asked = {entry.name: given[entry.name] for entry in spec.inputs if entry.is_given}
+    run = Run(inner, rows, keys, given["image"].do("Unsqueeze", [1]).name, asked, by_row=True)
     x = add_first_noise(g, run)
-    carried = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(inner).items()}}
-    after = add_loop(g, denoiser.graph, run, g.value(0), g.value(len(plan.rows)), carried)
+    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(inner).items()}}
+    after = add_loop(g, denoiser.graph, run, g.value(0), g.value(len(plan.rows)), stored)
     model = _model(g, inner, {"images": pixels_of(after["x"])})
     del model.metadata_props[:]  # no reader of ours takes it for a sampler
     helper.set_model_props(model, {ROWS: json.dumps(taken)})

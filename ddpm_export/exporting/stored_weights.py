@@ -36,9 +36,9 @@ def store_weights(graph: GraphProto, storage: str) -> None:
     float32. For int8 they are Cast and Mul: ONNX Runtime keeps a DequantizeLinear and runs it at every step.
     """
     axes = _channel_axes(graph)
-    for one in [graph, *_graphs_in(graph)]:
+    for entry in [graph, *_graphs_in(graph)]:
         nodes = []
-        for tensor in list(one.initializer):
+        for tensor in list(entry.initializer):
             values, name = numpy_helper.to_array(tensor), tensor.name
             if storage == "float16" and is_rounded(values):
                 with np.errstate(over="ignore"):
@@ -50,12 +50,12 @@ def store_weights(graph: GraphProto, storage: str) -> None:
                 levels, scales = levels_and_scales(values, axes[name])
                 if np.array_equal(levels * scales, values):
                     tensor.CopyFrom(numpy_helper.from_array(levels, name + LEVELS))
-                    one.initializer.append(numpy_helper.from_array(scales, name + SCALES))
+                    entry.initializer.append(numpy_helper.from_array(scales, name + SCALES))
                     nodes.append(_cast(tensor.name, f"{tensor.name}.float", f"{name}/Cast"))
                     factors = [f"{tensor.name}.float", name + SCALES]
                     nodes.append(helper.make_node("Mul", factors, [name], name=f"{name}/Mul"))
         for node in reversed(nodes):
-            one.node.insert(0, node)
+            entry.node.insert(0, node)
 
 
 def storage_of(path: Path) -> str:
@@ -73,8 +73,8 @@ def _cast(source: str, result: str, name: str) -> NodeProto:
 
 
 def _graphs_in(graph: GraphProto) -> list[GraphProto]:
-    inner = [one for node in graph.node for one in graphs_within(node)]
-    return inner + [deeper for one in inner for deeper in _graphs_in(one)]
+    inner = [entry for node in graph.node for entry in graphs_within(node)]
+    return inner + [deeper for entry in inner for deeper in _graphs_in(entry)]
 
 
 def _is_in_levels(name: str, values: Array, axes: dict[str, int]) -> bool:
@@ -85,7 +85,7 @@ def _channel_axes(graph: GraphProto) -> dict[str, int]:
     """Return, by name, the axis of output channels of what convolutions and products multiply by, and nothing else."""
     found: dict[str, set[int | None]] = {}
     ranks = {tensor.name: len(tensor.dims) for tensor in tensors_of(graph)}
-    for node in (node for one in [graph, *_graphs_in(graph)] for node in one.node):
+    for node in (node for entry in [graph, *_graphs_in(graph)] for node in entry.node):
         for place, name in enumerate(node.input):
             if name in ranks:
                 found.setdefault(name, set()).add(_axis(node, ranks[name]) if place == 1 else None)
@@ -96,5 +96,5 @@ def _axis(node: NodeProto, rank: int) -> int | None:
     if node.op_type == "MatMul":
         return rank - 1 if rank > 1 else None
     if node.op_type == "Gemm":
-        return 0 if any(one.name == "transB" and one.i for one in node.attribute) else 1
+        return 0 if any(entry.name == "transB" and entry.i for entry in node.attribute) else 1
     return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)

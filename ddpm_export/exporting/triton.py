@@ -58,8 +58,8 @@ def _config(spec: ModelSpec) -> str:
     """Return a model's config.pbtxt: one number a row is dims [1] to Triton, and reshaped to none for the graph."""
     channels, height, width = spec.picture_shape
     blocks = [
-        f'  {{ name: "{name}" data_type: {KINDS[one["dtype"]]} {_dims(one["shape"])} }}'
-        for name, one in rows_inputs(spec).items()
+        f'  {{ name: "{name}" data_type: {KINDS[entry["dtype"]]} {_dims(entry["shape"])} }}'
+        for name, entry in rows_inputs(spec).items()
     ]
     return "\n".join(
         [
@@ -85,9 +85,9 @@ def _dims(shape: list[int]) -> str:
 def _readme(spec: ModelSpec, steps: Steps) -> str:
     """Return what whoever runs a server, or asks one, has to know of a model."""
     rows = []
-    for name, one in rows_inputs(spec).items():
-        values = f"{one['min']} to {one['max']}" if "min" in one else "any"
-        rows.append(f"| `{name}` | {one['dtype']} | {one['shape'] or [1]} | {values} |")
+    for name, entry in rows_inputs(spec).items():
+        values = f"{entry['min']} to {entry['max']}" if "min" in entry else "any"
+        rows.append(f"| `{name}` | {entry['dtype']} | {entry['shape'] or [1]} | {values} |")
     channels, height, width = spec.picture_shape
     label = spec.label
     named = enumerate(label.name_of(value) for value in range(label.num_labels)) if label is not None else ()

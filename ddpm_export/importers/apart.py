@@ -56,12 +56,12 @@ class TorchFile:
         """Return the tensors and plain values in it, on the CPU. Raises BadFileError for what cannot be read safely."""
         if os.name != "posix":  # there is no child
             return load_torch_file(self._path)
-        told = self._answer.result()
+        inputs = self._answer.result()
         from safetensors.torch import load_file
 
         # copied: a mapped file is not aligned, and is about to go
         storages = {name: storage.clone() for name, storage in load_file(self._place).items()}
-        return _rebuilt(told, storages)
+        return _rebuilt(inputs, storages)
 
 
 @contextmanager
@@ -113,8 +113,8 @@ def _told(path: Path, place: Path) -> Any:
     """Read the file, write its storages and return its contents as JSON."""
     storages: dict[int, Any] = {}
     try:
-        told = _described(load_torch_file(path), storages)
-        json.dumps(told)  # an integer of too many digits
+        inputs = _described(load_torch_file(path), storages)
+        json.dumps(inputs)  # an integer of too many digits
     except DdpmExportError:
         raise
     except ValueError as exc:
@@ -126,7 +126,7 @@ def _told(path: Path, place: Path) -> Any:
         raise EnvironmentProblem(
             f"{place} cannot be written: {exc.strerror}. Set TMPDIR to a folder with room."
         ) from exc
-    return told
+    return inputs
 
 
 def _write_safetensors(file: BinaryIO, storages: list["Tensor"]) -> None:
@@ -196,11 +196,11 @@ class _Other:
         return f"<{self.kind}>"
 
 
-def _rebuilt(told: Any, storages: dict[str, "Tensor"]) -> Any:
+def _rebuilt(inputs: Any, storages: dict[str, "Tensor"]) -> Any:
     """Return the contents that `_described` was given."""
-    if not isinstance(told, list):
-        return told
-    kind, items = told
+    if not isinstance(inputs, list):
+        return inputs
+    kind, items = inputs
     if kind == "tensor":
         return _rebuilt_tensor(storages, *items)
     if kind == "other":

@@ -162,11 +162,11 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     What UNet2DModel does not know, what cannot be exported, and immense sizes are refused by name.
     """
     values = {key: p.default for key, p in inspect.signature(package.UNet2DModel).parameters.items()}
-    said = {key: value for key, value in config.items() if key[:1] != "_" and key not in EMA_ENTRIES}
-    unknown = sorted(said.keys() - values.keys())
+    stated = {key: value for key, value in config.items() if key[:1] != "_" and key not in EMA_ENTRIES}
+    unknown = sorted(stated.keys() - values.keys())
     if unknown:
         raise misfit(MODEL, f"unknown {unknown[:5]!r}", f"options of UNet2DModel of diffusers {package.__version__}")
-    values.update(said)
+    values.update(stated)
     if values["class_embed_type"] not in (None, "timestep", "identity"):  # diffusers would leave it out, silently
         raise misfit("class_embed_type", values["class_embed_type"], "null, timestep or identity")
     if values["time_embedding_type"] == "fourier":
@@ -234,8 +234,10 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
             warnings.simplefilter("ignore")  # the package's, of its own code: not for the user
             network: nn.Module = package.UNet2DModel(**config).eval()
             x_t, t = torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)
-            told = {one.name: torch.zeros(1, *one.shape, dtype=getattr(torch, one.dtype)) for one in spec.inputs}
-            UNet2D(network, channels, is_learned=False)(x_t, t, **told)
+            given_inputs = {
+                entry.name: torch.zeros(1, *entry.shape, dtype=getattr(torch, entry.dtype)) for entry in spec.inputs
+            }
+            UNet2D(network, channels, is_learned=False)(x_t, t, **given_inputs)
     except Exception as exc:  # whatever the package makes of options that are not for one another
         reason = first_line(exc)
         raise misfit(

@@ -85,7 +85,7 @@ class Schedule:
     source: dict[str, Any]
     notes: tuple[str, ...]
     scheduler: Any
-    told: Values
+    inputs: Values
 
 
 def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
@@ -96,8 +96,8 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
     """
     name = options.get("_class_name", config.get("_class_name"))
     kind = _scheduler_class(package, name, options)
-    told = _told_in_steps(kind, options)
-    options = {key: value for key, value in options.items() if key not in told}
+    inputs = _told_in_steps(kind, options)
+    options = {key: value for key, value in options.items() if key not in inputs}
     values = _values(package, kind, config, options)
     says = {**LACKING, **values}
     _refuse_what_is_not_ours(says, options)
@@ -117,10 +117,10 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
         float(says["clip_sample_range"]) if says["clip_sample"] else None,
         VARIANCES[says["variance_type"]],
         defaults,
-        {"scheduler": {"class": name, **source, **told}, "diffusers": package.__version__},
+        {"scheduler": {"class": name, **source, **inputs}, "diffusers": package.__version__},
         tuple(_notes(name, says)),
         scheduler,
-        told,
+        inputs,
     )
 
 
@@ -139,7 +139,7 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
                 f"The number of steps must be from 1 to {spec.num_train_timesteps}, the model's own, got {count!r}."
             )
         try:
-            plan = plan_from_scheduler(schedule.scheduler, count, spec, schedule.told)
+            plan = plan_from_scheduler(schedule.scheduler, count, spec, schedule.inputs)
         except NotCarriedError as exc:
             raise BadFileError(
                 f"the scheduler's steps cannot be carried over: {name} {exc}. Add --sampler ddim to leave them behind."
@@ -152,7 +152,7 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
             f"{name} asks for fractions of times, and time_embedding_type learned has none. Add --set "
             "timestep_spacing=leading or --sampler ddim."
         )
-    known = _as_a_sampler(spec, plan, schedule.told) if len(counts) == 1 else None
+    known = _as_a_sampler(spec, plan, schedule.inputs) if len(counts) == 1 else None
     if known is not None:
         requires = () if known.times is None else (TIMES,)
         return replace(spec, defaults=known, requires=(*spec.requires, *requires))
@@ -165,7 +165,7 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
     )
 
 
-def _as_a_sampler(spec: ModelSpec, plan: Plan, told: Values) -> Defaults | None:
+def _as_a_sampler(spec: ModelSpec, plan: Plan, inputs: Values) -> Defaults | None:
     """Return a plan as a sampler that every reader knows on the plan's times; None where it is none."""
     if not are_falling_times([row.t for row in plan.rows], spec.num_train_timesteps):
         return None
@@ -174,7 +174,7 @@ def _as_a_sampler(spec: ModelSpec, plan: Plan, told: Values) -> Defaults | None:
     times = tuple(int(row.t) for row in plan.rows)
     is_even = list(times) == spacing(spec.num_train_timesteps, len(times)).tolist()
     own = None if is_even else times
-    formulas: dict[str, dict[str, Any]] = {"ddpm": {}, "ddim": {"eta": float(told.get("eta", 0.0))}}
+    formulas: dict[str, dict[str, Any]] = {"ddpm": {}, "ddim": {"eta": float(inputs.get("eta", 0.0))}}
     for sampler, knobs in formulas.items():
         known = plan_of(spec, sampler=sampler, times=times, **knobs)
         if all(map(_is_same, known.rows, plan.rows)):
@@ -184,21 +184,21 @@ def _as_a_sampler(spec: ModelSpec, plan: Plan, told: Values) -> Defaults | None:
 
 def _is_same(a: Row, b: Row) -> bool:
     weights = [(a.x_0, b.x_0), (a.eps, b.eps), (a.noise, b.noise)]
-    return math.isclose(a.a, b.a, rel_tol=1e-5) and all(_are_near(one, other) for one, other in weights)
+    return math.isclose(a.a, b.a, rel_tol=1e-5) and all(_are_near(item, other) for item, other in weights)
 
 
 def _are_near(a: Iterable[float], b: Iterable[float]) -> bool:
-    return all(abs(one - other) <= SAME for one, other in zip_longest(a, b, fillvalue=0.0))
+    return all(abs(item - other) <= SAME for item, other in zip_longest(a, b, fillvalue=0.0))
 
 
 def _told_in_steps(kind: Any, options: Values) -> dict[str, Any]:
     """Return what a pipeline passes on to a scheduler's step where an option says it."""
     known = {key: default for key, default in STEP_OPTIONS.items() if key in inspect.signature(kind.step).parameters}
-    said = {key: value for key, value in options.items() if key in known}
-    told = read_options(said, known)
-    if not 0.0 <= told.get("eta", 0.0) <= 1.0:
-        raise UsageError(f"--set eta must be from 0 to 1, got {told['eta']!r}.")
-    return {key: told[key] for key in said}
+    stated = {key: value for key, value in options.items() if key in known}
+    inputs = read_options(stated, known)
+    if not 0.0 <= inputs.get("eta", 0.0) <= 1.0:
+        raise UsageError(f"--set eta must be from 0 to 1, got {inputs['eta']!r}.")
+    return {key: inputs[key] for key in stated}
 
 
 def _scheduler_class(package: Any, name: Any, options: Values) -> Any:
@@ -226,8 +226,8 @@ def _values(package: Any, kind: Any, config: Values, options: Values) -> dict[st
     # where a scheduler was made from another's configuration, diffusers keeps the other's entries and uses none of them
     dormant = {key for other in others if other for key in inspect.signature(other).parameters} - set(values)
     dormant |= {"tensor_format", "timestep_values"}  # of versions before 0.6: where its arrays were; the times
-    said = {key: value for key, value in options.items() if key not in dormant and key[:1] != "_"}
-    read_options(said, {"sample_size": None, "scheduler": "", **values})
+    stated = {key: value for key, value in options.items() if key not in dormant and key[:1] != "_"}
+    read_options(stated, {"sample_size": None, "scheduler": "", **values})
     by_default = config.get("_use_default_values")  # diffusers takes those of the installed version for them
     by_default = by_default if isinstance(by_default, list) else []
     for key, value in config.items():
@@ -237,7 +237,7 @@ def _values(package: Any, kind: Any, config: Values, options: Values) -> dict[st
             raise _refusal(
                 key, value, f"an entry that {kind.__name__} of diffusers {package.__version__} knows", options
             )
-    return {**values, **said}
+    return {**values, **stated}
 
 
 def _built(kind: Any, values: Values, options: Values) -> Any:

@@ -48,7 +48,9 @@ class _Evaluation(NamedTuple):
     scale: float
 
 
-def plan_from_scheduler(scheduler: Any, num_steps: int, spec: ModelSpec, told: Mapping[str, Any] | None = None) -> Plan:
+def plan_from_scheduler(
+    scheduler: Any, num_steps: int, spec: ModelSpec, asked: Mapping[str, Any] | None = None
+) -> Plan:
     """Return the rows of a scheduler of diffusers for num_steps steps, on the states that its network is given.
 
     scheduler: one that has made no step; it is left as it is. spec: of the network, with what it predicts and how it
@@ -56,14 +58,14 @@ def plan_from_scheduler(scheduler: Any, num_steps: int, spec: ModelSpec, told: M
     """
     with _quiet():
         try:
-            evaluations, start, weights = _probed(scheduler, num_steps, spec, told or {}, -1.0)
-            noisiest = _probed(scheduler, num_steps, spec, told or {}, 1.0)[2] if _is_learned(spec) else weights
+            evaluations, start, weights = _probed(scheduler, num_steps, spec, asked or {}, -1.0)
+            noisiest = _probed(scheduler, num_steps, spec, asked or {}, 1.0)[2] if _is_learned(spec) else weights
         except NotCarriedError:
             raise
         except Exception as exc:  # whatever a class makes of a number of steps that is not for it
             raise NotCarriedError(f"cannot take {num_steps} steps: {first_line(exc)}") from exc
         plan = Plan(_rows(evaluations, _shortened(weights), noisiest, spec, num_steps), start)
-        return _tested(scheduler, plan, num_steps, spec, told or {})
+        return _tested(scheduler, plan, num_steps, spec, asked or {})
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def _evaluation(scheduler: Any, t: Tensor, done: int) -> _Evaluation:
 def _steps(
     scheduler: Any,
     num_steps: int,
-    told: Mapping[str, Any],
+    asked: Mapping[str, Any],
     ask: Callable[[int, Tensor | None], tuple[Tensor, Tensor, Tensor]],
 ) -> Iterator[tuple[_Evaluation, Tensor]]:
     """Yield each evaluation and the state after it, on the scheduler's own scale, of one that made no step.
@@ -131,7 +133,7 @@ def _steps(
         given, answer, noise = ask(k, None if x is None else x * at.scale)
         fresh = _Noise(noise)
         with fresh:
-            x = scheduler.step(answer, t, given / at.scale, **told).prev_sample
+            x = scheduler.step(answer, t, given / at.scale, **asked).prev_sample
         if fresh.count > 1:
             raise NotCarriedError("adds noise more than once in a step")
         yield at, x
@@ -145,7 +147,7 @@ def _set(scheduler: Any, num_steps: int) -> Any:
 
 
 def _probed(
-    scheduler: Any, num_steps: int, spec: ModelSpec, told: Mapping[str, Any], fraction: float
+    scheduler: Any, num_steps: int, spec: ModelSpec, asked: Mapping[str, Any], fraction: float
 ) -> tuple[list[_Evaluation], float, Float64]:
     """Return every evaluation, the first state's weight of noise, and what the states after weigh, (rows, 3 rows).
 
@@ -169,7 +171,7 @@ def _probed(
         return element(3 * k), answer, element(3 * k + 2)
 
     evaluations, states = [], []
-    for at, x in _steps(scheduler, num_steps, told, ask):
+    for at, x in _steps(scheduler, num_steps, asked, ask):
         evaluations.append(at)
         states.append(x[:, 0, 0, 0].double().numpy() / SMALL)
     scales = [at.scale for at in evaluations[1:]] + [1.0]  # the picture is the state as it is
@@ -243,7 +245,7 @@ def _without_end(numbers: Sequence[float]) -> tuple[float, ...]:
     return tuple(numbers[:count])
 
 
-def _tested(scheduler: Any, plan: Plan, num_steps: int, spec: ModelSpec, told: Mapping[str, Any]) -> Plan:
+def _tested(scheduler: Any, plan: Plan, num_steps: int, spec: ModelSpec, asked: Mapping[str, Any]) -> Plan:
     """Return a plan that does what the scheduler does on random numbers, with the raw noise where only that will do."""
     rng = np.random.default_rng(0)
     shape = (PIXELS, CHANNELS, 1, 1)
@@ -258,7 +260,7 @@ def _tested(scheduler: Any, plan: Plan, num_steps: int, spec: ModelSpec, told: M
         given = torch.from_numpy(noise[0]) * plan.start if x is None else x
         return given, answer, torch.from_numpy(noise[k + 1])
 
-    ran = list(_steps(_set(scheduler, num_steps), num_steps, told, ask))
+    ran = list(_steps(_set(scheduler, num_steps), num_steps, asked, ask))
     scales = [at.scale for at, _ in ran[1:]] + [1.0]
     states = [x.double().numpy() * scale for (_, x), scale in zip(ran, scales, strict=True)]
     errors = []

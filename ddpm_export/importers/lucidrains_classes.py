@@ -102,14 +102,14 @@ class Guided(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, *, y: Tensor, guidance: Tensor) -> Tensor:
         """Predict as `Network` does; guidance: (B, 1) float32, 1 for the class's own prediction."""
-        told: Tensor = self.network(x_t, t, y=y)  # not one batch of twice the length, which torch.export cannot trace
+        asked: Tensor = self.network(x_t, t, y=y)  # not one batch of twice the length, which torch.export cannot trace
         untold: Tensor = self.network(x_t, t, y=torch.full_like(y, self.none))
-        update = told - untold
+        update = asked - untold
         dims = tuple(range(1, x_t.dim()))
-        share = (update * told).sum(dims, keepdim=True) / (told * told).sum(dims, keepdim=True)
-        update = update - (1.0 - self.kept) * share * told
-        out: Tensor = told + update * (guidance - 1.0)[:, :, None, None]
-        ratio = told.std(dims, keepdim=True) / out.std(dims, keepdim=True)
+        share = (update * asked).sum(dims, keepdim=True) / (asked * asked).sum(dims, keepdim=True)
+        update = update - (1.0 - self.kept) * share * asked
+        out: Tensor = asked + update * (guidance - 1.0)[:, :, None, None]
+        ratio = asked.std(dims, keepdim=True) / out.std(dims, keepdim=True)
         return out * (self.phi * ratio + (1.0 - self.phi))
 
 
@@ -231,12 +231,12 @@ def _heads(state: Mapping[str, Any], where: str, chosen: Mapping[str, Any]) -> d
 
 def _own_form(chosen: Mapping[str, Any]) -> dict[str, float]:
     """Return how the package's own guidance is taken into the file, {} where it is not."""
-    said = {name: chosen[name] for name in OWN_FORM if chosen[name] is not None}
-    if not said:
+    stated = {name: chosen[name] for name in OWN_FORM if chosen[name] is not None}
+    if not stated:
         return {}
-    if "rescaled_phi" not in said:
+    if "rescaled_phi" not in stated:
         raise ask_for({"rescaled_phi": OWN_FORM["rescaled_phi"]})
-    values = read_options(said, OWN_FORM)
+    values = read_options(stated, OWN_FORM)
     if not values["remove_parallel_component"]:
         values["keep_parallel_frac"] = 1.0
     for name in ("rescaled_phi", "keep_parallel_frac"):

@@ -87,21 +87,21 @@ def objective_from_process(process: Process | None, chosen: Mapping[str, Any]) -
 
     Raises UsageError where the two contradict each other.
     """
-    said: str | None = chosen["objective"]
-    if said is not None and said not in tuple(OBJECTIVES):
-        raise refused("objective", said, f"one of {', '.join(OBJECTIVES)}")
+    options: str | None = chosen["objective"]
+    if options is not None and options not in tuple(OBJECTIVES):
+        raise refused("objective", options, f"one of {', '.join(OBJECTIVES)}")
     if process is None:
-        return said
+        return options
     snr = process.alphas_cumprod / (1.0 - process.alphas_cumprod)
     fitting = set()
     for weight in (snr, np.minimum(snr, chosen["min_snr_gamma"])):  # the latter: Hang et al. 2023, min-SNR
         by_objective = {"pred_noise": weight / snr, "pred_x0": weight, "pred_v": weight / (snr + 1.0)}
         fitting |= {n for n, w in by_objective.items() if np.allclose(process.loss_weight, w, rtol=1e-5, atol=0.0)}
     if len(fitting) != 1:
-        return said
+        return options
     (derived,) = fitting
-    if said not in (None, derived):
-        raise contradiction("objective", said, derived)
+    if options not in (None, derived):
+        raise contradiction("objective", options, derived)
     return derived
 
 
@@ -124,10 +124,10 @@ def alphas_cumprod_from_options(process: Process | None, chosen: Mapping[str, An
     if not isinstance(kwargs, (Mapping, type(None))):
         raise refused("schedule_fn_kwargs", kwargs, "an object, such as {}")
     parameters = read_options(kwargs or {}, SCHEDULES[name])
-    said = alphas_cumprod_from_betas(_betas(name, T if process is None else len(process.alphas_cumprod), parameters))
+    options = alphas_cumprod_from_betas(_betas(name, T if process is None else len(process.alphas_cumprod), parameters))
     if process is None:
-        return said
-    if not np.allclose(said, process.alphas_cumprod, rtol=1e-4, atol=1e-8):
+        return options
+    if not np.allclose(options, process.alphas_cumprod, rtol=1e-4, atol=1e-8):
         raise contradiction("beta_schedule", name, "the one of its betas")
     return process.alphas_cumprod
 

@@ -80,9 +80,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     config = config_from_state(state)
     sizes = SIZES if config.is_super_resolution else {"image_size": 64}
     known = {**SHAPE_FLAGS, **sizes, **FLAGS}
-    said = {name: _typed(value, known.get(name)) for name, value in options.items()}
-    flags = read_options(said, {**known, **dict.fromkeys(IGNORED)})
-    _ask(said, sizes)
+    stated = {name: _typed(value, known.get(name)) for name, value in options.items()}
+    flags = read_options(stated, {**known, **dict.fromkeys(IGNORED)})
+    _ask(stated, sizes)
     T, image_size = flags["diffusion_steps"], flags[next(iter(sizes))]
     factor = 2 ** (len(config.widths) - 1)
     if not 1 <= T <= MAX_STEPS:
@@ -90,12 +90,12 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     if not 1 <= image_size <= MAX_IMAGE_SIZE or image_size % factor:
         raise _contradiction(next(iter(sizes)), image_size, f"a multiple of {factor} up to {MAX_IMAGE_SIZE}")
     inputs = _inputs(config, flags)
-    flags.update(_shape_flags(config, said, image_size))
+    flags.update(_shape_flags(config, stated, image_size))
     own = {f.name: flags[f.name] for f in dataclasses.fields(config) if f.name in FLAGS}
     scale = 1000.0 / T if flags["rescale_timesteps"] else 1.0
     config = dataclasses.replace(config, **own, time_scale=scale)
     _check_heads(config)
-    defaults, notes = _defaults(flags, said, T), _notes(flags, said)
+    defaults, notes = _defaults(flags, stated, T), _notes(flags, stated)
     spec = ModelSpec(
         name=found.name[:200],
         prediction="x_0" if flags["predict_xstart"] else "eps",
@@ -218,23 +218,23 @@ def _numbers(name: str, text: str) -> list[float]:
     return [float(part) for part in parts]
 
 
-def _ask(said: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def _ask(stated: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Raise a UsageError that asks for what neither the weights tell nor both projects agree on, if it is not said."""
     examples = {**sizes, **{name: FLAGS[name] for name in ASKED_FOR}}
-    examples = {name: example for name, example in examples.items() if name not in said}
-    if said.get("num_head_channels", -1) != -1:
+    examples = {name: example for name, example in examples.items() if name not in stated}
+    if stated.get("num_head_channels", -1) != -1:
         examples.pop("num_heads", None)
     # times are rescaled to 1000: by default in improved-diffusion, not in guided-diffusion
-    if said.get("diffusion_steps", 1000) != 1000 and "rescale_timesteps" not in said:
+    if stated.get("diffusion_steps", 1000) != 1000 and "rescale_timesteps" not in stated:
         examples["rescale_timesteps"] = True
     if examples:
         raise ask_for(examples)
 
 
-def _shape_flags(config: UNetConfig, said: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def _shape_flags(config: UNetConfig, stated: Mapping[str, Any], image_size: int) -> dict[str, Any]:
     """Return the flags that the weights tell; raises UsageError where the user says another."""
     attended = [image_size >> level for level, attends in enumerate(config.attention) if attends]
-    told = {
+    asked = {
         "num_channels": config.num_channels,
         "num_res_blocks": config.num_res_blocks,
         "channel_mult": ",".join(f"{width / config.num_channels:g}" for width in config.widths),
@@ -244,18 +244,18 @@ def _shape_flags(config: UNetConfig, said: Mapping[str, Any], image_size: int) -
         "resblock_updown": config.resblock_updown,
         "learn_sigma": config.learn_sigma,
     }
-    agrees = {name: said.get(name, value) in ("", value) for name, value in told.items()}
-    if said.get("channel_mult"):
-        widths = [int(number * config.num_channels) for number in _numbers("channel_mult", said["channel_mult"])]
+    agrees = {name: stated.get(name, value) in ("", value) for name, value in asked.items()}
+    if stated.get("channel_mult"):
+        widths = [int(number * config.num_channels) for number in _numbers("channel_mult", stated["channel_mult"])]
         agrees["channel_mult"] = widths == list(config.widths)
-    if said.get("attention_resolutions"):
-        numbers = _numbers("attention_resolutions", said["attention_resolutions"])
+    if stated.get("attention_resolutions"):
+        numbers = _numbers("attention_resolutions", stated["attention_resolutions"])
         factors = {image_size // int(number) for number in numbers if number >= 1}
         agrees["attention_resolutions"] = config.attention == tuple(2**k in factors for k in range(len(config.widths)))
-    for name, value in told.items():
+    for name, value in asked.items():
         if not agrees[name]:
-            raise _contradiction(name, said[name], f"{value!r}, as the weights have it")
-    return told
+            raise _contradiction(name, stated[name], f"{value!r}, as the weights have it")
+    return asked
 
 
 def _check_heads(config: UNetConfig) -> None:
@@ -281,11 +281,11 @@ def _alphas_cumprod(schedule: str, T: int) -> tuple[float, ...]:
     return tuple(alphas_cumprod_from_betas(betas_from_name(schedule, T, **parameters)).tolist())
 
 
-def _defaults(flags: Mapping[str, Any], said: Mapping[str, Any], T: int) -> Defaults:
+def _defaults(flags: Mapping[str, Any], stated: Mapping[str, Any], T: int) -> Defaults:
     """Return what the scripts sample by: ddpm or ddim, at the times that they keep."""
     text = flags["timestep_respacing"]
     times = _kept_times(text, T) if text else list(range(T - 1, -1, -1))
-    use_ddim = flags["use_ddim"] if "use_ddim" in said else text.startswith("ddim")
+    use_ddim = flags["use_ddim"] if "use_ddim" in stated else text.startswith("ddim")
     is_even = times == spacing(T, len(times)).tolist()
     return Defaults("ddim" if use_ddim else "ddpm", len(times), 0.0, None if is_even else tuple(times))
 
@@ -318,8 +318,8 @@ def _kept_times(text: str, T: int) -> list[int]:
     return times[::-1]
 
 
-def _notes(flags: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+def _notes(flags: Mapping[str, Any], stated: Mapping[str, Any]) -> list[str]:
     """Return notes on what was taken for granted."""
-    by_default = [name for name in ("use_new_attention_order", "predict_xstart") if name not in said]
-    by_default += [] if flags["learn_sigma"] or "sigma_small" in said else ["sigma_small"]
+    by_default = [name for name in ("use_new_attention_order", "predict_xstart") if name not in stated]
+    by_default += [] if flags["learn_sigma"] or "sigma_small" in stated else ["sigma_small"]
     return [f"not said, so as both projects have it: {name}={FLAGS[name]}" for name in by_default]

@@ -83,15 +83,15 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         network: nn.Module = UNet(layout)
     assign_weights(network, state, where)
 
-    said, derived = _said(options), dataclasses.asdict(layout)
+    stated, derived = _said(options), dataclasses.asdict(layout)
     others = {"apply_attn": None, "block_size": 1, "dataset": "cifar10", "image_size": 32}
-    chosen = read_options(said, {**derived, **others, **ASKED_FOR, **IGNORED})
-    _ask(said, is_shuffled)
-    block_size = said.get("block_size", 1)
-    _check_network(layout, block_size, is_shuffled, said)
-    image_shape = _image_shape(layout, block_size, said)
-    if "image_size" not in said:
-        notes = (*notes, f"images are {image_shape[1]} x {image_shape[2]}, the project's size of {said['dataset']}")
+    chosen = read_options(stated, {**derived, **others, **ASKED_FOR, **IGNORED})
+    _ask(stated, is_shuffled)
+    block_size = stated.get("block_size", 1)
+    _check_network(layout, block_size, is_shuffled, stated)
+    image_shape = _image_shape(layout, block_size, stated)
+    if "image_size" not in stated:
+        notes = (*notes, f"images are {image_shape[1]} x {image_shape[2]}, the project's size of {stated['dataset']}")
     betas, alphas_cumprod = _schedule(chosen)
     network = Shuffled(network, block_size) if is_shuffled else network
     is_mean = chosen["model_mean_type"] == "mean"
@@ -107,7 +107,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         clip_x_0=None if is_mean else 1.0,  # the project goes to a predicted mean as it is
         variance=VARIANCES[chosen["model_var_type"]],
         defaults=Defaults("ddpm", chosen["timesteps"], 0.0),
-        source={name: said[name] for name in ("dataset", *ASKED_FOR) if name in said},
+        source={name: stated[name] for name in ("dataset", *ASKED_FOR) if name in stated},
     )
     return Imported(network, spec, source, notes)
 
@@ -189,44 +189,44 @@ def _layout(state: Mapping[str, Any]) -> Layout:
 
 def _said(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options without their sections and without null."""
-    said: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     for section in SECTIONS:
         values = options.get(section, {})
         if not isinstance(values, Mapping):
             raise _refused(section, values, "a section of the config, an object")
-        said |= values
-    said |= {name: value for name, value in options.items() if name not in SECTIONS}
-    return {name: value for name, value in said.items() if value is not None}
+        stated |= values
+    stated |= {name: value for name, value in options.items() if name not in SECTIONS}
+    return {name: value for name, value in stated.items() if value is not None}
 
 
-def _ask(said: Mapping[str, Any], is_shuffled: bool) -> None:
+def _ask(stated: Mapping[str, Any], is_shuffled: bool) -> None:
     """Raise a UsageError for names that nothing is known by, and for all that is not said, at once."""
     for name, known in (("beta_schedule", SCHEDULES), ("model_mean_type", PREDICTIONS), ("model_var_type", VARIANCES)):
-        if name in said and said[name] not in known:
-            why = ": a file holds no variance beyond these" if said[name] == "learned" else ""
-            raise _refused(name, said[name], f"one of {', '.join(known)}{why}")
+        if name in stated and stated[name] not in known:
+            why = ": a file holds no variance beyond these" if stated[name] == "learned" else ""
+            raise _refused(name, stated[name], f"one of {', '.join(known)}{why}")
     wanted: dict[str, Any] = dict(ASKED_FOR)
-    if "beta_schedule" in said:
-        parameters = inspect.signature(SCHEDULES[said["beta_schedule"]]).parameters
+    if "beta_schedule" in stated:
+        parameters = inspect.signature(SCHEDULES[stated["beta_schedule"]]).parameters
         wanted = {
             name: value for name, value in wanted.items() if name in parameters or not name.endswith(("start", "end"))
         }
-    if said.get("dataset") not in DATASETS:
+    if stated.get("dataset") not in DATASETS:
         wanted["image_size"] = 32
     if is_shuffled:
         wanted["block_size"] = 2
-    missing = {name: value for name, value in wanted.items() if name not in said}
+    missing = {name: value for name, value in wanted.items() if name not in stated}
     if missing:
         raise ask_for(missing)
 
 
-def _check_network(layout: Layout, block_size: int, is_shuffled: bool, said: Mapping[str, Any]) -> None:
+def _check_network(layout: Layout, block_size: int, is_shuffled: bool, stated: Mapping[str, Any]) -> None:
     """Raise for a block size that does not fit the channels, for options that the tensors contradict, and outputs."""
     if block_size < 1 or is_shuffled != (block_size > 1) or layout.in_channels % block_size**2:
         kind = "a PixelUnshuffle, as _model. in its names says, that gives" if is_shuffled else "no PixelUnshuffle and"
         raise _refused("block_size", block_size, f"one for {kind} {layout.in_channels} channels")
     for name, derived in dataclasses.asdict(layout).items():
-        got = tuple(said[name]) if isinstance(said.get(name), list) else said.get(name, derived)
+        got = tuple(stated[name]) if isinstance(stated.get(name), list) else stated.get(name, derived)
         per_image = derived // block_size**2 if name in ("in_channels", "out_channels") else derived
         has_none = name == "resample_with_conv" and len(layout.ch_multipliers) == 1
         if got not in (derived, per_image) and not has_none:
@@ -235,12 +235,12 @@ def _check_network(layout: Layout, block_size: int, is_shuffled: bool, said: Map
         raise misfit("out_conv.2.weight", f"{layout.out_channels} channels", f"the {layout.in_channels} of in_conv")
 
 
-def _image_shape(layout: Layout, block_size: int, said: Mapping[str, Any]) -> tuple[int, int, int]:
+def _image_shape(layout: Layout, block_size: int, stated: Mapping[str, Any]) -> tuple[int, int, int]:
     channels = layout.in_channels // block_size**2
-    expected, size = DATASETS.get(said.get("dataset", ""), (channels, 0))
+    expected, size = DATASETS.get(stated.get("dataset", ""), (channels, 0))
     if expected != channels:
-        raise _refused("dataset", said["dataset"], f"one of {channels} channels, as the tensors say")
-    size = said.get("image_size", size)
+        raise _refused("dataset", stated["dataset"], f"one of {channels} channels, as the tensors say")
+    size = stated.get("image_size", size)
     factor = block_size * 2 ** (len(layout.ch_multipliers) - 1)
     if not 1 <= size <= MAX_IMAGE_SIZE or size % factor:
         raise _refused("image_size", size, f"a multiple of {factor} up to {MAX_IMAGE_SIZE}")

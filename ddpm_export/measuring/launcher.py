@@ -19,13 +19,13 @@ def main() -> None:
     _, status, usage = os.wait4(child, 0)
     seconds = time.perf_counter() - start
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    told = {
+    inputs = {
         "exit_code": os.waitstatus_to_exitcode(status),
         "seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * unit,
     }
-    os.write(1, json.dumps(told).encode())
+    os.write(1, json.dumps(inputs).encode())
 
 
 if __name__ == "__main__":

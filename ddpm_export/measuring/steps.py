@@ -36,9 +36,9 @@ class Engine:
 
     def call(self, batch: int) -> Call:
         """Return one evaluation of a batch, at the middle of the schedule, that gives the prediction (B, C, H, W)."""
-        x_t, t, told = inputs_at_the_middle(self.spec, batch)
+        x_t, t, asked = inputs_at_the_middle(self.spec, batch)
         model, prediction = self.model, self.spec.prediction
-        return lambda: model(x_t, t, **told)[prediction]
+        return lambda: model(x_t, t, **asked)[prediction]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dic
     middle = spec.num_train_timesteps // 2
     noise = noise_stream(0, range(batch), spec.image_shape)
     x_0 = np.clip(noise(1), -1, 1)
-    told = example_of_inputs(spec.inputs, 0, range(batch))
+    asked = example_of_inputs(spec.inputs, 0, range(batch))
     times = np.full(batch, middle, dtype=spec.t_dtype)
-    return noised(x_0, noise(0), spec.alphas_cumprod[middle]), times, told
+    return noised(x_0, noise(0), spec.alphas_cumprod[middle]), times, asked
 
 
 def opened_engines(
@@ -103,7 +103,7 @@ def _opened(path: Path, provider: str, threads: int | None, trust: bool) -> Engi
 
 
 def _shape(spec: ModelSpec) -> tuple[Any, ...]:
-    return spec.prediction, spec.image_shape, tuple(one.name for one in spec.inputs)
+    return spec.prediction, spec.image_shape, tuple(entry.name for entry in spec.inputs)
 
 
 def timed_steps(

@@ -36,27 +36,27 @@ def denoiser(model: Model, spec: ModelSpec, /, *, guidance: Guidance | float | N
         bound_inputs(spec.inputs, inputs, 1)
 
     def denoise(x_t: Array, row: Row, x_0_before: Array | None = None) -> Denoised:
-        told = bound_inputs(spec.inputs, inputs, len(x_t), x_0_before) if spec.inputs or inputs else {}
+        asked = bound_inputs(spec.inputs, inputs, len(x_t), x_0_before) if spec.inputs or inputs else {}
         scale = guided.at(row.t)
-        predictions = _predictions(model, spec, x_t, row, told, scale)
+        predictions = _predictions(model, spec, x_t, row, asked, scale)
         return denoised(combine(predictions, scale), spec, x_t, row)
 
     return denoise
 
 
 def _predictions(
-    model: Model, spec: ModelSpec, x_t: Array, row: Row, told: dict[str, Array], scale: float
+    model: Model, spec: ModelSpec, x_t: Array, row: Row, asked: dict[str, Array], scale: float
 ) -> list[dict[str, Array]]:
     """Return the predictions that a scale needs: one, or with the label and without it."""
     if spec.guides_itself:
-        return [predict(model, spec, x_t, row, {**told, OWN_GUIDANCE: np.full((len(x_t), 1), scale, np.float32)})]
+        return [predict(model, spec, x_t, row, {**asked, OWN_GUIDANCE: np.full((len(x_t), 1), scale, np.float32)})]
     label = spec.label
     if scale == 1.0 or label is None:
-        return [predict(model, spec, x_t, row, told)]
-    without = {**told, label.name: np.full_like(told[label.name], label.none)}
-    if scale == 0.0 or np.array_equal(told[label.name], without[label.name]):
+        return [predict(model, spec, x_t, row, asked)]
+    without = {**asked, label.name: np.full_like(asked[label.name], label.none)}
+    if scale == 0.0 or np.array_equal(asked[label.name], without[label.name]):
         return [predict(model, spec, x_t, row, without)]
-    return predict_twice(model, spec, x_t, row, told, without)
+    return predict_twice(model, spec, x_t, row, asked, without)
 
 
 def predict(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array]) -> dict[str, Array]:

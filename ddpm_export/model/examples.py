@@ -18,10 +18,10 @@ def example_of_inputs(inputs: Sequence[Input], seed: int, images: Sequence[int])
     domain of its own (docs/format.md, section 3), the k-th input of it at draw k.
     """
     values: dict[str, Array] = {}
-    for k, one in enumerate(inputs):
-        if one.kind == "label":
-            values[one.name] = np.array([image % one.num_labels for image in images], dtype=np.int64)
+    for k, entry in enumerate(inputs):
+        if entry.kind == "label":
+            values[entry.name] = np.array([image % entry.num_labels for image in images], dtype=np.int64)
         else:
-            flat = noise_stream(seed, images, (1, 1, math.prod(one.shape)), domain=INPUTS)(k)
-            values[one.name] = flat.reshape(len(images), *one.shape)
+            flat = noise_stream(seed, images, (1, 1, math.prod(entry.shape)), domain=INPUTS)(k)
+            values[entry.name] = flat.reshape(len(images), *entry.shape)
     return values

@@ -59,7 +59,7 @@ def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
     positions = np.unique(np.linspace(0, size - 1, min(size, NUM_POSITIONS)).round().astype(np.int64))
     T = spec.num_train_timesteps
     cases = []
-    last_image = max((2, *(one.num_labels - 1 for one in spec.inputs)))
+    last_image = max((2, *(entry.num_labels - 1 for entry in spec.inputs)))
     for image, t in zip((0, 1, last_image), sorted({0, T // 2, T - 1}), strict=False):
         out = _evaluate(model, spec, SEED, image, t)
         if not np.isfinite(out).all():

@@ -128,10 +128,10 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
     return [replace(draw, n=1) for draw in (draws[0], draws[-1])]
 
 
-def told_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
+def inputs_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     """Return what the network is told in a draw, besides what follows from its rows."""
     examples = example_of_inputs(spec.inputs, draw.seed, draw.numbers)
-    return {one.name: examples[one.name] for one in spec.inputs if one.is_told}
+    return {entry.name: examples[entry.name] for entry in spec.inputs if entry.is_given}
 
 
 def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
@@ -165,10 +165,10 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
         levels = pictures(draw).reshape(-1)
         positions = np.unique(np.linspace(0, levels.size - 1, min(levels.size, NUM_POSITIONS)).round().astype(np.int64))
         values = {"positions": positions.tolist(), "levels": levels[positions].tolist(), "mean": float(levels.mean())}
-        said = {name: value for name, value in vars(draw).items() if value is not None}
+        options = {name: value for name, value in vars(draw).items() if value is not None}
         lists = {"times": list(draw.times)} if draw.times else {}
         guided = {"guidance": json_from_guidance(draw.guidance)} if draw.guidance else {}
-        case = {**said, **lists, **guided, **values}
+        case = {**options, **lists, **guided, **values}
         cases.append({name: value for name, value in case.items() if spec.open is None or name not in fixed})
     return {"cases": cases, "tolerance": {"levels": LEVELS}} if cases else None
 

@@ -47,7 +47,7 @@ class Input:
         return KINDS[self.kind]
 
     @property
-    def is_told(self) -> bool:
+    def is_given(self) -> bool:
         """Return whether whoever samples says it; the walk feeds a previous, and guidance its own scale."""
         return self.kind != "previous" and self.name != OWN_GUIDANCE
 
@@ -96,7 +96,7 @@ class Input:
 
     def _labels(self, given: Any) -> Array:
         several = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) and np.ndim(given) == 1
-        labels = np.array([self._label(one) for one in given] if several else self._label(given), dtype=np.int64)
+        labels = np.array([self._label(entry) for entry in given] if several else self._label(given), dtype=np.int64)
         return labels
 
     def _label(self, given: Any) -> int:
@@ -127,27 +127,27 @@ def bound_inputs(
     x_0_before: (B, C, H, W), for an input of kind previous; None before the first evaluation. Raises
     UsageError for an input that is unknown, missing or does not fit.
     """
-    named = {one.name: one for one in inputs if one.is_told}
+    named = {entry.name: entry for entry in inputs if entry.is_given}
     unknown = sorted(set(given) - set(named))
     if unknown:
         raise UsageError(f"The model has no input {unknown[0]!r}; it has {', '.join(named) or 'none'}.")
     values: dict[str, Array] = {}
-    for one in inputs:
-        if one.kind == "previous":
-            values[one.name] = np.zeros((batch, *one.shape), one.dtype) if x_0_before is None else x_0_before
-        elif one.name in given:
-            values[one.name] = one.batch_of(given[one.name], batch)
-        elif one.none is not None:
-            values[one.name] = np.full((batch, *one.shape), one.none, dtype=one.dtype)
+    for entry in inputs:
+        if entry.kind == "previous":
+            values[entry.name] = np.zeros((batch, *entry.shape), entry.dtype) if x_0_before is None else x_0_before
+        elif entry.name in given:
+            values[entry.name] = entry.batch_of(given[entry.name], batch)
+        elif entry.none is not None:
+            values[entry.name] = np.full((batch, *entry.shape), entry.none, dtype=entry.dtype)
         else:
-            raise UsageError(f"Input {one.name!r}, of kind {one.kind} and shape {one.shape}, must be given.")
+            raise UsageError(f"Input {entry.name!r}, of kind {entry.kind} and shape {entry.shape}, must be given.")
     return values
 
 
-def json_from_input(one: Input) -> dict[str, Any]:
+def json_from_input(entry: Input) -> dict[str, Any]:
     """Return an input as JSON values; classes only where it has any."""
-    values = {"name": one.name, "kind": one.kind, "shape": list(one.shape), "none": one.none}
-    return {**values, "classes": list(one.classes)} if one.classes else values
+    values = {"name": entry.name, "kind": entry.kind, "shape": list(entry.shape), "none": entry.none}
+    return {**values, "classes": list(entry.classes)} if entry.classes else values
 
 
 def input_from_json(values: Any) -> Input:
@@ -160,33 +160,36 @@ def input_from_json(values: Any) -> Input:
     return Input(values["name"], values["kind"], tuple(shape), values["none"], tuple(classes))
 
 
-def check_input(one: Input, state_shape: tuple[int, int, int]) -> None:
+def check_input(entry: Input, state_shape: tuple[int, int, int]) -> None:
     """Raise ValueError, which says what is wrong, unless the input can be fed."""
-    if not (isinstance(one.name, str) and one.name.isascii() and one.name.isidentifier()) or one.name in ("x_t", "t"):
-        raise ValueError(f"an input's name must be an identifier other than x_t and t, not {str(one.name)[:40]!r}")
-    where = f"input {one.name[:40]!r}"
-    if not isinstance(one.kind, str) or one.kind not in KINDS:  # what cannot be hashed is none either
-        raise ValueError(f"the kind of {where} must be one of {', '.join(KINDS)}, not {str(one.kind)[:40]!r}")
+    if not (isinstance(entry.name, str) and entry.name.isascii() and entry.name.isidentifier()) or entry.name in (
+        "x_t",
+        "t",
+    ):
+        raise ValueError(f"an input's name must be an identifier other than x_t and t, not {str(entry.name)[:40]!r}")
+    where = f"input {entry.name[:40]!r}"
+    if not isinstance(entry.kind, str) or entry.kind not in KINDS:  # what cannot be hashed is none either
+        raise ValueError(f"the kind of {where} must be one of {', '.join(KINDS)}, not {str(entry.kind)[:40]!r}")
     for kind, name in RESERVED.items():
-        if (one.name == name) != (one.kind == kind):
+        if (entry.name == name) != (entry.kind == kind):
             raise ValueError(f"the name {name} is kept for the kind {kind}, and the only one that it may have")
-    if one.name == OWN_GUIDANCE and (one.kind, one.shape, one.none) != ("vector", (1,), 1):
+    if entry.name == OWN_GUIDANCE and (entry.kind, entry.shape, entry.none) != ("vector", (1,), 1):
         raise ValueError(f"{where} must be a vector of one number, whose none is 1")
-    if not all(type(size) is int and size > 0 for size in one.shape) or math.prod(one.shape) > MAX_NUMBERS:
+    if not all(type(size) is int and size > 0 for size in entry.shape) or math.prod(entry.shape) > MAX_NUMBERS:
         raise ValueError(f"the shape of {where} must be positive integers with a product of at most {MAX_NUMBERS}")
-    dimensions = {"label": 0, "vector": 1, "image": 3, "previous": 3}[one.kind]
-    if len(one.shape) != dimensions or (one.kind == "previous" and one.shape != state_shape):
-        raise ValueError(f"the shape of {where}, a {one.kind}, does not fit it: {list(one.shape)}")
-    if one.kind == "label":
-        if not 1 <= len(one.classes) <= MAX_CLASSES or not all(type(name) is str for name in one.classes):
+    dimensions = {"label": 0, "vector": 1, "image": 3, "previous": 3}[entry.kind]
+    if len(entry.shape) != dimensions or (entry.kind == "previous" and entry.shape != state_shape):
+        raise ValueError(f"the shape of {where}, a {entry.kind}, does not fit it: {list(entry.shape)}")
+    if entry.kind == "label":
+        if not 1 <= len(entry.classes) <= MAX_CLASSES or not all(type(name) is str for name in entry.classes):
             raise ValueError(f"the classes of {where} must be 1 to {MAX_CLASSES} names")
-        if len(set(one.classes)) < len(one.classes):
+        if len(set(entry.classes)) < len(entry.classes):
             raise ValueError(f"the classes of {where} must have different names")
-        if one.none is not None and not (type(one.none) is int and 0 <= one.none <= len(one.classes)):
-            raise ValueError(f"none of {where} must be null or an index from 0 to {len(one.classes)}")
-    elif one.classes:
-        raise ValueError(f"only a label has classes, {where} is a {one.kind}")
-    elif one.none is not None and not is_number(one.none):
+        if entry.none is not None and not (type(entry.none) is int and 0 <= entry.none <= len(entry.classes)):
+            raise ValueError(f"none of {where} must be null or an index from 0 to {len(entry.classes)}")
+    elif entry.classes:
+        raise ValueError(f"only a label has classes, {where} is a {entry.kind}")
+    elif entry.none is not None and not is_number(entry.none):
         raise ValueError(f"none of {where} must be null or a finite number")
 
 

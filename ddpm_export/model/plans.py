@@ -11,9 +11,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 def json_from_plan(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON values: each row [t, a, weights of x_0, weights of eps, noise]."""
     rows = [[row.t, row.a, list(row.x_0), list(row.eps), list(row.noise)] for row in plan.rows]
-    said = {"raw_eps": plan.raw_eps, "start": plan.start}
+    options = {"raw_eps": plan.raw_eps, "start": plan.start}
     usual = {"raw_eps": False, "start": 1.0}
-    return {**{name: value for name, value in said.items() if value != usual[name]}, "rows": rows}
+    return {**{name: value for name, value in options.items() if value != usual[name]}, "rows": rows}
 
 
 def plan_from_json(name: Any, values: Any, num_train_timesteps: int, *, fractional_t: bool) -> Plan:

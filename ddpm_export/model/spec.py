@@ -139,7 +139,7 @@ class ModelSpec:
     @property
     def label(self) -> Input | None:
         """Return the input that says which class is wanted, None where the network is told none."""
-        return next((one for one in self.inputs if one.kind == "label"), None)
+        return next((item for item in self.inputs if item.kind == "label"), None)
 
     @property
     def takes_guidance(self) -> bool:
@@ -153,7 +153,7 @@ class ModelSpec:
     @property
     def guides_itself(self) -> bool:
         """Return whether the scale of guidance is an input of the network, which then combines by itself."""
-        return any(one.name == OWN_GUIDANCE for one in self.inputs)
+        return any(item.name == OWN_GUIDANCE for item in self.inputs)
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.requires):
@@ -220,11 +220,13 @@ class ModelSpec:
 
     def _check_inputs(self) -> None:
         try:
-            for one in self.inputs:
-                check_input(one, self.state_shape)
+            for item in self.inputs:
+                check_input(item, self.state_shape)
         except ValueError as exc:
             raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
-        if len({one.name for one in self.inputs}) < len(self.inputs) or bool(self.inputs) != (INPUTS in self.requires):
+        if len({item.name for item in self.inputs}) < len(self.inputs) or bool(self.inputs) != (
+            INPUTS in self.requires
+        ):
             raise BadFileError(
                 "In the model's spec, inputs must have different names, and requires must name inputs if there are any."
             )

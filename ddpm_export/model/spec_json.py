@@ -29,7 +29,7 @@ def json_from_spec(spec: ModelSpec) -> str:
     Raises UsageError where it would be more than a reader takes: plans and classes have no other limit.
     """
     values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
-    values["inputs"] = [json_from_input(one) for one in spec.inputs]
+    values["inputs"] = [json_from_input(entry) for entry in spec.inputs]
     values["plans"] = {name: json_from_plan(plan) for name, plan in spec.plans.items()}
     values["defaults"] = {name: value for name, value in vars(spec.defaults).items() if value is not None}
     if spec.defaults.guidance is not None:
@@ -89,7 +89,7 @@ def spec_from_json(text: str) -> ModelSpec:
         if name in known and not isinstance(known[name], kind):
             raise unfit(name, known[name], "a list" if kind is list else "an object")
     try:
-        known["inputs"] = tuple(input_from_json(one) for one in known.get("inputs", ()))
+        known["inputs"] = tuple(input_from_json(entry) for entry in known.get("inputs", ()))
         T = len(known["alphas_cumprod"])
         plans = known.get("plans", {}).items()
         guidance = defaults.get("guidance")

@@ -189,11 +189,11 @@ def unipc(grid: Grid, *, order: int = 3) -> list[Row]:
         # the step that led here, from before[0]: corrected less predicted, and carried on
         arrived, earlier = -before[0], [s - before[0] for s in before[1:]]
         last, own, *past = _b_2(arrived, [arrived, *earlier])
-        carried = sqrt(a) * sqrt(1.0 - a_next) / sqrt(1.0 - a)
+        stored = sqrt(a) * sqrt(1.0 - a_next) / sqrt(1.0 - a)
         for age, weight in enumerate((own, last, *past)):
-            weights[age] += carried * weight
+            weights[age] += stored * weight
         for age, weight in enumerate(_b_2(arrived, earlier), start=1):
-            weights[age] -= carried * weight
+            weights[age] -= stored * weight
         rows[k] = rows[k]._replace(x_0=(rows[k].x_0[0] + weights[0], *weights[1:]))
     return rows
 

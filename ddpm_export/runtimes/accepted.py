@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.model.golden import GoldenResult, replay_golden
-from ddpm_export.model.golden_pictures import PictureResult, given_in, replay_golden_pictures, told_in
+from ddpm_export.model.golden_pictures import PictureResult, given_in, inputs_in, replay_golden_pictures
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.providers import Provider
 
@@ -16,7 +16,7 @@ def replayed(opened: DenoiserFile | OneCallFile, precision: str) -> "Sequence[Go
         return replay_golden(opened.model, opened.spec, precision=precision)
     end, spec = opened.end, opened.spec
     return replay_golden_pictures(
-        lambda draw: end(*draw.settings, **told_in(spec, draw), **given_in(spec, draw))[1], spec
+        lambda draw: end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))[1], spec
     )
 
 

@@ -56,8 +56,10 @@ def inputs_of(spec: ModelSpec) -> Signature:
             inputs["history"] = ("float32", [size if before is images else "k", *before])
     if spec.graph == "edit":
         inputs |= {"image": ("float32", images), "mask": ("float32", images), "strength": ("float32", [])}
-    given = [one for one in spec.inputs if one.is_told or (one.kind == "previous" and spec.graph == "slice")]
-    return inputs | {one.name: (one.dtype, before if one.kind == "previous" else ["n", *one.shape]) for one in given}
+    given = [entry for entry in spec.inputs if entry.is_given or (entry.kind == "previous" and spec.graph == "slice")]
+    return inputs | {
+        entry.name: (entry.dtype, before if entry.kind == "previous" else ["n", *entry.shape]) for entry in given
+    }
 
 
 def outputs_of(spec: ModelSpec) -> Signature:

@@ -286,8 +286,8 @@ def _does_not_start(provider: Provider, reason: object) -> EnvironmentProblem:
 
 def _does_not_run(where: str, reason: object) -> BadFileError:
     # which the name of a function of ONNX Runtime's, before it in the same line, would push out
-    told = str(reason)[max(str(reason).find("Failed to allocate memory"), 0) :]
-    return BadFileError(f"{where}: the graph does not run: {first_line(told)}. Export the model again.")
+    asked = str(reason)[max(str(reason).find("Failed to allocate memory"), 0) :]
+    return BadFileError(f"{where}: the graph does not run: {first_line(asked)}. Export the model again.")
 
 
 def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provider) -> Model:

@@ -175,7 +175,7 @@ def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str, 
         # torch warns of arrays that cannot be written, such as one value broadcast to all images
         writable = {name: np.require(values, requirements="W") for name, values in feeds.items()}
         tensors = {name: torch.from_numpy(values).to(device) for name, values in writable.items()}
-        named = {one.name: tensors.pop(one.name) for one in spec.inputs} if by_name else {}
+        named = {item.name: tensors.pop(item.name) for item in spec.inputs} if by_name else {}
         with torch.no_grad():
             out = module(*tensors.values(), **named)
         outputs = out if isinstance(out, (tuple, list)) else (out,)

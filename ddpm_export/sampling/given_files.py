@@ -31,7 +31,7 @@ def given_from_files(
     if image is not None or between is not None:
         paths = list(between) if between is not None else _pictures_at(cast(Path, image))
         images = [_read(path, spec.state_shape[0], None if any_size else size) for path in paths]
-        others = [path for path, one in zip(paths, images, strict=True) if one.shape != images[0].shape]
+        others = [path for path, entry in zip(paths, images, strict=True) if entry.shape != images[0].shape]
         if others:
             raise UsageError(f"Pictures must have one size, but {others[0]} has another than {paths[0]}.")
         given |= {"images": np.stack(images), "between": between is not None}
@@ -46,7 +46,7 @@ def given_from_files(
 def _pictures_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+    found = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
     if not found:
         raise BadFileError(f"{path} is a folder without pictures.")
     return found

@@ -214,7 +214,7 @@ def _cycles(spec: ModelSpec, label: Any, given: Mapping[str, Any]) -> dict[str, 
         given = {**given, spec.label.name: label}
     elif spec.label is not None:
         given = {spec.label.name: range(len(spec.label.classes)), **given}
-    known = {entry.name: entry for entry in spec.inputs if entry.is_told}
+    known = {entry.name: entry for entry in spec.inputs if entry.is_given}
     cycles = {name: known[name].cycle_of(values) for name, values in given.items() if name in known}
     bound_inputs(spec.inputs, {**given, **{name: values[0] for name, values in cycles.items()}}, 1)  # unknown, missing
     return cycles

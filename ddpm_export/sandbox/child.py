@@ -128,10 +128,10 @@ def answer(function: Callable[..., Any]) -> None:
     to_parent = sys.stdout
     for line in sys.stdin:
         try:
-            told: dict[str, Any] = {"value": function(*json.loads(line))}
+            inputs: dict[str, Any] = {"value": function(*json.loads(line))}
         except DdpmExportError as exc:
-            told = {"error": [type(exc).__name__, str(exc)]}
-        to_parent.write(json.dumps(told) + "\n")
+            inputs = {"error": [type(exc).__name__, str(exc)]}
+        to_parent.write(json.dumps(inputs) + "\n")
         to_parent.flush()
 
 
@@ -140,14 +140,14 @@ class _Child:
 
     def __init__(self, target: str, arguments: Sequence[str], *, pipes: bool = False) -> None:
         reading, writing = os.pipe()
-        told = {"path": sys.path, "parent": os.getpid(), "terms": writing, "target": target, "name": sys.argv[0]}
+        inputs = {"path": sys.path, "parent": os.getpid(), "terms": writing, "target": target, "name": sys.argv[0]}
         self._pipe = os.fdopen(reading, encoding="ascii")
         self._terms: dict[str, Any] | None = None
         self._expired: float | None = None
         self._kept: int | None = None
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", BEGIN, json.dumps(told), *arguments],
+                [sys.executable, "-c", BEGIN, json.dumps(inputs), *arguments],
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else None,
                 text=True,
@@ -244,11 +244,11 @@ def be_child() -> None:
     global _terms
     from ddpm_export.sandbox.rules import end_with_parent
 
-    told = json.loads(sys.argv.pop(1))
-    sys.argv[0], _terms = told["name"], told["terms"]
-    os.set_inheritable(told["terms"], False)
-    end_with_parent(told["parent"])
-    module, _, function = told["target"].partition(":")
+    inputs = json.loads(sys.argv.pop(1))
+    sys.argv[0], _terms = inputs["name"], inputs["terms"]
+    os.set_inheritable(inputs["terms"], False)
+    end_with_parent(inputs["parent"])
+    module, _, function = inputs["target"].partition(":")
     try:
         getattr(import_module(module), function)()
     except SystemExit as ending:

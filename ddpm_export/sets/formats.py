@@ -215,11 +215,11 @@ def digest_of(numbers: range, pixels: Pixels, labels: Sequence[int]) -> int:
     digests of parts add up, modulo 2^256, to that of the whole, however a set is cut, in whatever order it is made. It
     tells sets apart that differ by accident; it is no signature.
     """
-    told = labels or [-1] * len(numbers)
+    inputs = labels or [-1] * len(numbers)
     whole = 0
-    for number, label, image in zip(numbers, told, pixels, strict=True):
-        one = hashlib.sha256(struct.pack("<qq", number, label) + image.tobytes())
-        whole += int.from_bytes(one.digest(), "big")
+    for number, label, image in zip(numbers, inputs, pixels, strict=True):
+        entry = hashlib.sha256(struct.pack("<qq", number, label) + image.tobytes())
+        whole += int.from_bytes(entry.digest(), "big")
     return whole % 2**256
 
 

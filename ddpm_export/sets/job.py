@@ -105,7 +105,7 @@ def begin(
     about = _about(model, spec, request, format, shards, provider)
     if found is not None:
         _refuse_another(out, found, about, mixed)
-    elif out.is_dir() and any(one.name != KEPT for one in out.iterdir()):
+    elif out.is_dir() and any(entry.name != KEPT for entry in out.iterdir()):
         raise UsageError(f"{out} is not empty, and holds no set of pictures. Choose another --out.")
     else:
         write_record(place, about)
@@ -143,8 +143,8 @@ def _about(
 def machine_of(model: str | Path, provider: str) -> dict[str, str]:
     """Return what the last bit of a picture may depend on besides model and settings."""
     packages = ("torch",) if Path(model).suffix in (".ts", ".pt2") else ("onnxruntime", "onnxruntime-gpu")
-    found = (one for name in packages for one in metadata.distributions(name=name))
-    runtime = next((f"{one.name} {one.version}" for one in found), packages[0])
+    found = (entry for name in packages for entry in metadata.distributions(name=name))
+    runtime = next((f"{entry.name} {entry.version}" for entry in found), packages[0])
     return {"version": __version__, "provider": provider, "runtime": runtime, "instructions": instructions()}
 
 

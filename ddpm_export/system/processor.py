@@ -16,8 +16,8 @@ def cores() -> int:
 def instructions() -> str:
     """Return the architecture of this machine's processor, and where the system tells it the widest instructions."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        inputs = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # a system other than Linux
-        told = ""
-    flags = next((line.split() for line in told.splitlines() if line.startswith(("flags", "Features"))), [])
+        inputs = ""
+    flags = next((line.split() for line in inputs.splitlines() if line.startswith(("flags", "Features"))), [])
     return " ".join([platform.machine() or "unknown", *[name for name in WIDEST if name in flags][:1]])

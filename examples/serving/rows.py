@@ -31,16 +31,16 @@ class Rows:
         """Raise ValueError for inputs by name that the graph would refuse; numbers are (n, 1), as to Triton."""
         if set(given) != set(self.inputs):
             raise ValueError(f"inputs must be {', '.join(self.inputs)}, got {', '.join(given) or 'none'}.")
-        for name, one in self.inputs.items():
-            values, shape = given[name], one["shape"] or [1]
-            if values.dtype != one["dtype"] or values.ndim != 1 + len(shape) or list(values.shape[1:]) != shape:
+        for name, entry in self.inputs.items():
+            values, shape = given[name], entry["shape"] or [1]
+            if values.dtype != entry["dtype"] or values.ndim != 1 + len(shape) or list(values.shape[1:]) != shape:
                 raise ValueError(
-                    f"{name} must be {one['dtype']} (n, {str(shape)[1:-1]}), got {values.dtype} {values.shape}."
+                    f"{name} must be {entry['dtype']} (n, {str(shape)[1:-1]}), got {values.dtype} {values.shape}."
                 )
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} must be finite.")
-            if "min" in one and not ((values >= one["min"]) & (values <= one["max"])).all():
-                raise ValueError(f"{name} must be {one['min']} to {one['max']}.")
+            if "min" in entry and not ((values >= entry["min"]) & (values <= entry["max"])).all():
+                raise ValueError(f"{name} must be {entry['min']} to {entry['max']}.")
         counts = {len(values) for values in given.values()}
         if len(counts) > 1 or not 1 <= max(counts) <= MOST_ROWS:
             raise ValueError(f"inputs must have the same 1 to {MOST_ROWS} rows, got {sorted(counts)}.")

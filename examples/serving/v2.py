@@ -17,7 +17,7 @@ MOST_WAITING = 1000  # requests; more are told to come again
 
 
 def _arrays(payload):
-    return {one.name: NumpyCodec.decode_input(one) for one in payload.inputs}
+    return {entry.name: NumpyCodec.decode_input(entry) for entry in payload.inputs}
 
 
 class Batched(MLModel):

@@ -120,9 +120,9 @@ def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command
     names = {}
     exec(SOURCE + TOLD, names)
     torch.save(names["Told"]().state_dict(), here / "told.pt")
-    told = ("--network", "my_network:Told")
+    asked = ("--network", "my_network:Told")
     declared = [word for text in DECLARED for word in ("--input", text)]
-    code, _, err = command("adopt", "told.pt", *told, *SPEC, *declared, "--prediction", "x_0")
+    code, _, err = command("adopt", "told.pt", *asked, *SPEC, *declared, "--prediction", "x_0")
     assert code == 0, err
     assert open_model(here / "unet.onnx")[1].inputs == tuple(DECLARED.values())
     how = ("--n", 1, "--steps", 3, "--seed", 1, "--input", "scale=0.5,-1")
@@ -132,7 +132,7 @@ def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command
         assert code == 0, err
         images[label] = np.load(f"{label}.npy")
     assert not np.array_equal(images["dog"], images["none"])
-    code, out, err = command("check", "unet.onnx", "--against", "told.pt", *told, "--json")
+    code, out, err = command("check", "unet.onnx", "--against", "told.pt", *asked, "--json")
     assert code == 0, err
     assert json.loads(out)["proof"]["error"] <= 1e-5
 

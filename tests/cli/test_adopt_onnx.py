@@ -31,7 +31,7 @@ def theirs(
     opset=18,
     extra=False,
     kind=FLOAT,
-    told=(),
+    asked=(),
     first=False,
     name="timestep",
 ):
@@ -41,7 +41,7 @@ def theirs(
     tenth of each image's first number is added. first: whether it reads the first time for all images.
     """
     shape = [batch, *SHAPE[1:], SHAPE[0]] if nhwc else [batch, *SHAPE]
-    inputs = {"sample": (kind, shape), name: time, **{name: (dtype, size) for name, dtype, size in told}}
+    inputs = {"sample": (kind, shape), name: time, **{name: (dtype, size) for name, dtype, size in asked}}
     nodes = [
         node("Transpose", ["sample"], "in NCHW", perm=[0, 3, 1, 2])
         if nhwc
@@ -55,27 +55,27 @@ def theirs(
         *([node("Gather", ["shift", "zero"], "one shift", axis=0)] if first else []),
         node("Add", ["bent", "one shift" if first else "shift"], "x_t"),
     ]
-    said = "x_t"
-    for other, _, _ in told:
+    stated = "x_t"
+    for other, _, _ in asked:
         nodes += [
             node("Cast", [other], f"{other} float", to=FLOAT),
             node("Reshape", [f"{other} float", "rows"], f"{other} rows"),
             node("Gather", [f"{other} rows", "zero"], f"{other} first", axis=1),
             node("Mul", [f"{other} first", "tenth"], f"{other} tenth"),
             node("Reshape", [f"{other} tenth", "column"], f"{other} column"),
-            node("Add", [said, f"{other} column"], f"with {other}"),
+            node("Add", [stated, f"{other} column"], f"with {other}"),
         ]
-        said = f"with {other}"
+        stated = f"with {other}"
     nodes += [
-        node("Cast", [said], "cast", to=kind),
+        node("Cast", [stated], "cast", to=kind),
         node("Transpose", ["cast"], "noise", perm=[0, 2, 3, 1]) if nhwc else node("Identity", ["cast"], "noise"),
     ]
     outputs = {"noise": (kind, shape)}
     if extra:
         nodes.append(node("Neg", ["bent"], "hidden"))
         outputs = {"hidden": (FLOAT, None), **outputs}
-    for one in nodes[::2]:
-        one.name = ""  # as many exporters leave it
+    for entry in nodes[::2]:
+        entry.name = ""  # as many exporters leave it
     graph = helper.make_graph(
         nodes,
         "main",
@@ -95,7 +95,7 @@ def theirs(
     return path
 
 
-def said(x, time):
+def stated(x, time):
     """What the network of `theirs` says, (B, 2, 6, 5), of a state and a time for each image: the same in NumPy."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
@@ -144,19 +144,19 @@ def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, comman
     a = np.array(spec.alphas_cumprod)[t].reshape(-1, 1, 1, 1)
     sigma = np.sqrt((1 - a) / a)
     if name == "sigma":
-        expected = said(x_t / np.sqrt(a), sigma[:, 0, 0, 0])
+        expected = stated(x_t / np.sqrt(a), sigma[:, 0, 0, 0])
     elif name == "c_noise":  # Karras et al. 2022, table 1
         y, root = x_t / np.sqrt(a), np.sqrt(sigma**2 + 0.36)
-        expected = 0.36 / root**2 * y + sigma * 0.6 / root * said(y / root, np.log(sigma[:, 0, 0, 0]) / 4)
+        expected = 0.36 / root**2 * y + sigma * 0.6 / root * stated(y / root, np.log(sigma[:, 0, 0, 0]) / 4)
     else:
-        expected = said(x_t, t)
+        expected = stated(x_t, t)
     assert spec.prediction == ("x_0" if name == "c_noise" else "eps")
     np.testing.assert_allclose(model(x_t, t)[spec.prediction], expected, rtol=0, atol=3e-6)
     proto = onnx.load(path)
     assert proto.ir_version == 8
-    assert [(one.domain, one.version) for one in proto.opset_import] == [("", 18)]
-    assert all(one.name for one in proto.graph.node)
-    assert [one.name for one in proto.graph.output] == [spec.prediction]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+    assert all(entry.name for entry in proto.graph.node)
+    assert [entry.name for entry in proto.graph.output] == [spec.prediction]
 
 
 TOLD = (("y class", INT32, ["batch"]), ("strength", FLOAT, ["batch"]), ("mask", FLOAT, ["batch", 4, 4, 1]))
@@ -170,19 +170,19 @@ DECLARED = (
 @pytest.mark.parametrize("is_one_by_one", [False, True])
 def test_what_else_it_is_told_becomes_inputs_and_one_call_files_sample_it(tmp_path, command, is_one_by_one):
     time = (FLOAT, []) if is_one_by_one else (INT64, ["batch"])
-    source = theirs(tmp_path / "theirs.onnx", time, nhwc=True, told=TOLD)
+    source = theirs(tmp_path / "theirs.onnx", time, nhwc=True, asked=TOLD)
     options = (*USUAL, *T_IS, *DECLARED, "--set", "layout=NHWC", "--guidance", 2, "--steps", 3)
     code, _, err = command("adopt", source, *options, "--format", "onnx", "--format", "sampler", "--out", tmp_path)
     assert code == 0, err
     model, spec = open_model(tmp_path / "unet.onnx")
-    assert [one.name for one in spec.inputs] == ["y", "power", "mask"]
+    assert [entry.name for entry in spec.inputs] == ["y", "power", "mask"]
     assert spec.inputs[0] == Input("y", "label", none=2, classes=("cat", "dog"))
     x_t, t = np.zeros((3, *SHAPE), np.float32), np.array([39, 0, 7])
     mask = np.zeros((3, 1, 4, 4), np.float32)
     mask[:, 0, 0, 0] = 4.0
-    told = {"y": np.array([2, 0, 1]), "power": np.array([[5.0], [-1.0], [0.0]], np.float32), "mask": mask}
-    more = (told["y"] + told["power"][:, 0] + 4.0)[:, None, None, None] / 10
-    np.testing.assert_allclose(model(x_t, t, **told)["eps"], said(x_t, t) + more, rtol=0, atol=3e-6)
+    asked = {"y": np.array([2, 0, 1]), "power": np.array([[5.0], [-1.0], [0.0]], np.float32), "mask": mask}
+    more = (asked["y"] + asked["power"][:, 0] + 4.0)[:, None, None, None] / 10
+    np.testing.assert_allclose(model(x_t, t, **asked)["eps"], stated(x_t, t) + more, rtol=0, atol=3e-6)
     how = {"n": 2, "seed": 3, "label": "dog", "inputs": {"power": 1.5}}
     images = [generate(tmp_path / f"unet{ending}.onnx", **how) for ending in ("", ".sampler")]
     assert np.abs(images[0].astype(int) - images[1]).max() <= 1
@@ -194,7 +194,7 @@ def test_weights_are_stored_as_float16(tmp_path, command, monkeypatch):
     source = theirs(tmp_path / "theirs.onnx")
     code, _, err = command("adopt", source, *USUAL, *T_IS, "--storage", "float16", "--out", tmp_path / "ours.onnx")
     assert code == 0, err
-    stored = {one.name: one.data_type for one in onnx.load(tmp_path / "ours.onnx").graph.initializer}
+    stored = {entry.name: entry.data_type for entry in onnx.load(tmp_path / "ours.onnx").graph.initializer}
     assert stored["theirs/w.float16"] == HALF
 
 

@@ -71,16 +71,16 @@ def test_with_a_checkpoint_pytorch_has_rows_and_every_speed_is_against_it(comman
     code, out, err = command("bench", model, "--checkpoint", checkpoint, "--batches", "2", "--rounds", "3", "--json")
     torch.set_num_threads(threads)
     assert code == 0, err
-    told = json.loads(out)
-    rows = {row["engine"]: row for row in told["steps"]["2"]}
+    inputs = json.loads(out)
+    rows = {row["engine"]: row for row in inputs["steps"]["2"]}
     assert list(rows) == ["eager", "eager channels_last", "unet.onnx, cpu", "torch.compile channels_last"]
     assert rows["torch.compile channels_last"]["reason"] == "does not run here: no C compiler"
     ours = rows["unet.onnx, cpu"]
     assert 0 < ours["error"] < 1e-4
     assert list(ours["speed_against"]) == ["eager"]
     assert rows["eager"]["speed_against"]["eager"] == [1.0, 1.0, 1.0]
-    assert set(hurried) == set(told["starts"]) == {"unet.onnx, cpu", "eager"}
-    assert told["starts"]["eager"] == {"seconds": [1.0, 2.0, 3.0], "peak_bytes": 50_000_000}
+    assert set(hurried) == set(inputs["starts"]) == {"unet.onnx, cpu", "eager"}
+    assert inputs["starts"]["eager"] == {"seconds": [1.0, 2.0, 3.0], "peak_bytes": 50_000_000}
 
 
 def test_a_file_that_a_provider_refuses_is_named_beside_one_that_it_runs(tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_file_that_a_provider_refuses_is_named_beside_one_that_it_runs(tmp_pat
 
     monkeypatch.setattr(steps, "open_model", opened)
     engines, refused = steps.opened_engines([tmp_path / "a.onnx", tmp_path / "b.onnx"], ["cpu", "cuda", "webgpu"], 1)
-    assert [(one.path.name, one.provider) for one in engines] == [
+    assert [(entry.path.name, entry.provider) for entry in engines] == [
         ("a.onnx", "cpu"),
         ("b.onnx", "cpu"),
         ("a.onnx", "webgpu"),

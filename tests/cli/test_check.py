@@ -63,8 +63,12 @@ def test_against_repeats_the_proof(trained, command, tmp_path):
 @pytest.mark.torch
 def test_what_source_says_decides_nothing(trained, command, tmp_path):
     """It is for people: neither a wrong word nor none changes what a file is compared with."""
-    for told in ({"weights": "raw", "storage": "float16"}, {}, {"weights": 7}):
-        other = rewritten(trained[1], tmp_path / "other.onnx", lambda values, told=told: values.update(source=told))
+    for given_inputs in ({"weights": "raw", "storage": "float16"}, {}, {"weights": 7}):
+        other = rewritten(
+            trained[1],
+            tmp_path / "other.onnx",
+            lambda values, given_inputs=given_inputs: values.update(source=given_inputs),
+        )
         code, out, err = command("check", other, "--against", trained[0])
         assert (code, "100.00% equal pixels" in out) == (0, True), err
 

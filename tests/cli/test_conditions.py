@@ -67,9 +67,9 @@ def text_of(path):
 def test_pictures_say_what_they_were_told(model, tmp_path):
     arguments = ["--label", "coat,none", "--guidance", "2@10-30", "--input", "v=1,2", "--n", 3]
     ending = run_here(main, model, "--out", tmp_path / "a.png", *arguments, "--json")
-    told = {"label": ["coat", "none"], "guidance": 2.0, "guidance_interval": [10, 30], "inputs": {"v": [[1.0, 2.0]]}}
+    asked = {"label": ["coat", "none"], "guidance": 2.0, "guidance_interval": [10, 30], "inputs": {"v": [[1.0, 2.0]]}}
     for found in (json.loads(ending.out), text_of(tmp_path / "a.png")):
-        assert {name: found[name] for name in told} == told
+        assert {name: found[name] for name in asked} == asked
     run_here(main, model, "--out", tmp_path / "folder", *arguments)
     assert [text_of(tmp_path / "folder" / f"{k:06d}.png")["label"] for k in range(3)] == ["coat", "none", "coat"]
 
@@ -109,8 +109,8 @@ def test_the_interval_alone_keeps_the_models_scale(tmp_path):
     )
     (tmp_path / "m.onnx").write_bytes(told_model(spec))
     ending = run_here(main, tmp_path / "m.onnx", "--guidance", "@3-20.5", "--out", tmp_path / "a.npy", "--json")
-    told = json.loads(ending.out)
-    assert (told["guidance"], told["guidance_interval"]) == (2.5, [3, 20.5])
+    asked = json.loads(ending.out)
+    assert (asked["guidance"], asked["guidance_interval"]) == (2.5, [3, 20.5])
 
 
 REFUSED = [

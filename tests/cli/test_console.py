@@ -161,11 +161,11 @@ entry_point(command)()
     ],
 )
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_streams_that_are_closed_or_full(redirection, options, code, told):
+def test_streams_that_are_closed_or_full(redirection, options, code, inputs):
     program = STREAMS.replace("OPTIONS", repr(options))
     line = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", line, sys.executable, program], capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (code, told)
+    assert (done.returncode, done.stderr) == (code, inputs)
     assert b"error" not in done.stdout
 
 

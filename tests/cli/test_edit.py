@@ -244,7 +244,7 @@ def test_a_one_call_edit_does_what_the_denoiser_does_and_says_what_it_does_not(p
     assert [case["draw"]["strength"] for case in json.loads(out)["golden"]] == [0, 0, 0, 0, 0.6]
     model = onnx.load("m.edit.onnx")
     loop = next(node for node in model.graph.node if node.op_type == "Loop")
-    tensor = next(one for one in loop.attribute[0].g.initializer if one.name == "network/w")
+    tensor = next(entry for entry in loop.attribute[0].g.initializer if entry.name == "network/w")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
     without_digest(model)
     onnx.save(model, "m.edit.onnx")

@@ -169,8 +169,8 @@ def test_bits_with_all_times_and_with_some(place):
     some = json.loads(evaluated(place, "--metrics", "bits", "--n", 8, "--t-stride", 5, "--json").out)["bits"]
     assert some["times"] == 9
     assert 0.0 < some["strata_error"] < some["standard_error"]
-    one = json.loads(evaluated(place, "--metrics", "bits", "--n", 1, "--json").out)["bits"]
-    assert one["standard_error"] is None
+    entry = json.loads(evaluated(place, "--metrics", "bits", "--n", 1, "--json").out)["bits"]
+    assert entry["standard_error"] is None
     text = evaluated(place, "--metrics", "bits", "--n", 8)
     assert "bits.standard_error" in text.out
 
@@ -301,8 +301,8 @@ def test_classes_are_asked_for_in_turn_and_scored(classed):
     guided = json.loads(evaluated(classed, *options, "--guidance", "4@0-30").out)
     assert (guided["guidance"], guided["guidance_interval"]) == (4.0, [0, 30])
     assert guided["class_fid"] != facts["class_fid"]
-    one = json.loads(evaluated(classed, *options, "--label", "coat,none").out)
-    assert set(one["class_fid"]) == {"mean", "coat"}
+    entry = json.loads(evaluated(classed, *options, "--label", "coat,none").out)
+    assert set(entry["class_fid"]) == {"mean", "coat"}
     bits = json.loads(evaluated(classed, "--metrics", "bits", "--n", 3, "--json").out)["bits"]
     assert bits["images"] == 3
     # real images by their own labels: what a classifier sees at best

@@ -51,11 +51,11 @@ def test_the_report_is_a_table(trained, command, tmp_path):
 
 
 def test_a_file_names_the_sampler_it_was_told_to(trained, command, tmp_path):
-    told = {"sampler": "ddim", "num_steps": 7, "eta": 0.5}
+    inputs = {"sampler": "ddim", "num_steps": 7, "eta": 0.5}
     options = ("--sampler", "ddim:eta=0.5", "--steps", 7)
     code, _, err = command("export", trained[0], *options, "--out", tmp_path / "a.onnx")
     assert code == 0, err
-    assert open_model(tmp_path / "a.onnx")[1].defaults == Defaults(**told)
+    assert open_model(tmp_path / "a.onnx")[1].defaults == Defaults(**inputs)
     # and where its user says nothing, these are what it is sampled with
     code, _, err = command("run", tmp_path / "a.onnx", "--n", 1, "--seed", 0, "--out", tmp_path / "a.npy")
     assert code == 0, err
@@ -178,8 +178,8 @@ def test_a_file_names_the_guidance_it_was_told_to(trained, command, tmp_path):
     assert code == 0, err
     model = open_model(tmp_path / "a.onnx")
     assert (model[1].defaults.guidance, model[1].requires) == (Guidance(2.5, (5, 40)), ("inputs", "guidance"))
-    said = generate(model, n=2, seed=0, guidance=Guidance(2.5, (5, 40)))
-    np.testing.assert_array_equal(generate(model, n=2, seed=0), said)
+    stated = generate(model, n=2, seed=0, guidance=Guidance(2.5, (5, 40)))
+    np.testing.assert_array_equal(generate(model, n=2, seed=0), stated)
     code, _, err = command("export", tmp_path / "a.onnx", "--guidance", 2, "--format", "sampler", "--out", tmp_path)
     assert code == 0, err  # what a one-call file fixes is chosen at export
     assert open_file(tmp_path / "a.sampler.onnx").spec.defaults.guidance.scale == 2

@@ -312,12 +312,12 @@ def test_a_signal_ends_a_graph_that_never_would(tmp_path, graph, number):
         assert process.poll() is None
         since = time.monotonic()
         process.send_signal(number)
-        printed, told = process.communicate(timeout=20)
+        printed, inputs = process.communicate(timeout=20)
         seconds = time.monotonic() - since
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, printed, told) == (130, "", "stopped.\n")
+    assert (process.returncode, printed, inputs) == (130, "", "stopped.\n")
     assert list((tmp_path / "out").iterdir()) == []
     assert seconds < 5  # on an idle machine about a quarter of a second
 

@@ -32,7 +32,7 @@ COMMANDS = dict(commands())
 
 
 def options_of(command):
-    return [one for one in command.params if one.param_type_name == "option" and one.name not in EVERYWHERE]
+    return [entry for entry in command.params if entry.param_type_name == "option" and entry.name not in EVERYWHERE]
 
 
 def test_the_commands_are_those_of_the_package():

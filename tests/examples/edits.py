@@ -21,8 +21,8 @@ N, SEED, FIRST = 2, 3, 4
 
 def flags_of(settings):
     """Return the arguments of a program `sample`, in every language the same."""
-    said = {"image": PICTURE, **settings, "n": N, "seed": SEED, "first": FIRST}
-    return [text for name, value in said.items() for text in (f"--{name.replace('num_', '')}", value)]
+    options = {"image": PICTURE, **settings, "n": N, "seed": SEED, "first": FIRST}
+    return [text for name, value in options.items() for text in (f"--{name.replace('num_', '')}", value)]
 
 
 def pictures_of(settings):

@@ -211,8 +211,8 @@ def case_of(change):
     """Return one of INVALID's changes, of which `...` takes a key away, as JSON has it."""
     without = sorted(key for key, value in change.items() if value is ...)
     kept = {key: value for key, value in change.items() if value is not ...}
-    told = {"without": without} if without else {}
-    return {"accepted": is_accepted(json.dumps(values(**change))), "change": kept, **told}
+    asked = {"without": without} if without else {}
+    return {"accepted": is_accepted(json.dumps(values(**change))), "change": kept, **asked}
 
 
 def files_of_attacks():

@@ -343,7 +343,7 @@ def faults_of_now():
         )
     long = {"rows": [row] * 15 + [[3, 0.5, [0.0] * reach, [], []] for reach in (16, 16)]}
     longer = {"rows": [row] * 20 + [[3, 0.5, [0.0] * 17, [], []]]}
-    texts += [json.dumps({**sound, "plans": {"third": third, "long": one}}) for one in (long, longer)]
+    texts += [json.dumps({**sound, "plans": {"third": third, "long": entry}}) for entry in (long, longer)]
     twice = json.dumps(sound)
     for first in ("7", json.dumps(third)):  # of equal names the last counts
         texts.append(twice.replace('"plans": {', f'"plans": {{"third": {first}, ', 1))
@@ -359,8 +359,8 @@ def parts(sound):
     """Return the paths to what is newer than the format's first files."""
     found = [("inputs",), ("plans",), ("defaults", "times"), ("defaults", "plan"), ("defaults", "times", 1)]
     found += [("defaults", "guidance"), ("defaults", "guidance", "scale"), ("defaults", "guidance", "interval")]
-    for k, one in enumerate(sound["inputs"]):
-        found += [("inputs", k), *(("inputs", k, key) for key in one)]
+    for k, entry in enumerate(sound["inputs"]):
+        found += [("inputs", k), *(("inputs", k, key) for key in entry)]
     found += [("inputs", 0, "classes", 1), ("inputs", 1, "shape", 0), ("inputs", 3, "shape", 2)]
     found += [
         ("plans", "third"),
@@ -405,15 +405,20 @@ def verdict_of(text):
         sum(spec.defaults.times or ()),
         len(spec.defaults.plan or ""),
     ]
-    if (told := spec.defaults.guidance) is not None:
-        numbers += [f"{number:g}" for number in (told.scale, *(told.interval or ()))]
+    if (given_inputs := spec.defaults.guidance) is not None:
+        numbers += [f"{number:g}" for number in (given_inputs.scale, *(given_inputs.interval or ()))]
     texts = [spec.name, *map(str, numbers)]
-    for one in spec.inputs:
-        texts += [one.name, one.kind, str(math.prod(one.shape)), "null" if one.none is None else f"{one.none:g}"]
-        texts += [str(len(one.classes))]
-    for name, one in sorted(spec.plans.items()):
-        weights = math.fsum(sum(row.x_0) + 2 * sum(row.eps) + 3 * sum(row.noise) + row.t + row.a for row in one.rows)
-        texts += [name, str(len(one.rows)), f"{weights:.5g}", f"{one.start:g}"]
+    for entry in spec.inputs:
+        texts += [
+            entry.name,
+            entry.kind,
+            str(math.prod(entry.shape)),
+            "null" if entry.none is None else f"{entry.none:g}",
+        ]
+        texts += [str(len(entry.classes))]
+    for name, entry in sorted(spec.plans.items()):
+        weights = math.fsum(sum(row.x_0) + 2 * sum(row.eps) + 3 * sum(row.noise) + row.t + row.a for row in entry.rows)
+        texts += [name, str(len(entry.rows)), f"{weights:.5g}", f"{entry.start:g}"]
     return f"0 {' '.join(texts)}".encode("utf-8", "surrogatepass")
 
 
@@ -640,10 +645,10 @@ def network(context, evaluation):
         return 7
     asked = evaluation.contents
     given = {}
-    for one in asked.inputs[: asked.num_inputs]:
-        shape = (asked.batch, *one.shape[: one.num_dimensions])
-        assert one.count == math.prod(shape)
-        given[one.name.decode()] = np.ctypeslib.as_array(one.labels or one.numbers, shape=shape)
+    for entry in asked.inputs[: asked.num_inputs]:
+        shape = (asked.batch, *entry.shape[: entry.num_dimensions])
+        assert entry.count == math.prod(shape)
+        given[entry.name.decode()] = np.ctypeslib.as_array(entry.labels or entry.numbers, shape=shape)
     x_t = np.ctypeslib.as_array(asked.x_t, shape=(asked.batch, *SHAPE))
     outputs = python_model(x_t, asked.t, **given)
     np.ctypeslib.as_array(asked.prediction, shape=x_t.shape)[:] = outputs["eps"]
@@ -762,9 +767,9 @@ def inputs_of(**values):
     for name, value in values.items():
         is_label = value.dtype == np.int64
         pointer = value.ctypes.data_as(INTEGERS if is_label else FLOATS)
-        one = CInput(name=name.encode(), count=value.size)
-        setattr(one, "labels" if is_label else "numbers", pointer)
-        given.append(one)
+        entry = CInput(name=name.encode(), count=value.size)
+        setattr(entry, "labels" if is_label else "numbers", pointer)
+        given.append(entry)
     return (CInput * len(given))(*given), ctypes.c_size_t(len(given))
 
 
@@ -809,10 +814,10 @@ def walked(library, states, batch):
 
 def assert_states_alike(found, expected, atol=1e-4):
     assert len(found) == len(expected)
-    for one, state in zip(found, expected, strict=True):
-        np.testing.assert_allclose([*one.row[:3]], [*state.row[:3]], rtol=1e-12)
-        assert len(one.history) == len(state.history)
-        for array, wanted in zip(one[1:4], state[1:4], strict=True):
+    for entry, state in zip(found, expected, strict=True):
+        np.testing.assert_allclose([*entry.row[:3]], [*state.row[:3]], rtol=1e-12)
+        assert len(entry.history) == len(state.history)
+        for array, wanted in zip(entry[1:4], state[1:4], strict=True):
             np.testing.assert_allclose(array, wanted, atol=atol)
 
 
@@ -976,8 +981,8 @@ def test_c_walks_and_goes_on_as_python_does(library, handle, spec, choice):
             saved.history_x_0[age], saved.history_eps[age] = floats(x_0), floats(eps)
         rest = list(walked(library, begun(library, handle, images, made, state=saved)[1], 2))
         assert len(rest) == len(found) - k - 1
-        for one, other in zip(rest, found[k + 1 :], strict=True):
-            assert np.array_equal(one.x, other.x)
+        for entry, other in zip(rest, found[k + 1 :], strict=True):
+            assert np.array_equal(entry.x, other.x)
     library.ddpm_plan_free(made)
 
 
@@ -990,9 +995,13 @@ def test_c_inputs(library):
         made, _ = plan_of(library, handle, num_steps=3)
         for given in ({}, {"y": np.array([1, 0])}, {"y": np.array([1])}):
             values = {**given, "strength": strength.reshape(2, 2)}
-            told = {name: value[0] if value.shape == (1,) else value for name, value in values.items()}
+            given_inputs = {name: value[0] if value.shape == (1,) else value for name, value in values.items()}
             expected = list(
-                walk(denoiser(python_model, spec, **told), noise_stream(5, images, SHAPE), plan(spec, num_steps=3))
+                walk(
+                    denoiser(python_model, spec, **given_inputs),
+                    noise_stream(5, images, SHAPE),
+                    plan(spec, num_steps=3),
+                )
             )
             code, states, message = begun(library, handle, images, made, inputs=inputs_of(**values))
             assert (code, message) == (0, "")
@@ -1019,17 +1028,21 @@ def test_c_guidance_and_what_images_are_told(library):
         assert library.ddpm_spec_takes_guidance(handle) == 1
         made, _ = plan_of(library, handle)
         for guidance in (None, Guidance(0.0), Guidance(2.5), Guidance(2.5, (13, 26))):
-            told = {"y": np.array([1, 0]), "strength": strength[:2]}
-            denoise = denoiser(python_model, spec, guidance=guidance, **told)
+            given_inputs = {"y": np.array([1, 0]), "strength": strength[:2]}
+            denoise = denoiser(python_model, spec, guidance=guidance, **given_inputs)
             expected = list(walk(denoise, noise_stream(5, [4, 9], SHAPE), plan(spec)))
-            code, states, message = begun(library, handle, [4, 9], made, inputs=inputs_of(**told), guidance=guidance)
+            code, states, message = begun(
+                library, handle, [4, 9], made, inputs=inputs_of(**given_inputs), guidance=guidance
+            )
             assert (code, message) == (0, "")
             assert_states_alike(list(walked(library, states, 2)), expected)
             (row, *_), x = plan(spec).rows, draw_of(library, [4, 9], 0)
             x_0, eps = np.empty_like(x), np.empty_like(x)
             given = None if guidance is None else ctypes.byref(CGuidance.of(guidance))
             where = (ctypes.c_size_t(2), floats(x), ctypes.byref(CRow.of(row)), None, floats(x_0), floats(eps))
-            assert library.ddpm_denoiser(handle, network, None, *inputs_of(**told), given, *where, None, None) == 0
+            assert (
+                library.ddpm_denoiser(handle, network, None, *inputs_of(**given_inputs), given, *where, None, None) == 0
+            )
             np.testing.assert_allclose(x_0, expected[0].x_0, atol=1e-4)
         library.ddpm_plan_free(made)
         x, message = np.empty((5, *SHAPE), np.float32), Message()
@@ -1266,10 +1279,12 @@ def test_the_block_of_the_readme_compiles(tmp_path):
 @pytest.mark.torch
 def test_the_grid_is_python_s(programs, tmp_path):
     out = tmp_path / "grid.png"
-    told = sampled(programs, UNET, out, "--n", 18, "--steps", 5, "--seed", 7, "--first", 2)  # more than one batch
-    assert set(told) == {"images", "seconds_load", "seconds"}
-    assert told["images"] == 18
-    assert 0 < told["seconds_load"] < told["seconds"]
+    given_inputs = sampled(
+        programs, UNET, out, "--n", 18, "--steps", 5, "--seed", 7, "--first", 2
+    )  # more than one batch
+    assert set(given_inputs) == {"images", "seconds_load", "seconds"}
+    assert given_inputs["images"] == 18
+    assert 0 < given_inputs["seconds_load"] < given_inputs["seconds"]
     assert_within_a_level(out, generate(UNET, n=18, num_steps=5, seed=7, first=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png"]
 
@@ -1297,9 +1312,9 @@ def told_model(spec=None):
     )
     spec = spec or tiny_spec(inputs=inputs, requires=("inputs", "fractional_t"), plans=PLANNED["plans"])
     shapes = {"x_t": (1, ["batch", *GREY]), "t": (1, ["batch"])}
-    for one in inputs:
-        kind = TensorProto.INT64 if one.kind == "label" else TensorProto.FLOAT
-        shapes[one.name] = (kind, ["batch", *one.shape])
+    for entry in inputs:
+        kind = TensorProto.INT64 if entry.kind == "label" else TensorProto.FLOAT
+        shapes[entry.name] = (kind, ["batch", *entry.shape])
     nodes = [
         node("Cast", ["y"], "y_float", to=TensorProto.FLOAT),
         node("ReduceMean", ["strength", "axis"], "mean_strength", keepdims=0),
@@ -1710,9 +1725,9 @@ OUTSIDE = [
 def test_weights_outside_the_folder_are_found(trouble, folder, location):
     location = location.replace("ABSOLUTE", str(folder.parent / "secret"))
     (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
-    told = trouble(folder / "m.onnx")
-    assert told.startswith("weights outside the model's folder, in '")
-    assert told.isprintable()
+    given_inputs = trouble(folder / "m.onnx")
+    assert given_inputs.startswith("weights outside the model's folder, in '")
+    assert given_inputs.isprintable()
 
 
 OTHER_TROUBLES = {
@@ -1778,8 +1793,8 @@ def ways(message, goal):
 def test_weights_are_found_wherever_onnx_may_have_them(trouble, folder, message, number):
     way = (*next(ways("Model", message)), number, *next(ways(LEADS[message][number], "Entry")))
     content = field(1, b"location") + field(2, b"../secret")
-    for one in reversed(way):
-        content = field(99, b"before") + field(one, content) + field(99, b"behind")
+    for entry in reversed(way):
+        content = field(99, b"before") + field(entry, content) + field(99, b"behind")
     (folder / "m.onnx").write_bytes(content)
     with pytest.raises(BadFileError, match="weights lie outside"):
         check_external_data(folder / "m.onnx")

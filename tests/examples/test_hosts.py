@@ -119,8 +119,8 @@ RUNS = [
 def test_the_pictures_are_the_graphs(sample, files, tmp_path, graph, opens, arguments, how):
     path = files(graph, opens)
     more = ["--n", 5, "--seed", 2**63 - 1, "--first", 7, *([] if "label" in how else ["--label", 1])]
-    code, said, picture = sample(tmp_path / "grid.png", path, *arguments.split(), *more)
-    assert (code, said) == (0, [])
+    code, stated, picture = sample(tmp_path / "grid.png", path, *arguments.split(), *more)
+    assert (code, stated) == (0, [])
     expected = grid(generate(path, n=5, seed=2**63 - 1, first=7, **{"label": 1, **how}))
     np.testing.assert_array_equal(picture, expected)
 
@@ -130,8 +130,8 @@ def test_a_picture_is_filled_in(sample, files, tmp_path, strength):
     path = files("edit")
     arguments = ["--image", PICTURE, "--mask", MASK, "--label", 2, "--n", 3, "--seed", 5]
     arguments += [] if strength is None else ["--strength", strength]
-    code, said, picture = sample(tmp_path / "grid.png", path, *arguments)
-    assert (code, said) == (0, [])
+    code, stated, picture = sample(tmp_path / "grid.png", path, *arguments)
+    assert (code, stated) == (0, [])
     mask = read_image(MASK, 1)[..., 0]
     how = {"mask": mask, "strength": strength, "n": 3, "seed": 5, "label": 2}
     np.testing.assert_array_equal(picture, grid(edit(path, read_image(PICTURE, 1)[np.newaxis], **how)))
@@ -160,7 +160,7 @@ def test_a_slice_whose_rows_look_back_and_that_is_told_what_was_found(sample, tm
     content = classes_file(spec, [-0.75, 0.5, 0.75, 0.125], 0.5)
     model = slice_from_denoiser(onnx.load_from_string(content), spec_of_graph(spec, "slice", ()))
     onnx.save(model, tmp_path / "m.slice.onnx")
-    assert {"history"} <= {one.name for one in model.graph.input}
+    assert {"history"} <= {entry.name for entry in model.graph.input}
     picture = sample(tmp_path / "grid.png", tmp_path / "m.slice.onnx", "--n", 4, "--seed", 3, "--label", "0,2,3")[2]
     np.testing.assert_array_equal(picture, grid(generate(tmp_path / "m.slice.onnx", n=4, seed=3, label=[0, 2, "none"])))
 
@@ -187,8 +187,8 @@ def test_a_slice_whose_rows_look_back_and_that_is_told_what_was_found(sample, tm
 )
 def test_refusals(sample, files, tmp_path, graph, opens, arguments, code, words):
     out = tmp_path / "grid.png"
-    ended, said, _ = sample(out, files(graph, opens), *arguments.split())
-    assert (ended, words in said) == (code, True), said
+    ended, stated, _ = sample(out, files(graph, opens), *arguments.split())
+    assert (ended, words in stated) == (code, True), stated
     assert not out.exists()
 
 
@@ -198,10 +198,10 @@ def test_files_that_are_none(sample, files, tmp_path):
         (ROOT / "README.md", 3, "README.md: ONNX Runtime cannot load it"),
         (MODEL, 3, "unet.onnx is no one-call file"),
     ):
-        ended, said, _ = sample(tmp_path / "grid.png", model)
-        assert (ended, words in said) == (code, True), said
-    ended, said, _ = sample(tmp_path / "none" / "grid.png", files("sampler"), "--label", 1, "--n", 1)
-    assert (ended, "cannot be written" in said) == (5, True), said
+        ended, stated, _ = sample(tmp_path / "grid.png", model)
+        assert (ended, words in stated) == (code, True), stated
+    ended, stated, _ = sample(tmp_path / "none" / "grid.png", files("sampler"), "--label", 1, "--n", 1)
+    assert (ended, "cannot be written" in stated) == (5, True), stated
 
 
 def test_a_network_that_goes_bad_gives_no_picture(sample, files, tmp_path):
@@ -210,8 +210,8 @@ def test_a_network_that_goes_bad_gives_no_picture(sample, files, tmp_path):
     largest = max(loop.initializer, key=lambda tensor: len(tensor.raw_data))
     largest.raw_data = np.full(len(largest.raw_data) // 4, np.nan, dtype="<f4").tobytes()
     onnx.save(model, tmp_path / "nan.onnx")
-    ended, said, _ = sample(tmp_path / "grid.png", tmp_path / "nan.onnx", "--label", 1, "--n", 1)
-    assert (ended, "the network gave NaN or infinity" in said) == (6, True), said
+    ended, stated, _ = sample(tmp_path / "grid.png", tmp_path / "nan.onnx", "--label", 1, "--n", 1)
+    assert (ended, "the network gave NaN or infinity" in stated) == (6, True), stated
 
 
 # --- progress, preview, cancel ---

@@ -128,7 +128,7 @@ def test_a_crowded_server_sends_others_away_and_ends_once_it_has_answered(monkey
         assert status_of(address) == (503, b"Busy. Come again.")
         monkeypatch.setattr(serve, "SECONDS", 0.05)
         go_on.set()
-        assert [one.result() for one in first] == [(200, b"png")] * 2
+        assert [entry.result() for entry in first] == [(200, b"png")] * 2
         go_on.clear()
         assert status_of(address)[0] == 503  # it took too long
         go_on.set()
@@ -186,7 +186,7 @@ def test_the_server_edits_a_picture_and_refuses_in_one_line(server):
     Image.new("L", (5, 4)).save(wide, format="PNG")
     broken = [{"strength": 0.2}, {**texts, "image": "!"}, {**texts, "strength": "x"}, {**texts, "strength": [1]}]
     broken += [{**texts, "image": base64.b64encode(wide.getvalue()).decode()}, {"image": texts["image"]}, [1], 7]
-    for body in (*(json.dumps(one).encode() for one in broken), b"{", b'"'):
+    for body in (*(json.dumps(entry).encode() for entry in broken), b"{", b'"'):
         status, line = posted(server, body)
         assert (status, len(line.splitlines())) == (400, 1), body
     assert posted(server, b"")[0] == 413

@@ -94,8 +94,8 @@ print(json_format.MessageToJson(text_format.Parse(open(sys.argv[1]).read(), mode
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as entry:
+        return entry.getsockname()[1]
 
 
 def test_every_request_of_a_crowd_gets_its_own_pictures_or_its_own_error(model, tmp_path):
@@ -123,16 +123,16 @@ def test_every_request_of_a_crowd_gets_its_own_pictures_or_its_own_error(model, 
         finally:
             server.kill()
             server.wait()
-    told = json.loads(done.stdout)
+    asked = json.loads(done.stdout)
     with np.load(tmp_path / "a.npz") as file:
         found = dict(file)
     bad = {str(k) for k in range(REQUESTS) if k % 7 == 3}
-    assert set(told["errors"]) == bad, told["errors"]
-    assert all(re.search(r"(seed|image|y|guidance) must be", error) for error in told["errors"].values()), told
+    assert set(asked["errors"]) == bad, asked["errors"]
+    assert all(re.search(r"(seed|image|y|guidance) must be", error) for error in asked["errors"].values()), asked
     assert set(found) == {str(k) for k in range(REQUESTS)} - bad
     for k in map(int, found):
         how = {"seed": k % 5, "first": k, "n": 1 + k % 3, "label": k % 4, "guidance": [1, 2.5, 0][k % 3]}
         expected = generate(path, **how)
         assert np.abs(found[str(k)].astype(int) - expected).max() <= 1
-    first, *_, last = told["kB"]
+    first, *_, last = asked["kB"]
     assert last < first + 20_000

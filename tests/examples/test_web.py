@@ -180,7 +180,7 @@ SPECS: list[tuple[dict, int]] = [
     *((guided(value), 3) for value in (2, "2", [2], {}, True)),
     *((guided({"scale": value}), 3) for value in (-1, 100.5, None, "2", True, [2], 10**400)),
     *((guided({"scale": 2, "interval": value}), 3) for value in ([3, 2], [-1, 2], [1], [1, 2, 3], [1, "2"], "ab", {})),
-    *((guided({"scale": 1}, one), 3) for one in (VECTOR, {**LABEL, "none": None})),
+    *((guided({"scale": 1}, entry), 3) for entry in (VECTOR, {**LABEL, "none": None})),
     ({"defaults": {**DEFAULTS, "guidance": {"scale": 1}}}, 3),
     ({**guided({"scale": 2}), "requires": ["inputs"]}, 3),
     *(
@@ -377,7 +377,11 @@ EVERYTHING = {
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file that needs all there is: its eps and variance_fraction depend on every input, and on t."""
     spec = spec_from_json(json.dumps({**json.loads(json_from_spec(tiny_spec())), **EVERYTHING}))
-    batch = [("x_t", "float32", GREY), ("t", "float32", ()), *((one.name, one.dtype, one.shape) for one in spec.inputs)]
+    batch = [
+        ("x_t", "float32", GREY),
+        ("t", "float32", ()),
+        *((entry.name, entry.dtype, entry.shape) for entry in spec.inputs),
+    ]
     floats = {"t": "t", "v": "v_sum", "y": "y_float", "low": "low_sum"}
     nodes = [
         node_of("Cast", ["y"], "y_float", to=TensorProto.FLOAT),
@@ -575,9 +579,11 @@ def test_the_page_tells_the_network_numbers_and_a_picture(everything: Path, tmp_
     wish = {"inputs": {"v": "1,-2, 0.5"}, "pictures": {"low": str(tmp_path / "low.png")}}
     seen = seen_in_page("batch", file=str(everything), plan="looks-back", **wish)
     assert seen["problem"] == ""
-    told = {"v": [1, -2, 0.5], "low": from_uint8(pixels[None])[0]}
+    asked = {"v": [1, -2, 0.5], "low": from_uint8(pixels[None])[0]}
     data = np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)
-    assert_same_pictures(data[..., :1], grid(generate(opened(everything), n=1, seed=7, plan="looks-back", inputs=told)))
+    assert_same_pictures(
+        data[..., :1], grid(generate(opened(everything), n=1, seed=7, plan="looks-back", inputs=asked))
+    )
     assert seen["gallery"][0].startswith("Seed 7, picture 0, cat, plan looks-back, v 1 -2 0.5, low")
     assert seen["refused"] == ["v must be 3 numbers, with commas between them."] * 3
 
@@ -603,9 +609,9 @@ def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
 def test_the_keyboard_is_enough() -> None:
     seen = seen_in_page("keyboard")
     tuned = ["fast"] if any(name.startswith("tuned-") for name in SPEC.plans) else []
-    told = ["INPUT"] if SPEC.label is not None else []  # a radio button, the first of its group
+    asked = ["INPUT"] if SPEC.label is not None else []  # a radio button, the first of its group
     guided = ["guidance"] if SPEC.takes_guidance else []
-    assert seen["order"] == ["seed", "fresh", "n", "steps", *tuned, *told, *guided, "SUMMARY", "start", "picture"]
+    assert seen["order"] == ["seed", "fresh", "n", "steps", *tuned, *asked, *guided, "SUMMARY", "start", "picture"]
     assert seen["sampler"] == "ddpm"
     assert seen["whileRunning"] == "cancel"
     assert seen["after"] == "start"
@@ -780,8 +786,8 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_call_files_are_told_classes_and_guidance(runtime: str, graph: str, classes: Path) -> None:
     needs(f"onnxruntime-{runtime}")
     settings = {"seed": 7, "first": 1, "n": 3, "steps": 5, "eta": 0.5}
-    told = {"y": [1, 3, 0], "guidance": 2.5, "guidance_interval": [10, 30]}
-    done = node("test/one_call.js", runtime, classes / f"unet.{graph}.onnx", json.dumps({**settings, **told}))
+    asked = {"y": [1, 3, 0], "guidance": 2.5, "guidance_interval": [10, 30]}
+    done = node("test/one_call.js", runtime, classes / f"unet.{graph}.onnx", json.dumps({**settings, **asked}))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert "error" not in result, result
@@ -816,11 +822,11 @@ def test_the_one_call_page_asks_for_what_is_open(classes: Path, tmp_path: Path) 
     spec = replace(spec, defaults=replace(spec.defaults, num_steps=50))
     spec = spec_of_graph(spec, "slice", ("guidance",))
     onnx.save(slice_from_denoiser(onnx.load(classes / "unet.onnx"), spec), tmp_path / "unet.slice.onnx")
-    told = {"label": 2, "guidance": 2.5}
-    seen = seen_in_page("oneCall", slice=str(tmp_path / "unet.slice.onnx"), seed="7", **told)
+    asked = {"label": 2, "guidance": 2.5}
+    seen = seen_in_page("oneCall", slice=str(tmp_path / "unet.slice.onnx"), seed="7", **asked)
     assert seen["status"] == "Done: seed 7."
     assert seen["offered"] == [True, True]
-    assert_same_pictures(page_of(seen["shown"]), grid(generate(tmp_path / "unet.slice.onnx", n=1, seed=7, **told)))
+    assert_same_pictures(page_of(seen["shown"]), grid(generate(tmp_path / "unet.slice.onnx", n=1, seed=7, **asked)))
 
 
 @pytest.mark.torch
@@ -829,8 +835,8 @@ def test_the_one_call_page(tmp_path: Path) -> None:
     seen = seen_in_page("oneCall", slice=str(path), seed=str(BIG_SEED))
     assert seen["status"] == f"Done: seed {BIG_SEED}."
     assert seen["offered"] == [SPEC.label is not None, False]
-    told = {"label": 0} if SPEC.label is not None else {}
-    assert_same_pictures(page_of(seen["shown"]), grid(generate(path, n=1, seed=BIG_SEED, **told)))
+    asked = {"label": 0} if SPEC.label is not None else {}
+    assert_same_pictures(page_of(seen["shown"]), grid(generate(path, n=1, seed=BIG_SEED, **asked)))
 
 
 @pytest.mark.torch

@@ -62,8 +62,8 @@ def assert_same(ours, theirs):
             assert_same(ours[key], value)
     elif isinstance(theirs, (list, tuple)):
         assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_same(one, other)
+        for item, other in zip(ours, theirs, strict=True):
+            assert_same(item, other)
     elif isinstance(theirs, torch.Tensor):
         assert ours.dtype == theirs.dtype
         assert (ours.stride(), ours.storage_offset()) == (theirs.stride(), theirs.storage_offset())
@@ -235,10 +235,10 @@ def test_no_remedy_of_torch_is_passed_on(tmp_path, content):
     (tmp_path / "c.pt").write_bytes(content)
     with pytest.raises(BadFileError) as caught:
         load_torch_file(tmp_path / "c.pt")
-    told = str(caught.value)
+    inputs = str(caught.value)
     for word in ("weights_only", "torch.load", "add_safe_globals", "safe_globals", "trust"):
-        assert word not in told or (word == "torch.load" and "asks for 'torch.load'" in told)
-    assert "\n" not in told
+        assert word not in inputs or (word == "torch.load" and "asks for 'torch.load'" in inputs)
+    assert "\n" not in inputs
 
 
 def test_what_a_pickle_asks_for_is_named(tmp_path):

@@ -149,17 +149,17 @@ def test_whatever_is_drawn_gives_the_same_images(network, scheduler):
 
 
 def test_the_table_has_different_configurations_enough():
-    names = [one.name for one in cases()]
+    names = [entry.name for entry in cases()]
     assert len(set(names)) == len(names) >= 34
 
 
-TOLD = [one.name for one in cases() if "class_embed" in one.name]
+TOLD = [entry.name for entry in cases() if "class_embed" in entry.name]
 
 
 @representative("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample", *TOLD])
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # NumPy 2 of diffusers
 def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
-    row = compare(next(one for one in cases() if one.name == name), tmp_path, exported=False)
+    row = compare(next(entry for entry in cases() if entry.name == name), tmp_path, exported=False)
     assert row.error <= 1e-6
     assert min(row.ddpm_equal, row.ddim_equal) >= 0.995
 
@@ -193,8 +193,8 @@ def test_an_export(tmp_path, network, options):
     checkpoint = load_checkpoint(tmp_path / "pipeline")
     # diffusers has other code for 64 images and more
     x_t = np.random.default_rng(0).standard_normal((70, 3, 8, 8), dtype=np.float32)
-    told = example_of_inputs(spec.inputs, 0, range(70))
-    got, expected = (run(x_t, np.full(70, 9), **told) for run in (model, eager_model(checkpoint)))
+    asked = example_of_inputs(spec.inputs, 0, range(70))
+    got, expected = (run(x_t, np.full(70, 9), **asked) for run in (model, eager_model(checkpoint)))
     for name in spec.outputs:
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
 
@@ -226,12 +226,12 @@ def test_an_export(tmp_path, network, options):
     ],
     ids=str,
 )
-def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, told):
+def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, asked):
     path = save(tmp_path, network_of({**TINY, **network}, 0), num_train_timesteps=100)
     checkpoint = load_checkpoint(path, options=options)
-    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((told,), ("inputs",))
-    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[told.name])
-    assert checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{told.name: values}).isfinite().all()
+    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((asked,), ("inputs",))
+    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[asked.name])
+    assert checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{asked.name: values}).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ class Remembers(diffusers.DDIMScheduler):
 
     def step(self, model_output, *args, **kwargs):
         self.all = [model_output, *getattr(self, "all", [])]
-        answer = sum(math.cos(len(self.all) * age) * one for age, one in enumerate(self.all))
+        answer = sum(math.cos(len(self.all) * age) * entry for age, entry in enumerate(self.all))
         return super().step(answer, *args, **kwargs)
 
 

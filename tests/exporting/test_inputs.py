@@ -100,8 +100,8 @@ def test_every_kind_goes_through_every_format(made, kind, format_name, rng):
         tensors = {name: torch.from_numpy(value) for name, value in named.items()}
         expected = network(torch.from_numpy(x_t), torch.from_numpy(t), **tensors).numpy()
     np.testing.assert_allclose(model(x_t, t, **named)["eps"], expected, rtol=0, atol=1e-6)
-    for one in spec.inputs:  # and each has its say
-        other = {**named, one.name: np.roll(named[one.name], 1, axis=0)}
+    for entry in spec.inputs:  # and each has its say
+        other = {**named, entry.name: np.roll(named[entry.name], 1, axis=0)}
         assert np.abs(model(x_t, t, **other)["eps"] - expected).max() > 1e-3
 
 
@@ -125,11 +125,11 @@ def test_a_file_samples_as_its_network_does(made):
     network, report = made("all")
     model, spec = open_model(report.path)
     eager = eager_model(Checkpoint(network, spec))
-    told = {"y": "dog", "scale": np.linspace(-1, 1, 5), "mask": np.ones((3, 6, 4), np.float32)}
+    asked = {"y": "dog", "scale": np.linspace(-1, 1, 5), "mask": np.ones((3, 6, 4), np.float32)}
     ends = []
     for each in (model, eager):
         noise = noise_stream(0, range(3), spec.state_shape)
-        *_, state = walk(denoiser(each, spec, **told), noise, plan(spec))
+        *_, state = walk(denoiser(each, spec, **asked), noise, plan(spec))
         ends.append(state.x)
     np.testing.assert_allclose(*ends, rtol=0, atol=1e-5)
 
@@ -162,8 +162,8 @@ def test_a_file_that_is_deaf_to_an_input_is_found_by_proof_and_golden_vectors(ki
 
     with pytest.raises(ModelRefusedError, match="does not reproduce its network"):
         prove(deaf, network, spec)
-    told = dataclasses.replace(spec, golden=golden_from_model(network, spec))
-    assert not all(result.passed for result in replay_golden(deaf, told))
+    asked = dataclasses.replace(spec, golden=golden_from_model(network, spec))
+    assert not all(result.passed for result in replay_golden(deaf, asked))
 
 
 def test_a_network_that_does_not_take_what_its_spec_says_is_told(tmp_path):

@@ -131,8 +131,10 @@ def test_a_folder_of_no_layout(tmp_path):
 
 @pytest.mark.parametrize("pair", list(itertools.combinations(FILES, 2)), ids="+".join)
 def test_a_mixture_of_two_layouts_is_ambiguous(tmp_path, pair):
-    one, other = map(bare, pair)
-    assert_refused(export(tmp_path, {**one, **other}), 3, "an ambiguous checkpoint layout", " and ".join(sorted(pair)))
+    entry, other = map(bare, pair)
+    assert_refused(
+        export(tmp_path, {**entry, **other}), 3, "an ambiguous checkpoint layout", " and ".join(sorted(pair))
+    )
 
 
 @pytest.mark.parametrize("name", FILES)

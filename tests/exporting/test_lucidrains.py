@@ -432,9 +432,9 @@ def test_options_of_training_alone_change_nothing(pair):
         "vb_loss_weight": 1,
     }
     state = pair[0].state_dict()
-    one, other = load(state, image_size=8), load(state, image_size=8, **options)
-    assert one.spec == other.spec
-    assert_same(weights_of(one), weights_of(other))
+    entry, other = load(state, image_size=8), load(state, image_size=8, **options)
+    assert entry.spec == other.spec
+    assert_same(weights_of(entry), weights_of(other))
 
 
 # ---- kinds of checkpoints

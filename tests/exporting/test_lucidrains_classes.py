@@ -51,9 +51,9 @@ def batch(size=4):
     return x_t, torch.arange(size) * 5, torch.arange(size) % NONE
 
 
-@representative("name", [one.name for one in cases() if one.name.startswith("classes, ")])
+@representative("name", [entry.name for entry in cases() if entry.name.startswith("classes, ")])
 def test_it_evaluates_and_samples_as_the_package_does(tmp_path, name):
-    row = compare(next(one for one in cases() if one.name == name), tmp_path, exported=False)
+    row = compare(next(entry for entry in cases() if entry.name == name), tmp_path, exported=False)
     assert row.error <= 1e-6
     assert row.ddpm_equal >= 0.995
     assert row.ddim_equal is None or row.ddim_equal >= 0.995
@@ -65,9 +65,9 @@ def test_the_class_after_the_last_is_none(pair):
     assert got.spec.requires == ("inputs",)
     x_t, t, y = batch()
     with torch.no_grad():
-        for cond_drop_prob, told in ((0.0, y), (1.0, torch.full_like(y, NONE))):
+        for cond_drop_prob, given_inputs in ((0.0, y), (1.0, torch.full_like(y, NONE))):
             expected = unet(x_t, t, y, cond_drop_prob=cond_drop_prob)
-            assert torch.equal(got.network(x_t, t, y=told), expected)
+            assert torch.equal(got.network(x_t, t, y=given_inputs), expected)
 
 
 def test_plain_predictions_are_guided_as_the_linear_case_of_the_package(pair):
@@ -75,8 +75,8 @@ def test_plain_predictions_are_guided_as_the_linear_case_of_the_package(pair):
     x_t, t, y = batch()
     with torch.no_grad():
         expected, _ = unet.forward_with_cond_scale(x_t, t, y, cond_scale=3.0, remove_parallel_component=False)
-        told, untold = network(x_t, t, y=y), network(x_t, t, y=torch.full_like(y, NONE))
-    torch.testing.assert_close(untold + 3.0 * (told - untold), expected, rtol=0, atol=1e-5)
+        given_inputs, untold = network(x_t, t, y=y), network(x_t, t, y=torch.full_like(y, NONE))
+    torch.testing.assert_close(untold + 3.0 * (given_inputs - untold), expected, rtol=0, atol=1e-5)
 
 
 def test_the_walk_guides_by_both_forms_as_the_package_predicts(pair):

@@ -55,12 +55,12 @@ def made(tmp_path_factory):
 
 
 def names_of(path):
-    return [one.name for one in onnx.load(path).graph.input]
+    return [entry.name for entry in onnx.load(path).graph.input]
 
 
 def near(path, source, **how):
     """Whether both files give the same pictures, within one level."""
-    found, expected = (generate(one, n=4, batch=3, seed=5, first=2, **how).astype(int) for one in (path, source))
+    found, expected = (generate(entry, n=4, batch=3, seed=5, first=2, **how).astype(int) for entry in (path, source))
     return np.abs(found - expected).max() <= 1
 
 
@@ -85,7 +85,9 @@ def test_by_default_a_file_takes_no_choice_and_gives_the_pictures_of_its_default
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_what_is_open_can_be_chosen_and_the_rest_is_refused_by_name(made, name, opens):
     source, path = made(name, "sampler", opens)
-    expected = [one for choice in opens for one in [choice, *(["guidance_interval"] if choice == "guidance" else [])]]
+    expected = [
+        entry for choice in opens for entry in [choice, *(["guidance_interval"] if choice == "guidance" else [])]
+    ]
     assert names_of(path) == ["seed", "first", "n", *expected, "y"]
     spec = open_file(path).spec
     assert spec.open == opens
@@ -103,7 +105,7 @@ def test_what_is_open_can_be_chosen_and_the_rest_is_refused_by_name(made, name, 
     )
     for choice, how in asked.items():
         if choice in opens:
-            found, expected = (generate(one, n=3, seed=5, **how).astype(int) for one in (path, of_file))
+            found, expected = (generate(entry, n=3, seed=5, **how).astype(int) for entry in (path, of_file))
             assert np.abs(found - expected).max() <= 1
         else:
             with pytest.raises(
@@ -130,7 +132,7 @@ def test_a_slice_says_how_many_steps_there_are(made):
     for name, count in (("steps of ddim", 6), ("times", 3), ("a plan", 2)):
         session = __import__("onnxruntime").InferenceSession(str(made(name, "slice")[1]))
         feeds = {"seed": 1, "first": 0, "begin": 0, "end": 1, "y": [0]}
-        given = {one: np.array(value, np.int64) for one, value in feeds.items()}
+        given = {entry: np.array(value, np.int64) for entry, value in feeds.items()}
         given["x"] = np.zeros((1, 0, 0, 0), np.float32)  # an app need not know the shape
         if name == "a plan":
             given["history"] = np.zeros((0, 1, 0, 0, 0), np.float32)
@@ -247,10 +249,10 @@ def test_golden_cases_hold_only_what_is_open_and_are_replayed(made, graph, opens
     allowed |= {"num_steps" if name == "steps" else name for name in opens}
     assert set().union(*cases) <= allowed
     assert ("num_steps" in cases[0]) == ("steps" in opens)
-    from ddpm_export.model.golden_pictures import given_in, told_in
+    from ddpm_export.model.golden_pictures import given_in, inputs_in
 
     def pictures(draw):
-        return opened.end(*draw.settings, **told_in(opened.spec, draw), **given_in(opened.spec, draw))[1]
+        return opened.end(*draw.settings, **inputs_in(opened.spec, draw), **given_in(opened.spec, draw))[1]
 
     results = replay_golden_pictures(pictures, opened.spec)
     assert len(results) == len(cases)

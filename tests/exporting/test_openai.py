@@ -55,11 +55,11 @@ def flags_of(name):
     return json.loads((ORACLES / name / "config.json").read_text())
 
 
-def outputs_of(network, image_channels, size=8, **told):
+def outputs_of(network, image_channels, size=8, **given_inputs):
     torch.manual_seed(1)
     x_t, t = torch.randn(2, image_channels, size, size), torch.tensor([0, 7])
     with torch.no_grad():
-        outputs = network(x_t, t, **told)
+        outputs = network(x_t, t, **given_inputs)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
@@ -239,14 +239,16 @@ def test_the_published_networks_have_their_flags_and_sizes(name):
     assert config_from_state(got.network.state_dict()) == config
     assert abs(sum(weight.numel() for weight in got.network.parameters()) / 1e6 - millions) < 1.0
     spec = got.spec
-    shapes = {one.name: (one.kind, one.shape) for one in spec.inputs}
+    shapes = {entry.name: (entry.kind, entry.shape) for entry in spec.inputs}
     expected = {"y": ("label", ())} if flags["class_cond"] else {}
     if "small_size" in flags:
         expected["low_res"] = ("image", (3, flags["small_size"], flags["small_size"]))
     assert shapes == expected
     with torch.device("meta"), torch.no_grad():
-        told = {one.name: torch.zeros(1, *one.shape, dtype=getattr(torch, one.dtype)) for one in spec.inputs}
-        outputs = got.network(torch.zeros(1, *spec.image_shape), torch.zeros(1, dtype=torch.int64), **told)
+        given_inputs = {
+            entry.name: torch.zeros(1, *entry.shape, dtype=getattr(torch, entry.dtype)) for entry in spec.inputs
+        }
+        outputs = got.network(torch.zeros(1, *spec.image_shape), torch.zeros(1, dtype=torch.int64), **given_inputs)
     assert [tuple(out.shape) for out in outputs] == [(1, 3, size, size)] * 2
 
 
@@ -300,9 +302,9 @@ def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale)
     assert got.spec.variance == ("learned" if config.learn_sigma else "fixed_large")
     # what it says of itself is no contradiction
     imported({**flags, **options}, state=network.state_dict())
-    told = {k: torch.from_numpy(v) for k, v in example_of_inputs(got.spec.inputs, 0, (1, 4)).items()}
-    assert [*told] == ["y"] * (config.num_classes > 0) + ["low_res"] * config.is_super_resolution
-    a, b = (outputs_of(each, config.image_channels, **told) for each in (network, got.network))
+    given_inputs = {k: torch.from_numpy(v) for k, v in example_of_inputs(got.spec.inputs, 0, (1, 4)).items()}
+    assert [*given_inputs] == ["y"] * (config.num_classes > 0) + ["low_res"] * config.is_super_resolution
+    a, b = (outputs_of(each, config.image_channels, **given_inputs) for each in (network, got.network))
     assert len(a) == len(b) == len(got.spec.outputs)
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0)
@@ -406,8 +408,8 @@ def test_what_nobody_said_is_told():
         ("lsun_bedroom", "ema", False),
     ],
 )
-def test_a_name_of_other_weights_is_told(name, weights, told):
-    assert any(name in note for note in imported(name=name, weights=weights).notes) == told
+def test_a_name_of_other_weights_is_told(name, weights, given_inputs):
+    assert any(name in note for note in imported(name=name, weights=weights).notes) == given_inputs
 
 
 # flags

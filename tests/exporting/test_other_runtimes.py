@@ -66,12 +66,12 @@ def test_plans_times_and_inputs_run_there_too(runtime, kind, tmp_path):
     from ddpm_export.exporting.sampler import spec_of_graph
 
     own = Plan((Row(1, 30, 0.3, (0.5,), (0.7,), (0.2,)), Row(2, 20, 0.5, (0.9, -0.1), (0.3,))), 1.5)
-    told = (
+    asked = (
         Input("y", "label", (), 2, ("cat", "dog")),
         Input("text", "vector", (3,)),
         Input("x_0_prev", "previous", COLOUR),
     )
-    spec = tiny_spec(COLOUR, inputs=told, requires=("inputs",), plans={"own": own})
+    spec = tiny_spec(COLOUR, inputs=asked, requires=("inputs",), plans={"own": own})
     onnx.save(
         BUILDERS[kind](onnx.ModelProto.FromString(told_model(spec)), spec_of_graph(spec, kind)), tmp_path / "m.onnx"
     )

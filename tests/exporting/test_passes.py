@@ -62,10 +62,10 @@ def assert_same_outputs(model, other, spec=SPEC, inputs=None):
     rng = np.random.default_rng(0)
     x_t = rng.standard_normal((3, *spec.image_shape), np.float32)
     t = np.array([0, spec.num_train_timesteps // 2, spec.num_train_timesteps - 1], spec.t_dtype)
-    one, two = (model_from_bytes(m.SerializeToString(), spec)(x_t, t, **(inputs or {})) for m in (model, other))
+    item, two = (model_from_bytes(m.SerializeToString(), spec)(x_t, t, **(inputs or {})) for m in (model, other))
     for name in spec.outputs:
-        scale = np.abs(one[name]).max()
-        np.testing.assert_allclose(two[name], one[name], rtol=0, atol=MAX_RELATIVE_ERROR * scale)
+        scale = np.abs(item[name]).max()
+        np.testing.assert_allclose(two[name], item[name], rtol=0, atol=MAX_RELATIVE_ERROR * scale)
 
 
 def assert_sound(model):
@@ -126,11 +126,11 @@ def test_a_doubled_image_is_convolved_by_rows():
 
 def test_names_stay_apart_where_two_convolutions_share_a_scope():
     model = doubled()
-    more = [type(one).FromString(one.SerializeToString()) for one in model.graph.node]
-    for one in more[1:]:
-        one.name += "_1"
-        one.input[:] = [name + "_1" if "/" in name else name for name in one.input]
-        one.output[0] += "_1"
+    more = [type(item).FromString(item.SerializeToString()) for item in model.graph.node]
+    for item in more[1:]:
+        item.name += "_1"
+        item.input[:] = [name + "_1" if "/" in name else name for name in item.input]
+        item.output[0] += "_1"
     more[2].input[1] = "w_1"
     model.graph.initializer.append(constant("w_1", spread(4, 4, 3, 3)[::-1]))
     del model.graph.node[-1], more[0], more[-1]

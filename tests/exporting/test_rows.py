@@ -22,7 +22,7 @@ STYLE = Input("style", "vector", (2,))
 ROWS = [(7, 3, 0, 1.0), (0, 0, 3, 2.5), (2**63 - 1, 2**32 - 1, 1, 0.0), (7, 4, 2, 0.5), (7, 3, 2, 1.0)]
 
 
-def told(rows):
+def given_inputs(rows):
     seed, image, label, guidance = zip(*rows, strict=True)
     return {
         "seed": np.array(seed),
@@ -65,12 +65,12 @@ def test_each_row_is_what_it_is_alone(source, tmp_path, case):
     (file,) = json.loads(ending.out)["files"]
     folder = tmp_path / "models" / name
     assert file["path"] == str(folder / "1" / "model.onnx")
-    assert {one.name for one in folder.iterdir()} == {"1", "config.pbtxt", "README.md"}
-    (images,) = session_of(file["path"]).run(None, told(ROWS))
+    assert {entry.name for entry in folder.iterdir()} == {"1", "config.pbtxt", "README.md"}
+    (images,) = session_of(file["path"]).run(None, given_inputs(ROWS))
     for (seed, image, label, guidance), found in zip(ROWS, images, strict=True):
         alone = generate(path, n=1, seed=seed, first=image, label=label, guidance=guidance, **how)[0]
         assert np.abs(found.astype(int) - alone).max() <= 1
-    (pair,) = session_of(file["path"]).run(None, told(ROWS[3:1:-1]))
+    (pair,) = session_of(file["path"]).run(None, given_inputs(ROWS[3:1:-1]))
     np.testing.assert_array_equal(pair, images[3:1:-1])
 
 
@@ -79,7 +79,7 @@ def test_guidance_keeps_to_the_interval_of_the_file(source, tmp_path):
     path = source(defaults=Defaults("ddim", 8, 0.0, guidance=interval), requires=("inputs", "guidance"))
     report = export(path, tmp_path / "models", format="triton")
     rows = [(seed, image, label, 3.0) for seed, image, label, _ in ROWS]
-    (images,) = session_of(report.path).run(None, told(rows))
+    (images,) = session_of(report.path).run(None, given_inputs(rows))
     for (seed, image, label, _), found in zip(rows, images, strict=True):
         alone = generate(path, n=1, seed=seed, first=image, label=label, guidance=interval)[0]
         assert np.abs(found.astype(int) - alone).max() <= 1
@@ -106,7 +106,7 @@ def test_the_graph_refuses_what_is_out_of_range_by_name(source, tmp_path):
     assert limits["seed"] == {"dtype": "int64", "shape": [], "min": 0, "max": 2**63 - 1}
     bad = {"seed": -1, "image": 2**32, "y": 4, "guidance": np.nan}
     for name, value in bad.items():
-        given = told(ROWS)
+        given = given_inputs(ROWS)
         given[name][2] = value
         with pytest.raises(Exception, match=f"{name} must be {limits[name]['min']} to"):
             session.run(None, given)

@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from ddpm_export.exporting.builder import Builder, value  # noqa: E402
 from ddpm_export.exporting.proof import pictures_of, prove_pictures  # noqa: E402
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph  # noqa: E402
-from ddpm_export.model.golden_pictures import golden_from_pictures, replay_golden_pictures, told_in  # noqa: E402
+from ddpm_export.model.golden_pictures import golden_from_pictures, inputs_in, replay_golden_pictures  # noqa: E402
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "plans.json").read_text(encoding="ascii"))
 WRITERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}
@@ -54,21 +54,21 @@ def called(session, **values):
     usual = {"seed": 1, "first": 0, "eta": 0.0, "times": (), "plan": 0, "begin": 0}
     usual |= {"guidance": 1.0, "guidance_interval": (0, 39), **values}
     feeds = {}
-    for one in session.get_inputs():
-        feeds[one.name] = np.asarray(usual[one.name], np.float32 if one.type == "tensor(float)" else np.int64)
-    return dict(zip((one.name for one in session.get_outputs()), session.run(None, feeds), strict=True))
+    for entry in session.get_inputs():
+        feeds[entry.name] = np.asarray(usual[entry.name], np.float32 if entry.type == "tensor(float)" else np.int64)
+    return dict(zip((entry.name for entry in session.get_outputs()), session.run(None, feeds), strict=True))
 
 
 def in_slices(session, cuts, shape, **values):
     """Run a slice from cut to cut, and return what each gave; before the first all that is carried is of no account."""
-    sizes = {one.name: one.shape for one in session.get_inputs()}
-    carried = {"x": np.full(shape, np.nan), "x_0_prev": np.full(shape, np.nan)}
+    sizes = {entry.name: entry.shape for entry in session.get_inputs()}
+    kept = {"x": np.full(shape, np.nan), "x_0_prev": np.full(shape, np.nan)}
     if "history" in sizes:
-        carried["history"] = np.full((sizes["history"][0], *shape), np.nan)
+        kept["history"] = np.full((sizes["history"][0], *shape), np.nan)
     given = []
     for begin, end in pairwise(cuts):
-        given.append(called(session, begin=begin, end=end, **carried, **values))
-        carried = {"x": given[-1]["x_after"], "x_0_prev": given[-1]["x_0"], "history": given[-1].get("history_after")}
+        given.append(called(session, begin=begin, end=end, **kept, **values))
+        kept = {"x": given[-1]["x_after"], "x_0_prev": given[-1]["x_0"], "history": given[-1].get("history_after")}
     return given
 
 
@@ -153,7 +153,11 @@ def test_the_picture_is_the_state_after_the_last_row_and_a_preview_the_clean_ima
 def test_the_history_is_as_deep_as_the_deepest_row_reads_and_absent_where_all_are_first_order(graph):
     def sizes(spec, content):
         session = session_of(one_call_model(content, spec, graph))
-        return {one.name: one.shape[0] for one in session.get_inputs() + session.get_outputs() if "history" in one.name}
+        return {
+            entry.name: entry.shape[0]
+            for entry in session.get_inputs() + session.get_outputs()
+            if "history" in entry.name
+        }
 
     def expected(size):
         return {"history": size, "history_after": size} if graph == "slice" else {}
@@ -164,7 +168,7 @@ def test_the_history_is_as_deep_as_the_deepest_row_reads_and_absent_where_all_ar
     first_order = dataclasses.replace(spec, plans={"one": spec.plans["a-first"]})
     assert sizes(first_order, content) == {}
     body = next(n for n in one_call_model(content, first_order, graph).graph.node if n.op_type == "Loop").attribute[0].g
-    assert not any("history" in one.name for one in body.input)
+    assert not any("history" in entry.name for entry in body.input)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
@@ -298,11 +302,11 @@ SECOND = Plan(
 def test_a_network_is_told_each_kind_of_input(kinds, own):
     spec = told_spec(*kinds, plans={"own": own} if own else {})
     content = told_model(spec)
-    told = {one.name: TOLD[one.name] for one in spec.inputs if one.kind != "previous"}
+    asked = {entry.name: TOLD[entry.name] for entry in spec.inputs if entry.kind != "previous"}
     rows = plan(spec, num_steps=6, eta=0.5) if own is None else own
-    settings = {"seed": 9, "first": 3, "steps": len(rows.rows), "eta": 0.5, "plan": 1 if own else 0, **told}
+    settings = {"seed": 9, "first": 3, "steps": len(rows.rows), "eta": 0.5, "plan": 1 if own else 0, **asked}
     noise = noise_stream(9, range(3, 5), spec.state_shape)
-    states = list(walk(denoiser(model_of(content, spec), spec, **told), noise, rows))
+    states = list(walk(denoiser(model_of(content, spec), spec, **asked), noise, rows))
     whole = called(session_of(one_call_model(content, spec, "sampler")), n=2, **settings)
     np.testing.assert_allclose(whole["x_0"], states[-1].x, rtol=0, atol=1e-5)
     session = session_of(one_call_model(content, spec, "slice"))
@@ -310,7 +314,7 @@ def test_a_network_is_told_each_kind_of_input(kinds, own):
     for state, found in zip(states, given, strict=True):
         np.testing.assert_allclose(found["x_after"], state.x, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(given[-1]["x_after"], whole["x_0"])
-    for name in told:  # and not for nothing
+    for name in asked:  # and not for nothing
         other = called(session_of(one_call_model(content, spec, "sampler")), n=2, **{**settings, name: 0 * TOLD[name]})
         assert not np.allclose(other["x_0"], whole["x_0"], rtol=0, atol=1e-3)
 
@@ -383,14 +387,14 @@ def test_no_other_name_of_the_graph_can_meet_an_inputs(graph):
     model = one_call_model(told_model(spec), spec, graph)
     names = {name for inner in graphs_of(model.graph) for n in inner.node for name in n.output}
     names |= {tensor.name for inner in graphs_of(model.graph) for tensor in inner.initializer}
-    names |= {one.name for inner in list(graphs_of(model.graph))[1:] for one in inner.input}
-    assert {name for name in names if name.isidentifier()} == {one.name for one in model.graph.output}
+    names |= {entry.name for inner in list(graphs_of(model.graph))[1:] for entry in inner.input}
+    assert {name for name in names if name.isidentifier()} == {entry.name for entry in model.graph.output}
 
 
 def graphs_of(graph):
     yield graph
-    for one in graph.node:
-        for attribute in one.attribute:
+    for entry in graph.node:
+        for attribute in entry.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else []:
                 yield from graphs_of(inner)
 
@@ -409,12 +413,12 @@ def conditions_case(number):
         prediction=case["prediction"],
         clip_x_0=case["clip_x_0"],
         alphas_cumprod=tuple(CONDITIONS["alphas_cumprod"]),
-        inputs=tuple(input_from_json(one) for one in case["inputs"]),
+        inputs=tuple(input_from_json(entry) for entry in case["inputs"]),
         requires=("inputs",),
     )
     interval = case["guidance"].get("interval", (0, spec.num_train_timesteps - 1))
-    told = {"guidance": case["guidance"]["scale"], "guidance_interval": interval}
-    return spec, classes_file(spec, CONDITIONS["means"], CONDITIONS["std"]), case, told
+    asked = {"guidance": case["guidance"]["scale"], "guidance_interval": interval}
+    return spec, classes_file(spec, CONDITIONS["means"], CONDITIONS["std"]), case, asked
 
 
 @pytest.mark.parametrize("number", GUIDED)
@@ -423,13 +427,13 @@ def test_guidance_goes_through_the_states_of_the_golden_file(number):
     rows, shape = len(case["states"]), (3, *CONDITIONS["shape"])
     slices, whole = (session_of(one_call_model(content, spec, graph)) for graph in ("slice", "sampler"))
     for k, (first, label) in enumerate(zip(CONDITIONS["images"], case["y"], strict=True)):
-        told = {"first": first, "steps": rows, "eta": case["eta"], "y": [label], **guided}
-        given = in_slices(slices, range(rows + 1), (1, *shape[1:]), **told)
+        asked = {"first": first, "steps": rows, "eta": case["eta"], "y": [label], **guided}
+        given = in_slices(slices, range(rows + 1), (1, *shape[1:]), **asked)
         for state, found in zip(case["states"], given, strict=True):
             for name, own in (("x", "x_after"), ("x_0", "x_0")):
                 expected = np.reshape(state[name], shape)[k : k + 1]
                 np.testing.assert_allclose(found[own], expected, rtol=0, atol=CONDITIONS["tolerance"])
-        np.testing.assert_array_equal(called(whole, n=1, **told)["x_0"], given[-1]["x_after"])
+        np.testing.assert_array_equal(called(whole, n=1, **asked)["x_0"], given[-1]["x_after"])
 
 
 @representative("kinds", [tuple(KINDS), ("label",)], ids=["all", "label"])
@@ -438,11 +442,11 @@ def test_guidance_goes_through_the_states_of_the_golden_file(number):
 def test_a_guided_graph_is_the_guided_walk(kinds, own, guidance):
     spec = told_spec(*kinds, plans={"own": own} if own else {})
     content = told_model(spec)
-    told = {one.name: TOLD[one.name] for one in spec.inputs if one.is_told}
+    asked = {entry.name: TOLD[entry.name] for entry in spec.inputs if entry.is_given}
     rows = plan(spec, num_steps=6, eta=0.5) if own is None else own
-    denoise = denoiser(model_of(content, spec), spec, guidance=guidance, **told)
+    denoise = denoiser(model_of(content, spec), spec, guidance=guidance, **asked)
     *_, last = walk(denoise, noise_stream(9, range(3, 5), spec.state_shape), rows)
-    given = {"guidance": guidance.scale, "guidance_interval": guidance.interval or (0, 39), **told}
+    given = {"guidance": guidance.scale, "guidance_interval": guidance.interval or (0, 39), **asked}
     settings = {"seed": 9, "first": 3, "steps": len(rows.rows), "eta": 0.5, "plan": 1 if own else 0, **given}
     whole = called(session_of(one_call_model(content, spec, "sampler")), n=2, **settings)
     np.testing.assert_allclose(whole["x_0"], last.x, rtol=0, atol=1e-5)
@@ -474,7 +478,7 @@ def test_a_network_that_goes_bad_without_its_label_gives_no_picture(none):
     """The weight of NaN: a class's index is divided by zero for one of them only, so that u alone is bad."""
     spec = told_spec("label")
     model = onnx.ModelProto.FromString(told_model(spec))
-    (weighed,) = (one for one in model.graph.node if one.output[0] == "y float")
+    (weighed,) = (entry for entry in model.graph.node if entry.output[0] == "y float")
     weighed.output[0] = "y plain"
     extra = [
         helper.make_node("Equal", ["y", "bad"], ["is bad"], name="is bad"),
@@ -487,14 +491,14 @@ def test_a_network_that_goes_bad_without_its_label_gives_no_picture(none):
     model.graph.initializer.append(numpy_helper.from_array(np.array(none), "bad"))
     model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan), "nan"))
     session = session_of(one_call_model(model.SerializeToString(), spec, "sampler"))
-    told = {"n": 2, "steps": 3, "y": [0, 1]}
-    called(session, **told)
+    asked = {"n": 2, "steps": 3, "y": [0, 1]}
+    called(session, **asked)
     if none == 3:  # "no class" of this label
         with pytest.raises(Exception, match="the network gave NaN or infinity"):
-            called(session, guidance=2.0, **told)
-        called(session, guidance=2.0, guidance_interval=(39.5, 40), **told)
+            called(session, guidance=2.0, **asked)
+        called(session, guidance=2.0, guidance_interval=(39.5, 40), **asked)
     else:
-        called(session, guidance=2.0, **told)
+        called(session, guidance=2.0, **asked)
 
 
 @pytest.mark.parametrize("graph", WRITERS)
@@ -563,7 +567,7 @@ def rich(request, tmp_path):
 
 def replayed(opened):
     spec = opened.spec
-    return replay_golden_pictures(lambda draw: opened.end(*draw.settings, **told_in(spec, draw))[1], spec)
+    return replay_golden_pictures(lambda draw: opened.end(*draw.settings, **inputs_in(spec, draw))[1], spec)
 
 
 def test_a_file_with_plans_and_inputs_is_proven_and_replayed(rich):
@@ -606,23 +610,23 @@ def test_the_golden_vectors_of_a_plan_see_a_wrong_row(rich):
 def test_a_call_tells_what_it_was_given(rich):
     path, spec, model = rich
     one_call = open_file(path).run
-    told = {"y": ["dog", "owl"], "text": TOLD["text"], "sketch": TOLD["sketch"]}
+    asked = {"y": ["dog", "owl"], "text": TOLD["text"], "sketch": TOLD["sketch"]}
     for rows, how in (
         (SECOND, {"plan": "own"}),
         (plan(spec, times=[30, 11, 2]), {"times": [30, 11, 2]}),
         (plan(spec, num_steps=3), {}),
     ):
         noise = noise_stream(7, range(5, 7), spec.state_shape)
-        *_, last = walk(denoiser(model, spec, **told), noise, rows)
-        *_, (i, x, images) = one_call(7, range(5, 7), 3, 0.0, **how, **told)
+        *_, last = walk(denoiser(model, spec, **asked), noise, rows)
+        *_, (i, x, images) = one_call(7, range(5, 7), 3, 0.0, **how, **asked)
         assert i == 3
         np.testing.assert_allclose(x, last.x, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(images, to_uint8(x))
     for bad, named in (
         ({"y": "dog"}, "Input 'text', of kind vector.* must be given"),
-        ({**told, "z": 1}, "no input 'z'"),
-        ({**told, "y": "cow"}, "Input 'y' must be one of cat, dog, owl"),
-        ({**told, "plan": "heun"}, "plan must be one of own, start, got 'heun'"),
+        ({**asked, "z": 1}, "no input 'z'"),
+        ({**asked, "y": "cow"}, "Input 'y' must be one of cat, dog, owl"),
+        ({**asked, "plan": "heun"}, "plan must be one of own, start, got 'heun'"),
     ):
         with pytest.raises(UsageError, match=named):
             list(one_call(7, range(5, 7), 3, 0.0, **bad))
@@ -648,7 +652,7 @@ def test_a_file_from_before_there_were_times_is_run_as_ever(tmp_path, graph):
     expected, path = tmp_path / "new.onnx", tmp_path / "old.onnx"
     onnx.save(model, expected)
     model = copy.deepcopy(model)
-    (times,) = (one for one in model.graph.input if one.name == "times")
+    (times,) = (entry for entry in model.graph.input if entry.name == "times")
     model.graph.input.remove(times)
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.int64), "times"))
     values = json.loads(model.metadata_props[0].value)
@@ -671,7 +675,7 @@ def test_a_formula_gives_the_same_doubles_in_a_graph_and_each_part_is_made_once(
         g.input(name, np.float64, shape) for name, shape in (("a", ["n"]), ("a_prev", ["n"]), ("eta", []))
     )
     results = ddim_weights(a, a_prev, eta)
-    outputs = [value(one.name, TensorProto.DOUBLE, ["n"]) for one in results]
+    outputs = [value(entry.name, TensorProto.DOUBLE, ["n"]) for entry in results]
     graph = g.graph("test", g.inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     points = grid(tiny_spec(), 9).a

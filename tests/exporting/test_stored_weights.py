@@ -28,7 +28,7 @@ def source(tmp_path):
 
 
 def tensors(model):
-    return {one.name: numpy_helper.to_array(one) for one in tensors_of(model.graph)}
+    return {entry.name: numpy_helper.to_array(entry) for entry in tensors_of(model.graph)}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 3])
@@ -79,8 +79,8 @@ def test_onnx_runtime_makes_the_weights_float32_as_it_loads_a_file(source, forma
     options.log_severity_level = 4
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     found = list(tensors_of(onnx.load(tmp_path / "optimized.onnx").graph))
-    assert TensorProto.INT8 not in {one.data_type for one in found}
-    assert [int(np.prod(one.dims)) for one in found if one.data_type == TensorProto.FLOAT].count(2304) == 1
+    assert TensorProto.INT8 not in {entry.data_type for entry in found}
+    assert [int(np.prod(entry.dims)) for entry in found if entry.data_type == TensorProto.FLOAT].count(2304) == 1
 
 
 def test_channels_are_found_by_what_reads_a_weight(monkeypatch):
@@ -107,7 +107,7 @@ def test_channels_are_found_by_what_reads_a_weight(monkeypatch):
     store_weights(model.graph, "int8")
     stored = tensors(model)
     expected = {"rows": (2, 1), "columns": (1, 3), "product": (1, 3), "up": (1, 3, 1, 1)}
-    assert {name.removesuffix(".scales"): one.shape for name, one in stored.items() if "scales" in name} == expected
+    assert {name.removesuffix(".scales"): entry.shape for name, entry in stored.items() if "scales" in name} == expected
     for name in expected:
         np.testing.assert_array_equal(stored[f"{name}.levels"] * stored[f"{name}.scales"], rounded[name])
     np.testing.assert_array_equal(rounded["looked_up"], spread)

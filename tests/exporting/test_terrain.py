@@ -42,7 +42,7 @@ def test_one_step_gives_the_packages_terrain_and_two_what_its_network_says_of_ne
     ending = run_here(main, weights, *OPTIONS.split(), "--out", tmp_path / "terrain.onnx")
     assert ending.code == 0, ending
     model, spec = open_model(tmp_path / "terrain.onnx")
-    assert (spec.defaults.plan, [one.name for one in spec.inputs]) == ("consistency-1", ["difficulty"])
+    assert (spec.defaults.plan, [entry.name for entry in spec.inputs]) == ("consistency-1", ["difficulty"])
 
     package, difficulty = TerrainGenerator(device="cpu"), np.array([[0.0], [0.6]], np.float32)
     noise = noise_stream(1, range(2), spec.state_shape)
@@ -57,7 +57,7 @@ def test_one_step_gives_the_packages_terrain_and_two_what_its_network_says_of_ne
     assert (pixels[0] == pixels[1]).mean() > 0.999
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
     assert pixels[0].std() > 10
-    heights = [package._from_model_space(one, zero_floor=True) for one in (x, theirs)]  # metres
+    heights = [package._from_model_space(entry, zero_floor=True) for entry in (x, theirs)]  # metres
     np.testing.assert_allclose(*heights, rtol=0, atol=1e-4)
 
     # two steps: what it says of noise is put into new noise of a smaller sigma (Song et al. 2023, algorithm 1)

@@ -255,9 +255,12 @@ def test_a_config_gives_the_whole_spec():
 
 def test_names_may_come_without_their_section_and_go_before_it():
     old = {"denoise": {"hid_channels": 32, "time_embedding_dim": None}, "dataset": "mnist", "train": {"lr": 1e-3}}
-    one, other = load(STATE, **DIFFUSION, diffusion={}, **old), load(STATE, timesteps=50, **with_diffusion(timesteps=9))
-    assert one.spec.alphas_cumprod == other.spec.alphas_cumprod
-    assert one.spec.num_train_timesteps == 50
+    entry, other = (
+        load(STATE, **DIFFUSION, diffusion={}, **old),
+        load(STATE, timesteps=50, **with_diffusion(timesteps=9)),
+    )
+    assert entry.spec.alphas_cumprod == other.spec.alphas_cumprod
+    assert entry.spec.num_train_timesteps == 50
 
 
 def test_the_dataset_tells_the_size_and_says_so():
@@ -305,16 +308,16 @@ def test_a_network_is_derived_from_its_weights(drawn):
     network = network_of(layout) if block_size == 1 else Shuffled(network_of(layout), block_size)
     prefix = "" if block_size == 1 else "_model."
     state = {prefix + key.removeprefix("network."): value for key, value in network.state_dict().items()}
-    said = json.loads(json.dumps(dataclasses.asdict(layout)))  # all of it agrees
-    imported = load({"model": state}, model={**said, "block_size": block_size})
+    stated = json.loads(json.dumps(dataclasses.asdict(layout)))  # all of it agrees
+    imported = load({"model": state}, model={**stated, "block_size": block_size})
     assert imported.spec.image_shape == (layout.in_channels // block_size**2, 8, 8)
     assert (outputs_of(imported.network, layout, block_size) == outputs_of(network, layout, block_size)).all()
 
 
 def test_without_a_second_level_any_resampling_may_be_said():
     layout = dataclasses.replace(TINY, ch_multipliers=(1,), apply_attn=(False,), resample_with_conv=False)
-    for said in (True, False):
-        assert load(network_of(layout).state_dict(), resample_with_conv=said).spec.image_shape == (1, 8, 8)
+    for stated in (True, False):
+        assert load(network_of(layout).state_dict(), resample_with_conv=stated).spec.image_shape == (1, 8, 8)
 
 
 def test_a_shuffled_network_sees_each_block_of_pixels_as_one():

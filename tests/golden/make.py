@@ -324,7 +324,7 @@ def conditions():
             {
                 "y": labels,
                 "guidance": json_from_guidance(guidance),
-                "inputs": [json_from_input(one) for one in inputs],
+                "inputs": [json_from_input(entry) for entry in inputs],
                 "prediction": prediction,
                 "clip_x_0": clip_x_0,
                 **how,
@@ -394,8 +394,8 @@ def given():
         states = [{**place(state.row), **arrays(state)} for state in walk(denoise, noise, made, keep=keep, x=x)]
         if "mask" in how:
             how = {**how, "mask": floats(np.broadcast_to(how["mask"], shape))}
-        said = {"clip_x_0": spec.clip_x_0, "plan": json_from_plan(made), "states": states}
-        cases.append({"name": name, **chosen, **how, **said})
+        options = {"clip_x_0": spec.clip_x_0, "plan": json_from_plan(made), "states": states}
+        cases.append({"name": name, **chosen, **how, **options})
     return {
         "noise": NOISE_TAG,
         "seed": str(seed),

@@ -123,11 +123,11 @@ def slowly(predict, spec, image, number, seed, variance):
         beta_tilde = (1.0 - alpha_bars[u - 1]) / (1.0 - alpha_bars[u]) * betas[u]
         total = 0.0
         for at in pixels:
-            x, said = float(x_t[0][at]), float(outputs[spec.prediction][0][at])
+            x, options = float(x_t[0][at]), float(outputs[spec.prediction][0][at])
             guess = {
-                "eps": (x - math.sqrt(1.0 - alpha_bar) * said) / math.sqrt(alpha_bar),
-                "x_0": said,
-                "v": math.sqrt(alpha_bar) * x - math.sqrt(1.0 - alpha_bar) * said,
+                "eps": (x - math.sqrt(1.0 - alpha_bar) * options) / math.sqrt(alpha_bar),
+                "x_0": options,
+                "v": math.sqrt(alpha_bar) * x - math.sqrt(1.0 - alpha_bar) * options,
             }[spec.prediction]
             if spec.clip_x_0 is not None:
                 guess = min(max(guess, -spec.clip_x_0), spec.clip_x_0)
@@ -367,7 +367,7 @@ def test_a_time_has_its_own_draw_in_every_subset():
 
 
 def test_the_network_sees_float32_once_for_each_batch_and_time():
-    seen, said = [], []
+    seen, options = [], []
 
     def model(x_t, t):
         assert (x_t.dtype, t.dtype) == (np.float32, np.int64)
@@ -376,10 +376,10 @@ def test_the_network_sees_float32_once_for_each_batch_and_time():
         return curved(x_t, t)
 
     spec = gaussian_spec(alphas(3))
-    report = lambda done, total: said.append((done, total))  # noqa: E731
+    report = lambda done, total: options.append((done, total))  # noqa: E731
     found = bits_per_dimension(model, spec, any_images(5, (1, 2, 3)), batch=3, report=report)
     assert seen == [(3, 0), (3, 1), (3, 2), (2, 0), (2, 1), (2, 2)]
-    assert said == [(done, 6) for done in range(1, 7)]
+    assert options == [(done, 6) for done in range(1, 7)]
     assert (found.num_images, found.num_times, found.times.tolist()) == (5, 3, [0, 1, 2])
     assert found.mean == pytest.approx(found.prior + found.terms_mean.sum(), rel=1e-14)
 
@@ -637,8 +637,8 @@ def test_torch_agrees_on_one_image(variance):
 def test_a_network_with_classes_is_told_none_and_never_guided():
     label = Input("y", "label", none=2, classes=("dark", "light"))
     defaults = Defaults(num_steps=5, guidance=Guidance(3.0))
-    told = gaussian_spec(alphas(20), clip_x_0=1.0, inputs=(label,), requires=("inputs", "guidance"), defaults=defaults)
+    asked = gaussian_spec(alphas(20), clip_x_0=1.0, inputs=(label,), requires=("inputs", "guidance"), defaults=defaults)
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 3, 1), dtype=np.uint8)
-    found = bits_per_dimension(classes_model(alphas(20), (-0.5, 0.5, MEAN), STD), told, images)
+    found = bits_per_dimension(classes_model(alphas(20), (-0.5, 0.5, MEAN), STD), asked, images)
     plain = bits_per_dimension(gaussian_model(alphas(20), MEAN, STD), gaussian_spec(alphas(20), clip_x_0=1.0), images)
     assert found.mean == plain.mean

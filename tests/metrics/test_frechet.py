@@ -108,8 +108,8 @@ def test_symmetric_and_none_to_itself(rng, n, m):
     a, b = random_statistics(rng, n), random_statistics(rng, m)
     assert frechet_distance(a, b) == near(frechet_distance(b, a))
     assert frechet_distance(a, b) > 0.1
-    for one in (a, b):
-        assert frechet_distance(one, one) == pytest.approx(0.0, abs=1e-8 * np.trace(one.covariance))
+    for entry in (a, b):
+        assert frechet_distance(entry, entry) == pytest.approx(0.0, abs=1e-8 * np.trace(entry.covariance))
 
 
 def test_it_is_a_plain_float_of_at_least_0(rng):

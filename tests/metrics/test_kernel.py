@@ -72,9 +72,9 @@ def test_the_standard_error_is_that_over_other_sets(rng, n, m, size, shift):
         kernel_distance(rng.normal(size=(n, D)), rng.normal(size=(m, D)) + shift, size, 15, seed=i) for i in range(80)
     ]
     truth = np.std([run.mean for run in runs])
-    told = np.mean([run.standard_error for run in runs])
+    inputs = np.mean([run.standard_error for run in runs])
     # 80 runs know the truth to 8 %, with heavy tails; for equal distributions the error is told too large, never small
-    assert 0.6 < told / truth < (1.6 if shift else 3.0)
+    assert 0.6 < inputs / truth < (1.6 if shift else 3.0)
 
 
 def test_a_difference_is_that_of_two_distances(rng):
@@ -92,9 +92,9 @@ def test_the_error_of_a_difference_is_that_over_other_sets(rng, alike):
         reference = rng.normal(size=(150, D))
         return kernel_difference(kernel_pulls(a, reference), kernel_pulls(b, reference))
 
-    found, told = np.transpose([run() for _ in range(100)])
-    assert 0.6 < np.mean(told) / np.std(found) < 1.5
-    assert (np.mean(told) < 0.22) == bool(alike)  # 0.17 of pairs that are alike, 0.28 of others
+    found, inputs = np.transpose([run() for _ in range(100)])
+    assert 0.6 < np.mean(inputs) / np.std(found) < 1.5
+    assert (np.mean(inputs) < 0.22) == bool(alike)  # 0.17 of pairs that are alike, 0.28 of others
 
 
 def test_a_difference_of_sets_of_unequal_size_is_refused(rng):
@@ -124,7 +124,7 @@ def test_mean_spread_and_error_are_those_of_the_subsets(rng):
             for image, value in zip(chosen, pull, strict=True):
                 lists[image].append(value)
     # Hoeffding 1948: a U-statistic of degree 2 varies by 4 / n times the variance of what one of the n adds
-    first_order = sum(4 / len(lists) * np.var([np.mean(one) for one in lists if one]) for lists in (of_a, of_b))
+    first_order = sum(4 / len(lists) * np.var([np.mean(entry) for entry in lists if entry]) for lists in (of_a, of_b))
     assert found.mean == pytest.approx(np.mean(each), rel=1e-10)
     assert found.std == pytest.approx(np.std(each), rel=1e-10)
     assert found.standard_error == pytest.approx(math.sqrt(first_order + np.var(each) / 4), rel=1e-10)

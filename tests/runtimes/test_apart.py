@@ -17,11 +17,11 @@ class Endless:
     """Work that ends only when it is told to."""
 
     def __init__(self):
-        self.begun, self.told, self.ended = (threading.Event() for _ in range(3))
+        self.begun, self.inputs, self.ended = (threading.Event() for _ in range(3))
 
     def __call__(self):
         self.begun.set()
-        self.told.wait()
+        self.inputs.wait()
         time.sleep(0.1)  # what was in progress
         self.ended.set()
 
@@ -36,7 +36,7 @@ def test_the_result_or_the_error_is_that_of_the_work(timeout_s):
 def test_at_the_limit_the_work_is_stopped_and_its_end_awaited():
     work = Endless()
     with pytest.raises(TimeoutError):
-        done_apart(work, work.told.set, 0.05)
+        done_apart(work, work.inputs.set, 0.05)
     assert work.ended.is_set()
 
 
@@ -49,7 +49,7 @@ def test_a_signal_is_heard_while_the_work_goes_on():
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        done_apart(work, work.told.set)
+        done_apart(work, work.inputs.set)
     assert work.ended.is_set()
 
 

@@ -134,10 +134,10 @@ def test_on_a_cpu_compile_needs_channels_last_and_a_compiler(monkeypatch, tmp_pa
     with pytest.raises(ConfigError, match="channels_last=true"):
         compiled(network, channels_last=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for compiler, told in (("no-such-compiler", "no-such-compiler failed"), ("false", "Install g")):
+    for compiler, inputs in (("no-such-compiler", "no-such-compiler failed"), ("false", "Install g")):
         monkeypatch.setenv("CXX", compiler)
         module._library.cache_clear()
-        with pytest.raises(EnvironmentProblem, match=told):
+        with pytest.raises(EnvironmentProblem, match=inputs):
             compiled(network, channels_last=True)
     monkeypatch.delenv("CXX")
     compiled(network, channels_last=True)

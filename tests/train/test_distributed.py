@@ -176,20 +176,20 @@ def running(start_ranks, toy_folder, tmp_path):
 def test_a_signal_to_one_stops_all_after_the_same_step(running):
     ranks, out = running
     ranks[1].send_signal(signal.SIGTERM)
-    told = [rank.communicate()[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [130, 130], told
+    inputs = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [130, 130], inputs
     step = load_torch_file(out / "checkpoint.pt")["step"]
     assert losses(out)[0][-1] == step
-    assert f"written at step {step}" in told[0]
-    assert "written" not in told[1]
+    assert f"written at step {step}" in inputs[0]
+    assert "written" not in inputs[1]
 
 
 @pytest.mark.long
 def test_when_one_is_killed_the_other_ends_with_a_line_that_says_so(running):
     ranks, out = running
     ranks[1].kill()
-    told = ranks[0].communicate()[1]
-    assert ranks[0].returncode == 5, told
-    assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith("error: Rank 0 of 2 lost another process: ")
+    inputs = ranks[0].communicate()[1]
+    assert ranks[0].returncode == 5, inputs
+    assert "Traceback" not in inputs
+    assert inputs.splitlines()[-1].startswith("error: Rank 0 of 2 lost another process: ")
     assert load_torch_file(out / "checkpoint.pt")["step"] % 2 == 0  # checkpoint_every: none was written on the way out

@@ -31,12 +31,12 @@ def test_nearest_rows_are_those_of_all_distances(rng, block):
 def test_the_errors_are_those_of_what_the_network_said(prediction):
     a = alphas_cumprod_from_betas(betas_from_name("linear", 40, beta_end=0.2))
     spec = gaussian_spec(a, prediction)
-    said = []
+    options = []
     inner = gaussian_model(a, 0.1, 0.5, prediction)
 
     def model(x_t, t):
-        said.append(inner(x_t, t))
-        return said[-1]
+        options.append(inner(x_t, t))
+        return options[-1]
 
     images = np.random.default_rng(0).integers(0, 256, (6, 2, 3, 1), dtype=np.uint8)
     times = [0, 3, 39]
@@ -45,7 +45,7 @@ def test_the_errors_are_those_of_what_the_network_said(prediction):
     for k, t in enumerate(times):
         eps = noise(t + 1)
         true = {"eps": eps, "x_0": x_0, "v": np.sqrt(a[t]) * eps - np.sqrt(1.0 - a[t]) * x_0}[prediction]
-        expected = float(np.square(said[k][prediction] - true).mean())
+        expected = float(np.square(options[k][prediction] - true).mean())
         assert errors[prediction][k] == pytest.approx(expected, rel=1e-3)  # float32's x_t
 
 

@@ -122,12 +122,12 @@ def test_what_has_classes_ships_with_them(
     assert (page[:, :-80] > 128).any(axis=(1, 2)).reshape(3, 8).any(axis=1).all(), "a name beside each row"
 
     of_old = {"scale": 3.0, "until": 8.0, "gone": 12.0}
-    said = train.ship._teachers({"teacher": 64 * "a", "weaker": 64 * "b", "autoguidance": of_old})
-    assert "up to t = 8, from there less, and once at 12 (autoguidance, Karras et al. 2024)" in said
+    stated = train.ship._teachers({"teacher": 64 * "a", "weaker": 64 * "b", "autoguidance": of_old})
+    assert "up to t = 8, from there less, and once at 12 (autoguidance, Karras et al. 2024)" in stated
     lines = (out / "README.md").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) <= 120
     card = " ".join(" ".join(lines).split())
-    for told in (
+    for inputs in (
         "Class-conditional 1x8x8 images",
         "Its labels are used.",
         "a training `toy` of 6 steps of 8 (48 images), so 80 images in both. Then 4 steps of 8 (32 images, 0.8 epochs)",
@@ -143,7 +143,7 @@ def test_what_has_classes_ships_with_them(
         "--start START --out RUN",
         "`python -m train.ship RUN --data DATA --plans PLANS --guidance 2.5@3-15 --start START`",
     ):
-        assert told in card, told
+        assert inputs in card, inputs
 
 
 def test_pages_say_of_old_digests_that_they_no_longer_ship(tmp_path):

@@ -125,21 +125,21 @@ def test_ranks_drop_parts_of_what_one_process_drops(toy_config):
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_the_network_is_told_the_class_of_each_image_or_none(toy_config, labelled, tmp_path, monkeypatch, share):
-    config, told = toy_config(**THREE, label_dropout=share), []
+    config, asked = toy_config(**THREE, label_dropout=share), []
 
     def seen(*arguments):
-        told.append(arguments[5])
+        asked.append(arguments[5])
         return update(*arguments)
 
     update = train_loop._update
     monkeypatch.setattr(train_loop, "_update", seen)
     train(config, labelled, tmp_path, "cpu", silent)
     order, count = _Order(config.seed, 40, config.batch_size, 5), 0
-    for step, y in enumerate(told):
+    for step, y in enumerate(asked):
         unlabelled = _Draws(config, step, slice(None), 0).unlabelled.numpy()
         np.testing.assert_array_equal(y, np.where(unlabelled, 3, labelled.labels[order.batch(step)]), strict=True)
         count += int(unlabelled.sum())
-    assert len(told) == config.steps
+    assert len(asked) == config.steps
     assert (count > 0) == (share > 0.0)
 
 
@@ -201,9 +201,11 @@ def test_class_names_that_do_not_fit_are_refused(toy_config, labelled, tmp_path,
         (4, {}, "has 3 classes"),
     ],
 )
-def test_classes_that_the_data_does_not_have_are_refused(toy_config, labelled, tmp_path, count, dataset_changes, said):
+def test_classes_that_the_data_does_not_have_are_refused(
+    toy_config, labelled, tmp_path, count, dataset_changes, options
+):
     config, dataset = toy_config(network__num_classes=count), dataclasses.replace(labelled, **dataset_changes)
-    with pytest.raises(ConfigError, match=f"^network.num_classes is {count}, but images {said}"):
+    with pytest.raises(ConfigError, match=f"^network.num_classes is {count}, but images {options}"):
         train(config, dataset, tmp_path, "cpu", silent)
     assert list(tmp_path.iterdir()) == []
     check_classes(toy_config(), dataset)  # without classes any data will do
@@ -216,8 +218,8 @@ def test_shares_and_counts_out_of_range_are_refused(toy_config, key, text):
 
 
 def test_from_the_command_line_a_folder_a_class(run, toy_folders, tmp_path):
-    code, out, told = run("--set", "network.num_classes=2")
-    assert (code, out, told) == (
+    code, out, asked = run("--set", "network.num_classes=2")
+    assert (code, out, asked) == (
         2,
         "",
         "error: network.num_classes is 2, but images has no classes. Set it to 0.\n",

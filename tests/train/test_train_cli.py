@@ -253,12 +253,12 @@ def test_a_compiler_or_memory_that_is_missing_is_told_and_other_errors_are_not_h
     compiler = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
     truncated = compiler("ImportError: /tmp/x.so: file too short")
     truncated.inner_exception = ImportError()  # as torch has it
-    for raised, told in (
+    for raised, inputs in (
         (compiler("no\nC++"), r"Install a compiler .*compile=false"),
         (truncated, r"x\.so: file too short\. Delete that file, or --set compile=false"),
         (torch.OutOfMemoryError("full"), "batch_size"),
     ):
-        with pytest.raises(EnvironmentProblem, match=told), _torch_problems():
+        with pytest.raises(EnvironmentProblem, match=inputs), _torch_problems():
             raise raised
     with pytest.raises(RuntimeError, match="mine"), _torch_problems():
         raise RuntimeError("mine")

@@ -60,8 +60,8 @@ def test_a_network_that_says_its_target_denoises_perfectly(prediction, rng):
         a = torch.full((3, 1, 1, 1), step.a, dtype=torch.float64)
         x_t = noised(torch.from_numpy(x_0), torch.from_numpy(eps), a).numpy()
         np.testing.assert_allclose(x_t, diffusion.noised(x_0, eps, step.a), rtol=1e-12)
-        said = target(prediction, torch.from_numpy(x_0), torch.from_numpy(eps), a).numpy()
-        denoised = denoiser(lambda _x, _t, said=said: {prediction: said}, spec)(x_t, step)
+        options = target(prediction, torch.from_numpy(x_0), torch.from_numpy(eps), a).numpy()
+        denoised = denoiser(lambda _x, _t, options=options: {prediction: options}, spec)(x_t, step)
         np.testing.assert_allclose(denoised.x_0, x_0, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(denoised.eps, eps, rtol=1e-9, atol=1e-9)
 

@@ -66,12 +66,12 @@ def test_asked_to_stop_it_leaves_130_and_a_checkpoint(start, tmp_path, toy_confi
     process = started(start, tmp_path)
     wait_for_line(process, tmp_path / "log.jsonl", 9)
     process.send_signal(signal.SIGTERM)
-    out, told = process.communicate()
+    out, inputs = process.communicate()
     assert (process.returncode, out) == (130, "")
     step = load_torch_file(tmp_path / "checkpoint.pt")["step"]
     assert 9 <= step < STEPS
-    assert f"written at step {step}" in told
-    assert "Traceback" not in told
+    assert f"written at step {step}" in inputs
+    assert "Traceback" not in inputs
     assert logged_steps(tmp_path)[-1] == step
     train(toy_config(steps=STEPS, checkpoint_every=7), toy_dataset, tmp_path, "cpu", silent)
     assert sha256_of(tmp_path / "checkpoint.pt") == uninterrupted

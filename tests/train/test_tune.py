@@ -147,20 +147,20 @@ def test_the_command_adds_its_plans_to_a_file_that_models_take(tmp_path, capsys)
     usual = {"n": 4, "teacher_steps": 10, "iterations": 2, "seed": 1, "batch": 4, "guidance": None}
     for steps in ("2", "3,4"):
         tune.command(tmp_path / "m.onnx", steps=steps, out=out, **usual)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["plan"] for line in told] == ["tuned-2", "tuned-3", "tuned-4"]
-    for line in told:
+    asked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["plan"] for line in asked] == ["tuned-2", "tuned-3", "tuned-4"]
+    for line in asked:
         assert line["errors"][-1] < line["errors"][0]
     model, spec = open_model(tmp_path / "m.onnx")
     spec = with_plans(spec, [str(out)])
     assert list(spec.plans) == ["tuned-2", "tuned-3", "tuned-4"]
-    assert [row.t for row in spec.plans["tuned-4"].rows] == told[2]["times"]
+    assert [row.t for row in spec.plans["tuned-4"].rows] == asked[2]["times"]
     assert generate((model, spec), n=2, plan="tuned-3", seed=0).shape == (2, 6, 5, 1)
     # a plan that lies there is gone on from
     tune.command(tmp_path / "m.onnx", steps="3", out=out, **usual)
     again = json.loads(capsys.readouterr().out)
     assert again["start"] == "tuned-3 as it was"
-    assert again["errors"][0] == told[1]["errors"][-1]
+    assert again["errors"][0] == asked[1]["errors"][-1]
     assert with_plans(spec, [str(out)]).plans["tuned-4"] == spec.plans["tuned-4"]
     with pytest.raises(UsageError, match="--steps must be numbers with commas between them, got '5,x'"):
         tune.command(tmp_path / "m.onnx", steps="5,x", out=out, **usual)

@@ -40,7 +40,7 @@ def _convolution_of(resize: ir.Node) -> ir.Node | None:
         if name != "kernel_shape"
     ):
         return None
-    is_known = size is not None and len(size) == 4 and all(isinstance(one, int) for one in size[1:])
+    is_known = size is not None and len(size) == 4 and all(isinstance(entry, int) for entry in size[1:])
     is_own = weight.is_initializer() and len(weight.uses()) == 1 and weight.shape[2:] == (3, 3)  # type: ignore[union-attr,index]
     return conv if is_known and is_own and "pads" in conv.attributes else None
 
