@@ -52,9 +52,13 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-def takes_minutes(block: str) -> bool:
-    """Whether a block of shell samples many times, or trains: of these `make test` only parses the commands."""
-    return block.count("ddpm-run") > 2 or "-m train" in block
+def marked(name: str, block: str) -> "pytest.param":
+    """Leave to `make test-long` the docs' blocks, and those of the README that sample many times or train.
+
+    Of a shell block that is left, `make test` parses the commands.
+    """
+    is_long = not name.startswith("README") or block.count("ddpm-run") > 2 or "-m train" in block
+    return pytest.param(block, id=name, marks=[pytest.mark.long] * is_long)
 
 
 @pytest.fixture
@@ -69,17 +73,14 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("code", [pytest.param(text, id=name) for name, text in blocks("python")])
+@pytest.mark.parametrize("code", [marked(name, text) for name, text in blocks("python")])
 def test_python_blocks_run(code: str, clone: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
-    "code",
-    [pytest.param(text, id=name, marks=[pytest.mark.long] * takes_minutes(text)) for name, text in blocks("sh")],
-)
+@pytest.mark.parametrize("code", [marked(name, text) for name, text in blocks("sh")])
 def test_shell_blocks_run(code: str, clone: Path) -> None:
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith(NOT_RUN)]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -185,10 +186,7 @@ def values_after(option: str, arguments: list[str]) -> list[str]:
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "block",
-    [
-        *(pytest.param(text, id=name) for name, text in blocks("console")),
-        *(pytest.param(text, id=name) for name, text in blocks("sh") if takes_minutes(text)),
-    ],
+    [pytest.param(text, id=name) for name, text in [*blocks("console"), *blocks("sh")] if "python -c" not in text],
 )
 def test_commands_of_console_blocks_are_accepted(block: str) -> None:
     from train.config import load_config

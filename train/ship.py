@@ -72,6 +72,7 @@ def ship(
     plans: Annotated[
         Path | None, typer.Option(help="A file of `python -m train.tune`, whose plans they carry.")
     ] = None,
+    plan: Annotated[str | None, typer.Option(help="The default, one of those plans, instead of --sampler.")] = None,
     start: Annotated[Path | None, typer.Option(help="The checkpoint that the training began with.")] = None,
     note: Annotated[str, typer.Option(help="A sentence for the card on how the training went.")] = "",
     data: Annotated[Path | None, typer.Option(help="The data set's files, where training was told of them.")] = None,
@@ -88,7 +89,7 @@ def ship(
     checkpoint = load_checkpoint(run / "checkpoint.pt")
     spec = checkpoint.spec if plans is None else with_plans(checkpoint.spec, [str(plans)])
     guided = guidance_from_text(spec, guidance)
-    spec = with_defaults(spec, sampler=sampler, num_steps=steps, eta=eta, guidance=guided)
+    spec = with_defaults(spec, plan=plan, sampler=sampler, num_steps=steps, eta=eta, guidance=guided)
     before = _digests(out)
     out.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out / "checkpoint.pt", **{k: v for k, v in contents.items() if k not in RESUMED_WITH})
@@ -318,8 +319,9 @@ def _guidance(config: dict[str, Any], spec: ModelSpec) -> str:
 
 
 def _ship_options(spec: ModelSpec, began: dict[str, Any] | None) -> str:
-    """Return the options that give a file its plans and guidance, and the card what it began with."""
+    """Return the options that give a file its plans, defaults and guidance, and the card what it began with."""
     options = " --plans PLANS" if spec.plans else ""
+    options += "" if spec.defaults.plan is None else f" --plan {spec.defaults.plan}"
     guidance = spec.defaults.guidance
     if guidance is not None:
         options += f" --guidance {guidance.scale:g}"
