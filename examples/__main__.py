@@ -148,7 +148,7 @@ def in_the_graph(plan: str) -> NDArray[np.uint8]:
 
 DDPM_EXPORT = str(Path(sys.executable).parent / "ddpm-export")
 GUIDED = ["guidance"] if TOLD else []
-EXPORT = [DDPM_EXPORT, str(UNET), "--format", "sampler", "--sampler", "ddim", "--steps", str(STEPS), "--eta", "0"]
+EXPORT = [DDPM_EXPORT, str(UNET), "--format", "sampler", "--sampler", "ddim:eta=0", "--steps", str(STEPS)]
 EXPORT += ["--out", str(ONE_CALL), *(["--guidance", str(TOLD["guidance"])] if TOLD else [])]
 EXPORT_OPEN = [
     [DDPM_EXPORT, str(UNET), "--format", graph, "--open", ",".join(["steps", *GUIDED]), "--out", str(path)]
