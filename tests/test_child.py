@@ -78,7 +78,7 @@ def act():
 """
 
 
-SANDBOX = "from ddpm_export.sandbox.rules import *; print(no_other_files([], []), no_sockets_or_processes())"
+SANDBOX = "from ddpm_export.sandbox.rules import *; print(no_other_files([], []), no_other_calls())"
 
 
 def test_it_can_neither_read_nor_write_nor_reach_what_is_not_its_own(tmp_path, tmp_path_factory, stranger, capfd):
@@ -274,7 +274,7 @@ def test_check_says_what_held_the_child(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "limit", "told"),
+    ("content", "limit", "asked"),
     [
         (crashing_model(), ["--untrusted"], "crashes what opens it (SIGFPE)"),
         (endless_model(), ["--untrusted", "2s"], "Give it more time"),

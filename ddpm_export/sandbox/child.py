@@ -306,7 +306,7 @@ def confine(
     _mute()
     import resource  # Windows has none
 
-    from ddpm_export.sandbox.rules import libraries, no_other_files, no_sockets_or_processes
+    from ddpm_export.sandbox.rules import libraries, no_other_calls, no_other_files
 
     _limit(resource.RLIMIT_CORE, 0)
     if timeout_s is not None:
@@ -315,7 +315,7 @@ def confine(
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
         readable = [model.parent, model.resolve(), *reads, *libraries()]
         files = no_other_files(readable, [*writes, *([] if place is None else [place.parent])])
-        guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
+        guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_other_calls()))]
     return Confined(place, guards)
 
 
