@@ -18,11 +18,11 @@ SIGKILL = 9
 # linux/landlock.h; its system calls have the same numbers on every processor
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, CREATE_RULESET_VERSION, RULE_PATH_BENEATH = 444, 445, 446, 1, 1
 RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many rights to files a version knows; from 5 on there are 16
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, TRUNCATE = (
-    1 << bit for bit in (0, 1, 2, 3, 5, 7, 8, 14)
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, TRUNCATE = (
+    1 << bit for bit in (0, 1, 2, 3, 4, 5, 7, 8, 14)
 )
 READ = READ_FILE | READ_DIR
-WRITE = READ | WRITE_FILE | REMOVE_FILE | MAKE_DIR | MAKE_REG | TRUNCATE
+WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | TRUNCATE
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 # what libraries, Python and ONNX Runtime read besides the folders of sys.path; of /proc nothing of other processes
 SYSTEM = (
