@@ -70,6 +70,8 @@ def state_of(folder):
             continue  # features of sound images are kept there, whatever else is refused
         if path.is_symlink() or not path.is_file():
             found[name] = "link" if path.is_symlink() else "folder" if path.is_dir() else "other"
+        elif path.stat().st_size > 2**28:
+            found[name] = f"{path.stat().st_size} bytes"
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
