@@ -1,7 +1,7 @@
 """Small hand-made denoisers, as files of our format: written with onnx.helper, so that no test needs torch."""
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.spec import Defaults, ModelSpec
@@ -73,6 +73,23 @@ def mix_model(spec=None):
     ]
     values = [constant("w", weights_of(spec)), constant("hundredth", 0.01), constant("column", [-1, 1, 1, 1], np.int64)]
     return onnx_file(nodes, values, spec)
+
+
+def text_model(operator, pattern):
+    """Return a file with a node that matches text, RegexFullMatch or Tokenizer, by a pattern."""
+    options = {"pattern": pattern} if operator == "RegexFullMatch" else {"separators": [pattern], "mark": 0}
+    if operator == "Tokenizer":
+        options |= {"pad_value": "#", "mincharnum": 1, "domain": "com.microsoft"}
+    nodes = [
+        node(operator, ["text"], "found", **options),
+        node("Size", ["found"], "size"),
+        node("Cast", ["size"], "number", to=TensorProto.FLOAT),
+        node("Add", ["x_t", "number"], "eps"),
+    ]
+    model = ModelProto.FromString(onnx_file(nodes, [constant("text", ["abc"], object)]))
+    model.opset_import[0].version, model.ir_version = 20, 9
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model.SerializeToString()
 
 
 def deep_model(spec=None):

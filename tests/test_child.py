@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from commands import assert_refused, command_line, heeding_interrupts, run_apart, run_here
 from models import crashing_model, endless_model, greedy_model, mix_model, tiny_spec, told_model
@@ -19,7 +20,7 @@ from ddpm_export.errors import BadFileError, EnvironmentProblem, NonFiniteError,
 from ddpm_export.model.inputs import Input
 from ddpm_export.sandbox import child
 
-RUN, CHECK = (f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "check"))
+RUN, CHECK, ADOPT = (f"from ddpm_export.cli.start import {name}; {name}()" for name in ("run", "check", "adopt"))
 BEGIN = """
 import json, os, resource, signal, socket, sys, threading, time
 from pathlib import Path
@@ -78,7 +79,7 @@ def act():
 """
 
 
-SANDBOX = "from ddpm_export.sandbox.rules import *; print(no_other_files([], []), no_sockets_or_processes())"
+SANDBOX = "from ddpm_export.sandbox.rules import *; print(no_other_files([], []), no_other_calls())"
 
 
 def test_it_can_neither_read_nor_write_nor_reach_what_is_not_its_own(tmp_path, tmp_path_factory, stranger, capfd):
@@ -265,6 +266,17 @@ def test_check_of_a_file_that_crashes_is_one_line_and_3(tmp_path):
     )
 
 
+@pytest.mark.parametrize("content", [crashing_model(), endless_model()], ids=["crashing", "endless"])
+def test_adoption_of_a_hostile_file_is_one_line_and_3(tmp_path, content):
+    model = onnx.ModelProto.FromString(content)
+    del model.metadata_props[:]
+    path = write(tmp_path, model.SerializeToString())
+    arguments = [path, "--schedule", "linear", "--timesteps", 40, "--untrusted", "4s", "--out", tmp_path / "out"]
+    words = "crashes what opens it (SIGFPE)" if content == crashing_model() else "longer than 4 s"
+    assert_refused(run_apart(*arguments, code=ADOPT), 3, "m.onnx", words)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_check_says_what_held_the_child(tmp_path):
     arguments = [write(tmp_path, mix_model()), "--json", "--untrusted", "60s,8GiB"]
     ending = run_apart(*arguments, code=CHECK)
@@ -274,7 +286,7 @@ def test_check_says_what_held_the_child(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "limit", "told"),
+    ("content", "limit", "asked"),
     [
         (crashing_model(), ["--untrusted"], "crashes what opens it (SIGFPE)"),
         (endless_model(), ["--untrusted", "2s"], "Give it more time"),
@@ -305,7 +317,7 @@ def test_an_untrusted_run_gives_the_same_pictures_and_its_parent_loads_nothing(t
 
 def test_nothing_that_starts_threads_is_loaded_before_the_child_is_confined():
     """Landlock binds the threads to come: those of NumPy's libraries would keep their rights."""
-    code = "import sys; from ddpm_export.cli import check, edit, run; print('numpy' in sys.modules)"
+    code = "import sys; from ddpm_export.cli import adopt, check, edit, run; print('numpy' in sys.modules)"
     assert run_apart(code=code) == (0, "False\n", "")
 
 

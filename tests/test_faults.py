@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from commands import assert_refused, command_line, heeding_interrupts, run_apart, run_here
-from models import constant, external, mix_model, node, onnx_file, scale_model, tiny_spec
+from models import constant, external, mix_model, node, onnx_file, scale_model, text_model, tiny_spec
 from onnx import TensorProto
 
 from ddpm_export.cli.run import main
@@ -104,6 +104,12 @@ def test_escape_sequences_in_a_name_reach_no_terminal(tmp_path):
     ending = run_here(main, tmp_path / "\x1b[2J.onnx", "--n", 1, "--out", tmp_path / "\x1b[2J.npy")
     assert ending.code == 0
     assert ending.out.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("operator", ["RegexFullMatch", "Tokenizer"])
+def test_a_pattern_that_a_runtime_would_write_to_the_terminal_is_refused(tmp_path, capfd, operator):
+    refused(tmp_path, text_model(operator, f"({ESCAPES}"), 3, f"its operator {operator} matches text")
+    assert capfd.readouterr() == ("", "")
 
 
 def giant(*dims):

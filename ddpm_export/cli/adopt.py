@@ -8,10 +8,11 @@ import typer
 
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE
-from ddpm_export.cli.options import Config, Network, Settings
+from ddpm_export.cli.options import Config, Network, Settings, Untrusted, limits_of
 from ddpm_export.cli.texts import options_from_settings
 from ddpm_export.cli.writing import Defaults, Output, write_files
 from ddpm_export.errors import BadFileError, UsageError, printable, shown
+from ddpm_export.sandbox.child import confine, is_child
 
 if TYPE_CHECKING:
     from ddpm_export.exporting.foreign import ForeignNetwork
@@ -72,20 +73,26 @@ def adopt(
     ] = None,
     defaults: Defaults,
     output: Output,
+    untrusted: Untrusted = None,
 ) -> None:
     """Make files of a network that no importer knows, from what you say about it; each is proven as an export is.
 
-    An .onnx needs no torch and no code of its author runs. --network imports your module and runs it.
+    An .onnx needs no torch, and is read, run and proven in a separate process, whose limits --untrusted sets. --network
+    imports your module and runs it.
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
     finite, 130 interrupted.
     """
-    from ddpm_export.exporting import export as exporting
-    from ddpm_export.importers.load import load_network
-
     path, is_onnx = Path(file), Path(file).suffix == ".onnx"
     if not is_onnx and network is None:
         raise UsageError(f"{file} needs --network MODULE:CLASS. For a known layout use ddpm-export.")
+    limits = limits_of(untrusted)
+    if network is None and is_child():
+        reads = [Path(name) for name in (config, *(defaults.plans or [])) if name is not None]
+        confine(path, **limits._asdict(), reads=reads, writes=[output.folder(file)], scratch=True)
+    from ddpm_export.exporting import export as exporting
+    from ddpm_export.importers.load import load_network
+
     if is_onnx and not exporting.is_foreign(path) and path.is_file():
         raise UsageError(f"{file} is a file of ddpm-export already. Use ddpm-export or ddpm-run.")
     paths = output.paths(file, "unet")

@@ -53,8 +53,8 @@ def export() -> None:
 
 
 def adopt() -> None:
-    """Be `ddpm-adopt`."""
-    begin("ddpm_export.cli.adopt")
+    """Be `ddpm-adopt`, in a child where it opens an .onnx of somebody else."""
+    begin("ddpm_export.cli.adopt", in_child=not any(word.partition("=")[0] == "--network" for word in sys.argv))
 
 
 def _is_untrusted() -> bool:

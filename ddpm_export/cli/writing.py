@@ -169,6 +169,11 @@ class Output:
         """Return the formats, each once."""
         return list(dict.fromkeys(self.formats or ["onnx"]))
 
+    def folder(self, checkpoint: str) -> Path:
+        """Return the folder at or below which everything is written."""
+        out = self.out or _folder_of(checkpoint)
+        return out if out.is_dir() or not out.suffix else out.parent
+
     def paths(self, checkpoint: str, stem: str) -> dict[str, Path]:
         """Return where each format goes. Raises UsageError for an unknown format and contradicting options."""
         from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
@@ -208,7 +213,6 @@ def write_files(
         if not isinstance(loaded, Checkpoint):
             loaded = loaded.beginning_with_noise()
     notes = [] if isinstance(loaded, Path) else list(loaded.notes)
-    _print_notes(notes)
     reports: list[Any] = []
     with progress(len(paths), "exporting") as advance:
         evaluations = (256 if output.calibrate is None else output.calibrate) if output.precision == "int8" else None
@@ -218,13 +222,15 @@ def write_files(
         ):
             reports.append(report)
             advance(str(report.path))
-    _print_notes(new := list(dict.fromkeys(note for report in reports for note in report.notes)))
+    notes += dict.fromkeys(note for report in reports for note in report.notes)
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     if output.as_json:
         values: dict[str, Any] = {
             "checkpoint": checkpoint,
             "weights": weights,
             "importer": None if isinstance(loaded, Path) else loaded.spec.source.get("importer"),
-            "notes": notes + new,
+            "notes": notes,
             "files": [report.to_json() for report in reports],
         }
         print_json(values)
@@ -242,11 +248,6 @@ def _folder_of(checkpoint: str) -> Path:
     if path.is_dir():
         return path
     return path.parent if path.exists() else Path()
-
-
-def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def _paths(

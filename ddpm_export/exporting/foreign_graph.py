@@ -137,6 +137,10 @@ def _shape_of(network: ForeignNetwork, name: str) -> tuple[int, ...]:
 def _portable(path: Path) -> ModelProto:
     """Return a foreign model with its weights, of opset 18 and ONNX's own operators, without functions and notes."""
     model = _read(path, weights=True)
+    names = [name for node in _nodes(model.graph) for name in (*node.input, *node.output, node.name, node.op_type)]
+    names += [entry.name for entry in (*model.graph.initializer, *model.graph.input, *model.graph.output)]
+    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes where they are not
+        raise BadFileError(f"{path}: damaged: its names are not UTF-8. Copy the file again.")
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     opset = max((entry.version for entry in model.opset_import if entry.domain in OWN), default=1)

@@ -88,6 +88,8 @@ def be_reader() -> None:
     import resource  # Windows has none
 
     size = os.path.getsize(path)
+    most = size + 2 * MAX_CODE_BYTES
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     confine(
         path,
         timeout_s=START_S + size / BYTES_A_SECOND,
@@ -95,8 +97,6 @@ def be_reader() -> None:
         writes=[place],
         remedy="Do not use this file unless you made it",
     )
-    most = size + 2 * MAX_CODE_BYTES
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     answer(lambda: _told(path, place))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.errors import BadFileError, NonFiniteError, UsageError, shown
+from ddpm_export.errors import BadFileError, ModelRefusedError, NonFiniteError, UsageError, shown
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
@@ -88,13 +88,15 @@ def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") 
     """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
 
     The network is evaluated then, too, once: a file that does not run is not sound.
+    Raises ModelRefusedError then where it gives NaN or infinity.
     precision: what the model computes in, float32, float16 or bfloat16. One network evaluation a case.
     Raises BadFileError for golden vectors that cannot be meant, UsageError for an unknown precision.
     """
     if precision not in TOLERANCES:
         raise UsageError(f"precision must be one of {', '.join(TOLERANCES)}, got {precision!r}.")
     if spec.golden is None:
-        _evaluate(model, spec, 0, 0, spec.num_train_timesteps - 1)
+        if not np.isfinite(_evaluate(model, spec, 0, 0, spec.num_train_timesteps - 1)).all():
+            raise ModelRefusedError("The network gives NaN or infinity for plain noise. Export the model again.")
         return []
     _, tolerance = promised_tolerance(spec.golden, precision)
     results = []

@@ -37,6 +37,9 @@ ONCE = {
     ("Sparse", 1),
     ("Sparse", 2),
 }
+# operators whose patterns RE2 writes to the terminal as they are where they do not parse: no network matches text
+PATTERNS = (b"RegexFullMatch", b"Tokenizer")
+OP_TYPE = ("Node", 4)
 MAX_DEPTH = 64
 # onnx.proto's; ONNX Runtime also knows prepacked_*, bytes that its kernels trust
 KEYS = {b"location", b"offset", b"length", b"checksum"}
@@ -46,16 +49,26 @@ UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]')
 METADATA_PROPS = 14  # of Model
 
 
+class _MatchesText(Exception):
+    """A node matches text by a pattern; its operator is the argument."""
+
+
 def check_external_data(path: Path) -> list[Path]:
     """Return the files that hold weights, sorted by their names as the model says them.
 
     Raises BadFileError if one lies outside the model's folder, is no regular file or ends before its weights do, if a
-    tensor does not say exactly once where its weights are, or if the file is no protobuf.
+    tensor does not say exactly once where its weights are, if a node matches text by a pattern, or if the file is no
+    protobuf.
     """
     folder = path.parent.resolve()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             tensors = set(_external_tensors(raw, 0, len(raw), "Model", 0))
+    except _MatchesText as exc:
+        raise BadFileError(
+            f"{path}: its operator {exc} matches text, which no image model needs. Do not use this file unless you "
+            "made it."
+        ) from exc
     except (OSError, ValueError, IndexError) as exc:  # an empty file cannot be mapped
         raise _no_protobuf(path, exc) from exc
     sizes: dict[str, int | None] = {}
@@ -179,6 +192,8 @@ def _external_tensors(
         if (message, field) in ONCE and field in seen:
             raise ValueError("a field twice that has one value")
         seen.add(field)
+        if (message, field) == OP_TYPE and raw[begin:stop] in PATTERNS:
+            raise _MatchesText(raw[begin:stop].decode())
         if lead == "Entry":
             pairs = [(number, raw[a:b]) for number, _, a, b in _fields(raw, begin, stop) if number in (1, 2)]
             if len(pairs) > len(dict(pairs)):

@@ -271,7 +271,8 @@ def confine(
     memory_gib: float = MEMORY_GIB,
     out: Path | None = None,
     reads: Iterable[Path] = (),
-    writes: Iterable[Path] = (),
+    writes: Sequence[Path] = (),
+    scratch: bool = False,
     fully: bool = True,
     remedy: str = "Give it more time if you trust it",
 ) -> Confined:
@@ -279,8 +280,9 @@ def confine(
 
     timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
     worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. reads, writes: what else it uses. fully: not only limits of time, but of memory, files, sockets and
-    processes as well; a GPU, PyTorch and the hub need those. remedy: where time is up.
+    returned. reads, writes: what else it uses. scratch: whether `writes` are folders to make, the first of which holds
+    temporary files in a folder that the parent removes. fully: not only limits of time, but of memory, files, sockets
+    and processes as well; a GPU, PyTorch and the hub need those. remedy: where time is up.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -300,13 +302,15 @@ def confine(
     if out is not None:
         place = place_for(out)
         terms |= {"out": str(out), "place": str(place), "folder": str(place.parent)}
+    if scratch:
+        terms["folder"] = _scratch_in(writes)
     os.write(_terms, json.dumps(terms).encode() + b"\n")
     os.close(_terms)
     _terms = None
     _mute()
     import resource  # Windows has none
 
-    from ddpm_export.sandbox.rules import libraries, no_other_files, no_sockets_or_processes
+    from ddpm_export.sandbox.rules import libraries, no_other_calls, no_other_files
 
     _limit(resource.RLIMIT_CORE, 0)
     if timeout_s is not None:
@@ -315,8 +319,21 @@ def confine(
         _limit(resource.RLIMIT_AS, int(memory_gib * 2**30))
         readable = [model.parent, model.resolve(), *reads, *libraries()]
         files = no_other_files(readable, [*writes, *([] if place is None else [place.parent])])
-        guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_sockets_or_processes()))]
+        guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_other_calls()))]
     return Confined(place, guards)
+
+
+def _scratch_in(folders: Sequence[Path]) -> str:
+    """Make these folders, and in the first of them one for temporary files; return it."""
+    import tempfile
+
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = tempfile.mkdtemp(prefix=".ddpm-", suffix=".part", dir=folders[0])
+    except OSError as exc:
+        raise EnvironmentProblem(f"{folders[0]} cannot be written: {exc.strerror}. Choose another --out.") from exc
+    return tempfile.tempdir
 
 
 def _limit(kind: int, amount: int, spare: int = 0) -> None:

@@ -10,17 +10,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ddpm_export.sandbox.calls import filter_for
+
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
 SIGKILL = 9
 
 # linux/landlock.h; its system calls have the same numbers on every processor
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, CREATE_RULESET_VERSION, RULE_PATH_BENEATH = 444, 445, 446, 1, 1
 RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many rights to files a version knows; from 5 on there are 16
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, TRUNCATE = (
-    1 << bit for bit in (0, 1, 2, 3, 5, 7, 8, 14)
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, TRUNCATE = (
+    1 << bit for bit in (0, 1, 2, 3, 4, 5, 7, 8, 14)
 )
 READ = READ_FILE | READ_DIR
-WRITE = READ | WRITE_FILE | REMOVE_FILE | MAKE_DIR | MAKE_REG | TRUNCATE
+WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | TRUNCATE
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 # what libraries, Python and ONNX Runtime read besides the folders of sys.path; of /proc nothing of other processes
 SYSTEM = (
@@ -28,18 +30,6 @@ SYSTEM = (
     *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm", "/sys/fs/cgroup"),
     *("/sys/devices/system", "/dev/null", "/dev/urandom"),
 )
-
-# linux/seccomp.h, linux/audit.h: by processor its name there, the calls that are refused, and clone
-CALLS = {
-    # socket, connect, execve, execveat, ptrace, process_vm_readv, process_vm_writev, io_uring_setup, pidfd_getfd; and
-    # fork and vfork, which aarch64 does not have
-    "x86_64": (0xC000003E, (41, 42, 59, 322, 101, 310, 311, 425, 438, 57, 58), 56),
-    "aarch64": (0xC00000B7, (198, 203, 221, 281, 117, 270, 271, 425, 438), 220),
-}
-CLONE3, CLONE_THREAD, X32 = 435, 0x10000, 0x40000000
-ALLOW, KILL, ERRNO, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050000, 1, 38
-LOAD, EQUAL, AT_LEAST, HAS_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in what a filter is given
 
 
 def end_with_parent(parent: int) -> None:
@@ -95,26 +85,17 @@ def libraries() -> Iterator[Path]:
             yield Path(place)
 
 
-def no_sockets_or_processes() -> str | None:
-    """Give up sockets, other programs, processes, and the memory of others; threads may still be started.
+def no_other_calls() -> str | None:
+    """Give up every system call but those of `calls.py`: threads may still be started, processes and sockets not.
 
     Return by what, or None where the system has nothing of the kind.
     """
     machine = os.uname().machine if sys.platform == "linux" and sys.maxsize > 2**32 else ""
-    if machine not in CALLS:
+    steps = filter_for(machine, os.getpid())
+    if steps is None:
         return None
-    architecture, refused, clone = CALLS[machine]
-    program = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
-    for test, value, answer in (
-        (AT_LEAST, X32, ERRNO | EPERM),  # the same calls by other numbers, on x86_64
-        *((EQUAL, number, ERRNO | EPERM) for number in refused),
-        (EQUAL, CLONE3, ERRNO | ENOSYS),  # whose arguments no filter can read; the C library goes on to clone
-    ):
-        program += [(test, 0, 1, value), (RETURN, 0, 0, answer)]
-    program += [(EQUAL, 0, 3, clone), (LOAD, 0, 0, FIRST_ARGUMENT), (HAS_BIT, 1, 0, CLONE_THREAD)]
-    program += [(RETURN, 0, 0, ERRNO | EPERM), (RETURN, 0, 0, ALLOW)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
-    filtering = struct.pack("@HP", len(program), ctypes.addressof(code))
+    code = ctypes.create_string_buffer(steps)
+    filtering = struct.pack("@HP", len(steps) // 8, ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filtering, 0, 0):

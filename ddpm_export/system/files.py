@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IMODE, S_ISREG
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 
@@ -67,7 +67,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        beside.chmod(0o666 & ~umask)
+        if S_IMODE(beside.stat().st_mode) != 0o666 & ~umask:  # a confined process may not change modes
+            beside.chmod(0o666 & ~umask)
         beside.replace(path)
         beside = None
         with contextlib.suppress(OSError):  # some file systems refuse to sync a folder
@@ -95,7 +96,7 @@ def _claimed(path: Path) -> tuple[Path, int | None]:
     for number in itertools.count():
         beside = path.with_name(f".{path.stem}.ddpm-{number}.part{path.suffix}")
         try:
-            handle, is_new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), True
+            handle, is_new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
             if fcntl is None:
                 continue

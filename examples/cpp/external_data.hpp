@@ -54,6 +54,11 @@ inline bool comes_once(Message message, std::uint64_t field) {
            (message == Message::attribute && (field == 5 || field == 6));
 }
 
+// A node matches text by a pattern, which RE2 writes to the terminal as it is where it does not parse.
+struct MatchesText : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 // Where a tensor's numbers lie: the entries of its external_data, by key.
 struct Place {
     std::map<std::string, std::string> entries;
@@ -99,6 +104,11 @@ private:
                     message(to, at_ + size, depth + 1, &own);
                 } else if (kind == Message::entry && field <= 2) {
                     (field == 1 ? key : value) = text(size);
+                } else if (kind == Message::node && field == 4 && size < 16) {
+                    const std::string op_type = text(size);
+                    if (op_type == "RegexFullMatch" || op_type == "Tokenizer") {
+                        throw MatchesText(op_type);
+                    }
                 } else {
                     skip_to(at_ + size);
                 }
@@ -244,6 +254,8 @@ inline std::string trouble(const std::string& path) {
             }
         }
         return "";
+    } catch (const detail::MatchesText& found) {
+        return std::string("the operator ") + found.what() + ", which matches text, as no image model needs";
     } catch (const std::exception&) {  // no protobuf, a folder, a name that this system cannot have
         return "no readable protobuf";
     }

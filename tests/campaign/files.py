@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import ROOT, hostile_checkpoints, hostile_data, hostile_models
+from . import ROOT, hostile_checkpoints, hostile_data, hostile_models, hostile_sets, sandbox
 from .cases import FAMILIES
 from .worker import MARK, Ending, Worker
 
@@ -25,6 +25,8 @@ LIMIT_S, SLOW_S, MAX_GROWTH_MIB = 300.0, 20.0, 2500  # of wall time; of processo
 assert hostile_models
 assert hostile_checkpoints
 assert hostile_data
+assert hostile_sets
+assert sandbox
 
 # what Python, its packages and the system read by themselves; the case's own folder is always allowed
 READABLE = (
@@ -68,6 +70,8 @@ def state_of(folder):
             continue  # features of sound images are kept there, whatever else is refused
         if path.is_symlink() or not path.is_file():
             found[name] = "link" if path.is_symlink() else "folder" if path.is_dir() else "other"
+        elif path.stat().st_size > 2**28:
+            found[name] = f"{path.stat().st_size} bytes"
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -183,7 +187,7 @@ def run(tally, seed, *, names=None, every=1, only_inside=False):
             if why is None:
                 shutil.rmtree(folder, ignore_errors=True)
     worker.end()
-    if traced:
+    if traced and log.exists():  # not where every case runs as a user starts it
         for folder, why in trespasses(log):
             name, case = names_of[folder]
             tally.count("files", name, case, why, times=0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import ROOT
 
-MAINS = {name: f"ddpm_export.cli.{name}" for name in ("run", "edit", "check", "eval", "export", "adopt")}
+MAINS = {name: f"ddpm_export.cli.{name}" for name in ("run", "edit", "check", "eval", "export", "adopt", "dataset")}
 MAINS["train"] = "train.cli"
 ADDRESSES = 12 * 2**30
 LOADED = (

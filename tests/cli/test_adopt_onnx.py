@@ -37,7 +37,7 @@ def theirs(
 ):
     """Write a network of others, tanh of a 3x3 convolution of its state plus a hundredth of its time.
 
-    time: dtype and shape of the input that is called `name`. told: further inputs, (name, dtype, shape), of which a
+    time: dtype and shape of the input that is called `name`. asked: further inputs, (name, dtype, shape), of which a
     tenth of each image's first number is added. first: whether it reads the first time for all images.
     """
     shape = [batch, *SHAPE[1:], SHAPE[0]] if nhwc else [batch, *SHAPE]
@@ -247,8 +247,8 @@ REFUSED = {  # how theirs is, the command line, exit code, words
     "batch": ({}, (*BOTH, "--set", "batch=2"), 2, "--set batch must be 1"),
     "two outputs": ({"extra": True}, BOTH, 2, "--set output must say which output"),
     "no such output": ({}, (*BOTH, "--set", "output=eps"), 2, "noise float32 [?, 2, 6, 5]"),
-    "an input that nothing gives": ({"told": TOLD[:1]}, BOTH, 2, "also takes y class int32 [?]"),
-    "another size": ({"told": TOLD[1:2]}, (*BOTH, "--input", "strength:vector:2"), 4, "does not hold [2]"),
+    "an input that nothing gives": ({"asked": TOLD[:1]}, BOTH, 2, "also takes y class int32 [?]"),
+    "another size": ({"asked": TOLD[1:2]}, (*BOTH, "--input", "strength:vector:2"), 4, "does not hold [2]"),
     "one time for all images": ({"first": True}, BOTH, 4, "with --set batch=1."),
     "c_noise without sigma_data": ({}, C_NOISE, 2, "sigma_data"),
     "c_noise of v": ({}, (*C_NOISE, "--set", "sigma_data=1", "--prediction", "v"), 2, "gives x_0"),
@@ -312,6 +312,13 @@ def test_graphs_that_are_none_or_not_for_everybody_are_refused(tmp_path, command
     assert command("adopt", path, *options)[0] == 3
     path.write_bytes(mix_model())  # one of ours takes none of the options
     assert command("adopt", path, *options)[0] == 2
+
+
+def test_names_that_are_not_utf_8_are_refused(tmp_path, command):
+    path = theirs(tmp_path / "theirs.onnx")
+    path.write_bytes(path.read_bytes().replace(b"hundredth", b"hundr\xe5dth"))
+    code, _, err = command("adopt", path, *BOTH)
+    assert (code, "its names are not UTF-8" in err, err.count("\n")) == (3, True, 1)
 
 
 def test_it_is_not_written_over_itself(tmp_path, command):

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from models import constant, mix_model, scale_model, tiny_spec, told_model
+from models import constant, mix_model, scale_model, sick_model, tiny_spec, told_model
 
 from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.model.codec import METADATA_KEY
@@ -119,6 +119,12 @@ def test_a_file_without_golden_vectors_runs_once_all_the_same():
     with pytest.raises(BadFileError, match="does not run"):
         replay_golden_pictures(lambda draw: broken(None, np.array([draw.n])), spec)
     assert replay_golden_pictures(lambda _draw: np.zeros((1, 6, 5, 1), np.uint8), spec) == []
+
+
+def test_a_file_that_gives_only_nan_is_not_sound_without_golden_vectors_either(tmp_path, command):
+    (tmp_path / "m.onnx").write_bytes(sick_model(bad_t=39))
+    code, _, err = command("check", tmp_path / "m.onnx")
+    assert (code, "NaN" in err, err.count("\n")) == (4, True, 1)
 
 
 @pytest.mark.torch

@@ -33,6 +33,7 @@ from models import (
     onnx_file,
     scale_model,
     sick_model,
+    text_model,
     tiny_spec,
 )
 from onnx import TensorProto
@@ -1752,6 +1753,12 @@ def test_weights_that_lie_are_found(trouble, folder, location, length, offset, m
     with pytest.raises(BadFileError):
         check_external_data(folder / "m.onnx")
     assert trouble(folder / "m.onnx") == words
+
+
+@pytest.mark.parametrize("operator", ["RegexFullMatch", "Tokenizer"])
+def test_an_operator_that_matches_text_is_found(trouble, folder, operator):
+    (folder / "m.onnx").write_bytes(text_model(operator, "(\x1b[2J"))
+    assert trouble(folder / "m.onnx") == f"the operator {operator}, which matches text, as no image model needs"
 
 
 @pytest.mark.parametrize("location", ["m.onnx.data", "./m.onnx.data", "up/inside/x", "..x", "missing"])
