@@ -11,54 +11,24 @@ import sys
 
 from ddpm_export.cli.stops import STOPPED, end, heed, say
 
-TYPE_CHECKING = False  # what typing has
+TYPE_CHECKING = False  # as in typing
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable
 
 
-def run() -> None:
-    """Be `ddpm-run`, in a child where the model is untrusted."""
-    begin("ddpm_export.cli.run", in_child=_is_untrusted())
-
-
-def edit() -> None:
-    """Be `ddpm-edit`, in a child where the model is untrusted."""
-    begin("ddpm_export.cli.edit", in_child=_is_untrusted())
-
-
-def dataset() -> None:
-    """Be `ddpm-dataset`."""
-    begin("ddpm_export.cli.dataset")
-
-
-def check() -> None:
-    """Be `ddpm-check`, in a child: whoever checks a file does not trust it yet."""
-    begin("ddpm_export.cli.check", in_child=True)
-
-
-def evaluate() -> None:
-    """Be `ddpm-eval`."""
-    begin("ddpm_export.cli.eval")
-
-
-def bench() -> None:
-    """Be `ddpm-bench`."""
-    begin("ddpm_export.cli.bench")
-
-
-def export() -> None:
-    """Be `ddpm-export`."""
-    begin("ddpm_export.cli.export")
-
-
-def adopt() -> None:
-    """Be `ddpm-adopt`."""
-    begin("ddpm_export.cli.adopt")
+def _command(module: str, in_child: Callable[[], bool] = lambda: False) -> Callable[[], None]:
+    return lambda: begin(f"ddpm_export.cli.{module}", in_child=in_child())
 
 
 def _is_untrusted() -> bool:
     return any(word.partition("=")[0] == "--untrusted" for word in sys.argv)
+
+
+run, edit = _command("run", _is_untrusted), _command("edit", _is_untrusted)
+check = _command("check", lambda: True)  # a file that is checked is not trusted yet
+dataset, evaluate, bench = _command("dataset"), _command("eval"), _command("bench")
+export, adopt = _command("export"), _command("adopt")
 
 
 def begin(module: str, *, in_child: bool = False) -> None:

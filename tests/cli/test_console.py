@@ -150,7 +150,7 @@ entry_point(command)()
 
 
 @pytest.mark.parametrize(
-    ("redirection", "options", "code", "told"),
+    ("redirection", "options", "code", "err"),
     [
         (">/dev/full", [], 5, b"error: The output cannot be written: No space left on device.\n"),
         ("| true", [], 5, b"error: The output cannot be written: Broken pipe.\n"),
@@ -161,11 +161,11 @@ entry_point(command)()
     ],
 )
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_streams_that_are_closed_or_full(redirection, options, code, inputs):
+def test_streams_that_are_closed_or_full(redirection, options, code, err):
     program = STREAMS.replace("OPTIONS", repr(options))
     line = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", line, sys.executable, program], capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (code, inputs)
+    assert (done.returncode, done.stderr) == (code, err)
     assert b"error" not in done.stdout
 
 
