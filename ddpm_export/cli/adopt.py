@@ -91,7 +91,7 @@ def adopt(
         weights = weights or "ema"
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
         loaded = load_network(file, network, spec, arguments=options, weights=weights)
-    write_files(file, loaded, paths, output, defaults, weights)
+    write_files(file, loaded, paths, output, defaults, weights, write=exporting.export_all)
 
 
 def spec_of(

@@ -46,7 +46,7 @@ def export(
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
     finite, 130 interrupted.
     """
-    from ddpm_export.exporting.export import is_foreign
+    from ddpm_export.exporting.export import export_all, is_foreign
     from ddpm_export.exporting.formats import FORMATS
     from ddpm_export.importers.load import load_checkpoint
 
@@ -57,7 +57,7 @@ def export(
         paths = output.paths(checkpoint, "unet")
         steps, options = defaults.steps_to_import(), options_from_settings(config, settings or [])
         loaded = load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=steps)
-        write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", imported=True)
+        write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", write=export_all, imported=True)
         return
     paths = output.paths(checkpoint, path.stem)
     given = {"--weights": weights, "--config": config, "--set": settings or None, "--plans": defaults.plans}
@@ -66,7 +66,7 @@ def export(
         flags += defaults.given
     if flags:
         raise UsageError(f"{flags[0]} does not apply to an exported file, such as {checkpoint}.")
-    write_files(checkpoint, path, paths, output, defaults)
+    write_files(checkpoint, path, paths, output, defaults, write=export_all)
 
 
 main = entry_point(export, EXAMPLES)

@@ -1,6 +1,7 @@
 """Write a network as files and report them: what export and adopt share."""
 
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -163,10 +164,10 @@ def write_files(
     defaults: Defaults,
     weights: str | None = None,
     *,
+    write: Callable[..., Iterable[Any]],
     imported: bool = False,
 ) -> None:
     """Write a network as files by `export_all`, with these defaults, and report each."""
-    from ddpm_export.exporting.export import export_all
     from ddpm_export.importers.checkpoint import Checkpoint
 
     notes, importer = list[str](), None
@@ -181,7 +182,7 @@ def write_files(
     calibrate = None if output.precision == "float32" else 256 if output.calibrate is None else output.calibrate
     opens = "all" if output.opens == "all" else tuple(filter(None, (output.opens or "").split(",")))
     with progress(len(paths), "exporting") as advance:
-        for report in export_all(
+        for report in write(
             loaded, paths, storage=output.storage, calibrate=calibrate, opens=opens, defaults=defaults.applied
         ):
             reports.append(report)
