@@ -162,12 +162,12 @@ def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypa
     shutil.copytree(sets["npy"][0], folder)
     usual = ["--out", folder, "--format", "npy", "--shards", 5]
     cases = {
-        "seed 3, not 4": (model, ["--seed", 4]),
-        "n 23, not 24": (model, ["--n", 24]),
-        "shards 5, not 6": (model, ["--shards", 6]),
-        "format 'npy', not 'png'": (model, ["--format", "png"]),
-        "num_steps 4, not 5": (model, ["--steps", 5]),
-        "label": (model, ["--label", "hat"]),
+        "--seed 3, not 4": (model, ["--seed", 4]),
+        "--n 23, not 24": (model, ["--n", 24]),
+        "--shards 5, not 6": (model, ["--shards", 6]),
+        "--format 'npy', not 'png'": (model, ["--format", "png"]),
+        "--steps 4, not 5": (model, ["--steps", 5]),
+        "--label": (model, ["--label", "hat"]),
     }
     for words, (which, arguments) in cases.items():
         assert_refused(run_here(main, "make", which, *ASKED, *usual, *arguments), 2, words, "Choose another --out.")
@@ -176,7 +176,11 @@ def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypa
     assert_refused(run_here(main, "make", other, *ASKED, *usual), 2, "model_sha256")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("a year's work")
-    assert_refused(run_here(main, "make", model, *ASKED, *usual, "--out", tmp_path / "mine"), 2, "is not empty")
+    assert_refused(
+        run_here(main, "make", model, *ASKED, *usual, "--out", tmp_path / "mine"),
+        2,
+        "--out must be an empty folder or a set of pictures",
+    )
 
     begun = jobs.begin(model, open_model(model)[1], folder, asked_of(seed=3), format="npy", shards=5)
     monkeypatch.setattr(jobs, "instructions", lambda: "a390 vfma")
@@ -228,7 +232,7 @@ def test_a_shard_that_was_changed_is_not_read(model, tmp_path):
     np.save(path, pixels)
     images = open_dataset("shards", tmp_path / "a", image_shape=(1, 6, 5)).images
     images[:11]
-    with pytest.raises(BadFileError, match=r"00001-of-00002.npy does not hold the pictures"):
+    with pytest.raises(BadFileError, match=r"00001-of-00002.npy holds other pictures"):
         images[11:12]
     (tmp_path / "a" / "manifest.json").unlink()
     with pytest.raises(BadFileError, match="No such file"):
@@ -378,7 +382,7 @@ def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
     pixels[7, 2, 2] ^= 1
     np.save(shard, pixels)
     shutil.rmtree(folder / ".features")
-    assert_refused(run_here(main, "score", *on_workers), 3, shard.name, "does not hold the pictures")
+    assert_refused(run_here(main, "score", *on_workers), 3, shard.name, "holds other pictures")
 
 
 def test_a_set_is_made_and_scored_in_this_process_too(scoring, tmp_path):
@@ -392,6 +396,6 @@ def test_options_of_scoring_that_make_no_sense_are_refused(scoring):
     for words, arguments in {
         "--engine must be process or ray": ["--engine", "spark"],
         "--metrics must be some of": ["--metrics", "bits"],
-        "--data cifar10 needs the place": ["--data", "cifar10"],
+        "--data cifar10 needs its folder or file": ["--data", "cifar10"],
     }.items():
         assert_refused(run_here(main, "score", *scoring[1], *arguments), 2, words)

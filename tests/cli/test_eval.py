@@ -241,16 +241,28 @@ def test_likelihood_alone_and_beside_the_bound(place):
         ),
         (["--metrics", "bits", "--strip", "s.png"], 2, "--strip must end in .png and needs --metrics rate"),
         (["--metrics", "rate", "--strip", "s.gif"], 2, "--strip must end in .png and needs --metrics rate"),
-        (["--data", "noto-emoji:real:train"], 2, "--data noto-emoji:real:train names a part, but noto-emoji has only"),
-        (["--data", "cifar10"], 2, "--data cifar10 needs the place where it lies. Write cifar10:PLACE."),
-        (["--metrics", "bits", "--n", "-3"], 2, "--n must be between 1 and 120, the images of the reference, got -3."),
-        (["--metrics", "bits", "--n", "0"], 2, "--n must be between 1 and 120, the images of the reference, got 0."),
+        (["--data", "noto-emoji:real:train"], 2, "--data noto-emoji:real:train names a split, but noto-emoji has none"),
+        (["--data", "cifar10"], 2, "--data cifar10 needs its folder or file. Write cifar10:PLACE."),
+        (
+            ["--metrics", "bits", "--n", "-3"],
+            2,
+            "--n must be between 1 and 120, the number of images in the reference, got -3.",
+        ),
+        (
+            ["--metrics", "bits", "--n", "0"],
+            2,
+            "--n must be between 1 and 120, the number of images in the reference, got 0.",
+        ),
         (
             ["--metrics", "bits", "--n", "121"],
             2,
-            "--n must be between 1 and 120, the images of the reference, got 121.",
+            "--n must be between 1 and 120, the number of images in the reference, got 121.",
         ),
-        (["--metrics", "fid,bits", "--n", "500"], 2, "--n must be between 1 and 120, the images of the reference"),
+        (
+            ["--metrics", "fid,bits", "--n", "500"],
+            2,
+            "--n must be between 1 and 120, the number of images in the reference",
+        ),
         (["--extractor", "none.onnx"], 3, "none.onnx"),
         (["--samples", "none.npy"], 3, "none.npy"),
         (["--samples", "fashion-mnist:test"], 3, "the network takes (6, 5, 1)"),
@@ -259,7 +271,11 @@ def test_likelihood_alone_and_beside_the_bound(place):
         (["--samples", "x" * 300], 3, "File name too long"),
         (["--data", "x" * 300], 3, "File name too long"),
         (["--extractor", "x" * 300], 3, "no such file"),
-        (["--samples", "real", "--n", "121"], 2, "--n must be between 1 and 120, the images of --samples, got 121."),
+        (
+            ["--samples", "real", "--n", "121"],
+            2,
+            "--n must be between 1 and 120, the number of images in --samples, got 121.",
+        ),
         (["--metrics", "bits", "--curve", "c.png"], 2, "--curve must end in .csv, got 'c.png'."),
         (["--data", "nowhere"], 3, "nowhere"),
         (["--n", "0"], 2, "n must be at least 1, got 0."),
@@ -327,4 +343,4 @@ def test_classes_that_cannot_be_scored(classed, arguments, message, monkeypatch)
 def test_a_reference_of_other_classes_is_refused(classed):
     (classed / "real" / "bag").rename(classed / "real" / "cap")
     ending = evaluated(classed, "--n", 6, "--steps", 2, "--metrics", "class_fid")
-    assert_refused(ending, 2, "The classes of real must be bag, coat, shoe, those of the images, got cap, coat, shoe.")
+    assert_refused(ending, 2, "The classes of real must be the images' bag, coat, shoe, got cap, coat, shoe.")

@@ -152,7 +152,7 @@ REFUSED = [  # what the command refuses itself, what typer does, and one of each
     (["--threads", 0], "threads must be between 1 and 1024, got 0"),
     (["--provider", "tpu"], "provider must be one of cpu, cuda"),
     (["--out", "a.jpg"], "must end in .png"),
-    (["--from", "x_T.npy", "--each-label"], "--each-label does not apply with --from"),
+    (["--from", "x_T.npy", "--each-label"], "Give --each-label or --from, not both"),
     (["--untrusted", "--trust"], "Give --untrusted or --trust, not both"),
     (["--nope"], "--nope"),
     (["more"], "more"),
