@@ -167,10 +167,10 @@ def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypa
         "--shards 5, not 6": (model, ["--shards", 6]),
         "--format 'npy', not 'png'": (model, ["--format", "png"]),
         "--steps 4, not 5": (model, ["--steps", 5]),
-        "--label": (model, ["--label", "hat"]),
+        "labels": (model, ["--label", "hat"]),
     }
     for words, (which, arguments) in cases.items():
-        assert_refused(run_here(main, "make", which, *ASKED, *usual, *arguments), 2, words, "Choose another --out.")
+        assert_refused(run_here(main, "make", which, *ASKED, *usual, *arguments), 2, words, "Choose another folder.")
     spec = tiny_spec(inputs=(LABEL,), requires=("inputs",), source={"importer": "own"})
     other.write_bytes(told_model(spec))
     assert_refused(run_here(main, "make", other, *ASKED, *usual), 2, "model_sha256")

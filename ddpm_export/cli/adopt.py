@@ -40,9 +40,12 @@ def adopt(
     config: Config = None,
     settings: Settings = None,
     schedule: Annotated[
-        str | None, what("Its betas, such as linear,beta_end=0.01, or sigmas: karras,sigma_min=0.002,sigma_max=80.")
+        str | None,
+        what(
+            "The schedule: betas such as linear,beta_end=0.01, or sigmas such as karras,sigma_min=0.002,sigma_max=80."
+        ),
     ] = None,
-    image_shape: Annotated[str | None, what("C,H,W, such as 1,28,28. [default: as the .onnx says]")] = None,
+    image_shape: Annotated[str | None, what("C,H,W, such as 1,28,28. [default: the .onnx's]")] = None,
     timesteps: Annotated[int, what("T, the number of training timesteps.")] = 1000,
     prediction: Annotated[
         str | None, what("What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]")
@@ -51,7 +54,7 @@ def adopt(
     inputs: Annotated[
         list[str] | None,
         what(
-            "Another input besides x_t and t, such as y:label:10:none=10, scale:vector:5, "
+            "An input other than x_t and t, such as y:label:10:none=10, scale:vector:5, "
             "mask:image:3,28,28:none=0 or x_0_prev:previous. Repeatable.",
             "--input",
         ),
@@ -117,7 +120,7 @@ def spec_of(
         bound = None if clip == "none" else float(clip)
     except ValueError as exc:
         raise UsageError(
-            f"--image-shape and --clip must be such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
+            f"--image-shape and --clip must be numbers such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
         ) from exc
     betas = betas_from_name(schedule_name, timesteps, **parameters)
     try:
@@ -150,7 +153,7 @@ def input_from_text(text: str, image_shape: tuple[int, ...]) -> "Input":
             return Input(name, kind, tuple(int(size) for size in items.split(",")), none)
     except ValueError as exc:
         raise UsageError(
-            "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or "
+            "--input must look like y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or "
             f"x_0_prev:previous, got {shown(text)}."
         ) from exc
     is_count = items.isascii() and items.isdecimal()

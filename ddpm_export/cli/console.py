@@ -93,10 +93,10 @@ def _ending_of(exc: BaseException) -> tuple[int, str]:
 
 
 def with_flags(text: str, fields: Iterable[str]) -> str:
-    """Return a message with each of these fields replaced by its flag."""
+    """Return a message in which the first mention of each field is its flag."""
     for field in fields:
         if field in FLAGS:  # neither within a quoted value or a path nor where it is a flag already
-            text = re.sub(rf"(?<![\w'\"/.-]){re.escape(field)}(?![\w'\"=/-]|\.\w)", FLAGS[field], text)
+            text = re.sub(rf"(?<![\w'\"/.-]){re.escape(field)}(?![\w'\"=/-]|\.\w)", FLAGS[field], text, count=1)
     return text
 
 

@@ -42,7 +42,7 @@ def make(
     format: Annotated[  # noqa: A002
         str | None, where("parquet, tar (WebDataset), npy or png. [default: npy]")
     ] = None,
-    shards: Annotated[int | None, where("Number of files. [default: one for 1000 images]")] = None,
+    shards: Annotated[int | None, where("Number of files. [default: one per 1000 images]")] = None,
     engine: EngineText = None,
     runtime: Runtime,
     mixed: Mixed = False,

@@ -1,4 +1,4 @@
-"""How typer sees a command: its options in titled groups with an example below each, records of options spread out."""
+"""Help and options: titled groups with an example below each, and records of options spread out for typer."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ WHAT, HOW, WHERE, SAFETY, HELP, OPTIONS = "What", "How", "Where", "Safety", "Hel
 GROUPS = (WHAT, HOW, OPTIONS, WHERE, SAFETY, HELP)
 EVERYWHERE = ("help", "install_completion", "show_completion")  # options that typer adds
 
-LIKE_LIMITS = re.compile(r"\d+(\.\d+)?[A-Za-z]*(,.*)?")  # also wrong ones, which are then refused as such
+LIKE_LIMITS = re.compile(r"\d+(\.\d+)?[A-Za-z]*(,.*)?")  # wrong ones too, which are then refused
 
 Examples = Mapping[str, str]  # by the title of a group, a command line that uses it
 
@@ -35,7 +35,7 @@ class Command(typer.core.TyperCommand):
     examples: ClassVar[Examples] = {}
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the groups, and below each its example."""
+        """Write each group with its example below."""
         groups: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -55,7 +55,7 @@ class Command(typer.core.TyperCommand):
 
 
 def with_limits(args: Sequence[str]) -> list[str]:
-    """Return arguments in which --untrusted has a value: what follows it where that is limits, else the usual ones."""
+    """Return arguments in which --untrusted has a value: the limits that follow it, or else the usual ones."""
     given = list(args)
     for k, word in enumerate(given):
         if word == "--untrusted" and not LIKE_LIMITS.fullmatch("".join(given[k + 1 : k + 2])):
@@ -73,7 +73,7 @@ def _title_of(parameter: Any) -> str:
 def add_command(
     app: typer.Typer, function: Callable[..., None], name: str | None = None, examples: Examples | None = None
 ) -> None:
-    """Add a command to an app: a function whose annotations describe its options, or are records of options."""
+    """Add a command to an app: a function whose annotations are options or records of options."""
     cls = type("Command", (Command,), {"examples": examples or {}})
     app.command(name, cls=cls)(spread(function))
 

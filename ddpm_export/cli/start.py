@@ -1,6 +1,6 @@
-"""Where every command begins: signals are heeded before anything is imported, then the command is. Knows no option.
+"""Where every command begins: with handlers for signals, before the command is imported. Knows no option.
 
-Until the handlers stand, Ctrl-C is a traceback: so nothing is imported here that Python has not loaded itself.
+Until the handlers are set, Ctrl-C prints a traceback, so this imports nothing that Python has not already loaded.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ export, adopt = _command("export"), _command("adopt")
 
 
 def begin(module: str, *, in_child: bool = False) -> None:
-    """Import a command's module and be its `main`, here or in a child; a signal ends it with 130 and one line, always.
+    """Import a command's module and run its `main`, here or in a child; a signal ends it with 130 and one line.
 
-    While it is imported there is nothing to clear away, and the process ends at once. An exception would not do: raised
-    within an import, it can come out as an ImportError.
+    While it is imported there is nothing to clear away, and a signal ends the process at once: an exception raised
+    within an import can come out as an ImportError.
     """
     heed(end)
-    for number in range(3):  # a stream that is closed: the next file that is opened would be taken for it
+    for number in range(3):  # of a closed stream, which the next opened file would become
         try:
             os.fstat(number)
         except OSError:
@@ -58,8 +58,7 @@ def begin(module: str, *, in_child: bool = False) -> None:
     except KeyboardInterrupt:  # between the command's end and its caller
         say("stopped.")
         code = STOPPED
-    # what is still at work, such as a graph in its thread, is not waited for, nor is Python tidied up, which takes a
-    # tenth of a second in which a signal would end the process as if nothing had been done
+    # neither threads nor Python's own tidying up are waited for: a signal would then end the process with another code
     heed(signal.SIG_IGN)
     from contextlib import suppress
 
@@ -70,7 +69,7 @@ def begin(module: str, *, in_child: bool = False) -> None:
 
 
 def _watch(module: str) -> None:
-    """Run a command in a child and end with its exit code, or tell in one line what became of it."""
+    """Run a command in a child and exit with its code, or with one line where it failed to end."""
     from ddpm_export.cli.signals import interruptible
     from ddpm_export.errors import DdpmExportError, printable
     from ddpm_export.sandbox.child import run_in_child

@@ -103,7 +103,7 @@ class Output:
     opens: Annotated[
         str | None,
         where(
-            "What a sampler, slice or edit leaves to its user: all, or some of steps,eta,times,plan,guidance. "
+            "Choices that a sampler, slice or edit leaves to its user: all, or some of steps,eta,times,plan,guidance. "
             "[default: none; they are fixed to the file's defaults]",
             "--open",
             metavar="CHOICE,CHOICE",
@@ -116,9 +116,9 @@ class Output:
     precision: Annotated[
         str, where("float32, or int8: convolutions computed in 8-bit integers, slightly different images.")
     ] = "float32"
-    calibrate: Annotated[int | None, where("With --precision int8: evaluations to find its ranges. [default: 256]")] = (
-        None
-    )
+    calibrate: Annotated[
+        int | None, where("With --precision int8: how many evaluations find its ranges. [default: 256]")
+    ] = None
     out: Annotated[
         Path | None,
         where("A file x.onnx, x.ts or x.pt2, or a folder. [default: the checkpoint's folder, or the current one]"),

@@ -148,7 +148,7 @@ def _refuse_another(out: Path, found: dict[str, Any], about: dict[str, Any], mix
         was, now = flat.get(name), asked.get(name)
         if name not in ("settings", "machine") and was != now:
             raise UsageError(
-                f"out {str(out)!r} has a set with {name} {shown(was)}, not {shown(now)}. Choose another out.",
+                f"out {str(out)!r} has a set with {name} {shown(was)}, not {shown(now)}. Choose another folder.",
                 name,
                 "out",
             )
@@ -160,7 +160,7 @@ def _other_machine(out: str | Path, was: dict[str, str], now: dict[str, str]) ->
     then, here = (", ".join(f"{name} {side[name]}" for name in was if was[name] != now[name]) for side in (was, now))
     return (
         f"out {str(out)!r} was begun with {then}; with {here}, as here, pictures may differ by a level. Continue with "
-        "mixed, or choose another out."
+        "mixed, or choose another folder."
     )
 
 

@@ -176,12 +176,12 @@ def test_an_input_is_declared_in_few_words(text, declared):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("y", "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or"),
-        ("y:label", "--input must be such as"),
-        ("y:label:3:4", "--input must be such as"),
-        ("y:label:3:none=three", "--input must be such as"),
-        ("scale:vector:five", "--input must be such as"),
-        ("scale:vector", "--input must be such as"),
+        ("y", "--input must look like y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or"),
+        ("y:label", "--input must look like"),
+        ("y:label:3:4", "--input must look like"),
+        ("y:label:3:none=three", "--input must look like"),
+        ("scale:vector:five", "--input must look like"),
+        ("scale:vector", "--input must look like"),
         ("y:label:5000", "the classes of input 'y' must be 1 to 4096 names"),
         ("y:label:0", "must be 1 to 4096 names"),
         ("y:label:cat,cat", "must have different names"),
@@ -209,6 +209,6 @@ def test_a_configuration_file_is_read_and_changed_by_settings(here, command):
     assert ending[0] == 3, ending  # the weights are of width 5
     for content in ("[1]", "{", ""):
         (here / "arguments.json").write_text(content)
-        with pytest.raises(BadFileError, match="must hold a JSON object"):
+        with pytest.raises(BadFileError, match="must contain a JSON object"):
             options_from_settings(here / "arguments.json", [])
     assert command("adopt", "weights.pt", *OWN, *SPEC, "--config", "missing.json")[0] == 3

@@ -110,7 +110,7 @@ def test_files_that_cannot_be_compared_are_refused(command, tmp_path):
     a, b, c = (tmp_path / f"{name}.onnx" for name in contents)
     for arguments, ended, words in (
         ((a, c), 2, "c.onnx must be of the same network as"),
-        ((a, b), 4, "b.onnx, cpu must give what a.onnx, cpu gives within 0.01, got"),
+        ((a, b), 4, "b.onnx, cpu must agree with a.onnx, cpu within 0.01, got a relative error of"),
         ((a, a), 2, "The models must be different files"),
         ((a, "--batches", "0,1"), 2, "--batches must all be at least 1, got 0,1."),
         ((tmp_path / "d.onnx",), 3, "d.onnx: no such file"),

@@ -128,7 +128,7 @@ REFUSED = [
     (["--input", "v=a,b"], "--input v must be numbers or an .npy, got 'a,b'"),
     (["--input", "v=1,2,3"], r"Input 'v' must have shape (2,) or (K, 2), got float64 (3,)"),
     (["--input", "v=nan,1"], "Input 'v' must be finite"),
-    (["--input", "deep=x.png"], "--input deep must be an .npy, since it has 2 channels, got 'x.png'"),
+    (["--input", "deep=x.png"], "--input deep has 2 channels and must be an .npy, got 'x.png'"),
 ]
 
 

@@ -170,7 +170,7 @@ def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words, mo
     ("arguments", "code", "words"),
     [
         (["--out", "x.png"], 2, "--out must end in .npy, got 'x.png'."),
-        (["--out", "x.npy", "--sampler", "ddim:eta=1"], 2, "Inverting needs a sampler that adds no noise."),
+        (["--out", "x.npy", "--sampler", "ddim:eta=1"], 2, "Inverting needs a --sampler that adds no noise."),
     ],
 )
 def test_what_cannot_be_inverted(place, arguments, code, words, monkeypatch):

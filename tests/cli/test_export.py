@@ -84,7 +84,7 @@ def test_options_choose_the_default_guidance():
     [
         ({"sampler": "ddim:grid=even"}, "grid must be one of"),
         ({"steps": "0"}, "number of steps must be from 1 to"),
-        ({"steps": "a"}, "--steps must be a number of steps"),
+        ({"steps": "a"}, "--steps must be a number"),
         ({"plan": "heun-3"}, "plan must be one of"),
         ({"sampler": "euler"}, "sampler must be one of"),
         ({"plans": ["heun"]}, "plans must be given as sampler:steps,steps"),

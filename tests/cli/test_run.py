@@ -142,7 +142,7 @@ def test_every_ending_shows_the_same_images(tmp_path, shape):
 REFUSED = [  # what the command refuses itself, what typer does, and one of each thing that the library checks
     (["--n", 0], "n must be at least 1, got 0"),
     (["--n", "many"], "--n"),
-    (["--steps", "many"], "--steps must be a number of steps"),
+    (["--steps", "many"], "--steps must be a number"),
     (["--steps", 2000], f"must be from 1 to {T}, the model's own, got 2000"),
     (["--steps", "3,30"], "must strictly fall"),
     (["--sampler", "nonsense"], "sampler must be one of ddpm, ddim"),
