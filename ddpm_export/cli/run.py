@@ -27,8 +27,7 @@ def run(
     *,
     n: N = None,
     each_label: Annotated[
-        bool,
-        what("A row of images for each class, or for each of --label, with its name. [default of --n: 10 a row]"),
+        bool, what("A row of images for each class, or for each of --label, with its name. [default of --n: 10 a row]")
     ] = False,
     noise: Annotated[Path | None, what("Noise to start from, as ddpm-edit invert writes it.", "--from")] = None,
     options: ImageOptions,

@@ -29,9 +29,7 @@ Data = Annotated[
 ]
 Extractor = Annotated[
     Path | None,
-    what(
-        "An ONNX file with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]",
-    ),
+    what("An ONNX file with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]"),
 ]
 
 

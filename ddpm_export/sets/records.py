@@ -28,10 +28,7 @@ ABOUT = {
     "format": choice(NAMES),
     "image_shape": array(integer(1, 2**16), 3, 3),
 }
-LABELS = {
-    "classes": array(text(1000), 1, 2**13),
-    "labels": array(integer(0, 2**13), 1, 2**20),
-}
+LABELS = {"classes": array(text(1000), 1, 2**13), "labels": array(integer(0, 2**13), 1, 2**20)}
 SET: Form = record({**ABOUT, "machine": MACHINE}, LABELS)
 RECORD: Form = record(
     {"shard": integer(0, MAX_SHARDS), "bytes": integer(0, 2**63), "digest": SHA256, "machine": MACHINE}

@@ -103,9 +103,7 @@ def test_ten_of_each_label_unless_said_otherwise(model, tmp_path):
 
 def test_the_interval_alone_keeps_the_models_scale(tmp_path):
     spec = tiny_spec(
-        inputs=(LABEL,),
-        requires=("inputs", "guidance"),
-        defaults=Defaults(num_steps=4, guidance=Guidance(2.5)),
+        inputs=(LABEL,), requires=("inputs", "guidance"), defaults=Defaults(num_steps=4, guidance=Guidance(2.5))
     )
     (tmp_path / "m.onnx").write_bytes(told_model(spec))
     ending = run_here(main, tmp_path / "m.onnx", "--guidance", "@3-20.5", "--out", tmp_path / "a.npy", "--json")
