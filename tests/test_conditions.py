@@ -126,11 +126,7 @@ def test_the_files_guidance_counts_where_nothing_is_said(opened):
         ((LABEL,), {"inputs": {"z": 1}}, "The model has no input 'z'; it has y"),
         ((LABEL,), {"guidance": -1}, "guidance must be a number from 0 to 100"),
         ((LABEL, STRENGTH), {}, r"Input 'strength', of kind vector and shape \(1,\), must be given"),
-        (
-            (STRENGTH,),
-            {"label": 0, "inputs": {"strength": 1}},
-            "label does not apply: the network has no classes",
-        ),
+        ((STRENGTH,), {"label": 0, "inputs": {"strength": 1}}, "label does not apply: the network has no classes"),
         ((STRENGTH,), {"guidance": 2, "inputs": {"strength": 1}}, "guidance must be 1 for a network"),
         ((STRENGTH,), {"inputs": {"strength": np.nan}}, "Input 'strength' must be finite"),
         ((), {"label": "shoe"}, "label does not apply"),

@@ -207,7 +207,7 @@ def test_what_is_inverted_leads_back(tmp_path):
     np.testing.assert_array_equal(clipping.x_T, x_T)  # for what is clipped could not be found again
     assert clipping.rmse.min() > 10.0
     assert invert(model, pictures, num_steps=40).rmse.min() > 2.0 * rmse.max()
-    with pytest.raises(UsageError, match="Inverting needs a plan that adds no noise"):
+    with pytest.raises(UsageError, match="Inverting needs a sampler that adds no noise"):
         invert(model, pictures, eta=0.5)
 
 
@@ -231,7 +231,7 @@ REFUSED = [
     ({"images": IMAGES / 255, "mask": MASK}, "images must be uint8 (m, 6, 5, 1), got float64 (3, 6, 5, 1)."),
     ({"images": IMAGES, "mask": MASK[1:]}, "mask must be uint8 (6, 5), or one for each picture, got uint8 (5, 5)."),
     ({"images": IMAGES, "mask": MASK > 0}, "mask must be uint8 (6, 5), or one for each picture, got bool (6, 5)."),
-    ({"images": IMAGES, "mask": MASK[None][[0, 0]]}, "There must be one mask, or one for each of 3 pictures, got 2."),
+    ({"images": IMAGES, "mask": MASK[None][[0, 0]]}, "mask must hold one mask, or one for each of 3 pictures, got 2."),
     ({"x_T": np.zeros((2, 1, 5, 5))}, "x_T must be float32 (m, 1, 6, 5), got float64 (2, 1, 5, 5)."),
     ({"x_T": np.full((2, *GREY), np.nan)}, "x_T must be finite, got NaN or infinity."),
 ]

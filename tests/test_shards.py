@@ -55,7 +55,7 @@ def labels_of(numbers):
 
 @pytest.fixture(scope="module")
 def sets(model, tmp_path_factory):
-    """{format: (folder, what was told)} of the same pictures, in other numbers of shards."""
+    """{format: (folder, its facts)} of the same pictures, in other numbers of shards."""
     place = tmp_path_factory.mktemp("sets")
     shards = zip(FORMATS, (1, 4, 5, 23), strict=True)
     return {name: (place / name, made(model, place / name, "--format", name, "--shards", k)) for name, k in shards}
@@ -63,14 +63,14 @@ def sets(model, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_pictures_of_one_call_and_the_same_digest(sets, expected, name):
-    folder, given_inputs = sets[name]
+    folder, facts = sets[name]
     data = open_dataset("shards", folder, image_shape=(1, 6, 5))
     np.testing.assert_array_equal(data.images[:], expected)
     np.testing.assert_array_equal(data.images[[20, 0, 7]], expected[[20, 0, 7]])
     assert (data.labels.tolist(), data.classes) == (labels_of(NUMBERS), ("shoe", "bag", "hat", "none"))
-    assert given_inputs["digest"] == hexadecimal(digest_of(NUMBERS, expected, labels_of(NUMBERS)))
-    assert given_inputs["files"] == given_inputs["shards"] == {"parquet": 1, "tar": 4, "npy": 5, "png": 23}[name]
-    assert (given_inputs["made"], given_inputs["settings"]["seed"]) == (23, 3)
+    assert facts["digest"] == hexadecimal(digest_of(NUMBERS, expected, labels_of(NUMBERS)))
+    assert facts["files"] == facts["shards"] == {"parquet": 1, "tar": 4, "npy": 5, "png": 23}[name]
+    assert (facts["made"], facts["settings"]["seed"]) == (23, 3)
 
 
 def test_a_digest_sees_pixels_labels_and_order_and_adds_up(expected):
@@ -89,6 +89,28 @@ def test_a_digest_sees_pixels_labels_and_order_and_adds_up(expected):
     assert len(others | {whole}) == 4
 
 
+BY_DATASETS = """
+import sys, numpy as np, datasets
+found = datasets.load_dataset(sys.argv[2], split="train", cache_dir=sys.argv[3])
+np.save(sys.argv[1], np.stack([np.asarray(row["image"]) for row in found]))
+print(found.features["label"].int2str(found[0]["label"]), type(found.features["image"]).__name__)
+"""
+BY_WEBDATASET = """
+import sys, numpy as np, webdataset
+found = list(webdataset.WebDataset(sys.argv[2:], shardshuffle=False).decode("l8"))
+np.save(sys.argv[1], np.stack([sample["png"] for sample in found]))
+print(*[int(sample["__key__"]) for sample in found], *[sample["cls"] for sample in found])
+"""
+
+
+def read_by(code, tmp_path, *arguments):
+    """Return what a program prints that reads a set, and the pictures that it saves."""
+    line = [sys.executable, "-c", code, tmp_path / "a.npy", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split(), np.load(tmp_path / "a.npy")
+
+
 def test_parquet_is_read_by_pyarrow_and_datasets(sets, expected, tmp_path, monkeypatch):
     folder, _ = sets["parquet"]
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -97,42 +119,18 @@ def test_parquet_is_read_by_pyarrow_and_datasets(sets, expected, tmp_path, monke
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(table["image"][4]["bytes"]))), expected[4, ..., 0])
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    code = """
-import sys, numpy as np, datasets
-found = datasets.load_dataset(sys.argv[1], split="train", cache_dir=sys.argv[2])
-np.save(sys.argv[3], np.stack([np.asarray(row["image"]) for row in found]))
-print(found.features["label"].int2str(found[0]["label"]), type(found.features["image"]).__name__)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder, tmp_path / "cache", tmp_path / "a.npy"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.split() == ["shoe", "Image"], done
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected[..., 0])
+    printed, pixels = read_by(BY_DATASETS, tmp_path, folder, tmp_path / "cache")
+    assert printed == ["shoe", "Image"]
+    np.testing.assert_array_equal(pixels, expected[..., 0])
 
 
-def test_a_tar_is_read_by_webdataset(sets, expected):
-    folder, _ = sets["tar"]
-    code = """
-import sys, numpy as np, webdataset
-found = list(webdataset.WebDataset(sys.argv[2:], shardshuffle=False).decode("l8"))
-np.save(sys.argv[1], np.stack([sample["png"] for sample in found]))
-print(*[int(sample["__key__"]) for sample in found], *[sample["cls"] for sample in found])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder / "a.npy", *sorted(folder.glob("*.tar"))],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert list(map(int, done.stdout.split())) == [*NUMBERS, *labels_of(NUMBERS)], done
-    np.testing.assert_array_equal(np.load(folder / "a.npy"), expected[..., 0])
-    (folder / "a.npy").unlink()
+def test_a_tar_is_read_by_webdataset(sets, expected, tmp_path):
+    printed, pixels = read_by(BY_WEBDATASET, tmp_path, *sorted(sets["tar"][0].glob("*.tar")))
+    assert list(map(int, printed)) == [*NUMBERS, *labels_of(NUMBERS)]
+    np.testing.assert_array_equal(pixels, expected[..., 0])
 
 
-def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same(sets, model, tmp_path, monkeypatch):
+def test_a_stopped_set_continues_and_ends_the_same(sets, model, tmp_path, monkeypatch):
     whole = (sets["npy"][0] / "manifest.json").read_bytes()
     asked = ["--format", "npy", "--shards", 5]
     real, left = jobs.pictures, iter([0] * 18)
@@ -162,44 +160,41 @@ def test_another_set_model_or_machine_is_refused(sets, model, tmp_path, monkeypa
     shutil.copytree(sets["npy"][0], folder)
     usual = ["--out", folder, "--format", "npy", "--shards", 5]
     cases = {
-        "seed 3, not 4": (model, ["--seed", 4]),
-        "n 23, not 24": (model, ["--n", 24]),
-        "shards 5, not 6": (model, ["--shards", 6]),
-        "format 'npy', not 'png'": (model, ["--format", "png"]),
-        "num_steps 4, not 5": (model, ["--steps", 5]),
-        "label": (model, ["--label", "hat"]),
+        "--seed 3, not 4": (model, ["--seed", 4]),
+        "--n 23, not 24": (model, ["--n", 24]),
+        "--shards 5, not 6": (model, ["--shards", 6]),
+        "--format 'npy', not 'png'": (model, ["--format", "png"]),
+        "--steps 4, not 5": (model, ["--steps", 5]),
+        "labels": (model, ["--label", "hat"]),
     }
     for words, (which, arguments) in cases.items():
-        assert_refused(run_here(main, "make", which, *ASKED, *usual, *arguments), 2, words, "Choose another --out.")
+        assert_refused(run_here(main, "make", which, *ASKED, *usual, *arguments), 2, words, "Choose another folder.")
     spec = tiny_spec(inputs=(LABEL,), requires=("inputs",), source={"importer": "own"})
     other.write_bytes(told_model(spec))
     assert_refused(run_here(main, "make", other, *ASKED, *usual), 2, "model_sha256")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("a year's work")
-    assert_refused(run_here(main, "make", model, *ASKED, *usual, "--out", tmp_path / "mine"), 2, "is not empty")
+    assert_refused(
+        run_here(main, "make", model, *ASKED, *usual, "--out", tmp_path / "mine"),
+        2,
+        "--out must be an empty folder or a set of pictures",
+    )
 
     begun = jobs.begin(model, open_model(model)[1], folder, asked_of(seed=3), format="npy", shards=5)
     monkeypatch.setattr(jobs, "instructions", lambda: "a390 vfma")
     assert_refused(run_here(main, "make", model, *ASKED, *usual), 2, "instructions", "a390 vfma", "--mixed")
     with pytest.raises(EnvironmentProblem, match="a390 vfma"):
         jobs.opened_for(begun)
+    with pytest.raises(BadFileError, match="not the file"):
+        jobs.opened_for(dataclasses.replace(begun, model=str(other)))
     next(folder.glob("*.npy")).unlink()
-    given_inputs = made(model, folder, "--shards", 5, "--mixed")
-    assert [machine["instructions"] == "a390 vfma" for machine in given_inputs["machines"]].count(True) == 1
-    assert len(given_inputs["machines"]) == 2
+    facts = made(model, folder, "--shards", 5, "--mixed")
+    assert [machine["instructions"] == "a390 vfma" for machine in facts["machines"]].count(True) == 1
+    assert len(facts["machines"]) == 2
 
 
 def asked_of(**changes):
     return {"n": 23, "first": 5, "label": ["bag", "none", "shoe"], "batch": 4, **changes}
-
-
-def test_a_model_that_was_changed_meanwhile_is_refused(model, tmp_path):
-    copy = tmp_path / "m.onnx"
-    copy.write_bytes(model.read_bytes())
-    job = jobs.begin(copy, open_model(copy)[1], tmp_path / "a", asked_of(seed=3), format="npy")
-    copy.write_bytes(told_model(tiny_spec(inputs=(LABEL,), requires=("inputs",), source={"importer": "own"})))
-    with pytest.raises(BadFileError, match="not the file"):
-        jobs.opened_for(job)
 
 
 def test_options_that_make_no_sense_are_refused(model, tmp_path):
@@ -228,7 +223,7 @@ def test_a_shard_that_was_changed_is_not_read(model, tmp_path):
     np.save(path, pixels)
     images = open_dataset("shards", tmp_path / "a", image_shape=(1, 6, 5)).images
     images[:11]
-    with pytest.raises(BadFileError, match=r"00001-of-00002.npy does not hold the pictures"):
+    with pytest.raises(BadFileError, match=r"00001-of-00002.npy holds other pictures"):
         images[11:12]
     (tmp_path / "a" / "manifest.json").unlink()
     with pytest.raises(BadFileError, match="No such file"):
@@ -286,16 +281,14 @@ def scoring(tmp_path_factory):
     return place, [place / "m.onnx", *usual, "--metrics", "is,fid,kid,pr,accuracy,class_fid", "--steps", 30]
 
 
-def scored(words, *options):
-    ending = run_here(evaluate, *words, *options)
+def scored(words, *options, by=(evaluate,)):
+    ending = run_here(*by, *words, *options)
     assert ending.code == 0, ending
     return json.loads(ending.out)
 
 
 def scored_in_shards(words, *options):
-    ending = run_here(main, "score", *words, *options)
-    assert ending.code == 0, ending
-    return json.loads(ending.out)
+    return scored(words, *options, by=(main, "score"))
 
 
 @pytest.mark.long
@@ -326,10 +319,10 @@ def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_pa
     assert not (out / "manifest.json").exists()
     with begun("score", *usual, *asked, *on_workers, code=DATASET) as process:
         kill_worker(process, ".features/*/*.npy", 3)
-        given_inputs, errors = process.communicate(timeout=120)
+        facts, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert all(line.startswith(b"sampling: ") for line in errors.splitlines()), errors
-    assert json.loads(given_inputs) == expected  # and nothing else, of Ray's
+    assert json.loads(facts) == expected  # and nothing else, of Ray's
     assert (out / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
     assert not list(out.rglob("*part*"))
     monkeypatch.setitem(sys.modules, "ray", None)  # nothing is left to make
@@ -378,7 +371,7 @@ def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
     pixels[7, 2, 2] ^= 1
     np.save(shard, pixels)
     shutil.rmtree(folder / ".features")
-    assert_refused(run_here(main, "score", *on_workers), 3, shard.name, "does not hold the pictures")
+    assert_refused(run_here(main, "score", *on_workers), 3, shard.name, "holds other pictures")
 
 
 def test_a_set_is_made_and_scored_in_this_process_too(scoring, tmp_path):
@@ -392,6 +385,6 @@ def test_options_of_scoring_that_make_no_sense_are_refused(scoring):
     for words, arguments in {
         "--engine must be process or ray": ["--engine", "spark"],
         "--metrics must be some of": ["--metrics", "bits"],
-        "--data cifar10 needs the place": ["--data", "cifar10"],
+        "--data cifar10 needs its folder or file": ["--data", "cifar10"],
     }.items():
         assert_refused(run_here(main, "score", *scoring[1], *arguments), 2, words)

@@ -8,18 +8,14 @@ class Rude:
         raise ZeroDivisionError
 
 
-def doubled(times):
+def nested(times, pair):
     value = ()
     for _ in range(times):
-        value = (value, value)
+        value = pair(value)
     return value
 
 
-def deep(times):
-    value = []
-    for _ in range(times):
-        value = [value]
-    return value
+DOUBLED, DEEP = nested(100, lambda value: (value, value)), nested(10**5, lambda value: [value])
 
 
 @pytest.mark.parametrize("value", [3, "a\n" * 20, [1.5, None], {"a": 1, "b": (2,)}, {3}, b"x", 10**70, True])
@@ -32,6 +28,6 @@ def test_what_is_long_is_cut(value):
     assert shown(value) == repr(value)[:77] + "..."
 
 
-@pytest.mark.parametrize("value", [doubled(100), deep(10**5), 10**9000, Rude(), {(): doubled(80)}], ids=range(5))
+@pytest.mark.parametrize("value", [DOUBLED, DEEP, 10**9000, Rude(), {(): DOUBLED}], ids=range(5))
 def test_what_has_no_bearable_repr_is_shown_all_the_same(value):
     assert 0 < len(shown(value)) <= 80

@@ -1,4 +1,4 @@
-"""`ddpm-adopt`: make files of a network that no importer knows: anybody's .onnx, or a class of one's own."""
+"""`ddpm-adopt`: write files of a network that no importer knows: anyone's .onnx, or your own class."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddpm_export.cli.console import entry_point
-from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE
+from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, what
 from ddpm_export.cli.options import Config, Network, Settings, Untrusted, limits_of
 from ddpm_export.cli.texts import options_from_settings
 from ddpm_export.cli.writing import Defaults, Output, write_files
@@ -36,46 +36,35 @@ def adopt(
     *,
     network: Network = None,
     weights: Annotated[
-        str | None,
-        typer.Option(
-            help="With --network: ema (averaged) or raw (of the last step). [default: ema]", rich_help_panel=WHAT
-        ),
+        str | None, what("With --network: ema (averaged) or raw (of the last step). [default: ema]")
     ] = None,
     config: Config = None,
     settings: Settings = None,
     schedule: Annotated[
         str | None,
-        typer.Option(
-            help="Its betas, such as linear,beta_end=0.01, or sigmas: karras,sigma_min=0.002,sigma_max=80.",
-            rich_help_panel=WHAT,
+        what(
+            "The schedule: betas such as linear,beta_end=0.01, or sigmas such as karras,sigma_min=0.002,sigma_max=80."
         ),
     ] = None,
-    image_shape: Annotated[
-        str | None,
-        typer.Option(help="C,H,W, such as 1,28,28. [default: as the .onnx says]", rich_help_panel=WHAT),
-    ] = None,
-    timesteps: Annotated[int, typer.Option(help="T, the number of training timesteps.", rich_help_panel=WHAT)] = 1000,
+    image_shape: Annotated[str | None, what("C,H,W, such as 1,28,28. [default: the .onnx's]")] = None,
+    timesteps: Annotated[int, what("T, the number of training timesteps.")] = 1000,
     prediction: Annotated[
-        str | None,
-        typer.Option(
-            help="What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]", rich_help_panel=WHAT
-        ),
+        str | None, what("What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]")
     ] = None,
-    clip: Annotated[str, typer.Option(help="The bound on x_0, or none.", rich_help_panel=WHAT)] = "1",
+    clip: Annotated[str, what("The bound on x_0, or none.")] = "1",
     inputs: Annotated[
         list[str] | None,
-        typer.Option(
-            "--input",
-            help="Another input besides x_t and t, such as y:label:10:none=10, scale:vector:5, "
+        what(
+            "An input other than x_t and t, such as y:label:10:none=10, scale:vector:5, "
             "mask:image:3,28,28:none=0 or x_0_prev:previous. Repeatable.",
-            rich_help_panel=WHAT,
+            "--input",
         ),
     ] = None,
     defaults: Defaults,
     output: Output,
     untrusted: Untrusted = None,
 ) -> None:
-    """Make files of a network that no importer knows, from what you say about it; each is proven as an export is.
+    """Write files of a network that no importer knows, as you describe it; each is proven like an export.
 
     An .onnx needs no torch, and is read, run and proven in a separate process, whose limits --untrusted sets. --network
     imports your module and runs it.
@@ -94,27 +83,25 @@ def adopt(
     from ddpm_export.importers.load import load_network
 
     if is_onnx and not exporting.is_foreign(path) and path.is_file():
-        raise UsageError(f"{file} is a file of ddpm-export already. Use ddpm-export or ddpm-run.")
+        raise UsageError(f"{file} is already a file of ddpm-export. Use ddpm-export or ddpm-run.")
     paths = output.paths(file, "unet")
     options = options_from_settings(config, settings or [])
-    loaded: Checkpoint | ForeignNetwork
-    if network is None:
-        if weights is not None:
-            raise UsageError(f"--weights does not apply to an .onnx, such as {file}.")
+    for flag, value in (("--network", network), ("--weights", weights)):
+        if is_onnx and value is not None:
+            raise UsageError(f"{flag} does not apply to an .onnx, such as {file}.")
+    if is_onnx:
         shape, time = exporting.foreign_shape_and_time(path, options)
         image_shape = image_shape or (None if shape is None else ",".join(map(str, shape)))
-        usual = "eps" if time == "t" else "x_0"
-        spec = spec_of(file, schedule, image_shape, timesteps, prediction or usual, clip, inputs or [])
+        prediction = prediction or ("eps" if time == "t" else "x_0")
+    spec = spec_of(file, schedule, image_shape, timesteps, prediction or "eps", clip, inputs or [])
+    loaded: Checkpoint | ForeignNetwork
+    if network is None:
         loaded = exporting.load_onnx(file, spec, options)
     else:
-        if is_onnx:
-            raise UsageError(f"--network does not apply to an .onnx, such as {file}.")
-        spec = spec_of(file, schedule, image_shape, timesteps, prediction or "eps", clip, inputs or [])
+        weights = weights or "ema"
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
-        loaded = load_network(file, network, spec, arguments=options, weights=weights or "ema")
-    write_files(
-        file, loaded, paths, output, defaults, None if network is None else weights or "ema", write=exporting.export_all
-    )
+        loaded = load_network(file, network, spec, arguments=options, weights=weights)
+    write_files(file, loaded, paths, output, defaults, weights, write=exporting.export_all)
 
 
 def spec_of(
@@ -126,13 +113,13 @@ def spec_of(
     clip: str,
     inputs: list[str],
 ) -> "ModelSpec":
-    """Return the spec of a network of one's own, or of a foreign .onnx, by what the options say of it."""
+    """Return the spec of a network that cannot describe itself, as the options describe it."""
     from ddpm_export.model.spec import INPUTS, Defaults, ModelSpec
     from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
     for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
         if value is None:
-            raise UsageError(f"{checkpoint} needs {option}, which it cannot say itself. Add {option} {example}.")
+            raise UsageError(f"{checkpoint} does not contain its {option[2:]}. Add {option} {example}.")
     schedule_name, *settings = str(schedule).split(",")
     parameters = options_from_settings(None, settings)
     try:
@@ -140,7 +127,7 @@ def spec_of(
         bound = None if clip == "none" else float(clip)
     except ValueError as exc:
         raise UsageError(
-            f"--image-shape and --clip must be such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
+            f"--image-shape and --clip must be numbers such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
         ) from exc
     betas = betas_from_name(schedule_name, timesteps, **parameters)
     try:
@@ -155,12 +142,12 @@ def spec_of(
             inputs=tuple(input_from_text(text, shape) for text in inputs),
             requires=(INPUTS,) if inputs else (),
         )
-    except BadFileError as exc:  # here it is what was typed that is wrong
+    except BadFileError as exc:  # the options are wrong, not a file
         raise UsageError(str(exc)) from exc
 
 
 def input_from_text(text: str, image_shape: tuple[int, ...]) -> "Input":
-    """Return the input that a text declares, such as y:label:cat,dog:none=2; what it may not be, the spec refuses."""
+    """Return the input that a text such as y:label:cat,dog:none=2 declares; the spec checks its values."""
     from ddpm_export.model.inputs import MAX_CLASSES, Input
 
     parts = text.split(":")
@@ -173,7 +160,7 @@ def input_from_text(text: str, image_shape: tuple[int, ...]) -> "Input":
             return Input(name, kind, tuple(int(size) for size in items.split(",")), none)
     except ValueError as exc:
         raise UsageError(
-            "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or "
+            "--input must look like y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or "
             f"x_0_prev:previous, got {shown(text)}."
         ) from exc
     is_count = items.isascii() and items.isdecimal()

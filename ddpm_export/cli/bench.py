@@ -1,4 +1,4 @@
-"""`ddpm-bench`: what one step and the first image of exported models cost here, on every engine that is installed."""
+"""`ddpm-bench`: what one step and the first image of exported models cost here, on every engine installed."""
 
 import os
 import statistics
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpm_export.cli.console import entry_point, print_json
-from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE
-from ddpm_export.cli.options import Debug, Json, Threads, Trust
+from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE, what, where
+from ddpm_export.cli.options import Json, Threads, Trust
 from ddpm_export.cli.texts import numbers_from_text
 from ddpm_export.errors import EnvironmentProblem, UsageError, printable
 
@@ -49,20 +49,13 @@ def bench(
     ],
     *,
     checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="The checkpoint they were exported from: adds rows for PyTorch, which needs torch.",
-            rich_help_panel=WHAT,
-        ),
+        Path | None, what("The checkpoint they were exported from: adds rows for PyTorch, which needs torch.")
     ] = None,
-    batches: Annotated[str, typer.Option(help="Images at a time, a table for each.", rich_help_panel=WHERE)] = "1,16",
+    batches: Annotated[str, where("Batch sizes, a table for each.")] = "1,16",
     threads: Threads = None,
-    rounds: Annotated[
-        int, typer.Option(min=2, help="Rounds of each engine, for the quartiles.", rich_help_panel=WHERE)
-    ] = 9,
+    rounds: Annotated[int, where("Rounds for each engine, for the quartiles.", min=2)] = 9,
     trust: Trust = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Time one step of exported models on every engine installed, in turns, and the start of a process.
 
@@ -78,7 +71,7 @@ def bench(
 
     sizes = numbers_from_text("--batches", batches) or []
     if any(size < 1 for size in sizes):
-        raise UsageError(f"--batches must be 1 or more each, got {batches}.")
+        raise UsageError(f"--batches must all be at least 1, got {batches}.")
     if len(set(models)) < len(models):
         raise UsageError("The models must be different files.")
     conditions, threads = machine(), threads or cores()
@@ -159,7 +152,7 @@ def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int, t
         try:
             results = launched_in_turns(programs, STARTS)
         except OSError as exc:
-            raise EnvironmentProblem(f"No process can be started: {exc.strerror}.") from exc
+            raise EnvironmentProblem(f"Processes cannot be started: {exc.strerror}.") from exc
     return {
         name: {
             "seconds": statistics.quantiles([run["seconds"] for run in runs], n=4),
@@ -170,7 +163,6 @@ def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int, t
 
 
 def _print(inputs: dict[str, Any]) -> None:
-    """Print the tables, whose cells are ours but for the names of files."""
     from ddpm_export.measuring.timing import spread_of
 
     machine = inputs["machine"]
@@ -196,14 +188,14 @@ def _print(inputs: dict[str, Any]) -> None:
         ]
         _table("From a fresh process to one image of one step", cells)
     if inputs["not_here"]:
-        typer.echo("\nNot here:")
+        typer.echo("\nNot available here:")
         for name, reason in inputs["not_here"].items():
             typer.echo(f"  {name}: {printable(reason)}")
 
 
 def _table(title: str, rows: list[list[str]]) -> None:
     typer.echo(f"\n{title}")
-    # a row that only says why it is none may be as long as it likes
+    # a reason may be longer than its column
     widths = [max(len(row[k]) for row in rows if len(row) == len(rows[0]) or k == 0) for k in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=False))

@@ -6,22 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ddpm_export.cli.console import entry_point, print_json
-from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE
-from ddpm_export.cli.options import (
-    Config,
-    Debug,
-    Json,
-    Network,
-    Provider,
-    Settings,
-    Threads,
-    Trust,
-    Untrusted,
-    limits_of,
-)
+from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE, what, where
+from ddpm_export.cli.options import Config, Confinable, Json, Model, Network, Settings, limits_of
 from ddpm_export.cli.texts import options_from_settings
 from ddpm_export.errors import ModelRefusedError, UsageError, printable
 from ddpm_export.sandbox.child import confine, is_child
@@ -32,7 +19,8 @@ if TYPE_CHECKING:
     from ddpm_export.model.golden_pictures import PictureResult
     from ddpm_export.model.inputs import Input
     from ddpm_export.model.spec import ModelSpec
-    from ddpm_export.process.equations import Model
+    from ddpm_export.process.equations import Model as Predictor
+    from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 
 
 EXAMPLES = {
@@ -44,45 +32,34 @@ EXAMPLES = {
 
 
 def check(
-    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
+    model: Model,
     *,
     against: Annotated[
-        str | None,
-        typer.Option(
-            help="The checkpoint or .onnx that it was made from: repeats the export's proof.", rich_help_panel=WHAT
-        ),
+        str | None, what("The checkpoint or .onnx it was made from; repeats the export's proof.")
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="With --against: the checkpoint's weights in the file, ema or raw.", rich_help_panel=WHAT),
-    ] = "ema",
+    weights: Annotated[str, what("With --against: the checkpoint's weights in the file, ema or raw.")] = "ema",
     config: Config = None,
     settings: Settings = None,
     network: Network = None,
     precision: Annotated[
         str | None,
-        typer.Option(
-            help="What the provider computes in: float32, float16 or bfloat16, which have looser bounds. "
-            "[default: the provider's]",
-            rich_help_panel=WHERE,
+        where(
+            "What the provider computes in: float32, or float16 or bfloat16 with looser bounds. "
+            "[default: the provider's]"
         ),
     ] = None,
-    provider: Provider = "cpu",
-    threads: Threads = None,
-    untrusted: Untrusted = None,
-    trust: Trust = False,
+    runtime: Confinable,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show what a model file says and replay its golden vectors on a provider, without torch.
 
     The file is always opened in a separate process; --untrusted sets its limits.
 
-    Exit codes: 0 sound, 2 usage, 3 bad file, 4 its numbers are not those it promises, 5 environment, 130 interrupted.
+    Exit codes: 0 sound, 2 usage, 3 bad file, 4 wrong numbers, 5 environment, 130 interrupted.
     """
-    guards, limits = list[str](), limits_of(untrusted)
+    guards, limits, provider = list[str](), limits_of(runtime.untrusted), runtime.provider
     if is_child():
-        fully = provider == "cpu" and against is None and not trust
+        fully = provider == "cpu" and against is None and not runtime.trust
         guards = confine(model, **limits._asdict(), fully=fully).guards
     from ddpm_export.runtimes.accepted import replayed
     from ddpm_export.runtimes.external_data import check_weights
@@ -92,33 +69,19 @@ def check(
     from ddpm_export.system.files import sha256_of
 
     sealed = check_weights(model) if model.suffix == ".onnx" and model.is_file() else None
-    opened = open_file(model, provider, threads=threads, trust=trust, timeout_s=limits.timeout_s)
+    opened = open_file(model, provider, threads=runtime.threads, trust=runtime.trust, timeout_s=limits.timeout_s)
     spec = opened.spec
-    facts: dict[str, Any] = {
-        "file": str(model),
-        "bytes": model.stat().st_size,
-        "sha256": sha256_of(model),
-        "weights_sha256": sealed,
-        "provider": provider,
-        "confined": guards,
-        **_facts(spec),
-    }
+    about = {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model), "weights_sha256": sealed}
+    facts: dict[str, Any] = {**about, "provider": provider, "confined": guards, **_facts(spec)}
     if precision is not None and isinstance(opened, OneCallFile):
-        raise UsageError("--precision does not apply to a one-call file, whose pictures are compared.")
+        raise UsageError("--precision does not apply to a one-call file.")
     results = replayed(opened, precision or PROVIDERS[provider].precision)
     proof: Proof | PictureProof | None = None
     if against is not None:
-        from ddpm_export.exporting import export as exporting
-        from ddpm_export.exporting.foreign import model_from_foreign
         from ddpm_export.exporting.proof import prove, prove_pictures
 
         options = options_from_settings(config, settings or [])
-        if exporting.is_foreign(Path(against)):
-            if not isinstance(opened, DenoiserFile) or exporting.storage_of(model) != "float32":
-                raise UsageError(f"--against {against} applies to a denoiser's file whose weights are float32.")
-            reference, original = model_from_foreign(exporting.load_onnx(against, spec, options)), spec
-        else:
-            reference, original = _reference(model, spec, against, weights, options, network)
+        reference, original = _reference(model, opened, against, weights, options, network)
         if isinstance(opened, DenoiserFile):
             proof = prove(opened.model, reference, spec, where=str(model))
         else:
@@ -135,25 +98,37 @@ def check(
     if failed:
         worst = max(failed, key=lambda result: result.error)
         raise ModelRefusedError(
-            f"{model}: does not compute what it promises: in {len(failed)} of {len(results)} golden cases the error is "
-            f"too large, {worst.error:.3g} at {worst.place}, at most {worst.tolerance:g} promised. Export or copy it "
-            "again."
+            f"{model} does not compute what it promises: {len(failed)} of {len(results)} golden cases fail, the worst "
+            f"with an error of {worst.error:.3g} in {worst.place}, where {worst.tolerance:g} is allowed. Export or "
+            "copy it again."
         )
 
 
 def _reference(
-    model: Path, spec: "ModelSpec", against: str, weights: str, options: dict[str, Any], network: str | None
-) -> "tuple[Model, ModelSpec]":
-    """Return the network of a checkpoint, its weights rounded where the file stores them so, and its spec."""
+    model: Path,
+    opened: "DenoiserFile | OneCallFile",
+    against: str,
+    weights: str,
+    options: dict[str, Any],
+    network: str | None,
+) -> "tuple[Predictor, ModelSpec]":
+    """Return the network a file was made from, its weights rounded as the file stores them, and its spec."""
     from ddpm_export.exporting import export as exporting
     from ddpm_export.importers import load
 
+    spec, storage = opened.spec, exporting.storage_of(model)
+    if exporting.is_foreign(Path(against)):
+        from ddpm_export.exporting.foreign import model_from_foreign
+
+        if spec.graph is not None or storage != "float32":
+            raise UsageError(f"--against {against} applies only to a denoiser with float32 weights.")
+        return model_from_foreign(exporting.load_onnx(against, spec, options)), spec
     if network is None:
         checkpoint = load.load_checkpoint(against, weights=weights, options=options, steps=())
         _refuse_other_spec(model, spec, against, checkpoint.spec)
-    else:  # a class does not say what the spec says: the file's own is taken
+    else:  # a class does not contain the spec: the file's own is taken
         checkpoint = load.load_network(against, network, spec, arguments=options, weights=weights)
-    return exporting.stored_model(checkpoint, exporting.storage_of(model)), checkpoint.spec
+    return exporting.stored_model(checkpoint, storage), checkpoint.spec
 
 
 def _facts(spec: "ModelSpec") -> dict[str, Any]:
@@ -180,14 +155,14 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
 
 
 def _input_line(entry: "Input") -> str:
-    """Return what an input is, and what it is where nothing is said."""
+    """Return an input's name, kind, size and default."""
     if not entry.is_given:
         return f"{entry.name} ({entry.kind}, fed by the sampler)"
     size = "x".join(map(str, entry.shape or [len(entry.classes)]))
-    unsaid = "must be given" if entry.kind != "label" else "cannot be none"
+    default = "must be given" if entry.kind != "label" else "cannot be none"
     if entry.none is not None:
-        unsaid = "may be none" if entry.kind == "label" else f"{entry.none:g} unless given"
-    return f"{entry.name} ({entry.kind} of {size}, {unsaid})"
+        default = "may be none" if entry.kind == "label" else f"{entry.none:g} unless given"
+    return f"{entry.name} ({entry.kind} of {size}, {default})"
 
 
 def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:
@@ -195,7 +170,7 @@ def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "Mod
     for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", "inputs", *variance):
         if getattr(spec, name) != getattr(other, name):
             raise ModelRefusedError(
-                f"{model}: is not from {against}, which has another {name}. Name the checkpoint it was exported from."
+                f"{model} was not made from {against}, which has another {name}. Name the checkpoint it was made from."
             )
 
 
@@ -215,7 +190,7 @@ def _proof_line(proof: "Proof | PictureProof") -> str:
 
 def _golden_line(results: "Sequence[GoldenResult | PictureResult]") -> str:
     if not results:
-        return "the file carries none: it can only be verified with --against"
+        return "none in the file; use --against to verify it"
     passed = sum(result.passed for result in results)
     worst = max(results, key=lambda result: result.error)
     return f"{passed} of {len(results)} reproduced, largest error {worst.error:.1e} (at most {worst.tolerance:g})"
@@ -229,23 +204,17 @@ def _print_table(facts: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        # text from the file: neither the terminal nor rich may act on it
-        for label, text in _lines(name, value):
-            table.add_row(escape(printable(label)), escape(printable(text)))
+    for name, value in facts.items():  # an object has a row for each of its entries
+        parts = [(f"{name}.{key}", part) for key, part in sorted(value.items())] if isinstance(value, dict) else []
+        for label, part in parts or [(name, value)]:
+            # text from the file: neither the terminal nor rich may act on it
+            table.add_row(escape(printable(label)), escape(printable(_text(part))))
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
-
-
-def _lines(name: str, value: Any) -> list[tuple[str, str]]:
-    """Return a fact as rows: an object has one for each of its entries."""
-    if isinstance(value, dict):
-        return [(f"{name}.{key}", _text(item)) for key, item in sorted(value.items())] or [(name, "none")]
-    return [(name, _text(value))]
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "none"
     text = "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""What every command shares: errors in one line, with flags for fields, exit codes, and JSON on stdout."""
+"""What every command shares: one-line errors that name flags, exit codes, and JSON on stdout."""
 
 import contextlib
 import errno
@@ -24,29 +24,14 @@ INTERRUPTED = 130
 MAX_LINE = 1000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-# What a library's message calls a field, and what its user typed.
+# The flags for the fields that the library's messages name.
 FLAGS = {"num_steps": "--steps", "times": "--steps", "x_T": "--from", "measure": "--by", "inputs": "--input"}
 FLAGS |= {"timeout": "--untrusted", "memory": "--untrusted"}
 NAMED_ALIKE = (
-    *(
-        "batch",
-        "data",
-        "extractor",
-        "first",
-        "format",
-        "guidance",
-        "jump",
-        "label",
-        "mask",
-        "metrics",
-        "mixed",
-        "n",
-        "open",
-    ),
-    *("plan", "plans", "precision", "provider", "returns", "sampler", "samples", "seed", "seeds", "shards", "storage"),
-    *("strength", "threads", "weights"),
+    "batch data extractor first format guidance jump label mask metrics mixed n open out plan plans precision provider "
+    "returns sampler samples seed seeds shards storage strength threads weights"
 )
-FLAGS |= {name: f"--{name}" for name in NAMED_ALIKE}
+FLAGS |= {name: f"--{name}" for name in NAMED_ALIKE.split()}
 
 
 def entry_point(command: Callable[..., None], examples: Examples | None = None) -> Callable[[], None]:
@@ -66,8 +51,8 @@ def script_of(app: typer.Typer) -> Callable[[], None]:
         debug = "--debug" in sys.argv
         _prepare_streams()
         with warnings.catch_warnings():
-            if not debug:  # other packages' would stand among our lines
-                warnings.showwarning = _unheard
+            if not debug:  # those of other packages would mix with our lines
+                warnings.showwarning = _ignore
             try:
                 _refuse_empty(sys.argv[1:])
                 with interruptible():  # calling the app itself would put its own hook for exceptions before ours
@@ -81,42 +66,42 @@ def script_of(app: typer.Typer) -> Callable[[], None]:
                 pipe = exc.__context__ if isinstance(exc.__context__, BrokenPipeError) else None
                 if isinstance(exc, SystemExit) and pipe is None:
                     raise
-                code, line = _told(pipe or exc)
+                code, line = _ending_of(pipe or exc)
                 lines = traceback.format_exc().splitlines() if debug and code != INTERRUPTED else []
-                _tell([*lines, line])
-        _give_up_what_is_full()
+                _print_errors([*lines, line])
+        _close_full_streams()
         sys.exit(code if isinstance(code, int) else 0)
 
     main.app = app  # type: ignore[attr-defined]  # whose options tests count
     return main
 
 
-def _told(exc: BaseException) -> tuple[int, str]:
-    """Return the exit code for what a command raised, and the line that says it."""
+def _ending_of(exc: BaseException) -> tuple[int, str]:
+    """Return the exit code and the line for what a command raised."""
     if isinstance(exc, DdpmExportError):
         return exc.exit_code, f"error: {with_flags(str(exc), getattr(exc, 'fields', ()))}"
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED, "stopped."
     if isinstance(exc, OSError):
-        return _told_of_system(exc)
+        return _ending_of_system(exc)
     if isinstance(exc, MemoryError):
         return 5, "error: Out of memory. Try a smaller --batch."
-    tell = getattr(exc, "format_message", None)  # typer's usage errors
-    if tell is not None:
-        return 2, f"error: {tell().rstrip('.')}. See --help."
-    return 1, f"error: Unexpected {type(exc).__name__} {first_line(exc)!r}. Run it with --debug and report it."
+    format_message = getattr(exc, "format_message", None)  # of typer's usage errors
+    if format_message is not None:
+        return 2, f"error: {format_message().rstrip('.')}. See --help."
+    return 1, f"error: Unexpected {type(exc).__name__} {first_line(exc)!r}. Run again with --debug and report it."
 
 
 def with_flags(text: str, fields: Iterable[str]) -> str:
-    """Return a message in which each of these fields is called by its flag, as its user knows it."""
+    """Return a message in which the first mention of each field is its flag."""
     for field in fields:
-        if field in FLAGS:  # neither within a value that is quoted nor where it is a flag already
-            text = re.sub(rf"(?<![\w'\"-]){re.escape(field)}(?![\w'\"=-])", FLAGS[field], text)
+        if field in FLAGS:  # neither within a quoted value or a path nor where it is a flag already
+            text = re.sub(rf"(?<![\w'\"/.-]){re.escape(field)}(?![\w'\"=/-]|\.\w)", FLAGS[field], text, count=1)
     return text
 
 
-def _told_of_system(exc: OSError) -> tuple[int, str]:
-    """Return code and line for what the system refused: a path, whichever it is, or one of the streams."""
+def _ending_of_system(exc: OSError) -> tuple[int, str]:
+    """Return the exit code and the line for an error of the system, about a path or a stream."""
     reason = exc.strerror or first_line(exc)
     if exc.filename is None or exc.errno in NO_ROOM:
         return 5, f"error: {exc.filename or 'The output'} cannot be written: {reason}."
@@ -124,18 +109,18 @@ def _told_of_system(exc: OSError) -> tuple[int, str]:
     return 3, f"error: {name} cannot be opened: {reason}."
 
 
-def _tell(lines: Sequence[str]) -> None:
-    with contextlib.suppress(OSError):  # whoever closed stderr does not want to know
+def _print_errors(lines: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):  # stderr may be closed
         print(*(_within(printable(line)) for line in lines), sep="\n", file=sys.stderr)
 
 
 def _within(line: str) -> str:
-    """Return a line of bearable length: its beginning, and its end, where the remedy is."""
+    """Return a line shortened to its beginning and its end, where the remedy is."""
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 300]} ... {line[-290:]}"
 
 
 def _prepare_streams() -> None:
-    """Let a line be written whatever the streams are: closed ones lead nowhere, and no letter is too much for one."""
+    """Make any line printable: closed streams lead to /dev/null, and letters a stream cannot encode are escaped."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -143,14 +128,14 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _give_up_what_is_full() -> None:
-    """Keep Python from trying again at its end what could not be written, and from ending with 120 then."""
+def _close_full_streams() -> None:
+    """Close streams that cannot be written, which Python would try again at its end, to exit with 120."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:
             stream.flush()
         except OSError:
-            with contextlib.suppress(OSError):  # closing tries once more
+            with contextlib.suppress(OSError):  # closing tries again
                 stream.close()
             setattr(sys, name, io.StringIO())
 
@@ -163,7 +148,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
             raise UsageError(f"{where} must not be empty. Leave it out for the default.")
 
 
-def _unheard(*_: Any, **__: Any) -> None:
+def _ignore(*_: Any, **__: Any) -> None:
     pass
 
 

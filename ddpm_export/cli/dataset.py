@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpm_export.cli.console import APP, print_json, script_of
-from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, add_command
-from ddpm_export.cli.options import Choices, Debug, Json, N, Numbers, Runtime
+from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, add_command, safety, what, where
+from ddpm_export.cli.options import Choices, Json, Model, N, Numbers, Runtime
 from ddpm_export.cli.progress import phases, progress
-from ddpm_export.cli.scores import (
-    Cache,
-    Data,
-    Extractor,
-    dataset_of,
-    metrics_from_text,
-    open_judge,
-    print_facts,
-    source_from_text,
-)
+from ddpm_export.cli.scores import ScoreOptions, dataset_of, metrics_from_text, open_judge, print_facts
 from ddpm_export.cli.texts import engine_from_text
 from ddpm_export.errors import printable
 
@@ -29,44 +20,33 @@ if TYPE_CHECKING:
 
     from ddpm_export.cli.texts import Engine
 
-Model = Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call file.")]
 EngineText = Annotated[
     str | None,
-    typer.Option(
+    where(
+        "process (this one), ray (a worker per core), ray:workers=4, or ray:address=auto (a running cluster). "
+        "[default: process]",
         "--engine",
         metavar="NAME[:KEY=VALUE]",
-        help="process (this one), ray (a worker per core), ray:workers=4, or ray:address=auto (a running cluster). "
-        "[default: process]",
-        rich_help_panel=WHERE,
     ),
 ]
-Mixed = Annotated[
-    bool,
-    typer.Option("--mixed", help="Let machines of different kinds make one set.", rich_help_panel=SAFETY),
-]
+Mixed = Annotated[bool, safety("Let machines of different kinds make one set.", "--mixed")]
 
 
 def make(
     model: Model,
     *,
-    out: Annotated[
-        Path, typer.Option(help="The folder of the set. A set that is there is continued.", rich_help_panel=WHERE)
-    ],
+    out: Annotated[Path, where("The folder to write to; a set already there is continued.")],
     n: N = None,
     choices: Choices,
     numbers: Numbers,
     format: Annotated[  # noqa: A002
-        str | None,
-        typer.Option(help="parquet, tar (WebDataset), npy or png. [default: npy]", rich_help_panel=WHERE),
+        str | None, where("parquet, tar (WebDataset), npy or png. [default: npy]")
     ] = None,
-    shards: Annotated[
-        int | None, typer.Option(help="How many files. [default: 1000 images in each]", rich_help_panel=WHERE)
-    ] = None,
+    shards: Annotated[int | None, where("Number of files. [default: one per 1000 images]")] = None,
     engine: EngineText = None,
     runtime: Runtime,
     mixed: Mixed = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Make a set of images in shards, each complete or missing; interrupted, it continues where it stopped."""
     from ddpm_export.sets.job import begin, finish, make_here, maker, missing
@@ -74,14 +54,13 @@ def make(
 
     chosen = engine_from_text(engine)
     opened = runtime.opened(model)
-    asked = {**choices.asked(opened.spec), **numbers.asked(), "n": n}
+    asked = {**choices.asked(opened.spec), **vars(numbers), "n": n}
     since = time.perf_counter()
     with sole_writer(out):
-        job = begin(model, opened.spec, out, asked, format=format, shards=shards, mixed=mixed, **runtime.asked())
+        job = begin(model, opened.spec, out, asked, format=format, shards=shards, mixed=mixed, **vars(runtime))
         todo = missing(job)
-        images = sum(len(job.numbers_of(shard)) for shard in todo)
+        images, done = sum(len(job.numbers_of(shard)) for shard in todo), 0
         with progress(images, "images") as advance:
-            done = 0
 
             def report(count: int) -> None:
                 nonlocal done
@@ -89,7 +68,7 @@ def make(
                 advance(done=done)
 
             if chosen.is_ray:
-                _on_ray(chosen, partial(maker, job), todo, lambda shard: report(len(job.numbers_of(shard))))
+                _work(chosen, partial(maker, job), todo, lambda shard: report(len(job.numbers_of(shard))))
             else:
                 make_here(job, opened, report)
         manifest = finish(job)
@@ -98,7 +77,7 @@ def make(
         files = {"out": str(out), "files": len(manifest.pop("files")), "made": images, "seconds": round(seconds, 3)}
         print_json({**manifest, **files})
     else:
-        found = f", {manifest['n'] - images} of them found there" if images < manifest["n"] else ""
+        found = f", {manifest['n'] - images} of them already there" if images < manifest["n"] else ""
         typer.echo(
             f"{printable(str(out))}: {manifest['n']} images in {manifest['shards']} shards{found}, in {seconds:.1f} s, "
             f"digest {manifest['digest'][:16]}"
@@ -108,30 +87,16 @@ def make(
 def score(
     model: Model,
     *,
-    metrics: Annotated[
-        str, typer.Option(help="Some of is,fid,kid,pr,accuracy,class_fid.", rich_help_panel=WHAT)
-    ] = "is,fid,kid",
-    n: Annotated[int, typer.Option(help="Number of images.", rich_help_panel=WHAT)] = 1000,
-    data: Data = "fashion-mnist",
-    extractor: Extractor = None,
-    choices: Choices,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same images.", rich_help_panel=WHAT)] = 0,
-    batch: Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=WHERE)] = 64,
+    metrics: Annotated[str, what("Some of is,fid,kid,pr,accuracy,class_fid.")] = "is,fid,kid",
+    n: Annotated[int, what("Number of images.")] = 1000,
+    options: ScoreOptions,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder of the set, which ddpm-dataset make may have begun. [default: in --cache]",
-            rich_help_panel=WHERE,
-        ),
+        Path | None, where("The folder of the set, which ddpm-dataset make may have begun. [default: in --cache]")
     ] = None,
-    cache: Cache = None,
     engine: EngineText = None,
-    runtime: Runtime,
     mixed: Mixed = False,
-    as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
-    """Make what is missing of a set and of its features, shard by shard, and score it as ddpm-eval does."""
+    """Complete a set and its features, shard by shard, and score it as ddpm-eval does."""
     from ddpm_export.sampling.request import request_for
     from ddpm_export.scoring.datasets.readers import open_dataset
     from ddpm_export.scoring.scores import CHUNK, CLASS_METRICS, METRICS
@@ -140,17 +105,18 @@ def score(
     from ddpm_export.system.files import sha256_of, sole_writer
 
     wanted = metrics_from_text(metrics, (*METRICS, *CLASS_METRICS))
-    chosen, source = engine_from_text(engine), source_from_text("--data", data)
+    chosen, runtime = engine_from_text(engine), options.runtime
+    source = options.source
     spec = runtime.opened(model).spec
     reference = source.opened(spec.picture_shape)
-    asked = {**choices.asked(spec), "n": n, "seed": seed, "batch": batch}
+    asked = {**options.asked(spec), "n": n}
     request = request_for(spec, **asked)
     with phases() as report:
-        judge = open_judge(extractor, spec.picture_shape, runtime.provider, runtime.threads, cache, report)
+        judge = open_judge(options, spec.picture_shape, report)
         if out is None:
             out = folder_of_set(judge.cache, model, request, runtime.provider, mixed)
         with sole_writer(out):
-            job = begin(model, spec, out, asked, per_shard=CHUNK, mixed=mixed, **runtime.asked())
+            job = begin(model, spec, out, asked, per_shard=CHUNK, mixed=mixed, **vars(runtime))
             scoring = Scoring(job, str(judge.path.resolve()), judge.sha256)
             todo = unscored(scoring)
             done = n - sum(len(job.numbers_of(shard)) for shard in todo)
@@ -160,39 +126,34 @@ def score(
                 done += len(job.numbers_of(shard))
                 report(done, n, "sampling")
 
-            if chosen.is_ray:
-                _on_ray(chosen, partial(scorer, scoring), todo, made)
-            elif todo:
-                _in_turn(partial(scorer, scoring), todo, made)
+            _work(chosen, partial(scorer, scoring), todo, made)
             features = features_of_set(scoring, finish(job))
         images = open_dataset("shards", out, image_shape=spec.picture_shape).images
         facts: dict[str, Any] = {"reference": "", "model": spec.name, "model_sha256": sha256_of(model)}
         facts |= {**request.describe(), "n": n, **judge.describe()}
         facts |= judge.scores(wanted, dataset_of(images, request), n, reference, features)
     facts["reference"] = source.describe(reference)
-    print_facts(facts, as_json=as_json)
+    print_facts(facts, as_json=options.as_json)
 
 
-def _on_ray(
+def _work(
     engine: "Engine",
-    begin_in_worker: "Callable[[int], Callable[[int], Any]]",
+    begin: "Callable[[int], Callable[[int], Any]]",
     todo: "Sequence[int]",
     report: "Callable[[int], None]",
 ) -> None:
-    from ddpm_export.sets.on_ray import make_on_ray
+    """Make the shards `todo`; begin: called with a number of threads, returns what makes one."""
+    if engine.is_ray:
+        from ddpm_export.sets.on_ray import make_on_ray
 
-    make_on_ray(begin_in_worker, todo, workers=engine.workers, address=engine.address, report=report)
+        make_on_ray(begin, todo, workers=engine.workers, address=engine.address, report=report)
+    elif todo:
+        from ddpm_export.system.processor import cores
 
-
-def _in_turn(
-    begin_here: "Callable[[int], Callable[[int], Any]]", todo: "Sequence[int]", report: "Callable[[int], None]"
-) -> None:
-    from ddpm_export.system.processor import cores
-
-    make_shard = begin_here(cores())
-    for shard in todo:
-        make_shard(shard)
-        report(shard)
+        make_shard = begin(cores())
+        for shard in todo:
+            make_shard(shard)
+            report(shard)
 
 
 app = typer.Typer(

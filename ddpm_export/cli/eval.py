@@ -3,23 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from ddpm_export.cli.console import entry_point
-from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE
-from ddpm_export.cli.options import Batch, Choices, Debug, Json, Runtime
+from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, how, what, where
+from ddpm_export.cli.options import Model
 from ddpm_export.cli.progress import phases
 from ddpm_export.cli.scores import (
-    Cache,
-    Data,
-    Extractor,
     Report,
+    ScoreOptions,
     dataset_of,
     metrics_from_text,
     open_judge,
     open_samples,
     print_facts,
-    source_from_text,
 )
 from ddpm_export.errors import UsageError
 
@@ -36,53 +31,29 @@ EXAMPLES = {
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")],
+    model: Model,
     *,
     metrics: Annotated[
-        str,
-        typer.Option(
-            help="Some of is,fid,kid,pr,accuracy,class_fid,bits,rate,likelihood; see docs/scoring.md.",
-            rich_help_panel=WHAT,
-        ),
+        str, what("Some of is,fid,kid,pr,accuracy,class_fid,bits,rate,likelihood; see docs/scoring.md.")
     ] = "is,fid,kid",
     n: Annotated[
         int | None,
-        typer.Option(
-            help="How many images to sample; for bits, rate and likelihood, how many of the reference to code. "
-            "[default: 1000, or all of --samples]",
-            rich_help_panel=WHAT,
+        what(
+            "How many images to sample; for bits, rate and likelihood, how many of the reference to code. "
+            "[default: 1000, or all of --samples]"
         ),
     ] = None,
-    data: Data = "fashion-mnist",
     samples: Annotated[
         str | None,
-        typer.Option(
-            help="Score these instead: an .npy of uint8 (N,H,W,C), a folder, a set of ddpm-dataset, or a data set such "
-            "as fashion-mnist:test.",
-            rich_help_panel=WHAT,
+        what(
+            "Score these instead: an .npy of uint8 (N,H,W,C), a folder, a set of ddpm-dataset, or a data set such as "
+            "fashion-mnist:test."
         ),
     ] = None,
-    extractor: Extractor = None,
-    choices: Choices,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same images.", rich_help_panel=WHAT)] = 0,
-    t_stride: Annotated[
-        int, typer.Option(help="For bits and rate: use every so many-th time; 1 uses all T.", rich_help_panel=HOW)
-    ] = 1,
-    curve: Annotated[
-        Path | None,
-        typer.Option(help="For bits and rate: a .csv for terms, rate and distortion over t.", rich_help_panel=WHERE),
-    ] = None,
-    strip: Annotated[
-        Path | None,
-        typer.Option(
-            help="For rate: a .png of what is seen of the first images as bits arrive.", rich_help_panel=WHERE
-        ),
-    ] = None,
-    batch: Batch = 64,
-    cache: Cache = None,
-    runtime: Runtime,
-    as_json: Json = False,
-    debug: Debug = False,
+    options: ScoreOptions,
+    t_stride: Annotated[int, how("For bits and rate: the spacing of the times used; 1 uses all T.")] = 1,
+    curve: Annotated[Path | None, where("For bits and rate: a .csv of the terms, rate and distortion over t.")] = None,
+    strip: Annotated[Path | None, where("For rate: a .png of the first images emerging as bits arrive.")] = None,
 ) -> None:
     """Score an exported model: Inception Score, FID, KID, precision and recall, bits per dimension. Needs no torch.
 
@@ -102,36 +73,35 @@ def evaluate(
         raise UsageError(f"--curve must end in .csv, got {str(curve)!r}.")
     if strip is not None and (strip.suffix != ".png" or "rate" not in wanted):
         raise UsageError(f"--strip must end in .png and needs --metrics rate, got {str(strip)!r}.")
-    source = source_from_text("--data", data)
-    opened, spec = open_model(model, runtime.provider, threads=runtime.threads, trust=runtime.trust)
+    source, runtime = options.source, options.runtime
+    opened, spec = open_model(model, **vars(runtime))
     reference = source.opened(spec.picture_shape)
     facts: dict[str, Any] = {"reference": ""}  # its place is first; how many are broken is known after reading
     digest = sha256_of(model)
     featured = tuple(name for name in wanted if name not in CODED)
-    is_coded = len(featured) < len(wanted)
-    if samples is None or is_coded:
+    coded = _first(reference.images, n, "the reference") if len(featured) < len(wanted) else None
+    if samples is None or coded is not None:
         facts |= {"model": spec.name, "model_sha256": digest}
-    coded = _first(reference.images, n, "the reference") if is_coded else None
-    asked = choices.asked(spec)
+    asked = options.asked(spec)
     with phases() as report:
         if featured:
-            judge = open_judge(extractor, spec.picture_shape, runtime.provider, runtime.threads, cache, report)
+            judge = open_judge(options, spec.picture_shape, report)
             if samples is not None:
                 scored = open_samples(samples, spec.picture_shape)
                 count = len(scored.images if n is None else _first(scored.images, n, "--samples"))
                 facts |= {"samples": samples}
             else:
-                request = request_for(spec, n=IMAGES if n is None else n, seed=seed, batch=batch, **asked)
+                request = request_for(spec, n=IMAGES if n is None else n, **asked)
                 images = scoring.sampled_images(opened, spec, request, digest, judge.cache, report, runtime.provider)
                 scored, count = dataset_of(images, request), request.n
                 facts |= request.describe()
             facts |= {"n": count, **judge.describe(), **judge.scores(featured, scored, count, reference)}
         if coded is not None:
-            facts |= _coded(wanted, opened, spec, coded, asked, seed, t_stride, batch, curve, report)
-        if coded is not None and strip is not None:
-            _save_strip(strip, opened, spec, coded[:STRIP_IMAGES], seed)
+            facts |= _coded(wanted, opened, spec, coded, asked, t_stride, curve, report)
+            if strip is not None:
+                _save_strip(strip, opened, spec, coded[:STRIP_IMAGES], options.seed)
     facts["reference"] = source.describe(reference)
-    print_facts(facts, as_json=as_json)
+    print_facts(facts, as_json=options.as_json)
 
 
 def _coded(
@@ -140,40 +110,32 @@ def _coded(
     spec: Any,
     images: Any,
     asked: dict[str, Any],
-    seed: int,
     stride: int,
-    batch: int,
     curve: Path | None,
     report: Report,
 ) -> dict[str, Any]:
-    """Return what it takes to code images by the network: by its bound, over time, or by the probability flow."""
+    """Return the cost of coding images with the network: its bound, over time, or by the probability flow."""
     from ddpm_export.scoring import scores as scoring
     from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
     from ddpm_export.scoring.metrics.likelihood import flow_bits
     from ddpm_export.system.files import replacing
 
     facts: dict[str, Any] = {}
+    numbers = {"seed": asked["seed"], "batch": asked["batch"]}
     if "likelihood" in wanted:
         steps = {} if asked.get("num_steps") is None else {"num_steps": asked["num_steps"]}
         found = flow_bits(
-            model,
-            spec,
-            images,
-            seed=seed,
-            batch=batch,
-            **steps,
-            report=lambda done, total: report(done, total, "likelihood"),
+            model, spec, images, **numbers, **steps, report=lambda done, total: report(done, total, "likelihood")
         )
         facts["likelihood"] = scoring.likelihood_as_json(found)
-    if not {"bits", "rate"}.isdisjoint(wanted):
+    if {"bits", "rate"} & set(wanted):
         bits = bits_per_dimension(
             model,
             spec,
             images,
-            times=None if stride == 1 else strided_times(spec.num_train_timesteps, stride, seed=seed),
-            seed=seed,
-            batch=batch,
+            times=None if stride == 1 else strided_times(spec.num_train_timesteps, stride, seed=asked["seed"]),
             variance=asked.get("variance"),
+            **numbers,
             report=lambda done, total: report(done, total, "bits"),
         )
         facts |= {"bits": scoring.bits_as_json(bits)} if "bits" in wanted else {}
@@ -185,7 +147,7 @@ def _coded(
 
 
 def _save_strip(path: Path, model: Any, spec: Any, images: Any, seed: int) -> None:
-    """Write images from top to bottom: the image itself at the right, what is seen at falling times before it."""
+    """Write a row for each image: at the right the image itself, before it its prediction at falling times."""
     import numpy as np
 
     from ddpm_export.images.write import save_images
@@ -203,7 +165,7 @@ def _first(images: Any, n: int | None, whose: str) -> Any:
     """Return the first n images; without n the first thousand, or all where there are fewer."""
     n = min(IMAGES, len(images)) if n is None else n
     if not 1 <= n <= len(images):
-        raise UsageError(f"--n must be between 1 and {len(images)}, the images of {whose}, got {n}.")
+        raise UsageError(f"--n must be between 1 and {len(images)}, the number of images in {whose}, got {n}.")
     return images[:n]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ddpm_export.cli.console import entry_point
-from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE
+from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, what
 from ddpm_export.cli.options import Config, Settings
 from ddpm_export.cli.texts import options_from_settings
 from ddpm_export.cli.writing import Defaults, Output, write_files
@@ -30,10 +30,7 @@ def export(
         ),
     ],
     *,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="ema (averaged) or raw (of the last step). [default: ema]", rich_help_panel=WHAT),
-    ] = None,
+    weights: Annotated[str | None, what("ema (averaged) or raw (of the last step). [default: ema]")] = None,
     config: Config = None,
     settings: Settings = None,
     defaults: Defaults,
@@ -43,33 +40,33 @@ def export(
 
     One-call files (sampler, slice, edit) reproduce the images of ddpm-run within one level (docs/format.md, section 5).
 
-    Known are checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
-    ddpm-torch (docs/importing.md). For your own class and for anybody's .onnx there is ddpm-adopt.
+    It reads checkpoints of python -m train, diffusers, denoising-diffusion-pytorch, guided- and improved-diffusion and
+    ddpm-torch (docs/importing.md). For your own class or anyone's .onnx, use ddpm-adopt.
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 the file does not reproduce its network, 5 environment, 6 not
     finite, 130 interrupted.
     """
     from ddpm_export.exporting.export import export_all, is_foreign
-    from ddpm_export.exporting.formats import ONE_CALL_FORMATS, SERVED_FORMATS
+    from ddpm_export.exporting.formats import FORMATS
     from ddpm_export.importers.load import load_checkpoint
 
     path = Path(checkpoint)
     if is_foreign(path):
         raise UsageError(f"{checkpoint} is an .onnx of another project. Use ddpm-adopt.")
-    is_exported = path.suffix == ".onnx"
-    paths = output.paths(checkpoint, path.stem if is_exported else "unet")
-    if is_exported:
-        given = {"--weights": weights, "--config": config, "--set": settings or None, "--plans": defaults.plans}
-        flags = [name for name, value in given.items() if value is not None]
-        if not set(output.names) <= {*ONE_CALL_FORMATS, *SERVED_FORMATS}:  # those are sampled as they are told now
-            flags += defaults.given
-        if flags:
-            raise UsageError(f"{flags[0]} does not apply to an exported file, such as {checkpoint}.")
-        write_files(checkpoint, path, paths, output, defaults, write=export_all)
+    if path.suffix != ".onnx":
+        paths = output.paths(checkpoint, "unet")
+        steps, options = defaults.steps_to_import(), options_from_settings(config, settings or [])
+        loaded = load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=steps)
+        write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", write=export_all, imported=True)
         return
-    steps, options = defaults.steps_to_import(), options_from_settings(config, settings or [])
-    loaded = load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=steps)
-    write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", write=export_all, imported=True)
+    paths = output.paths(checkpoint, path.stem)
+    given = {"--weights": weights, "--config": config, "--set": settings or None, "--plans": defaults.plans}
+    flags = [name for name, value in given.items() if value is not None]
+    if set(output.names) & set(FORMATS):  # the others take new defaults
+        flags += defaults.given
+    if flags:
+        raise UsageError(f"{flags[0]} does not apply to an exported file, such as {checkpoint}.")
+    write_files(checkpoint, path, paths, output, defaults, write=export_all)
 
 
 main = entry_point(export, EXAMPLES)

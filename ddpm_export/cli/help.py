@@ -1,10 +1,12 @@
-"""How typer sees a command: its options in titled groups with an example below each, records of options spread out."""
+"""Help and options: titled groups with an example below each, and records of options spread out for typer."""
 
 import dataclasses
 import inspect
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, get_type_hints
+from functools import partial
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 import typer.core
@@ -13,9 +15,18 @@ WHAT, HOW, WHERE, SAFETY, HELP, OPTIONS = "What", "How", "Where", "Safety", "Hel
 GROUPS = (WHAT, HOW, OPTIONS, WHERE, SAFETY, HELP)
 EVERYWHERE = ("help", "install_completion", "show_completion")  # options that typer adds
 
-LIKE_LIMITS = re.compile(r"\d+(\.\d+)?[A-Za-z]*(,.*)?")  # also wrong ones, which are then refused as such
+LIKE_LIMITS = re.compile(r"\d+(\.\d+)?[A-Za-z]*(,.*)?")  # wrong ones too, which are then refused
 
 Examples = Mapping[str, str]  # by the title of a group, a command line that uses it
+
+
+def _option(group: str, text: str, *names: str, **rest: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, **rest)
+
+
+# an option of one group: its line of help, then its flag where that differs from the parameter's name
+what, how, where, safety = (partial(_option, group) for group in (WHAT, HOW, WHERE, SAFETY))
+Debug = Annotated[bool, safety("Show a traceback on errors.", "--debug")]
 
 
 class Command(typer.core.TyperCommand):
@@ -24,7 +35,7 @@ class Command(typer.core.TyperCommand):
     examples: ClassVar[Examples] = {}
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the groups, and below each its example."""
+        """Write each group with its example below."""
         groups: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -44,7 +55,7 @@ class Command(typer.core.TyperCommand):
 
 
 def with_limits(args: Sequence[str]) -> list[str]:
-    """Return arguments in which --untrusted has a value: what follows it where that is limits, else the usual ones."""
+    """Return arguments in which --untrusted has a value: the limits that follow it, or else the usual ones."""
     given = list(args)
     for k, word in enumerate(given):
         if word == "--untrusted" and not LIKE_LIMITS.fullmatch("".join(given[k + 1 : k + 2])):
@@ -62,26 +73,22 @@ def _title_of(parameter: Any) -> str:
 def add_command(
     app: typer.Typer, function: Callable[..., None], name: str | None = None, examples: Examples | None = None
 ) -> None:
-    """Add a command to an app: a function whose annotations describe its options, or are records of options."""
+    """Add a command to an app: a function whose annotations are options or records of options."""
     cls = type("Command", (Command,), {"examples": examples or {}})
     app.command(name, cls=cls)(spread(function))
 
 
 def spread(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that takes the fields of a function's records by themselves, and passes on the records."""
-    hints = get_type_hints(function, include_extras=True)
-    records: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
-    parameters = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in records:
-            parameters += _parameters_of(records[name])
-        else:
-            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
+    """Return a function that takes the fields of a function's records by themselves, and passes on the records.
+
+    It also takes --debug, which `console` reads by itself.
+    """
+    parameters, build = _spread(function)
+    if all(parameter.name != "debug" for parameter in parameters):
+        parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
 
     def call(**values: Any) -> None:
-        for name, record in records.items():
-            values[name] = record(**{field.name: values.pop(field.name) for field in dataclasses.fields(record)})
-        function(**values)
+        build(values)
 
     call.__doc__, call.__name__ = function.__doc__, function.__name__
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -89,14 +96,17 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _parameters_of(record: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(record, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in dataclasses.fields(record)
-    ]
+def _spread(made: Callable[..., Any]) -> tuple[list[inspect.Parameter], Callable[[Mapping[str, Any]], Any]]:
+    """Return the parameters of a function or record, those of its records in their place, and what calls it by them."""
+    hints = get_type_hints(made, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    builders: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+    for field in inspect.signature(made).parameters.values():
+        hint: Any = hints[field.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            inner, builders[field.name] = _spread(hint)
+            parameters += inner
+        else:
+            parameters.append(field.replace(kind=field.KEYWORD_ONLY, annotation=hint))
+            builders[field.name] = operator.itemgetter(field.name)
+    return parameters, lambda values: made(**{name: build(values) for name, build in builders.items()})

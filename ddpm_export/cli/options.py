@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm_export.cli.help import HOW, SAFETY, WHAT, WHERE
+from ddpm_export.cli.help import Debug as Debug
+from ddpm_export.cli.help import how, safety, what, where
 from ddpm_export.cli.texts import (
     Limits,
     guidance_from_text,
@@ -27,110 +28,64 @@ if TYPE_CHECKING:
 
 USUAL_LIMITS = Limits(TIMEOUT_S, MEMORY_GIB)
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.", rich_help_panel=SAFETY)]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=WHERE)]
-Provider = Annotated[str, typer.Option(help=f"Where the model runs: {', '.join(PROVIDERS)}.", rich_help_panel=WHERE)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: one per core]", rich_help_panel=WHERE)]
-Batch = Annotated[
-    int, typer.Option(help="Images at a time. Changes memory and speed, never the images.", rich_help_panel=WHERE)
-]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Open a .ts or .pt2 file, which can run code.", rich_help_panel=SAFETY)
-]
-Untrusted = Annotated[
-    str | None,
-    typer.Option(
-        metavar="[LIMITS]",
-        help=f"Open the model in a separate process with limits. [default limits: {TIMEOUT_S:g}s,{MEMORY_GIB:g}GiB]",
-        rich_help_panel=SAFETY,
-    ),
-]
-Out = Annotated[
-    Path,
-    typer.Option(
-        help="x.png (a grid), x.gif or x.webp (the denoising), x.npy (an array), or a folder.", rich_help_panel=WHERE
-    ),
-]
-N = Annotated[int | None, typer.Option(help="Number of images. [default: 16]", rich_help_panel=WHAT)]
-Seed = Annotated[
-    int | None,
-    typer.Option(help="The same seed gives the same images. [default: a fresh one, printed]", rich_help_panel=WHAT),
-]
-First = Annotated[
-    int, typer.Option(help="Number of the first image. Image 7 is the same in every run.", rich_help_panel=WHAT)
-]
-Label = Annotated[
-    str | None,
-    typer.Option(
-        help="A class by name or index, none, or several: 0,1,2. [default: each class in turn]", rich_help_panel=WHAT
-    ),
-]
+Model = Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")]
+Json = Annotated[bool, where("Print the result as JSON.", "--json")]
+Provider = Annotated[str, where(f"Where the model runs: {', '.join(PROVIDERS)}.")]
+Threads = Annotated[int | None, where("CPU threads. [default: one per core]")]
+Batch = Annotated[int, where("Images at a time. Changes memory and speed, never the images.")]
+Trust = Annotated[bool, safety("Open a .ts or .pt2 file, which can run code.", "--trust")]
+LIMITS_HELP = f"Open the model in a separate process with limits. [default limits: {TIMEOUT_S:g}s,{MEMORY_GIB:g}GiB]"
+Untrusted = Annotated[str | None, safety(LIMITS_HELP, metavar="[LIMITS]")]
+Out = Annotated[Path, where("x.png (a grid), x.gif or x.webp (the denoising), x.npy (an array), or a folder.")]
+N = Annotated[int | None, what("Number of images. [default: 16]")]
+Seed = Annotated[int | None, what("The same seed gives the same images. [default: a fresh one, printed]")]
+FixedSeed = Annotated[int, what("The same seed gives the same images.")]
+First = Annotated[int, what("Number of the first image. Image 7 is the same in every run.")]
+Label = Annotated[str | None, what("A class by name or index, none, or several: 0,1,2. [default: each class in turn]")]
 InputValues = Annotated[
     list[str] | None,
-    typer.Option(
+    what(
+        "Another input of the model: numbers (0.1,0.2), an image (x.png) or an array (x.npy). Repeatable.",
         "--input",
         metavar="NAME=VALUE",
-        help="Another input of the model: numbers (0.1,0.2), an image (x.png) or an array (x.npy). Repeatable.",
-        rich_help_panel=WHAT,
     ),
 ]
 Steps = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|TIMES",
-        help="How many denoising steps, such as 50, or at which times: 980,960,0. [default: the model's]",
-        rich_help_panel=HOW,
+    how(
+        "How many denoising steps, such as 50, or at which times: 980,960,0. [default: the model's]", metavar="N|TIMES"
     ),
 ]
 Sampler = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME[:KEY=VALUE]",
-        help="A sampler and its settings, such as ddpm, ddim:eta=1 or unipc:order=2,grid=karras; see docs/samplers.md. "
+    how(
+        "A sampler and its settings, such as ddpm, ddim:eta=1 or unipc:order=2,grid=karras; see docs/samplers.md. "
         "[default: the model's]",
-        rich_help_panel=HOW,
+        metavar="NAME[:KEY=VALUE]",
     ),
 ]
-PlanName = Annotated[
-    str | None,
-    typer.Option("--plan", help="A plan in the model, instead of --sampler and --steps.", rich_help_panel=HOW),
-]
+PlanName = Annotated[str | None, how("A plan in the model, instead of --sampler and --steps.", "--plan")]
 GuidanceText = Annotated[
     str | None,
-    typer.Option(
+    how(
+        "How closely to follow the class: 0 ignores it, 1 is plain, 2@300-700 is 2 at those times only. "
+        "[default: the model's]",
         "--guidance",
         metavar="SCALE[@LOW-HIGH]",
-        help="How closely to follow the class: 0 ignores it, 1 is plain, 2@300-700 is 2 at those times only. "
-        "[default: the model's]",
-        rich_help_panel=HOW,
     ),
 ]
-Config = Annotated[
-    Path | None,
-    typer.Option(help="A JSON file with what the checkpoint does not contain.", rich_help_panel=WHAT),
-]
+Config = Annotated[Path | None, what("A JSON file of settings that the checkpoint does not contain.")]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="One value of that kind (docs/importing.md). Repeatable.",
-        rich_help_panel=WHAT,
-    ),
+    list[str] | None, what("One such setting (docs/importing.md). Repeatable.", "--set", metavar="KEY=VALUE")
 ]
 Network = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODULE:CLASS",
-        help="Your own class, for weights in no known layout. Runs its code.",
-        rich_help_panel=WHAT,
-    ),
+    str | None, what("Your own class, for weights in an unknown layout. Runs its code.", metavar="MODULE:CLASS")
 ]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the images show and how they are made, whichever images they are."""
+    """What the images show and how they are made."""
 
     label: Label = None
     inputs: InputValues = None
@@ -159,20 +114,16 @@ class Choices:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Which images: of which seed, from which number on, and how many at a time."""
+    """Which images, and how many at a time; the fields are keywords of a request."""
 
     seed: Seed = None
     first: First = 0
     batch: Batch = 16
 
-    def asked(self) -> dict[str, Any]:
-        """Return them as keywords of a request."""
-        return {"seed": self.seed, "first": self.first, "batch": self.batch}
-
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a model runs, and whether it may run code."""
+    """Where a model runs, and whether it may run code; the fields are keywords of `open_file`."""
 
     provider: Provider = "cpu"
     threads: Threads = None
@@ -184,10 +135,6 @@ class Runtime:
 
         return open_file(model, self.provider, threads=self.threads, trust=self.trust)
 
-    def asked(self) -> dict[str, Any]:
-        """Return these choices as keywords of whoever opens the model elsewhere."""
-        return {"provider": self.provider, "threads": self.threads, "trust": self.trust}
-
 
 @dataclass(frozen=True)
 class Confinable(Runtime):
@@ -196,7 +143,7 @@ class Confinable(Runtime):
     untrusted: Untrusted = None
 
     def bound(self, model: Path, out: Path, reads: Iterable[Path]) -> Path:
-        """Bind this process where the model is untrusted; return where to write in place of `out`."""
+        """Confine this process where the model is untrusted; return where to write in place of `out`."""
         if self.untrusted is None:
             return out
         if self.trust:

@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, a line every 10 s or more elsewhere."""
 
 import sys
 import time
@@ -8,18 +8,15 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """What tells a progress line how far the work is."""
+    """Move a progress bar or line."""
 
     def __call__(self, note: str = "", done: int | None = None) -> None:
-        """Set the note, and how many are done: one more than before unless given."""
+        """Set the note and the number done, by default one more than before."""
 
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Advance]:
-    """Show rate and time left on stderr, a bar on a terminal and else a line every 10 s or more.
-
-    Yields a function that moves it one on, or to a number done, and sets its note.
-    """
+    """Show rate and time left; yields a function that moves it on and sets its note."""
     if not sys.stderr.isatty():
         yield _lines(total, what)
         return
@@ -47,7 +44,7 @@ def progress(total: int, what: str) -> Iterator[Advance]:
 
 @contextmanager
 def phases() -> Iterator[Callable[[int, int, str], None]]:
-    """Show one progress after another; yields report(done, total, what): another total or `what` begins the next."""
+    """Show one progress after another; yields report(done, total, what); a new total or `what` begins the next."""
     with ExitStack() as stack:
         running: dict[tuple[int, str], Advance] = {}
 
@@ -62,16 +59,16 @@ def phases() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _lines(total: int, what: str) -> Advance:
-    last, inputs, so_far = time.monotonic(), 0, 0
+    last, shown, now_done = time.monotonic(), 0, 0
 
     def advance(note: str = "", done: int | None = None) -> None:
-        nonlocal last, inputs, so_far
-        so_far = so_far + 1 if done is None else done
+        nonlocal last, shown, now_done
+        now_done = now_done + 1 if done is None else done
         now = time.monotonic()
-        if now - last >= 10.0 and so_far > inputs:  # between two lines a count that moves in large steps has moved, too
-            rate = (so_far - inputs) / (now - last)  # since the last line: what was found in a cache came at once
-            more = f", {(total - so_far) / rate:.0f} s left" + (f", {note}" if note else "")
-            print(f"{what}: {so_far} of {total}, {rate:.1f}/s{more}", file=sys.stderr, flush=True)
-            last, inputs = now, so_far
+        if now - last >= 10.0 and now_done > shown:
+            rate = (now_done - shown) / (now - last)  # since the last line: cached parts came at once
+            more = f", {(total - now_done) / rate:.0f} s left" + (f", {note}" if note else "")
+            print(f"{what}: {now_done} of {total}, {rate:.1f}/s{more}", file=sys.stderr, flush=True)
+            last, shown = now, now_done
 
     return advance

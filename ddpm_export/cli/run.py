@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from ddpm_export.cli.console import entry_point
-from ddpm_export.cli.help import HOW, SAFETY, WHAT, WHERE
-from ddpm_export.cli.options import Choices, Confinable, Debug, Json, N, Numbers, Out
-from ddpm_export.cli.sampling import DEFAULT_OUT, make_images
+from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, what
+from ddpm_export.cli.options import Model, N
+from ddpm_export.cli.sampling import ImageOptions, make_images, opened_model
 from ddpm_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,53 +18,29 @@ EXAMPLES = {
     HOW: "ddpm-run exported/unet.onnx --sampler ddim:eta=1 --steps 50 --guidance 2@300-700",
     WHERE: "ddpm-run exported/unet.onnx --out denoising.gif --batch 4 --threads 2",
     SAFETY: "ddpm-run theirs.onnx --untrusted 60s,4GiB",
-    "Help": "ddpm-run --install-completion",
+    HELP: "ddpm-run --install-completion",
 }
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call file.")],
+    model: Model,
     *,
     n: N = None,
-    choices: Choices,
     each_label: Annotated[
-        bool,
-        typer.Option(
-            "--each-label",
-            help="A row of images for each class, or for each of --label, with its name. [default of --n: 10 a row]",
-            rich_help_panel=WHAT,
-        ),
+        bool, what("A row of images for each class, or for each of --label, with its name. [default of --n: 10 a row]")
     ] = False,
-    noise: Annotated[
-        Path | None,
-        typer.Option("--from", help="Noise to start from, as ddpm-edit invert writes it.", rich_help_panel=WHAT),
-    ] = None,
-    numbers: Numbers,
-    runtime: Confinable,
-    out: Out = DEFAULT_OUT,
-    as_json: Json = False,
-    debug: Debug = False,
+    noise: Annotated[Path | None, what("Noise to start from, as ddpm-edit invert writes it.", "--from")] = None,
+    options: ImageOptions,
 ) -> None:
-    """Sample images from an exported diffusion model, without torch.
+    """Sample images from an exported diffusion model or one-call file, without torch.
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
     """
-    place = runtime.bound(model, out, [*choices.paths, *([noise] if noise else [])])
-    from ddpm_export.sampling.request import request_for
-
-    opened = runtime.opened(model)
-    spec = opened.spec
-    asked = {**choices.asked(spec), **numbers.asked()}
-    if noise is not None:
-        if each_label:
-            raise UsageError("--each-label does not apply with --from.")
-        from ddpm_export.sampling.given_files import given_from_files
-
-        asked |= given_from_files(spec, x_T=noise)
-    if each_label:
-        n = _of_each(spec, asked["label"], n)
-    request = request_for(spec, n=n, **asked)
-    make_images(opened, request, model, out, place, runtime, as_json=as_json, in_rows=each_label)
+    if each_label and noise is not None:
+        raise UsageError("Give --each-label or --from, not both.")
+    place, opened, asked = opened_model(model, options.out, options.choices, options.runtime, {"x_T": noise})
+    asked["n"] = _of_each(opened.spec, asked["label"], n) if each_label else n
+    make_images(opened, model, place, options, asked, in_rows=each_label)
 
 
 def _of_each(spec: "ModelSpec", labels: str | list[str] | None, n: int | None) -> int:

@@ -1,18 +1,19 @@
 """Score images against a reference by an extractor, and print the scores: what eval and dataset share."""
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ddpm_export.cli.console import print_json
-from ddpm_export.cli.help import WHAT, WHERE
+from ddpm_export.cli.help import what, where
+from ddpm_export.cli.options import Batch, Choices, FixedSeed, Json, Runtime
 from ddpm_export.errors import BadFileError, UsageError, first_line, printable, several
 
 if TYPE_CHECKING:
+    from ddpm_export.model.spec import ModelSpec
     from ddpm_export.sampling.request import Request
     from ddpm_export.scoring.datasets.dataset import Dataset
 
@@ -22,27 +23,41 @@ CHUNK = 1000  # images whose labels are read together
 Report = Callable[[int, int, str], None]
 Data = Annotated[
     str,
-    typer.Option(
-        help="The reference: fashion-mnist, fashion-mnist:test, a folder of images, or NAME:PLACE, such as "
-        "cifar10:DIR:test.",
-        rich_help_panel=WHAT,
+    what(
+        "The reference: fashion-mnist, fashion-mnist:test, a folder of images, or NAME:PLACE, such as cifar10:DIR:test."
     ),
 ]
 Extractor = Annotated[
     Path | None,
-    typer.Option(
-        help="An ONNX file with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]",
-        rich_help_panel=WHAT,
-    ),
+    what("An ONNX file with outputs features and logits (docs/scoring.md). [default: the package's, for 1x28x28]"),
 ]
-Cache = Annotated[
-    Path | None,
-    typer.Option(help="Where images and features are kept. [default: the user's cache]", rich_help_panel=WHERE),
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """The options of every command that scores images."""
+
+    data: Data = "fashion-mnist"
+    extractor: Extractor = None
+    choices: Choices
+    seed: FixedSeed = 0
+    batch: Batch = 64
+    cache: Annotated[Path | None, where("Where to keep images and features. [default: the user's cache]")] = None
+    runtime: Runtime
+    as_json: Json = False
+
+    def asked(self, spec: "ModelSpec") -> dict[str, Any]:
+        """Return them as keywords of a request."""
+        return {**self.choices.asked(spec), "seed": self.seed, "batch": self.batch}
+
+    @property
+    def source(self) -> "Source":
+        """Return the reference."""
+        return source_from_text("--data", self.data)
 
 
 class Source(NamedTuple):
-    """A data set by its name, the place where it lies, and which part of it."""
+    """A data set by its name, its folder or file, and its split."""
 
     name: str
     place: str | None
@@ -55,7 +70,7 @@ class Source(NamedTuple):
         return open_dataset(self.name, self.place, image_shape=picture_shape, train=self.split != "test")
 
     def describe(self, dataset: "Dataset") -> str:
-        """Return the data set, its part and size in words; how many are broken is known once it has been read."""
+        """Return the data set, its split and size in words; how many are broken is known once it has been read."""
         found = f"{dataset.name}{f' {self.split}' if self.split else ''}, {len(dataset.images)} images"
         return f"{found}, {len(dataset.broken)} broken" if dataset.broken else found
 
@@ -71,7 +86,7 @@ class Judge(NamedTuple):
     provider: str
 
     def describe(self) -> dict[str, str]:
-        """Return what scores have to name."""
+        """Return what reports of scores must name."""
         return {"extractor": self.path.name, "extractor_sha256": self.sha256}
 
     def scores(
@@ -92,22 +107,15 @@ class Judge(NamedTuple):
         return scoring.scores(metrics, fake, real, labels)
 
 
-def open_judge(
-    extractor: Path | None,
-    picture_shape: tuple[int, int, int],
-    provider: str,
-    threads: int | None,
-    cache: Path | None,
-    report: Report,
-) -> Judge:
-    """Open an extractor, the package's own where there is none."""
+def open_judge(options: ScoreOptions, picture_shape: tuple[int, int, int], report: Report) -> Judge:
+    """Open an extractor, the package's own by default."""
     from ddpm_export.runtimes.onnx import open_extractor
     from ddpm_export.scoring.scores import shipped_extractor
     from ddpm_export.system.files import cache_folder, sha256_of
 
-    path = shipped_extractor() if extractor is None else extractor
-    extract = open_extractor(path, picture_shape, provider, threads)
-    return Judge(extract, path, sha256_of(path), cache_folder() if cache is None else cache, report, provider)
+    path, provider = options.extractor or shipped_extractor(), options.runtime.provider
+    extract = open_extractor(path, picture_shape, provider, options.runtime.threads)
+    return Judge(extract, path, sha256_of(path), options.cache or cache_folder(), report, provider)
 
 
 def metrics_from_text(text: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -131,9 +139,9 @@ def source_from_text(option: str, text: str) -> Source:
         place, _, split = place.rpartition(":")
     reader = READERS[name]
     if split is not None and not reader.has_splits:
-        raise UsageError(f"{option} {text} names a part, but {name} has only one.")
+        raise UsageError(f"{option} {text} names a split, but {name} has none.")
     if reader.needs_place and not place:
-        raise UsageError(f"{option} {name} needs the place where it lies. Write {name}:PLACE.")
+        raise UsageError(f"{option} {name} needs its folder or file. Write {name}:PLACE.")
     return Source(name, place or None, split or "train" if reader.has_splits else None)
 
 
@@ -156,11 +164,11 @@ def open_samples(samples: str, picture_shape: tuple[int, int, int]) -> "Dataset"
         return source_from_text("--samples", samples).opened(picture_shape)
     channels, height, width = picture_shape
     try:  # mapped: a header may claim more than any memory holds
-        images = np.lib.format.open_memmap(path, mode="r") if os.path.isfile(path) else None
+        if not path.is_file():
+            raise ValueError("no such file")
+        images = np.lib.format.open_memmap(path, mode="r")
     except Exception as exc:  # a hostile header raises nearly anything
         raise BadFileError(f"{path} is neither an .npy file nor a folder of images: {first_line(exc)}.") from exc
-    if images is None:
-        raise BadFileError(f"{path} is neither an .npy file nor a folder of images.")
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or not len(images):
         raise BadFileError(
             f"{path} must hold uint8 (N, {height}, {width}, {channels}), got {images.dtype} {images.shape}. Make it "
@@ -170,7 +178,7 @@ def open_samples(samples: str, picture_shape: tuple[int, int, int]) -> "Dataset"
 
 
 def dataset_of(images: Any, request: "Request") -> "Dataset":
-    """Return sampled images with the classes that they were asked to be."""
+    """Return sampled images with the classes that were requested."""
     from ddpm_export.scoring.datasets.dataset import Dataset
 
     label = request.label
@@ -180,14 +188,14 @@ def dataset_of(images: Any, request: "Request") -> "Dataset":
 
 
 def _labels_of(dataset: "Dataset", names: tuple[str, ...]) -> Any:
-    """Return the labels of a data set, (N,), None where it has none; raises UsageError for those of other classes."""
+    """Return the labels of a data set, (N,), or None; raises UsageError for other classes than the images'."""
     import numpy as np
 
     if dataset.labels is None or not names:
         return None
     if dataset.classes != names:
         raise UsageError(
-            f"The classes of {dataset.name} must be {several(names)}, those of the images, got "
+            f"The classes of {dataset.name} must be the images' {several(names)}, got "
             f"{several(dataset.classes or ['none'])}."
         )
     parts = np.array_split(np.arange(len(dataset.images)), 1 + len(dataset.images) // CHUNK)

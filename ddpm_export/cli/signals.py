@@ -1,4 +1,4 @@
-"""What a signal means to a command that is at work: it is interrupted once, and clears away."""
+"""Signals to a running command: the first interrupts it, and it clears away."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from typing import Any
 
 from ddpm_export.cli.stops import end, heed
 
-GRACE_S = 0.5  # how long a second signal waits for what the first one began to clear away
+GRACE_S = 0.5  # how long a second signal waits for clearing away
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the first signal raise KeyboardInterrupt within, and out of here, whatever became of it on its way.
+    """Let the first signal raise KeyboardInterrupt within, and out of here whatever it became on its way.
 
-    Later ones raise nothing, so that what clears away is not interrupted, and end the process if that takes long.
+    Later ones raise nothing, so that clearing away is not interrupted, and end the process if that takes long.
     """
     asked: list[int] = []
 
@@ -42,11 +42,11 @@ def interruptible() -> Iterator[None]:
         if not (asked and issubclass(kind, KeyboardInterrupt)):  # C code prints it where it imports NumPy
             shown(kind, *rest)
 
-    def unraisablehook(inputs: Any) -> None:
-        if len(asked) == 1 and issubclass(inputs.exc_type, KeyboardInterrupt):  # in a destructor: it is lost
+    def unraisablehook(unraisable: Any) -> None:
+        if len(asked) == 1 and issubclass(unraisable.exc_type, KeyboardInterrupt):  # in a destructor: it is lost
             later()
         else:
-            ignored(inputs)
+            ignored(unraisable)
 
     before = heed(interrupt)
     sys.excepthook, sys.unraisablehook = excepthook, unraisablehook

@@ -1,6 +1,6 @@
-"""Where every command begins: signals are heeded before anything is imported, then the command is. Knows no option.
+"""Where every command begins: with handlers for signals, before the command is imported. Knows no option.
 
-Until the handlers stand, Ctrl-C is a traceback: so nothing is imported here that Python has not loaded itself.
+Until the handlers are set, Ctrl-C prints a traceback, so this imports nothing that Python has not already loaded.
 """
 
 from __future__ import annotations
@@ -11,64 +11,35 @@ import sys
 
 from ddpm_export.cli.stops import STOPPED, end, heed, say
 
-TYPE_CHECKING = False  # what typing has
+TYPE_CHECKING = False  # as in typing
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable
 
 
-def run() -> None:
-    """Be `ddpm-run`, in a child where the model is untrusted."""
-    begin("ddpm_export.cli.run", in_child=_is_untrusted())
-
-
-def edit() -> None:
-    """Be `ddpm-edit`, in a child where the model is untrusted."""
-    begin("ddpm_export.cli.edit", in_child=_is_untrusted())
-
-
-def dataset() -> None:
-    """Be `ddpm-dataset`."""
-    begin("ddpm_export.cli.dataset")
-
-
-def check() -> None:
-    """Be `ddpm-check`, in a child: whoever checks a file does not trust it yet."""
-    begin("ddpm_export.cli.check", in_child=True)
-
-
-def evaluate() -> None:
-    """Be `ddpm-eval`."""
-    begin("ddpm_export.cli.eval")
-
-
-def bench() -> None:
-    """Be `ddpm-bench`."""
-    begin("ddpm_export.cli.bench")
-
-
-def export() -> None:
-    """Be `ddpm-export`."""
-    begin("ddpm_export.cli.export")
-
-
-def adopt() -> None:
-    """Be `ddpm-adopt`, in a child where it opens an .onnx of somebody else."""
-    begin("ddpm_export.cli.adopt", in_child=not any(word.partition("=")[0] == "--network" for word in sys.argv))
+def _command(module: str, in_child: Callable[[], bool] = lambda: False) -> Callable[[], None]:
+    return lambda: begin(f"ddpm_export.cli.{module}", in_child=in_child())
 
 
 def _is_untrusted() -> bool:
     return any(word.partition("=")[0] == "--untrusted" for word in sys.argv)
 
 
-def begin(module: str, *, in_child: bool = False) -> None:
-    """Import a command's module and be its `main`, here or in a child; a signal ends it with 130 and one line, always.
+run, edit = _command("run", _is_untrusted), _command("edit", _is_untrusted)
+check = _command("check", lambda: True)  # a file that is checked is not trusted yet
+dataset, evaluate, bench = _command("dataset"), _command("eval"), _command("bench")
+export = _command("export")
+adopt = _command("adopt", lambda: not any(word.partition("=")[0] == "--network" for word in sys.argv))  # own code
 
-    While it is imported there is nothing to clear away, and the process ends at once. An exception would not do: raised
-    within an import, it can come out as an ImportError.
+
+def begin(module: str, *, in_child: bool = False) -> None:
+    """Import a command's module and run its `main`, here or in a child; a signal ends it with 130 and one line.
+
+    While it is imported there is nothing to clear away, and a signal ends the process at once: an exception raised
+    within an import can come out as an ImportError.
     """
     heed(end)
-    for number in range(3):  # a stream that is closed: the next file that is opened would be taken for it
+    for number in range(3):  # of a closed stream, which the next opened file would become
         try:
             os.fstat(number)
         except OSError:
@@ -88,8 +59,7 @@ def begin(module: str, *, in_child: bool = False) -> None:
     except KeyboardInterrupt:  # between the command's end and its caller
         say("stopped.")
         code = STOPPED
-    # what is still at work, such as a graph in its thread, is not waited for, nor is Python tidied up, which takes a
-    # tenth of a second in which a signal would end the process as if nothing had been done
+    # neither threads nor Python's own tidying up are waited for: a signal would then end the process with another code
     heed(signal.SIG_IGN)
     from contextlib import suppress
 
@@ -100,7 +70,7 @@ def begin(module: str, *, in_child: bool = False) -> None:
 
 
 def _watch(module: str) -> None:
-    """Run a command in a child and end with its exit code, or tell in one line what became of it."""
+    """Run a command in a child and exit with its code, or with one line where it failed to end."""
     from ddpm_export.cli.signals import interruptible
     from ddpm_export.errors import DdpmExportError, printable
     from ddpm_export.sandbox.child import run_in_child

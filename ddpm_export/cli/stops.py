@@ -5,16 +5,14 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum and collections
 import os
 
-TYPE_CHECKING = False  # what typing has
+TYPE_CHECKING = False  # as in typing
 
 if TYPE_CHECKING:
     from typing import Any
 
 
-# that of a terminal which closes is no reason to leave half a file, either; Windows has none
+# SIGHUP comes when a terminal closes, which must not leave half a file; Windows has none
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
 STOPPED = 130
 
 

@@ -1,4 +1,4 @@
-"""What the text of an option means: numbers, a sampler with its knobs, guidance, limits, inputs. Knows no command."""
+"""The values of compact options: numbers, a sampler with its knobs, guidance, limits, inputs. Knows no command."""
 
 import json
 import re
@@ -18,14 +18,14 @@ LIMITS = re.compile(r"(?P<timeout>\d+(\.\d+)?)s(,(?P<memory>\d+(\.\d+)?)GiB)?|(?
 
 
 class Limits(NamedTuple):
-    """Say how long a process may work, and how much memory it may take."""
+    """How long a process may run, and how much memory it may use."""
 
     timeout_s: float
     memory_gib: float
 
 
 class Engine(NamedTuple):
-    """Say what makes a set of images: this process, or workers of Ray."""
+    """What makes a set of images: this process, or workers of Ray."""
 
     is_ray: bool = False
     workers: int | None = None
@@ -43,14 +43,14 @@ def numbers_from_text(option: str, text: str | None) -> list[int] | None:
 
 
 def steps_from_text(text: str | None) -> dict[str, Any]:
-    """Return num_steps or times: 50 is a number of steps, 980,960,0 are times, and so is 980, with its comma."""
+    """Return num_steps or times: 50 is a number of steps; 980,960,0 and 980, (with its comma) are times."""
     if text is None:
         return {}
     try:
         numbers = [int(item) for item in text.removesuffix(",").split(",")]
     except ValueError as exc:
         raise UsageError(
-            f"--steps must be a number of steps, such as 50, or times, such as 980,960,0, got {shown(text)}."
+            f"--steps must be a number such as 50, or times such as 980,960,0, got {shown(text)}."
         ) from exc
     return {"times": numbers} if "," in text else {"num_steps": numbers[0]}
 
@@ -90,7 +90,7 @@ def _named(option: str, text: str, known: Sequence[str] | dict[str, Any], exampl
         key, _, value = setting.partition("=")
         if not name or not value or key not in known or key in settings:
             raise UsageError(
-                f"{option} must be a name, with {', '.join(known)} after a colon where needed, such as {example}, got "
+                f"{option} must be a name, optionally with {', '.join(known)} after a colon, such as {example}, got "
                 f"{shown(text)}."
             )
         settings[key] = value
@@ -98,7 +98,7 @@ def _named(option: str, text: str, known: Sequence[str] | dict[str, Any], exampl
 
 
 def guidance_from_text(spec: "ModelSpec", text: str | None) -> "Guidance | float | None":
-    """Return the guidance of text such as 2, 2@300-700 or @300-700, whose scale is the model's."""
+    """Return the guidance of text such as 2, 2@300-700, or @300-700 for the model's own scale."""
     if text is None:
         return None
     scale, at, interval = text.partition("@")
@@ -109,19 +109,19 @@ def guidance_from_text(spec: "ModelSpec", text: str | None) -> "Guidance | float
         low, high = map(float, interval.split("-"))
     except ValueError as exc:
         raise UsageError(
-            f"--guidance must be such as 2, or 2@300-700 for those times only, got {shown(text)}."
+            f"--guidance must be a scale such as 2, or 2@300-700 at some times, got {shown(text)}."
         ) from exc
     from ddpm_export.model.guidance import Guidance
 
     if number is None:
         if spec.defaults.guidance is None:
-            raise UsageError(f"--guidance {text} needs a scale, such as 2{text}: the model has no guidance of its own.")
+            raise UsageError(f"--guidance {text} needs a scale, such as 2{text}: the model has no default.")
         number = spec.defaults.guidance.scale
     return Guidance(number, (low, high))
 
 
 def limits_from_text(text: str, usual: Limits) -> Limits:
-    """Return the limits of text such as 600s,16GiB, where one may be left out."""
+    """Return the limits of text such as 600s,16GiB; either may be left out."""
     found = LIMITS.fullmatch(text)
     if found is None:
         raise UsageError(f"--untrusted takes limits such as 600s,16GiB, got {shown(text)}.")
@@ -133,7 +133,7 @@ def limits_from_text(text: str, usual: Limits) -> Limits:
 
 
 def labels_from_text(spec: "ModelSpec", text: str | None) -> str | list[str] | None:
-    """Return the labels of an option: a class, whose name may have commas, or several separated by commas."""
+    """Return the labels of text: a class, whose name may have commas, or several separated by commas."""
     if text is None or (spec.label is not None and text in spec.label.classes):
         return text
     return [item.strip() for item in text.split(",")]
@@ -142,7 +142,7 @@ def labels_from_text(spec: "ModelSpec", text: str | None) -> str | list[str] | N
 def inputs_from_settings(spec: "ModelSpec", settings: Sequence[str]) -> dict[str, Any]:
     """Return inputs by name from NAME=VALUE: numbers, a .npy's array, or a picture as (C, H, W) in [-1, 1].
 
-    Raises UsageError for text that is none of these, BadFileError for a file that cannot be read.
+    Raises UsageError for any other text, BadFileError for a file that cannot be read.
     """
     import numpy as np
 
@@ -159,7 +159,7 @@ def inputs_from_settings(spec: "ModelSpec", settings: Sequence[str]) -> dict[str
         elif entry is not None and entry.kind == "image":
             if entry.shape[0] not in (1, 3):
                 raise UsageError(
-                    f"--input {name} must be an .npy, since it has {entry.shape[0]} channels, got {shown(text)}."
+                    f"--input {name} has {entry.shape[0]} channels and must be an .npy, got {shown(text)}."
                 )
             inputs[name] = from_uint8(read_image(text, entry.shape[0])[None])[0]
         elif entry is not None and entry.kind == "label":
@@ -177,8 +177,7 @@ def inputs_from_settings(spec: "ModelSpec", settings: Sequence[str]) -> dict[str
 def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[str, Any]:
     """Return the object of a JSON file, changed by KEY=VALUE settings; a dot in a key goes one level down.
 
-    A value is JSON where it can be, else text. Raises BadFileError for a file that holds no object, UsageError for text
-    that is no setting.
+    Values are JSON, or else text. Raises BadFileError for a file without an object, UsageError for other settings.
     """
     options: Any = {}
     if config is not None:
@@ -187,7 +186,7 @@ def options_from_settings(config: Path | None, settings: Sequence[str]) -> dict[
             if not isinstance(options, dict):
                 raise ValueError(f"a JSON {type(options).__name__}")
         except (OSError, ValueError, RecursionError) as exc:
-            raise BadFileError(f"{config} must hold a JSON object: {first_line(exc)}.") from exc
+            raise BadFileError(f"{config} must contain a JSON object: {first_line(exc)}.") from exc
     for setting in settings:
         key, text = pair_of("--set", setting)
         *parents, leaf = key.split(".")

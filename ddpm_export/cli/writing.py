@@ -1,4 +1,4 @@
-"""Write a network as files and report on them: what export and adopt share."""
+"""Write a network as files and report them: what export and adopt share."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ddpm_export.cli.console import print_json
-from ddpm_export.cli.help import HOW, WHERE
-from ddpm_export.cli.options import Debug, Json
+from ddpm_export.cli.help import how, where
+from ddpm_export.cli.options import Json
 from ddpm_export.cli.progress import progress
 from ddpm_export.cli.texts import guidance_from_text, numbers_from_text, sampler_from_text, steps_from_text
 from ddpm_export.errors import UsageError, printable
@@ -20,9 +18,8 @@ if TYPE_CHECKING:
     from ddpm_export.importers.checkpoint import Checkpoint
     from ddpm_export.model.spec import ModelSpec
 
-
 OWN = "scheduler:"  # plans of the checkpoint's own scheduler
-STORED_ENDINGS = {"float16": ".float16", "int8": ".int8-weights"}  # .int8 is what computes in such integers
+STORED_ENDINGS = {"float32": "", "float16": ".float16", "int8": ".int8-weights"}  # .int8 also computes in int8
 
 
 @dataclass(frozen=True)
@@ -31,53 +28,37 @@ class Defaults:
 
     sampler: Annotated[
         str | None,
-        typer.Option(
+        how(
+            "The default sampler, such as ddpm, ddim:eta=1 or unipc:grid=karras. [default: ddim]",
             metavar="NAME[:KEY=VALUE]",
-            help="The default sampler, such as ddpm, ddim:eta=1 or unipc:grid=karras. [default: ddim]",
-            rich_help_panel=HOW,
         ),
     ] = None
     steps: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|TIMES",
-            help="The default steps, such as 50 or 980,960,0. [default: 50, or the checkpoint's own]",
-            rich_help_panel=HOW,
-        ),
+        how("The default steps, such as 50 or 980,960,0. [default: 50, or the checkpoint's own]", metavar="N|TIMES"),
     ] = None
     plans: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME:N,N|FILE",
-            help="Plans to put into the file: dpmpp_2m:5,10,20, unipc:5,10,grid=karras, scheduler:50,20 (the "
+        how(
+            "Plans to put into the file: dpmpp_2m:5,10,20, unipc:5,10,grid=karras, scheduler:50,20 (the "
             "checkpoint's own, of diffusers), or a .json of python -m train.tune. Repeatable.",
-            rich_help_panel=HOW,
+            metavar="NAME:N,N|FILE",
         ),
     ] = None
-    plan: Annotated[
-        str | None,
-        typer.Option(help="The default plan, one of --plans, instead of --sampler and --steps.", rich_help_panel=HOW),
-    ] = None
+    plan: Annotated[str | None, how("The default plan, one of --plans, instead of --sampler and --steps.")] = None
     guidance: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCALE[@LOW-HIGH]",
-            help="The default guidance, such as 2 or 2@300-700. [default: 1]",
-            rich_help_panel=HOW,
-        ),
+        str | None, how("The default guidance, such as 2 or 2@300-700. [default: 1]", metavar="SCALE[@LOW-HIGH]")
     ] = None
 
     @property
     def given(self) -> list[str]:
         """Return the flags that were given."""
-        values = {"sampler": self.sampler, "steps": self.steps, "plans": self.plans}
-        values |= {"plan": self.plan, "guidance": self.guidance}
-        return [f"--{name}" for name, value in values.items() if value is not None]
+        return [f"--{name}" for name, value in vars(self).items() if value is not None]
 
     def steps_to_import(self) -> list[int] | None:
-        """Return the numbers of steps that a checkpoint's own scheduler is asked for.
+        """Return the numbers of steps to import from a checkpoint's own scheduler.
 
-        None for the number it has itself, an empty list where its steps are left behind.
+        None imports the scheduler's own number, an empty list nothing.
         """
         own = [text.removeprefix(OWN) for text in self.plans or [] if text.startswith(OWN)]
         if own:
@@ -92,23 +73,19 @@ class Defaults:
         from ddpm_export.exporting.plans import with_plans
 
         for text in self.plans or []:
-            *items, last = text.split(",")
-            if text.startswith(OWN):
-                continue
-            if items and last.startswith("grid="):
-                spec = with_plans(spec, [",".join(items)], grid=last.removeprefix("grid="))
-            else:
-                spec = with_plans(spec, [text])
+            head, _, grid = text.rpartition(",grid=")
+            if not text.startswith(OWN):
+                spec = with_plans(spec, [head], grid=grid) if head else with_plans(spec, [text])
         return spec
 
     def applied(self, spec: "ModelSpec", *, imported: bool = False) -> "ModelSpec":
-        """Return the spec with these defaults; imported: a number alone was of the scheduler's own steps."""
+        """Return the spec with these defaults; imported: --steps alone chose the scheduler's own steps."""
         from ddpm_export.model.defaults import with_defaults
 
-        how = {**steps_from_text(self.steps), **sampler_from_text(self.sampler)}
-        if imported and self.plan is None and self.steps_to_import() == [how.get("num_steps")]:
-            how = {}
-        return with_defaults(spec, plan=self.plan, guidance=guidance_from_text(spec, self.guidance), **how)
+        steps = {**steps_from_text(self.steps), **sampler_from_text(self.sampler)}
+        if imported and self.plan is None and self.steps_to_import() == [steps.get("num_steps")]:
+            steps = {}
+        return with_defaults(spec, plan=self.plan, guidance=guidance_from_text(spec, self.guidance), **steps)
 
 
 @dataclass(frozen=True)
@@ -117,52 +94,36 @@ class Output:
 
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format",
-            help="onnx, torchscript or pt2; sampler (seed in, images out, in one call), slice (some steps of one, for "
+        where(
+            "onnx, torchscript or pt2; sampler (seed in, images out, in one call), slice (some steps of one, for "
             "progress) or edit (from a picture); triton (for inference servers). Repeatable. [default: onnx]",
-            rich_help_panel=WHERE,
+            "--format",
         ),
     ] = None
     opens: Annotated[
         str | None,
-        typer.Option(
+        where(
+            "Choices that a sampler, slice or edit leaves to its user: all, or some of steps,eta,times,plan,guidance. "
+            "[default: none; they are fixed to the file's defaults]",
             "--open",
             metavar="CHOICE,CHOICE",
-            help="What a sampler, slice or edit leaves to its user: all, or some of steps,eta,times,plan,guidance. "
-            "[default: none; they are fixed to the file's defaults]",
-            rich_help_panel=WHERE,
         ),
     ] = None
     storage: Annotated[
         str,
-        typer.Option(
-            help="float32, or float16 or int8: a half or a quarter of the size, weights rounded, computed in float32.",
-            rich_help_panel=WHERE,
-        ),
+        where("float32, or float16 or int8: a half or a quarter of the size, weights rounded, computed in float32."),
     ] = "float32"
     precision: Annotated[
-        str,
-        typer.Option(
-            help="float32, or int8: convolutions computed in 8-bit integers, slightly different images.",
-            rich_help_panel=WHERE,
-        ),
+        str, where("float32, or int8: convolutions computed in 8-bit integers, slightly different images.")
     ] = "float32"
     calibrate: Annotated[
-        int | None,
-        typer.Option(
-            help="With --precision int8: evaluations to find its ranges. [default: 256]", rich_help_panel=WHERE
-        ),
+        int | None, where("With --precision int8: how many evaluations find its ranges. [default: 256]")
     ] = None
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="A file x.onnx, x.ts or x.pt2, or a folder. [default: the checkpoint's folder, or the current one]",
-            rich_help_panel=WHERE,
-        ),
+        where("A file x.onnx, x.ts or x.pt2, or a folder. [default: the checkpoint's folder, or the current one]"),
     ] = None
     as_json: Json = False
-    debug: Debug = False
 
     @property
     def names(self) -> list[str]:
@@ -175,22 +136,29 @@ class Output:
         return out if out.is_dir() or not out.suffix else out.parent
 
     def paths(self, checkpoint: str, stem: str) -> dict[str, Path]:
-        """Return where each format goes. Raises UsageError for an unknown format and contradicting options."""
+        """Return where each format goes; raises UsageError for an unknown format and contradicting options."""
         from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
 
         if self.precision not in ("float32", "int8"):
             raise UsageError(f"--precision must be float32 or int8, got {self.precision!r}.")
         if self.precision == "float32" and self.calibrate is not None:
             raise UsageError("--calibrate needs --precision int8.")
-        ending = ".int8" if self.precision == "int8" else STORED_ENDINGS.get(self.storage, "")
-        return _paths(
-            self.names,
-            self.out or _folder_of(checkpoint),
-            {name: format.ending for name, format in FORMATS.items()},  # noqa: A001
-            {name: format.ending for name, format in ONE_CALL_FORMATS.items()},  # noqa: A001
-            list(SERVED_FORMATS),
-            stem + ending,
-        )
+        names, out, listed = self.names, self.out or _folder_of(checkpoint), " ".join(self.names)
+        endings = {name: format.ending for name, format in (FORMATS | ONE_CALL_FORMATS).items()}  # noqa: A001
+        for name in names:
+            if name not in (*endings, *SERVED_FORMATS):
+                raise UsageError(f"--format must be one of {', '.join((*endings, *SERVED_FORMATS))}, got {name!r}.")
+        if set(names) & set(SERVED_FORMATS):
+            if len(names) > 1 or out.suffix in endings.values():
+                raise UsageError(f"--format {listed} must be by itself, and --out a folder, got {str(out)!r}.")
+            return {names[0]: out}
+        if out.suffix not in endings.values() or out.is_dir():
+            stem += ".int8" if self.precision == "int8" else STORED_ENDINGS.get(self.storage, "")
+            return {name: out / f"{stem}{endings[name]}" for name in names}
+        is_one_call = names[0] in ONE_CALL_FORMATS and out.suffix == ".onnx"  # which may have any name
+        if len(names) > 1 or not (is_one_call or endings[names[0]] == out.suffix):
+            raise UsageError(f"--out {out} is one file, of another format than --format {listed}. Name a folder.")
+        return {names[0]: out}
 
 
 def write_files(
@@ -204,73 +172,44 @@ def write_files(
     write: Callable[..., Iterable[Any]],
     imported: bool = False,
 ) -> None:
-    """Write a network, with other defaults where they are given, as files by `export_all`, and report on each."""
+    """Write a network as files by `export_all`, with these defaults, and report each."""
     from ddpm_export.importers.checkpoint import Checkpoint
 
+    notes, importer = list[str](), None
     if not isinstance(loaded, Path):
         spec = defaults.applied(defaults.with_plans(loaded.spec), imported=imported)
         loaded = replace(loaded, spec=spec)
         if not isinstance(loaded, Checkpoint):
             loaded = loaded.beginning_with_noise()
-    notes = [] if isinstance(loaded, Path) else list(loaded.notes)
+        notes, importer = list(loaded.notes), spec.source.get("importer")
     reports: list[Any] = []
+    calibrate = None if output.precision == "float32" else 256 if output.calibrate is None else output.calibrate
+    opens = "all" if output.opens == "all" else tuple(filter(None, (output.opens or "").split(",")))
     with progress(len(paths), "exporting") as advance:
-        evaluations = (256 if output.calibrate is None else output.calibrate) if output.precision == "int8" else None
-        opens = "all" if output.opens == "all" else tuple(filter(None, (output.opens or "").split(",")))
         for report in write(
-            loaded, paths, storage=output.storage, calibrate=evaluations, opens=opens, defaults=defaults.applied
+            loaded, paths, storage=output.storage, calibrate=calibrate, opens=opens, defaults=defaults.applied
         ):
             reports.append(report)
             advance(str(report.path))
     notes += dict.fromkeys(note for report in reports for note in report.notes)
-    for note in notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+    _print_notes(notes)
     if output.as_json:
-        values: dict[str, Any] = {
-            "checkpoint": checkpoint,
-            "weights": weights,
-            "importer": None if isinstance(loaded, Path) else loaded.spec.source.get("importer"),
-            "notes": notes,
-            "files": [report.to_json() for report in reports],
-        }
-        print_json(values)
+        about = {"checkpoint": checkpoint, "weights": weights, "importer": importer, "notes": notes}
+        print_json({**about, "files": [report.to_json() for report in reports]})
         return
     _print_table(reports)
     if any(not getattr(report.proof, "relative", True) for report in reports):
-        print(
-            "note: the network returns only zeros somewhere, as an untrained one does; errors there are absolute.",
-            file=sys.stderr,
-        )
+        _print_notes(["the network returns only zeros somewhere, as an untrained one does; errors there are absolute."])
 
 
 def _folder_of(checkpoint: str) -> Path:
     path = Path(checkpoint)
-    if path.is_dir():
-        return path
-    return path.parent if path.exists() else Path()
+    return path if path.is_dir() else path.parent if path.exists() else Path()
 
 
-def _paths(
-    formats: list[str], out: Path, suffixes: dict[str, str], one_call: dict[str, str], served: list[str], name: str
-) -> dict[str, Path]:
-    """Return where each format goes; raises UsageError for an unknown one and for one file that should be several."""
-    suffixes = {**suffixes, **one_call}
-    for format in formats:  # noqa: A001
-        if format not in (*suffixes, *served):
-            raise UsageError(f"--format must be one of {', '.join((*suffixes, *served))}, got {format!r}.")
-    if set(formats) & set(served):
-        if len(formats) > 1 or out.suffix in suffixes.values():
-            raise UsageError(f"--format {' '.join(formats)} must be by itself, and --out a folder, got {str(out)!r}.")
-        return {formats[0]: out}
-    if out.suffix not in suffixes.values() or out.is_dir():
-        return {format: out / f"{name}{suffixes[format]}" for format in formats}  # noqa: A001
-    if len(formats) == 1 and formats[0] in one_call and out.suffix == ".onnx":
-        return {formats[0]: out}  # called as its owner likes
-    if [suffixes[format] for format in formats] != [out.suffix]:  # noqa: A001
-        raise UsageError(
-            f"--out {out} is one file, of another format than --format {' '.join(formats)}. Name a folder."
-        )
-    return {formats[0]: out}
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def _print_table(reports: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""One network evaluation by every engine that is here: held to golden vectors, compared, and timed in turns."""
+"""One network evaluation on every engine available: checked by golden vectors, compared, and timed in turns."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,12 @@ from ddpm_export.runtimes.opening import open_model
 from ddpm_export.runtimes.providers import provider_from_name
 
 Call = Callable[[], Array]
-# golden vectors have vouched for the file: this is only that nobody times another network beside it. Weights stored as
-# float16 come out at about 1e-3
-MAX_RELATIVE_ERROR = 1e-2
+MAX_RELATIVE_ERROR = 1e-2  # of the same network; weights stored as float16 are at about 1e-3
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Hold a file on a provider. precision: float32, bfloat16 or int8; tolerance: of its error beside another."""
+    """A file on a provider. precision: float32, bfloat16 or int8; tolerance: its largest error relative to another."""
 
     path: Path
     provider: str
@@ -35,7 +33,7 @@ class Engine:
     spec: ModelSpec
 
     def call(self, batch: int) -> Call:
-        """Return one evaluation of a batch, at the middle of the schedule, that gives the prediction (B, C, H, W)."""
+        """Return a function that evaluates a batch at the middle of the schedule: the prediction (B, C, H, W)."""
         x_t, t, asked = inputs_at_the_middle(self.spec, batch)
         model, prediction = self.model, self.spec.prediction
         return lambda: model(x_t, t, **asked)[prediction]
@@ -43,7 +41,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Steps:
-    """Hold seconds by contender, errors relative to the first one, and why others did not run."""
+    """Seconds by contender, errors relative to the first, and why others did not run."""
 
     timings: Timings
     errors: Mapping[str, float]
@@ -65,8 +63,7 @@ def opened_engines(
 ) -> tuple[list[Engine], dict[str, str]]:
     """Return every file on every provider that runs it here, and by name why the others do not.
 
-    trust: as of `open_model`. Raises what that raises where a file does not run on the CPU, and UsageError for files of
-    different networks.
+    Raises what `open_model` raises where a file does not run on the CPU, and UsageError for different networks.
     """
     engines: list[Engine] = []
     refused: dict[str, str] = {}
@@ -82,8 +79,8 @@ def opened_engines(
                 continue
             if engines and _shape(engine.spec) != _shape(engines[0].spec):
                 raise UsageError(
-                    f"{path} must be of the same network as {engines[0].path}. It predicts {_shape(engine.spec)}, the "
-                    f"other {_shape(engines[0].spec)}."
+                    f"{path} must be of the same network as {engines[0].path}, which predicts "
+                    f"{_shape(engines[0].spec)}, got {_shape(engine.spec)}."
                 )
             engines.append(engine)
     return engines, refused
@@ -96,8 +93,7 @@ def _opened(path: Path, provider: str, threads: int | None, trust: bool) -> Engi
     failed = [result for result in replay_golden(model, spec, precision=device.precision) if not result.passed]
     if failed:
         raise ModelRefusedError(
-            f"{path}: {provider} does not compute what the file promises, the error is {failed[0].error:.3g}. See "
-            "ddpm-check."
+            f"{path} does not compute what it promises on {provider}: error {failed[0].error:.3g}. See ddpm-check."
         )
     return Engine(path, provider, precision, max(tolerance, MAX_RELATIVE_ERROR), model, spec)
 
@@ -113,10 +109,10 @@ def timed_steps(
     tolerances: Mapping[str, float] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Steps:
-    """Warm contenders up, compare what they give with what the first gives, and time them in turns.
+    """Warm contenders up, compare their outputs with the first one's, and time them in turns.
 
-    tolerances: of relative errors, max |a - b| / max |b|, 1e-2 where none is said. One that does not run is no
-    contender, and its reason is kept. Raises ModelRefusedError where one gives another network's output.
+    tolerances: of relative errors, max |a - b| / max |b|, 1e-2 by default. Contenders that do not run are returned with
+    their reason. Raises ModelRefusedError where one gives another network's output.
     """
     running: dict[str, Call] = {}
     failures: dict[str, str] = {}
@@ -125,7 +121,7 @@ def timed_steps(
             report(f"warming up {name}")
         try:
             warm_up(call)
-        except Exception as exc:  # torch.compile without a C compiler, for one, raises what its backend met
+        except Exception as exc:  # such as torch.compile without a C compiler
             failures[name] = f"does not run here: {first_line(exc, 80)}"
         else:
             running[name] = call
@@ -136,7 +132,7 @@ def timed_steps(
         most = (tolerances or {}).get(name, MAX_RELATIVE_ERROR)
         if not error <= most:
             raise ModelRefusedError(
-                f"{name} must give what {next(iter(running))} gives within {most:g}, got a relative error of "
-                f"{error:.2g}. Name files of one network, and the checkpoint that they were exported from."
+                f"{name} must agree with {next(iter(running))} within {most:g}, got a relative error of {error:.2g}. "
+                "Name files of one network, and the checkpoint they were exported from."
             )
     return Steps(interleaved(running, rounds), errors, failures)

@@ -1,8 +1,8 @@
-"""The one home of measuring: what is compared is interleaved, rested and warm. Knows nothing of networks.
+"""Timing by turns: what is compared is interleaved, rested and warm. Knows nothing of networks.
 
-Timings drift by 2x from minute to minute, and thread pools spin for a while after a run and slow whoever comes next in
-the same process. So contenders take turns in a fresh order every round, a pause comes before each turn, and what is
-reported is the ratio within a round.
+Timings drift by 2x from minute to minute, and thread pools spin for a while after a run and slow the next one in the
+same process. So contenders take turns in a fresh order every round, with a pause before each turn, and reports give the
+ratio within a round.
 """
 
 import gc
@@ -48,7 +48,7 @@ class Timings:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Return the median with its quartiles as text: `1.32 (1.29-1.36)`."""
+    """Return the median and quartiles as text: `1.32 (1.29-1.36)`."""
     return spread_of(statistics.quantiles(values, n=4) if len(values) > 1 else values * 3, digits)
 
 
@@ -59,7 +59,7 @@ def spread_of(quartiles: list[float], digits: int = 2) -> str:
 
 
 def warm_up(call: Callable[[], Any]) -> None:
-    """Call until what is compiled or cached in the first calls is: at least 8 calls, and at least 1.5 s."""
+    """Call at least 8 times and for at least 1.5 s, which compiles and caches."""
     until = time.perf_counter() + WARM_UP_S
     calls = 0
     while calls < WARM_UP_CALLS or time.perf_counter() < until:
@@ -68,10 +68,9 @@ def warm_up(call: Callable[[], Any]) -> None:
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> Timings:
-    """Time calls that take turns, in a fresh order every round; each must be warm already.
+    """Time calls, already warm, that take turns in a fresh order every round.
 
-    A turn is a pause, one call that is not counted (it wakes the threads that the pause put to sleep), and then calls
-    for about 0.12 s, of which the median counts.
+    A turn is a pause, an uncounted call that wakes sleeping threads, and calls for about 0.12 s; their median counts.
     """
     order = list(contenders)
     shuffle = random.Random(0).shuffle
@@ -101,23 +100,23 @@ def _turn(call: Callable[[], Any]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on: processor, cores, memory, versions, and how busy others keep it.
-
-    Neither names nor paths of the machine.
-    """
+    """Return what the numbers depend on: processor, cores, memory, versions and load; no names or paths."""
+    cpu = _cpuinfo()
+    flags = (cpu.get("flags") or cpu.get("Features") or "").split()
+    versions = {name: entry.version for name in PACKAGES for entry in importlib.metadata.distributions(name=name)}
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
         "cores": cores(),
-        "features": _features(),
+        "features": [name for name in FEATURES if name in flags],
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := _version(name)) is not None},
-        "others_busy_share": others_busy_share(),
+        **versions,
+        "others_busy_share": _others_busy_share(),
     }
 
 
-def others_busy_share() -> float | None:
+def _others_busy_share() -> float | None:
     """Return the share of all cores that other processes used in one second of our sleep, None where unknown."""
     before = _busy_and_all()
     time.sleep(BUSY_LOOK_S)
@@ -135,21 +134,12 @@ def _busy_and_all() -> tuple[int, int] | None:
     return sum(fields) - fields[3] - fields[4], sum(fields)  # all but idle and iowait
 
 
-def _proc_cpuinfo(key: str) -> str | None:
+def _cpuinfo() -> dict[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), None)
-
-
-def _cpu_model() -> str:
-    return _proc_cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _features() -> list[str]:
-    flags = (_proc_cpuinfo("flags") or _proc_cpuinfo("Features") or "").split()
-    return [name for name in FEATURES if name in flags]
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _memory_gib() -> int | None:
@@ -159,24 +149,17 @@ def _memory_gib() -> int | None:
         return None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def launched(name: str, command: list[str]) -> tuple[dict[str, Any], str]:
-    """Run a command in a fresh process: its seconds, cpu_seconds and peak_bytes, and what it printed.
+    """Return the seconds, cpu_seconds and peak_bytes of a command in a fresh process, and its output.
 
-    Raises EnvironmentProblem, naming the contender, where it fails.
+    Raises EnvironmentProblem where the command fails.
     """
     launcher = [sys.executable, "-I", "-S", str(Path(__file__).parent / "launcher.py"), *command]
     done = subprocess.run(launcher, capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     if result["exit_code"] != 0:
         raise EnvironmentProblem(
-            f"{name} ended with {result['exit_code']} and {(done.stderr.splitlines() or ['nothing'])[-1]!r}. "
+            f"{name} exited with {result['exit_code']} and {(done.stderr.splitlines() or ['no message'])[-1]!r}. "
             "Run it by hand."
         )
     return result, done.stderr
@@ -185,9 +168,9 @@ def launched(name: str, command: list[str]) -> tuple[dict[str, Any], str]:
 def launched_in_turns(
     programs: Mapping[str, list[str]], rounds: int, rehearsals: Mapping[str, list[str]] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Start each program in turn, a rest before each: what `launched` says of it, one result a round.
+    """Launch each program in turn, with a rest before each; return the results of `launched`, one a round.
 
-    A first round is not counted, since it fills the disk cache. rehearsals: what to start in it instead, by name.
+    An uncounted first round fills the disk cache. rehearsals: programs to launch in it instead, by name.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
     for number in range(rounds + 1):

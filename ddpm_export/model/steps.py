@@ -101,7 +101,7 @@ def choose(
         raise ModelRefusedError(f"The model's default sampler, {spec.defaults.sampler!r}, is unknown to this version.")
     sampler = spec.defaults.sampler if sampler is None else sampler
     if times is not None and grid is not None:
-        raise UsageError("Give grid or times, not both.", "grid", "times")
+        raise UsageError("Give grid or times, not both.", "grid")
     if times is None and num_steps is None and grid is None:
         times = spec.defaults.times
     chosen, usual = grid_of(spec, num_steps, times=times, name=grid or "uniform"), knobs_of(sampler, spec, knobs)

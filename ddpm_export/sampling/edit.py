@@ -20,7 +20,7 @@ from ddpm_export.sampling.request import Request, request_for
 
 
 class Inverted(NamedTuple):
-    """Noise x_T (m, C, H, W) float32 that leads to pictures, and how far from them: each one's RMSE (m,) in levels."""
+    """Noise x_T (m, C, H, W) float32 that leads to pictures, and the RMSE (m,) of each on the way back, in levels."""
 
     x_T: Array  # noqa: N815
     rmse: NDArray[np.float64]
@@ -31,9 +31,9 @@ def edit(
 ) -> Pixels:
     """Return images made from pictures, seeds or noise, uint8 (n, H, W, C).
 
-    model: a path of a denoiser or a one-call edit, or what `open_model` or `open_file` returned. images: uint8
-    (m, H, W, C). asked: mask, strength, seeds and all else that `request_for` takes, one of which has to be something
-    given. Costs one network evaluation a row of the plan and batch. Raises what `request_for` and `sample` raise.
+    model: as in `generate`, a denoiser or a one-call edit. images: uint8 (m, H, W, C). asked: mask, strength, seeds and
+    other arguments of `request_for`. Costs one network evaluation a row of the plan and batch. Raises what
+    `request_for` and `sample` raise, and UsageError where there is nothing to edit.
     """
     opened = opened_file(model, provider, threads)
     request = request_for(opened.spec, images=images, **asked)
@@ -51,11 +51,11 @@ def invert(
     report: Callable[[int, int], None] | None = None,
     **asked: Any,
 ) -> Inverted:
-    """Return the noise from which a plan without noise leads back to pictures, uint8 (m, H, W, C), nearly.
+    """Return the noise from which a plan that adds none leads back, nearly, to pictures uint8 (m, H, W, C).
 
     model, asked: as in `generate`. The way to noise is DDIM's, by the plan's times; the way back, which gives the
-    error, is the plan itself. report: called after each evaluation with those done and those to do, twice as many as
-    `generate` costs. Raises UsageError for pictures that do not fit the model and for a plan that adds noise.
+    error, is the plan itself. report: called after each evaluation with (done, total), twice what `generate` costs.
+    Raises UsageError for pictures that do not fit the model and for a plan that adds noise.
     """
     opened = opened_file(model, provider, threads)
     spec = opened.spec
@@ -65,7 +65,7 @@ def invert(
     label = label_of_pictures(spec, asked.get("label"), asked.get("inputs"))
     forwards = request_for(spec, **{**asked, "n": len(images), "label": label})
     if any(row.noise for row in forwards.steps.plan.rows):
-        raise UsageError("Inverting needs a plan that adds no noise. Choose ddim with eta 0.", "sampler")
+        raise UsageError("Inverting needs a sampler that adds no noise. Choose ddim with eta 0.", "sampler")
     plan = inversion(spec.alphas_cumprod, times_of(forwards.steps.plan))
     backwards = replace(forwards, steps=forwards.steps._replace(plan=plan))
     free = DenoiserFile(opened.model, replace(spec, clip_x_0=None))  # what is clipped cannot be found again

@@ -1,4 +1,4 @@
-"""The second half of the straight line, in batches: from an opened model and a request to states, or to pictures."""
+"""From an opened model and a request to states, or to pictures, in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def _walk(denoise: Denoiser, spec: ModelSpec, request: Request, numbers: Sequenc
 
 
 def _inputs_of_edit(request: Request, numbers: Sequence[int]) -> dict[str, Any]:
-    """Return what a one-call edit takes of a batch besides; nothing for images from noise."""
+    """Return the inputs of a one-call edit that are given; none for images from noise."""
     given = request.given
     if given is None or given.known is None:
         return {}
@@ -68,7 +68,7 @@ def _inputs_of_edit(request: Request, numbers: Sequence[int]) -> dict[str, Any]:
 def pictures(
     opened: DenoiserFile | OneCallFile, request: Request, wants: Callable[[int], bool]
 ) -> Iterator[tuple[range, Row, Pixels | None]]:
-    """Yield (image numbers, row, pictures after it) of whatever file was opened; None where `wants` says no of row i.
+    """Yield (image numbers, row, pictures after it), without pictures where `wants(row.i)` is false.
 
     A denoiser and a slice yield after every row of every batch, other one-call files after every batch.
     """
@@ -78,11 +78,11 @@ def pictures(
         return
     steps = request.steps
     eta = steps.knobs.get("eta", 1.0)  # ddpm, whose variance is fixed_small here
-    how = (request.num_rows, eta, steps.times, steps.name, request.guidance)
+    choices = (request.num_rows, eta, steps.times, steps.name, request.guidance)
     for numbers in request.batches:
         inputs = request.inputs_of(numbers) | _inputs_of_edit(request, numbers)
-        for i, x, images in opened.run(request.seed, numbers, *how, **inputs):
-            # on the way the state, as of a denoiser; the pictures at its end are the graph's own
+        for i, x, images in opened.run(request.seed, numbers, *choices, **inputs):
+            # before the last row there is only the state; the last pictures are the graph's own
             shown = images if i == request.num_rows else to_uint8(decode(x))
             yield numbers, steps.plan.rows[i - 1], shown if wants(i) else None
 
@@ -102,16 +102,16 @@ def generate(
 ) -> Pixels:
     """Return n images as uint8 (n, H, W, C) from any exported file.
 
-    model: a path, or what `open_model` or `open_file` returned. asked: n, seed, num_steps and all else that
-    `request_for` takes. Costs one network evaluation a row of the plan and batch, with guidance of twice the batch.
-    Raises what `open_file`, `request_for` and `sample` raise.
+    model: a path, or the result of `open_model` or `open_file`. asked: n, seed, num_steps and the other arguments of
+    `request_for`. Costs one network evaluation a row of the plan and batch, with guidance of twice the batch. Raises
+    what `open_file`, `request_for` and `sample` raise.
     """
     opened = opened_file(model, provider, threads)
     return images_of(opened, request_for(opened.spec, **asked))
 
 
 def opened_file(model: Any, provider: str = "cpu", threads: int | None = None) -> DenoiserFile | OneCallFile:
-    """Return what a path leads to, or what was opened before."""
+    """Return the model at a path, or the one opened before."""
     if isinstance(model, (str, Path)):
         return open_file(model, provider, threads=threads)
     return DenoiserFile(*model) if isinstance(model, tuple) else model

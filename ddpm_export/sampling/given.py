@@ -1,9 +1,9 @@
-"""What images are made from besides noise: pictures, a measurement, noise; checked against the model. Opens no file."""
+"""What images are made from other than fresh noise: pictures, a measurement, given noise. Opens no file."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,17 +14,46 @@ from ddpm_export.process.given import Measurement, crossfade, measurement_from_t
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import Pixels, from_uint8
 
-BETWEEN = 9  # how many images from one end to the other, unless the request says
+BETWEEN = 9  # images from one end to the other, by default
+SOURCES = ("images", "seeds", "x_T")
+
+
+class Edit(NamedTuple):
+    """What an edit was asked for, as the arguments of `request_for`."""
+
+    images: Pixels | None = None
+    seeds: Sequence[int] | None = None
+    x_T: Array | None = None  # noqa: N815
+    mask: Array | None = None
+    measure: str | None = None
+    strength: float | None = None
+    between: bool = False
+    returns: int = 0
+
+    @property
+    def sources(self) -> list[str]:
+        """Return which of images, seeds and x_T are given."""
+        return [name for name in SOURCES if getattr(self, name) is not None]
+
+    @property
+    def options(self) -> list[str]:
+        """Return which options are given that need a picture."""
+        values = {"mask": self.mask, "measure": self.measure, "strength": self.strength}
+        return [name for name, value in values.items() if value is not None] + ["between"] * self.between
+
+    def __bool__(self) -> bool:
+        """Tell whether anything is given."""
+        return bool(self.sources or self.options or self.returns)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Given:
-    """What images are made from besides noise: arrays of m entries, of which image k takes number k // ways.
+    """What images are made from: arrays of m entries, of which image k takes number k // ways.
 
-    known: pictures as states (m, C, H, W), or what was measured of them, carried back. mask: (m or 1, 1, H, W), 0 where
-    a pixel is known, 1 where it is made. measurement, y: what the images share with the pictures, and its values.
-    strength: the share of the training times from which on noise is added and taken away again. states: (m, C, H, W),
-    where the walk begins. shares_noise: whether all images have the noise of the first. text: what images follow from.
+    known: pictures as states (m, C, H, W), or a measurement carried back to that shape. mask: (m or 1, 1, H, W), 0
+    where a pixel is known, 1 where it is made. measurement, y: what the images share with the pictures, and its values.
+    strength: the share of the training times at which noise is added and removed again. states: (m, C, H, W), where the
+    walk begins. shares_noise: whether all images have the noise of the first. text: these values, to be described.
     """
 
     known: Array | None = None
@@ -42,45 +71,34 @@ class Given:
         return self.mask if self.mask is None or len(self.mask) == 1 else self.mask[list(places)]
 
 
-def refuse_contradictions(
-    spec: ModelSpec,
-    sources: Mapping[str, Any],
-    mask: Array | None,
-    measure: str | None,
-    strength: float | None,
-    returns: int,
-    between: bool,
-    seed: int | None,
-) -> None:
-    """Raise UsageError for what is given without what it needs, or with what it excludes."""
-    named = [name for name, value in sources.items() if value is not None]
-    wanted = {"mask": mask, "measure": measure, "strength": strength, "between": between or None}
-    asked = [name for name, value in wanted.items() if value is not None]
-    beyond = measure is not None or returns or between or named != ["images"]
+def refuse_contradictions(spec: ModelSpec, edit: Edit, seed: int | None) -> None:
+    """Raise UsageError for options that lack what they need, or exclude each other."""
+    sources, options = edit.sources, edit.options
+    beyond = edit.measure is not None or edit.returns or edit.between or sources != ["images"]
     if spec.graph not in (None, "edit") or (spec.graph == "edit" and beyond):
         raise beyond_graph(spec)
-    if returns and mask is None and measure is None:
+    if edit.returns and edit.mask is None and edit.measure is None:
         raise UsageError("returns needs a mask or a measure.", "returns", "mask", "measure")
-    if len(named) > 1:
-        raise UsageError(f"Give only one of images, seeds and x_T, got {' and '.join(named)}.", *sources)
-    if "images" not in named and asked:
-        raise UsageError(f"{asked[0]} needs a picture.", asked[0])
-    if not named:
-        raise UsageError("Give images, seeds or x_T.", *sources)
-    if named == ["images"] and not asked:
+    if len(sources) > 1:
+        raise UsageError(f"Give only one of images, seeds and x_T, got {' and '.join(sources)}.", *SOURCES)
+    if "images" not in sources and options:
+        raise UsageError(f"{options[0]} needs a picture.", options[0])
+    if not sources:
+        raise UsageError("Give images, seeds or x_T.", *SOURCES)
+    if sources == ["images"] and not options:
         raise UsageError("A picture needs a mask, a measure or a strength.", "mask", "measure", "strength")
-    if between and asked != ["strength", "between"]:
+    if edit.between and options != ["strength", "between"]:
         raise UsageError("between needs a strength and no other edit option.", "between", "strength")
-    if between and len(sources["images"]) != 2:
-        raise UsageError(f"between needs 2 images, got {len(sources['images'])}.", "between")
-    if measure not in (None, "mask") and mask is not None:
-        raise UsageError(f"mask does not apply to measure {measure}.", "mask", "measure")
-    if sources["seeds"] is not None and (len(sources["seeds"]) != 2 or seed is not None):
-        raise UsageError(f"seeds takes two seeds and replaces seed, got {list(sources['seeds'])}.", "seeds", "seed")
+    if edit.between and edit.images is not None and len(edit.images) != 2:
+        raise UsageError(f"between needs 2 images, got {len(edit.images)}.", "between")
+    if edit.measure not in (None, "mask") and edit.mask is not None:
+        raise UsageError(f"mask does not apply to measure {edit.measure}.", "mask", "measure")
+    if edit.seeds is not None and (len(edit.seeds) != 2 or seed is not None):
+        raise UsageError(f"seeds takes two seeds and replaces seed, got {list(edit.seeds)}.", "seeds", "seed")
 
 
 def label_of_pictures(spec: ModelSpec, label: Any, inputs: Mapping[str, Any] | None) -> Any:
-    """Return the label that was asked for; without one "none", where the network knows that: a picture's is unknown."""
+    """Return the label that was given, else "none" where the network knows it: a picture's class is unknown."""
     own = spec.label
     if label is not None or own is None or own.none is None or own.name in (inputs or {}):
         return label
@@ -88,55 +106,44 @@ def label_of_pictures(spec: ModelSpec, label: Any, inputs: Mapping[str, Any] | N
 
 
 def beyond_graph(spec: ModelSpec) -> UsageError:
-    """Return the error for a one-call file that is given what it does not take."""
+    """Return the error for something given that a one-call file does not take."""
     takes = "only a picture with a mask or a strength" if spec.graph == "edit" else "no picture"
     return UsageError(f"A one-call {spec.graph} takes {takes}. Run the .onnx it was made from.")
 
 
-def given_for(
-    spec: ModelSpec,
-    n: int | None,
-    first: int,
-    images: Pixels | None,
-    mask: Array | None,
-    measure: str | None,
-    strength: float | None,
-    between: bool,
-    seeds: Sequence[int] | None,
-    x_T: Array | None,
-) -> Given:
+def given_for(spec: ModelSpec, edit: Edit, n: int | None, first: int) -> Given:
     """Return what images are made from, checked against the model."""
-    shape = spec.state_shape
+    images, seeds, measure, strength = edit.images, edit.seeds, edit.measure, edit.strength
+    shape, count = spec.state_shape, BETWEEN if n is None else n
     known = y = measurement = states = None
-    text: dict[str, Any] = {}
-    mask = None if mask is None else _mask(mask, shape)
+    mask = None if edit.mask is None else _mask(edit.mask, shape)
     if measure is not None:
         measurement = measurement_from_text(measure, shape, mask)
-        text["measure"] = measure
     if images is not None:
         known = states_from_images(images, shape, measurement)
-        text["images_sha256"] = digest_of(images)
         if mask is not None and len(mask) not in (1, len(images)):
-            raise UsageError(f"There must be one mask, or one for each of {len(images)} pictures, got {len(mask)}.")
+            raise UsageError(f"mask must hold one mask, or one for each of {len(images)} pictures, got {len(mask)}.")
         if measurement is not None:
             is_whole = known.shape[1:] == shape
             y = measurement.of(known) if is_whole else known
             known = known if is_whole else measurement.back(y)
-        if between:
-            known = crossfade(known[0], known[1], BETWEEN if n is None else n)
-            text["between"] = len(known)
+        if edit.between:
+            known = crossfade(known[0], known[1], count)
     if seeds is not None:
         begin, end = (noise_stream(seed, [first], shape)(0)[0] for seed in seeds)
-        states = slerp(begin, end, BETWEEN if n is None else n)
-        text |= {"between_seeds": list(seeds), "between": len(states)}
-    elif x_T is not None:
-        states = _states(x_T, shape)
-        text["x_T_sha256"] = digest_of(states)
-    if strength is not None:
-        text["strength"] = strength
-    if mask is not None:
-        text["mask_sha256"] = digest_of(mask)
-    is_series = between or seeds is not None
+        states = slerp(begin, end, count)
+    elif edit.x_T is not None:
+        states = _states(edit.x_T, shape)
+    is_series = edit.between or seeds is not None
+    text = {
+        "measure": measure,
+        "images_sha256": None if images is None else digest_of(images),
+        "between_seeds": None if seeds is None else list(seeds),
+        "between": count if is_series else None,
+        "x_T_sha256": None if states is None or is_series else digest_of(states),
+        "strength": strength,
+        "mask_sha256": None if mask is None else digest_of(mask),
+    }
     return Given(
         known=known,
         ways=1 if n is None or is_series else n,
@@ -146,12 +153,12 @@ def given_for(
         strength=strength,
         states=states,
         shares_noise=is_series,
-        text=text,
+        text={name: value for name, value in text.items() if value is not None},
     )
 
 
 def states_from_images(images: Pixels, shape: tuple[int, int, int], measurement: Measurement | None = None) -> Array:
-    """Return pictures as states, (m, C, H, W) float32; or what was measured of them, where they have its shape.
+    """Return pictures as states (m, C, H, W) float32, or as measured values where they have that shape.
 
     Raises UsageError for pictures of another size or dtype.
     """

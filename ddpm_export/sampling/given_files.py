@@ -1,4 +1,4 @@
-"""Read from files what an edit is given."""
+"""Read pictures, masks and noise for an edit from files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ def given_from_files(
     x_T: Path | None = None,
     any_size: bool = False,
 ) -> dict[str, Any]:
-    """Return what `request_for` is given, read from pictures, a folder of pictures, and an .npy of noise.
+    """Return arguments of `request_for`, read from pictures, a folder of pictures, or an .npy of noise.
 
-    any_size: pictures may be smaller than the model's, as what is measured is. Raises UsageError for a picture of
-    another size, BadFileError for what cannot be read.
+    any_size: whether pictures may be smaller than the model's, as measured ones are. Raises UsageError for a picture of
+    another size, BadFileError for a file that cannot be read.
     """
     given: dict[str, Any] = {}
     size = spec.state_shape[1:]
@@ -33,13 +33,14 @@ def given_from_files(
         images = [_read(path, spec.state_shape[0], None if any_size else size) for path in paths]
         others = [path for path, entry in zip(paths, images, strict=True) if entry.shape != images[0].shape]
         if others:
-            raise UsageError(f"Pictures must have one size, but {others[0]} has another than {paths[0]}.")
-        given |= {"images": np.stack(images), "between": between is not None}
+            raise UsageError(f"Pictures must have the same size, but {others[0]} differs from {paths[0]}.")
+        given["images"] = np.stack(images)
+    if between is not None:
+        given["between"] = True
     if mask is not None:
         given["mask"] = _read(mask, 1, size)[..., 0]
     if x_T is not None:
-        _refuse_what_is_no_file(x_T)
-        given["x_T"] = read_array(x_T)
+        given["x_T"] = read_array(_existing(x_T))
     return given
 
 
@@ -52,14 +53,14 @@ def _pictures_at(path: Path) -> list[Path]:
     return found
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
-    if not path.is_file():  # a pipe would be waited for
+def _existing(path: Path) -> Path:
+    if not path.is_file():  # reading a pipe would wait
         raise BadFileError(f"{path}: no such file.")
+    return path
 
 
 def _read(path: Path, channels: int, size: tuple[int, ...] | None) -> Pixels:
-    _refuse_what_is_no_file(path)
-    pixels = read_image(path, channels)
+    pixels = read_image(_existing(path), channels)
     if size is not None and pixels.shape[:2] != size:
         height, width = pixels.shape[:2]
         raise UsageError(f"{path} must have {size[1]} x {size[0]} pixels, got {width} x {height}.")

@@ -1,4 +1,4 @@
-"""What decides the pictures, besides the model: one frozen record, built and checked in one place. Opens no file."""
+"""Everything but the model that determines the pictures: one frozen record, checked in one place. Opens no file."""
 
 import math
 import secrets
@@ -17,7 +17,7 @@ from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import Pixels
 from ddpm_export.process.solvers import FORMULAS
 from ddpm_export.runtimes.one_call import is_fixed
-from ddpm_export.sampling.given import Given, digest_of, given_for, label_of_pictures, refuse_contradictions
+from ddpm_export.sampling.given import Edit, Given, digest_of, given_for, label_of_pictures, refuse_contradictions
 
 IMAGES = 16  # how many unless the request says
 MAX_FRESH_SEED = 2**32
@@ -26,11 +26,10 @@ MAX_BATCH_NUMBERS = 2**26  # in one state, 256 MB of float32: a small file may c
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
-    """Everything that decides the images, apart from the model; `batch` decides only how many are made at a time.
+    """Everything that determines the images, apart from the model; `batch` is only how many are made at a time.
 
-    steps: the rows, and what they were made of. inputs: values by name, (K, *shape), that images take in turn: image k
-    takes number k mod K. guidance: None for a network that takes none. label: the input that says which class is
-    wanted. given: pictures, a measurement or noise to begin with; None for images from noise alone.
+    inputs: values by name, (K, *shape), of which image k takes number k mod K. guidance: None for a network that takes
+    none. label: the input that is the class. given: None for images from fresh noise.
     """
 
     steps: Steps
@@ -83,11 +82,11 @@ class Request:
         return {name: values[[number % len(values) for number in numbers]] for name, values in self.inputs.items()}
 
     def places_of(self, numbers: Iterable[int]) -> list[int]:
-        """Return for each image the place, among what is given, of what it is made from."""
+        """Return for each image the index of the given entry it is made from."""
         return [(number - self.first) // (1 if self.given is None else self.given.ways) for number in numbers]
 
     def describe(self) -> dict[str, Any]:
-        """Return what an image follows from, for PNG text and reports: arrays of more than numbers by their SHA-256."""
+        """Return the settings that an image follows from, for PNG text and reports; large arrays by their SHA-256."""
         steps, guidance, inputs = self.steps, self.guidance, dict(self.inputs)
         if self.label is not None:
             inputs.pop(self.label.name)
@@ -134,45 +133,45 @@ def request_for(
     x_T: Array | None = None,
     **knobs: Any,
 ) -> Request:
-    """Return the request for images from a model; what is None is the spec's default, and the seed a fresh one.
+    """Return the request for images from a model; None is the spec's default, and a fresh seed.
 
-    n: how many images, 16 unless given. first: the number of the first; image k of a seed is the same in any run.
-    label: a class by name or index, "none", or several, which images take in turn; without it, every class in turn.
+    n: how many images, 16 by default. first: the number of the first; image k of a seed is the same in any run.
+    label: a class by name or index, "none", or several, which images take in turn; by default every class in turn.
     inputs: the network's other inputs by name, a value each or several. guidance: a scale, or with an interval.
     plan: the name of a plan of the file; or sampler, num_steps, times, grid and the sampler's knobs (eta, variance,
     order): see `model.steps.plan`.
 
-    From pictures, see docs/given.md. images: uint8 (m, H, W, C), of each of which n images are made (1 unless given),
-    with one of mask: uint8 (H, W) or (m, H, W), 255 where pixels are made, 0 where they are known, between them
-    blended; measure: average:K, grey or mask, what images share with the pictures, which may be as small as what
-    average:K measures; strength: above 0 to 1, from which share of the training times on noise is added and taken away.
-    returns, jump: how many times to go back, and how many rows (RePaint), with a mask or a measurement. between: n
-    images (9 unless given) from the first of two pictures to the second. Or, instead of images, seeds: two, between
-    whose noise n images lie; or x_T: float (m, C, H, W), the noise itself, as `invert` finds it. The label of pictures
-    is "none", where the network knows that, unless one is given.
+    From pictures (docs/given.md): images: uint8 (m, H, W, C), each of which gives n images (1 by default), with a mask,
+    measure or strength. mask: uint8 (H, W) or (m, H, W), 255 where pixels are made, 0 where they are known, blended
+    between them. measure: average:K, grey or mask, which the images share with the pictures; these may be as small as
+    average:K makes them. strength: above 0 to 1, the share of the training times at which noise is added and removed.
+    returns, jump: how many times to go back, and how many rows (RePaint), with a mask or a measure. between: n images
+    (9 by default) from the first of two pictures to the second. Instead of images, seeds: two, whose noise n images
+    interpolate; or x_T: float (m, C, H, W), the noise itself, as `invert` finds it. The label of pictures is "none" by
+    default where the network knows it.
 
-    Raises UsageError for values out of range, and for what does not fit the model or goes with nothing.
+    Raises UsageError for values out of range, that do not fit the model, or that exclude each other.
     """
     for name, value in (("n", n), ("batch", batch)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}.", name)
-    sources = {"images": images, "seeds": seeds, "x_T": x_T}
-    is_given = any(value is not None for value in (*sources.values(), mask, measure, strength)) or returns or between
-    explicit = plan is not None or sampler is not None or num_steps is not None or times is not None or grid is not None
+    edit = Edit(images, seeds, x_T, mask, measure, strength, between, returns)
+    explicit = any(value is not None for value in (plan, sampler, num_steps, times, grid))
     if spec.graph is not None:
         _refuse_what_is_fixed(spec, plan=plan, guidance=guidance, num_steps=num_steps, times=times, **knobs)
     steps = choose(spec, name=plan, sampler=sampler, num_steps=num_steps, times=times, grid=grid, **knobs)
     given = None
-    if is_given:
-        refuse_contradictions(spec, sources, mask, measure, strength, returns, between, seed)
+    if edit:
+        refuse_contradictions(spec, edit, seed)
         seed = seeds[0] if seeds is not None else seed
-        given = given_for(spec, n, first, images, mask, measure, strength, between, seeds, x_T)
+        given = given_for(spec, edit, n, first)
         m = len(next(array for array in (given.states, given.known) if array is not None))
         n = m * given.ways
         if spec.graph is None:  # a one-call graph leaves out rows by itself
             if not explicit and _is_beyond(spec, steps, strength, returns):
                 steps = choose(spec, sampler="ddim", num_steps=spec.defaults.num_steps, **knobs)
-            steps = _steps_of_edit(spec, steps, strength, returns, jump)
+            rows = steps.plan if strength is None else plan_below(spec, steps, strength)
+            steps = steps._replace(plan=with_returns(rows, returns, jump) if returns else rows)
         elif strength is not None:
             plan_below(spec, steps, strength, ddim_eta=spec.defaults.eta if PLAN in spec.fixed_choices else None)
         if returns:
@@ -222,7 +221,7 @@ def _cycles(spec: ModelSpec, label: Any, given: Mapping[str, Any]) -> dict[str, 
 
 def _refuse_beyond_graph(spec: ModelSpec, steps: Steps) -> None:
     """Raise UsageError for steps that the graph of a one-call file cannot take."""
-    remedy = "Run the .onnx that it was made from."
+    remedy = "Run the .onnx it was made from."
     if steps.sampler not in (None, *FORMULAS):
         raise UsageError(f"A one-call {spec.graph} cannot sample with {steps.sampler}. {remedy}", "sampler")
     variance = steps.knobs.get("variance", "fixed_small")
@@ -250,11 +249,6 @@ def _is_beyond(spec: ModelSpec, steps: Steps, strength: float | None, returns: i
     """Tell whether a plan's rows look back where an edit does not let them."""
     looks_back = returns > 0 and any(row.reach > 1 for row in steps.plan.rows)
     return looks_back or (strength is not None and rows_below(spec, steps, strength) is None)
-
-
-def _steps_of_edit(spec: ModelSpec, steps: Steps, strength: float | None, returns: int, jump: int) -> Steps:
-    rows = steps.plan if strength is None else plan_below(spec, steps, strength)
-    return steps._replace(plan=with_returns(rows, returns, jump) if returns else rows)
 
 
 def _described(values: Array) -> Any:

@@ -1,4 +1,4 @@
-"""How a shard is written and read, and its digest. The only file that names pyarrow and webdataset."""
+"""How a shard is written and read, and its digest. The only file that imports pyarrow and webdataset."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ ROW_GROUP = 128  # pictures of a Parquet file that are read together
 
 @dataclass(frozen=True)
 class Content:
-    """Say what goes into a shard: the numbers of its pictures, their shape (C, H, W), and what they follow from.
+    """The contents of a shard: the numbers of its pictures, their shape (C, H, W), and the settings in their text.
 
-    names: of every value that a label has, empty without classes. labels: the values that pictures have in turn.
+    names: of every label, empty without classes. labels: those that pictures have in turn.
     """
 
     numbers: range
@@ -44,23 +44,23 @@ class Content:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bound what a shard may hold: as many pictures as it should, and as many bytes as they could need."""
+    """The most pictures and bytes that a shard may hold."""
 
     pictures: int
     num_bytes: int
 
     def check(self, path: Path, pictures: int, num_bytes: int) -> None:
-        """Raise BadFileError for a shard that holds more; its contents are not read then."""
+        """Raise BadFileError for a shard that holds more, before its contents are read."""
         if pictures > self.pictures or num_bytes > self.num_bytes:
             raise BadFileError(
-                f"{path} holds {pictures} pictures and {num_bytes} bytes, where it may hold {self.pictures} and "
-                f"{self.num_bytes}. Do not use this file."
+                f"{path} holds {pictures} pictures in {num_bytes} bytes, more than the {self.pictures} in "
+                f"{self.num_bytes} that it may hold. Do not use this file."
             )
 
 
 @dataclass(frozen=True)
 class Format:
-    """Hold how a shard's name ends, what writes it whole or not at all, and what reads its pictures (N, H, W, C)."""
+    """The ending of a shard's name, what writes it whole or not at all, and what reads its pictures (N, H, W, C)."""
 
     ending: str
     write: Callable[[Path, Content], AbstractContextManager[Add]]
@@ -78,7 +78,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 @contextmanager
 def _write_parquet(path: Path, content: Content) -> Iterator[Add]:
-    """Yield what adds rows of number, image and label; the image as Hugging Face's datasets encodes its feature."""
+    """Yield a function that adds rows of number, image and label, encoded as by Hugging Face's datasets."""
     pyarrow, parquet = _pyarrow()
     features: dict[str, Any] = {"number": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
     encoded = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -117,7 +117,7 @@ def _read_parquet(path: Path, channels: int, most: Bounds) -> list[Pixels]:
 
 @contextmanager
 def _write_tar(path: Path, content: Content) -> Iterator[Add]:
-    """Yield what adds samples as WebDataset names them: K.png, and K.cls of a model with classes."""
+    """Yield a function that adds samples named as by WebDataset: K.png, and K.cls of a model with classes."""
     try:
         from webdataset import TarWriter
     except ImportError as exc:
@@ -145,7 +145,7 @@ def _read_tar(path: Path, channels: int, most: Bounds) -> list[Pixels]:
 
 @contextmanager
 def _write_as_run(path: Path, content: Content) -> Iterator[Add]:
-    """Yield what adds pictures to an .npy or a folder, as `ddpm-run --out` writes them."""
+    """Yield a function that adds pictures to an .npy or a folder, as those of a request are written."""
     names = [content.names[label] for label in content.labels]
     with open_output(path, content.numbers, content.image_shape, 1, content.text, names) as output:
         yield lambda numbers, pixels, _labels: output.add(numbers, 1, pixels)
@@ -166,7 +166,7 @@ FORMATS = {
 
 
 def size_of(path: Path) -> int | None:
-    """Return the bytes of a file, or of the pictures of a folder; None where there is neither. Links are neither."""
+    """Return the bytes of a file or of a folder's pictures, or None; links do not count."""
     if path.is_symlink():
         return None
     if path.is_dir():
@@ -176,10 +176,10 @@ def size_of(path: Path) -> int | None:
 
 
 def check_size(path: Path, num_bytes: int, at_least: int = 0) -> None:
-    """Raise BadFileError unless a shard is there, is no link or pipe, and has its bytes, at least so many."""
+    """Raise BadFileError unless a shard is a plain file or folder of this size, and at least the other."""
     found = size_of(path)
     if found is None or found != num_bytes or found < at_least:
-        raise BadFileError(f"{path} is not the {num_bytes} bytes that were written. Delete it and make it again.")
+        raise BadFileError(f"{path} must be the {num_bytes} bytes that were written. Delete it and make it again.")
 
 
 def _is_plain(path: Path) -> bool:
@@ -189,8 +189,8 @@ def _is_plain(path: Path) -> bool:
 def read_shard(path: Path, format: str, content: Content, num_bytes: int, digest: str) -> Pixels:  # noqa: A002
     """Return the pictures of a shard, uint8 (N, H, W, C).
 
-    What kind of file it is, its size and how much it holds are checked before its contents are read: another than the
-    record says may unpack to more than any memory. Raises BadFileError for such, and for pictures of another digest.
+    Its kind, size and counts are checked before its contents are read, which may unpack to more than any memory. Raises
+    BadFileError for a shard that differs from its record.
     """
     channels, height, width = content.image_shape
     check_size(path, num_bytes)
@@ -204,16 +204,15 @@ def read_shard(path: Path, format: str, content: Content, num_bytes: int, digest
     if pixels.shape != wanted or pixels.dtype != np.uint8:
         raise BadFileError(f"{path} must hold uint8 {wanted}, got {pixels.dtype} {pixels.shape}. Make it again.")
     if hexadecimal(digest_of(content.numbers, pixels, content.labels_of(content.numbers))) != digest:
-        raise BadFileError(f"{path} does not hold the pictures that were made. Delete it and make it again.")
+        raise BadFileError(f"{path} holds other pictures than were made. Delete it and make it again.")
     return pixels
 
 
 def digest_of(numbers: range, pixels: Pixels, labels: Sequence[int]) -> int:
-    """Return the digest of some pictures (B, H, W, C) and their labels, none without classes.
+    """Return the digest of pictures (B, H, W, C) and their labels, none without classes.
 
-    It is the sum of the SHA-256 of each: of its number and label (-1 without), int64, little-endian, and its bytes. So
-    digests of parts add up, modulo 2^256, to that of the whole, however a set is cut, in whatever order it is made. It
-    tells sets apart that differ by accident; it is no signature.
+    It is the sum of the SHA-256 of each: its number and label (-1 without), int64, little-endian, and its bytes. So the
+    digests of parts add up, modulo 2^256, to that of the whole, in any order. It detects accidents; it is no signature.
     """
     inputs = labels or [-1] * len(numbers)
     whole = 0

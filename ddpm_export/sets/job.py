@@ -1,4 +1,4 @@
-"""What a set of pictures is, which of its shards are missing, and how one is made. Knows no engine."""
+"""What a set of pictures is, which of its shards are missing, and how they are made. Knows no engine."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,10 +29,10 @@ Report = Callable[[int], None]  # how many more pictures are done
 
 @dataclass(frozen=True)
 class Job:
-    """Say how a set is made, in a few kilobytes that travel to whoever makes a shard of it.
+    """How a set is made, in a few kilobytes that are sent to every worker.
 
-    model, out: absolute paths, which a worker opens for itself. asked: the arguments of `request_for`. about: what the
-    set is, as its manifest says it. mixed: whether machines of another kind may take part.
+    model, out: absolute paths. asked: the arguments of `request_for`. about: what the set is, as in its manifest.
+    mixed: whether machines of another kind may take part.
     """
 
     model: str
@@ -53,7 +53,7 @@ class Job:
         return f"{shard:05d}-of-{self.about['shards']:05d}{FORMATS[self.about['format']].ending}"
 
     def place_of_record(self, shard: int) -> Path:
-        """Return where the record of a shard lies, which is written once its file is there."""
+        """Return the path of a shard's record, which is written once its file is there."""
         return Path(self.out, KEPT, f"{shard:05d}.json")
 
     def content_of(self, shard: int) -> Content:
@@ -78,12 +78,12 @@ def begin(
     trust: bool = False,
     mixed: bool = False,
 ) -> Job:
-    """Return the job of a set in a folder: a new one, or the one that is there, which must be the same.
+    """Return the job of a set in a folder: a new one, or the same as the one already there.
 
-    asked: what `request_for` takes. format: one of FORMATS, npy where it is None. shards: how many files, None for
-    `per_shard` pictures each. A set that was begun goes on with its own format, shards and seed where none is given.
-    Raises UsageError for values that are not those of the set that is there, for a folder of other things, and, unless
-    mixed, on another kind of machine: its pictures may differ by a level.
+    asked: the arguments of `request_for`. format: one of FORMATS, npy by default. shards: how many files, by default
+    one for each `per_shard` pictures. A set already there keeps its format, shards and seed where none is given. Raises
+    UsageError for other values than that set's, for a folder of other things, and, unless mixed, on another kind of
+    machine, whose pictures may differ by a level.
     """
     place = out / KEPT / "set.json"
     found = read_record(place, SET) if place.exists() else None
@@ -92,21 +92,20 @@ def begin(
         shards = found["shards"] if shards is None else shards
         asked = {**asked, "seed": found["settings"]["seed"] if asked.get("seed") is None else asked["seed"]}
     format = "npy" if format is None else format  # noqa: A001
+    channels = spec.picture_shape[0]
     if format not in FORMATS:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.", "format")
-    if format != "npy" and spec.picture_shape[0] not in (1, 3):
-        raise UsageError(
-            f"format must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.", "format"
-        )
+    if format != "npy" and channels not in (1, 3):
+        raise UsageError(f"format must be npy for images of {channels} channels, got {format!r}.", "format")
     request = request_for(spec, **asked)
     shards = -(-request.n // per_shard) if shards is None else shards
     if not 1 <= shards <= request.n:
-        raise UsageError(f"--shards must be between 1 and {request.n}, the number of images, got {shards}.")
+        raise UsageError(f"shards must be between 1 and {request.n}, the number of images, got {shards}.", "shards")
     about = _about(model, spec, request, format, shards, provider)
     if found is not None:
         _refuse_another(out, found, about, mixed)
     elif out.is_dir() and any(entry.name != KEPT for entry in out.iterdir()):
-        raise UsageError(f"{out} is not empty, and holds no set of pictures. Choose another --out.")
+        raise UsageError(f"out must be an empty folder or a set of pictures, got {str(out)!r}.", "out")
     else:
         write_record(place, about)
     asked = {**asked, "seed": request.seed}
@@ -114,12 +113,7 @@ def begin(
 
 
 def _about(
-    model: Path,
-    spec: ModelSpec,
-    request: Request,
-    format: str,  # noqa: A002
-    shards: int,
-    provider: str,
+    model: Path, spec: ModelSpec, request: Request, file_format: str, shards: int, provider: str
 ) -> dict[str, Any]:
     about: dict[str, Any] = {
         "model": spec.name,
@@ -128,7 +122,7 @@ def _about(
         "first": request.first,
         "n": request.n,
         "shards": shards,
-        "format": format,
+        "format": file_format,
         "image_shape": list(spec.picture_shape),
         "machine": machine_of(model, provider),
     }
@@ -136,12 +130,12 @@ def _about(
     if label is not None:
         about["classes"] = [label.name_of(value) for value in range(label.num_labels)]
         about["labels"] = request.inputs[label.name].tolist()
-    about = json.loads(json.dumps(about))  # as it will be read again
-    return about
+    read: dict[str, Any] = json.loads(json.dumps(about))  # as it will be read again
+    return read
 
 
 def machine_of(model: str | Path, provider: str) -> dict[str, str]:
-    """Return what the last bit of a picture may depend on besides model and settings."""
+    """Return what the last bit of a picture may depend on other than model and settings."""
     packages = ("torch",) if Path(model).suffix in (".ts", ".pt2") else ("onnxruntime", "onnxruntime-gpu")
     found = (entry for name in packages for entry in metadata.distributions(name=name))
     runtime = next((f"{entry.name} {entry.version}" for entry in found), packages[0])
@@ -152,50 +146,51 @@ def _refuse_another(out: Path, found: dict[str, Any], about: dict[str, Any], mix
     flat, asked = ({**values, **values["settings"]} for values in (found, about))
     for name in dict.fromkeys([*asked, *flat]):
         was, now = flat.get(name), asked.get(name)
-        if name in ("settings", "machine") or was == now:
-            continue
-        raise UsageError(f"{out} holds a set with {name} {shown(was)}, not {shown(now)}. Choose another --out.")
+        if name not in ("settings", "machine") and was != now:
+            raise UsageError(
+                f"out {str(out)!r} has a set with {name} {shown(was)}, not {shown(now)}. Choose another folder.",
+                name,
+                "out",
+            )
     if found["machine"] != about["machine"] and not mixed:
-        raise UsageError(_other_machine(str(out), found["machine"], about["machine"]))
+        raise UsageError(_other_machine(out, found["machine"], about["machine"]), "mixed", "out")
 
 
-def _other_machine(what: str, was: dict[str, str], now: dict[str, str]) -> str:
-    of = ("; ".join(f"{name} {side[name]}" for name in was if was[name] != now[name]) for side in (was, now))
+def _other_machine(out: str | Path, was: dict[str, str], now: dict[str, str]) -> str:
+    then, here = (", ".join(f"{name} {side[name]}" for name in was if was[name] != now[name]) for side in (was, now))
     return (
-        f"{what} was begun with {next(of)}, here it is {next(of)}, where pictures may differ by a level. Go on with "
-        "--mixed, or choose another folder."
+        f"out {str(out)!r} was begun with {then}; with {here}, as here, pictures may differ by a level. Continue with "
+        "mixed, or choose another folder."
     )
 
 
 def opened_for(job: Job) -> tuple[Opened, Request]:
-    """Open the model of a job, in the process that makes shards of it, and settle what they follow from.
+    """Open the model of a job in the process that makes its shards, and return it with the request.
 
-    Raises BadFileError where another file lies at its place, EnvironmentProblem on another kind of machine.
+    Raises BadFileError where the model has changed, EnvironmentProblem on another kind of machine.
     """
     if sha256_of(job.model) != job.about["model_sha256"]:
-        raise BadFileError(f"{job.model} is not the file that the set was begun with. Put that in its place.")
+        raise BadFileError(f"{job.model} is not the file that the set was begun with. Restore that file.")
     provider = job.about["machine"]["provider"]
     here = machine_of(job.model, provider)
     if here != job.about["machine"] and not job.mixed:
-        raise EnvironmentProblem(_other_machine(job.out, job.about["machine"], here))
+        raise EnvironmentProblem(_other_machine(job.out, job.about["machine"], here), "mixed", "out")
     opened = open_file(job.model, provider, threads=job.threads, trust=job.trust)
     return opened, request_for(opened.spec, **job.asked)
 
 
 def missing(job: Job) -> list[int]:
-    """Return the shards that are still to be made: those without a record, or whose file is not as it says."""
+    """Return the shards still to be made: those without a record, or whose file differs from it."""
     return [shard for shard in range(job.about["shards"]) if record_of(job, shard) is None]
 
 
 def record_of(job: Job, shard: int) -> dict[str, Any] | None:
-    """Return the record of a shard: number, size, digest, machine. None without one, or where its file is another."""
+    """Return the record of a shard: number, size, digest, machine; None where it is missing or its file differs."""
     place = job.place_of_record(shard)
-    if not place.exists():
+    record = read_record(place, RECORD) if place.exists() else None
+    if record is None or record["shard"] != shard or record["bytes"] != size_of(Path(job.out, job.name_of(shard))):
         return None
-    record = read_record(place, RECORD)
-    return (
-        record if record["shard"] == shard and record["bytes"] == size_of(Path(job.out, job.name_of(shard))) else None
-    )
+    return record
 
 
 def pictures_of(job: Job, record: Mapping[str, Any]) -> Pixels:
@@ -224,32 +219,29 @@ def _make(job: Job, opened: Opened, request: Request, shard: int, report: Report
 
 
 def make_here(job: Job, opened: Opened, report: Report = lambda _: None) -> None:
-    """Make all that is missing in this process, one shard after another; report is told of each batch.
-
-    opened: the job's model, as whoever began the job has opened it.
-    """
+    """Make all missing shards in this process; opened: the job's model. report: called after each batch."""
     request = request_for(opened.spec, **job.asked)
     for shard in missing(job):
         _make(job, opened, request, shard, report)
 
 
 def maker(job: Job, threads: int) -> Callable[[int], dict[str, Any]]:
-    """Open the model, on so many threads unless the job says how many; return what makes a shard by its number."""
+    """Open the model, on the job's threads or else these; return a function that makes a shard by its number."""
     return partial(_make, job, *opened_for(replace(job, threads=job.threads or threads)))
 
 
 def finish(job: Job) -> dict[str, Any]:
-    """Write the manifest of a set of which nothing is missing, and return it; raises BadFileError where something is.
+    """Write the manifest of a complete set, and return it; raises BadFileError where a shard is missing.
 
-    It says what the set is, the digest of all of it, its files with theirs, and the kinds of machines that made it.
+    It has what the set is, its digest, its files with theirs, and the kinds of machines that made it.
     """
-    records = [record_of(job, shard) for shard in range(job.about["shards"])]
     machines: list[dict[str, str]] = []
     files: list[dict[str, Any]] = []
-    for shard, record in enumerate(records):
+    for shard in range(job.about["shards"]):
+        record = record_of(job, shard)
         if record is None:
             raise BadFileError(
-                f"{job.out}: shard {shard} was made elsewhere, and is not here. Workers need a folder that all "
+                f"{job.out}: shard {shard} was made elsewhere and is missing here. Workers need a folder that all "
                 "machines share."
             )
         if record["machine"] not in machines:

@@ -34,13 +34,12 @@ def make_on_ray(
     address: str | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Make shards by their numbers; what a worker or a node that dies was making is made again by another.
+    """Make shards by their numbers; if a worker or a node dies, another makes its shard again.
 
-    begin: called in each worker with the number of threads that it may compute on, returns what makes a shard there; a
-    function of a module, with arguments that pickle. workers: how many processes, None for one a core. address: of a
-    cluster that runs, whose machines share the paths of the set; None begins one here, for as long as this lasts, which
-    listens on the loopback device only. report: told of each shard that is made. Raises what making raises,
-    EnvironmentProblem without Ray or where it fails.
+    begin: called in each worker with its number of threads, returns a function that makes a shard; must pickle.
+    workers: how many processes, one a core by default. address: of a running cluster, whose machines share the set's
+    paths; None starts one here, on the loopback device only, until this returns. report: called with each shard made.
+    Raises what making raises, EnvironmentProblem without Ray or where it fails.
     """
     if not todo:
         return
@@ -57,14 +56,14 @@ def make_on_ray(
             for row in made.iter_rows():
                 report(row["shard"])
         except Exception as exc:
-            raise _told(exc) from exc
+            raise _cause_of(exc) from exc
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
-    """Yield ray, and how many cores workers may hold between them: one more is left to the tasks that feed them.
+    """Yield ray, and how many cores its workers may hold.
 
-    Actors that held every core would wait for ever for their rows.
+    One more is left for the tasks that feed them: actors that held every core would wait for their rows for ever.
     """
     # read when ray is imported, or by processes that it starts; what a user has set stays
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
@@ -80,7 +79,7 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
     with (
         tempfile.TemporaryDirectory(prefix="ddpm-ray-", ignore_cleanup_errors=True) as scratch,
         open(os.devnull, "w") as nowhere,
-        redirect_stdout(nowhere),  # where Ray says that a worker died
+        redirect_stdout(nowhere),  # where Ray reports that a worker died
     ):
         here = {
             "num_cpus": cores() + 1,
@@ -90,7 +89,7 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
             "_temp_dir": scratch,
         }
         try:
-            with _unheard():
+            with _quiet_stderr():
                 ray.init(address or "local", **quiet, **({} if address else here))
         except Exception as exc:
             where = f"at {address}" if address else "here"
@@ -105,8 +104,8 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep off stderr what Ray's core says there of its settings."""
+def _quiet_stderr() -> Iterator[None]:
+    """Keep what Ray's core prints about its settings off stderr."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -117,11 +116,11 @@ def _unheard() -> Iterator[None]:
         os.close(kept)
 
 
-def _told(exc: BaseException) -> BaseException:
-    """Return what a worker raised, where it is an error of ours, else one that says that Ray failed."""
+def _cause_of(exc: BaseException) -> BaseException:
+    """Return the error of ours that a worker raised, else one for Ray's failure."""
     seen: BaseException | None = exc
     while seen is not None:
         if isinstance(seen, DdpmExportError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    return EnvironmentProblem(f"Ray failed: {first_line(exc)}. What is done is kept: run it again.")
+    return EnvironmentProblem(f"Ray failed: {first_line(exc)}. Finished shards are kept; run it again.")

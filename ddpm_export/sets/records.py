@@ -1,4 +1,4 @@
-"""The JSON of a set: what it is, what became of each shard, and the manifest of a whole one. Knows no format."""
+"""The JSON of a set: what it is, the record of each shard, and the manifest of a complete set. Knows no format."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from ddpm_export.errors import BadFileError
 from ddpm_export.model.codec import Form, anything, array, choice, integer, mapping, read_json, record, text
 from ddpm_export.system.files import read_bounded, replacing
 
-MANIFEST = "manifest.json"  # of a set that is whole
+MANIFEST = "manifest.json"  # of a complete set
 MAX_BYTES = 2**26
 MAX_NUMBER = 2**32
 MAX_SHARDS = 2**20
@@ -28,10 +28,7 @@ ABOUT = {
     "format": choice(NAMES),
     "image_shape": array(integer(1, 2**16), 3, 3),
 }
-LABELS = {
-    "classes": array(text(1000), 1, 2**13),
-    "labels": array(integer(0, 2**13), 1, 2**20),
-}
+LABELS = {"classes": array(text(1000), 1, 2**13), "labels": array(integer(0, 2**13), 1, 2**20)}
 SET: Form = record({**ABOUT, "machine": MACHINE}, LABELS)
 RECORD: Form = record(
     {"shard": integer(0, MAX_SHARDS), "bytes": integer(0, 2**63), "digest": SHA256, "machine": MACHINE}
@@ -51,7 +48,7 @@ WHOLE: Form = record(
 
 
 def read_record(path: Path, form: Form) -> dict[str, Any]:
-    """Return a record of a set; raises BadFileError for one that is missing, too large, no plain file or of no form."""
+    """Return a record; raises BadFileError for one that is missing, too large, no plain file or not of this form."""
     values: dict[str, Any] = read_json(read_bounded(path, MAX_BYTES), form, str(path), REMEDY)
     labels, classes = values.get("labels"), values.get("classes")
     if (labels is None) != (classes is None) or (labels and classes and max(labels) >= len(classes)):
@@ -60,20 +57,21 @@ def read_record(path: Path, form: Form) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a whole set, whose files are known to follow one another from its first image to its last.
-
-    Raises BadFileError as `read_record` does.
-    """
-    manifest = read_record(folder / MANIFEST, WHOLE)
+    """Return the manifest of a complete set; raises BadFileError as `read_record`, and where its files leave gaps."""
+    path = folder / MANIFEST
+    manifest = read_record(path, WHOLE)
     files, begin = manifest["files"], manifest["first"]
+    problem = None
     for file in files:
         if file["first"] != begin:
-            raise BadFileError(f"{folder / MANIFEST} cannot be used: {file['name']} must begin at {begin}. {REMEDY}")
+            problem = problem or f"{file['name']} must begin at {begin}"
         begin += file["n"]
     if begin != manifest["first"] + manifest["n"] or len(files) != manifest["shards"]:
-        raise BadFileError(f"{folder / MANIFEST} cannot be used: its files must hold all of its images. {REMEDY}")
+        problem = problem or "its files must hold all of its images"
     if len({file["name"] for file in files}) < len(files):
-        raise BadFileError(f"{folder / MANIFEST} cannot be used: its files must have different names. {REMEDY}")
+        problem = problem or "its files must have different names"
+    if problem:
+        raise BadFileError(f"{path} cannot be used: {problem}. {REMEDY}")
     return manifest
 
 

@@ -3,14 +3,24 @@
 import dataclasses
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(made_once):
     """(checkpoint, model): paths of a random network's checkpoint and of its ONNX file."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
+    folder = made_once("cli-trained", make_trained, ROOT / "ddpm_export", __file__)
+    return folder / "checkpoint.pt", folder / "unet.onnx"
+
+
+def make_trained(folder):
+    import torch
+
     from ddpm_export.exporting.export import export
     from ddpm_export.importers.checkpoint import save_checkpoint
     from ddpm_export.importers.load import load_checkpoint
@@ -37,7 +47,6 @@ def trained(tmp_path_factory):
         states.append(network.state_dict())
     alphas = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_end=0.2))
     spec = ModelSpec("tiny \x1b[31m[red]", "eps", (1, 8, 8), tuple(alphas.tolist()), defaults=Defaults(num_steps=10))
-    folder = tmp_path_factory.mktemp("cli")
     save_checkpoint(
         folder / "checkpoint.pt",
         ema=states[0],
@@ -48,7 +57,6 @@ def trained(tmp_path_factory):
         spec=json_from_spec(spec),
     )
     export(load_checkpoint(folder / "checkpoint.pt"), folder / "unet.onnx")
-    return folder / "checkpoint.pt", folder / "unet.onnx"
 
 
 @pytest.fixture

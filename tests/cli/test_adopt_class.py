@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ddpm_export import open_model  # noqa: E402
-from ddpm_export.errors import UsageError  # noqa: E402
-from ddpm_export.importers import load  # noqa: E402
+from ddpm_export.cli.adopt import spec_of  # noqa: E402
+from ddpm_export.cli.texts import options_from_settings  # noqa: E402
+from ddpm_export.errors import BadFileError, UsageError  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -27,9 +28,9 @@ class Net(nn.Module):
         return self.out(self.conv(x_t).tanh()) + t[:, None, None, None] / 100
 """
 
-TOLD = """
+CONDITIONED = """
 
-class Told(Net):
+class Conditioned(Net):
     def __init__(self):
         super().__init__(width=2)
         self.label = nn.Embedding(4, 1)
@@ -37,15 +38,15 @@ class Told(Net):
         self.mask = nn.Conv2d(1, 1, 1)
 
     def forward(self, x_t, t, x_0_prev, mask, scale, y):
-        told = (self.label(y) + self.scale(scale))[:, :, None, None] + self.mask(mask) - x_0_prev / 2
-        return super().forward(x_t, t) + told
+        shift = (self.label(y) + self.scale(scale))[:, :, None, None] + self.mask(mask) - x_0_prev / 2
+        return super().forward(x_t, t) + shift
 """
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with a module that only this folder has, and weights of its class."""
-    (tmp_path / "my_network.py").write_text(SOURCE + TOLD)
+    (tmp_path / "my_network.py").write_text(SOURCE + CONDITIONED)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(SOURCE, names)
@@ -81,17 +82,37 @@ def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
     assert "does not reproduce its network" in err
 
 
+def described(*options):
+    """Return the spec that `ddpm-adopt weights.pt` makes of these options."""
+    words = [*SPEC, *options]
+    asked = {"schedule": None, "image_shape": None, "timesteps": 1000, "prediction": "eps", "clip": "1", "inputs": []}
+    for flag, text in zip(words[::2], words[1::2], strict=True):
+        name = flag.strip("-").replace("-", "_")
+        asked |= {"inputs": [text]} if name == "input" else {name: type(asked[name] or "")(text)}
+    return spec_of("weights.pt", **asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--image-shape", "8x8"), "--image-shape"),
+        (("--image-shape", "8,8"), "image_shape"),
+        (("--prediction", "noise"), "eps, x_0, v"),
+        (("--clip", "-1"), "clip_x_0"),
+        (("--schedule", "square"), "schedule must be one of linear"),
+        (("--timesteps", "0"), "num_train_timesteps must be at least 1"),
+    ],
+)
+def test_descriptions_of_no_network_are_usage_errors(options, expected):
+    with pytest.raises(UsageError, match=expected):
+        described(*options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((*OWN, "--image-shape", "1,8,8"), "weights.pt needs --schedule"),
-        ((*OWN, "--schedule", "linear"), "weights.pt needs --image-shape"),
-        ((*OWN, *SPEC, "--image-shape", "8x8"), "--image-shape"),
-        ((*OWN, *SPEC, "--image-shape", "8,8"), "image_shape"),
-        ((*OWN, *SPEC, "--prediction", "noise"), "eps, x_0, v"),
-        ((*OWN, *SPEC, "--clip", "-1"), "clip_x_0"),
-        ((*OWN, *SPEC, "--schedule", "square"), "schedule must be one of linear"),
-        ((*OWN, *SPEC, "--timesteps", "0"), "num_train_timesteps must be at least 1"),
+        ((*OWN, "--image-shape", "1,8,8"), "weights.pt does not contain its schedule"),
+        ((*OWN, "--schedule", "linear"), "weights.pt does not contain its image-shape"),
         ((*OWN, *SPEC, "--set", "width"), "KEY=VALUE"),
         ((*OWN, *SPEC, "--set", "width.more=3"), "KEY=VALUE"),
         ((*SPEC,), "weights.pt needs --network MODULE:CLASS"),
@@ -116,13 +137,14 @@ DECLARED = {
 }
 
 
-def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command):
+@pytest.mark.long
+def test_a_class_with_further_inputs_is_exported_sampled_and_checked(here, command):
     names = {}
-    exec(SOURCE + TOLD, names)
-    torch.save(names["Told"]().state_dict(), here / "told.pt")
-    asked = ("--network", "my_network:Told")
+    exec(SOURCE + CONDITIONED, names)
+    torch.save(names["Conditioned"]().state_dict(), here / "conditioned.pt")
+    asked = ("--network", "my_network:Conditioned")
     declared = [word for text in DECLARED for word in ("--input", text)]
-    code, _, err = command("adopt", "told.pt", *asked, *SPEC, *declared, "--prediction", "x_0")
+    code, _, err = command("adopt", "conditioned.pt", *asked, *SPEC, *declared, "--prediction", "x_0")
     assert code == 0, err
     assert open_model(here / "unet.onnx")[1].inputs == tuple(DECLARED.values())
     how = ("--n", 1, "--steps", 3, "--seed", 1, "--input", "scale=0.5,-1")
@@ -132,7 +154,7 @@ def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command
         assert code == 0, err
         images[label] = np.load(f"{label}.npy")
     assert not np.array_equal(images["dog"], images["none"])
-    code, out, err = command("check", "unet.onnx", "--against", "told.pt", *asked, "--json")
+    code, out, err = command("check", "unet.onnx", "--against", "conditioned.pt", *asked, "--json")
     assert code == 0, err
     assert json.loads(out)["proof"]["error"] <= 1e-5
 
@@ -140,33 +162,26 @@ def test_a_class_that_is_told_more_is_exported_sampled_and_checked(here, command
 @pytest.mark.parametrize(
     ("text", "declared"),
     [
+        *DECLARED.items(),
         ("y:label:3", Input("y", "label", classes=("0", "1", "2"))),
         ("y:label:3:none=0", Input("y", "label", none=0, classes=("0", "1", "2"))),
         ("y:label:3,1", Input("y", "label", classes=("3", "1"))),
         ("guidance:vector:1:none=1", Input("guidance", "vector", (1,), none=1.0)),
     ],
 )
-def test_an_input_is_declared_in_few_words(here, command, monkeypatch, text, declared):
-    seen = []
-
-    def load_network(checkpoint, network, spec, **_):
-        seen.append(spec)
-        raise UsageError("That is all.")
-
-    monkeypatch.setattr(load, "load_network", load_network)
-    command("adopt", "weights.pt", *OWN, *SPEC, "--input", text)
-    assert seen[0].inputs == (declared,)
+def test_an_input_is_declared_in_few_words(text, declared):
+    assert described("--input", text).inputs == (declared,)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("y", "--input must be such as y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or"),
-        ("y:label", "--input must be such as"),
-        ("y:label:3:4", "--input must be such as"),
-        ("y:label:3:none=three", "--input must be such as"),
-        ("scale:vector:five", "--input must be such as"),
-        ("scale:vector", "--input must be such as"),
+        ("y", "--input must look like y:label:10:none=10, scale:vector:5, mask:image:3,28,28:none=0 or"),
+        ("y:label", "--input must look like"),
+        ("y:label:3:4", "--input must look like"),
+        ("y:label:3:none=three", "--input must look like"),
+        ("scale:vector:five", "--input must look like"),
+        ("scale:vector", "--input must look like"),
         ("y:label:5000", "the classes of input 'y' must be 1 to 4096 names"),
         ("y:label:0", "must be 1 to 4096 names"),
         ("y:label:cat,cat", "must have different names"),
@@ -181,21 +196,19 @@ def test_an_input_is_declared_in_few_words(here, command, monkeypatch, text, dec
         ("x_0_prev:previous:2,8,8", "the shape of input 'x_0_prev'"),
     ],
 )
-def test_an_input_that_cannot_be_is_a_usage_error(here, command, text, expected):
-    code, out, err = command("adopt", "weights.pt", *OWN, *SPEC, "--input", text)
-    assert (code, out) == (2, ""), err
-    assert expected in err.splitlines()[-1]
+def test_an_input_that_cannot_be_is_a_usage_error(text, expected):
+    with pytest.raises(UsageError) as error:
+        described("--input", text)
+    assert expected in str(error.value)
 
 
 def test_a_configuration_file_is_read_and_changed_by_settings(here, command):
     (here / "arguments.json").write_text('{"width": 4}')
-    for arguments, code in (([], 3), (["--set", "width=5"], 0)):
-        ending = command(
-            "adopt", "weights.pt", *OWN[:2], *SPEC, "--config", "arguments.json", *arguments, "--format", "pt2"
-        )
-        assert ending[0] == code, ending
+    assert options_from_settings(here / "arguments.json", ["width=5", "a.b=x"]) == {"width": 5, "a": {"b": "x"}}
+    ending = command("adopt", "weights.pt", *OWN[:2], *SPEC, "--config", "arguments.json")
+    assert ending[0] == 3, ending  # the weights are of width 5
     for content in ("[1]", "{", ""):
         (here / "arguments.json").write_text(content)
-        code, out, err = command("adopt", "weights.pt", *OWN, *SPEC, "--config", "arguments.json")
-        assert (code, out, err.count("\n")) == (3, "", 1)
+        with pytest.raises(BadFileError, match="must contain a JSON object"):
+            options_from_settings(here / "arguments.json", [])
     assert command("adopt", "weights.pt", *OWN, *SPEC, "--config", "missing.json")[0] == 3

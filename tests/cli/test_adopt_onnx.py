@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from commands import run_apart
 from models import constant, external, mix_model, node
+from representative import representative
 
 from ddpm_export import generate, open_model
 from ddpm_export.model.golden import replay_golden
@@ -37,7 +38,7 @@ def theirs(
 ):
     """Write a network of others, tanh of a 3x3 convolution of its state plus a hundredth of its time.
 
-    time: dtype and shape of the input that is called `name`. asked: further inputs, (name, dtype, shape), of which a
+    time: dtype and shape of the input called `name`. asked: further inputs, (name, dtype, shape), of which a
     tenth of each image's first number is added. first: whether it reads the first time for all images.
     """
     shape = [batch, *SHAPE[1:], SHAPE[0]] if nhwc else [batch, *SHAPE]
@@ -124,7 +125,10 @@ NETWORKS = {  # how theirs is, what else is said on the command line, and whethe
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+NEEDED = ("usual", "one time", "NHWC", "two outputs", "sigma", "c_noise")
+
+
+@representative("name", NETWORKS, by=lambda name: name if name in NEEDED else "other")
 def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, command, rng, name):
     how, options, is_one_by_one = NETWORKS[name]
     source, path = theirs(tmp_path / "theirs.onnx", **how), tmp_path / "ours.onnx"
@@ -159,7 +163,7 @@ def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, comman
     assert [entry.name for entry in proto.graph.output] == [spec.prediction]
 
 
-TOLD = (("y class", INT32, ["batch"]), ("strength", FLOAT, ["batch"]), ("mask", FLOAT, ["batch", 4, 4, 1]))
+FURTHER = (("y class", INT32, ["batch"]), ("strength", FLOAT, ["batch"]), ("mask", FLOAT, ["batch", 4, 4, 1]))
 DECLARED = (
     *("--input", "y:label:cat,dog:none=2", "--set", "y=y class"),
     *("--input", "power:vector:1", "--set", "power=strength"),
@@ -167,10 +171,10 @@ DECLARED = (
 )
 
 
-@pytest.mark.parametrize("is_one_by_one", [False, True])
-def test_what_else_it_is_told_becomes_inputs_and_one_call_files_sample_it(tmp_path, command, is_one_by_one):
+@representative("is_one_by_one", [False, True])
+def test_further_inputs_are_declared_and_one_call_files_sample_them(tmp_path, command, is_one_by_one):
     time = (FLOAT, []) if is_one_by_one else (INT64, ["batch"])
-    source = theirs(tmp_path / "theirs.onnx", time, nhwc=True, asked=TOLD)
+    source = theirs(tmp_path / "theirs.onnx", time, nhwc=True, asked=FURTHER)
     options = (*USUAL, *T_IS, *DECLARED, "--set", "layout=NHWC", "--guidance", 2, "--steps", 3)
     code, _, err = command("adopt", source, *options, "--format", "onnx", "--format", "sampler", "--out", tmp_path)
     assert code == 0, err
@@ -236,7 +240,7 @@ SAMPLE = "sample float32 [?, 2, 6, 5]"
 C_NOISE = (*USUAL, "--set", "c_noise=timestep")
 REFUSED = {  # how theirs is, the command line, exit code, words
     "no names": ({}, (), 2, f"--set x_t must name an input of {{}}, got 'x_t'; it has {SAMPLE}, timestep int64 [?]."),
-    "no schedule": ({}, (*USUAL[4:], *T_IS), 2, "theirs.onnx needs --schedule"),
+    "no schedule": ({}, (*USUAL[4:], *T_IS), 2, "theirs.onnx does not contain its schedule"),
     "no time": ({}, USUAL, 2, "One of --set t=NAME, --set sigma=NAME, --set c_noise=NAME must say which input of"),
     "two times": ({}, (*BOTH, "--set", "sigma=timestep"), 2, "must say which input"),
     "another shape": ({}, (*BOTH, "--image-shape", "2,6,6"), 4, f"{SAMPLE} does not hold [2, 6, 6]"),
@@ -247,8 +251,8 @@ REFUSED = {  # how theirs is, the command line, exit code, words
     "batch": ({}, (*BOTH, "--set", "batch=2"), 2, "--set batch must be 1"),
     "two outputs": ({"extra": True}, BOTH, 2, "--set output must say which output"),
     "no such output": ({}, (*BOTH, "--set", "output=eps"), 2, "noise float32 [?, 2, 6, 5]"),
-    "an input that nothing gives": ({"asked": TOLD[:1]}, BOTH, 2, "also takes y class int32 [?]"),
-    "another size": ({"asked": TOLD[1:2]}, (*BOTH, "--input", "strength:vector:2"), 4, "does not hold [2]"),
+    "an input that nothing gives": ({"asked": FURTHER[:1]}, BOTH, 2, "also takes y class int32 [?]"),
+    "another size": ({"asked": FURTHER[1:2]}, (*BOTH, "--input", "strength:vector:2"), 4, "does not hold [2]"),
     "one time for all images": ({"first": True}, BOTH, 4, "with --set batch=1."),
     "c_noise without sigma_data": ({}, C_NOISE, 2, "sigma_data"),
     "c_noise of v": ({}, (*C_NOISE, "--set", "sigma_data=1", "--prediction", "v"), 2, "gives x_0"),

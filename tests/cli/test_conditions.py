@@ -103,9 +103,7 @@ def test_ten_of_each_label_unless_said_otherwise(model, tmp_path):
 
 def test_the_interval_alone_keeps_the_models_scale(tmp_path):
     spec = tiny_spec(
-        inputs=(LABEL,),
-        requires=("inputs", "guidance"),
-        defaults=Defaults(num_steps=4, guidance=Guidance(2.5)),
+        inputs=(LABEL,), requires=("inputs", "guidance"), defaults=Defaults(num_steps=4, guidance=Guidance(2.5))
     )
     (tmp_path / "m.onnx").write_bytes(told_model(spec))
     ending = run_here(main, tmp_path / "m.onnx", "--guidance", "@3-20.5", "--out", tmp_path / "a.npy", "--json")
@@ -128,7 +126,7 @@ REFUSED = [
     (["--input", "v=a,b"], "--input v must be numbers or an .npy, got 'a,b'"),
     (["--input", "v=1,2,3"], r"Input 'v' must have shape (2,) or (K, 2), got float64 (3,)"),
     (["--input", "v=nan,1"], "Input 'v' must be finite"),
-    (["--input", "deep=x.png"], "--input deep must be an .npy, since it has 2 channels, got 'x.png'"),
+    (["--input", "deep=x.png"], "--input deep has 2 channels and must be an .npy, got 'x.png'"),
 ]
 
 

@@ -140,7 +140,7 @@ REFUSED = [
     (["fill", "wide.png", "--mask", "mask.png"], 2, "wide.png must have 5 x 6 pixels, got 7 x 6."),
     (["fill", "all/a.png", "--mask", "wide.png"], 2, "wide.png must have 5 x 6 pixels, got 7 x 6."),
     (["measure", "wide.png", "--by", "grey"], 2, "(m, 6, 5, 1), got uint8 (1, 6, 7, 1)."),
-    (["measure", "mixed", "--by", "grey"], 2, "Pictures must have one size, but mixed/b.png has another"),
+    (["measure", "mixed", "--by", "grey"], 2, "Pictures must have the same size, but mixed/b.png differs"),
     (["vary", "empty", "--strength", "0.5"], 3, "empty is a folder without pictures."),
     (["vary", "m.onnx", "--strength", "0.5"], 3, "m.onnx is not a picture that can be read"),
     (["vary", "none.png", "--strength", "0.5"], 3, "none.png: no such file."),
@@ -170,7 +170,7 @@ def test_what_cannot_be_is_refused_in_one_line(place, arguments, code, words, mo
     ("arguments", "code", "words"),
     [
         (["--out", "x.png"], 2, "--out must end in .npy, got 'x.png'."),
-        (["--out", "x.npy", "--sampler", "ddim:eta=1"], 2, "Inverting needs a plan that adds no noise."),
+        (["--out", "x.npy", "--sampler", "ddim:eta=1"], 2, "Inverting needs a --sampler that adds no noise."),
     ],
 )
 def test_what_cannot_be_inverted(place, arguments, code, words, monkeypatch):

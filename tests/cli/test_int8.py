@@ -16,16 +16,3 @@ def test_a_file_of_8_bit_integers_is_named_so_and_sound(tmp_path, command):
     code, out, _ = command("check", tmp_path / "m.int8.onnx", "--json", "--trust")
     assert code == 0
     assert {case["tolerance"] for case in json.loads(out)["golden"]} == {0.25}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--calibrate", "8"], "--calibrate needs --precision int8"),
-        (["--precision", "int4"], "--precision must be float32 or int8, got 'int4'"),
-    ],
-)
-def test_what_does_not_apply_is_told(options, message, tmp_path, command):
-    code, _, err = command("export", tmp_path / "m.onnx", *options)
-    assert code == 2
-    assert message in err

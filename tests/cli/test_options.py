@@ -9,10 +9,13 @@ from unittest import mock
 import pytest
 import typer
 from commands import assert_refused, run_here
+from models import tiny_spec
 
-from ddpm_export import errors
+from ddpm_export import plan
 from ddpm_export.cli.console import FLAGS, entry_point, with_flags
 from ddpm_export.cli.help import EVERYWHERE, GROUPS, Command, with_limits
+from ddpm_export.errors import UsageError
+from ddpm_export.sampling.request import request_for
 
 MOST = 24
 NAMES = ("run", "edit", "dataset", "adopt", "export", "check", "eval", "bench")
@@ -101,21 +104,21 @@ def test_a_record_of_options_is_spread_and_put_together_again():
     assert seen == [("a", Some(5), 1), ("b", Some(3), 2)]
 
 
-class FieldError(errors.UsageError):
-    def __init__(self, text, *fields):
-        super().__init__(text)
-        self.fields = fields
-
-
 def test_a_message_calls_fields_by_their_flags():
     def command() -> None:
-        raise FieldError("num_steps must be from 1 to 40, got 'num_steps'. Leave --num_steps out.", "num_steps")
+        raise UsageError("num_steps must be from 1 to 40, got 'num_steps'. Leave --num_steps out.", "num_steps")
 
     ending = run_here(entry_point(command))
     assert_refused(ending, 2, "error: --steps must be from 1 to 40, got 'num_steps'. Leave --num_steps out.")
     assert with_flags("x_T must be finite", ["x_T"]) == "--from must be finite"
     assert with_flags("eta must be 0, n is 1", ["eta"]) == "eta must be 0, n is 1"
     assert with_flags("n, not an n-th or n=1", ["n"]) == "--n, not an n-th or n=1"
+    seeds = UsageError("seeds takes two seeds and replaces seed, got [1, 2].", "seeds", "seed")
+    assert with_flags(str(seeds), seeds.fields) == "--seeds takes two seeds and replaces --seed, got [1, 2]."
+    assert with_flags("a/out holds 'out', out.png, out", ["out"]) == "a/out holds 'out', out.png, --out"
+    with pytest.raises(UsageError) as error:
+        request_for(tiny_spec(plans={"own": plan(tiny_spec(), num_steps=3)}), plan="own", num_steps=2)
+    assert with_flags(str(error.value), error.value.fields) == "--plan own already fixes the steps. Drop --steps."
 
 
 def test_every_flag_of_the_table_is_an_option_of_a_command():

@@ -8,6 +8,7 @@ import pytest
 from commands import assert_refused, run_apart, run_here
 from models import COLOUR, GREY, T, mix_model, sick_model, tiny_spec
 from PIL import Image
+from representative import representative
 
 from ddpm_export import generate
 from ddpm_export.cli.run import main
@@ -45,7 +46,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@representative("case", CASES, by=lambda case: "sampler" if case in SAMPLERS else case)
 def test_each_option_does_what_the_library_does(model, out, case):
     arguments, settings = CASES[case]
     ending = run_here(main, model, "--seed", 3, "--out", out, *arguments)
@@ -105,12 +106,6 @@ def test_a_fresh_seed_is_printed_and_gives_the_images_again(model, tmp_path):
     assert seed not in other.out
 
 
-def test_a_part_of_a_run_is_that_part(model, tmp_path):
-    run_here(main, model, "--n", 16, "--seed", 1, "--out", tmp_path / "a.npy")
-    run_here(main, model, "--n", 4, "--first", 5, "--batch", 3, "--seed", 1, "--out", tmp_path / "b.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[5:9], np.load(tmp_path / "b.npy"))
-
-
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
 def test_every_ending_shows_the_same_images(tmp_path, shape):
     (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(shape)))
@@ -139,20 +134,12 @@ def test_every_ending_shows_the_same_images(tmp_path, shape):
         assert image.n_frames == 4
 
 
-REFUSED = [  # what the command refuses itself, what typer does, and one of each thing that the library checks
-    (["--n", 0], "n must be at least 1, got 0"),
+REFUSED = [  # what the command refuses itself, what typer does, and one that the library refuses
+    (["--n", 0], "error: --n must be at least 1, got 0"),
     (["--n", "many"], "--n"),
-    (["--steps", "many"], "--steps must be a number of steps"),
-    (["--steps", 2000], f"must be from 1 to {T}, the model's own, got 2000"),
-    (["--steps", "3,30"], "must strictly fall"),
-    (["--sampler", "nonsense"], "sampler must be one of ddpm, ddim"),
-    (["--sampler", "ddim:eta"], "--sampler must be a name"),
-    (["--sampler", "ddpm:eta=0"], "eta does not apply to ddpm"),
-    (["--seed", -1], "seed must be from 0 to 2^63 - 1, got -1"),
-    (["--threads", 0], "threads must be between 1 and 1024, got 0"),
-    (["--provider", "tpu"], "provider must be one of cpu, cuda"),
+    (["--steps", "3,30"], "--steps must strictly fall"),
     (["--out", "a.jpg"], "must end in .png"),
-    (["--from", "x_T.npy", "--each-label"], "--each-label does not apply with --from"),
+    (["--from", "x_T.npy", "--each-label"], "Give --each-label or --from, not both"),
     (["--untrusted", "--trust"], "Give --untrusted or --trust, not both"),
     (["--nope"], "--nope"),
     (["more"], "more"),
@@ -172,10 +159,6 @@ def test_a_file_whose_default_sampler_is_unknown_is_refused(tmp_path, out, argum
     (tmp_path / "newer.onnx").write_bytes(mix_model(spec))
     assert_refused(run_here(main, tmp_path / "newer.onnx", "--out", out, *arguments), 4, "'rk45'")
     assert run_here(main, tmp_path / "newer.onnx", "--out", out, "--sampler", "ddpm", *arguments).code == 0
-
-
-def test_without_a_model_it_says_so():
-    assert_refused(run_here(main), 2, "model")
 
 
 def test_numbers_that_go_bad_end_with_6_and_no_file(tmp_path, out):
@@ -221,6 +204,4 @@ def test_a_real_process_keeps_stdout_for_the_result(model, out):
 def test_debug_shows_the_traceback(model):
     ending = run_apart(model, "--n", 0, "--debug")
     assert ending.code == 2
-    assert "Traceback" in ending.err
-    assert "UsageError: n must be at least 1" in ending.err
-    assert_refused(run_apart(model, "--n", 0), 2)
+    assert ("Traceback" in ending.err, "UsageError: n must be at least 1" in ending.err) == (True, True)

