@@ -87,7 +87,6 @@ def counts(monkeypatch):
         (("sampler", "slice"), 1),
         (("pt2", "torchscript", "onnx"), 3),  # three runtimes
     ],
-    by=lambda _, proven: proven,
 )
 def test_a_network_is_traced_once_and_its_graph_proven_once(tmp_path, counts, formats, proven):
     endings = {name: entry.ending for name, entry in {**FORMATS, **ONE_CALL_FORMATS}.items()}
