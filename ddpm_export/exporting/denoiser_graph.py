@@ -32,6 +32,10 @@ class DenoiserGraph:
         model.CopyFrom(self.model)
         return model
 
+    def with_weights(self) -> ModelProto:
+        """Return a model of one's own with all of its weights in memory."""
+        return self.copy() if self.path is None else onnx.load(self.path)
+
 
 def graph_from_model(model: ModelProto, storage: str, stack: ExitStack) -> DenoiserGraph:
     """Return a model with its weights rounded as they are to be stored, in float32 still.
@@ -64,7 +68,7 @@ def graph_from_file(path: Path, storage: str, stack: ExitStack) -> DenoiserGraph
 
 def rounded_graph(graph: DenoiserGraph, storage: str, stack: ExitStack) -> DenoiserGraph:
     """Return a graph with its weights rounded as they are to be stored; the one that is given stays."""
-    return graph_from_model(graph.copy() if graph.path is None else onnx.load(graph.path), storage, stack)
+    return graph_from_model(graph.with_weights(), storage, stack)
 
 
 def model_from_graph(graph: DenoiserGraph, spec: ModelSpec, *, threads: int | None = None) -> Model:

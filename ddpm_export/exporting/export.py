@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ddpm_export.errors import UsageError, several, shown
 from ddpm_export.exporting.foreign import ForeignNetwork, foreign_network, shape_and_time
-from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
+from ddpm_export.exporting.formats import ALL_FORMATS, FORMATS, ONE_CALL_FORMATS, SERVED_FORMATS
 from ddpm_export.exporting.original import Original, original_from_checkpoint, original_from_file
 from ddpm_export.exporting.proof import PictureProof, Proof, Rounding
 from ddpm_export.exporting.storage import STORAGES
@@ -89,9 +89,9 @@ def load_onnx(path: str | Path, spec: ModelSpec, options: Mapping[str, Any]) -> 
         "time": network.time,
         "checkpoint_sha256": sha256_of(path),
     }
-    notes = [f"golden vectors are what {path} itself says in ONNX Runtime: there is nothing else to compare with."]
+    notes = [f"golden vectors record what {path} gives in ONNX Runtime: there is nothing else to compare with."]
     if network.one_by_one:
-        notes.append(f"{path} takes one image or one time at once: a batch is evaluated image by image.")
+        notes.append(f"{path} takes a single image or time: batches are evaluated image by image.")
     left = [name for name in outputs if name != network.output.name]
     if left:
         notes.append(f"left out: the output {several(left)}.")
@@ -125,31 +125,13 @@ def eager_model(checkpoint: Checkpoint) -> Model:
 
 @overload
 def export(
-    checkpoint: Checkpoint,
+    source: Checkpoint | ForeignNetwork | str | Path,
     path: str | Path,
     /,
     *,
     format: str = "onnx",
     storage: str = "float32",
     opens: Sequence[str] = (),
-) -> Report: ...
-
-
-@overload
-def export(
-    foreign: ForeignNetwork,
-    path: str | Path,
-    /,
-    *,
-    format: str = "onnx",
-    storage: str = "float32",
-    opens: Sequence[str] = (),
-) -> Report: ...
-
-
-@overload
-def export(
-    denoiser: str | Path, path: str | Path, /, *, format: str, storage: str = "float32", opens: Sequence[str] = ()
 ) -> Report: ...
 
 
@@ -192,11 +174,11 @@ def export(
     it was in each of these cases.
     """
     path = Path(where[-1])
-    if isinstance(source, (str, Path, Checkpoint, ForeignNetwork)):
-        (report,) = export_all(source, {format: path}, storage=storage, opens=opens)
-        return report
-    _check_format(path, format, storage)
-    (report,) = export_all(_checkpoint_of(source, *where[:-1]), {format: path}, storage=storage, opens=opens)
+    if not isinstance(source, (str, Path, Checkpoint, ForeignNetwork)):
+        _check_format(path, format, storage)
+        # a copy: the user's network may be in training, on a GPU or in half precision
+        source = Checkpoint(copy.deepcopy(source).cpu().float().eval().requires_grad_(False), *where[:-1])
+    (report,) = export_all(source, {format: path}, storage=storage, opens=opens)
     return report
 
 
@@ -220,13 +202,10 @@ def export_all(
     targets = {format: Path(path) for format, path in paths.items()}  # noqa: A001
     for format, path in targets.items():  # noqa: A001
         _check_format(path, format, storage)
-        if isinstance(source, ForeignNetwork):
-            _check_foreign(source.path, path, format)
-        elif isinstance(source, (str, Path)):
-            _check_source(Path(source), path, format, storage if calibrate is None else "int8")
+        if not isinstance(source, Checkpoint):
+            _check_source(source, path, format, storage if calibrate is None else "int8")
         _check_int8(format, storage, calibrate)
     opens = _checked_choices(opens, targets)
-    table = {**FORMATS, **ONE_CALL_FORMATS, **SERVED_FORMATS}
     with ExitStack() as stack:
         if isinstance(source, Checkpoint):
             original = original_from_checkpoint(source, storage, stack)
@@ -238,20 +217,19 @@ def export_all(
             original = original_from_file(Path(source), storage, stack)
             original.spec = defaults(original.spec)
         original.calibrate, original.opens = calibrate, opens
-        for format in sorted(targets, key=list(table).index):  # noqa: A001
-            path = table[format].path_in(original, targets[format])
-            proof = table[format].write(original, path)
+        for format in sorted(targets, key=list(ALL_FORMATS).index):  # noqa: A001
+            path = ALL_FORMATS[format].path_in(original, targets[format])
+            proof = ALL_FORMATS[format].write(original, path)
             notes = _notes(original, format)
             yield Report(path, format, path.stat().st_size, sha256_of(path), proof, storage, original.cost, notes)
 
 
 def _check_format(path: Path, format: str, storage: str) -> None:  # noqa: A002
-    table = {**FORMATS, **ONE_CALL_FORMATS, **SERVED_FORMATS}
-    if format not in table:
-        raise UsageError(f"format must be one of {', '.join(table)}, got {format!r}.")
-    expected = FORMATS[format].ending if format in FORMATS else ".onnx"  # a one-call file is called as its owner likes
+    if format not in ALL_FORMATS:
+        raise UsageError(f"format must be one of {', '.join(ALL_FORMATS)}, got {format!r}.")
+    expected = FORMATS[format].ending if format in FORMATS else ".onnx"  # a one-call file need not end in .sampler.onnx
     if path.suffix != expected and format not in SERVED_FORMATS:
-        raise UsageError(f"{path}: a file of format {format} ends in {table[format].ending}.")
+        raise UsageError(f"{path}: a file of format {format} ends in {ALL_FORMATS[format].ending}.")
     if storage not in STORAGES:
         raise UsageError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
     if storage != "float32" and expected != ".onnx":
@@ -279,25 +257,19 @@ def _check_int8(format: str, storage: str, calibrate: int | None) -> None:  # no
         raise UsageError(f"calibrate must be from 1 to {MAX_CALIBRATE}, got {calibrate!r}.")
 
 
-def _check_source(source: Path, path: Path, format: str, storage: str) -> None:  # noqa: A002
-    is_made_by_torch = format in FORMATS and format != "onnx"
-    if source.suffix != ".onnx" or is_made_by_torch or (format, storage) == ("onnx", "float32"):
+def _check_source(source: ForeignNetwork | str | Path, path: Path, format: str, storage: str) -> None:  # noqa: A002
+    is_foreign = isinstance(source, ForeignNetwork)
+    file = source.path if isinstance(source, ForeignNetwork) else Path(source)
+    needs_torch = format in FORMATS and format != "onnx"
+    if is_foreign and needs_torch:
+        raise UsageError(f"{file}: cannot be exported as {format}, which needs torch. Choose an .onnx format.")
+    if not is_foreign and (file.suffix != ".onnx" or needs_torch or (format, storage) == ("onnx", "float32")):
         raise UsageError(
-            f"{source}: cannot be exported as {format} with storage {storage}; an exported .onnx becomes a sampler, a "
-            "slice, an edit, one stored as float16 or int8, or one of int8. Export the checkpoint."
+            f"{file}: cannot be exported as {format} with storage {storage}. From an exported .onnx, make a one-call "
+            "file or one of float16 or int8; for anything else, export the checkpoint."
         )
-    _check_other(source, path)
-
-
-def _check_foreign(source: Path, path: Path, format: str) -> None:  # noqa: A002
-    if format in FORMATS and format != "onnx":
-        raise UsageError(f"{source}: cannot be exported as {format}, which needs torch. Choose an .onnx format.")
-    _check_other(source, path)
-
-
-def _check_other(source: Path, path: Path) -> None:
-    if path.resolve() == source.resolve():
-        raise UsageError(f"{path}: is the source itself. Name another file by --out.")
+    if path.resolve() == file.resolve():
+        raise UsageError(f"{path} is the source itself. Choose another --out.")
 
 
 def _notes(original: Original, format: str) -> tuple[str, ...]:  # noqa: A002
@@ -305,8 +277,3 @@ def _notes(original: Original, format: str) -> tuple[str, ...]:  # noqa: A002
     if format in ONE_CALL_FORMATS and variance != "fixed_small":
         return (f"ddpm with variance {variance} has no place in a one-call file: eta 1 is ddpm with fixed_small.",)
     return ()
-
-
-def _checkpoint_of(network: "nn.Module", spec: ModelSpec) -> Checkpoint:
-    """Return a copy of a user's network, ready to be exported: theirs may be in training, on a GPU, of half floats."""
-    return Checkpoint(copy.deepcopy(network).cpu().float().eval().requires_grad_(False), spec)

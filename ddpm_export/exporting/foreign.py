@@ -160,7 +160,7 @@ def foreign_network(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
-            f"--set {unknown[0]} is nothing that {path} has. Declare inputs by --input; known are {', '.join(known)}."
+            f"--set {unknown[0]} names nothing in {path}. Declare inputs with --input; known are {', '.join(known)}."
         )
     layout = options.get("layout", "NCHW")
     if layout not in LAYOUTS:
@@ -198,8 +198,8 @@ def _time_of(path: Path, inputs: Mapping[str, Place], options: Mapping[str, obje
     stated = [key for key in TIMES if key in options] or [key for key in TIMES if key in inputs]
     if len(stated) != 1:
         raise UsageError(
-            f"One of --set {'=NAME, --set '.join(TIMES)}=NAME must say which input of {path} is told the time; it has "
-            f"{several(inputs.values())}."
+            f"One of --set {'=NAME, --set '.join(TIMES)}=NAME must name the input of {path} that takes the time; it "
+            f"has {several(inputs.values())}."
         )
     return stated[0]
 
@@ -216,13 +216,15 @@ def _named(path: Path, places: Mapping[str, Place], key: str, options: Mapping[s
 def _sigma_data_of(time: str, spec: ModelSpec, options: Mapping[str, object]) -> float:
     sigma_data = options.get("sigma_data")
     if (sigma_data is None) == (time == "c_noise"):
-        raise UsageError("--set sigma_data=0.5, or another, goes with --set c_noise, and with nothing else.")
+        raise UsageError(
+            "--set c_noise needs --set sigma_data, such as sigma_data=0.5, and nothing but c_noise takes it."
+        )
     if sigma_data is not None and not (type(sigma_data) in (int, float) and 0 < float(str(sigma_data)) < math.inf):
         raise UsageError(f"--set sigma_data must be a positive number, got {shown(sigma_data)}.")
     if time == "c_noise" and spec.prediction != "x_0":
-        raise UsageError(f"A network that is told c_noise gives x_0, got --prediction {spec.prediction}.")
+        raise UsageError(f"A network that takes c_noise predicts x_0, got --prediction {spec.prediction}.")
     if time != "t" and spec.alphas_cumprod[-1] == 0:
-        raise UsageError(f"A network that is told {time} cannot end at an infinite sigma. Choose another --schedule.")
+        raise UsageError(f"A network that takes {time} cannot end at an infinite sigma. Choose another --schedule.")
     return 0.5 if sigma_data is None else float(str(sigma_data))
 
 
@@ -235,8 +237,8 @@ def _refuse_other_shapes(network: ForeignNetwork) -> None:
             network.output.shape_for(network.shape_in(network.spec.state_shape), 1)
     except ValueError as exc:
         raise ModelRefusedError(
-            f"{network.path}: {exc}, which an image has. Only networks that give a prediction in the state's own shape "
-            "can be carried."
+            f"{network.path}: {exc}, which an image has. Only networks whose prediction has the shape of the "
+            "state can be exported."
         ) from exc
 
 

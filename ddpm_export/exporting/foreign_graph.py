@@ -1,6 +1,5 @@
 """The graph of a foreign .onnx: what it takes and gives, and the denoiser of our format around its nodes. No torch."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -8,13 +7,13 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper, numpy_helper
 
 from ddpm_export.errors import BadFileError, ModelRefusedError, first_line, several
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.denoiser_graph import graph_from_model
 from ddpm_export.exporting.foreign import ForeignNetwork, Place, model_from_foreign
-from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_within, rename
+from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_of, rename, tensors_of
 from ddpm_export.exporting.original import Original, with_rounded_graph
 from ddpm_export.process.equations import Array
 from ddpm_export.runtimes.external_data import check_external_data
@@ -39,7 +38,9 @@ def _place(path: Path, info: ValueInfoProto) -> Place:
     except (KeyError, TypeError):
         dtype = np.dtype(object)
     if dtype.kind not in "iuf":
-        raise ModelRefusedError(f"{path}: its {info.name[:80]!r} holds no numbers that a sampler could give or take.")
+        raise ModelRefusedError(
+            f"{path}: its {info.name[:80]!r} is not numeric: a sampler can neither set nor read it."
+        )
     sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
     return Place(info.name, dtype.name, tuple(sizes))
 
@@ -94,7 +95,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
             onnx.checker.check_model(model, full_check=True)
         except Exception as exc:  # the checker's and shape inference's own
             raise ModelRefusedError(
-                f"{network.path}: is no valid graph of opset {OPSET}: {first_line(exc)}. Export it with that opset."
+                f"{network.path}: is not a valid graph of opset {OPSET}: {first_line(exc)}. Export it with that opset."
             ) from exc
     return model
 
@@ -144,7 +145,14 @@ def _portable(path: Path) -> ModelProto:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     opset = max((entry.version for entry in model.opset_import if entry.domain in OWN), default=1)
-    foreign = sorted({f"{node.op_type} of {node.domain}" for node in _nodes(model.graph) if node.domain not in OWN})
+    foreign = sorted(
+        {
+            f"{node.op_type} of {node.domain}"
+            for graph in graphs_of(model.graph)
+            for node in graph.node
+            if node.domain not in OWN
+        }
+    )
     if foreign:
         raise ModelRefusedError(
             f"{path}: has operators that are not ONNX's own: {several(foreign)}. Export it without optimisations for "
@@ -163,24 +171,16 @@ def _portable(path: Path) -> ModelProto:
     return model
 
 
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for inner in graphs_within(node):
-            yield from _nodes(inner)
-
-
 def _tidy(graph: GraphProto) -> None:
     """Name every node, leave out notes and shapes, and let every weight's numbers be raw, as our files have them."""
-    graph.doc_string = ""
-    del graph.value_info[:]
-    for number, node in enumerate(graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
-        node.doc_string, node.domain = "", ""
-        del node.metadata_props[:]
-        for inner in graphs_within(node):
-            _tidy(inner)
-    for tensor in graph.initializer:
+    for entry in graphs_of(graph):
+        entry.doc_string = ""
+        del entry.value_info[:]
+        for number, node in enumerate(entry.node):
+            node.name = node.name or f"{node.op_type}_{number}"
+            node.doc_string, node.domain = "", ""
+            del node.metadata_props[:]
+    for tensor in tensors_of(graph):
         tensor.doc_string = ""
         if not tensor.HasField("raw_data") and tensor.data_type != onnx.TensorProto.STRING:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))

@@ -43,22 +43,13 @@ def _pt2(original: Original, path: Path) -> Proof:
     return write_pt2(original, path)
 
 
-def _sampler(original: Original, path: Path) -> PictureProof:
-    with installed("onnx"):
-        from ddpm_export.exporting.from_denoiser import write_one_call
-    return write_one_call(original, path, "sampler")
+def _one_call(graph: str) -> Callable[[Original, Path], PictureProof]:
+    def write(original: Original, path: Path) -> PictureProof:
+        with installed("onnx"):
+            from ddpm_export.exporting.from_denoiser import write_one_call
+        return write_one_call(original, path, graph)
 
-
-def _slice(original: Original, path: Path) -> PictureProof:
-    with installed("onnx"):
-        from ddpm_export.exporting.from_denoiser import write_one_call
-    return write_one_call(original, path, "slice")
-
-
-def _edit(original: Original, path: Path) -> PictureProof:
-    with installed("onnx"):
-        from ddpm_export.exporting.from_denoiser import write_one_call
-    return write_one_call(original, path, "edit")
+    return write
 
 
 def _triton(original: Original, path: Path) -> PictureProof:
@@ -76,10 +67,7 @@ def _in_repository(original: Original, path: Path) -> Path:
 # onnx first: its proof is that of the graph which the one-call files are made of
 FORMATS = {"onnx": Format(".onnx", _onnx), "torchscript": Format(".ts", _torchscript), "pt2": Format(".pt2", _pt2)}
 # graphs around a denoiser, which open_model refuses and generate and the commands know
-ONE_CALL_FORMATS = {
-    "sampler": Format(".sampler.onnx", _sampler),
-    "slice": Format(".slice.onnx", _slice),
-    "edit": Format(".edit.onnx", _edit),
-}
+ONE_CALL_FORMATS = {graph: Format(f".{graph}.onnx", _one_call(graph)) for graph in ("sampler", "slice", "edit")}
 # what inference servers read: a folder, in which each plan of each network has one of its own
 SERVED_FORMATS = {"triton": Format("", _triton, _in_repository)}
+ALL_FORMATS = {**FORMATS, **ONE_CALL_FORMATS, **SERVED_FORMATS}

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto, helper
 
 from ddpm_export.errors import ModelRefusedError, UsageError
@@ -53,15 +52,15 @@ def write_denoiser(original: Original, path: Path) -> Proof:
 
 def _write_int8(original: Original, calibrate: int, path: Path) -> Proof:
     """Write the graph in 8-bit integers; it takes its name once its pictures are near those of the network."""
-    spec, graph = original.spec, original.graph
-    if graph.path is not None and not fits_inline(onnx.load(graph.path)):
-        raise UsageError(f"{path}: --precision int8 takes networks of less than 2 GB. Leave it out.")
-    model = graph.model if graph.path is None else onnx.load(graph.path)
+    spec, model = original.spec, original.graph.with_weights()
+    if not fits_inline(model):
+        raise UsageError(f"{path}: precision int8 takes networks of less than 2 GB. Leave it out.", "precision")
     prove_graph(original, path)
     if not quantised_tensors(model.graph):
         raise ModelRefusedError(
-            f"{path}: has no convolution between the first and the last, which alone are computed in 8-bit integers. "
-            "Leave --precision out."
+            f"{path}: has no convolution between the first and the last; only those are computed in 8-bit integers. "
+            "Leave precision out.",
+            "precision",
         )
     evaluate = evaluate_from_bytes(observed(model).SerializeToString(), [*spec.outputs, *LOW_HIGH])
     model = quantised(model, calibrated(model, evaluate, spec, calibrate))

@@ -169,16 +169,7 @@ def _quantise_weight(graph: GraphProto, nodes: list[NodeProto], tensor: TensorPr
     if f"{name}.int8" not in {entry.name for entry in graph.initializer}:
         levels = np.round(values / scales.reshape(-1, 1, 1, 1)).clip(-127, 127)
         _add(graph, f"{name}.int8", levels, np.int8)
-        inputs = [
-            f"{name}.int8",
-            _add(graph, f"{name}.scales", scales, np.float32),
-            _add(graph, f"{name}.zeros", np.zeros(len(values)), np.int8),
-        ]
-        nodes.append(
-            helper.make_node(
-                "DequantizeLinear", inputs, [f"{name}.dequantised"], name=f"{name}/DequantizeLinear", axis=0
-            )
-        )
+        _dequantise(graph, nodes, name, f"{name}.int8", scales, np.int8)
     return scales
 
 
@@ -187,12 +178,16 @@ def _quantised_bias(
 ) -> str:
     name = f"{node.name}.bias"
     levels = np.round(numpy_helper.to_array(tensors[node.input[2]]) / scales.astype(np.float32))
-    inputs = [
-        _add(graph, f"{name}.int32", levels, np.int32),
+    return _dequantise(graph, nodes, name, _add(graph, f"{name}.int32", levels, np.int32), scales, np.int32)
+
+
+def _dequantise(graph: GraphProto, nodes: list[NodeProto], name: str, levels: str, scales: Array, dtype: type) -> str:
+    """Append what brings levels with one scale an output channel back to float32; return its result."""
+    numbers = [
         _add(graph, f"{name}.scales", scales, np.float32),
-        _add(graph, f"{name}.zeros", np.zeros(len(levels)), np.int32),
+        _add(graph, f"{name}.zeros", np.zeros(len(scales)), dtype),
     ]
-    nodes.append(
-        helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantised"], name=f"{name}/DequantizeLinear", axis=0)
-    )
-    return f"{name}.dequantised"
+    result = f"{name}.dequantised"
+    made = helper.make_node("DequantizeLinear", [levels, *numbers], [result], name=f"{name}/DequantizeLinear", axis=0)
+    nodes.append(made)
+    return result

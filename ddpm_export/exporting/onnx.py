@@ -42,7 +42,7 @@ def model_from_checkpoint(
     spec = checkpoint.spec
     metadata = {METADATA_KEY: json_from_spec(spec)}
     inputs, outputs = list(spec.input_types), list(spec.outputs)
-    return rewritten(_model(program, checkpoint.network, inputs, outputs, "denoiser", metadata), passes)
+    return rewritten(model_from_network(checkpoint.network, (), inputs, outputs, "denoiser", metadata, program), passes)
 
 
 def model_from_network(
@@ -52,23 +52,15 @@ def model_from_network(
     outputs: list[str],
     name: str,
     metadata: dict[str, str],
+    program: torch.export.ExportedProgram | None = None,
 ) -> onnx.ModelProto:
     """Return any network as an ONNX model in the form of this file, with these names and metadata.
 
-    example: inputs of two images, of which only shapes and types count. The first dimension of all is the batch.
-    Raises ModelRefusedError where torch cannot express the network in ONNX.
+    example: inputs of two images, of which only shapes and types count, to trace it with where `program` is None. The
+    first dimension of all is the batch. Raises ModelRefusedError where torch cannot express the network in ONNX.
     """
-    return _model(program_from_network(network, example), network, inputs, outputs, name, metadata)
-
-
-def _model(
-    program: torch.export.ExportedProgram,
-    network: nn.Module,
-    inputs: list[str],
-    outputs: list[str],
-    name: str,
-    metadata: dict[str, str],
-) -> onnx.ModelProto:
+    if program is None:
+        program = program_from_network(network, example)
     model = _torch_export(program, inputs, outputs)
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

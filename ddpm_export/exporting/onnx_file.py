@@ -30,7 +30,7 @@ def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None
     Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling named by their digest: however
     this ends, the model that is there has the weights that it was written with. Those of the one before are removed.
     """
-    if fits_inline(model, MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes):
+    if fits_inline(model, max_inline_bytes):
         with replacing(path) as beside:
             _seal(model)
             beside.write_bytes(model.SerializeToString(deterministic=True))
@@ -81,6 +81,14 @@ def graphs_within(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and all graphs within it."""
+    yield graph
+    for node in graph.node:
+        for inner in graphs_within(node):
+            yield from graphs_of(inner)
+
+
 def rename(graph: GraphProto, prefix: str, names: Mapping[str, str]) -> None:
     """Put a prefix before every name of a graph and of the graphs within it; `names` has its inputs' new names."""
 
@@ -101,10 +109,8 @@ def rename(graph: GraphProto, prefix: str, names: Mapping[str, str]) -> None:
 
 def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
     """Yield the initializers of a graph and of the graphs within it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for inner in graphs_within(node):
-            yield from tensors_of(inner)
+    for entry in graphs_of(graph):
+        yield from entry.initializer
 
 
 def read_weights(model: ModelProto, folder: Path) -> None:

@@ -18,6 +18,7 @@ from ddpm_export.model.golden import golden_from_model
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.opening import open_model
+from ddpm_export.system.files import replacing
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -78,6 +79,12 @@ class Original:
         """Return what storing weights in fewer bits costs, None where they are not."""
         return None if self.storage == "float32" else rounding(self.reference, self.exact, self.spec)
 
+    def write_proven(self, content: bytes | memoryview, path: Path) -> Proof:
+        """Write a file's bytes beside `path`; it takes that name once it is proven."""
+        with replacing(path) as beside:
+            beside.write_bytes(content)
+            return self.prove_file(beside, path)
+
     def prove_file(self, beside: Path, path: Path) -> Proof:
         """Prove a file that we have just written to `beside`, and that is to be called `path`."""
         return prove(open_model(beside, trust=True)[0], self.reference, self.spec, where=str(path), remedy=self.remedy)
@@ -135,14 +142,4 @@ def with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Orig
     reference = model_from_graph(graph, spec, threads=1)
     if storage == "int8":
         prove_int8(reference, exact, spec, where=where, remedy=STORE_OTHERWISE)
-    return Original(
-        spec,
-        exact,
-        reference,
-        storage,
-        original.checkpoint,
-        lambda _: graph,
-        original.one_thread,
-        is_proven=True,
-        remedy=original.remedy,
-    )
+    return dataclasses.replace(original, reference=reference, make_graph=lambda _: graph, is_proven=True)

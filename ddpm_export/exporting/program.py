@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,10 +40,10 @@ def eager_model(checkpoint: Checkpoint) -> Model:
         except DdpmExportError:
             raise
         except Exception as exc:  # whatever a user's network raises
-            frames = _frames_of(exc)
             raise ModelRefusedError(
                 f"network: does not run on a batch of {len(x_t)}, x_t of shape {x_t.shape} and t of shape {t.shape}: "
-                f"{_first_line(exc)} in {_place(checkpoint.network, frames)}. Correct the network, or the image shape."
+                f"{_first_line(exc)} in {_place(checkpoint.network, traceback.walk_tb(exc.__traceback__))}. "
+                "Correct the network, or the image shape."
             ) from exc
 
     return asked
@@ -80,12 +81,10 @@ def program_from_network(
             program = _traced(network, example, named)
     except Exception as exc:  # torch raises whatever its tracer and the network's own code met
         if "Constraints violated" in str(exc):
-            reason, place = (
-                "code that fixes the size of the batch",
-                _place_that_fixes_the_batch(network, example, named),
-            )
+            reason = "code that fixes the size of the batch"
+            place = _place_that_fixes_the_batch(network, example, named)
         else:
-            reason, place = _first_line(exc), _place(network, _frames_of(exc))
+            reason, place = _first_line(exc), _place(network, traceback.walk_tb(exc.__traceback__))
         raise ModelRefusedError(
             f"network: cannot be traced: {reason} in {place}. Nothing may depend on the values of its inputs or on the "
             "size of the batch: write it with tensor operations."
@@ -146,7 +145,7 @@ def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...],
     class Watch(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "[guard added]" in record.getMessage():
-                places.append(_place(network, _frames_of_caller()))
+                places.append(_place(network, [*traceback.walk_stack(sys._getframe())][::-1]))
 
     log, watch = logging.getLogger(SHAPES_LOG), Watch()
     level, propagate, others = log.level, log.propagate, log.handlers[:]
@@ -161,23 +160,6 @@ def _place_that_fixes_the_batch(network: nn.Module, example: tuple[Tensor, ...],
         log.setLevel(level)
         logging.root.manager.disable = disabled
     return places[0] if places else _place(network, [])
-
-
-def _frames_of(exc: BaseException) -> list[tuple[FrameType, int]]:
-    frames, traceback = [], exc.__traceback__
-    while traceback is not None:
-        frames.append((traceback.tb_frame, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return frames
-
-
-def _frames_of_caller() -> list[tuple[FrameType, int]]:
-    frames = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        frames.append((frame, frame.f_lineno))
-        frame = frame.f_back
-    return frames[::-1]
 
 
 def _place(network: nn.Module, frames: Iterable[tuple[FrameType, int]]) -> str:

@@ -9,13 +9,10 @@ from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import Proof
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
-from ddpm_export.system.files import replacing
 
 
 def write_pt2(original: Original, path: Path) -> Proof:
     """Write the network with a dynamic batch beside `path`; it takes that name once it is proven."""
     buffer = io.BytesIO()  # a path would write its own, temporary, name into the archive
     torch.export.save(original.program, buffer, extra_files={SPEC_NAME: json_from_spec(original.spec_with_golden)})
-    with replacing(path) as beside:
-        beside.write_bytes(buffer.getbuffer())
-        return original.prove_file(beside, path)
+    return original.write_proven(buffer.getbuffer(), path)

@@ -61,7 +61,9 @@ def spec_of_graph(spec: ModelSpec, graph: str, opens: Sequence[str] = OPENABLE) 
     is_all = set(possible) <= set(opens) <= set(OPENABLE)
     missing = [name for name in opens if name not in possible and not is_all]
     if missing:
-        raise UsageError(f"What can be open in this {graph} is {', '.join(possible)}, got {shown(missing[0])}.")
+        raise UsageError(
+            f"open must be some of {', '.join(possible)} for this {graph}, got {shown(missing[0])}.", "open"
+        )
     opened = None if is_all else tuple(name for name in possible if name in opens)
     defaults, plans = spec.defaults, spec.plans
     if opened is not None and PLAN not in opened:
@@ -77,7 +79,9 @@ def spec_of_graph(spec: ModelSpec, graph: str, opens: Sequence[str] = OPENABLE) 
         )
     taken = sorted(names_of(graph).intersection(entry.name for entry in spec.inputs))
     if taken:
-        raise ModelRefusedError(f"Input {taken[0]!r} is called as one that every one-call {graph} has. Rename it.")
+        raise ModelRefusedError(
+            f"Input {taken[0]!r} has the name of an input or output of every one-call {graph}. Rename it."
+        )
     if defaults.sampler == "ddpm":
         defaults = dataclasses.replace(defaults, sampler="ddim", eta=1.0)
     used = {TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
@@ -105,10 +109,8 @@ def sampler_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     g, given = _begun(spec)
     n_is = "n must be 1 or more, and first + n at most 2^32"
     run = add_run(g, spec, given, given["n"], n_is)
-    x = add_first_noise(g, run)
-    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(spec).items()}}
-    after = add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, stored)
-    return _model(g, spec, {"images": pixels_of(after["x"]), "x_0": after["x"]})
+    x = _walked(g, denoiser, run, add_first_noise(g, run))
+    return _model(g, spec, {"images": pixels_of(x), "x_0": x})
 
 
 def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
@@ -152,9 +154,7 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     a = Level(run.rows.a, lambda of: of.cast(np.float32).at(run.rows.first))
     x = strength.equals(0.0).where(z if run.rows.start is None else z * run.rows.start, a.signal * image + a.noise * z)
     x = add_known(g, "known 0", run, x, g.value(0), a, known.some)
-    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(spec).items()}}
-    after = add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, stored)
-    picture = mask * after["x"] + (1.0 - mask) * image
+    picture = mask * _walked(g, denoiser, run, x) + (1.0 - mask) * image
     return _model(g, spec, {"images": pixels_of(picture), "x_0": picture})
 
 
@@ -171,7 +171,7 @@ def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
         if entry.is_given:
             if entry.name in (*inputs, "guidance", "images"):
                 raise ModelRefusedError(
-                    f"Input {entry.name!r} is called as one that every graph of rows has. Rename it."
+                    f"Input {entry.name!r} has the name of an input or output of every graph of rows. Rename it."
                 )
             limits = {"min": 0, "max": entry.num_labels - 1} if entry.kind == "label" else {}
             inputs[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), **limits}
@@ -210,10 +210,8 @@ def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> Mod
     keys = add_key(g, given["seed"].do("Unsqueeze", [1]).name)
     asked = {entry.name: given[entry.name] for entry in spec.inputs if entry.is_given}
     run = Run(inner, rows, keys, given["image"].do("Unsqueeze", [1]).name, asked, by_row=True)
-    x = add_first_noise(g, run)
-    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(inner).items()}}
-    after = add_loop(g, denoiser.graph, run, g.value(0), g.value(len(plan.rows)), stored)
-    model = _model(g, inner, {"images": pixels_of(after["x"])})
+    run = run._replace(rows=rows._replace(steps=g.value(len(plan.rows))))
+    model = _model(g, inner, {"images": pixels_of(_walked(g, denoiser, run, add_first_noise(g, run)))})
     del model.metadata_props[:]  # no reader of ours takes it for a sampler
     helper.set_model_props(model, {ROWS: json.dumps(taken)})
     return model
@@ -223,6 +221,12 @@ def _begun(spec: ModelSpec) -> tuple[Builder, dict[str, Value]]:
     """Return a graph that has its inputs, and these by name."""
     g = Builder(scope="run")
     return g, {name: g.input(name, np.dtype(kind).type, shape) for name, (kind, shape) in inputs_of(spec).items()}
+
+
+def _walked(g: Builder, denoiser: ModelProto, run: Run, x: Value) -> Value:
+    """Append the loop over all rows of a run from a state on; return the state that it ends in."""
+    stored = {"x": x, **{name: x.zeros(*shape) for name, shape in remembered(run.spec).items()}}
+    return add_loop(g, denoiser.graph, run, g.value(0), run.rows.steps, stored)["x"]
 
 
 def _model(g: Builder, spec: ModelSpec, results: Mapping[str, Value]) -> ModelProto:

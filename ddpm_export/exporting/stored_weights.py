@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ddpm_export.exporting.onnx_file import graphs_within, tensors_of
+from ddpm_export.exporting.onnx_file import graphs_of, tensors_of
 from ddpm_export.exporting.storage import is_rounded, levels_and_scales, rounded_values
 from ddpm_export.process.equations import Array
 
@@ -36,7 +36,7 @@ def store_weights(graph: GraphProto, storage: str) -> None:
     float32. For int8 they are Cast and Mul: ONNX Runtime keeps a DequantizeLinear and runs it at every step.
     """
     axes = _channel_axes(graph)
-    for entry in [graph, *_graphs_in(graph)]:
+    for entry in list(graphs_of(graph)):
         nodes = []
         for tensor in list(entry.initializer):
             values, name = numpy_helper.to_array(tensor), tensor.name
@@ -72,11 +72,6 @@ def _cast(source: str, result: str, name: str) -> NodeProto:
     return helper.make_node("Cast", [source], [result], name=name, to=TensorProto.FLOAT)
 
 
-def _graphs_in(graph: GraphProto) -> list[GraphProto]:
-    inner = [entry for node in graph.node for entry in graphs_within(node)]
-    return inner + [deeper for entry in inner for deeper in _graphs_in(entry)]
-
-
 def _is_in_levels(name: str, values: Array, axes: dict[str, int]) -> bool:
     return name in axes and is_rounded(values) and bool(np.isfinite(values).all())
 
@@ -85,7 +80,7 @@ def _channel_axes(graph: GraphProto) -> dict[str, int]:
     """Return, by name, the axis of output channels of what convolutions and products multiply by, and nothing else."""
     found: dict[str, set[int | None]] = {}
     ranks = {tensor.name: len(tensor.dims) for tensor in tensors_of(graph)}
-    for node in (node for entry in [graph, *_graphs_in(graph)] for node in entry.node):
+    for node in (node for entry in graphs_of(graph) for node in entry.node):
         for place, name in enumerate(node.input):
             if name in ranks:
                 found.setdefault(name, set()).add(_axis(node, ranks[name]) if place == 1 else None)

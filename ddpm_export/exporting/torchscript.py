@@ -17,7 +17,6 @@ from ddpm_export.exporting.proof import Proof
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.runtimes.torch_archive import SPEC_NAME
-from ddpm_export.system.files import replacing
 
 MANGLE = "___torch_mangle_"  # and a number: how torch keeps classes of one name apart
 
@@ -30,9 +29,7 @@ def write_torchscript(original: Original, path: Path) -> Proof:
     if any(name.endswith(".py") and MANGLE not in name for name in zipfile.ZipFile(archive).namelist()):
         # torch numbers a class unless it is the first of its name in this process: the second trace has only numbers
         archive = _archive(checkpoint, text)
-    with replacing(path) as beside:
-        beside.write_bytes(_canonical(archive))
-        return original.prove_file(beside, path)
+    return original.write_proven(_canonical(archive), path)
 
 
 class _InOrder(nn.Module):
@@ -79,9 +76,7 @@ def _canonical(buffer: io.BytesIO) -> bytes:
             if entry.filename.endswith((".debug_pkl", "/.data/serialization_id")):
                 continue
             name, content = entry.filename.encode(), before.read(entry)
-            is_code = entry.filename.endswith(
-                (".py", ".pkl")
-            )  # class names in pickles end at a newline: any length fits
+            is_code = entry.filename.endswith((".py", ".pkl"))  # class names in pickles end at a newline
             name = pattern.sub(renumbered, name)
             content = pattern.sub(renumbered, content) if is_code else content
             after.writestr(zipfile.ZipInfo(name.decode()), content)  # without a date: that of 1980

@@ -57,25 +57,22 @@ def write_triton(original: Original, path: Path) -> PictureProof:
 def _config(spec: ModelSpec) -> str:
     """Return a model's config.pbtxt: one number a row is dims [1] to Triton, and reshaped to none for the graph."""
     channels, height, width = spec.picture_shape
-    blocks = [
+    blocks = ",\n".join(
         f'  {{ name: "{name}" data_type: {KINDS[entry["dtype"]]} {_dims(entry["shape"])} }}'
         for name, entry in rows_inputs(spec).items()
-    ]
-    return "\n".join(
-        [
-            f'name: "{_name(spec)}"',
-            'platform: "onnxruntime_onnx"',
-            f"max_batch_size: {MAX_BATCH}",
-            "input [",
-            ",\n".join(blocks),
-            "]",
-            "output [",
-            f'  {{ name: "images" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }}',
-            "]",
-            f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY_US} }}",
-            "",
-        ]
     )
+    return f"""\
+name: "{_name(spec)}"
+platform: "onnxruntime_onnx"
+max_batch_size: {MAX_BATCH}
+input [
+{blocks}
+]
+output [
+  {{ name: "images" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }}
+]
+dynamic_batching {{ max_queue_delay_microseconds: {DELAY_US} }}
+"""
 
 
 def _dims(shape: list[int]) -> str:

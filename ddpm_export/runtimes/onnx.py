@@ -55,9 +55,7 @@ def open_onnx(
             f"{path}: a one-call {spec.graph} does not run on {provider.name}, which lacks {provider.lacks} for its "
             "noise. Run it with --provider cpu, or export --format onnx."
         )
-    ort = _onnxruntime()
-    check_external_data(path)
-    session = _session(ort, str(path), str(path), provider, threads)
+    ort, session = _session_of_file(path, provider, threads)
     if spec.graph is not None:
         run = _stoppable(ort, str(path), session, timeout_s)
         return OneCallFile(one_call_from_session(path, session, spec, run), spec)
@@ -72,26 +70,23 @@ def model_from_bytes(content: bytes, spec: ModelSpec, *, threads: int | None = N
 
 def evaluate_from_bytes(content: bytes, outputs: list[str], *, threads: int | None = None) -> Evaluate:
     """Return what runs any graph that lies in memory, on the CPU: inputs by name -> these outputs."""
-    session = _session(_onnxruntime(), content, "network", CPU, threads)
+    return _evaluate(_session(_onnxruntime(), content, "network", CPU, threads), outputs)
 
-    def evaluate(feeds: dict[str, Array]) -> list[Array]:
-        values: list[Array] = session.run(outputs, feeds)
-        return values
 
-    return evaluate
+def graph_from_path(path: Path, *, threads: int | None = None) -> Evaluate:
+    """Return what runs any graph of ours on the CPU: inputs by name -> its outputs in order."""
+    return _evaluate(_session(_onnxruntime(), str(path), str(path), CPU, threads), None)
+
+
+def _evaluate(session: Any, outputs: list[str] | None) -> Evaluate:
+    return lambda feeds: list(session.run(outputs, feeds))
 
 
 def model_from_path(path: Path, *, threads: int | None = None) -> Model:
     """Return the network of a denoiser's file on the CPU."""
-    opened = open_onnx(path, provider_from_name("cpu"), threads)
+    opened = open_onnx(path, CPU, threads)
     assert isinstance(opened, DenoiserFile)  # the caller made it one
     return opened.model
-
-
-def graph_from_path(path: Path, *, threads: int | None = None) -> Callable[[dict[str, Array]], list[Array]]:
-    """Return what runs any graph of ours on the CPU: inputs by name -> its outputs in order."""
-    session = _session(_onnxruntime(), str(path), str(path), CPU, threads)
-    return lambda feeds: list(session.run(None, feeds))
 
 
 def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str, threads: int | None) -> Extractor:
@@ -107,9 +102,7 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
             f"{path}: an extractor has no golden vectors that could tell whether {provider} computes it. Score "
             "images of ddpm-run with --samples and --provider cpu."
         )
-    ort = _onnxruntime()
-    check_external_data(path)
-    session = _session(ort, str(path), str(path), device, threads)
+    _, session = _session_of_file(path, device, threads)
     inputs, outputs = session.get_inputs(), {output.name for output in session.get_outputs()}
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not {"features", "logits"} <= outputs:
         raise BadFileError(
@@ -145,9 +138,7 @@ def open_graph(path: Path, threads: int | None = None) -> Graph:
 
     Its calls raise BadFileError where the graph does not run. Raises BadFileError as `open_onnx`.
     """
-    ort = _onnxruntime()
-    check_external_data(path)
-    session = _session(ort, str(path), str(path), CPU, threads)
+    _, session = _session_of_file(path, CPU, threads)
 
     def graph(output: str, feeds: dict[str, Array]) -> Array:
         try:
@@ -168,6 +159,13 @@ def _onnxruntime() -> Any:
         bringing = (provider.extra for provider in PROVIDERS.values() if provider.plugin is None)
         raise not_installed("onnxruntime", *bringing) from exc
     return onnxruntime
+
+
+def _session_of_file(path: Path, provider: Provider, threads: int | None) -> tuple[Any, Any]:
+    """Return onnxruntime and a session of a file, once its weights are known to lie where they may."""
+    ort = _onnxruntime()
+    check_external_data(path)
+    return ort, _session(ort, str(path), str(path), provider, threads)
 
 
 def _session(ort: Any, source: str | bytes, where: str, provider: Provider, threads: int | None) -> Any:
@@ -294,7 +292,7 @@ def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provid
     """Return a session as a Model, with the same checks whether its arrays are copied or stay on a device."""
     _check_signature(where, session, spec)
     device = provider.bound_to
-    evaluate = _copying(session, spec) if device is None else _binding(ort, session, spec, device)
+    evaluate = _evaluate(session, list(spec.outputs)) if device is None else _binding(ort, session, spec, device)
 
     def model(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         feeds = checked_inputs(spec.input_types, x_t, t, inputs)
@@ -311,14 +309,6 @@ def _model(ort: Any, where: str, session: Any, spec: ModelSpec, provider: Provid
         return outputs
 
     return model
-
-
-def _copying(session: Any, spec: ModelSpec) -> Evaluate:
-    def evaluate(feeds: dict[str, Array]) -> list[Array]:
-        values: list[Array] = session.run(list(spec.outputs), feeds)
-        return values
-
-    return evaluate
 
 
 def _binding(ort: Any, session: Any, spec: ModelSpec, device: str) -> Evaluate:

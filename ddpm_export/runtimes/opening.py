@@ -68,10 +68,10 @@ def open_file(
                 f"{path}: a {path.suffix} file can run code when it is opened. Pass --trust if you know who made it, "
                 "or export it as onnx."
             )
-        from ddpm_export.runtimes.torch_archive import open_pt2, open_torchscript
+        from ddpm_export.runtimes.torch_archive import open_torch
 
-        opened = DenoiserFile(*(open_torchscript if path.suffix == ".ts" else open_pt2)(path, device, threads))
+        opened = DenoiserFile(*open_torch(path, device, threads))
         if opened.spec.graph is not None:
-            raise BadFileError(f"{path}: graph and spec disagree: a network is said to be a {opened.spec.graph}.")
+            raise BadFileError(f"{path}: graph and spec disagree: the spec calls a network a {opened.spec.graph}.")
         return opened
-    raise BadFileError(f"{path}: the name of a model ends in .onnx, .ts or .pt2. Export a checkpoint with ddpm-export.")
+    raise BadFileError(f"{path}: a model file must end in .onnx, .ts or .pt2. Export a checkpoint with ddpm-export.")

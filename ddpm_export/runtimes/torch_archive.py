@@ -68,7 +68,7 @@ def check_archive(path: str | Path, archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     size = sum(entry.file_size for entry in entries)
     if size > os.path.getsize(path) + MAX_CODE_BYTES:
-        raise BadFileError(f"{path} would unpack to {size} bytes, many more than it has. Do not use this file.")
+        raise BadFileError(f"{path} would unpack to {size} bytes, far more than its own size. Do not use this file.")
     names = Counter(entry.filename.casefold() for entry in entries)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
@@ -111,7 +111,7 @@ def refused_by_torch(path: str | Path, exc: Exception, unsafe: Sequence[str] = (
     """
     if unsafe:
         return BadFileError(
-            f"{path} is more than tensors and plain values: its pickle asks for {several(map(shown, unsafe), 3)}. "
+            f"{path} holds more than tensors and plain values: its pickle asks for {several(map(shown, unsafe), 3)}. "
             "Do not use this file unless you made it; then save its state dict alone with torch.save."
         )
     reasons = {
@@ -189,31 +189,28 @@ def model_from_module(module: Callable[..., Any], spec: ModelSpec, device: str, 
     return model
 
 
-def open_pt2(path: Path, provider: Provider, threads: int | None) -> tuple[Model, ModelSpec]:
-    """Open `*.pt2` on a provider's device; the spec is read before anything else in the file."""
-    spec = spec_from_archive(path)
-    torch, device = import_torch(), torch_device(provider, threads)
+def open_torch(path: Path, provider: Provider, threads: int | None) -> tuple[Model, ModelSpec]:
+    """Open `*.ts` or `*.pt2` on a provider's device; the spec is read before anything in the file runs."""
+    spec, is_script = spec_from_archive(path), path.suffix == ".ts"
+    device = torch_device(provider, threads)
     try:
-        program = torch.export.load(str(path))
-        if device != "cpu":
-            from torch.export.passes import move_to_device_pass
-
-            program = move_to_device_pass(program, device)
-        module = program.module()
-    except Exception as exc:  # torch raises whatever its parser met: one translation for all of it
-        raise refused_by_torch(path, exc) from exc
-    return model_from_module(module, spec, device), spec
-
-
-def open_torchscript(path: Path, provider: Provider, threads: int | None) -> tuple[Model, ModelSpec]:
-    """Open `*.ts` on a provider's device; the spec is read before anything in the file runs."""
-    spec = spec_from_archive(path)
-    torch, device = import_torch(), torch_device(provider, threads)
-    try:
-        with warnings.catch_warnings():
-            # torch deprecates TorchScript: said where the format is chosen, no news to whoever opens a file
-            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location=device).eval()
+        module = _script(path, device) if is_script else _program(path, device)
     except Exception as exc:  # torch raises whatever its parser and unpickler met: one translation for all of it
         raise refused_by_torch(path, exc) from exc
-    return model_from_module(module, spec, device, by_name=False), spec
+    return model_from_module(module, spec, device, by_name=not is_script), spec
+
+
+def _program(path: Path, device: str) -> Any:
+    program = import_torch().export.load(str(path))
+    if device != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return program.module()
+
+
+def _script(path: Path, device: str) -> Any:
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript, which the documentation of the format says
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        return import_torch().jit.load(str(path), map_location=device).eval()

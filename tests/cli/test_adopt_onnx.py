@@ -135,7 +135,7 @@ def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, comman
     code, out, err = command("adopt", source, *USUAL, *options, "--out", path, "--json")
     assert code == 0, err
     assert json.loads(out)["importer"] == "onnx"
-    assert f"note: golden vectors are what {source} itself says in ONNX Runtime" in err
+    assert f"note: golden vectors record what {source} gives in ONNX Runtime" in err
     assert (ONE_BY_ONE in err, "left out: the output hidden" in err) == (is_one_by_one, "extra" in how)
     model, spec = open_model(path)
     assert all(result.passed for result in replay_golden(model, spec))
@@ -241,8 +241,8 @@ C_NOISE = (*USUAL, "--set", "c_noise=timestep")
 REFUSED = {  # how theirs is, the command line, exit code, words
     "no names": ({}, (), 2, f"--set x_t must name an input of {{}}, got 'x_t'; it has {SAMPLE}, timestep int64 [?]."),
     "no schedule": ({}, (*USUAL[4:], *T_IS), 2, "theirs.onnx does not contain its schedule"),
-    "no time": ({}, USUAL, 2, "One of --set t=NAME, --set sigma=NAME, --set c_noise=NAME must say which input of"),
-    "two times": ({}, (*BOTH, "--set", "sigma=timestep"), 2, "must say which input"),
+    "no time": ({}, USUAL, 2, "One of --set t=NAME, --set sigma=NAME, --set c_noise=NAME must name the input of"),
+    "two times": ({}, (*BOTH, "--set", "sigma=timestep"), 2, "must name the input"),
     "another shape": ({}, (*BOTH, "--image-shape", "2,6,6"), 4, f"{SAMPLE} does not hold [2, 6, 6]"),
     "NHWC of NCHW": ({}, (*BOTH, "--set", "layout=NHWC", "--image-shape", "2,6,5"), 4, "does not hold [6, 5, 2]"),
     "no layout": ({}, (*BOTH, "--set", "layout=CHW"), 2, "layout must be one of NCHW, NHWC"),
@@ -255,7 +255,7 @@ REFUSED = {  # how theirs is, the command line, exit code, words
     "another size": ({"asked": FURTHER[1:2]}, (*BOTH, "--input", "strength:vector:2"), 4, "does not hold [2]"),
     "one time for all images": ({"first": True}, BOTH, 4, "with --set batch=1."),
     "c_noise without sigma_data": ({}, C_NOISE, 2, "sigma_data"),
-    "c_noise of v": ({}, (*C_NOISE, "--set", "sigma_data=1", "--prediction", "v"), 2, "gives x_0"),
+    "c_noise of v": ({}, (*C_NOISE, "--set", "sigma_data=1", "--prediction", "v"), 2, "predicts x_0"),
     "pt2": ({}, (*BOTH, "--format", "pt2"), 2, "which needs torch"),
     "weights": ({}, (*BOTH, "--weights", "raw"), 2, "--weights does not apply"),
 }
@@ -307,7 +307,7 @@ def test_graphs_that_are_none_or_not_for_everybody_are_refused(tmp_path, command
     code, line = ending_with(graph=of_more_channels)
     assert (code, "a prediction in the state's own shape" in line) == (4, True), line
     code, line = ending_with(graph=of_no_operator)
-    assert (code, "is no valid graph of opset 18" in line) == (4, True), line
+    assert (code, "is not a valid graph of opset 18" in line) == (4, True), line
     code, line = ending_with(graph=lambda graph: graph.initializer[0].CopyFrom(external("../w", 144)))
     assert (code, "outside the model's folder" in line) == (3, True), line
     code, line = ending_with(graph=lambda graph: graph.initializer[0].CopyFrom(external("w", 2**62)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import COLOUR, T, gaussian_file, mix_model, tiny_spec, told_model
+from models import COLOUR, gaussian_file, mix_model, tiny_spec, told_model
 
 from ddpm_export import edit, generate, open_model
 from ddpm_export.errors import ModelRefusedError, UsageError
@@ -17,13 +17,14 @@ from ddpm_export.model.steps import plan
 from ddpm_export.process.given import times_below, with_returns
 from ddpm_export.process.pixels import from_uint8
 from ddpm_export.process.rows import Plan, Row
-from ddpm_export.runtimes.one_call import inputs_of
 from ddpm_export.runtimes.opening import open_file
 
 onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 
 from ddpm_export.exporting.sampler import edit_from_denoiser, sampler_from_denoiser, spec_of_graph  # noqa: E402
+
+from .sessions import called, session_of  # noqa: E402
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "given.json").read_text(encoding="ascii"))
 CASES = {case["name"]: case for case in GOLDEN["cases"] if "measure" not in case and case["name"] != "backwards"}
@@ -31,21 +32,11 @@ PICTURES = (np.array(GOLDEN["levels"]).reshape(2, *GOLDEN["shape"]) / 127.5 - 1.
 
 
 def one_call(content, spec, write=edit_from_denoiser, graph="edit"):
-    """Return the session of a denoiser's bytes in a one-call graph, and that graph's spec."""
+    """Return the session of a denoiser's bytes in a one-call graph."""
     own = spec_of_graph(spec, graph)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     model = write(onnx.ModelProto.FromString(content), own)
     onnx.checker.check_model(model, full_check=True)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), own
-
-
-def called(session, spec, **values):
-    usual = {"seed": 3, "first": 0, "steps": 4, "eta": 0.0, "times": (), "plan": 0, "strength": 0.0}
-    usual |= {"guidance": 1.0, "guidance_interval": (0, T)}
-    taken = inputs_of(spec)
-    feeds = {name: np.asarray(value, taken[name][0]) for name, value in {**usual, **values}.items() if name in taken}
-    return session.run(["images", "x_0"], feeds)
+    return session_of(model)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -61,7 +52,7 @@ def test_golden_cases_end_where_they_should_as_plans_and_as_steps(name):
         alphas_cumprod=alphas_cumprod,
         plans={"a-first": another, "own": own},
     )
-    session, graph_spec = one_call(gaussian_file(spec, GOLDEN["mean"], GOLDEN["std"]), spec)
+    session = one_call(gaussian_file(spec, GOLDEN["mean"], GOLDEN["std"]), spec)
     mask = np.array(case.get("mask", np.ones(24))).reshape(1, *spec.image_shape)
     expected = np.array(case["states"][-1]["x"]).reshape(PICTURES.shape)
     runs = [{"plan": 2, "steps": len(own.rows), "strength": 1.0 if "strength" in case else 0.0}]
@@ -70,8 +61,8 @@ def test_golden_cases_end_where_they_should_as_plans_and_as_steps(name):
     for how in runs:
         for k, first in enumerate(GOLDEN["images"]):
             given = {"seed": int(GOLDEN["seed"]), "first": first, "image": PICTURES[k : k + 1], "mask": mask}
-            _, x_0 = called(session, graph_spec, **given, **how)
-            np.testing.assert_allclose(x_0, expected[k : k + 1], rtol=0, atol=GOLDEN["tolerance"])
+            found = called(session, **given, **how)
+            np.testing.assert_allclose(found["x_0"], expected[k : k + 1], rtol=0, atol=GOLDEN["tolerance"])
 
 
 LABEL = Input("y", "label", none=2, classes=("shoe", "bag"))
@@ -147,17 +138,14 @@ def test_an_edit_of_a_class_is_pythons(files, name):
 def test_where_nothing_is_known_it_is_the_sampler_to_the_bit_and_makes_no_noise_of_known_pixels(files):
     spec = open_model(files[0])[1]
     content = files[0].read_bytes()
-    (sampler, of_sampler), (session, own) = (
+    sampler, session = (
         one_call(content, spec, *how) for how in ((sampler_from_denoiser, "sampler"), (edit_from_denoiser, "edit"))
     )
     nothing = {"image": np.zeros((3, *COLOUR)), "mask": np.full((3, *COLOUR), 1.0)}
-    for how in ({"eta": 1.0}, {"steps": 5, "plan": 1}):
-        for a, b in zip(
-            called(sampler, of_sampler, n=3, y=[0, 1, 2], **how),
-            called(session, own, y=[0, 1, 2], **nothing, **how),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(a, b)
+    for how in ({"steps": 4, "eta": 1.0}, {"steps": 5, "plan": 1}):
+        expected = called(sampler, n=3, y=[0, 1, 2], **how)
+        for name, values in called(session, y=[0, 1, 2], **nothing, **how).items():
+            np.testing.assert_array_equal(values, expected[name])
     np.testing.assert_array_equal(
         generate(files[1], n=3, seed=3, num_steps=4), generate(files[0], n=3, seed=3, num_steps=4)
     )
@@ -166,13 +154,13 @@ def test_where_nothing_is_known_it_is_the_sampler_to_the_bit_and_makes_no_noise_
 def test_strength_leaves_the_times_that_it_leaves_in_python():
     """Though it is float32 in the graph: at whole and at half thousandths, where T is 1000."""
     spec = tiny_spec((1, 1, 1), alphas_cumprod=tuple(np.linspace(0.999, 0.001, 1000).tolist()), clip_x_0=None)
-    session, own = one_call(mix_model(spec), spec)
+    session = one_call(mix_model(spec), spec)
     times = grid(spec, 250).t
     image, mask = np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1))
     for strength in np.arange(9, 2001, 37) / 2000.0:
         below = times_below(times, float(strength), 1000)
         whole, cut = (
-            called(session, own, image=image, mask=mask + 1.0, **how)[1]
+            called(session, image=image, mask=mask + 1.0, **how)["x_0"]
             for how in (
                 {"steps": len(below), "times": below, "strength": 1.0},
                 {"steps": 250, "strength": strength},
@@ -207,18 +195,14 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_values_give_no_picture(files, case):
     values, named = REFUSED[case]
-    opened = ort.SessionOptions()
-    opened.log_severity_level = 4
-    session = ort.InferenceSession(str(files[1]), opened, providers=["CPUExecutionProvider"])
-    usual = {"image": IMAGE, "mask": IMAGE, "y": [0, 1]}
+    usual = {"steps": 4, "image": IMAGE, "mask": IMAGE, "y": [0, 1]}
     with pytest.raises(Exception, match=rf"Name:'[^']*{named}"):
-        called(session, open_file(files[1]).spec, **{**usual, **values})
+        called(session_of(files[1]), **{**usual, **values})
 
 
 def test_a_picture_of_another_size_is_refused_by_the_runtime(files):
-    session = ort.InferenceSession(str(files[1]), providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match="invalid dimensions"):
-        called(session, open_file(files[1]).spec, image=IMAGE[..., :3], mask=IMAGE, y=[0, 1])
+        called(session_of(files[1]), steps=4, image=IMAGE[..., :3], mask=IMAGE, y=[0, 1])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +223,9 @@ def test_what_it_does_not_take_is_refused_in_python(files, given):
 def test_its_names_are_taken_in_an_edit_only(tmp_path):
     spec = tiny_spec(COLOUR, inputs=(Input("mask", "image", COLOUR, 0.0),), requires=("inputs",))
     assert spec_of_graph(spec, "sampler").inputs == spec.inputs
-    with pytest.raises(ModelRefusedError, match="Input 'mask' is called as one that every one-call edit has"):
+    with pytest.raises(
+        ModelRefusedError, match="Input 'mask' has the name of an input or output of every one-call edit"
+    ):
         spec_of_graph(spec, "edit")
     (tmp_path / "m.onnx").write_bytes(told_model(spec))
     export(tmp_path / "m.onnx", tmp_path / "m.sampler.onnx", format="sampler")  # its mask is the network's

@@ -149,7 +149,7 @@ class Differing(torch.nn.Module):
         return out if tracing else out * self.factor
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@representative("kind", FORMATS)
 def test_a_file_that_does_not_reproduce_its_network_is_refused_and_leaves_nothing(tmp_path, kind):
     config = CONFIGS["grey"]
     network = Differing(network_of(config), 1.0 + 3e-5).eval()

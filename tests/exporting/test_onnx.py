@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.torch
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=["colour", pytest.param("grey", marks=pytest.mark.long)])
 def graph_of(request, exported):
     checkpoint, report = exported(request.param, "onnx")
     return checkpoint, onnx.load(report.path)

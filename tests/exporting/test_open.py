@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from models import COLOUR, gaussian_file, mix_model, tiny_spec, told_model
+from representative import representative
 
 from ddpm_export import Guidance, edit, export, generate, open_model
 from ddpm_export.errors import BadFileError, UsageError
@@ -67,8 +68,11 @@ def near(path, source, **how):
 # --- what is fixed ---
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-@pytest.mark.parametrize("graph", ["sampler", "slice"])
+@representative(
+    ("name", "graph"),
+    [(name, graph) for graph in ("sampler", "slice") for name in DEFAULTS],
+    by=lambda name, graph: graph == "slice" or name,
+)
 def test_by_default_a_file_takes_no_choice_and_gives_the_pictures_of_its_defaults(made, name, graph):
     source, path = made(name, graph)
     assert names_of(path) == ["seed", "first", *(["n", "y"] if graph == "sampler" else ["x", "begin", "end"])] + (
@@ -81,8 +85,8 @@ def test_by_default_a_file_takes_no_choice_and_gives_the_pictures_of_its_default
     assert set(opened.spec.plans) == ({"own"} if name == "a plan" else set())
 
 
-@pytest.mark.parametrize("opens", OPENED, ids="-".join)
-@pytest.mark.parametrize("name", DEFAULTS)
+@representative("opens", OPENED, by=lambda opens: opens if len(opens) < 2 else len(opens), ids="-".join)
+@representative("name", DEFAULTS)
 def test_what_is_open_can_be_chosen_and_the_rest_is_refused_by_name(made, name, opens):
     source, path = made(name, "sampler", opens)
     expected = [
@@ -152,8 +156,11 @@ def test_a_slice_says_how_many_steps_there_are(made):
 # --- edits ---
 
 
-@pytest.mark.parametrize("strength", [None, 0.3, 0.6, 1.0])
-@pytest.mark.parametrize("name", DEFAULTS)
+@representative(
+    ("name", "strength"),
+    [(name, strength) for strength in (0.6, None, 0.3, 1.0) for name in DEFAULTS],
+    by=lambda name, strength: name if name != "a plan" else (name, strength),
+)
 def test_an_edit_of_fixed_choices_is_pythons(made, name, strength):
     source, path = made(name, "edit")
     assert names_of(path) == ["seed", "first", "image", "mask", "strength", "y"]
@@ -225,8 +232,8 @@ def test_what_cannot_be_open_is_refused(made, opens, named):
 @pytest.mark.parametrize(
     ("format", "opens", "named"),
     [
-        ("sampler", ("guidance",), "What can be open in this sampler is steps, eta, times, got 'guidance'"),
-        ("sampler", ("plan",), "What can be open in this sampler is"),
+        ("sampler", ("guidance",), "open must be some of steps, eta, times for this sampler, got 'guidance'"),
+        ("sampler", ("plan",), "open must be some of steps, eta, times for"),
         ("sampler", ("depth",), "open must be all, or some of steps, eta, times, plan, guidance, got 'depth'"),
         ("triton", ("steps",), "open applies to sampler, slice, edit only, got triton"),
     ],
@@ -240,7 +247,7 @@ def test_what_a_network_does_not_have_cannot_be_opened(tmp_path, format, opens, 
 # --- golden vectors ---
 
 
-@pytest.mark.parametrize("opens", [(), ("steps",), ("plan",), ("times", "guidance")])
+@representative("opens", [("times", "guidance"), (), ("steps",), ("plan",)])
 @pytest.mark.parametrize("graph", ["sampler", "slice", "edit"])
 def test_golden_cases_hold_only_what_is_open_and_are_replayed(made, graph, opens):
     opened = open_file(made("a plan", graph, opens)[1])

@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from representative import representative
 
 from ddpm_export.errors import ModelRefusedError
 from ddpm_export.exporting.export import export, export_all
 from ddpm_export.exporting.formats import FORMATS, ONE_CALL_FORMATS
+from ddpm_export.exporting.onnx_file import tensors_of
 from ddpm_export.exporting.proof import prove
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.model.spec import Defaults, ModelSpec
@@ -78,7 +80,7 @@ def counts(monkeypatch):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
+@representative(
     ("formats", "proven"),
     [
         (("sampler", "slice", "onnx"), 1),  # the graph of all three is that of the first
@@ -97,7 +99,7 @@ def test_a_network_is_traced_once_and_its_graph_proven_once(tmp_path, counts, fo
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("form", ["onnx", "sampler"])
+@representative("form", ["sampler", "onnx"])
 def test_float16_rounds_by_one_rule_from_a_checkpoint_and_from_its_file(tmp_path, form):
     class Table(torch.nn.Module):
         def __init__(self):
@@ -123,8 +125,4 @@ def test_float16_rounds_by_one_rule_from_a_checkpoint_and_from_its_file(tmp_path
 
 def stored(graph):
     """The bytes of every initializer, those of the graphs within among them, by name."""
-    found = {tensor.name: tensor.raw_data for tensor in graph.initializer}
-    for node in graph.node:
-        for attribute in node.attribute:
-            found |= stored(attribute.g)
-    return found
+    return {tensor.name: tensor.raw_data for tensor in tensors_of(graph)}

@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import numpy as np
-import onnxruntime
 import pytest
 from commands import assert_refused, run_here
 from models import mix_model, tiny_spec, told_model
@@ -16,6 +15,8 @@ from ddpm_export.exporting import proof as proofs
 from ddpm_export.exporting.export import export
 from ddpm_export.exporting.sampler import rows_inputs
 from ddpm_export.model.spec import Defaults
+
+from .sessions import session_of
 
 LABEL = Input("y", "label", none=3, classes=("shoe", "bag", "hat"))
 STYLE = Input("style", "vector", (2,))
@@ -30,12 +31,6 @@ def given_inputs(rows):
         "y": np.array(label),
         "guidance": np.array(guidance, np.float32),
     }
-
-
-def session_of(path):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(path, options)
 
 
 @pytest.fixture
@@ -117,7 +112,7 @@ def test_what_cannot_be_served_is_refused(source, tmp_path, monkeypatch):
     assert_refused(run_here(main, source(), *usual, tmp_path / "m2.onnx"), 2, "--out a folder")
     assert_refused(run_here(main, source(), *usual, tmp_path / "a", "--format", "slice"), 2, "by itself")
     assert_refused(run_here(main, source(), *usual, tmp_path / "a", "--plans", "dpmpp_2m:5"), 2, "--plans does not")
-    with pytest.raises(ModelRefusedError, match="'seed' is called"):
+    with pytest.raises(ModelRefusedError, match="'seed' has the name of"):
         rows_inputs(dataclasses.replace(tiny_spec(), inputs=(Input("seed", "vector", (1,)),), requires=("inputs",)))
     path = tmp_path / "m.onnx"
     path.write_bytes(mix_model(tiny_spec()))

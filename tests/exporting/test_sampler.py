@@ -10,7 +10,7 @@ import pytest
 from commands import run_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import COLOUR, GREY, T, learned_model, mix_model, scale_model, sick_model, tiny_spec
+from models import COLOUR, GREY, T, learned_model, mix_model, sick_model, tiny_spec
 from representative import representative
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, walk
@@ -28,9 +28,11 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from ddpm_export.exporting import onnx_file  # noqa: E402
 from ddpm_export.exporting.builder import Builder, value  # noqa: E402
+from ddpm_export.exporting.onnx_file import graphs_of  # noqa: E402
 from ddpm_export.exporting.philox_graph import add_key, add_noise, add_normals  # noqa: E402
 from ddpm_export.exporting.sampler import sampler_from_denoiser, spec_of_graph  # noqa: E402
-from ddpm_export.exporting.stored_weights import round_weights  # noqa: E402
+
+from .sessions import called, session_of  # noqa: E402
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SHIPPED = Path(__file__).parent.parent.parent / "exported" / "unet.onnx"
@@ -54,12 +56,6 @@ def golden(name):
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="ascii"))
 
 
-def session_of(model):
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def session_of_graph(g, inputs, output):
     graph = g.graph("test", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -67,22 +63,14 @@ def session_of_graph(g, inputs, output):
     return session_of(model)
 
 
-def feeds_of(**values):
-    """Arrays of a graph's inputs: integers where no other dtype is known, floats where arrays say so."""
-    return {
-        name: np.asarray(v, np.float32 if name == "eta" else getattr(v, "dtype", np.int64))
-        for name, v in values.items()
-    }
-
-
 def run_sampler(session, **values):
-    usual = {"seed": 3, "first": 0, "n": 2, "steps": 4, "eta": 0.0, "times": ()}
-    return session.run(["images", "x_0"], feeds_of(**{**usual, **values}))
+    found = called(session, **{"seed": 3, "n": 2, "steps": 4, **values})
+    return found["images"], found["x_0"]
 
 
 def run_slice(session, **values):
-    usual = {"seed": 3, "first": 0, "steps": 4, "eta": 0.0, "times": (), "begin": 0, "end": 4}
-    return session.run(["x_after", "x_0", "images"], feeds_of(**{**usual, **values}))
+    found = called(session, **{"seed": 3, "steps": 4, "end": 4, **values})
+    return found["x_after"], found["x_0"], found["images"]
 
 
 def states_of(path, seed, first, n, steps, eta, times=None):
@@ -186,7 +174,7 @@ RUNS = [
 @pytest.mark.parametrize("name", SPECS)
 def test_a_sampler_makes_the_pictures_of_the_python_sampler(made, name):
     source, path = made(name, "sampler")
-    session = session_of(onnx.load(path))
+    session = session_of(path)
     most = open_model(source)[1].num_train_timesteps
     for seed, first, n, steps, eta in RUNS:
         steps = min(steps, most)
@@ -201,11 +189,11 @@ def test_a_sampler_makes_the_pictures_of_the_python_sampler(made, name):
         np.testing.assert_array_equal(images, to_uint8(x_0))
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+@representative("eta", [0.7, 0.0, 1.0])
 @pytest.mark.parametrize("name", ["eps", "v, no clip", "x_0"])
 def test_slices_go_through_the_states_of_the_python_sampler(made, name, eta):
     source, path = made(name, "slice")
-    session = session_of(onnx.load(path))
+    session = session_of(path)
     states = states_of(source, 9, 4, 3, 8, eta)
     x = np.full((3, *COLOUR), np.nan, np.float32)  # of no account where begin is 0
     for begin, end in ((0, 1), (1, 5), (5, 6), (6, 8)):
@@ -219,12 +207,12 @@ def test_slices_go_through_the_states_of_the_python_sampler(made, name, eta):
 def test_a_slice_resumes_from_a_state_of_the_python_sampler(made):
     source, path = made("eps", "slice")
     states = states_of(source, 9, 4, 3, 8, 1.0)
-    x, _, _ = run_slice(session_of(onnx.load(path)), seed=9, first=4, steps=8, eta=1.0, x=states[2].x, begin=3, end=8)
+    x, _, _ = run_slice(session_of(path), seed=9, first=4, steps=8, eta=1.0, x=states[2].x, begin=3, end=8)
     np.testing.assert_allclose(x, states[-1].x, rtol=0, atol=1e-4)
 
 
 def test_sampler_and_slices_are_equal_to_the_bit_and_images_do_not_depend_on_their_batch(made):
-    sampler, part = (session_of(onnx.load(made("v", graph)[1])) for graph in GRAPHS)
+    sampler, part = (session_of(made("v", graph)[1]) for graph in GRAPHS)
     images, x_0 = run_sampler(sampler, n=4, steps=6, eta=1.0)
     x = np.zeros((4, *COLOUR), np.float32)
     for begin in range(6):
@@ -267,7 +255,7 @@ def test_no_noise_is_made_where_eta_is_0(made):
     noisy.node.insert(0, sick)
     model.graph.initializer.append(numpy_helper.from_array(np.array(-1.0, np.float32), "float32 -1.0"))
     session = session_of(model)
-    expected = run_sampler(session_of(onnx.load(path)), eta=0.0)
+    expected = run_sampler(session_of(path), eta=0.0)
     np.testing.assert_array_equal(run_sampler(session, eta=0.0)[0], expected[0])
     with pytest.raises(Exception, match="NaN"):
         run_sampler(session, eta=0.5)
@@ -315,7 +303,7 @@ BAD_SLICE = {
 
 @pytest.fixture(scope="module")
 def sessions(made):
-    return {graph: session_of(onnx.load(made("eps", graph)[1])) for graph in GRAPHS}
+    return {graph: session_of(made("eps", graph)[1]) for graph in GRAPHS}
 
 
 @pytest.mark.parametrize("case", BAD_SAMPLER)
@@ -340,7 +328,7 @@ def test_the_last_values_within_are_fine(sessions):
 
 @representative("sick", [np.nan, np.inf, -np.inf])
 @representative("clip", [1.0, None])
-@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
+@representative("prediction", ["eps", "v", "x_0"])
 def test_a_network_that_goes_bad_in_the_middle_gives_no_picture(tmp_path, prediction, clip, sick):
     """Clipping would hide an infinity, and a later step would look well."""
     spec = tiny_spec(prediction=prediction, clip_x_0=clip)
@@ -411,13 +399,6 @@ def test_a_one_call_file_is_no_source_and_no_denoiser(made, tmp_path, graph):
 # --- the file ---
 
 
-def graphs_of(graph):
-    yield graph
-    for node in graph.node:
-        for inner in onnx_file.graphs_within(node):
-            yield from graphs_of(inner)
-
-
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_the_file_is_that_of_the_contract(made, graph):
     _, path = made("v", graph)
@@ -475,8 +456,8 @@ def test_weights_lie_within_the_loop_and_nothing_lies_about_unused(made, graph):
     assert present <= read
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("storage", ["float32", "float16"])
+@representative("graph", GRAPHS)
+@representative("storage", ["float16", "float32"])
 def test_the_same_file_gives_the_same_bytes(tmp_path, graph, storage):
     (tmp_path / "m.onnx").write_bytes(mix_model())
     paths = [tmp_path / f"{name}.onnx" for name in "ab"]
@@ -549,19 +530,7 @@ def test_killed_between_two_renames_a_model_has_its_own_weights(tmp_path, monkey
     assert set(tmp_path.iterdir()) == {path, data_of(path), others}
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_weights_too_large_for_one_file_go_beside_it(tmp_path, monkeypatch, graph):
-    (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec((16, 4, 4))))  # 2,304 weights
-    inline = export(tmp_path / "m.onnx", tmp_path / f"inline.{graph}.onnx", format=graph, opens="all")
-    monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 5_000)
-    report = export(tmp_path / "m.onnx", tmp_path / f"m.{graph}.onnx", format=graph, opens="all")
-    assert data_of(report.path).stat().st_size >= 4 * 2304
-    assert report.num_bytes < inline.num_bytes - 4 * 2304 + 1000
-    pictures = [generate(path, n=2, num_steps=5, eta=1.0, seed=0) for path in (report.path, inline.path)]
-    np.testing.assert_array_equal(*pictures)
-
-
-@pytest.mark.parametrize("storage", ["float32", "float16"])
+@representative("storage", ["float16", "float32"])
 def test_weights_beside_the_source_are_found_and_stay_beside(tmp_path, monkeypatch, storage):
     (tmp_path / "inline.onnx").write_bytes(mix_model(tiny_spec((16, 4, 4))))
     (tmp_path / "deep").mkdir()
@@ -578,74 +547,6 @@ def test_weights_beside_the_source_are_found_and_stay_beside(tmp_path, monkeypat
     expected = export(tmp_path / "inline.onnx", tmp_path / "t.onnx", format="sampler", storage=storage, opens="all")
     pictures = [generate(made.path, n=2, num_steps=5, eta=1.0, seed=0) for made in (report, expected)]
     np.testing.assert_array_equal(*pictures)
-
-
-# --- storage ---
-
-
-@pytest.fixture
-def wide(tmp_path):
-    """A denoiser with one weight of 2,304 numbers, of which few are float16's."""
-    (tmp_path / "wide.onnx").write_bytes(mix_model(tiny_spec((16, 4, 4))))
-    return tmp_path / "wide.onnx"
-
-
-@pytest.mark.parametrize("format", ["onnx", *GRAPHS])
-def test_float16_halves_large_weights_and_computes_in_float32(wide, format):  # noqa: A002
-    opens = () if format == "onnx" else "all"
-    report = export(wide, wide.with_name("half.onnx"), format=format, storage="float16", opens=opens)
-    assert report.storage == "float16"
-    spec = open_file(report.path).spec
-    assert spec.source["storage"] == "float16"
-    tensors = {t.name: t for inner in graphs_of(onnx.load(report.path).graph) for t in inner.initializer}
-    prefix = "" if format == "onnx" else "network/"
-    assert tensors[f"{prefix}w.float16"].data_type == TensorProto.FLOAT16
-    assert len(tensors[f"{prefix}w.float16"].raw_data) == 2 * 2304
-    assert f"{prefix}w" not in tensors
-    assert tensors[f"{prefix}hundredth"].data_type == FLOAT  # too small to be worth it
-    # as a network whose weights were rounded, and not as the unrounded one
-    rounded = onnx.load(wide)
-    round_weights(rounded, "float16")
-    onnx.save(rounded, wide.with_name("rounded.onnx"))
-    settings = {"n": 2, "num_steps": 5, "eta": 1.0, "seed": 0}
-    pictures = generate(report.path, **settings).astype(int)
-    assert np.abs(pictures - generate(wide.with_name("rounded.onnx"), **settings)).max() <= 1
-
-
-def test_the_report_tells_what_rounding_costs(wide):
-    report = export(wide, wide.with_name("half.onnx"), format="onnx", storage="float16")
-    cost = report.to_json()["rounding"]
-    models = [open_model(path) for path in (report.path, wide)]
-    ends = []
-    for model, spec in models:
-        noise = noise_stream(0, range(4), spec.image_shape)
-        *_, state = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=cost["num_steps"]))
-        ends.append(to_uint8(state.x).astype(int))
-    difference = np.abs(ends[0] - ends[1])
-    assert cost["max_level_difference"] == difference.max()
-    assert cost["equal_share"] == pytest.approx((difference == 0).mean(), abs=1e-12)
-    assert 0 < cost["equal_share"] < 1  # rounding is not for nothing here
-    assert export(wide, wide.with_name("s.onnx"), format="sampler").to_json()["rounding"] is None
-
-
-def test_what_float16_cannot_hold_is_refused(tmp_path):
-    weight = numpy_helper.from_array(np.full((1, *(1, 40, 40)), 7e4, np.float32), "w")
-    spec = tiny_spec((1, 40, 40))
-    (tmp_path / "m.onnx").write_bytes(scale_model(spec, weight))
-    with pytest.raises(ModelRefusedError, match="w: cannot be stored as float16"):
-        export(tmp_path / "m.onnx", tmp_path / "n.onnx", format="onnx", storage="float16")
-
-
-def test_onnx_runtime_folds_the_casts_away(wide, tmp_path):
-    path = export(wide, wide.with_name("half.onnx"), format="sampler", storage="float16").path
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 4
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = {node.name for inner in graphs_of(onnx.load(tmp_path / "optimized.onnx").graph) for node in inner.node}
-    assert "network/w/Cast" not in names
-    assert any(name.startswith("network/") for name in names)
 
 
 # --- the library around it ---
@@ -767,32 +668,26 @@ def test_the_errors_are_all_ours(made, tmp_path):
 # --- the shipped model ---
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shipped")
-    return {graph: export(SHIPPED, folder / f"unet.{graph}.onnx", format=graph, opens="all").path for graph in GRAPHS}
-
-
-def test_the_full_image_of_the_golden_folder(shipped):
+def test_the_full_image_of_the_golden_folder(shipped_exports):
     case = golden("full_image")
     settings = {name: case[name] for name in ("seed", "first", "num_steps", "sampler", "eta")}
-    for path in shipped.values():
-        images = generate(path, n=1, **settings)
+    for graph in GRAPHS:
+        images = generate(shipped_exports / f"unet.{graph}.onnx", n=1, **settings)
         assert np.abs(images.ravel().astype(int) - case["pixels"]).max() <= 1
 
 
-@pytest.mark.parametrize(("first", "n", "steps", "eta"), [(0, 3, 7, 0.0), (5, 1, 1, 0.0), (5, 2, 20, 1.0)])
-def test_the_shipped_model_gives_its_pictures(shipped, first, n, steps, eta):
-    settings = {"seed": 7, "first": first, "n": n, "num_steps": steps, "sampler": "ddim", "eta": eta}
-    difference = np.abs(generate(shipped["sampler"], **settings).astype(int) - generate(SHIPPED, **settings))
-    assert difference.max() <= 1
-    assert (difference == 0).mean() >= 0.995
-
-
-@pytest.mark.long
-@pytest.mark.torch
-def test_the_shipped_model_gives_its_pictures_over_1000_steps(shipped):
-    settings = {"seed": 7, "n": 1, "num_steps": 1000, "sampler": "ddpm"}
-    difference = np.abs(generate(shipped["sampler"], **settings).astype(int) - generate(SHIPPED, **settings))
+@representative(
+    ("first", "n", "steps", "how"),
+    [
+        (0, 3, 7, {"sampler": "ddim", "eta": 1.0}),
+        (5, 1, 1, {"sampler": "ddim", "eta": 0.0}),
+        (5, 2, 20, {"sampler": "ddim", "eta": 1.0}),
+        (0, 1, 1000, {"sampler": "ddpm"}),
+    ],
+)
+def test_the_shipped_model_gives_its_pictures(shipped_exports, first, n, steps, how):
+    settings = {"seed": 7, "first": first, "n": n, "num_steps": steps, **how}
+    path = shipped_exports / "unet.sampler.onnx"
+    difference = np.abs(generate(path, **settings).astype(int) - generate(SHIPPED, **settings))
     assert difference.max() <= 1
     assert (difference == 0).mean() >= 0.995

@@ -33,30 +33,15 @@ from ddpm_export.exporting.proof import pictures_of, prove_pictures  # noqa: E40
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph  # noqa: E402
 from ddpm_export.model.golden_pictures import golden_from_pictures, inputs_in, replay_golden_pictures  # noqa: E402
 
+from .sessions import called, session_of  # noqa: E402
+
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "plans.json").read_text(encoding="ascii"))
 WRITERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser}
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
-def session_of(model):
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    content = model if isinstance(model, bytes) else model.SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def one_call_model(content, spec, graph):
     return WRITERS[graph](onnx.ModelProto.FromString(content), spec_of_graph(spec, graph))
-
-
-def called(session, **values):
-    """Return the outputs by name; what is an input of no graph here is left out, `times` is empty, nothing guided."""
-    usual = {"seed": 1, "first": 0, "eta": 0.0, "times": (), "plan": 0, "begin": 0}
-    usual |= {"guidance": 1.0, "guidance_interval": (0, 39), **values}
-    feeds = {}
-    for entry in session.get_inputs():
-        feeds[entry.name] = np.asarray(usual[entry.name], np.float32 if entry.type == "tensor(float)" else np.int64)
-    return dict(zip((entry.name for entry in session.get_outputs()), session.run(None, feeds), strict=True))
 
 
 def in_slices(session, cuts, shape, **values):
@@ -208,7 +193,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("graph", WRITERS)
+@representative("graph", WRITERS)
 @pytest.mark.parametrize("case", BAD)
 def test_what_no_plan_allows_fails_by_its_name(graph, case):
     values, named = BAD[case]
@@ -437,7 +422,7 @@ def test_guidance_goes_through_the_states_of_the_golden_file(number):
 
 
 @representative("kinds", [tuple(KINDS), ("label",)], ids=["all", "label"])
-@pytest.mark.parametrize("own", [None, SECOND], ids=["ddim", "plan"])
+@representative("own", [SECOND, None], ids=["plan", "ddim"])
 @pytest.mark.parametrize("guidance", [Guidance(0.0), Guidance(1.0), Guidance(2.5), Guidance(3.0, (10, 30))], ids=str)
 def test_a_guided_graph_is_the_guided_walk(kinds, own, guidance):
     spec = told_spec(*kinds, plans={"own": own} if own else {})
@@ -501,7 +486,7 @@ def test_a_network_that_goes_bad_without_its_label_gives_no_picture(none):
         called(session, guidance=2.0, **asked)
 
 
-@pytest.mark.parametrize("graph", WRITERS)
+@representative("graph", WRITERS)
 @representative("itself", [False, True], ids=["combined", "by itself"])
 def test_generate_guides_a_one_call_file(tmp_path, graph, itself):
     number = len(CONDITIONS["cases"]) - 1 if itself else GUIDED[3]

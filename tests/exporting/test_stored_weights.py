@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
-from models import constant, mix_model, node, onnx_file, tiny_spec, weights_of
+from models import constant, mix_model, node, onnx_file, scale_model, tiny_spec, weights_of
+from representative import representative
+
+from ddpm_export import denoiser, noise_stream, open_model, plan, walk
+from ddpm_export.process.pixels import to_uint8
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -47,22 +51,27 @@ def test_rounding_is_near_exact_and_rounds_what_is_rounded_to_itself(axis):
     np.testing.assert_array_equal(again[1], scales)
 
 
-@pytest.mark.parametrize("format", ["onnx", "sampler", "slice", "edit"])
-def test_a_file_has_8_bits_a_weight_and_computes_in_float32(source, format, tmp_path):  # noqa: A002
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+@representative("format", ["onnx", "sampler", "slice", "edit"], by=lambda kind: kind == "onnx")
+def test_a_file_has_fewer_bits_a_weight_and_computes_in_float32(source, storage, format, tmp_path):  # noqa: A002
     opens = () if format == "onnx" else "all"
-    report = export(source, tmp_path / "small.onnx", format=format, storage="int8", opens=opens)
-    assert (report.storage, open_file(report.path).spec.source["storage"]) == ("int8", "int8")
-    assert storage_of(report.path) == "int8"
+    report = export(source, tmp_path / "small.onnx", format=format, storage=storage, opens=opens)
+    assert (report.storage, open_file(report.path).spec.source["storage"]) == (storage, storage)
+    assert storage_of(report.path) == storage
     assert 0 < report.rounding.rms_levels < 3
     own = tensors(onnx.load(report.path))
     prefix = "" if format == "onnx" else "network/"
-    levels, scales = levels_and_scales(weights_of(SPEC), 0)
-    np.testing.assert_array_equal(own[f"{prefix}w.levels"], levels)
-    np.testing.assert_array_equal(own[f"{prefix}w.scales"], scales)
+    if storage == "int8":
+        levels, scales = levels_and_scales(weights_of(SPEC), 0)
+        np.testing.assert_array_equal(own[f"{prefix}w.levels"], levels)
+        np.testing.assert_array_equal(own[f"{prefix}w.scales"], scales)
+    else:
+        np.testing.assert_array_equal(own[f"{prefix}w.float16"], weights_of(SPEC).astype(np.float16))
     assert f"{prefix}w" not in own
+    assert own[f"{prefix}hundredth"].dtype == np.float32  # too small to be worth it
     # as a network whose weights were rounded, and not as the unrounded one
     rounded = onnx.load(source)
-    round_weights(rounded, "int8")
+    round_weights(rounded, storage)
     onnx.save(rounded, tmp_path / "rounded.onnx")
     settings = {"n": 2, "num_steps": 5, "eta": 1.0, "seed": 0}
     images = [generate(path, **settings).astype(int) for path in (report.path, tmp_path / "rounded.onnx", source)]
@@ -70,17 +79,42 @@ def test_a_file_has_8_bits_a_weight_and_computes_in_float32(source, format, tmp_
     assert (images[0] != images[2]).any()
 
 
-@pytest.mark.parametrize("format", ["onnx", "sampler"])
-def test_onnx_runtime_makes_the_weights_float32_as_it_loads_a_file(source, format, tmp_path):  # noqa: A002
-    path = export(source, tmp_path / "small.onnx", format=format, storage="int8").path
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+@representative("format", ["sampler", "onnx"])
+def test_onnx_runtime_makes_the_weights_float32_as_it_loads_a_file(source, storage, format, tmp_path):  # noqa: A002
+    path = export(source, tmp_path / "small.onnx", format=format, storage=storage).path
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 4
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     found = list(tensors_of(onnx.load(tmp_path / "optimized.onnx").graph))
-    assert TensorProto.INT8 not in {entry.data_type for entry in found}
+    assert not {TensorProto.INT8, TensorProto.FLOAT16} & {entry.data_type for entry in found}
     assert [int(np.prod(entry.dims)) for entry in found if entry.data_type == TensorProto.FLOAT].count(2304) == 1
+
+
+def test_the_report_tells_what_rounding_costs(source, tmp_path):
+    report = export(source, tmp_path / "half.onnx", format="onnx", storage="float16")
+    cost = report.to_json()["rounding"]
+    models = [open_model(path) for path in (report.path, source)]
+    ends = []
+    for model, spec in models:
+        noise = noise_stream(0, range(4), spec.image_shape)
+        *_, state = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=cost["num_steps"]))
+        ends.append(to_uint8(state.x).astype(int))
+    difference = np.abs(ends[0] - ends[1])
+    assert cost["max_level_difference"] == difference.max()
+    assert cost["equal_share"] == pytest.approx((difference == 0).mean(), abs=1e-12)
+    assert 0 < cost["equal_share"] < 1  # rounding is not for nothing here
+    assert export(source, tmp_path / "s.onnx", format="sampler").to_json()["rounding"] is None
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+    weight = numpy_helper.from_array(np.full((1, *(1, 40, 40)), 7e4, np.float32), "w")
+    spec = tiny_spec((1, 40, 40))
+    (tmp_path / "m.onnx").write_bytes(scale_model(spec, weight))
+    with pytest.raises(ModelRefusedError, match="w: cannot be stored as float16"):
+        export(tmp_path / "m.onnx", tmp_path / "n.onnx", format="onnx", storage="float16")
 
 
 def test_channels_are_found_by_what_reads_a_weight(monkeypatch):
