@@ -203,7 +203,7 @@ def test_an_export(tmp_path, network, options):
 
 
 @representative(
-    ("network", "options", "told"),
+    ("network", "options", "expected"),
     [
         ({"num_class_embeds": 3}, {}, Input("y", "label", classes=("0", "1", "2"))),
         ({"num_class_embeds": 3}, {"none": 2}, Input("y", "label", none=2, classes=("0", "1"))),
@@ -226,12 +226,12 @@ def test_an_export(tmp_path, network, options):
     ],
     ids=str,
 )
-def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, asked):
+def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, expected):
     path = save(tmp_path, network_of({**TINY, **network}, 0), num_train_timesteps=100)
     checkpoint = load_checkpoint(path, options=options)
-    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((asked,), ("inputs",))
-    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[asked.name])
-    assert checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{asked.name: values}).isfinite().all()
+    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((expected,), ("inputs",))
+    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[expected.name])
+    assert checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{expected.name: values}).isfinite().all()
 
 
 @pytest.mark.parametrize(

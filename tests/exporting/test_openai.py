@@ -399,7 +399,7 @@ def test_what_nobody_said_is_told():
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "told"),
+    ("name", "weights", "is_noted"),
     [
         ("model400000", "ema", True),
         ("ema_0.9999_400000", "raw", True),
@@ -408,8 +408,8 @@ def test_what_nobody_said_is_told():
         ("lsun_bedroom", "ema", False),
     ],
 )
-def test_a_name_of_other_weights_is_told(name, weights, given_inputs):
-    assert any(name in note for note in imported(name=name, weights=weights).notes) == given_inputs
+def test_a_name_of_other_weights_is_noted(name, weights, is_noted):
+    assert any(name in note for note in imported(name=name, weights=weights).notes) == is_noted
 
 
 # flags
