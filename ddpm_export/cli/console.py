@@ -41,6 +41,7 @@ NAMED_ALIKE = (
         "metrics",
         "mixed",
         "n",
+        "network",
         "open",
     ),
     *("plan", "plans", "precision", "provider", "returns", "sampler", "samples", "seed", "seeds", "shards", "storage"),
@@ -110,8 +111,9 @@ def _told(exc: BaseException) -> tuple[int, str]:
 def with_flags(text: str, fields: Iterable[str]) -> str:
     """Return a message in which each of these fields is called by its flag, as its user knows it."""
     for field in fields:
-        if field in FLAGS:  # neither within a value that is quoted nor where it is a flag already
-            text = re.sub(rf"(?<![\w'\"-]){re.escape(field)}(?![\w'\"=-])", FLAGS[field], text)
+        flag = f"--set {field}" if "=" in field else FLAGS.get(field)  # an importer's option, or an argument
+        if flag:  # neither within a value that is quoted nor where it is a flag already
+            text = re.sub(rf"(?<![\w'\"-]){re.escape(field)}(?![\w'\"=-])", flag.replace("\\", r"\\"), text)
     return text
 
 

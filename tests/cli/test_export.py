@@ -113,7 +113,10 @@ def test_a_grid_is_of_the_steps_and_plans_that_are_named(trained, command, tmp_p
         (["--sampler", "ddim:grid=even"], "grid must be one of"),
         (["--steps", "0"], "number of steps must be from 1 to"),
         (["--steps", "a"], "--steps must be a number of steps"),
-        (["--plans", "scheduler:5,3"], "must be one where no scheduler's own steps are carried, got 5, 3"),
+        (
+            ["--plans", "scheduler:5,3"],
+            "--steps must be one number for a project without steps of its own, got 5, 3. Use --plans for more",
+        ),
         (["--plan", "heun-3"], "plan must be one of"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--plans", "heun"], "plans must be given as sampler:steps,steps"),
