@@ -28,8 +28,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FLAGS = {"num_steps": "--steps", "times": "--steps", "x_T": "--from", "measure": "--by", "inputs": "--input"}
 FLAGS |= {"timeout": "--untrusted", "memory": "--untrusted"}
 NAMED_ALIKE = (
-    "batch data extractor first format guidance jump label mask metrics mixed n open out plan plans precision provider "
-    "returns sampler samples seed seeds shards storage strength threads weights"
+    "batch data extractor first format guidance jump label mask metrics mixed n network open out plan plans precision "
+    "provider returns sampler samples seed seeds shards storage strength threads weights"
 )
 FLAGS |= {name: f"--{name}" for name in NAMED_ALIKE.split()}
 
@@ -95,8 +95,10 @@ def _ending_of(exc: BaseException) -> tuple[int, str]:
 def with_flags(text: str, fields: Iterable[str]) -> str:
     """Return a message in which the first mention of each field is its flag."""
     for field in fields:
-        if field in FLAGS:  # neither within a quoted value or a path nor where it is a flag already
-            text = re.sub(rf"(?<![\w'\"/.-]){re.escape(field)}(?![\w'\"=/-]|\.\w)", FLAGS[field], text, count=1)
+        flag = f"--set {field}" if "=" in field else FLAGS.get(field)  # an importer's option, or an argument
+        if flag:  # neither within a quoted value or a path nor where it is a flag already
+            pattern = rf"(?<![\w'\"/.-]){re.escape(field)}(?![\w'\"=/-]|\.\w)"
+            text = re.sub(pattern, flag.replace("\\", r"\\"), text, count=1)
     return text
 
 

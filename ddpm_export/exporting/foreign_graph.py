@@ -138,7 +138,8 @@ def _shape_of(network: ForeignNetwork, name: str) -> tuple[int, ...]:
 def _portable(path: Path) -> ModelProto:
     """Return a foreign model with its weights, of opset 18 and ONNX's own operators, without functions and notes."""
     model = _read(path, weights=True)
-    names = [name for node in _nodes(model.graph) for name in (*node.input, *node.output, node.name, node.op_type)]
+    nodes = [node for graph in graphs_of(model.graph) for node in graph.node]
+    names = [name for node in nodes for name in (*node.input, *node.output, node.name, node.op_type)]
     names += [entry.name for entry in (*model.graph.initializer, *model.graph.input, *model.graph.output)]
     if not all(isinstance(name, str) for name in names):  # protobuf gives bytes where they are not
         raise BadFileError(f"{path}: damaged: its names are not UTF-8. Copy the file again.")

@@ -32,7 +32,7 @@ class Checkpoint:
     """Hold a network in evaluation mode, float32 on the CPU, and its spec.
 
     The network maps (x_t (B, C, H, W), t (B,), the spec's inputs by name) to what the spec's `prediction` names, or to
-    that and variance_fraction where the spec requires it. notes: what to tell whoever exports it.
+    that and variance_fraction where the spec requires it. notes: sentences for whoever exports it.
     """
 
     network: "nn.Module"

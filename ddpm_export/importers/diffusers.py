@@ -12,29 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_export.errors import UsageError, first_line, not_installed, shown
+from ddpm_export.errors import first_line, not_installed
+from ddpm_export.importers.choices import ask_for, misused
 from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
 from ddpm_export.importers.folders import INDEX, MODEL, SCHEDULER, read_json
-from ddpm_export.importers.layout import Found, Imported, ask_for, assign_weights, label_of, misfit
+from ddpm_export.importers.layout import (
+    MAX_BLOCKS,
+    MAX_LEVELS,
+    MAX_SIZE,
+    Found,
+    Imported,
+    assign_weights,
+    label_of,
+    misfit,
+    spec_of,
+)
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import INPUTS, ModelSpec
-from ddpm_export.process.equations import VARIANCE_FRACTION
+from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.rows import is_number
 
 # what EMAModel.save_pretrained writes among the options of the network
-EMA_ENTRIES = {
-    "decay",
-    "min_decay",
-    "optimization_step",
-    "update_after_step",
-    "use_ema_warmup",
-    "inv_gamma",
-    "power",
-}
-# bounds that no sensible network meets: every block is an object to build before a weight can be compared
-MAX_LEVELS = 16
-MAX_BLOCKS = 64
-MAX_SIZE = 2**16
+EMA_ENTRIES = (
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
+)
 # how versions before 0.15 named the layers of an attention
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -51,12 +51,12 @@ def signs(found: Found) -> dict[str, bool]:
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
-    """Return the network with the one set of weights that a folder holds, and what its scheduler says.
+    """Return the network with the weights of a folder, whichever are asked for, and what follows from its scheduler.
 
     options: `sample_size` where the configuration has none; `scheduler`, the path of a scheduler_config.json or its
-    folder; any entry of that file, `_class_name` too, which then takes the place of the file's; what a pipeline tells
-    its scheduler in every step, eta and use_clipped_model_output; `classes`, the names of a label's values, and `none`,
-    which of them, or which number, it was trained to take for no class.
+    folder; any entry of that file, `_class_name` too, to replace it; `eta` and `use_clipped_model_output`, which a
+    pipeline passes to every step of its scheduler; `classes`, the names of a label's values, and `none`, the one of
+    them, or the number, that training took for no class.
     """
     package = _diffusers()
     for name, part in found.config.get(INDEX, {}).items():
@@ -82,17 +82,15 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
             f"{outputs} with variance_type {schedule.source['scheduler'].get('variance_type', 'none')}",
             f"in_channels, {channels}, or twice as many and variance_type learned_range",
         )
-    inputs = _inputs(config, ours.get("classes"), ours.get("none"))
-    spec = ModelSpec(
-        name=found.name,
+    spec = spec_of(
+        found,
         prediction=schedule.prediction,
         image_shape=(channels, *_height_and_width(sample_size, "sample_size" in ours)),
         alphas_cumprod=schedule.alphas_cumprod,
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
         defaults=schedule.defaults,
-        requires=(*((VARIANCE_FRACTION,) if is_learned else ()), *((INPUTS,) if inputs else ())),
-        inputs=inputs,
+        inputs=_inputs(config, ours.get("classes"), ours.get("none")),
     )
     network = _network(package, config, spec, found.contents)
     counts_t = config["time_embedding_type"] == "learned"
@@ -104,7 +102,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
 
 
 class UNet2D(nn.Module):
-    """A UNet2DModel as a function of x_t, t and what it is told; learned variances become a fraction."""
+    """A UNet2DModel as a function of x_t, t and a class; learned variances become a fraction."""
 
     def __init__(self, network: Any, channels: int, is_learned: bool) -> None:
         super().__init__()
@@ -151,7 +149,7 @@ def _diffusers() -> Any:
 
 def _scheduler_config(path: Any) -> dict[str, Any]:
     if not isinstance(path, str):
-        raise UsageError(f"--set scheduler must be the path of a {SCHEDULER}, got {shown(path)}.")
+        raise misused("scheduler", f"the path of a {SCHEDULER}", path)
     place = Path(path)
     return read_json(place / SCHEDULER if place.is_dir() else place)
 
@@ -170,8 +168,8 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     if values["class_embed_type"] not in (None, "timestep", "identity"):  # diffusers would leave it out, silently
         raise misfit("class_embed_type", values["class_embed_type"], "null, timestep or identity")
     if values["time_embedding_type"] == "fourier":
-        do = "use a network that counts steps: fourier is for continuous noise levels"
-        raise misfit("time_embedding_type", "fourier", "positional or learned", do)
+        remedy = "Use a network that counts steps: fourier is for continuous noise levels"
+        raise misfit("time_embedding_type", "fourier", "positional or learned", remedy)
     for key, value in values.items():
         items = value if isinstance(value, (list, tuple)) else [value]
         limit = MAX_BLOCKS if key == "layers_per_block" else MAX_SIZE
@@ -183,17 +181,16 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inputs(config: Mapping[str, Any], classes: Any, none: Any) -> tuple[Input, ...]:
-    """Return what the network is told of a class: a label, or the vector class_labels; nothing where it has none."""
+    """Return the input for a class: a label, or the vector class_labels; none for a network without classes."""
     kind, count = config["class_embed_type"], config["num_class_embeds"]
     if kind == "timestep" and config["time_embedding_type"] == "learned":  # the embedding of times, which are indices
         return (_label("num_train_timesteps", config["num_train_timesteps"], classes, none),)
     if kind is None and count is not None:
         return (_label("num_class_embeds", count, classes, none),)
     if classes is not None:
-        raise UsageError(f"--set classes must be left out for a network without labels, got {shown(classes)}.")
+        raise misused("classes", "left out for a network without labels", classes)
     if none is not None and (kind is None or not is_number(none)):
-        expected = "left out for a network without classes" if kind is None else "a number"
-        raise UsageError(f"--set none must be {expected}, got {shown(none)}.")
+        raise misused("none", "left out for a network without classes" if kind is None else "a number", none)
     if kind is None:
         return ()
     return (Input("class_labels", "vector", (1 if kind == "timestep" else _embedding_size(config),), none=none),)
@@ -205,7 +202,7 @@ def _embedding_size(config: Mapping[str, Any]) -> int:
     if not size and isinstance(widths, (list, tuple)) and widths and type(widths[0]) is int:
         size = 4 * widths[0]
     if type(size) is not int or not 1 <= size <= 4 * MAX_SIZE:
-        raise misfit("time_embedding_dim", size, "a count of channels, or block_out_channels that tell it")
+        raise misfit("time_embedding_dim", size, "a count of channels, or block_out_channels to derive it from")
     return size
 
 
@@ -213,7 +210,7 @@ def _label(key: str, count: Any, classes: Any, none: Any) -> Input:
     if type(count) is not int:
         raise misfit(key, count, "a count of classes")
     if none is not None and not (type(none) is int and 0 <= none < count):
-        raise UsageError(f"--set none must be an index below {key}, {count}, got {shown(none)}.")
+        raise misused("none", f"an index below {key}, {count}", none)
     return label_of(count - (none == count - 1), key, classes, none=none)  # the last index needs no name of its own
 
 
@@ -222,7 +219,7 @@ def _height_and_width(sample_size: Any, is_option: bool) -> tuple[int, int]:
     if len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIZE for side in sides):
         return sides[0], sides[1]
     if is_option:
-        raise UsageError(f"--set sample_size must be a size such as 32 or [32,48], got {shown(sample_size)}.")
+        raise misused("sample_size", "a size such as 32 or [32,48]", sample_size)
     raise misfit("sample_size", sample_size, "a size such as 32, or a height and a width")
 
 
@@ -239,14 +236,11 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
             }
             UNet2D(network, channels, is_learned=False)(x_t, t, **given_inputs)
     except Exception as exc:  # whatever the package makes of options that are not for one another
-        reason = first_line(exc)
-        raise misfit(
-            MODEL, reason, f"options that go together, and sides, {height} and {width}, that halve at every level"
-        ) from exc
-    if config["time_embedding_type"] == "learned" and config["num_train_timesteps"] < spec.num_train_timesteps:
-        raise misfit(
-            "num_train_timesteps", config["num_train_timesteps"], f"{spec.num_train_timesteps}, as the scheduler says"
-        )
+        expected = f"options that go together, and sides, {height} and {width}, that halve at every level"
+        raise misfit(MODEL, first_line(exc), expected) from exc
+    times = config["num_train_timesteps"]
+    if config["time_embedding_type"] == "learned" and times < spec.num_train_timesteps:
+        raise misfit("num_train_timesteps", times, f"{spec.num_train_timesteps}, as the scheduler says")
     assign_weights(network, dict(_renamed(state)), "weights")
     _fill_constants(network, lambda: package.UNet2DModel(**config))
     _free_the_batch(network)

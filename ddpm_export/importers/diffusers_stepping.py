@@ -1,8 +1,8 @@
-"""What a scheduler of diffusers does in its steps, as a plan, found by asking the installed one.
+"""The steps of a scheduler of diffusers as a plan, found by probing the installed one. Knows none of the solvers.
 
-One mechanism for all of them: each step is given tensors of which every element stands for one thing that the step may
-weigh, a state, an answer of the network, a fresh noise. What comes out are the weights. That steps are no more than
-such sums is then put to the test on random numbers, beyond the bound of clipping. Knows none of the solvers.
+Each step is given tensors of which every element stands for one thing that the step may weigh: a state, an answer of
+the network, a fresh noise. What comes out are the weights. A run on random numbers, beyond the bound of clipping, then
+proves that the steps are no more than such sums.
 """
 
 import copy
@@ -37,11 +37,11 @@ PIXELS = 64
 
 
 class NotCarriedError(Exception):
-    """Says, as the end of a sentence that begins with the scheduler's name, why its steps are no plan."""
+    """Why the steps of a scheduler are no plan: the end of a sentence that begins with the scheduler's name."""
 
 
 class _Evaluation(NamedTuple):
-    """One evaluation of a scheduler: what the network is told, alphas_cumprod there, and the state's factor to it."""
+    """One evaluation of a scheduler: the network's time, alphas_cumprod there, and the state's factor to it."""
 
     t: float
     a: float
@@ -54,7 +54,7 @@ def plan_from_scheduler(
     """Return the rows of a scheduler of diffusers for num_steps steps, on the states that its network is given.
 
     scheduler: one that has made no step; it is left as it is. spec: of the network, with what it predicts and how it
-    clips. told: further arguments of `step`, such as eta. Raises NotCarriedError where its steps are not such rows.
+    clips. asked: further arguments of `step`, such as eta. Raises NotCarriedError where its steps are not such rows.
     """
     with _quiet():
         try:
@@ -70,7 +70,7 @@ def plan_from_scheduler(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what the package says of its own code."""
+    """Silence what the package logs and warns of its own code."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -140,7 +140,7 @@ def _steps(
 
 
 def _set(scheduler: Any, num_steps: int) -> Any:
-    """Return a copy that was told its number of steps."""
+    """Return a copy that is set to this number of steps."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
@@ -153,7 +153,7 @@ def _probed(
 
     A state is as the network is given it. The weights are those of the state of the first evaluation, of what the
     network answered there, and of the noise after it, then those of the second, and so on; each as if it could be any
-    number, though a state follows from what came before. fraction: what a learned variance says, -1 to 1.
+    number, though a state follows from what came before. fraction: the network's learned variance, -1 to 1.
     """
     scheduler = _set(scheduler, num_steps)
     rows = len(scheduler.timesteps)
@@ -229,7 +229,7 @@ def _rows(
 
 
 def _of_found(a: float, state: float, answer: float, prediction: str) -> tuple[float, float]:
-    """Return the weights of a clean image and a noise, whose sums a state and what the network says there are."""
+    """Return the weights of a clean image and a noise for those of a state and of the network's answer to it."""
     signal, noise = math.sqrt(a), math.sqrt(1.0 - a)
     x_0, eps = {"eps": (0.0, 1.0), "x_0": (1.0, 0.0), "v": (-noise, signal)}[prediction]
     return _sum(state * signal, answer * x_0), _sum(state * noise, answer * eps)
@@ -287,7 +287,7 @@ def _errors(
         return {spec.prediction: next(replies), VARIANCE_FRACTION: fraction}
 
     drawn: Any = noise.__getitem__  # in float64, unlike a noise_stream
-    # what the network is told besides is no matter of the scheduler's
+    # a class and other inputs do not matter to a scheduler
     known = tuple(entry for entry in spec.requires if entry == VARIANCE_FRACTION)
     spec = replace(spec, inputs=(), requires=known, defaults=Defaults(num_steps=1))
     for state, x in zip(walk(denoiser(model, spec), drawn, plan), expected, strict=True):

@@ -27,7 +27,7 @@ class Folder(NamedTuple):
 
 
 def read_folder(folder: Path) -> Folder:
-    """Return a pipeline's UNet, or a UNet alone, and its scheduler's configuration where there is one.
+    """Return a pipeline's UNet, or a lone UNet, and its scheduler's configuration where there is one.
 
     Where a pipeline has no folder `unet`, its parts lie side by side. Raises BadFileError for any other folder, and
     for files that are missing, broken or hostile.
@@ -39,9 +39,8 @@ def read_folder(folder: Path) -> Folder:
     model = inner if config and inner.is_dir() else folder
     if not (model / MODEL).is_file():
         raise BadFileError(
-            f"{folder} is not a folder that diffusers wrote: it has no "
-            f"{MODEL}{f' in {model.name}' if config else ''}. Name one with "
-            f"{INDEX} and unet/{MODEL}, or with {MODEL} beside its weights."
+            f"{folder} is not a folder that diffusers wrote: it has no {MODEL}{f' in {model.name}' if config else ''}. "
+            f"Name a folder with {INDEX} and unet/{MODEL}, or with {MODEL} beside its weights."
         )
     config[MODEL] = read_json(model / MODEL)
     for place in (pipeline / "scheduler" / SCHEDULER, pipeline / SCHEDULER):
@@ -53,9 +52,9 @@ def read_folder(folder: Path) -> Folder:
 
 
 def pick_weights(names: Collection[str]) -> str | None:
-    """Return the file of weights, or the index of its shards, to be read of those in a folder; None without any.
+    """Return which of these files of a folder has the weights, or is the index of their shards; None without any.
 
-    Plain ones before variants such as fp16, safetensors before bin, one file before shards.
+    Plain weights are preferred to variants such as fp16, safetensors to bin, one file to shards.
     Raises BadFileError, without the path, where there are several variants and no plain ones.
     """
     endings = "|".join(map(re.escape, ENDINGS))
@@ -95,7 +94,7 @@ def load_safetensors(path: Path) -> dict[str, Any]:
         raise BadFileError(f"{path} does not exist.")
     try:
         tensors: dict[str, Any] = load_file(path)
-    except Exception as exc:  # SafetensorError, OSError and whatever torch says of a type: one translation for all
+    except Exception as exc:  # SafetensorError, OSError and torch's own: one translation for all
         raise BadFileError(f"{path} is damaged: {first_line(exc)}. Copy it again.") from exc
     return tensors
 
@@ -118,8 +117,8 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
         raise BadFileError(f"{model} cannot be read: {exc.strerror}.") from exc
     if name is None:
         raise BadFileError(
-            f"{model} has no weights: no {WEIGHTS}{ENDINGS[0]} or {ENDINGS[1]}, and no index of shards. Copy "
-            "the whole folder."
+            f"{model} has no weights: neither {WEIGHTS}{ENDINGS[0]} or {ENDINGS[1]} nor an index of shards. Copy the "
+            "whole folder."
         )
     if not name.endswith(".json"):
         return _load(model / name), [model / name]
@@ -135,8 +134,8 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
         strays = sorted({str(key) for key in tensors} ^ {key for key, shard in places.items() if shard == file.name})
         if strays:
             raise BadFileError(
-                f"{file} and its index must name the same tensors, but only one of them has "
-                f"{several(strays, 1)}. Copy the whole folder."
+                f"{file} and its index must name the same tensors, but only one of them has {several(strays, 1)}. Copy "
+                "the whole folder."
             )
         state.update(tensors)
     return state, files
@@ -150,5 +149,5 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _is_plain_name(name: Any) -> bool:
-    """Tell whether a name stays in its folder and is a file of weights."""
+    """Return whether a name stays in its folder and is a file of weights."""
     return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) is not None and name.endswith(ENDINGS)

@@ -14,9 +14,9 @@ CONFIGS = tuple(place + name for place in ("", "unet/", "scheduler/") for name i
 
 
 def is_hub_name(path: str | Path) -> bool:
-    """Tell whether a path at which nothing lies reads like `owner/name` or `owner/name@revision`.
+    """Return whether a path at which nothing lies reads like `owner/name` or `owner/name@revision`.
 
-    A name that ends as files do, and one in a folder that is there, is a path with a slip in it.
+    A name with a file's ending, or in a folder that exists, is a mistyped path.
     """
     text = path if isinstance(path, str) else path.as_posix()  # ./owner/name is a path, and Path drops its ./
     if NAME.fullmatch(text) is None:
@@ -25,19 +25,18 @@ def is_hub_name(path: str | Path) -> bool:
 
 
 def download(path: str | Path) -> tuple[Path, str]:
-    """Return the folder of a UNet2DModel or its pipeline in the cache, and the commit it is from.
+    """Return the folder of a UNet2DModel or its pipeline in the cache, and its commit.
 
-    Only configurations and the one set of weights that is read are fetched, what is there already not again.
-    Raises BadFileError where the hub has no such model, EnvironmentProblem where neither hub nor cache gives it.
+    Fetches only configurations and the weights to be read, and nothing that is in the cache already. Raises
+    BadFileError where the hub has no such model, EnvironmentProblem where neither hub nor cache has it.
     """
     name, _, revision = Path(path).as_posix().partition("@")
     try:
         hub, utils = importlib.import_module("huggingface_hub"), importlib.import_module("huggingface_hub.utils")
     except ModuleNotFoundError as exc:
         raise EnvironmentProblem(
-            f"{path} does not exist here, and huggingface_hub, which would look on the hub, is not installed. "
-            "Check the path, or "
-            "run: pip install 'ddpm-export[diffusers]'."
+            f"{path} does not exist here, and huggingface_hub, which would look on the hub, is not installed. Check "
+            "the path, or run: pip install 'ddpm-export[diffusers]'."
         ) from exc
     was_quiet = utils.are_progress_bars_disabled()
     utils.disable_progress_bars()  # nothing below the command prints
@@ -51,7 +50,7 @@ def download(path: str | Path) -> tuple[Path, str]:
 
 def _snapshot(hub: Any, path: str | Path, name: str, revision: str | None) -> Path:
     try:
-        # model_info: to list the tree, huggingface_hub tries five times over before it says that there is no network
+        # model_info: to list the tree, huggingface_hub tries five times before it reports that there is no network
         names = [file.rfilename for file in hub.HfApi().model_info(name, revision=revision).siblings or ()]
         folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=[n for n in names if n in CONFIGS]))
         wanted = _wanted(path, folder, names)
@@ -60,9 +59,8 @@ def _snapshot(hub: Any, path: str | Path, name: str, revision: str | None) -> Pa
         raise
     except (hub.utils.RepositoryNotFoundError, hub.utils.RevisionNotFoundError, hub.utils.HFValidationError) as exc:
         raise BadFileError(
-            f"{path} does not exist here, and the hub has no such model: {first_line(exc)}. A name on the hub "
-            "is owner/name or "
-            "owner/name@revision."
+            f"{path} does not exist here, and the hub has no such model: {first_line(exc)}. A name on the hub is "
+            "owner/name or owner/name@revision."
         ) from exc
     except Exception as exc:  # no network, HF_HUB_OFFLINE, a hub that is down, a full disk: the cache may have it
         return _cached(hub, path, name, revision, exc)
@@ -75,8 +73,8 @@ def _cached(hub: Any, path: str | Path, name: str, revision: str | None, problem
         _wanted(path, folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
     except Exception as exc:  # not in the cache, or not all of it
         raise EnvironmentProblem(
-            f"{path} does not exist here, and cannot be had from the hub: {first_line(problem)}. Check the "
-            "path, or go online once."
+            f"{path} does not exist here, and the hub does not answer: {first_line(problem)}. Check the path, or go "
+            "online once."
         ) from exc
     return folder
 
@@ -85,7 +83,7 @@ def _wanted(path: str | Path, folder: Path, names: list[str]) -> list[str]:
     """Return which of a model's files are needed, by its configurations, which are in the folder already."""
     place = "unet/" if "unet/config.json" in names else ""
     config = read_json(folder / place / "config.json") if f"{place}config.json" in names else {}
-    if config.get("_class_name") != "UNet2DModel":  # told before gigabytes of another model come
+    if config.get("_class_name") != "UNet2DModel":  # refused before gigabytes of another model arrive
         raise BadFileError(
             f"{path} must be a UNet2DModel, but {place}config.json says {shown(config.get('_class_name'))}."
         )

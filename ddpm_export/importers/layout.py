@@ -1,4 +1,4 @@
-"""What every importer shares: what was found, what is made of it, options, weights that must fit. Knows no layout."""
+"""What every importer shares: what was found, what becomes of it, and weights that have to fit. Knows no layout."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm_export.errors import BadFileError, UsageError, several, shown
+from ddpm_export.errors import BadFileError, shown
+from ddpm_export.importers.choices import misused
 from ddpm_export.model.inputs import MAX_CLASSES, Input
-from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec import GUIDANCE, INPUTS, TIMES, Defaults, ModelSpec
+from ddpm_export.process.equations import VARIANCE_FRACTION
+from ddpm_export.process.schedules import spacing
+
+# bounds that no sensible network meets: every block is an object to build before a weight can be compared
+MAX_BLOCKS = 64
+MAX_LEVELS = 16
+MAX_SIZE = 2**16
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,9 @@ class Imported:
 
     network: an nn.Module from (x_t (B, C, H, W) float32, t (B,) int64, the spec's inputs by name) to the prediction
     that the spec names, or to (prediction, variance_fraction) where the spec requires the latter. source: what the
-    importer adds to the spec's. notes: sentences that the user should read, such as what of the original's sampling is
-    not in the file. stepping: (spec, numbers of steps or None for the usual one) -> the spec with the steps that the
-    project itself makes of them; None for projects whose steps are those of our samplers.
+    importer adds to the spec's. notes: sentences for the user, such as what of the original's sampling is not in the
+    file. stepping: (spec, numbers of steps or None for the usual one) -> the spec with the project's own steps; None
+    for projects that step as our samplers do.
     """
 
     network: nn.Module
@@ -62,46 +70,29 @@ def _tensor_names(value: Any, prefix: str) -> list[str]:
     ]
 
 
-def read_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known options, by their defaults where the user gave none.
-
-    The type of a default says what fits: a bool, an int, a number, text, a tuple for a list of ints; None for anything.
-    Raises UsageError for an option that is not known here and for a value of another type.
-    """
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise UsageError(
-            f"--set has no {several(unknown)} for this checkpoint, which knows "
-            f"{several(known, len(known)) or 'none at all'}."
-        )
-    chosen = dict(known)
-    for name, value in options.items():
-        default = known[name]
-        if isinstance(default, tuple):
-            fits = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-            value = tuple(value) if fits else value
-        elif type(default) is float:
-            fits = type(value) in (int, float)
-        else:
-            fits = default is None or type(value) is type(default)
-        if not fits:
-            raise UsageError(f"--set {name} must be a value like {default!r}, got {shown(value)}.")
-        chosen[name] = value
-    return chosen
+def spec_of(found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults, **fields: Any) -> ModelSpec:
+    """Return a spec named for what was found, and that requires what its other fields need of a reader."""
+    needed = {
+        VARIANCE_FRACTION: fields.get("variance") == "learned",
+        INPUTS: bool(inputs),
+        TIMES: defaults.times is not None,
+        GUIDANCE: defaults.guidance is not None,
+    }
+    requires = tuple(name for name, is_needed in needed.items() if is_needed)
+    return ModelSpec(name=found.name[:200], inputs=inputs, defaults=defaults, requires=requires, **fields)
 
 
-def ask_for(examples: Mapping[str, Any]) -> UsageError:
-    """Return the error that asks for what a checkpoint does not say: option name -> an example of its value."""
-    wanted = " ".join(f"--set {name}={value}" for name, value in examples.items())
-    return UsageError(f"The checkpoint does not say its {several(examples, len(examples))}. Add, for example, {wanted}")
+def uneven_times(times: Sequence[int], T: int) -> tuple[int, ...] | None:
+    """Return the times of a sampler; None where they are those that every reader takes for as many steps."""
+    return None if list(times) == spacing(T, len(times)).tolist() else tuple(times)
 
 
 def label_of(count: int, where: str, names: Any, *, none: int | None = None) -> Input:
     """Return the input y of a network that has `count` classes by the tensor at `where`.
 
-    names: those of the classes, a list or text with commas, as the option `classes` says them; None for their numbers.
-    none: the index of "no class". Raises BadFileError for more classes than a spec may have, UsageError for names of
-    another number and for two that are equal.
+    names: those of the classes, a list or text with commas, as the option `classes` gives them; None for their numbers.
+    none: the index of "no class". Raises BadFileError for more classes than a spec may have, UsageError for too few or
+    too many names and for two that are equal.
     """
     if not 1 <= count <= MAX_CLASSES:
         raise misfit(where, f"{count} classes", f"1 to {MAX_CLASSES}")
@@ -109,13 +100,30 @@ def label_of(count: int, where: str, names: Any, *, none: int | None = None) -> 
     classes = [str(k) for k in range(count)] if given is None else given
     fits = isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
     if not fits or len(classes) != count or len(set(classes)) != count:
-        raise UsageError(f"--set classes must be {count} different names, got {shown(names)}.")
+        raise misused("classes", f"{count} different names", names)
     return Input("y", "label", none=none, classes=tuple(classes))
 
 
 def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the entries whose names begin with a prefix, by the rest of their names."""
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def shape_of(state: Mapping[str, Any], where: str, key: str, num_dims: int) -> tuple[int, ...]:
+    """Return the shape of a weight; raises BadFileError unless it has so many sizes, each from 1 to MAX_SIZE."""
+    value = state.get(key)
+    sizes = tuple(value.shape) if isinstance(value, Tensor) else ()
+    if len(sizes) != num_dims or not all(1 <= size <= MAX_SIZE for size in sizes):
+        raise misfit(f"{where}.{key}", sizes or "no tensor", f"{num_dims} sizes from 1 to {MAX_SIZE}")
+    return sizes
+
+
+def built(build: Callable[[], nn.Module], state: Any, where: str) -> nn.Module:
+    """Build a network on the meta device, which allocates nothing, and give it its weights."""
+    with torch.device("meta"):
+        network = build()
+    assign_weights(network, state, where)
+    return network
 
 
 def assign_weights(network: nn.Module, state: Any, where: str) -> None:
@@ -149,9 +157,7 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
     network.load_state_dict(plain, assign=True)
 
 
-def misfit(where: str, got: Any, expected: str, do: str = "save it again") -> BadFileError:
-    """Return the error for something in a checkpoint that does not fit, and what to do about it."""
+def misfit(where: str, got: Any, expected: str, remedy: str = "Save it again", *fields: str) -> BadFileError:
+    """Return the error for something in a checkpoint that does not fit; `fields` are the arguments the remedy names."""
     text = shown(got, 120)[1:-1] if isinstance(got, str) else shown(got, 120)
-    return BadFileError(
-        f"the checkpoint's {where} does not fit: got {text}, expected {expected}. {do[:1].upper()}{do[1:]}."
-    )
+    return BadFileError(f"the checkpoint's {where} does not fit: got {text}, expected {expected}. {remedy}.", *fields)

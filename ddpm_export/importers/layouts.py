@@ -11,11 +11,10 @@ from ddpm_export.importers import diffusers, lucidrains, lucidrains_classes, nat
 from ddpm_export.importers.layout import Found, Imported
 
 # each module has
-#   signs(found: Found) -> dict[str, bool]
-#       what the layout is known by, in words or key names, and whether it is there; it matches where all of it is
+#   signs(found: Found) -> dict[str, bool]: what the layout is known by, and whether it is there; all of it has to be
 #   load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported
-#       weights: "ema" or "raw". options: what the user says, by --config and --set; an unknown one is a UsageError.
-#       Raises BadFileError, without the path, for contents that do not fit.
+#       weights: "ema" or "raw". options: the user's. Raises UsageError for these, and BadFileError, without the path,
+#       for contents that do not fit.
 IMPORTERS: dict[str, ModuleType] = {
     "diffusers": diffusers,
     "lucidrains": lucidrains,
@@ -35,8 +34,9 @@ def import_network(
 ) -> Imported:
     """Build the network of a checkpoint by the one importer that knows its layout.
 
-    steps: for how many each the spec has the project's own steps, where it has any; () for none, None for the usual.
-    Raises BadFileError where none or several do, or where the contents do not fit the layout; UsageError for options.
+    steps: numbers of the project's own steps to put into the spec, where it has any; () for none, None for the usual.
+    Raises BadFileError where no or several importers know the layout and where the contents do not fit it; UsageError
+    for options.
     """
     signs = {name: importer.signs(found) for name, importer in IMPORTERS.items()}
     matching = [name for name, seen in signs.items() if all(seen.values())]
@@ -44,10 +44,8 @@ def import_network(
         names = sorted(found.keys) or sorted(map(str, found.contents))
         got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
-            f"{path} has {'an ambiguous' if matching else 'an unknown'} checkpoint layout, with {got}, where one of "
-            f"{', '.join(IMPORTERS)} is known: {_verdict(signs, matching)}. See docs/importing.md, or name "
-            "your own class "
-            "with --network."
+            f"{path} has {'an ambiguous' if matching else 'an unknown'} checkpoint layout, with {got}; known are "
+            f"{', '.join(IMPORTERS)}: {_verdict(signs, matching)}. See docs/importing.md, also for a class of your own."
         )
     name = matching[0]
     try:
@@ -55,12 +53,12 @@ def import_network(
         if imported.stepping is not None and steps != ():
             imported = dataclasses.replace(imported, spec=imported.stepping(imported.spec, steps))
     except BadFileError as exc:
-        raise BadFileError(f"In {path}, {exc}") from exc
+        raise BadFileError(f"In {path}, {exc}", *exc.fields) from exc
     return dataclasses.replace(imported, source={"importer": name, **imported.source})
 
 
 def _verdict(signs: dict[str, dict[str, bool]], matching: list[str]) -> str:
-    """Say which layouts match, or which came nearest and what it lacks."""
+    """Return which layouts match, or which comes nearest and what it lacks."""
     if matching:
         return f"it has all signs of {' and '.join(matching)}"
     nearest = max(signs, key=lambda name: sum(signs[name].values()) / len(signs[name]))

@@ -27,7 +27,7 @@ def load_checkpoint(
     weights: the averaged ones ("ema") or those of the last step ("raw"). options: what the checkpoint does not say, by
     the names of its own project (docs/importing.md). steps: how many the file takes by default; several, the first of
     them the default, of a scheduler whose own steps the file carries; () for a file without those. The spec's source
-    tells importer, digest of the file and weights. No code in the file can run.
+    names importer, digest of the file and weights. No code in the file can run.
     Raises BadFileError for a file that is broken, foreign or hostile, UsageError for options that do not fit,
     EnvironmentProblem without torch or the package that the layout needs.
     """
@@ -41,18 +41,14 @@ def load_checkpoint(
     source = {**imported.spec.source, **imported.source, **source}
     spec = dataclasses.replace(imported.spec, source=source)
     if steps and imported.stepping is None:
-        spec = with_defaults(spec, num_steps=only_one(steps))
+        if len(steps) > 1:
+            raise UsageError(
+                f"num_steps must be one number for a project without steps of its own, got {several(steps)}. Use plans "
+                "for more.",
+                *("num_steps", "plans"),
+            )
+        spec = with_defaults(spec, num_steps=steps[0])
     return Checkpoint(imported.network.eval().requires_grad_(False), spec, imported.notes)
-
-
-def only_one(steps: Sequence[int]) -> int:
-    """Return the one number of steps; raises UsageError where there are several."""
-    if len(steps) > 1:
-        raise UsageError(
-            f"The number of steps must be one where no scheduler's own steps are carried, got {several(steps)}. Add "
-            "more by --plans."
-        )
-    return steps[0]
 
 
 def load_network(
@@ -65,7 +61,7 @@ def load_network(
 ) -> Checkpoint:
     """Read the weights of a network of your own class, `package.module:Class`, which is called with the arguments.
 
-    This runs the module's code. The network maps (x_t, t, inputs by name) to what the spec says, whose source then
+    This runs the module's code. The network maps (x_t, t, inputs by name) to the spec's outputs; its source then
     names the class and the digest of the file. Raises UsageError for a class that cannot be made, BadFileError for
     weights that do not fit.
     """

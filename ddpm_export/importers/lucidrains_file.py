@@ -1,31 +1,56 @@
-"""What all importers of denoising-diffusion-pytorch share: where in a file the Unet lies, and its package."""
+"""What the importers of denoising-diffusion-pytorch share: where in a file the Unet lies, its sizes, its package."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ddpm_export.errors import EnvironmentProblem, first_line, not_installed
-from ddpm_export.importers.layout import misfit, without_prefix
-from ddpm_export.importers.lucidrains_process import Process, process_from_buffers, refused
+from ddpm_export.importers import choices
+from ddpm_export.importers.layout import MAX_LEVELS, Found, built, misfit, shape_of, uneven_times, without_prefix
+from ddpm_export.importers.lucidrains_process import (
+    OBJECTIVES,
+    Process,
+    alphas_cumprod_from_options,
+    objective_from_process,
+    process_from_buffers,
+)
 from ddpm_export.model.spec import Defaults
-from ddpm_export.process.schedules import spacing
 
 WRAPPERS = frozenset({"module", "_orig_mod"})  # names that DistributedDataParallel and torch.compile put in between
-# bounds that no sensible network meets, so that nothing is built of what a few bytes can claim
-MAX_LEVELS = 16
-MAX_SIZE = 2**16
-MAX_IMAGE_SIZE = 4096
+IMPORTED = "GaussianDiffusion or LearnedGaussianDiffusion"
 
 
-def state_from_contents(contents: Mapping[str, Any], weights: str) -> tuple[dict[str, Any], str, str]:
+class Parts(NamedTuple):
+    """Hold the Unet's state dict, where it lies, the diffusion around it if any, and what the spec's source records."""
+
+    unet: Mapping[str, Any]
+    where: str
+    process: Process | None
+    source: dict[str, Any]
+
+
+def signs_of(found: Found, names: tuple[str, ...]) -> dict[str, bool]:
+    """Return these names of weights, wherever in the file the Unet lies, and whether they are there."""
+    return {name: any(f".{key}".endswith(f".{name}") for key in found.keys) for name in names}
+
+
+def parts_from_contents(contents: Mapping[str, Any], weights: str) -> Parts:
+    """Return what a file holds for the weights that are asked for; raises BadFileError for another diffusion's."""
+    state, where, kind = _state_from_contents(contents, weights)
+    step = contents.get("step")
+    counted = {"step": step} if type(step) is int and 0 <= step < 2**63 else {}
+    return Parts(*_unet_and_process(state, where), {"weights": kind, **counted})
+
+
+def _state_from_contents(contents: Mapping[str, Any], weights: str) -> tuple[dict[str, Any], str, str]:
     """Return the state dict of the weights that are asked for, where it lies and which weights they are."""
     if isinstance(contents.get("model"), Mapping) or isinstance(contents.get("ema"), Mapping):
         if weights == "raw":
             return _plain_names(contents.get("model"), "model"), "model", "raw"
         if contents.get("ema") is None:
-            raise misfit("ema", "nothing", "the averaged weights; --weights raw takes those of the last step")
+            raise misfit("ema", "nothing", "a state dict", "Use weights raw for those of the last step", "weights")
         return _of_ema(_plain_names(contents["ema"], "ema"), "ema", "ema_model"), "ema.ema_model", "ema"
     state = _plain_names(contents, "state_dict")
     if any(key.startswith("ema_model.") for key in state):
@@ -53,71 +78,84 @@ def _of_ema(state: dict[str, Any], where: str, name: str) -> dict[str, Any]:
     return without_prefix(state, f"{name}.")
 
 
-def unet_and_process(state: dict[str, Any], where: str) -> tuple[dict[str, Any], Process | None]:
-    """Divide a state dict into the Unet's and what the diffusion around it says; None where there is none."""
+def _unet_and_process(state: dict[str, Any], where: str) -> tuple[dict[str, Any], str, Process | None]:
     mark = "init_conv.weight"
     prefixes = [key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")]
     if prefixes == ["net."]:
-        raise misfit(where, "ElucidatedDiffusion, by its net.", "GaussianDiffusion or LearnedGaussianDiffusion")
+        raise misfit(where, "ElucidatedDiffusion, by its net.", IMPORTED)
     if prefixes not in ([""], ["model."]):
         raise misfit(where, f"{mark} behind {prefixes[:3]!r}", "one, by that name or behind model.")
     if prefixes == [""]:
-        return state, None
-    unet_state = without_prefix(state, "model.")
+        return state, where, None
     buffers = {key: value for key, value in state.items() if not key.startswith("model.")}
     if "betas" not in buffers:
-        raise misfit(
-            where,
-            "a diffusion without betas, as ContinuousTimeGaussianDiffusion is",
-            "GaussianDiffusion or LearnedGaussianDiffusion",
-        )
-    return unet_state, process_from_buffers(buffers, where)
+        raise misfit(where, "a diffusion without betas, as ContinuousTimeGaussianDiffusion is", IMPORTED)
+    return without_prefix(state, "model."), where, process_from_buffers(buffers, where)
 
 
-def source_from_contents(contents: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return what the spec's source shall say: which weights these are, and the step where the file counts one."""
-    step = contents.get("step")
-    return {"weights": kind, **({"step": step} if type(step) is int and 0 <= step < 2**63 else {})}
+def dim_mults_of(state: Mapping[str, Any], where: str, dim: int) -> tuple[int, ...]:
+    """Return the multiple of dim that each level is wide; raises BadFileError where there is none."""
+    levels = sum(f"downs.{level}.0.block1.proj.weight" in state for level in range(MAX_LEVELS))
+    if levels == 0:
+        raise misfit(f"{where}.downs", "nothing", f"1 to {MAX_LEVELS} levels, counted from 0")
+    keys = [f"downs.{level}.3.weight" for level in range(levels)]
+    keys = [key if key in state else key.replace("3.weight", "3.1.weight") for key in keys]
+    widths = [shape_of(state, where, key, 4)[0] for key in keys]
+    for key, width in zip(keys, widths, strict=True):
+        if width % dim:
+            raise misfit(f"{where}.{key}", f"{width} channels", f"a multiple of dim={dim}")
+    return tuple(width // dim for width in widths)
 
 
-def shape_of(state: Mapping[str, Any], where: str, key: str, dims: int) -> tuple[int, ...]:
-    """Return the shape of a weight; raises BadFileError unless it has so many sizes within bounds."""
-    value = state.get(key)
-    sizes = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
-    if len(sizes) != dims or not all(1 <= size <= MAX_SIZE for size in sizes):
-        raise misfit(f"{where}.{key}", sizes or "nothing", f"{dims} sizes of 1 to {MAX_SIZE}")
-    return sizes
+def fields_of_spec(
+    parts: Parts, config: Mapping[str, Any], chosen: Mapping[str, Any], table: Mapping[str, choices.Option], *also: str
+) -> tuple[dict[str, Any], str | None]:
+    """Return the fields of a spec that the diffusion around a Unet decides, and its objective, None if unknown.
+
+    config: the Unet's arguments. Raises UsageError for options that contradict the file and for missing ones, those
+    named in `also` among them.
+    """
+    is_learned = config.get("learned_variance", False)
+    objective = objective_from_process(parts.process, chosen)
+    needed = ["image_size", *([] if objective or is_learned else ["objective"])]
+    needed += ["beta_schedule", "timesteps"] if parts.process is None else []
+    choices.require([*needed, *also], chosen, table)
+    alphas_cumprod = alphas_cumprod_from_options(parts.process, chosen)
+    fields = {
+        "prediction": "eps" if is_learned or objective is None else OBJECTIVES[objective],
+        "image_shape": (config["channels"], *_height_and_width(chosen["image_size"], len(config["dim_mults"]))),
+        "alphas_cumprod": tuple(alphas_cumprod.tolist()),
+        "clip_x_0": 1.0,
+        "variance": "learned" if is_learned else "fixed_small",
+        "defaults": _defaults(len(alphas_cumprod), is_learned, chosen),
+    }
+    return fields, objective
 
 
-def height_and_width(value: Any, levels: int) -> tuple[int, int]:
-    """Return (height, width) from an int, a pair of them or text such as 28,32."""
+def _height_and_width(value: Any, levels: int) -> tuple[int, int]:
+    """Return (height, width) from the option image_size: an int, a pair of them or text such as 28,32."""
     if isinstance(value, str):
         value = [int(part) if part.strip().isdecimal() else part for part in value.split(",")]
     sizes = (value, value) if type(value) is int else tuple(value) if isinstance(value, (list, tuple)) else ()
-    factor = 2 ** (levels - 1)
-    if len(sizes) != 2 or not all(
-        type(size) is int and 1 <= size <= MAX_IMAGE_SIZE and size % factor == 0 for size in sizes
-    ):
-        raise refused(
-            "image_size", value, f"one size or height,width: multiples of {factor} up to {MAX_IMAGE_SIZE}, by dim_mults"
-        )
+    if len(sizes) != 2:
+        raise choices.misused("image_size", "one size or height,width", value)
+    for size in sizes:
+        choices.check_size("image_size", size, 2 ** (levels - 1))
     return sizes[0], sizes[1]
 
 
-def defaults_from_options(T: int, learned_variance: bool, chosen: Mapping[str, Any]) -> Defaults:
+def _defaults(T: int, is_learned: bool, chosen: Mapping[str, Any]) -> Defaults:
     """Return how the package samples: at all T times, or with DDIM at fewer of them."""
-    num_steps, eta = chosen["sampling_timesteps"], chosen["ddim_sampling_eta"]
-    if num_steps is not None and not (type(num_steps) is int and 1 <= num_steps <= T):
-        raise refused("sampling_timesteps", num_steps, f"1 to {T}")
-    if not 0.0 <= eta <= 1.0:
-        raise refused("ddim_sampling_eta", eta, "0 to 1")
+    num_steps = chosen["sampling_timesteps"]
     if num_steps in (None, T):
         return Defaults("ddpm", T, 0.0)
-    if learned_variance:
-        raise refused("sampling_timesteps", num_steps, f"{T}: LearnedGaussianDiffusion cannot sample fewer steps")
-    times = ddim_times(T, num_steps)
-    is_even = list(times) == spacing(T, num_steps).tolist()
-    return Defaults("ddim", num_steps, float(eta), None if is_even else times)
+    if num_steps > T:
+        raise choices.misused("sampling_timesteps", f"from 1 to {T}", num_steps)
+    if is_learned:
+        expected = f"{T}: LearnedGaussianDiffusion cannot sample fewer steps"
+        raise choices.misused("sampling_timesteps", expected, num_steps)
+    eta = float(chosen["ddim_sampling_eta"])
+    return Defaults("ddim", num_steps, eta, uneven_times(ddim_times(T, num_steps), T))
 
 
 def ddim_times(T: int, num_steps: int) -> tuple[int, ...]:
@@ -125,11 +163,10 @@ def ddim_times(T: int, num_steps: int) -> tuple[int, ...]:
     return tuple(torch.linspace(-1, T - 1, num_steps + 1).int().flip(0).tolist()[:-1])  # float32, and rounded down
 
 
-def unet_of_package(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a Unet of the user's own package on the meta device: only shapes, nothing is allocated."""
+def unet_from_parts(build: Callable[[], nn.Module], parts: Parts) -> nn.Module:
+    """Return a Unet of the user's own package with its weights."""
     try:
-        with torch.device("meta"):
-            return build()
+        return built(build, parts.unet, parts.where)
     except ModuleNotFoundError as exc:
         raise not_installed(str(exc.name), "lucidrains") from exc
     except (AttributeError, TypeError) as exc:

@@ -1,4 +1,4 @@
-"""What surrounds the network in denoising-diffusion-pytorch: its schedules, the buffers they leave, its objectives."""
+"""The diffusion around the network in denoising-diffusion-pytorch: schedules, their buffers, objectives."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,20 +8,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_export.errors import UsageError, shown
-from ddpm_export.importers.layout import ask_for, misfit, read_options
+from ddpm_export.importers import choices
+from ddpm_export.importers.layout import misfit
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
 Float64 = NDArray[np.float64]
 
-MAX_TIMESTEPS = 10_000  # more numbers than a spec may hold
 OBJECTIVES = {"pred_noise": "eps", "pred_x0": "x_0", "pred_v": "v"}
-SCHEDULES: dict[str, dict[str, float]] = {  # name -> the package's parameters and their defaults
+SCHEDULES: dict[str, dict[str, choices.Option]] = {  # name -> the package's parameters
     "linear": {},
-    "cosine": {"s": 0.008},
-    "sigmoid": {"start": -3.0, "end": 3.0, "tau": 1.0, "clamp_min": 1e-5},  # the last has no effect there either
+    "cosine": {"s": choices.like(0.008)},
+    # clamp_min has no effect in the package either
+    "sigmoid": {
+        name: choices.like(value) for name, value in {"start": -3.0, "end": 3.0, "tau": 1.0, "clamp_min": 1e-5}.items()
+    },
 }
-EXAMPLES = {"image_size": 64, "objective": "pred_v", "beta_schedule": "sigmoid", "timesteps": 1000}
+OPTIONS = {
+    "image_size": choices.like(None, 64),
+    "objective": choices.one_of(OBJECTIVES, "pred_v"),
+    "beta_schedule": choices.one_of(SCHEDULES, "sigmoid"),
+    "timesteps": choices.within(1, choices.MAX_TIMESTEPS, example=1000),
+    "schedule_fn_kwargs": choices.Option("an object, such as {}", lambda value: isinstance(value, Mapping)),
+    "sampling_timesteps": choices.within(1, choices.MAX_TIMESTEPS),
+    # only of training; min_snr_gamma helps to find the objective
+    "min_snr_loss_weight": choices.like(False),
+    "min_snr_gamma": choices.like(5.0),
+    "offset_noise_strength": choices.like(0.0),
+}
 
 
 class Process(NamedTuple):
@@ -32,7 +45,7 @@ class Process(NamedTuple):
 
 
 def process_from_buffers(buffers: Mapping[str, Any], where: str) -> Process:
-    """Return the numbers that a diffusion's buffers were rounded from, as near as their float32 tells.
+    """Return the numbers that a diffusion's buffers were rounded from, as nearly as float32 allows.
 
     Raises BadFileError for buffers that are missing, left over, or do not follow from the same betas.
     """
@@ -44,9 +57,9 @@ def process_from_buffers(buffers: Mapping[str, Any], where: str) -> Process:
     T = len(buffers["betas"]) if isinstance(buffers["betas"], Tensor) and buffers["betas"].dim() == 1 else 0
     values: dict[str, Float64] = {}
     for name, value in buffers.items():
-        if not isinstance(value, Tensor) or value.shape != (T,) or not 1 <= T <= MAX_TIMESTEPS:
+        if not isinstance(value, Tensor) or value.shape != (T,) or not 1 <= T <= choices.MAX_TIMESTEPS:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise misfit(f"{where}.{name}", shape, f"one number for each of 1 to {MAX_TIMESTEPS} times")
+            raise misfit(f"{where}.{name}", shape, f"one number for each of 1 to {choices.MAX_TIMESTEPS} times")
         if value.dtype not in (torch.float32, torch.float64):
             raise misfit(f"{where}.{name}", str(value.dtype), "float32, in which the package keeps it")
         values[name] = value.double().numpy()
@@ -87,21 +100,18 @@ def objective_from_process(process: Process | None, chosen: Mapping[str, Any]) -
 
     Raises UsageError where the two contradict each other.
     """
-    options: str | None = chosen["objective"]
-    if options is not None and options not in tuple(OBJECTIVES):
-        raise refused("objective", options, f"one of {', '.join(OBJECTIVES)}")
+    stated: str | None = chosen["objective"]
     if process is None:
-        return options
+        return stated
     snr = process.alphas_cumprod / (1.0 - process.alphas_cumprod)
     fitting = set()
     for weight in (snr, np.minimum(snr, chosen["min_snr_gamma"])):  # the latter: Hang et al. 2023, min-SNR
         by_objective = {"pred_noise": weight / snr, "pred_x0": weight, "pred_v": weight / (snr + 1.0)}
         fitting |= {n for n, w in by_objective.items() if np.allclose(process.loss_weight, w, rtol=1e-5, atol=0.0)}
     if len(fitting) != 1:
-        return options
+        return stated
     (derived,) = fitting
-    if options not in (None, derived):
-        raise contradiction("objective", options, derived)
+    choices.check_agrees(chosen, {"objective": derived})
     return derived
 
 
@@ -111,24 +121,20 @@ def alphas_cumprod_from_options(process: Process | None, chosen: Mapping[str, An
     Raises UsageError where they contradict the file or make no schedule.
     """
     name, T, kwargs = chosen["beta_schedule"], chosen["timesteps"], chosen["schedule_fn_kwargs"]
-    if T is not None and not (type(T) is int and 1 <= T <= MAX_TIMESTEPS):
-        raise refused("timesteps", T, f"1 to {MAX_TIMESTEPS}")
-    if process is not None and T not in (None, len(process.alphas_cumprod)):
-        raise contradiction("timesteps", T, len(process.alphas_cumprod))
-    if name is None and kwargs is not None:
-        raise ask_for({"beta_schedule": EXAMPLES["beta_schedule"]})
-    if process is not None and name is None:
+    if process is not None:
+        T = len(process.alphas_cumprod)
+        choices.check_agrees(chosen, {"timesteps": T})
+    if name is None:
+        if kwargs is not None:
+            raise choices.ask_for({"beta_schedule": OPTIONS["beta_schedule"].example})
+        assert process is not None  # without one the schedule was asked for
         return process.alphas_cumprod
-    if name not in tuple(SCHEDULES):
-        raise refused("beta_schedule", name, f"one of {', '.join(SCHEDULES)}")
-    if not isinstance(kwargs, (Mapping, type(None))):
-        raise refused("schedule_fn_kwargs", kwargs, "an object, such as {}")
-    parameters = read_options(kwargs or {}, SCHEDULES[name])
-    options = alphas_cumprod_from_betas(_betas(name, T if process is None else len(process.alphas_cumprod), parameters))
+    parameters = choices.read_options(kwargs or {}, SCHEDULES[name], f"beta_schedule {name}")
+    stated = alphas_cumprod_from_betas(_betas(name, T, parameters))
     if process is None:
-        return options
-    if not np.allclose(options, process.alphas_cumprod, rtol=1e-4, atol=1e-8):
-        raise contradiction("beta_schedule", name, "the one of its betas")
+        return stated
+    if not np.allclose(stated, process.alphas_cumprod, rtol=1e-4, atol=1e-8):
+        raise choices.contradiction("beta_schedule", "the one of its betas", name)
     return process.alphas_cumprod
 
 
@@ -146,17 +152,5 @@ def _betas(name: str, T: Any, parameters: Mapping[str, float]) -> Float64:
         a = (last - 1.0 / (1.0 + np.exp(-logits))) / (last - first)
         betas: Float64 = np.clip(1.0 - a[1:] / a[:-1], 0.0, 0.999)
     if not ((betas > 0.0) & (betas < 1.0)).all():
-        raise refused("schedule_fn_kwargs", dict(parameters), "numbers by which each beta is within (0, 1)")
+        raise choices.misused("schedule_fn_kwargs", "numbers by which each beta is within (0, 1)", dict(parameters))
     return betas
-
-
-def refused(name: str, value: Any, expected: str) -> UsageError:
-    """Return the error for an option's value that cannot be."""
-    return UsageError(f"--set {name} must be {expected}, got {shown(value)}.")
-
-
-def contradiction(name: str, value: Any, fact: Any) -> UsageError:
-    """Return the error for an option that says something else than the checkpoint."""
-    return UsageError(
-        f"--set {name} contradicts the checkpoint, which says {fact!r}, got {shown(value)}. Leave it out."
-    )

@@ -4,21 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ddpm_export.errors import BadFileError, ConfigError, UsageError
 from ddpm_export.importers.checkpoint import CHECKPOINT_FORMAT
-from ddpm_export.importers.layout import Found, Imported, assign_weights, misfit, read_options
+from ddpm_export.importers.choices import read_options
+from ddpm_export.importers.layout import MAX_BLOCKS, MAX_LEVELS, MAX_SIZE, Found, Imported, built, misfit
 from ddpm_export.importers.unet import UNet, UNetConfig
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import INPUTS
 from ddpm_export.model.spec_json import spec_from_json
 
 STATE_DICTS = {"ema": "ema", "raw": "network"}
-# bounds that no sensible network meets: every block is an object to build before a weight can be compared
-MAX_BLOCKS = 64
-MAX_LEVELS = 16
-MAX_CHANNELS = 2**16
 
 
 def signs(found: Found) -> dict[str, bool]:
@@ -30,10 +25,10 @@ def signs(found: Found) -> dict[str, bool]:
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """Return the network with its averaged ("ema") or last ("raw") weights, its spec, and the step they are from.
 
-    A checkpoint may have averaged weights alone, to ship: asked for its last ones it is a UsageError. Raises
-    BadFileError for a configuration, weights or a spec that do not fit one another.
+    Raises BadFileError for a configuration, weights or a spec that do not fit one another, UsageError for the last
+    weights of a checkpoint that has only averaged ones.
     """
-    read_options(options, {})  # the file says everything
+    read_options(options, {})  # the file has everything
     contents = found.contents
     config, spec, step = contents["config"], contents["spec"], contents.get("step")
     if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
@@ -50,15 +45,13 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     if network_config.image_shape != model_spec.image_shape:
         raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
     if STATE_DICTS[weights] not in contents:
-        raise UsageError("The checkpoint has averaged weights alone: leave --weights raw out.")
-    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
-        network = UNet(network_config)
-    assign_weights(network, contents[STATE_DICTS[weights]], STATE_DICTS[weights])
+        raise UsageError("weights must be 'ema', got 'raw': the checkpoint has only averaged ones.", "weights")
+    network = built(lambda: UNet(network_config), contents[STATE_DICTS[weights]], STATE_DICTS[weights])
     return Imported(network, model_spec, {"step": step, "weights": weights})
 
 
 def _label(count: int, names: Any, dropout: Any) -> Input:
-    """Return the class that the network is told; without label dropout "no class" was never trained, and is none."""
+    """Return the input for the class; without label dropout "no class" was never trained, and there is none."""
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise misfit("classes", names, f"{count} names")
     none = count if isinstance(dropout, float) and dropout > 0.0 else None
@@ -75,7 +68,7 @@ def _network_config(values: dict[str, Any]) -> UNetConfig:
         default = fields[name]
         if isinstance(default, tuple):
             fits = isinstance(value, (list, tuple)) and len(value) <= MAX_LEVELS and all(type(v) is int for v in value)
-            fits = fits and all(0 <= v <= MAX_CHANNELS for v in value) and (name != "image_shape" or len(value) == 3)
+            fits = fits and all(0 <= v <= MAX_SIZE for v in value) and (name != "image_shape" or len(value) == 3)
             fits = fits and (name != "channel_multipliers" or len(value) > 0)
             known[name] = tuple(value) if fits else None
         elif isinstance(default, float):
@@ -83,7 +76,7 @@ def _network_config(values: dict[str, Any]) -> UNetConfig:
             known[name] = value
         else:
             least = 0 if name == "num_classes" else 1
-            most = MAX_BLOCKS if name == "blocks_per_level" else MAX_CHANNELS
+            most = MAX_BLOCKS if name == "blocks_per_level" else MAX_SIZE
             fits = type(value) is int and least <= value <= most
             known[name] = value
         if not fits:

@@ -1,6 +1,6 @@
 """Checkpoints of OpenAI's improved- and guided-diffusion: a bare state dict, and the flags of their scripts.
 
-Both projects give their weights the same names. What the shapes tell is read off them. Trusts nothing in them.
+Both projects give their weights the same names. What follows from shapes is read off them. Trusts nothing in a file.
 """
 
 import dataclasses
@@ -8,55 +8,58 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ddpm_export.errors import BadFileError, UsageError, shown
-from ddpm_export.importers.layout import Found, Imported, ask_for, assign_weights, label_of, misfit, read_options
+from ddpm_export.importers import choices
+from ddpm_export.importers.layout import (
+    MAX_SIZE,
+    Found,
+    Imported,
+    built,
+    label_of,
+    misfit,
+    shape_of,
+    spec_of,
+    uneven_times,
+)
 from ddpm_export.importers.openai_unet import GROUPS, UNet, UNetConfig
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import INPUTS, TIMES, Defaults, ModelSpec
-from ddpm_export.process.equations import VARIANCE_FRACTION
-from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name, spacing
+from ddpm_export.model.spec import Defaults
+from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
-MAX_CHANNELS = 2**16
-MAX_IMAGE_SIZE = 4096
-MAX_STEPS = 10_000  # what fits into a spec
-# a default tells a flag's type; values are the projects' own, and count where both agree and nobody says another
-SHAPE_FLAGS = {  # the weights tell these: what is said must agree
-    "num_channels": 128,
-    "num_res_blocks": 2,
-    "channel_mult": "",
-    "attention_resolutions": "",
-    "class_cond": False,
-    "use_scale_shift_norm": True,
-    "resblock_updown": False,
-    "learn_sigma": False,
+# the defaults are those of the projects, and hold where both agree
+SHAPE_FLAGS = {  # they follow from the weights: a user who gives them has to agree
+    "num_channels": choices.like(128),
+    "num_res_blocks": choices.like(2),
+    "channel_mult": choices.like(""),
+    "attention_resolutions": choices.like(""),
+    "class_cond": choices.like(False),
+    "use_scale_shift_norm": choices.like(True),
+    "resblock_updown": choices.like(False),
+    "learn_sigma": choices.like(False),
 }
-FLAGS: dict[str, Any] = {
-    "num_heads": 4,
-    "num_head_channels": -1,
-    "num_heads_upsample": -1,
-    "use_new_attention_order": False,
-    "diffusion_steps": 1000,
-    "noise_schedule": "linear",
-    "timestep_respacing": "",
-    "predict_xstart": False,
-    "rescale_timesteps": False,
-    "sigma_small": False,
-    "use_ddim": False,
-    "clip_denoised": True,
-    "use_fp16": False,
-    "classes": None,  # ours: the names of the classes
+FLAGS: dict[str, choices.Option] = {
+    "num_heads": choices.like(4),
+    "num_head_channels": choices.like(-1),
+    "num_heads_upsample": choices.like(-1),
+    "use_new_attention_order": choices.like(False),
+    "diffusion_steps": choices.within(1, choices.MAX_TIMESTEPS, 1000),
+    "noise_schedule": choices.one_of(("linear", "cosine"), default="linear"),
+    "timestep_respacing": choices.like(""),
+    "predict_xstart": choices.like(False),
+    "rescale_timesteps": choices.like(False),
+    "sigma_small": choices.like(False),
+    "use_ddim": choices.like(False),
+    "clip_denoised": choices.like(True),
+    "use_fp16": choices.like(False),
+    "classes": choices.like(None),  # ours: the names of the classes
 }
-SIZES = {"large_size": 256, "small_size": 64}  # of super-resolution, in place of image_size
+SIZES = {"large_size": choices.like(256), "small_size": choices.like(64)}  # of super-resolution, in place of image_size
 # what matters only for training, and what names files and batches
 IGNORED = (
     *("dropout", "use_checkpoint", "use_kl", "rescale_learned_sigmas", "data_dir", "schedule_sampler", "lr"),
     *("weight_decay", "lr_anneal_steps", "batch_size", "microbatch", "ema_rate", "log_interval", "save_interval"),
     *("resume_checkpoint", "fp16_scale_growth", "model_path", "num_samples"),
 )
-ASKED_FOR = ("num_heads", "noise_schedule", "diffusion_steps")
+SIGNS = ("time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight", "out.0.weight")
 FIRST_WEIGHTS = ("weight", "in_layers.2.weight", "op.weight")  # of what an input block can begin with
 WORDS = {
     **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
@@ -66,8 +69,7 @@ WORDS = {
 
 def signs(found: Found) -> dict[str, bool]:
     """Return what the layout is known by, and whether it is there."""
-    names = ("time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight", "out.0.weight")
-    return {name: name in found.contents for name in names}
+    return {name: name in found.contents for name in SIGNS}
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
@@ -76,44 +78,33 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     Raises BadFileError for weights that are no such network; UsageError for flags that are missing, unknown or
     contradict the weights.
     """
-    state = found.contents
-    config = config_from_state(state)
-    sizes = SIZES if config.is_super_resolution else {"image_size": 64}
+    config = config_from_state(found.contents)
+    sizes = SIZES if config.is_super_resolution else {"image_size": choices.like(64)}
     known = {**SHAPE_FLAGS, **sizes, **FLAGS}
-    stated = {name: _typed(value, known.get(name)) for name, value in options.items()}
-    flags = read_options(stated, {**known, **dict.fromkeys(IGNORED)})
+    stated = {name: _typed(value, known[name]) if name in known else value for name, value in options.items()}
+    flags = choices.read_options(stated, {**known, **dict.fromkeys(IGNORED, choices.like(None))})
     _ask(stated, sizes)
-    T, image_size = flags["diffusion_steps"], flags[next(iter(sizes))]
-    factor = 2 ** (len(config.widths) - 1)
-    if not 1 <= T <= MAX_STEPS:
-        raise _contradiction("diffusion_steps", T, f"1 to {MAX_STEPS}")
-    if not 1 <= image_size <= MAX_IMAGE_SIZE or image_size % factor:
-        raise _contradiction(next(iter(sizes)), image_size, f"a multiple of {factor} up to {MAX_IMAGE_SIZE}")
+    size_flag = next(iter(sizes))
+    T, image_size = flags["diffusion_steps"], flags[size_flag]
+    choices.check_size(size_flag, image_size, 2 ** (len(config.widths) - 1))
     inputs = _inputs(config, flags)
     flags.update(_shape_flags(config, stated, image_size))
     own = {f.name: flags[f.name] for f in dataclasses.fields(config) if f.name in FLAGS}
     scale = 1000.0 / T if flags["rescale_timesteps"] else 1.0
     config = dataclasses.replace(config, **own, time_scale=scale)
     _check_heads(config)
-    defaults, notes = _defaults(flags, stated, T), _notes(flags, stated)
-    spec = ModelSpec(
-        name=found.name[:200],
+    notes = _notes(flags, stated)
+    spec = spec_of(
+        found,
         prediction="x_0" if flags["predict_xstart"] else "eps",
         image_shape=(config.image_channels, image_size, image_size),
         alphas_cumprod=_alphas_cumprod(flags["noise_schedule"], T),
         clip_x_0=1.0 if flags["clip_denoised"] else None,
         variance="learned" if config.learn_sigma else "fixed_small" if flags["sigma_small"] else "fixed_large",
-        requires=(
-            *((VARIANCE_FRACTION,) if config.learn_sigma else ()),
-            *((INPUTS,) if inputs else ()),
-            *((TIMES,) if defaults.times is not None else ()),
-        ),
-        defaults=defaults,
+        defaults=_defaults(flags, stated, T),
         inputs=inputs,
     )
-    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
-        network = UNet(config)
-    assign_weights(network, state, "weights")
+    network = built(lambda: UNet(config), found.contents, "weights")
     if flags["use_fp16"]:
         notes.append("use_fp16: the original computes in half precision, this network in single precision")
     named = "raw" if re.match(r"model\d", found.name) else "ema" if found.name.startswith("ema_") else weights
@@ -126,17 +117,23 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
 
 
 def config_from_state(state: Mapping[str, Any]) -> UNetConfig:
-    """Read off the shapes of a state dict what they tell of its network.
+    """Return what follows about the network from the names and shapes of its weights.
 
     Raises BadFileError for weights of another kind of network.
     """
+
+    def shape(key: str, num_dims: int) -> tuple[int, ...]:
+        return shape_of(state, "weights", key, num_dims)
+
     if not any(str(key).startswith("output_blocks.") for key in state):
-        raise _refused("output_blocks", "none, as in a classifier", "a network that denoises")
-    image_channels, channels_out = _shape(state, "input_blocks.0.0.weight", 4)[1], _shape(state, "out.2.weight", 4)[0]
+        raise misfit(
+            "output_blocks", "none, as in a classifier", "those of a network that denoises", "Use another file"
+        )
+    image_channels, channels_out = shape("input_blocks.0.0.weight", 4)[1], shape("out.2.weight", 4)[0]
     is_super_resolution = image_channels == 6 and channels_out in (3, 6)
     if is_super_resolution:
         image_channels = 3
-    if image_channels < 1 or channels_out not in (image_channels, 2 * image_channels):
+    if channels_out not in (image_channels, 2 * image_channels):
         expected = f"as many as in or twice as many, {image_channels} or {2 * image_channels}"
         raise misfit("weights.out.2.weight", f"{channels_out} channels", expected)
     # a block that halves or doubles is a residual block, or a convolution, or has no weights at all
@@ -148,60 +145,43 @@ def config_from_state(state: Mapping[str, Any]) -> UNetConfig:
     if num_blocks % levels:
         raise misfit("weights.output_blocks", f"{num_blocks} blocks on {levels} levels", "as many on each")
     firsts = [f"input_blocks.{1 + level * num_blocks // levels}" for level in range(levels)]
-    widths = tuple(_shape(state, f"{first}.0.in_layers.2.weight", 4)[0] for first in firsts)
-    num_channels = _shape(state, "time_embed.0.weight", 2)[1]
+    widths = tuple(shape(f"{first}.0.in_layers.2.weight", 4)[0] for first in firsts)
+    num_channels = shape("time_embed.0.weight", 2)[1]
     for channels, factor in ((num_channels, 2), *((width, GROUPS) for width in widths)):
-        if not factor <= channels <= MAX_CHANNELS or channels % factor:
-            raise misfit("weights", f"{channels} channels", f"a multiple of {factor} up to {MAX_CHANNELS}")
+        if channels % factor:
+            raise misfit("weights", f"{channels} channels", f"a multiple of {factor} up to {MAX_SIZE}")
     return UNetConfig(
         image_channels=image_channels,
         num_channels=num_channels,
         widths=widths,
         num_res_blocks=num_blocks // levels - 1,
         attention=tuple(f"{first}.1.norm.weight" in state for first in firsts),
-        use_scale_shift_norm=_shape(state, f"{firsts[0]}.0.emb_layers.1.weight", 2)[0] == 2 * widths[0],
+        use_scale_shift_norm=shape(f"{firsts[0]}.0.emb_layers.1.weight", 2)[0] == 2 * widths[0],
         resblock_updown=bool(residual),
         conv_resample=bool(convs),
         learn_sigma=channels_out == 2 * image_channels,
-        num_classes=_shape(state, "label_emb.weight", 2)[0] if "label_emb.weight" in state else 0,
+        num_classes=shape("label_emb.weight", 2)[0] if "label_emb.weight" in state else 0,
         is_super_resolution=is_super_resolution,
     )
 
 
 def _inputs(config: UNetConfig, flags: Mapping[str, Any]) -> tuple[Input, ...]:
-    """Return what the network is told: a class, which it always has to be, and a small image of the size it was."""
+    """Return the network's inputs: a class, which it always needs, and a small image of the size that it was."""
     inputs = []
     if config.num_classes:
         inputs.append(label_of(config.num_classes, "weights.label_emb.weight", flags["classes"]))
     elif flags["classes"] is not None:
-        raise _contradiction("classes", flags["classes"], "left out, as the network is told none")
+        raise choices.misused("classes", "left out for a network without classes", flags["classes"])
     if config.is_super_resolution:
         size = flags["small_size"]
-        if not 1 <= size <= MAX_IMAGE_SIZE:
-            raise _contradiction("small_size", size, f"1 to {MAX_IMAGE_SIZE}")
+        choices.check_size("small_size", size, 1)
         inputs.append(Input("low_res", "image", (config.image_channels, size, size)))
     return tuple(inputs)
 
 
-def _shape(state: Mapping[str, Any], key: str, num_dims: int) -> tuple[int, ...]:
-    value = state.get(key)
-    if not isinstance(value, Tensor) or value.dim() != num_dims:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ if key in state else "missing"
-        raise misfit(f"weights.{key}", got, f"a tensor of {num_dims} dimensions")
-    return tuple(value.shape)
-
-
-def _refused(where: str, got: str, expected: str) -> BadFileError:
-    return BadFileError(f"the checkpoint's {where} must be {expected}, got {got}. Use another network.")
-
-
-def _contradiction(name: str, got: Any, expected: str) -> UsageError:
-    return UsageError(f"--set {name} must be {expected}, got {shown(got)}.")
-
-
-def _typed(value: Any, default: Any) -> Any:
+def _typed(value: Any, option: choices.Option) -> Any:
     """Return a flag's value, by the type of its default, from text as the scripts' command lines take it."""
-    kind = type(default)
+    kind = type(option.default)
     if kind is bool and isinstance(value, str):
         return WORDS.get(value.lower(), value)
     if kind is int and isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
@@ -214,27 +194,27 @@ def _typed(value: Any, default: Any) -> Any:
 def _numbers(name: str, text: str) -> list[float]:
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", part) for part in parts):
-        raise _contradiction(name, text, "numbers with commas between them")
+        raise choices.misused(name, "numbers with commas between them", text)
     return [float(part) for part in parts]
 
 
-def _ask(stated: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raise a UsageError that asks for what neither the weights tell nor both projects agree on, if it is not said."""
-    examples = {**sizes, **{name: FLAGS[name] for name in ASKED_FOR}}
-    examples = {name: example for name, example in examples.items() if name not in stated}
+def _ask(stated: Mapping[str, Any], sizes: Mapping[str, choices.Option]) -> None:
+    """Raise a UsageError that asks for what follows from no weight and has no default in both projects."""
+    asked = {**sizes, **{name: FLAGS[name] for name in ("num_heads", "noise_schedule", "diffusion_steps")}}
+    examples = {name: option.default for name, option in asked.items() if name not in stated}
     if stated.get("num_head_channels", -1) != -1:
         examples.pop("num_heads", None)
     # times are rescaled to 1000: by default in improved-diffusion, not in guided-diffusion
     if stated.get("diffusion_steps", 1000) != 1000 and "rescale_timesteps" not in stated:
         examples["rescale_timesteps"] = True
     if examples:
-        raise ask_for(examples)
+        raise choices.ask_for(examples)
 
 
 def _shape_flags(config: UNetConfig, stated: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """Return the flags that the weights tell; raises UsageError where the user says another."""
+    """Return the flags that follow from the weights; raises UsageError where the user's contradict them."""
     attended = [image_size >> level for level, attends in enumerate(config.attention) if attends]
-    asked = {
+    facts = {
         "num_channels": config.num_channels,
         "num_res_blocks": config.num_res_blocks,
         "channel_mult": ",".join(f"{width / config.num_channels:g}" for width in config.widths),
@@ -244,7 +224,7 @@ def _shape_flags(config: UNetConfig, stated: Mapping[str, Any], image_size: int)
         "resblock_updown": config.resblock_updown,
         "learn_sigma": config.learn_sigma,
     }
-    agrees = {name: stated.get(name, value) in ("", value) for name, value in asked.items()}
+    agrees = {name: stated.get(name, value) in ("", value) for name, value in facts.items()}
     if stated.get("channel_mult"):
         widths = [int(number * config.num_channels) for number in _numbers("channel_mult", stated["channel_mult"])]
         agrees["channel_mult"] = widths == list(config.widths)
@@ -252,10 +232,10 @@ def _shape_flags(config: UNetConfig, stated: Mapping[str, Any], image_size: int)
         numbers = _numbers("attention_resolutions", stated["attention_resolutions"])
         factors = {image_size // int(number) for number in numbers if number >= 1}
         agrees["attention_resolutions"] = config.attention == tuple(2**k in factors for k in range(len(config.widths)))
-    for name, value in asked.items():
+    for name, value in facts.items():
         if not agrees[name]:
-            raise _contradiction(name, stated[name], f"{value!r}, as the weights have it")
-    return asked
+            raise choices.contradiction(name, value, stated[name])
+    return facts
 
 
 def _check_heads(config: UNetConfig) -> None:
@@ -269,12 +249,10 @@ def _check_heads(config: UNetConfig) -> None:
         for width in (*attended, config.widths[-1]):
             is_same = name == "num_heads_upsample" and number == -1
             if not is_same and (number < 1 or width % number):
-                raise _contradiction(name, number, f"a divisor of {width} channels")
+                raise choices.misused(name, f"a divisor of {width} channels", number)
 
 
 def _alphas_cumprod(schedule: str, T: int) -> tuple[float, ...]:
-    if schedule not in ("linear", "cosine"):
-        raise _contradiction("noise_schedule", schedule, "linear or cosine")
     # the range of linear is that of 1000 steps, whatever their number (Nichol and Dhariwal 2021, their code)
     scale = 1000.0 / T
     parameters = {"beta_start": scale * 1e-4, "beta_end": scale * 0.02} if schedule == "linear" else {}
@@ -282,12 +260,11 @@ def _alphas_cumprod(schedule: str, T: int) -> tuple[float, ...]:
 
 
 def _defaults(flags: Mapping[str, Any], stated: Mapping[str, Any], T: int) -> Defaults:
-    """Return what the scripts sample by: ddpm or ddim, at the times that they keep."""
+    """Return how the scripts sample: ddpm or ddim, at the times that they keep."""
     text = flags["timestep_respacing"]
     times = _kept_times(text, T) if text else list(range(T - 1, -1, -1))
     use_ddim = flags["use_ddim"] if "use_ddim" in stated else text.startswith("ddim")
-    is_even = times == spacing(T, len(times)).tolist()
-    return Defaults("ddim" if use_ddim else "ddpm", len(times), 0.0, None if is_even else tuple(times))
+    return Defaults("ddim" if use_ddim else "ddpm", len(times), 0.0, uneven_times(times, T))
 
 
 def _kept_times(text: str, T: int) -> list[int]:
@@ -301,13 +278,13 @@ def _kept_times(text: str, T: int) -> list[int]:
         strides = [range(0, T, stride) for stride in range(1, T + 1)]
         kept = [list(times) for times in strides if [len(times)] == counts]
         if not kept:
-            raise _contradiction(
-                "timestep_respacing", text, f"such as ddim50, with a count that some stride of {T} has"
+            raise choices.misused(
+                "timestep_respacing", f"such as ddim50, with a count that some stride of {T} has", text
             )
         return kept[0][::-1]
     parts = [T // len(counts) + (part < T % len(counts)) for part in range(len(counts))]
     if not all(count.is_integer() and 1 <= count <= size for count, size in zip(counts, parts, strict=True)):
-        raise _contradiction("timestep_respacing", text, f"such as 250 or 10,15,20, parts of {T} steps")
+        raise choices.misused("timestep_respacing", f"such as 250 or 10,15,20, parts of {T} steps", text)
     times, start = [], 0
     for count, size in zip(map(int, counts), parts, strict=True):
         stride, position = (size - 1) / max(count - 1, 1), 0.0
@@ -319,7 +296,7 @@ def _kept_times(text: str, T: int) -> list[int]:
 
 
 def _notes(flags: Mapping[str, Any], stated: Mapping[str, Any]) -> list[str]:
-    """Return notes on what was taken for granted."""
+    """Return notes on the defaults that were taken."""
     by_default = [name for name in ("use_new_attention_order", "predict_xstart") if name not in stated]
     by_default += [] if flags["learn_sigma"] or "sigma_small" in stated else ["sigma_small"]
-    return [f"not said, so as both projects have it: {name}={FLAGS[name]}" for name in by_default]
+    return [f"by default, as in both projects: {name}={FLAGS[name].default}" for name in by_default]

@@ -19,7 +19,7 @@ class UNetConfig:
     """Describe the network. The fields up to is_super_resolution decide the shapes of its weights, the others none.
 
     widths: channels of each level, the finest first. attention: whether a level attends; the middle always does.
-    num_classes: how many it is told, 0 where it is told none. is_super_resolution: whether it sees a small image, too.
+    num_classes: 0 without classes. is_super_resolution: whether it also sees a small image.
     num_head_channels: -1 where the number of heads is given instead; num_heads_upsample: -1 for the same number.
     time_scale: what t is multiplied by.
     """
@@ -133,7 +133,7 @@ def _resampling(channels: int, config: UNetConfig, *, is_up: bool) -> nn.Module:
 class UNet(nn.Module):
     """Predict eps or x_0 from a noisy image and its time, and the fraction of the variance where it is learned.
 
-    It may be told a class, embedded and added to the time (Nichol and Dhariwal 2021, section 6), and a small image,
+    It may take a class, embedded and added to the time (Nichol and Dhariwal 2021, section 6), and a small image,
     which it enlarges bilinearly and sees beside the noisy one (section 7).
     """
 
@@ -182,7 +182,7 @@ class UNet(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict: x_t (B, C, H, W) float32 and t (B,) int64, 0-based -> the shape of x_t, twice with learn_sigma.
 
-        y: classes (B,) int64, and low_res: images (B, C, h, w) of any size, each where the network is told it.
+        y: classes (B,) int64, and low_res: images (B, C, h, w) of any size, where the network takes them.
         """
         half = self.config.num_channels // 2
         # product before quotient, as it was trained: at t = 1000 the last bit of a frequency is 1e-4 in the angle
@@ -206,4 +206,4 @@ class UNet(nn.Module):
         if not self.config.learn_sigma:
             return out
         predicted, between = out.chunk(2, dim=1)
-        return predicted, (between + 1.0) / 2.0  # from [-1, 1], and beyond where the network says so
+        return predicted, (between + 1.0) / 2.0  # from [-1, 1]; the network may go beyond

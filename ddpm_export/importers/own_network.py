@@ -1,6 +1,6 @@
-"""A network of the user's own class: the only path on which the exporter runs code that is not in an installed package.
+"""A network of the user's own class: the only import that runs code from outside an installed package.
 
-Knows nothing of layouts: the class says what its weights are called.
+Knows no layouts: the class itself names its weights.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def network_from_class(
 
     contents: a state dict, or a dict that holds some, of which "ema" or "raw" chooses; a prefix that all names share,
     such as `module.`, is left out. The module is looked for in the current folder first.
-    Raises UsageError where the class cannot be made, BadFileError where the weights are not just those it has.
+    Raises UsageError where the class cannot be made, BadFileError for missing and left-over weights.
     """
     network = _made(reference, arguments)
     state, name = _state_dict(contents, weights)
@@ -33,20 +33,20 @@ def network_from_class(
 def _made(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
     module_name, colon, class_name = reference.partition(":")
     if not (module_name and colon and class_name):
-        raise UsageError(f"--network must be package.module:Class, got {reference!r}.")
+        raise UsageError(f"network must be package.module:Class, got {reference!r}.", "network")
     sys.path.insert(0, str(Path.cwd()))  # as python -m has it
     try:
         made = getattr(importlib.import_module(module_name), class_name)(**arguments)
     except Exception as exc:  # their module, their class: anything may be raised
         raise UsageError(
-            f"--network {reference} cannot be made with ({', '.join(arguments)}): {type(exc).__name__}: "
-            f"{first_line(exc)}. "
-            "Correct it, or its arguments by --set."
+            f"network {reference} cannot be made with ({', '.join(arguments)}): {type(exc).__name__}: "
+            f"{first_line(exc)}. Correct the class or its arguments.",
+            "network",
         ) from exc
     finally:
         sys.path.remove(str(Path.cwd()))
     if not isinstance(made, nn.Module):
-        raise UsageError(f"--network {reference}: must be a torch.nn.Module, got a {type(made).__name__}.")
+        raise UsageError(f"network {reference} must be a torch.nn.Module, got a {type(made).__name__}.", "network")
     return made
 
 
@@ -65,7 +65,7 @@ def _state_dict(contents: Mapping[str, Any], weights: str) -> tuple[Mapping[str,
         raise misfit(
             "weights",
             f"{len(chosen)} state dicts {sorted(map(str, chosen))[:5]!r}",
-            "one, at the top of the file or under one name, with ema in that of averaged weights",
+            "one state dict, at the top of the file or under a name, with ema in the name of averaged weights",
         )
     ((name, state),) = chosen.items()
     return state, str(name)

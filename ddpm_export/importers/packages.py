@@ -1,4 +1,4 @@
-"""Packages that only an export needs: a missing one is told in one line, with what to install."""
+"""Packages that only an export needs: a missing one is reported with what to install."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a pickle would build, told from its instructions before anything follows them. Builds nothing itself."""
+"""What a pickle would build, read off its instructions before anything runs them. Builds nothing itself."""
 
 import pickletools
 from typing import BinaryIO

@@ -13,11 +13,11 @@ from ddpm_export.system.files import sha256_of
 
 
 def read_source(path: str | Path, begun: TorchFile | None = None) -> tuple[Found, dict[str, Any]]:
-    """Return what lies at a path, and what the spec's `source` shall say of it.
+    """Return what lies at a path, and its entries for the spec's `source`.
 
     A file of torch.save or safetensors; a folder of diffusers; where nothing lies there, the name of a model on the
-    hub. The source tells the digest of the weights' file, of several that of their digests. begun: the file at the
-    path, where it is being read already.
+    hub. The source has the digest of the weights' file, for several files that of their digests. begun: the file
+    at the path, where it is being read already.
     Raises BadFileError for what cannot be read safely, EnvironmentProblem where the hub cannot be reached.
     """
     if os.path.isdir(path):

@@ -1,20 +1,28 @@
-"""Checkpoints and configs of tqch's ddpm-torch: what they say, and what a file cannot hold. Trusts nothing in them."""
+"""Checkpoints of tqch's ddpm-torch, and the configs that belong to them. Trusts nothing in either."""
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from ddpm_export.errors import UsageError, shown
-from ddpm_export.importers.layout import Found, Imported, ask_for, assign_weights, misfit, read_options, without_prefix
+from ddpm_export.importers import choices
+from ddpm_export.importers.layout import (
+    MAX_BLOCKS,
+    MAX_LEVELS,
+    Found,
+    Imported,
+    built,
+    misfit,
+    shape_of,
+    spec_of,
+    without_prefix,
+)
 from ddpm_export.importers.tqch_unet import GROUPS, FromMean, Layout, Shuffled, UNet
-from ddpm_export.model.spec import Defaults, ModelSpec
+from ddpm_export.model.spec import Defaults
 from ddpm_export.process.schedules import alphas_cumprod_from_betas
 
 Float64 = NDArray[np.float64]
@@ -22,15 +30,6 @@ Float64 = NDArray[np.float64]
 ENTRIES = {"model", "ema", "optimizer", "scheduler", "epoch"}  # of a training checkpoint
 SIGNS = ("in_conv.weight", "embed.2.weight", "middle.1.project_in.weight", "middle.2.fc.weight", "out_conv.2.weight")
 SECTIONS = ("denoise", "model", "diffusion")  # of a config; denoise is what older ones call model
-ASKED_FOR = {
-    "timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "model_mean_type": "eps",
-    "model_var_type": "fixed-large",
-}
-IGNORED = {"train": {}, "loss_type": "mse", "drop_rate": 0.0}  # they matter only in training
 DATASETS = {"mnist": (1, 32), "cifar10": (3, 32), "celeba": (3, 64), "celebahq": (3, 256), "celeba_hq": (3, 256)}
 PREDICTIONS = {"eps": "eps", "x_0": "x_0", "mean": "x_0"}
 VARIANCES = {"fixed-small": "fixed_small", "fixed-large": "fixed_large"}
@@ -39,12 +38,6 @@ ABOUT_MEANS = (
     "export may refuse a well trained network; ancestral steps undo it. ddim steps as Song et al. 2020, where the "
     "project takes the mean of one step for that of a longer one"
 )
-# bounds that no sensible network meets
-MAX_BLOCKS = 64
-MAX_LEVELS = 16
-MAX_CHANNELS = 2**16
-MAX_TIMESTEPS = 10_000
-MAX_IMAGE_SIZE = 4096
 
 
 def _warmup(timesteps: int, beta_start: float, beta_end: float, percent: int) -> Float64:
@@ -61,6 +54,23 @@ SCHEDULES: dict[str, Callable[..., Float64]] = {
     "const": lambda timesteps, beta_end: np.full(timesteps, beta_end),
     "jsd": lambda timesteps: 1.0 / np.arange(timesteps, 0, -1),  # 1 at the end: nothing of the image is left
 }
+ASKED_FOR = {
+    "timesteps": choices.within(1, choices.MAX_TIMESTEPS, example=1000),
+    "beta_schedule": choices.one_of(SCHEDULES, "linear"),
+    "beta_start": choices.like(1e-4, 1e-4),
+    "beta_end": choices.like(0.02, 0.02),
+    "model_mean_type": choices.one_of(PREDICTIONS, "eps"),
+    "model_var_type": choices.one_of(VARIANCES, "fixed-large"),  # a file holds no other
+}
+OPTIONS: dict[str, choices.Option] = {
+    **dict.fromkeys((field.name for field in dataclasses.fields(Layout)), choices.like(None)),
+    "apply_attn": choices.like(None),
+    "block_size": choices.like(1),
+    "dataset": choices.like("cifar10"),
+    "image_size": choices.like(32),
+    **ASKED_FOR,
+    **{"train": choices.like({}), "loss_type": choices.like("mse"), "drop_rate": choices.like(0.0)},  # only of training
+}
 
 
 def signs(found: Found) -> dict[str, bool]:
@@ -70,7 +80,7 @@ def signs(found: Found) -> dict[str, bool]:
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
-    """Return the network with its averaged ("ema") or last ("raw") weights, and the spec that its config tells.
+    """Return the network with its averaged ("ema") or last ("raw") weights, and the spec that follows from its config.
 
     options: a config's sections, or the names in them without a section, which go before; null is as good as absent.
     Raises BadFileError for a checkpoint that does not fit, UsageError for options that are missing, that contradict
@@ -78,42 +88,39 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """
     where, wrapped, source, notes = _chosen(found, weights)
     state, is_shuffled = _unwrapped(wrapped)
-    layout = _layout(state)
-    with torch.device("meta"):  # only shapes: nothing is allocated before they are seen to fit
-        network: nn.Module = UNet(layout)
-    assign_weights(network, state, where)
+    layout = _layout(state, where)
+    network = built(lambda: UNet(layout), state, where)
 
-    stated, derived = _said(options), dataclasses.asdict(layout)
-    others = {"apply_attn": None, "block_size": 1, "dataset": "cifar10", "image_size": 32}
-    chosen = read_options(stated, {**derived, **others, **ASKED_FOR, **IGNORED})
+    stated = _without_sections(options)
+    choices.read_options(stated, OPTIONS)
     _ask(stated, is_shuffled)
-    block_size = stated.get("block_size", 1)
+    block_size, T = stated.get("block_size", 1), stated["timesteps"]
     _check_network(layout, block_size, is_shuffled, stated)
     image_shape = _image_shape(layout, block_size, stated)
     if "image_size" not in stated:
         notes = (*notes, f"images are {image_shape[1]} x {image_shape[2]}, the project's size of {stated['dataset']}")
-    betas, alphas_cumprod = _schedule(chosen)
+    betas, alphas_cumprod = _schedule(stated)
     network = Shuffled(network, block_size) if is_shuffled else network
-    is_mean = chosen["model_mean_type"] == "mean"
+    is_mean = stated["model_mean_type"] == "mean"
     if is_mean:
         c_1, c_2 = _posterior(betas)
         network = FromMean(network, c_1, c_2)
         notes = (*notes, ABOUT_MEANS.format(1.0 / c_1.min()))
-    spec = ModelSpec(
-        name=found.name[:200],
-        prediction=PREDICTIONS[chosen["model_mean_type"]],
+    spec = spec_of(
+        found,
+        prediction=PREDICTIONS[stated["model_mean_type"]],
         image_shape=image_shape,
         alphas_cumprod=tuple(alphas_cumprod.tolist()),
         clip_x_0=None if is_mean else 1.0,  # the project goes to a predicted mean as it is
-        variance=VARIANCES[chosen["model_var_type"]],
-        defaults=Defaults("ddpm", chosen["timesteps"], 0.0),
+        variance=VARIANCES[stated["model_var_type"]],
+        defaults=Defaults("ddpm", T, 0.0),
         source={name: stated[name] for name in ("dataset", *ASKED_FOR) if name in stated},
     )
     return Imported(network, spec, source, notes)
 
 
 def _model(found: Found) -> Mapping[str, Any]:
-    """Return the weights of the last step, of a training checkpoint or alone."""
+    """Return the weights of the last step, of a training checkpoint or of a bare state dict."""
     model = found.contents.get("model")
     return model if isinstance(model, Mapping) else found.contents
 
@@ -122,13 +129,13 @@ def _chosen(found: Found, weights: str) -> tuple[str, Mapping[str, Any], dict[st
     """Return where the weights are, themselves, the source of them, and notes."""
     model, ema, epoch = _model(found), found.contents.get("ema"), found.contents.get("epoch")
     if model is found.contents:
-        return "the state dict", model, {}, ("the file holds one set of weights, averaged or not",)
+        return "state_dict", model, {}, ("the file has a single state dict: averaged weights or the last step's",)
     stray = sorted({name.split(".")[0] for name in found.keys} - ENTRIES)
     if stray:
         raise misfit(stray[0], "tensors", f"tensors only in {', '.join(sorted(ENTRIES))}")
     source: dict[str, Any] = {"epoch": epoch} if type(epoch) is int else {}
     if weights == "raw" or ema is None:
-        notes = () if weights == "raw" else ("no averaged weights in the file: these are the last step's",)
+        notes = () if weights == "raw" else ("the file has no averaged weights: these are the last step's",)
         return "model", model, {**source, "weights": "raw"}, notes
     shadow = ema.get("shadow") if isinstance(ema, Mapping) else None
     if not isinstance(shadow, Mapping):
@@ -146,15 +153,11 @@ def _unwrapped(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
     return state, "_model." in wrappers
 
 
-def _layout(state: Mapping[str, Any]) -> Layout:
-    """Return what the names and shapes of the weights tell of the network; raises BadFileError where they cannot."""
+def _layout(state: Mapping[str, Any], where: str) -> Layout:
+    """Return what follows from the names and shapes of the weights; raises BadFileError where nothing does."""
 
     def shape(name: str, num_dims: int) -> tuple[int, ...]:
-        value = state.get(name)
-        sizes = tuple(value.shape) if isinstance(value, Tensor) else ()
-        if len(sizes) != num_dims or not all(0 < size <= MAX_CHANNELS for size in sizes):
-            raise misfit(name, sizes or "no tensor", f"{num_dims} sizes from 1 to {MAX_CHANNELS}")
-        return sizes
+        return shape_of(state, where, name, num_dims)
 
     def count(within: str, bound: int) -> int:
         number = len({match[1] for key in state if (match := re.match(rf"{within}(\d+)\.", str(key)))})
@@ -166,7 +169,7 @@ def _layout(state: Mapping[str, Any]) -> Layout:
     if hid % GROUPS:
         raise misfit("in_conv.weight", f"{hid} channels", f"a multiple of the {GROUPS} groups of its norms")
     levels = count(r"downsamples\.level_", MAX_LEVELS)
-    blocks = count(rf"downsamples\.level_{levels - 1}\.", MAX_BLOCKS)  # alone there no downsampling follows them
+    blocks = count(rf"downsamples\.level_{levels - 1}\.", MAX_BLOCKS)  # only there no downsampling follows them
     attends = tuple(f"downsamples.level_{level}.0.1.norm.weight" in state for level in range(levels))
     multipliers = []
     for level, attend in enumerate(attends):
@@ -187,27 +190,23 @@ def _layout(state: Mapping[str, Any]) -> Layout:
     )
 
 
-def _said(options: Mapping[str, Any]) -> dict[str, Any]:
+def _without_sections(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options without their sections and without null."""
     stated: dict[str, Any] = {}
     for section in SECTIONS:
         values = options.get(section, {})
         if not isinstance(values, Mapping):
-            raise _refused(section, values, "a section of the config, an object")
+            raise choices.misused(section, "a section of the config, an object", values)
         stated |= values
     stated |= {name: value for name, value in options.items() if name not in SECTIONS}
     return {name: value for name, value in stated.items() if value is not None}
 
 
 def _ask(stated: Mapping[str, Any], is_shuffled: bool) -> None:
-    """Raise a UsageError for names that nothing is known by, and for all that is not said, at once."""
-    for name, known in (("beta_schedule", SCHEDULES), ("model_mean_type", PREDICTIONS), ("model_var_type", VARIANCES)):
-        if name in stated and stated[name] not in known:
-            why = ": a file holds no variance beyond these" if stated[name] == "learned" else ""
-            raise _refused(name, stated[name], f"one of {', '.join(known)}{why}")
-    wanted: dict[str, Any] = dict(ASKED_FOR)
+    """Raise a UsageError for everything that is missing, at once."""
+    wanted = {name: option.example for name, option in ASKED_FOR.items()}
     if "beta_schedule" in stated:
-        parameters = inspect.signature(SCHEDULES[stated["beta_schedule"]]).parameters
+        parameters = _parameters(stated["beta_schedule"])
         wanted = {
             name: value for name, value in wanted.items() if name in parameters or not name.endswith(("start", "end"))
         }
@@ -217,20 +216,20 @@ def _ask(stated: Mapping[str, Any], is_shuffled: bool) -> None:
         wanted["block_size"] = 2
     missing = {name: value for name, value in wanted.items() if name not in stated}
     if missing:
-        raise ask_for(missing)
+        raise choices.ask_for(missing)
 
 
 def _check_network(layout: Layout, block_size: int, is_shuffled: bool, stated: Mapping[str, Any]) -> None:
     """Raise for a block size that does not fit the channels, for options that the tensors contradict, and outputs."""
     if block_size < 1 or is_shuffled != (block_size > 1) or layout.in_channels % block_size**2:
-        kind = "a PixelUnshuffle, as _model. in its names says, that gives" if is_shuffled else "no PixelUnshuffle and"
-        raise _refused("block_size", block_size, f"one for {kind} {layout.in_channels} channels")
+        kind = "a PixelUnshuffle, by the _model. in its names, that gives" if is_shuffled else "no PixelUnshuffle and"
+        raise choices.misused("block_size", f"for {kind} {layout.in_channels} channels", block_size)
     for name, derived in dataclasses.asdict(layout).items():
         got = tuple(stated[name]) if isinstance(stated.get(name), list) else stated.get(name, derived)
         per_image = derived // block_size**2 if name in ("in_channels", "out_channels") else derived
         has_none = name == "resample_with_conv" and len(layout.ch_multipliers) == 1
         if got not in (derived, per_image) and not has_none:
-            raise _refused(name, got, f"{derived!r}, as the tensors say")
+            raise choices.contradiction(name, derived, got)
     if layout.out_channels != layout.in_channels:
         raise misfit("out_conv.2.weight", f"{layout.out_channels} channels", f"the {layout.in_channels} of in_conv")
 
@@ -239,29 +238,32 @@ def _image_shape(layout: Layout, block_size: int, stated: Mapping[str, Any]) -> 
     channels = layout.in_channels // block_size**2
     expected, size = DATASETS.get(stated.get("dataset", ""), (channels, 0))
     if expected != channels:
-        raise _refused("dataset", stated["dataset"], f"one of {channels} channels, as the tensors say")
+        raise choices.misused("dataset", f"of {channels} channels, as the checkpoint says", stated["dataset"])
     size = stated.get("image_size", size)
-    factor = block_size * 2 ** (len(layout.ch_multipliers) - 1)
-    if not 1 <= size <= MAX_IMAGE_SIZE or size % factor:
-        raise _refused("image_size", size, f"a multiple of {factor} up to {MAX_IMAGE_SIZE}")
+    choices.check_size("image_size", size, block_size * 2 ** (len(layout.ch_multipliers) - 1))
     return channels, size, size
 
 
-def _schedule(chosen: Mapping[str, Any]) -> tuple[Float64, Float64]:
+def _parameters(schedule: str) -> Collection[str]:
+    """Return the options that a schedule of betas depends on."""
+    return inspect.signature(SCHEDULES[schedule]).parameters
+
+
+def _schedule(stated: Mapping[str, Any]) -> tuple[Float64, Float64]:
     """Return betas and alphas_cumprod, (T,) each; raises UsageError for numbers that no file can hold."""
-    name, T = chosen["beta_schedule"], chosen["timesteps"]
-    values = {key: chosen[key] for key in inspect.signature(SCHEDULES[name]).parameters}
-    if not 1 <= T <= MAX_TIMESTEPS:
-        raise _refused("timesteps", T, f"1 to {MAX_TIMESTEPS}")
+    name = stated["beta_schedule"]
+    values = {key: stated[key] for key in _parameters(name)}
     for key in values.keys() & {"beta_start", "beta_end"}:
         if not 0 < values[key] < 1:
-            raise _refused(key, values[key], "a number between 0 and 1")
+            raise choices.misused(key, "a number between 0 and 1", values[key])
     betas = SCHEDULES[name](**values)
     alphas_cumprod = alphas_cumprod_from_betas(betas)
-    if alphas_cumprod[-1] == 0 and chosen["model_mean_type"] == "eps":
-        raise _refused("beta_schedule", name, "another with eps: at its end there is no image left to tell from noise")
+    if alphas_cumprod[-1] == 0 and stated["model_mean_type"] == "eps":
+        raise choices.misused(
+            "beta_schedule", "another with eps: at its end there is no image left to tell from noise", name
+        )
     if alphas_cumprod[0] >= 1 or (np.diff(alphas_cumprod) >= 0).any():
-        raise _refused("beta_schedule", name, "betas that leave less of the image at every step, in float64 too")
+        raise choices.misused("beta_schedule", "betas that leave less of the image at every step, in float64 too", name)
     return betas, alphas_cumprod
 
 
@@ -271,9 +273,5 @@ def _posterior(betas: Float64) -> tuple[Float64, Float64]:
     a_prev = np.append(1.0, a[:-1])
     c_1, c_2 = np.sqrt(a_prev) * betas / (1.0 - a), np.sqrt(1.0 - betas) * (1.0 - a_prev) / (1.0 - a)
     if c_1.min() < np.finfo(np.float32).tiny:
-        raise _refused("model_mean_type", "mean", "eps or x_0: this schedule's means hold no x_0 in float32")
+        raise choices.misused("model_mean_type", "eps or x_0: this schedule's means hold no x_0 in float32", "mean")
     return c_1, c_2
-
-
-def _refused(name: str, got: Any, expected: str) -> UsageError:
-    return UsageError(f"--set {name} must be {expected}, got {shown(got, 120)}.")

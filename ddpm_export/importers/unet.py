@@ -12,7 +12,7 @@ from ddpm_export.errors import ConfigError
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Describe the network: everything that decides the shapes of its weights, and nothing else.
+    """Describe the network: everything that decides the shapes of its weights.
 
     Level 0 works at full resolution and each further level at half the one above. `attention_levels`
     counts from 0; `groups` must divide every level's channel count. With `num_classes` above 0 the network takes a
@@ -234,7 +234,7 @@ class UNet(nn.Module):
         return out
 
     def _activated_time(self, embedded: Tensor, y: Tensor | None) -> Tensor:
-        """Return what every block is told of time and class: (B, base_channels) -> (B, 4 base_channels)."""
+        """Return what every block sees of time and class: (B, base_channels) -> (B, 4 base_channels)."""
         if not self.config.num_classes:
             if y is not None:
                 raise ValueError("this network has no classes, but y was given")

@@ -102,7 +102,10 @@ def test_defaults_that_no_file_can_have(options, expected):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--plans", "scheduler:5,3"], "must be one where no scheduler's own steps are carried, got 5, 3"),
+        (
+            ["--plans", "scheduler:5,3"],
+            "--steps must be one number for a project without steps of its own, got 5, 3. Use --plans for more",
+        ),
         (["--out", "x.ts"], "--out x.ts is one file"),
         (["--weights", "best"], "ema, raw"),
         (["--nonsense"], "--nonsense"),

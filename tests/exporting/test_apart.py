@@ -14,6 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from representative import representative
 
 torch = pytest.importorskip("torch")
 
@@ -190,7 +191,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize(("content", "words"), BOMBS.values(), ids=BOMBS)
+@representative(("content", "words"), BOMBS.values(), by=lambda _, words: words, ids=BOMBS)
 def test_bombs_are_refused_in_seconds(tmp_path, content, words):
     (tmp_path / "c.pt").write_bytes(content)
     since = time.monotonic()
@@ -267,7 +268,7 @@ if sys.argv[:1] == ['-c']:
 """
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@representative("times", [1, 2])
 def test_a_signal_stops_an_export_whose_checkpoint_never_ends(tmp_path, times):
     """The parent waits for a child that hangs, and ends it: by the first signal, or at once by the second."""
     torch.save(STATE, tmp_path / "c.pt")

@@ -27,7 +27,7 @@ from ddpm_export.model.examples import example_of_inputs  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
 TINY = {**SMALL, "sample_size": 8, "block_out_channels": (4, 8), "norm_num_groups": 2}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
@@ -135,6 +135,7 @@ def schedulers():
     )
 
 
+@pytest.mark.long
 @settings(max_examples=6)
 @given(network=networks(), scheduler=schedulers())
 def test_whatever_is_drawn_gives_the_same_images(network, scheduler):
@@ -156,7 +157,8 @@ def test_the_table_has_different_configurations_enough():
 TOLD = [entry.name for entry in cases() if "class_embed" in entry.name]
 
 
-@representative("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample", *TOLD])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["SkipDownBlock2D, AttnSkipDownBlock2D", "HeunDiscreteScheduler, clip_sample", *TOLD])
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # NumPy 2 of diffusers
 def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
     row = compare(next(entry for entry in cases() if entry.name == name), tmp_path, exported=False)
@@ -164,7 +166,8 @@ def test_cases_of_the_table_that_are_not_drawn(tmp_path, name):
     assert min(row.ddpm_equal, row.ddim_equal) >= 0.995
 
 
-@representative(
+@pytest.mark.long
+@pytest.mark.parametrize(
     ("network", "options"),
     [
         (
@@ -203,7 +206,7 @@ def test_an_export(tmp_path, network, options):
 
 
 @representative(
-    ("network", "options", "told"),
+    ("network", "options", "expected"),
     [
         ({"num_class_embeds": 3}, {}, Input("y", "label", classes=("0", "1", "2"))),
         ({"num_class_embeds": 3}, {"none": 2}, Input("y", "label", none=2, classes=("0", "1"))),
@@ -226,25 +229,27 @@ def test_an_export(tmp_path, network, options):
     ],
     ids=str,
 )
-def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, asked):
+def test_what_a_network_is_told_is_in_its_spec(tmp_path, network, options, expected):
     path = save(tmp_path, network_of({**TINY, **network}, 0), num_train_timesteps=100)
     checkpoint = load_checkpoint(path, options=options)
-    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((asked,), ("inputs",))
-    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[asked.name])
-    assert checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{asked.name: values}).isfinite().all()
+    assert (checkpoint.spec.inputs, checkpoint.spec.requires) == ((expected,), ("inputs",))
+    values = torch.from_numpy(example_of_inputs(checkpoint.spec.inputs, 0, range(2))[expected.name])
+    assert (
+        checkpoint.network(torch.zeros(2, 3, 8, 8), torch.tensor([3, 90]), **{expected.name: values}).isfinite().all()
+    )
 
 
 @pytest.mark.parametrize(
     ("network", "options", "named"),
     [
-        ({"num_class_embeds": 3}, {"none": 3}, "--set none must be an index below num_class_embeds, 3, got 3"),
-        ({"num_class_embeds": 3}, {"none": -1}, "--set none must be an index below"),
-        ({"num_class_embeds": 3}, {"none": True}, "--set none must be an index below"),
-        ({"num_class_embeds": 3}, {"classes": "cat,dog"}, "--set classes must be 3 different names, got 'cat,dog'"),
-        ({"class_embed_type": "identity"}, {"classes": "cat"}, "--set classes must be left out"),
-        ({"class_embed_type": "identity"}, {"none": "zero"}, "--set none must be a number"),
-        ({}, {"classes": "cat"}, "--set classes must be left out"),
-        ({}, {"none": 0}, "--set none must be left out"),
+        ({"num_class_embeds": 3}, {"none": 3}, "'none' must be an index below num_class_embeds, 3, got 3"),
+        ({"num_class_embeds": 3}, {"none": -1}, "'none' must be an index below"),
+        ({"num_class_embeds": 3}, {"none": True}, "'none' must be an index below"),
+        ({"num_class_embeds": 3}, {"classes": "cat,dog"}, "'classes' must be 3 different names, got 'cat,dog'"),
+        ({"class_embed_type": "identity"}, {"classes": "cat"}, "'classes' must be left out"),
+        ({"class_embed_type": "identity"}, {"none": "zero"}, "'none' must be a number"),
+        ({}, {"classes": "cat"}, "'classes' must be left out"),
+        ({}, {"none": 0}, "'none' must be left out"),
     ],
     ids=str,
 )
@@ -396,11 +401,11 @@ def test_networks_that_are_refused(pipeline, entries, named):
 
 def test_a_size_that_the_configuration_does_not_say_is_asked_for(pipeline):
     change(pipeline / "unet" / "config.json", sample_size=None)
-    assert "--set sample_size=32" in told_in_one_line(pipeline, UsageError)
+    assert "sample_size=32" in told_in_one_line(pipeline, UsageError)
     assert load_checkpoint(pipeline, options={"sample_size": 16}).spec.image_shape == (3, 16, 16)
     assert load_checkpoint(pipeline, options={"sample_size": [12, 16]}).spec.image_shape == (3, 12, 16)
     for wrong in ("8", [8], 0, -8, 8.0, True):
-        assert "--set sample_size" in told_in_one_line(pipeline, UsageError, sample_size=wrong)
+        assert "'sample_size'" in told_in_one_line(pipeline, UsageError, sample_size=wrong)
 
 
 # what the scheduler's configuration says
@@ -449,7 +454,7 @@ def test_schedulers_that_are_refused(pipeline, scheduler, entries, named):
 @pytest.mark.parametrize("place", ["thresholding", "beta_schedule", "variance_type"])
 def test_what_an_option_says_is_refused_as_one(saved, place):
     value = {"thresholding": True, "beta_schedule": "surprise", "variance_type": "learned"}[place]
-    assert f"--set {place} must be " in told_in_one_line(saved, UsageError, **{place: value})
+    assert f"{place!r} must be " in told_in_one_line(saved, UsageError, **{place: value})
 
 
 @pytest.mark.parametrize(
@@ -495,22 +500,17 @@ def test_a_scheduler_that_needs_another_package_says_which(saved, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "options", "expected"),
+    ("scheduler", "T", "expected"),
     [
-        ("DDPM", {"num_train_timesteps": 40}, ("ddpm", 40)),
-        ("DDPM", {}, ("ddpm", 1000)),
-        ("DDPM", {"num_train_timesteps": 4000}, ("ddpm", 1000)),
-        ("DDPMParallel", {}, ("ddpm", 1000)),
-        ("DDIM", {"num_train_timesteps": 40}, ("ddim", 40)),
-        ("DDIM", {}, ("ddim", 50)),
-        ("PNDM", {}, ("ddim", 50)),
+        *(("DDPM", 40, ("ddpm", 40)), ("DDPM", 1000, ("ddpm", 1000)), ("DDPM", 4000, ("ddpm", 1000))),
+        *(("DDPMParallel", 1000, ("ddpm", 1000)), ("PNDM", 1000, ("ddim", 50))),
+        *(("DDIM", 40, ("ddim", 40)), ("DDIM", 1000, ("ddim", 50))),
     ],
     ids=str,
 )
-def test_defaults_are_those_of_the_pipelines(saved, scheduler, options, expected):
-    spec = load_checkpoint(
-        saved, options={"_class_name": f"{scheduler}Scheduler", "num_train_timesteps": 1000, **options}
-    ).spec
+def test_defaults_are_those_of_the_pipelines(saved, scheduler, T, expected):
+    options = {"_class_name": f"{scheduler}Scheduler", "num_train_timesteps": T}
+    spec = load_checkpoint(saved, options=options, steps=()).spec
     assert (spec.defaults.sampler, spec.defaults.num_steps, spec.defaults.eta) == (*expected, 0.0)
 
 
@@ -532,15 +532,12 @@ def test_clipping_and_variance(saved, options, clip, variance):
     assert (spec.clip_x_0, spec.variance) == (clip, variance)
 
 
-def notes_of(saved, **options):
-    return load_checkpoint(saved, options=options).notes
-
-
-def test_notes_tell_that_diffusers_makes_nan_of_fixed_large_log(saved):
+def test_a_note_says_that_diffusers_makes_nan_of_fixed_large_log(saved):
     scheduler = diffusers.DDPMScheduler(variance_type="fixed_large_log")
     x = torch.ones(1, 1, 2, 2)
     assert scheduler.step(x, 500, x, generator=torch.Generator()).prev_sample.isnan().all()
-    assert "fixed_large_log" in notes_of(saved, variance_type="fixed_large_log", timestep_spacing="trailing")[0]
+    options = {"variance_type": "fixed_large_log", "timestep_spacing": "trailing"}
+    assert "fixed_large_log" in load_checkpoint(saved, options=options).notes[0]
 
 
 # whose word holds
@@ -554,15 +551,15 @@ def lone(saved, tmp_path_factory):
 
 
 def test_a_network_without_a_scheduler_is_asked_for_one(lone):
-    assert "--set scheduler=scheduler/scheduler_config.json" in told_in_one_line(lone, UsageError)
-    assert "--set _class_name=DDPMScheduler" in told_in_one_line(lone, UsageError, num_train_timesteps=100)
+    assert "scheduler=scheduler/scheduler_config.json" in told_in_one_line(lone, UsageError)
+    assert "_class_name=DDPMScheduler" in told_in_one_line(lone, UsageError, num_train_timesteps=100)
 
 
 def test_a_network_and_size_are_asked_for_together(pipeline):
     change(pipeline / "unet" / "config.json", sample_size=None)
     shutil.rmtree(pipeline / "scheduler")
     message = told_in_one_line(pipeline, UsageError)
-    assert "--set sample_size=32 --set scheduler=" in message
+    assert "sample_size=32 scheduler=" in message
 
 
 def test_a_scheduler_by_path_folder_or_entries_is_the_same(saved, lone):
@@ -616,8 +613,8 @@ def test_entries_of_old_versions(pipeline):
         ({"block_out_channels": [8, 8]}, "block_out_channels"),
         ({"num_train_timesteps": "100"}, "num_train_timesteps"),
         ({"clip_sample": 1}, "clip_sample"),
-        ({"scheduler": 7}, "--set scheduler"),
-        ({"_class_name": "surprise"}, "--set _class_name"),
+        ({"scheduler": 7}, "'scheduler' must be"),
+        ({"_class_name": "surprise"}, "'_class_name' must be"),
     ],
     ids=str,
 )

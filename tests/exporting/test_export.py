@@ -120,7 +120,7 @@ def test_averaged_weights_alone_are_enough(checkpoint_path, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in alone.network.state_dict().items())
     source = {**alone.spec.source, "checkpoint_sha256": before.spec.source["checkpoint_sha256"]}
     assert dataclasses.replace(alone.spec, source=source) == before.spec
-    with pytest.raises(UsageError, match="averaged weights alone: leave --weights raw out"):
+    with pytest.raises(UsageError, match="weights must be 'ema', got 'raw': the checkpoint has only averaged ones"):
         load_checkpoint(tmp_path / "shipped.pt", weights="raw")
 
 

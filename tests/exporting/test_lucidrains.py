@@ -1,4 +1,5 @@
 import importlib
+import itertools
 import sys
 import tempfile
 import types
@@ -27,7 +28,7 @@ from ddpm_export.model.spec import Defaults  # noqa: E402
 from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.walk import walk  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
 TINY = {"dim": 4, "dim_mults": (1, 2), "channels": 1, "attn_heads": (1, 2), "attn_dim_head": (2, 3)}
 ASKED = {"image_size": 8, "objective": "pred_v", "beta_schedule": "sigmoid", "timesteps": 20}
 SCHEDULES = ("linear", "cosine", "sigmoid")
@@ -105,6 +106,7 @@ def is_equal(share, levels, diffusion, channels):
     return levels <= 1 and share >= min(0.995, 1.0 - 4.0 / (2 * channels * height * width))
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None)
 @given(kind=st.sampled_from(["trainer", "diffusion", "ema", "unet"]), unet=unets, diffusion=diffusions)
 def test_it_evaluates_and_samples_as_the_package_does(kind, unet, diffusion):
@@ -117,7 +119,8 @@ def test_it_evaluates_and_samples_as_the_package_does(kind, unet, diffusion):
     assert (row.ddim_equal is None) == ("learned_variance" in unet)
 
 
-@representative(
+@pytest.mark.long
+@pytest.mark.parametrize(
     ("unet", "diffusion"),
     [
         ({"full_attn": (True, False), "self_condition": True}, {"image_size": (4, 6)}),
@@ -143,7 +146,7 @@ def test_the_clean_image_found_before_goes_into_a_network_with_self_conditioning
     assert not torch.allclose(network(x_t, t, x_0_prev=torch.zeros_like(before)), expected)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.6])
+@representative("eta", [0.6, 0.0])
 def test_sampling_timesteps_and_eta_become_the_default_sampler(tmp_path, eta):
     model, ema = make(timesteps=100, ddim_sampling_eta=eta, sampling_timesteps=7)
     torch.save(trainer_contents(model, ema), tmp_path / "c.pt")
@@ -165,6 +168,7 @@ def test_without_them_it_samples_at_all_times(pair):
         assert (spec.clip_x_0, spec.variance) == (1.0, "fixed_small")
 
 
+@pytest.mark.long
 def test_times_that_the_package_rounds_otherwise_are_the_default():
     state = make(timesteps=100)[0].state_dict()
     assert load(state, image_size=8, sampling_timesteps=50).spec.defaults == Defaults("ddim", 50)
@@ -177,9 +181,11 @@ def test_times_that_the_package_rounds_otherwise_are_the_default():
 # ---- what is derived
 
 
-@pytest.mark.parametrize("min_snr", [False, True])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@representative(
+    ("objective", "schedule", "min_snr"),
+    itertools.product(OBJECTIVES, SCHEDULES, (False, True)),
+    by=lambda objective, *_: objective,
+)
 def test_objective_and_alphas_cumprod_follow_from_the_buffers(package, objective, schedule, min_snr):
     process = {"objective": objective, "beta_schedule": schedule, "timesteps": 200}
     model = make(**process, min_snr_loss_weight=min_snr)[0]
@@ -215,40 +221,22 @@ def test_the_schedules_of_a_bare_unet_are_the_packages(package, pair, schedule, 
     np.testing.assert_allclose(spec.alphas_cumprod, expected, rtol=1e-10)
 
 
-FACTS = {
-    "dim": 4,
-    "init_dim": 6,
-    "out_dim": 1,
-    "dim_mults": [1, 2],
-    "channels": 1,
-    "learned_variance": False,
-    "learned_sinusoidal_cond": False,
-    "random_fourier_features": False,
-    "self_condition": False,
-    "full_attn": [True, False],
-    "attn_heads": [1, 2],
-    "attn_dim_head": [2, 3],
-    "timesteps": 30,
-    "objective": "pred_v",
-    "beta_schedule": "sigmoid",
+SAID = {  # what follows from the file, and something else
+    "dim": (4, 8),
+    "init_dim": (6, 4),
+    "out_dim": (1, 2),
+    "dim_mults": ([1, 2], [1, 4]),
+    "channels": (1, 3),
+    **dict.fromkeys(("learned_variance", "learned_sinusoidal_cond", "random_fourier_features"), (False, True)),
+    "self_condition": (False, True),
+    "full_attn": ([True, False], True),
+    "attn_heads": ([1, 2], 2),
+    "attn_dim_head": ([2, 3], [3, 2]),
+    "timesteps": (30, 31),
+    "objective": ("pred_v", "pred_x0"),
+    "beta_schedule": ("sigmoid", "linear"),
 }
-OTHERS = {
-    "dim": 8,
-    "init_dim": 4,
-    "out_dim": 2,
-    "dim_mults": [1, 4],
-    "channels": 3,
-    "learned_variance": True,
-    "learned_sinusoidal_cond": True,
-    "random_fourier_features": True,
-    "self_condition": True,
-    "full_attn": True,
-    "attn_heads": 2,
-    "attn_dim_head": [3, 2],
-    "timesteps": 31,
-    "objective": "pred_x0",
-    "beta_schedule": "linear",
-}
+FACTS = {name: fact for name, (fact, _) in SAID.items()}
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +252,10 @@ def test_what_the_shapes_say_may_be_said_again(odd):
     assert unet.mid_attn.to_qkv.weight.shape == (3 * 2 * 3, 8, 1, 1)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", SAID)
 def test_an_option_that_contradicts_the_file_is_an_error(odd, name):
-    with pytest.raises(UsageError, match=f"^--set {name} contradicts the checkpoint"):
-        load(odd, image_size=8, **{**FACTS, name: OTHERS[name]})
+    with pytest.raises(UsageError, match=f"^'{name}' must be .*, as the checkpoint says, got"):
+        load(odd, image_size=8, **{**FACTS, name: SAID[name][1]})
 
 
 def test_one_value_may_stand_for_all_levels():
@@ -287,7 +275,7 @@ def test_a_learned_or_random_time_embedding_is_seen_in_the_shapes(kind):
         {"learned_sinusoidal_dim": 8},
         {"learned_sinusoidal_cond": False, "random_fourier_features": False},
     ):
-        with pytest.raises(UsageError, match=r"--set learned_sinusoidal_\w+ contradicts"):
+        with pytest.raises(UsageError, match=r"'learned_sinusoidal_\w+' must be .*, as the checkpoint says"):
             load(state, **ASKED, **options)
 
 
@@ -310,7 +298,7 @@ def test_a_learned_variance_is_noise_by_any_objective():
         assert len(imported.notes) == number
         asked = {name: value for name, value in ASKED.items() if name != "objective"}
         assert load(model.model.state_dict(), **asked).spec.prediction == "eps"
-    with pytest.raises(UsageError, match=r"--set sampling_timesteps must be .* LearnedGaussianDiffusion"):
+    with pytest.raises(UsageError, match=r"'sampling_timesteps' must be .* LearnedGaussianDiffusion"):
         load(model.state_dict(), image_size=8, sampling_timesteps=10)
 
 
@@ -329,7 +317,7 @@ def test_a_bare_unet_asks_for_exactly_what_is_missing(pair, given):
 
 def test_a_diffusion_asks_for_the_image_size_alone(pair):
     for contents in (pair[0].state_dict(), trainer_contents(*pair)):
-        with pytest.raises(UsageError, match=r"does not say its image_size\. Add, for example, --set image_size=64$"):
+        with pytest.raises(UsageError, match=r"does not say its image_size\. Add, for example, image_size=64$"):
             load(contents)
 
 
@@ -364,52 +352,37 @@ def test_an_image_size_is_one_number_or_two(pair, value, shape):
     assert load(pair[0].state_dict(), image_size=value).spec.image_shape == (1, *shape)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"image_size": 7},  # two levels: even
-        {"image_size": 0},
-        {"image_size": 2**20},
-        {"image_size": True},
-        {"image_size": [8]},
-        {"image_size": "8x8"},
-        {"image_size": 8.0},
-        {"timesteps": 0},
-        {"timesteps": 10**9},
-        {"timesteps": "30"},
-        {"objective": "eps"},
-        {"objective": 1},
-        {"beta_schedule": "quadratic"},
-        {"beta_schedule": ["linear"]},
-        {"beta_schedule": "sigmoid", "schedule_fn_kwargs": [1]},
-        {"beta_schedule": "sigmoid", "schedule_fn_kwargs": {"tau": 0}},
-        {"sampling_timesteps": 0},
-        {"sampling_timesteps": 1001},
-        {"sampling_timesteps": 5.0},
-        {"ddim_sampling_eta": 1.5},
-        {"ddim_sampling_eta": "a"},
-        {"sinusoidal_pos_emb_theta": 0},
-        {"auto_normalize": False},
-        {"auto_normalise": True},
-    ],
-    ids=str,
-)
-def test_an_option_that_cannot_be_is_named(pair, options):
+CANNOT_BE = {
+    "image_size": (7, 0, 2**20, True, [8], "8x8", 8.0),  # two levels: even
+    "timesteps": (0, 10**9, "30"),
+    "objective": ("eps", 1),
+    "beta_schedule": ("quadratic", ["linear"]),
+    "schedule_fn_kwargs": ([1], {"tau": 0}),
+    "sampling_timesteps": (0, 1001, 5.0),
+    "ddim_sampling_eta": (1.5, "a"),
+    "sinusoidal_pos_emb_theta": (0,),
+    "auto_normalize": (False,),
+    "auto_normalise": (True,),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CANNOT_BE.items() for value in values])
+def test_an_option_that_cannot_be_is_named(pair, name, value):
     with pytest.raises(UsageError) as caught:
-        load(pair[0].model.state_dict(), **{**ASKED, "timesteps": 1000, "beta_schedule": "linear", **options})
+        load(pair[0].model.state_dict(), **{**ASKED, "timesteps": 1000, name: value})
     assert "\n" not in str(caught.value)
-    assert list(options)[-1] in str(caught.value)
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"timesteps": 10}, r"Every beta of linear must lie within \(0, 1\)"),
-        ({"schedule_fn_kwargs": {"s": 0.1}}, "has no s for this checkpoint, which knows none at all"),
-        ({"beta_schedule": "sigmoid", "schedule_fn_kwargs": {"start": "a"}}, "--set start must be a value like"),
+        ({"schedule_fn_kwargs": {"s": 0.1}}, "beta_schedule linear has no option 's'. It takes none"),
+        ({"beta_schedule": "sigmoid", "schedule_fn_kwargs": {"start": "a"}}, "'start' must be a value like"),
         (
             {"beta_schedule": "cosine", "schedule_fn_kwargs": {"tau": 1}},
-            "has no tau for this checkpoint, which knows s",
+            "beta_schedule cosine has no option 'tau'. It takes s",
         ),
     ],
 )
@@ -489,6 +462,7 @@ def test_prefixes_of_parallel_and_compiled_modules_are_taken_off(pair):
         load(twice, image_size=8)
 
 
+@pytest.mark.long
 # its loader asks for pinned memory, with or without a device to pin it for
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 def test_a_real_trainers_file_is_imported(package, tmp_path, monkeypatch):
@@ -524,45 +498,33 @@ def test_a_real_trainers_file_is_imported(package, tmp_path, monkeypatch):
 # ---- what is refused
 
 
-def diffusions_of_another_kind(package):
+@pytest.fixture(scope="module")
+def others(package):
+    """What a message has to say -> the state dict of another network or diffusion."""
     unet = {"dim": 4, "dim_mults": (1, 2), "channels": 1}
     sinusoidal = package.Unet(**unet, learned_sinusoidal_cond=True)
-    return {
+    continuous = {"image_size": 8, "channels": 1}
+    modules = {
         "WeightedObjectiveGaussianDiffusion": package.WeightedObjectiveGaussianDiffusion(
             package.Unet(**unet, out_dim=4), image_size=8
         ),
-        "ElucidatedDiffusion": package.ElucidatedDiffusion(sinusoidal, image_size=8, channels=1),
-        "ContinuousTimeGaussianDiffusion": package.ContinuousTimeGaussianDiffusion(
-            sinusoidal, image_size=8, channels=1
-        ),
+        "ElucidatedDiffusion": package.ElucidatedDiffusion(sinusoidal, **continuous),
+        "ContinuousTimeGaussianDiffusion": package.ContinuousTimeGaussianDiffusion(sinusoidal, **continuous),
         "as ContinuousTimeGaussianDiffusion is": package.VParamContinuousTimeGaussianDiffusion(
-            sinusoidal, image_size=8, channels=1
+            sinusoidal, **continuous
         ),
         "out_dim=5": package.Unet(**unet, out_dim=5),
-        "an unknown checkpoint layout": package.KarrasUnet(
-            image_size=8, dim=8, dim_max=16, channels=1, num_downsamples=1
-        ),
-        "nearest is lucidrains": package.GaussianDiffusion1D(
-            package.Unet1D(dim=4, dim_mults=(1, 2), channels=1), seq_length=8
-        ),
+        "an unknown checkpoint layout": package.KarrasUnet(dim=8, dim_max=16, num_downsamples=1, **continuous),
+        "nearest is lucidrains": package.GaussianDiffusion1D(package.Unet1D(**unet), seq_length=8),
     }
-
-
-@pytest.fixture(scope="module")
-def others(package):
-    return {name: module.state_dict() for name, module in diffusions_of_another_kind(package).items()}
+    return {name: module.state_dict() for name, module in modules.items()}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "WeightedObjectiveGaussianDiffusion",
-        "ElucidatedDiffusion",
-        "ContinuousTimeGaussianDiffusion",
-        "as ContinuousTimeGaussianDiffusion is",
-        "out_dim=5",
-        "an unknown checkpoint layout",
-        "nearest is lucidrains",
+        *("WeightedObjectiveGaussianDiffusion", "ElucidatedDiffusion", "ContinuousTimeGaussianDiffusion", "out_dim=5"),
+        *("as ContinuousTimeGaussianDiffusion is", "an unknown checkpoint layout", "nearest is lucidrains"),
     ],
 )
 def test_what_is_another_network_or_diffusion_is_refused_by_name(others, name):
@@ -570,10 +532,6 @@ def test_what_is_another_network_or_diffusion_is_refused_by_name(others, name):
         with pytest.raises(BadFileError, match=name) as caught:
             load(contents, **ASKED)
         assert_one_line(caught)
-
-
-def changed(state, **changes):
-    return {key: value for key, value in {**state, **changes}.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -626,7 +584,7 @@ def test_a_diffusion_with_other_contents_is_told_in_one_line(pair, changes):
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"ema": None}, "--weights raw"),
+        ({"ema": None}, "Use weights raw"),
         ({"ema": [1]}, "checkpoint's ema does not fit"),
         ({"ema": {}}, "checkpoint's ema.ema_model does not fit"),
         ({"ema": {"surprise": torch.zeros(1)}}, "surprise"),

@@ -21,7 +21,7 @@ from ddpm_export.model.spec import Defaults
 from tests.oracles.weights import ORACLES
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
 
 from ddpm_export.importers.layout import Found  # noqa: E402
 from ddpm_export.importers.openai import FLAGS, config_from_state, load, signs  # noqa: E402
@@ -66,7 +66,7 @@ def outputs_of(network, image_channels, size=8, **given_inputs):
 # what the projects' own code gave
 
 
-@representative("case", cases(), by=lambda case: case.name.split("-")[0], ids=lambda case: case.name)
+@representative("case", sorted(cases(), key=lambda case: case.name != "improved-a"), ids=lambda case: case.name)
 def test_a_recorded_case_is_reproduced(case, tmp_path):
     row = compare(case, tmp_path, exported=False)
     assert row.error <= 1e-5
@@ -74,6 +74,7 @@ def test_a_recorded_case_is_reproduced(case, tmp_path):
     assert row.ddim_equal >= 0.995
 
 
+@pytest.mark.long
 def test_a_recorded_case_is_reproduced_by_its_export(tmp_path):  # a learned variance, 4000 steps with rescaled times
     row = compare(next(case for case in cases() if case.name == "improved-c"), tmp_path)
     assert row.error <= 1e-5
@@ -129,19 +130,21 @@ def test_classes_have_the_names_that_the_user_gives_them(names):
 
 @pytest.mark.parametrize("names", ["cat,dog", "cat,dog,cat", 3, [1, 2, 3]], ids=str)
 def test_names_that_are_not_those_of_the_classes_are_refused(names):
-    with pytest.raises(UsageError, match="--set classes must be 3 different names, got "):
+    with pytest.raises(UsageError, match="'classes' must be 3 different names, got "):
         imported(state=state_of(CLASSES), classes=names)
 
 
 def test_a_network_without_classes_has_no_names_for_them():
-    with pytest.raises(UsageError, match="--set classes must be left out"):
+    with pytest.raises(UsageError, match="'classes' must be left out"):
         imported(classes=["cat"])
 
 
-@pytest.mark.parametrize("rows", [MAX_CLASSES + 1, 2**40])
-def test_more_classes_than_a_file_may_hold_are_refused(rows):
+@pytest.mark.parametrize(
+    ("rows", "got"), [(MAX_CLASSES + 1, f"{MAX_CLASSES + 1} classes"), (2**40, r"\(1099511627776, 128\)")]
+)
+def test_more_classes_than_a_file_may_hold_are_refused(rows, got):
     state = {**state_of(), "label_emb.weight": torch.zeros(1).expand(rows, 128)}
-    with pytest.raises(BadFileError, match=f"{rows} classes, expected 1 to {MAX_CLASSES}"):
+    with pytest.raises(BadFileError, match=f"label_emb.weight does not fit: got {got}, expected"):
         imported(state=state)
 
 
@@ -155,7 +158,7 @@ def test_a_small_image_may_have_any_size():
 
 @pytest.mark.parametrize(("name", "value"), [("large_size", 9), ("small_size", 0), ("small_size", 2**13)])
 def test_a_size_of_super_resolution_that_does_not_fit_is_told(name, value):
-    with pytest.raises(UsageError, match=f"--set {name} must be"):
+    with pytest.raises(UsageError, match=f"'{name}' must be"):
         imported({**LARGE, "small_size": 4, name: value}, state=state_of(SMALL_IMAGE))
 
 
@@ -170,7 +173,7 @@ def test_a_network_that_is_told_a_class_and_a_small_image_is_exported(tmp_path):
 def test_super_resolution_is_asked_for_its_two_sizes():
     with pytest.raises(UsageError, match="does not say its large_size, small_size, num_heads"):
         imported({}, state=state_of(SMALL_IMAGE))
-    with pytest.raises(UsageError, match="has no image_size"):
+    with pytest.raises(UsageError, match="has no option 'image_size'"):
         imported({**LARGE, "small_size": 4, "image_size": 8}, state=state_of(SMALL_IMAGE))
 
 
@@ -283,7 +286,7 @@ def configs(draw):
     return config, hidden
 
 
-@settings(max_examples=20)
+@settings(max_examples=6)
 @given(configs(), st.booleans())
 def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale):
     config, hidden = drawn
@@ -312,12 +315,7 @@ def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("num_heads", 1),
-        ("num_heads_upsample", 1),
-        ("num_head_channels", 16),
-        ("use_new_attention_order", True),
-    ],
+    [("num_heads", 1), ("num_heads_upsample", 1), ("num_head_channels", 16), ("use_new_attention_order", True)],
 )
 def test_a_flag_that_shapes_do_not_tell_changes_the_network(name, value):
     a, b = (outputs_of(imported(**more).network, 3)[0] for more in ({}, {name: value}))
@@ -394,12 +392,12 @@ def test_respaced_times_are_the_recorded_ones(recorded, name):
 
 
 def test_what_nobody_said_is_told():
-    assert sum("not said" in note for note in imported().notes) == 3
+    assert sum("by default" in note for note in imported().notes) == 3
     assert imported(use_new_attention_order=False, predict_xstart=False, sigma_small=False).notes == ()
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "told"),
+    ("name", "weights", "is_noted"),
     [
         ("model400000", "ema", True),
         ("ema_0.9999_400000", "raw", True),
@@ -408,8 +406,8 @@ def test_what_nobody_said_is_told():
         ("lsun_bedroom", "ema", False),
     ],
 )
-def test_a_name_of_other_weights_is_told(name, weights, given_inputs):
-    assert any(name in note for note in imported(name=name, weights=weights).notes) == given_inputs
+def test_a_name_of_other_weights_is_noted(name, weights, is_noted):
+    assert any(name in note for note in imported(name=name, weights=weights).notes) == is_noted
 
 
 # flags
@@ -446,45 +444,30 @@ def test_flags_of_training_are_ignored():
     assert (a.spec, a.notes, a.source) == (b.spec, b.notes, b.source)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("num_channels", 64),
-        ("num_res_blocks", 2),
-        ("channel_mult", "1,1"),
-        ("channel_mult", "1,2,2"),
-        ("channel_mult", "one"),
-        ("attention_resolutions", "8,4"),
-        ("attention_resolutions", "8"),
-        ("attention_resolutions", "0"),
-        ("class_cond", True),
-        ("use_scale_shift_norm", False),
-        ("resblock_updown", True),
-        ("learn_sigma", "True"),
-        ("image_size", 9),
-        ("image_size", 0),
-        ("image_size", 2**13),
-        ("image_size", "large"),
-        ("num_heads", 3),
-        ("num_heads", 0),
-        ("num_heads_upsample", 0),
-        ("num_head_channels", 48),
-        ("num_head_channels", 0),
-        ("noise_schedule", "quadratic"),
-        ("diffusion_steps", 0),
-        ("diffusion_steps", 10**6),
-        ("predict_xstart", "perhaps"),
-        ("timestep_respacing", "2000"),
-        ("timestep_respacing", "0"),
-        ("timestep_respacing", "ddim10,20"),
-        ("timestep_respacing", "ddim300"),  # no stride of 1000 gives so many
-        ("timestep_respacing", "400,400,10"),
-        ("timestep_respacing", "ddim"),
-        ("timestep_respacing", "2.5"),
-        ("num_haeds", 4),
-    ],
-)
-def test_a_flag_that_does_not_fit_is_told_by_its_name(name, value):
+CANNOT_BE = {
+    "num_channels": (64,),
+    "num_res_blocks": (2,),
+    "channel_mult": ("1,1", "1,2,2", "one"),
+    "attention_resolutions": ("8,4", "8", "0"),
+    "class_cond": (True,),
+    "use_scale_shift_norm": (False,),
+    "resblock_updown": (True,),
+    "learn_sigma": ("True",),
+    "image_size": (9, 0, 2**13, "large"),
+    "num_heads": (3, 0),
+    "num_heads_upsample": (0,),
+    "num_head_channels": (48, 0),
+    "noise_schedule": ("quadratic",),
+    "diffusion_steps": (0, 10**6),
+    "predict_xstart": ("perhaps",),
+    # no stride of 1000 gives 300
+    "timestep_respacing": ("2000", "0", "ddim10,20", "ddim300", "400,400,10", "ddim", "2.5"),
+    "num_haeds": (4,),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CANNOT_BE.items() for value in values])
+def test_a_flag_that_does_not_fit_is_named(name, value):
     with pytest.raises(UsageError) as caught:
         imported(rescale_timesteps=False, **{**OPTIONS, name: value}, options={})
     assert name in str(caught.value)

@@ -19,7 +19,7 @@ from ddpm_export.model.golden import replay_golden
 from ddpm_export.model.spec import Defaults, ModelSpec
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
 
 from . import networks_of_ones_own as own  # noqa: E402
 
@@ -44,7 +44,7 @@ def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@representative("kind", FORMATS)
 def test_any_module_and_its_spec_become_a_file_and_stay_as_they_are(tmp_path, kind):
     network = net().double()  # in training, and not in float32
     report = export(network, SPEC, tmp_path / f"own{FORMATS[kind].ending}", format=kind)
@@ -162,7 +162,7 @@ def test_weights_that_are_not_just_those_of_the_class_are_refused(tmp_path, cont
 @pytest.mark.parametrize(
     ("reference", "arguments", "words"),
     [
-        ("Net", {}, "--network must be package.module:Class, got 'Net'"),
+        ("Net", {}, "network must be package.module:Class, got 'Net'"),
         ("nowhere.at_all:Net", {}, "ModuleNotFoundError"),
         (f"{HERE}:Missing", {}, "AttributeError"),
         (f"{HERE}:Net", {"depth": 3}, "depth"),

@@ -13,9 +13,12 @@ from ddpm_export.cli.adopt import main
 from ddpm_export.exporting import proof
 
 found = util.find_spec("terrain_diffusion")
-pytestmark = pytest.mark.skipif(
-    found is None, reason="needs: pip install --no-deps adaptive-terrain-diffusion (39 MB; .ci/run does)"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        found is None, reason="needs: pip install --no-deps adaptive-terrain-diffusion (39 MB; .ci/run does)"
+    ),
+]
 OPTIONS = (  # those of docs/importing.md
     "--set x_t=noisy --set sigma=sigma --input difficulty:vector:1 --schedule karras,sigma_min=0.002,sigma_max=80 "
     "--sampler consistency --steps 1 --plans consistency:2,4"
