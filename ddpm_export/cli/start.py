@@ -47,6 +47,11 @@ def bench() -> None:
     begin("ddpm_export.cli.bench")
 
 
+def serve() -> None:
+    """Be `ddpm-serve`, which opens an untrusted model in a child that has no sockets."""
+    begin("ddpm_export.cli.serve")
+
+
 def export() -> None:
     """Be `ddpm-export`."""
     begin("ddpm_export.cli.export")
