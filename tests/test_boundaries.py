@@ -29,6 +29,8 @@ ALLOWED = {  # package: the files and rooms that may import it
     "webdataset": ("sets/formats.py",),
     "ray": ("sets/on_ray.py",),
     "lmdb": ("scoring/datasets/lsun.py",),
+    "uvicorn": ("serving/server.py",),
+    "starlette": ("serving/service.py",),
     "diffusers": ("importers/diffusers",),
     "denoising_diffusion_pytorch": ("importers/lucidrains",),
     "safetensors": ("importers/",),

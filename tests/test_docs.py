@@ -95,7 +95,7 @@ def test_shell_blocks_run(code: str, clone: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-NAMES = ("run", "edit", "dataset", "adopt", "export", "check", "eval", "bench")
+NAMES = ("run", "edit", "dataset", "adopt", "export", "check", "eval", "bench", "serve")
 OURS = (*(f"ddpm-{name}" for name in NAMES), "python", "torchrun")
 ELSEWHERE = {  # words that begin a line of a console block and belong to the system, or to tests/examples
     "apt",
@@ -104,6 +104,7 @@ ELSEWHERE = {  # words that begin a line of a console block and belong to the sy
     "build/one_call",
     "cd",
     "cmake",
+    "curl",
     "git",
     "gradle",
     "kill",

@@ -28,6 +28,7 @@ def _is_untrusted() -> bool:
 run, edit = _command("run", _is_untrusted), _command("edit", _is_untrusted)
 check = _command("check", lambda: True)  # a file that is checked is not trusted yet
 dataset, evaluate, bench = _command("dataset"), _command("eval"), _command("bench")
+serve = _command("serve")  # which opens an untrusted model in a child that has no sockets
 export = _command("export")
 adopt = _command("adopt", lambda: not any(word.partition("=")[0] == "--network" for word in sys.argv))  # own code
 

@@ -55,7 +55,7 @@ def read_image(
 
     Raises BadFileError for what Pillow cannot read, or what claims more pixels than it takes to be safe.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
@@ -70,7 +70,9 @@ def read_image(
         pixels = np.asarray(image, dtype=np.uint8)
     except Exception as exc:  # a decoder given a broken file raises nearly anything
         name = source if where is None and not isinstance(source, bytes) else where
-        raise BadFileError(f"{name} is not a picture that can be read: {first_line(exc)}.") from exc
+        # whose message shows where in memory the bytes lie
+        reason = "its format is unknown" if isinstance(exc, UnidentifiedImageError) else first_line(exc)
+        raise BadFileError(f"{name} is not a picture that can be read: {reason}.") from exc
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

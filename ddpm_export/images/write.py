@@ -86,20 +86,19 @@ def save_images(
 
     names, columns: as of `grid`.
     """
+    content = png_bytes(grid(images, names, columns), text)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+def png_bytes(pixels: Pixels, text: dict[str, Any] | None = None) -> bytes:
+    """Return one image (H, W, C), C 1 or 3, as the bytes of a PNG, with `text` as `save_images` has it."""
     from PIL.PngImagePlugin import PngInfo
 
-    info = PngInfo()
+    encoded, info = io.BytesIO(), PngInfo()
     if text:
         info.add_text(TEXT_KEY, json.dumps(text, sort_keys=True))
-    image = _image(grid(images, names, columns))
-    with replacing(path) as beside:
-        image.save(beside, format="PNG", pnginfo=info)
-
-
-def png_bytes(pixels: Pixels) -> bytes:
-    """Return one image (H, W, C), C 1 or 3, as the bytes of a PNG."""
-    encoded = io.BytesIO()
-    _image(pixels).save(encoded, format="PNG")
+    _image(pixels).save(encoded, format="PNG", pnginfo=info)
     return encoded.getvalue()
 
 

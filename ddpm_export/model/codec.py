@@ -14,7 +14,7 @@ from ddpm_export.process.rows import is_number
 
 Form = Callable[[Any, str], Any]  # (value, its place) -> the value, or MisfitError
 METADATA_KEY = "ddpm_export"  # under which a model file carries its spec
-MAX_NESTING = 32
+MAX_NESTING, MAX_DIGITS = 32, 1000
 
 
 class MisfitError(ValueError):
@@ -122,11 +122,14 @@ def read_json(content: bytes | str, form: Form, what: str, remedy: str = "") -> 
     Raises BadFileError, which begins with `what` and ends with the remedy.
     """
     try:
-        value = json.loads(content, parse_float=finite, parse_constant=finite, object_pairs_hook=_unique)
+        value = json.loads(
+            content, parse_float=finite, parse_int=_integer, parse_constant=finite, object_pairs_hook=_unique
+        )
         if not is_nested_within(value, MAX_NESTING):
             raise ValueError(f"nested more than {MAX_NESTING} levels deep")
     except (ValueError, RecursionError) as exc:
-        raise BadFileError(f"{what} is not JSON that can be read: {first_line(exc)}. {remedy}".rstrip()) from exc
+        reason = "nested too deeply" if isinstance(exc, RecursionError) else first_line(exc)
+        raise BadFileError(f"{what} is not JSON that can be read: {reason}. {remedy}".rstrip()) from exc
     try:
         return form(value, "")
     except MisfitError as exc:
@@ -142,6 +145,12 @@ def finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:40]}")
     return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def open_files(process):
 
 
 def servers(tally, rounds=10):
-    """Ask serve.py, with and without a child, and serve.js from 8 threads: the same bytes, and nothing stays open."""
+    """Ask ddpm-serve, with and without a child, and serve.js from 8 threads: the same bytes, and nothing stays open."""
     with tempfile.TemporaryDirectory() as base:
         model = Path(base, "m.onnx")
         model.write_bytes(
@@ -121,8 +121,9 @@ def servers(tally, rounds=10):
         )
         large = Path(base, "large.onnx")
         large.write_bytes(os.urandom(2**22))
-        python = [sys.executable, str(ROOT / "examples/python/serve.py"), "0", "--model", str(model)]
-        commands = {"serve.py": python, "serve.py --untrusted": [*python, "--untrusted"]}
+        code = "from ddpm_export.cli.start import serve; serve()"
+        python = [sys.executable, "-c", code, str(model), "--port", "0"]
+        commands = {"ddpm-serve": python, "ddpm-serve --untrusted": [*python, "--untrusted"]}
         if shutil.which("node"):
             commands["serve.js"] = ["node", str(ROOT / "examples/web/serve.js"), "--port", "0", "--model", str(large)]
         for name, command in commands.items():

@@ -18,7 +18,7 @@ from ddpm_export.errors import UsageError
 from ddpm_export.sampling.request import request_for
 
 MOST = 24
-NAMES = ("run", "edit", "dataset", "adopt", "export", "check", "eval", "bench")
+NAMES = ("run", "edit", "dataset", "adopt", "export", "check", "eval", "bench", "serve")
 
 
 def commands():
@@ -41,7 +41,7 @@ def options_of(command):
 def test_the_commands_are_those_of_the_package():
     from ddpm_export.cli import start
 
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 14
     for name in NAMES:
         assert hasattr(start, {"eval": "evaluate"}.get(name, name))
 
