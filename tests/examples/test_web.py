@@ -4,11 +4,13 @@ Without node, Chromium or the npm packages of examples/web the tests that need t
 keeps what the browser showed; `-rP` prints the time to the first picture.
 """
 
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,14 +74,35 @@ def needs(*packages: str) -> None:
             pytest.skip(f"no npm package {package}: {INSTALL}")
 
 
+@functools.cache
+def page_player() -> subprocess.Popen[str]:
+    """Return the process that plays scenarios of test/page.js, all in one Chromium."""
+    node("--version")
+    return subprocess.Popen(["node", "test/page.js"], cwd=WEB, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def player_ends() -> Iterator[None]:
+    yield
+    if page_player.cache_info().currsize:
+        with page_player() as player:
+            player.stdin.close()
+        page_player.cache_clear()
+
+
 def seen_in_page(scenario: str, **settings: object) -> dict:
     """Run a scenario of test/page.js; whatever it does, the page stays without errors and asks no other server."""
     needs("playwright-core", "onnxruntime-web", "fast-png")
     if CHROMIUM is None:
         pytest.skip("no chromium: apt install chromium")
-    done = node("test/page.js", scenario, json.dumps(settings))
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    if "isolate" in settings:  # threads need the cores of this test
+        seen = json.loads(node("test/page.js", scenario, json.dumps(settings)).stdout)
+    else:
+        player = page_player()
+        player.stdin.write(json.dumps([scenario, settings]) + "\n")
+        player.stdin.flush()
+        seen = json.loads(player.stdout.readline())
+    assert "error" not in seen, seen["error"]
     assert seen["trouble"] == []
     assert seen["foreign"] == []
     assert seen["requests"] > 0
@@ -247,7 +270,6 @@ VERDICTS = """
 
 
 def test_specs_are_read_or_refused_as_python_does(tmp_path: Path) -> None:
-    """Integers written as 3.0 are not here: Python refuses them, and JSON.parse does not tell."""
     sound = json.loads(json_from_spec(tiny_spec()))
     texts = [json.dumps({**sound, **changes}) for changes, _ in SPECS]
     (tmp_path / "specs.json").write_text(json.dumps(texts))
@@ -281,7 +303,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@representative("settings", SETTINGS)
 def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> None:
     needs("onnxruntime-node", "fast-png")
     flags = [text for name, value in settings.items() for text in (f"--{name.replace('num_', '')}", value)]
@@ -296,7 +318,7 @@ def test_the_program_gives_pythons_pictures(settings: dict, tmp_path: Path) -> N
     assert_same_pictures(read_image(out, 1), pictures(**settings))
 
 
-@pytest.mark.parametrize("settings", EDITS, ids=str)
+@representative("settings", EDITS, ids=str)
 def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None:
     needs("onnxruntime-node", "fast-png")
     out = tmp_path / "grid.png"
@@ -305,7 +327,7 @@ def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None
     assert_same_pictures(read_image(out, 1), pictures_of(settings))
 
 
-@pytest.mark.parametrize(
+@representative(
     ("arguments", "code", "words"),
     [
         ([MODEL, "--n", 0], 2, "n must be from 1 to 4294967296, got 0."),
@@ -314,11 +336,7 @@ def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None
         ([MODEL, "--eta", 1.5], 2, "eta must be between 0 and 1, got 1.5."),
         ([MODEL, "--sampler", "ddpm", "--eta", 0.5], 2, "eta does not apply to ddpm."),
         ([MODEL, "--sampler", "euler"], 2, "sampler must be one of ddpm, ddim, got 'euler'."),
-        (
-            [MODEL, "--times", "3,4"],
-            2,
-            "times must strictly fall from at most 999 to at least 0, got 3, 4.",
-        ),
+        ([MODEL, "--times", "3,4"], 2, "times must strictly fall from at most 999 to at least 0, got 3, 4."),
         ([MODEL, "--times", "3,,4"], 2, "--times must be integers"),
         ([MODEL, "--times", "4,3", "--steps", 3], 2, "numSteps must be left out or be the number of times, 2, got 3."),
         ([PLAIN, "--plan", "heun"], 2, "plan must be one of none, for the model carries none, got 'heun'."),
@@ -339,6 +357,7 @@ def test_the_program_makes_pythons_edits(settings: dict, tmp_path: Path) -> None
         (["package.json"], 3, "The model is not an ONNX file: "),
         ([MODEL, "--n", 1, "--steps", 1, "--out", "nowhere/grid.png"], 5, "nowhere/grid.png: cannot be written"),
     ],
+    by=lambda _arguments, code, _words: code,
 )
 def test_the_program_refuses_in_one_line(arguments: list, code: int, words: str) -> None:
     needs("onnxruntime-node", "fast-png")
@@ -347,14 +366,6 @@ def test_the_program_refuses_in_one_line(arguments: list, code: int, words: str)
     assert done.stdout == ""
     assert words in done.stderr
     assert re.fullmatch(r"error: [^\n]+\.\n", done.stderr)
-
-
-def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
-    needs("onnxruntime-node", "fast-png")
-    raw = MODEL.read_bytes()
-    assert raw.count(b"ddpm-export/1") == 1
-    (tmp_path / "future.onnx").write_bytes(raw.replace(b"ddpm-export/1", b"ddpm-export/2"))
-    assert node("sample.js", tmp_path / "future.onnx").returncode == 4
 
 
 # --- times, plans and inputs, in files made by hand ---
@@ -423,7 +434,7 @@ def opened(path: Path) -> tuple[Model, ModelSpec]:
     ), spec
 
 
-@pytest.mark.parametrize(
+@representative(
     ("flags", "settings"),
     [
         ([], {}),
@@ -435,6 +446,7 @@ def opened(path: Path) -> tuple[Model, ModelSpec]:
         (["--label", "1, none", "--guidance", 1, "--first", 1], {"label": ["1", "none"], "guidance": 1, "first": 1}),
         (["--label", "a, b"], {"label": "a, b"}),
     ],
+    by=lambda _flags, settings: next((name for name in ("plan", "guidance") if name in settings), None),
 )
 def test_the_program_takes_times_and_plans_and_feeds_what_is_not_said(
     flags: list, settings: dict, everything: Path, tmp_path: Path
@@ -474,37 +486,38 @@ def test_inputs_that_are_given_reach_the_network(everything: Path) -> None:
         np.testing.assert_allclose(json.loads(done.stdout), states, rtol=0, atol=1e-5)
 
 
-def test_a_file_whose_graph_has_other_inputs_than_its_spec_is_refused(everything: Path, tmp_path: Path) -> None:
+REFUSED_FILES = [
+    (lambda _path: scale_model(tiny_spec(graph="slice")), 4, "The model is a one-call slice, not a denoiser. "),
+    (lambda _path: changed(MODEL, b"ddpm-export/1", b"ddpm-export/2"), 4, "The model needs the format"),
+    (lambda path: changed(path, b'"name": "low"', b'"name": "wol"'), 3, "graph leads from x_t, t, y, v, low, x_0_prev"),
+    (
+        lambda path: changed(path, b'"fractional_t"', b'"inputs"      ').replace(b"20.5", b"20  "),
+        3,
+        "ONNX Runtime cannot run the model: ",
+    ),
+]
+
+
+def changed(path: Path, before: bytes, after: bytes) -> bytes:
+    raw = path.read_bytes()
+    assert raw.count(before) == 1
+    return raw.replace(before, after)
+
+
+@representative("content, code, words", REFUSED_FILES, by=lambda _content, code, _words: code)
+def test_files_the_program_refuses(content: Callable, code: int, words: str, everything: Path, tmp_path: Path) -> None:
     needs("onnxruntime-node", "fast-png")
-    raw = everything.read_bytes()
-    assert raw.count(b'"name": "low"') == 1
-    (tmp_path / "other.onnx").write_bytes(raw.replace(b'"name": "low"', b'"name": "wol"'))
-    done = node("sample.js", tmp_path / "other.onnx")
-    assert done.returncode == 3
-    assert "graph leads from x_t, t, y, v, low, x_0_prev to eps, variance_fraction, but its spec says" in done.stderr
-
-
-def test_a_one_call_file_is_refused(tmp_path: Path) -> None:
-    needs("onnxruntime-node", "fast-png")
-    (tmp_path / "unet.slice.onnx").write_bytes(scale_model(tiny_spec(graph="slice")))
-    done = node("sample.js", tmp_path / "unet.slice.onnx")
-    assert done.returncode == 4
-    assert done.stderr.startswith("error: The model is a one-call slice, not a denoiser. ")
-
-
-def test_a_file_that_does_not_run_is_told_in_one_line(everything: Path, tmp_path: Path) -> None:
-    needs("onnxruntime-node", "fast-png")
-    raw = everything.read_bytes()
-    assert raw.count(b'"fractional_t"') == 1
-    (tmp_path / "whole.onnx").write_bytes(raw.replace(b'"fractional_t"', b'"inputs"      ').replace(b"20.5", b"20  "))
-    done = node("sample.js", tmp_path / "whole.onnx")
-    assert done.returncode == 3
-    assert re.fullmatch(r"error: ONNX Runtime cannot run the model: [^\n]+\.\n", done.stderr)
+    (tmp_path / "m.onnx").write_bytes(content(everything))
+    done = node("sample.js", tmp_path / "m.onnx")
+    assert done.returncode == code
+    assert words in done.stderr
+    assert re.fullmatch(r"error: [^\n]+\.\n", done.stderr)
 
 
 # --- the page ---
 
 
+@pytest.mark.long
 def test_a_first_picture_asked_for_at_once_is_made_the_files_own_way_and_all_is_sent_once(everything: Path) -> None:
     seen = seen_in_page("first", model=str(everything))
     (cold,), (warm,) = seen["cold"], seen["warm"]
@@ -516,6 +529,7 @@ def test_a_first_picture_asked_for_at_once_is_made_the_files_own_way_and_all_is_
     assert warm["megabytesOffline"] < 0.1
 
 
+@pytest.mark.long
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("settings", "threads"),
@@ -549,13 +563,13 @@ def test_the_page_gives_pythons_pictures(settings: dict, threads: str) -> None:
 @representative(
     ("settings", "ours", "way"),
     [
-        ({"plan": "looks-back"}, {"plan": "looks-back"}, "plan looks-back"),
-        ({"times": "39, 21,0"}, {"times": [39, 21, 0], "sampler": "ddim", "eta": 0.0}, "3 steps"),
         (
             {"plan": "looks-back", "label": "dog", "guidance": 2.5},
             {"plan": "looks-back", "label": "dog", "guidance": Guidance(2.5, (10, 30))},
             "plan looks-back, guidance 2.5 at t 10 to 30",
         ),
+        ({"plan": "looks-back"}, {"plan": "looks-back"}, "plan looks-back"),
+        ({"times": "39, 21,0"}, {"times": [39, 21, 0], "sampler": "ddim", "eta": 0.0}, "3 steps"),
         ({"fast": True, "label": "cat"}, {"plan": "tuned-3", "label": "cat"}, "plan tuned-3"),
     ],
 )
@@ -572,6 +586,7 @@ def test_the_page_offers_what_the_file_has(settings: dict, ours: dict, way: str,
     assert ("class-1-guidance-2.5-" in seen["name"]) == ("guidance" in settings)
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_page_tells_the_network_numbers_and_a_picture(everything: Path, tmp_path: Path) -> None:
     pixels = np.arange(0, 240, 40, dtype=np.uint8).reshape(3, 2, 1)
@@ -588,6 +603,7 @@ def test_the_page_tells_the_network_numbers_and_a_picture(everything: Path, tmp_
     assert seen["refused"] == ["v must be 3 numbers, with commas between them."] * 3
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
     seen = seen_in_page("gallery", n=4, steps=5)
@@ -605,6 +621,7 @@ def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
     assert seen["wide"] <= 390  # nothing sticks out on a phone
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_keyboard_is_enough() -> None:
     seen = seen_in_page("keyboard")
@@ -627,12 +644,14 @@ def test_stop_stops_and_leaves_nothing_behind() -> None:
     assert_same_pictures(page_of(seen["shown"]), pictures(n=1, num_steps=6, seed=7, sampler="ddim", eta=0.0))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_once_open_it_opens_without_a_network() -> None:
     seen = seen_in_page("offline", n=1, steps=6)
     assert_same_pictures(page_of(seen["shown"]), pictures(n=1, num_steps=6, seed=7, sampler="ddim", eta=0.0))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 @representative("reduced_motion, draws", [("reduce", 5), ("no-preference", 21)])
 def test_little_motion_for_those_who_ask_for_it(reduced_motion: str, draws: int) -> None:
@@ -678,6 +697,7 @@ def test_what_is_painted_over_is_filled_as_in_python(whose: str) -> None:
     np.testing.assert_array_equal(filled[28:, 28:][~stroked], picture[~stroked])
 
 
+@pytest.mark.long
 def test_names_and_contrast() -> None:
     seen = seen_in_page("access")
     assert seen["nameless"] == []
@@ -694,6 +714,7 @@ def test_a_bad_file_is_told_and_the_model_stays() -> None:
     assert_same_pictures(data[..., :1], pictures(n=1, num_steps=2, seed=7, sampler="ddim", eta=0.0))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_what_is_not_there_is_not_offered(tmp_path: Path) -> None:
     """Without a graphics card, and with a model that is told no class, takes no guidance and carries no plans."""
@@ -709,6 +730,7 @@ def test_what_is_not_there_is_not_offered(tmp_path: Path) -> None:
     assert seen_in_page("plain")["offered"] == [False, *has]
 
 
+@pytest.mark.long
 @pytest.mark.torch
 @representative("factor, chosen", [(1, "webgpu"), (1.01, "wasm"), (float("nan"), "wasm")])
 def test_a_graphics_card_is_used_only_if_it_agrees_with_the_processor(factor: float, chosen: str) -> None:
@@ -719,6 +741,7 @@ def test_a_graphics_card_is_used_only_if_it_agrees_with_the_processor(factor: fl
     assert_same_pictures(page_of(seen["shown"]), pictures(n=1, num_steps=3, seed=7, sampler="ddim", eta=0.0))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_readmes_page_runs(tmp_path: Path) -> None:
     (html,) = re.findall(r"^```html\n(.*?)^```", (WEB / "README.md").read_text(encoding="utf-8"), re.S | re.M)
@@ -746,7 +769,7 @@ def test_the_service_worker_keeps_every_file_of_the_page() -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("runtime", ["web", "node"])
+@representative("runtime", ["web", "node"])
 @representative("file", ["unet.sampler.onnx", "unet.slice.onnx"])
 def test_one_call_files_in_both_runtimes(runtime: str, file: str, shipped_exports: Path) -> None:
     needs(f"onnxruntime-{runtime}")
@@ -829,6 +852,7 @@ def test_the_one_call_page_asks_for_what_is_open(classes: Path, tmp_path: Path) 
     assert_same_pictures(page_of(seen["shown"]), grid(generate(tmp_path / "unet.slice.onnx", n=1, seed=7, **asked)))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_one_call_page(tmp_path: Path) -> None:
     path = export(MODEL, tmp_path / "unet.slice.onnx", format="slice").path
