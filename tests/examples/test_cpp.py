@@ -62,7 +62,7 @@ from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import request_for
 
 from .edits import PICTURE
-from .specs import guided_specs, is_accepted, specs
+from .specs import is_accepted, shared_specs
 
 ROOT = Path(__file__).parent.parent.parent
 CPP = ROOT / "examples" / "cpp"
@@ -333,7 +333,7 @@ def test_specs_get_the_verdict_that_python_gives(core, tmp_path):
 
 @pytest.mark.torch
 def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path):
-    texts = [text for text in (*specs(), *guided_specs()) if "\0" not in text]  # which separates them
+    texts = [text for text in shared_specs() if "\0" not in text]  # which separates them
     cases = [(text, is_accepted(text)) for text in texts]
     cases = [(text, accepted) for text, accepted in cases if not accepted or "\n" not in json.loads(text)["name"]]
     (tmp_path / "texts").write_bytes(
