@@ -96,15 +96,16 @@ def sample(request):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """(graph, what is open) -> a one-call file of the shipped network; each is exported once."""
-    folder = tmp_path_factory.mktemp("hosts")
+def files(made_once):
+    """Return (graph, what is open) -> a one-call file of the shipped network."""
 
     def get(graph, opens=()):
-        path = folder / f"{'-'.join([*opens, 'unet'])}.{graph}.onnx"
-        if not path.exists():
-            export(MODEL, path, format=graph, opens=opens)
-        return path
+        name = f"{'-'.join([*opens, 'unet'])}.{graph}.onnx"
+
+        def make(folder):
+            export(MODEL, folder / name, format=graph, opens=opens)
+
+        return made_once(name, make, MODEL, ROOT / "ddpm_export") / name
 
     return get
 

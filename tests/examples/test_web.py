@@ -751,9 +751,9 @@ def test_the_one_call_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-def test_the_one_call_program_on_node(tmp_path: Path) -> None:
+def test_the_one_call_program_on_node(shipped_exports: Path, tmp_path: Path) -> None:
     needs("onnxruntime-node")
-    path = export(MODEL, tmp_path / "unet.sampler.onnx", format="sampler").path
+    path = shipped_exports / "closed.sampler.onnx"
     done = node("one_call.js", path, 3, 7, 2, tmp_path / "images.bin")
     assert done.returncode == 0, done.stderr
     images = np.fromfile(tmp_path / "images.bin", np.uint8).reshape(3, *SPEC.image_shape[1:], SPEC.image_shape[0])
