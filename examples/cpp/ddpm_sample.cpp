@@ -17,9 +17,9 @@
 #endif
 
 #include "grid_png.hpp"
+#include "no_telemetry.hpp"
 #include "onnx_model.hpp"
 #include "printable.hpp"
-#include "quiet_runtime.hpp"
 
 namespace {
 

@@ -8,8 +8,8 @@
 
 #include "external_data.hpp"
 #include "grid_png.hpp"
+#include "no_telemetry.hpp"
 #include "printable.hpp"
-#include "quiet_runtime.hpp"
 
 int main(int argc, char** argv) {
     turn_off_telemetry();
@@ -27,7 +27,7 @@ int main(int argc, char** argv) {
     try {
         std::int64_t n = std::stoll(argv[2]), seed = std::stoll(argv[3]), first = 0;
         std::vector<std::int64_t> labels(n > 0 ? n : 0, argc > 5 ? std::stoll(argv[5]) : 0);  // of each image
-        Ort::Env env = quiet_env();
+        Ort::Env env(ORT_LOGGING_LEVEL_FATAL);
         Ort::Session session(env, std::filesystem::path(argv[1]).c_str(), Ort::SessionOptions());
         const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
         const auto scalar = [&](auto& value) { return Ort::Value::CreateTensor(memory, &value, 1, nullptr, 0); };

@@ -14,7 +14,6 @@
 
 #include "ddpm.hpp"
 #include "external_data.hpp"
-#include "quiet_runtime.hpp"
 
 // Not to be moved or copied while in use: pass it to ddpm::denoiser or ddpm::sample by std::ref.
 class OnnxModel {
@@ -178,7 +177,7 @@ private:
     }
 
     std::string path_;
-    Ort::Env env_ = quiet_env();
+    Ort::Env env_{ORT_LOGGING_LEVEL_FATAL, "ddpm"};
     Ort::AllocatorWithDefaultOptions allocator_;
     Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
     Ort::Session session_{nullptr};
