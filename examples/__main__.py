@@ -233,9 +233,7 @@ def main() -> None:
     graphs |= {plan: grid(generate(PLANNED / "unet.slice.onnx", plan=plan, **how)) for plan in PLANS}
     filled = grid(edit(GRAPHS["edit"], picture[np.newaxis], mask=mask[..., 0], **HOST_EDIT, **TOLD))
     inputs = "".join(f", {name} {value:g}" for name, value in TOLD.items())
-    print(
-        f"{N} images, {STEPS} steps of DDIM, seed {SEED}{inputs}: difference from Python and cold start with one image"
-    )
+    print(f"{N} images, {STEPS} steps of DDIM, seed {SEED}{inputs}: difference from Python, cold start with one image")
     print(f"Plans in the file: {', '.join(PLANS)}")
     print(f"Edit: half a picture filled in {EDIT['n']} ways, {EDIT['num_steps']} steps, {EDIT['returns']} returns")
     failures = 0

@@ -412,7 +412,29 @@ export function specFromJson(text) {
   if (spec.defaults.guidance && !takesGuidance(read)) {
     throw new BadFileError("In the model's spec, defaults.guidance needs a label that may be none, and has none.");
   }
+  needIntegers(read, text);
   return read;
+}
+
+/**
+ * Refuse 3.0 and 3e0 where the format wants an integer: JSON.parse makes no difference, other readers do.
+ * @param {Record<string, any>} spec
+ * @param {string} text
+ */
+function needIntegers(spec, text) {
+  const isFloat = (/** @type {string} */ token) => token[0] !== '"' && /[.eE]/.test(token);
+  const tokens = /"(?:[^"\\]+|\\.)*"|-?\d[\d.eE+-]*/g;
+  const withoutFloats = JSON.parse(text.replace(tokens, (token) => (isFloat(token) ? "null" : token)));
+  const integersOf = (/** @type {any} */ { image_shape, defaults, inputs = [], plans = {}, requires }) => [
+    ...[...image_shape, defaults.num_steps, ...(defaults.times ?? [])],
+    ...inputs.flatMap((/** @type {any} */ { kind, shape, none }) => (kind === "label" ? [none] : shape)),
+    ...Object.values(requires.includes(FRACTIONAL_T) ? {} : plans).flatMap(({ rows }) =>
+      rows.map((/** @type {any} */ row) => (Array.isArray(row) ? row[0] : row.t)),
+    ),
+  ];
+  const kept = integersOf(withoutFloats);
+  const wrong = integersOf(spec).find((number, k) => number !== kept[k]);
+  need(wrong === undefined, `sizes, steps, times and classes must be integers, not ${wrong}.0`);
 }
 
 /** @param {Record<string, any>} spec */

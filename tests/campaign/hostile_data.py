@@ -206,9 +206,7 @@ def pictures(noise):
     }.items():
         yield Case(name, {"m.onnx": scale_model(), "p.png": make}, vary("p.png"))
     yield Case(
-        "a mask that is none",
-        {"m.onnx": scale_model(), "p.png": png((6, 5)), "k.png": b"x"},
-        fill("p.png", "k.png"),
+        "a mask that is none", {"m.onnx": scale_model(), "p.png": png((6, 5)), "k.png": b"x"}, fill("p.png", "k.png")
     )
 
 

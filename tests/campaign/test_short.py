@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+from representative import representative
 
 from . import faults, fuzz, load, numbers, signals
 from .tally import Tally
@@ -134,7 +135,7 @@ def test_numbers(tally):
     assert tally.tried > 600
 
 
-@pytest.mark.parametrize("name", ["spec", "external_data", "archive", "cifar", "idx", "npy"])
+@representative("name", ["spec", "external_data", "archive", "cifar", "idx", "npy"])
 def test_mutants(name, tmp_path):
     for k, content in enumerate(seeds(name)):
         (tmp_path / f"{k}").write_bytes(content)

@@ -63,7 +63,7 @@ from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import request_for
 
 from .edits import PICTURE
-from .specs import attacks, guided_specs, is_accepted
+from .specs import is_accepted, shared_specs
 
 ROOT = Path(__file__).parent.parent.parent
 CPP = ROOT / "examples" / "cpp"
@@ -73,7 +73,7 @@ UNET = ROOT / "exported" / "unet.onnx"
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 SANITIZED = ["-O0", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-FLAGS = {"sanitized": SANITIZED, "O0": ["-O0"], "O3": ["-O3"], "native": ["-O3", "-march=native"]}
+FLAGS = {"O0": ["-O0"], "sanitized": SANITIZED, "O3": ["-O3"], "native": ["-O3", "-march=native"]}
 PACKAGES = {
     "g++": "g++",
     "gcc": "gcc",
@@ -108,7 +108,7 @@ def compile_with(compiler, *arguments):
 
 
 @pytest.fixture(scope="module")
-def core(made_once):
+def core_of(made_once):
     """Return compiler, flags -> core.cpp built so; each kind is built once."""
 
     @functools.cache
@@ -119,6 +119,14 @@ def core(made_once):
         return made_once(f"core-{compiler}-{flags}", make, CORE, CPP, which(compiler)) / "core"
 
     return build
+
+
+BUILDS = ["O0", pytest.param("sanitized", marks=pytest.mark.long)]
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def core(core_of, request):
+    return core_of("g++", request.param)
 
 
 def output_of(program, *arguments):
@@ -133,12 +141,12 @@ def output_of(program, *arguments):
 @pytest.mark.torch
 @representative("flags", FLAGS)
 @representative("compiler", ["g++", "clang++"])
-def test_core_keeps_its_promises(core, compiler, flags):
-    output_of(core(compiler, flags), "check", GOLDEN)
+def test_core_keeps_its_promises(core_of, compiler, flags):
+    output_of(core_of(compiler, flags), "check", GOLDEN)
 
 
 def test_core_holds_the_table(core):
-    entries = np.array(output_of(core("g++", "sanitized"), "table").split(), dtype="<i4")
+    entries = np.array(output_of(core, "table").split(), dtype="<i4")
     golden = json.loads((GOLDEN / "normals.json").read_text())
     assert entries.size == math.prod(golden["table_shape"])
     assert hashlib.sha256(entries.tobytes()).hexdigest() == golden["table_sha256"]
@@ -146,7 +154,7 @@ def test_core_holds_the_table(core):
 
 
 def test_noise_is_equal_to_the_bit(core):
-    lines = output_of(core("g++", "sanitized"), "noise", GOLDEN).decode().split()
+    lines = output_of(core, "noise", GOLDEN).decode().split()
     cases = json.loads((GOLDEN / "noise.json").read_text())["cases"]
     assert len(lines) == len(cases)
     for line, case in zip(lines, cases, strict=True):
@@ -163,7 +171,7 @@ def test_numbers_round_to_the_nearest_double_under_any_locale(core, tmp_path):
     texts = [repr(x) for x in numbers] + ["9007199254740993.0", "1e-400", "-0.0", "1234567.5E+2"]
     path = tmp_path / "numbers.json"
     path.write_text(f"[{', '.join(texts)}]")
-    found = output_of(core("g++", "sanitized"), "numbers", path).split()
+    found = output_of(core, "numbers", path).split()
     assert [int(word, 16) for word in found] == [struct.unpack("<Q", struct.pack("<d", float(x)))[0] for x in texts]
 
 
@@ -175,43 +183,6 @@ def open_spec(path):
     return open_model(path, provider="cpu")[1]
 
 
-STRANGE = [None, True, 0, -1, 1, 1.5, 0.25, 1e300, 10**400, "x", "", "learned", [], [1], [0.5, 0.5], ["y"], [[]], {}]
-STRANGE += [[1, 6, 5.0], [1, -6, 5], [1, 6, 2**26], [-1, 1], [-1, True], ["variance_fraction"], [1.0, 0.5], [0.5, 0.0]]
-
-
-def faults():
-    """Return specs as JSON: each key absent, and each in turn with each strange value."""
-    sound = json.loads(json_from_spec(tiny_spec()))
-    texts = [json.dumps(sound), json.dumps({**sound, "a key of later": [1, {"x": None}]}), json.dumps([sound])]
-    for prediction in ("v", "x_0"):
-        texts.append(
-            json.dumps({**sound, "prediction": prediction, "alphas_cumprod": [0.5, 0.0], "defaults": ONE_STEP})
-        )
-    texts.append(json.dumps({**sound, "variance": "learned", "requires": ["variance_fraction"]}))
-    texts += [json.dumps({**sound, "name": name}) for name in ("é" * 200, "é" * 201, '\U0001f600\u2028\\"/\b\f\n\r\t')]
-    texts += [
-        json.dumps({**sound, "format": name}) for name in ("ddpm-export/1.7", "ddpm-export/2", "ddpm-export/", "x")
-    ]
-    texts += [json.dumps({**sound, "noise": name}) for name in ("philox4x32-10/icdf-q20/2", 1)]
-    for key in sound:
-        texts.append(json.dumps({name: value for name, value in sound.items() if name != key}))
-        texts += [json.dumps({**sound, key: value}) for value in STRANGE]
-    for key in sound["defaults"]:
-        texts.append(json.dumps({**sound, "defaults": {k: v for k, v in sound["defaults"].items() if k != key}}))
-        for value in STRANGE:
-            changed = copy.deepcopy(sound)
-            changed["defaults"][key] = value
-            texts.append(json.dumps(changed))
-    nested = [f'{{"x": {"[" * depth}{"]" * depth}, {texts[0][1:]}' for depth in (30, 31, 32, 100)]
-    numbers = [
-        texts[0].replace("1.0,", f"{text},", 1) for text in ("01", "1.", ".5", "+1", "1e", "1e999", "NaN", "1E0")
-    ]
-    endings = [texts[0] + ending for ending in (" \n\r\t", "x", "{}", ",")]
-    strings = [texts[0].replace('"tiny"', text) for text in (r'"\x"', r'"\u12g4"', r'"\ud83d\ude00"', '"\t"', "'a'")]
-    return texts + nested + numbers + endings + strings + ["", " ", "{", "[]", "nul", '"', "{,}", '{"a" 1}', "[1,]"]
-
-
-ONE_STEP = {"sampler": "ddim", "num_steps": 1, "eta": 0}
 EVERY_INPUT = (
     Input("y", "label", none=3, classes=("a", "b", "c")),
     Input("strength", "vector", (2,), none=0.5),
@@ -245,132 +216,57 @@ def spec_of_now(**changes):
     return tiny_spec(**{**fields, **changes})
 
 
-STRANGE_PARTS = [
-    None,
-    True,
-    0,
-    1,
-    -1,
-    1.5,
-    0.25,
-    3,
-    4,
-    20,
-    39,
-    40,
-    1e300,
-    10**400,
-    "",
-    "y",
-    "t",
-    "x_0_prev",
-    "a b",
-    "é",
-]
-STRANGE_PARTS += ["label", "vector", "third", [], [1], [2], [0], [1, 6, 5], [2**26, 2, 1], [0.5, 0.5], ["a", "a"], {}]
-STRANGE_PARTS += [
-    "image",
-    "previous",
-    "_1",
-    "1_",
-    [-1],
+STRANGE = [None, True, 0, -1, 1, 1.5, 0.25, 3, 4, 20, 39, 40, 1e300, 10**400, "", "x", "y", "t", "x_0_prev", "a b", "é"]
+STRANGE += ["learned", "label", "vector", "image", "previous", "third", "_1", "1_", [], {}, [[]], [0], [1], [2], [-1]]
+STRANGE += [
     [0.0],
     [True],
     ["a"],
+    ["y"],
+    ["a", "a"],
     ["a", 1],
-    [3, 3],
-    [0.1] * 17,
-    [9, 3],
-    [0],
+    ["variance_fraction"],
+    [0.5, 0.5],
+    [1.0, 0.5],
+    [0.5, 0.0],
 ]
+STRANGE += [[3, 3], [9, 3], [-1, 1], [-1, True], [1, 6, 5], [1, 6, 5.0], [1, -6, 5], [1, 6, 2**26], [0.1] * 17]
 
 
-WITHOUT_INPUTS = {
-    "inputs": (),
-    "defaults": Defaults(num_steps=4, times=(30, 20, 3), plan="third"),
-    "requires": ("times", "plan"),
-}
+def paths_of(value, path=()):
+    """Yield the paths to all parts of a spec: of a list, to its first two entries, and of plans, to the third's."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, entry in entries:
+        if key != "two":
+            yield (*path, key)
+            yield from paths_of(entry, (*path, key))
 
 
-def guided_faults():
-    """Return specs whose guidance does not fit: the scale, the interval, or a network that can do nothing with it."""
-    sound = json.loads(json_from_spec(spec_of_now()))
-    values = [0, 1, 100, 100.5, -0.0, -1e-9, 1e300, 10**400, True, None, "2", [2], {}, {"scale": 1}]
-    texts = [json.dumps({**sound, "defaults": {**sound["defaults"], "guidance": value}}) for value in values]
-    intervals = [[0, 0], [3, 2], [-1, 2], [0, 1e300], [0, 10**400], [1], [1, 2, 3], [1, "2"], [True, 2], "ab", None, {}]
-    for guidance in (*({"scale": value} for value in values), *({"scale": 2, "interval": each} for each in intervals)):
-        texts.append(json.dumps({**sound, "defaults": {**sound["defaults"], "guidance": guidance}}))
-    label, own = sound["inputs"][0], sound["inputs"][-1]
-    vector = {**own, "name": "w"}
-    lists = [[label], [own], [vector], [{**label, "none": None}], [{**label, "none": None}, own], [label, own]]
-    owns = [{"kind": "image", "shape": [1, 1, 1]}, {"shape": [2]}, {"shape": [1.0]}, {"shape": []}, {"none": 2}]
-    owns += [{"none": None}, {"none": 1}, {"none": 1.0}, {"none": True}, {"kind": "label", "classes": ["a"]}]
-    for inputs in (*lists, *([label, {**own, **change}] for change in owns)):
-        texts.append(json.dumps({**sound, "inputs": inputs}))
-    return texts
+def changed(value, path, new):
+    """Return a spec with a new value at a path, or without that part where the value is `...`."""
+    key, *rest = path
+    copied = copy.copy(value)
+    if rest:
+        copied[key] = changed(value[key], rest, new)
+    elif new is ...:
+        del copied[key]
+    else:
+        copied[key] = new
+    return copied
 
 
-def faults_of_now():
-    """Return specs with every part of inputs, plans and defaults absent, and each in turn with each strange value."""
-    texts = []
+def faults():
+    """Yield specs as JSON: sound ones, and each with one part absent, or with a strange value in its place."""
     now = spec_of_now()
-    for spec in (now, spec_of_now(requires=(*now.requires, "fractional_t", "variance_fraction"))):
+    for spec in (tiny_spec(), now, spec_of_now(requires=(*now.requires, "fractional_t", "variance_fraction"))):
         sound = json.loads(json_from_spec(spec))
-        texts.append(json.dumps(sound))
-        texts += [
-            json.dumps({**sound, "requires": [n for n in sound["requires"] if n != out]}) for out in sound["requires"]
-        ]
-        texts += [json.dumps({**sound, "requires": [*now.requires, "fractional_t"], "prediction": "x_0"})]
-        for path in parts(sound) if spec is now else [path for path in parts(sound) if path[0] == "plans"]:
-            for value in [..., *STRANGE_PARTS]:
-                changed = copy.deepcopy(sound)
-                inner = changed
-                for key in path[:-1]:
-                    inner = inner[key]
-                if value is ...:
-                    del inner[path[-1]]
-                else:
-                    inner[path[-1]] = value
-                texts.append(json.dumps(changed))
-    sound = json.loads(json_from_spec(spec_of_now(**WITHOUT_INPUTS)))
-    texts += [json.dumps({**sound, "requires": [*sound["requires"], "inputs"]})]
-    third = sound["plans"]["third"]
-    for name in ("a" * 64, "a" * 65, "", "-a", "a b", "A.b_c+d-1", "é"):
-        texts.append(json.dumps({**sound, "plans": {"third": third, name: third}}))
-    row = third["rows"][0]
-    for count in (0, 10_000, 10_001):
-        texts.append(
-            json.dumps({**sound, "plans": {"third": third, "many": {"rows": [[1, 0.5, [1], [], []]] * count}}})
-        )
-    long = {"rows": [row] * 15 + [[3, 0.5, [0.0] * reach, [], []] for reach in (16, 16)]}
-    longer = {"rows": [row] * 20 + [[3, 0.5, [0.0] * 17, [], []]]}
-    texts += [json.dumps({**sound, "plans": {"third": third, "long": entry}}) for entry in (long, longer)]
-    twice = json.dumps(sound)
-    for first in ("7", json.dumps(third)):  # of equal names the last counts
-        texts.append(twice.replace('"plans": {', f'"plans": {{"third": {first}, ', 1))
-    y = {"name": "y", "kind": "label", "shape": [], "none": None}
-    for classes in (["a"] * 2, [f"c{k}" for k in range(4096)], [f"c{k}" for k in range(4097)]):
-        texts.append(
-            json.dumps({**sound, "requires": ["inputs", "times", "plan"], "inputs": [{**y, "classes": classes}]})
-        )
-    return texts
-
-
-def parts(sound):
-    """Return the paths to what is newer than the format's first files."""
-    found = [("inputs",), ("plans",), ("defaults", "times"), ("defaults", "plan"), ("defaults", "times", 1)]
-    found += [("defaults", "guidance"), ("defaults", "guidance", "scale"), ("defaults", "guidance", "interval")]
-    for k, entry in enumerate(sound["inputs"]):
-        found += [("inputs", k), *(("inputs", k, key) for key in entry)]
-    found += [("inputs", 0, "classes", 1), ("inputs", 1, "shape", 0), ("inputs", 3, "shape", 2)]
-    found += [
-        ("plans", "third"),
-        ("plans", "third", "start"),
-        ("plans", "third", "rows"),
-        ("plans", "third", "rows", 2),
-    ]
-    found += [("plans", "third", "rows", 1, k) for k in range(5)]
-    return found + [("plans", "third", "rows", 1, k, 0) for k in (2, 3, 4)]
+        yield json.dumps(sound)
+        for path in paths_of(sound):
+            if spec is now or path[0] == "plans" or not spec.plans:
+                yield from (json.dumps(changed(sound, path, value)) for value in (..., *STRANGE))
+    twice, third = json.dumps(sound), json.dumps(sound["plans"]["third"])
+    for first in ("7", third):  # of equal names the last counts
+        yield twice.replace('"plans": {', f'"plans": {{"third": {first}, ', 1)
 
 
 def mutants():
@@ -425,26 +321,26 @@ def verdict_of(text):
 
 @pytest.mark.torch
 def test_specs_get_the_verdict_that_python_gives(core, tmp_path):
-    texts = [text.encode() for text in faults() + faults_of_now() + guided_faults()] + mutants()
+    texts = [text.encode() for text in faults()] + mutants()
     expected = [verdict_of(text) for text in texts]
     assert {line[:1] for line in expected} == {b"0", b"3", b"4"}
     assert sum(line[:1] == b"0" for line in expected) > 100  # the comparison is not of refusals alone
     path = tmp_path / "texts"
     path.write_bytes(b"\0".join(text or b" " for text in texts) + b"\0")
-    found = output_of(core("g++", "sanitized"), "verdicts", path)
+    found = output_of(core, "verdicts", path)
     names = b"".join(line + b"\n" for line in expected)
     assert found == names
 
 
 @pytest.mark.torch
 def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path):
-    guided = [(text, is_accepted(text)) for text in guided_specs()]
-    cases = [(text, accepted) for text, accepted in [*attacks(), *guided] if "\0" not in text]  # which separates them
+    texts = [text for text in shared_specs() if "\0" not in text]  # which separates them
+    cases = [(text, is_accepted(text)) for text in texts]
     cases = [(text, accepted) for text, accepted in cases if not accepted or "\n" not in json.loads(text)["name"]]
     (tmp_path / "texts").write_bytes(
         b"\0".join(text.encode("utf-8", "surrogatepass") or b" " for text, _ in cases) + b"\0"
     )
-    lines = output_of(core("g++", "sanitized"), "verdicts", tmp_path / "texts").split(b"\n")[:-1]
+    lines = output_of(core, "verdicts", tmp_path / "texts").split(b"\n")[:-1]
     assert len(lines) == len(cases)
     wrong = [
         (text, line) for (text, accepted), line in zip(cases, lines, strict=True) if line.startswith(b"0") != accepted
@@ -453,11 +349,12 @@ def test_the_corpus_of_hostile_specs_is_accepted_or_refused_alike(core, tmp_path
 
 
 @pytest.mark.torch
-@representative("compiler", ["g++", "clang++"])
-def test_hostile_bytes_are_refused_without_a_crash(core, compiler, tmp_path):
+@pytest.mark.long
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_hostile_bytes_are_refused_without_a_crash(core_of, compiler, tmp_path):
     path = tmp_path / "spec.json"
     path.write_text(json_from_spec(open_spec(UNET)))
-    output_of(core(compiler, "sanitized"), "fuzz", path)
+    output_of(core_of(compiler, "sanitized"), "fuzz", path)
 
 
 @representative("compiler", ["g++", "clang++"])
@@ -472,8 +369,9 @@ def test_fast_math_is_refused(compiler, tmp_path):
         assert b"must not be compiled with -ffast-math" in done.stderr
 
 
-@representative("compiler", ["g++", "clang++"])
-@representative("standard", ["-std=c++17", "-std=c++20"])
+@pytest.mark.long
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("standard", ["-std=c++17", "-std=c++20"])
 def test_header_is_clean_under_stricter_warnings(compiler, standard, tmp_path):
     source = tmp_path / "empty.cpp"
     source.write_text('#include "ddpm.hpp"\n#include "ddpm.h"\n')
@@ -661,7 +559,9 @@ def network(context, evaluation):
 @pytest.fixture(scope="module")
 def library_path(made_once):
     def make(folder):
-        compile_with("g++", "-O1", "-shared", "-fPIC", CPP / "ddpm.cpp", "-o", folder / "libddpm.so")
+        compile_with(
+            "g++", "-O0", "-Wconversion", "-Wshadow", "-shared", "-fPIC", CPP / "ddpm.cpp", "-o", folder / "libddpm.so"
+        )
 
     return made_once("c-library", make, CPP, which("g++")) / "libddpm.so"
 
@@ -1333,7 +1233,7 @@ def told_model(spec=None):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
+@representative(
     ("make", "spec", "settings"),
     [
         (mix_model, tiny_spec(), {}),
@@ -1348,6 +1248,7 @@ def told_model(spec=None):
         (mix_model, tiny_spec(**PLANNED), {"plan": "third"}),
         (mix_model, tiny_spec(defaults=Defaults(num_steps=4, plan="third"), requires=("plan",), **PLANNED), {}),
     ],
+    by=lambda make, _spec, settings: (make, "plan" in settings),
 )
 def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
     path = tmp_path / "model.onnx"
@@ -1363,13 +1264,13 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
+@representative(
     "settings",
     [
+        {"label": "a/b c, none,0 ", "guidance": 2.5, "first": 2},
         {},
         {"plan": "third"},
         {"label": "b", "guidance": 2.5},
-        {"label": "a/b c, none,0 ", "guidance": 2.5, "first": 2},
         {"label": "b, c"},
         {"label": "none"},
         {"guidance": 0},
@@ -1381,6 +1282,7 @@ def test_small_models_of_every_kind(programs, tmp_path, make, spec, settings):
         },
         {"label": "b", "picture": range(0, 240, 20)},
     ],
+    by=lambda settings: "picture" in settings,
     ids=str,
 )
 def test_a_network_is_told_what_its_spec_lists(programs, tmp_path, settings):
@@ -1447,7 +1349,7 @@ OF_PICTURES = {
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", OF_PICTURES)
+@representative("name", OF_PICTURES, by=lambda name: "between" in name)
 def test_pictures_are_edited_as_in_python(programs, pictures, name):
     text, how = OF_PICTURES[name]
     words = [str(pictures / word) if word.endswith(".png") else word for word in text.split()]
@@ -1464,28 +1366,31 @@ def test_pictures_are_edited_as_in_python(programs, pictures, name):
     )
 
 
+BAD_PICTURES = [
+    ("--image wide.png --mask mask.png", 2, "wide.png must have 4 x 4 pixels, got 5 x 4."),
+    ("--image small.png --strength 0.5", 2, "small.png must have 4 x 4 pixels, got 2 x 2."),
+    ("--image a.png --mask small.png", 2, "small.png must have 4 x 4 pixels, got 2 x 2."),
+    ("--image small.png --measure average:3", 2, "measure average:K must divide 4 x 4 pixels, got 3."),
+    ("--image no.png --strength 0.5", 3, "no.png is not a picture that can be read"),
+    ("--image none.png --strength 0.5", 3, "none.png: no such file."),
+    ("--image a.png", 2, "There must be a picture, and a mask, a measure or a strength."),
+    ("--strength 0.5", 2, "There must be a picture, and a mask, a measure or a strength."),
+    ("--image a.png --strength 2", 2, "strength must be above 0 and at most 1, got 2."),
+    ("--image a.png --strength x", 2, "--strength must be a number"),
+    ("--image a.png --between a.png b.png", 2, "Of --image and --between there must be only one."),
+    ("--between a.png", 2, "--between must name a picture."),
+    ("--between a.png b.png --n 1 --strength 0.5", 2, "at least 2 images"),
+]
+
+
 @pytest.mark.torch
-def test_pictures_that_cannot_be_are_told_in_one_line(programs, pictures):
-    for text, code, words in [
-        ("--image wide.png --mask mask.png", 2, "wide.png must have 4 x 4 pixels, got 5 x 4."),
-        ("--image small.png --strength 0.5", 2, "small.png must have 4 x 4 pixels, got 2 x 2."),
-        ("--image a.png --mask small.png", 2, "small.png must have 4 x 4 pixels, got 2 x 2."),
-        ("--image small.png --measure average:3", 2, "measure average:K must divide 4 x 4 pixels, got 3."),
-        ("--image no.png --strength 0.5", 3, "no.png is not a picture that can be read"),
-        ("--image none.png --strength 0.5", 3, "none.png: no such file."),
-        ("--image a.png", 2, "There must be a picture, and a mask, a measure or a strength."),
-        ("--strength 0.5", 2, "There must be a picture, and a mask, a measure or a strength."),
-        ("--image a.png --strength 2", 2, "strength must be above 0 and at most 1, got 2."),
-        ("--image a.png --strength x", 2, "--strength must be a number"),
-        ("--image a.png --between a.png b.png", 2, "Of --image and --between there must be only one."),
-        ("--between a.png", 2, "--between must name a picture."),
-        ("--between a.png b.png --n 1 --strength 0.5", 2, "at least 2 images"),
-    ]:
-        named = [str(pictures / word) if word.endswith(".png") else word for word in text.split()]
-        done = run([programs / "ddpm_sample", pictures / "m.onnx", "--out", pictures / "o.png", *named])
-        (line,) = complaints(done)
-        assert (done.returncode, done.stdout) == (code, b""), line
-        assert words in line
+@representative(("text", "code", "words"), BAD_PICTURES, by=lambda _text, code, _words: code)
+def test_bad_pictures_are_refused_in_one_line(programs, pictures, text, code, words):
+    named = [str(pictures / word) if word.endswith(".png") else word for word in text.split()]
+    done = run([programs / "ddpm_sample", pictures / "m.onnx", "--out", pictures / "o.png", *named])
+    (line,) = complaints(done)
+    assert (done.returncode, done.stdout) == (code, b""), line
+    assert words in line
     assert not (pictures / "o.png").exists()
 
 
@@ -1583,10 +1488,12 @@ def refused_json():
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(
-    ("file", "arguments", "code", "words"), [pytest.param(*case, id=f"{case[2]} {case[3][:30]}") for case in refusals()]
+@representative(
+    ("file", "arguments", "code", "words"),
+    [pytest.param(*case, id=f"{case[2]} {case[3][:30]}") for case in refusals()],
+    by=lambda _file, _arguments, code, _words: code,
 )
-def test_what_cannot_be_is_told_in_one_line(programs, tmp_path, file, arguments, code, words):
+def test_refusals_are_one_line(programs, tmp_path, file, arguments, code, words):
     path = tmp_path / "model.onnx"
     path.write_bytes(file)
     done = run([programs / "ddpm_sample", path, "--out", tmp_path / "grid.png", *arguments])
@@ -1634,7 +1541,7 @@ def test_one_call_gives_python_s_grid(programs, sampler_file, tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("label", [None, 1, 2])
+@representative("label", [1, None, 2])
 def test_one_call_with_and_without_a_class(programs, tmp_path, label):
     own = Input("y", "label", none=3, classes=("a", "b", "c"))
     spec = tiny_spec(**({} if label is None else {"inputs": (own,), "requires": ("inputs",)}))
@@ -1679,13 +1586,16 @@ def folder(tmp_path):
     return inside
 
 
-@pytest.fixture(scope="module")
-def trouble(tmp_path_factory):
+@pytest.fixture(scope="module", params=BUILDS)
+def trouble(made_once, request):
     """Return path -> what external_data.hpp says of a file."""
-    folder = tmp_path_factory.mktemp("trouble")
-    source = "int main(int, char** argv) { std::fputs(external_data::trouble(argv[1]).c_str(), stdout); }"
-    (folder / "trouble.cpp").write_text(f'#include "external_data.hpp"\n#include <cstdio>\n{source}\n')
-    compile_with("g++", *SANITIZED, folder / "trouble.cpp", "-o", folder / "trouble")
+
+    def make(folder):
+        source = "int main(int, char** argv) { std::fputs(external_data::trouble(argv[1]).c_str(), stdout); }"
+        (folder / "trouble.cpp").write_text(f'#include "external_data.hpp"\n#include <cstdio>\n{source}\n')
+        compile_with("g++", *FLAGS[request.param], folder / "trouble.cpp", "-o", folder / "trouble")
+
+    folder = made_once(f"trouble-{request.param}", make, CPP / "external_data.hpp", Path(__file__), which("g++"))
     return lambda path: output_of(folder / "trouble", path).decode()
 
 
@@ -1769,7 +1679,7 @@ def test_weights_inside_the_folder_are_no_trouble(trouble, folder, location):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("location", ["../secret", "link", "*/_ORT_MEM_ADDR_/*"])
+@representative("location", ["../secret", "link", "*/_ORT_MEM_ADDR_/*"])
 def test_programs_refuse_weights_outside_the_folder(programs, folder, location):
     (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
     words = f"weights outside the model's folder, in '{location}'"
@@ -1873,7 +1783,7 @@ def test_a_tag_that_hides_the_graph_is_refused(programs, folder):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("kind", ["device", "pipe"])
+@representative("kind", ["device", "pipe"])
 def test_a_device_or_a_pipe_is_not_replaced(programs, sampler_file, tmp_path, kind):
     out = tmp_path / "out"
     if kind == "pipe":

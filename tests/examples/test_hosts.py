@@ -1,5 +1,6 @@
 """The hosts of one-call files in Java and Swift: `sample` of each gives the graph's own pictures, as Python runs it."""
 
+import functools
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import COLOUR, classes_file, mix_model, tiny_spec
+from representative import representative
 
 from ddpm_export import edit, export, generate
 from ddpm_export.exporting.sampler import slice_from_denoiser, spec_of_graph
@@ -48,24 +50,28 @@ def needs(*tools, **packages):
 
 
 @pytest.fixture(scope="session")
-def java(tmp_path_factory):
+def java(made_once):
     """The folder of the program `sample` on a JVM, and its classes, built as the README says, warnings as errors."""
     needs("libonnxruntime", javac="openjdk-17-jdk-headless", pkg_config="pkg-config")
     needs(**{"c++": "g++"})
-    folder = tmp_path_factory.mktemp("jvm")
-    ran("sh", ANDROID / "jvm" / "build.sh", folder)
-    return folder
+    compilers = [Path(shutil.which(name)).resolve() for name in ("c++", "javac")]
+    make = functools.partial(ran, "sh", ANDROID / "jvm" / "build.sh")
+    return made_once("jvm", make, ANDROID, *compilers)
 
 
 @pytest.fixture(scope="session")
-def swift(tmp_path_factory):
+def swift(made_once):
     """The folder of what SwiftPM builds, warnings as errors."""
     needs("libonnxruntime", "libpng", pkg_config="pkg-config", swift="swiftlang")
-    scratch = tmp_path_factory.mktemp("swift")
-    command = ["swift", "build", "-c", "release", "--scratch-path", scratch, "--cache-path", scratch / "cache"]
-    done = ran(*command, "-Xswiftc", "-warnings-as-errors", cwd=IOS)
-    assert "warning:" not in done.stdout + done.stderr, done.stdout + done.stderr
-    return scratch / "release"
+
+    def make(scratch):
+        command = ["swift", "build", "-c", "release", "--scratch-path", scratch, "--cache-path", scratch / "cache"]
+        done = ran(*command, "-Xswiftc", "-warnings-as-errors", cwd=IOS)
+        assert "warning:" not in done.stdout + done.stderr, done.stdout + done.stderr
+        (scratch / "release").unlink()  # an absolute link, into the folder that is renamed
+        (scratch / "release").symlink_to(next(scratch.glob("*/release")).relative_to(scratch))
+
+    return made_once("swift", make, IOS, Path(shutil.which("swift")).resolve()) / "release"
 
 
 @pytest.fixture(params=HOSTS)
@@ -90,15 +96,16 @@ def sample(request):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """(graph, what is open) -> a one-call file of the shipped network; each is exported once."""
-    folder = tmp_path_factory.mktemp("hosts")
+def files(made_once):
+    """Return (graph, what is open) -> a one-call file of the shipped network."""
 
     def get(graph, opens=()):
-        path = folder / f"{'-'.join([*opens, 'unet'])}.{graph}.onnx"
-        if not path.exists():
-            export(MODEL, path, format=graph, opens=opens)
-        return path
+        name = f"{'-'.join([*opens, 'unet'])}.{graph}.onnx"
+
+        def make(folder):
+            export(MODEL, folder / name, format=graph, opens=opens)
+
+        return made_once(name, make, MODEL, ROOT / "ddpm_export") / name
 
     return get
 
@@ -106,16 +113,21 @@ def files(tmp_path_factory):
 # --- pictures: those of the graph in Python, to the bit ---
 
 RUNS = [
+    (
+        "slice",
+        ("plan", "guidance"),
+        "--plan 5 --guidance 1 --label 3,4",
+        {"plan": "tuned-8", "guidance": 1.0, "label": [3, 4]},
+    ),
     ("sampler", (), "--label 3,4", {"label": [3, 4]}),
     ("slice", (), "--label 9", {"label": 9}),
     ("sampler", "all", "--steps 7 --eta 0.5 --guidance 2", {"num_steps": 7, "eta": 0.5, "guidance": 2.0}),
     ("slice", ("steps", "guidance"), "--steps 6 --guidance 0", {"num_steps": 6, "guidance": 0.0}),
-    ("slice", ("plan", "guidance"), "--plan 5 --guidance 1", {"plan": "tuned-8", "guidance": 1.0}),
     ("sampler", ("times",), "--times 900,500,20", {"times": [900, 500, 20]}),
 ]
 
 
-@pytest.mark.parametrize(("graph", "opens", "arguments", "how"), RUNS, ids=str)
+@representative(("graph", "opens", "arguments", "how"), RUNS, ids=str)
 def test_the_pictures_are_the_graphs(sample, files, tmp_path, graph, opens, arguments, how):
     path = files(graph, opens)
     more = ["--n", 5, "--seed", 2**63 - 1, "--first", 7, *([] if "label" in how else ["--label", 1])]
@@ -125,7 +137,7 @@ def test_the_pictures_are_the_graphs(sample, files, tmp_path, graph, opens, argu
     np.testing.assert_array_equal(picture, expected)
 
 
-@pytest.mark.parametrize("strength", [None, 0.6])
+@representative("strength", [0.6, None])
 def test_a_picture_is_filled_in(sample, files, tmp_path, strength):
     path = files("edit")
     arguments = ["--image", PICTURE, "--mask", MASK, "--label", 2, "--n", 3, "--seed", 5]
@@ -137,6 +149,7 @@ def test_a_picture_is_filled_in(sample, files, tmp_path, strength):
     np.testing.assert_array_equal(picture, grid(edit(path, read_image(PICTURE, 1)[np.newaxis], **how)))
 
 
+@pytest.mark.long
 def test_colours(sample, tmp_path):
     (tmp_path / "m.onnx").write_bytes(mix_model(tiny_spec(COLOUR)))
     path = export(tmp_path / "m.onnx", tmp_path / "m.edit.onnx", format="edit").path
@@ -148,6 +161,7 @@ def test_colours(sample, tmp_path):
     np.testing.assert_array_equal(found, grid(edit(path, pixels[np.newaxis], strength=0.5, n=2, seed=0)))
 
 
+@pytest.mark.long
 def test_a_slice_whose_rows_look_back_and_that_is_told_what_was_found(sample, tmp_path):
     """`history` and `x_0_prev` begin empty, and go from slice to slice."""
     A = tiny_spec().alphas_cumprod
@@ -168,7 +182,7 @@ def test_a_slice_whose_rows_look_back_and_that_is_told_what_was_found(sample, tm
 # --- what is refused, in one line ---
 
 
-@pytest.mark.parametrize(
+@representative(
     ("graph", "opens", "arguments", "code", "words"),
     [
         ("sampler", (), "--label 1 --steps 7", 2, "steps is fixed in this file. Export the model again with --open"),
@@ -204,6 +218,7 @@ def test_files_that_are_none(sample, files, tmp_path):
     assert (ended, "cannot be written" in stated) == (5, True), stated
 
 
+@pytest.mark.long
 def test_a_network_that_goes_bad_gives_no_picture(sample, files, tmp_path):
     model = onnx.load(files("sampler"))
     loop = next(node for node in model.graph.node if node.op_type == "Loop").attribute[0].g
@@ -320,6 +335,7 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
 
 
+@pytest.mark.long
 def test_the_swift_of_the_readme_runs(swift, files, tmp_path):
     one_call, host = blocks(IOS / "README.md", "swift")
     assert len(one_call.splitlines()) <= 10
@@ -428,6 +444,7 @@ def resources(tmp_path_factory):
     return folder / "java"
 
 
+@pytest.mark.long
 def test_the_android_app_compiles_against_androids_signatures(java, resources, tmp_path):
     """Android's classes are signatures alone."""
     signatures = (ROOT / "tests" / "examples" / "stubs").rglob("*.java")

@@ -15,10 +15,7 @@ from ddpm_export.process import given, noise, schedules, walk
 from ddpm_export.process import rows as plans
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-SOURCES = {
-    "C++": ["cpp/ddpm.hpp"],
-    "JavaScript": ["web/ddpm.js", "web/given.js"],
-}
+SOURCES = {"C++": ["cpp/ddpm.hpp"], "JavaScript": ["web/ddpm.js", "web/given.js"]}
 FUNCTIONS = {
     "noise_stream": noise.noise_stream,
     "spacing": schedules.spacing,
@@ -35,11 +32,7 @@ FUNCTIONS = {
     "with_returns": given.with_returns,
     "times_below": given.times_below,
 }
-RECORDS = {
-    "Row": [*plans.Row._fields],
-    "Plan": ["rows", "start"],
-    "State": [*walk.State._fields],
-}
+RECORDS = {"Row": [*plans.Row._fields], "Plan": ["rows", "start"], "State": [*walk.State._fields]}
 KNOBS = ["eta", "variance"]  # of the two samplers that every language knows by their formulas
 PYTHONS_OWN = {"grid"}  # grids by name: the others take times
 OPENING, CLOSING = "([{<", ")]}>"
@@ -83,10 +76,7 @@ def names_of(language, argument):
 
 def starts_of(language, name):
     camel = re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
-    return {
-        "C++": rf"^(?:[\w:<>]+ )+{name}\(",
-        "JavaScript": rf"^export (?:async )?function\*? {camel}\(",
-    }[language]
+    return {"C++": rf"^(?:[\w:<>]+ )+{name}\(", "JavaScript": rf"^export (?:async )?function\*? {camel}\("}[language]
 
 
 def source(language):
