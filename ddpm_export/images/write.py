@@ -106,7 +106,7 @@ def _image(pixels: Pixels) -> "Image":
 class Output:
     """A destination for pictures while they are made: `add` takes those after the steps that it `wants`."""
 
-    def __init__(self, wanted: set[int], add: Callable[[range, int, Pixels], object]) -> None:
+    def __init__(self, wanted: set[int], add: Callable[[range, int, Pixels], None]) -> None:
         self.wanted = wanted
         self.add = add
 
@@ -204,7 +204,11 @@ def _npy_output(path: Path, content: _Content) -> Iterator[Output]:
     with replacing(path) as beside, beside.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(content.numbers), height, width, channels)}
         np.lib.format.write_array_header_1_0(file, header)
-        yield Output({content.num_steps}, lambda _numbers, _step, pixels: file.write(np.ascontiguousarray(pixels).data))
+
+        def add(_numbers: range, _step: int, pixels: Pixels) -> None:
+            file.write(np.ascontiguousarray(pixels).data)
+
+        yield Output({content.num_steps}, add)
 
 
 @contextmanager
