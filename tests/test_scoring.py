@@ -188,7 +188,7 @@ def test_scores_by_class_name_classes(rng):
         ("accuracy", Labels(np.full(4, 2), None, ("a", "b")), "accuracy needs images of known classes"),
         ("accuracy", Labels(np.zeros(4, int), None, ("a", "b")), "a logit for each of the 2 classes, got 3"),
         ("class_fid", Labels(np.zeros(4, int), None, ("a", "b")), "class_fid needs a reference of known classes"),
-        ("class_fid", Labels(np.arange(4), np.arange(4), tuple("abcd")), "class_fid needs two images or more of a"),
+        ("class_fid", Labels(np.arange(4), np.arange(4), tuple("abcd")), "class_fid needs at least two images of a"),
         ("speed", None, "metrics must be some of is, fid, kid, pr, accuracy, class_fid, got speed"),
     ],
 )

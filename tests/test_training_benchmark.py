@@ -5,6 +5,7 @@ import functools
 import json
 
 import pytest
+from representative import representative
 
 torch = pytest.importorskip("torch")
 
@@ -36,7 +37,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")  # lucidrains', on a CPU
-@pytest.mark.parametrize("bf16", [True, False])
+@representative("bf16", [True, False])
 @pytest.mark.parametrize("name", [name for name in training.CONTENDERS if "compile" not in name])
 def test_each_loop_trains_the_network_on_new_batches(name, bf16, tiny, tmp_path, monkeypatch):
     make, packages = training.CONTENDERS[name]

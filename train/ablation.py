@@ -6,7 +6,6 @@ already is not done again, so a run that was cut off goes on, cell by cell and w
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,13 +34,11 @@ from ddpm_export.scoring import scores as scoring
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
-from ddpm_export.system.files import cache_folder, replacing, sha256_of
+from ddpm_export.system.files import cache_folder, sha256_of
 from ddpm_export.system.processor import cores
 from train.ablation_page import Cell, Result, draw_chart, draw_samples, markdown
 from train.config import CHOICES, TrainConfig, load_config
-from train.pages import write_between_marks
-
-__all__ = ["main"]
+from train.pages import copy_file, write_between_marks, write_json
 
 STAGES = ("train", "score", "report")
 ROOT = Path(__file__).parents[1]
@@ -213,8 +210,7 @@ def _keep(run: Path, folder: Path) -> None:
     """Export a finished training's averaged weights, and keep its log and samples beside them."""
     for name in KEPT:
         if (run / name).exists():
-            with replacing(folder / name) as beside:
-                shutil.copyfile(run / name, beside)
+            copy_file(run / name, folder / name)
     export(load_checkpoint(run / "checkpoint.pt"), folder / "unet.onnx")
 
 
@@ -225,7 +221,7 @@ def _told(folder: Path, stage: str) -> Iterator[None]:
     try:
         yield
     except DdpmExportError as exc:
-        _write_json(path, {"stage": stage, "exit_code": exc.exit_code, "reason": str(exc)})
+        write_json(path, {"stage": stage, "exit_code": exc.exit_code, "reason": str(exc)})
         print(f"{folder.name}: failed: {exc}", file=sys.stderr)
     else:
         path.unlink(missing_ok=True)
@@ -265,7 +261,7 @@ class _Judge:
                 variance="fixed_small",
                 report=lambda done, total: report(done, total, "bits"),
             )
-        _write_json(folder / "scores.json", {"of": facts, "scores": {**scores, "bits": scoring.bits_as_json(bits)}})
+        write_json(folder / "scores.json", {"of": facts, "scores": {**scores, "bits": scoring.bits_as_json(bits)}})
 
     def score_real(self, path: Path) -> None:
         """Write the scores of as many test images, which say how near to the training images real ones come."""
@@ -274,7 +270,7 @@ class _Judge:
             return
         with phases() as report:
             scores = self._scores(self._dataset(train=False).images[: self.n], report)
-        _write_json(path, {"of": facts, "scores": scores})
+        write_json(path, {"of": facts, "scores": scores})
 
     def shown(self, folder: Path) -> Any:
         """Return the first images of a cell, uint8 (16, H, W, C), of the same noise in all cells; None without it."""
@@ -345,11 +341,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     except ValueError as exc:
         raise BadFileError(f"{path} is damaged: {first_line(exc)}. Delete it.") from exc
     return values
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 main = entry_point(ablate)

@@ -17,8 +17,6 @@ from ddpm_export.system.files import replacing
 from train.config import CHOICES, TrainConfig
 from train.pages import markdown_from_table
 
-__all__ = ["STUDY", "Cell", "Result", "draw_chart", "draw_samples", "markdown", "rank_correlation", "verdicts"]
-
 LOSSES = CHOICES["loss"]
 STUDY = {  # its Inception Scores, by (schedule, loss); huber with delta 1 is its smooth-L1
     (schedule, loss): score

@@ -20,8 +20,6 @@ from ddpm_export.system.files import sha256_of, sole_writer
 if TYPE_CHECKING:
     from train.loop import Progress
 
-__all__ = ["main"]
-
 SHOWN_BROKEN = 10
 
 

@@ -30,8 +30,6 @@ from ddpm_export.system.files import cache_folder, sha256_of
 from train.config import config_from_dict
 from train.pictures import model_from_weights
 
-__all__ = ["facts_of_pixels", "main", "samples_of_checkpoint"]
-
 SEED = 0
 SUBSET = 250  # of KID: the same for every number of images
 Pixels = NDArray[np.uint8]

@@ -21,8 +21,6 @@ from ddpm_export.importers.unet import ResidualBlock
 from ddpm_export.system.files import cache_folder, replacing
 from ddpm_export.system.processor import instructions
 
-__all__ = ["LANES", "compiled", "fused_norm", "keep_memory"]
-
 LANES = 16  # channels that fused.cpp computes at once
 SOURCE = Path(__file__).with_name("fused.cpp")
 FLAGS = (

@@ -12,8 +12,6 @@ from ddpm_export.importers.unet import UNetConfig
 from ddpm_export.process.schedules import betas_from_name
 from train.losses import TIMES
 
-__all__ = ["CONFIG_FOLDER", "TrainConfig", "config_from_dict", "load_config"]
-
 MAX_COUNT = 2**53
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 CHOICES = {

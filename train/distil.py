@@ -43,8 +43,7 @@ from ddpm_export.runtimes.opening import open_model
 from ddpm_export.system.files import replacing, sha256_of, sole_writer
 from train.compiled import compiled, keep_memory
 from train.config import config_from_dict
-
-__all__ = ["Recipe", "Student", "Trajectories", "land", "main", "student_times", "teacher_times"]
+from train.pages import write_text
 
 Float16 = NDArray[np.float16]
 
@@ -314,8 +313,7 @@ def _keep_recipe(out: Path, recipe: Recipe) -> None:
         if differing:
             raise ConfigError(f"{out} was begun with another {', '.join(differing)}. Choose another --out.")
         return
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def command(
@@ -361,8 +359,7 @@ def command(
     contents = load_own_checkpoint(checkpoint)
     with sole_writer(out):
         _keep_recipe(out, recipe)
-        with replacing(out / "pid") as beside:
-            beside.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        write_text(out / "pid", f"{os.getpid()}\n")
         kept = Trajectories(out / "trajectories", recipe)
 
         def made(number: int, rate: float) -> None:

@@ -13,8 +13,6 @@ from torch import nn
 
 from ddpm_export.errors import ConfigError, EnvironmentProblem
 
-__all__ = ["ALONE", "World", "joined_world"]
-
 PICTURES_TIMEOUT = timedelta(hours=1)  # rank 0 draws while the others wait at the next step
 # what gloo and NCCL say, in a plain RuntimeError, when another process has died or hangs
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out", "Timed out", "NCCL error")

@@ -25,8 +25,7 @@ from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.idx import fashion_mnist
 from ddpm_export.system.files import replacing, sha256_of
-
-__all__ = ["Classifier", "accuracy", "main", "ship", "train", "write_extractor"]
+from train.pages import write_text
 
 WIDTHS = (32, 64, 128)
 BATCH = 128
@@ -153,11 +152,7 @@ def accuracy(network: Classifier, data: Dataset) -> float:
 
 
 def write_extractor(
-    network: nn.Module,
-    image_shape: tuple[int, int, int],
-    facts: dict[str, Any],
-    path: Path,
-    max_relative_error: float,
+    network: nn.Module, image_shape: tuple[int, int, int], facts: dict[str, Any], path: Path, max_relative_error: float
 ) -> None:
     """Write a network from images (B, C, H, W) to features and logits as ONNX, with facts as its metadata.
 
@@ -190,8 +185,8 @@ def ship(network: Classifier, folder: Path, test_accuracy: float, epochs: int) -
     facts = {"name": "fashion-mnist classifier", "test_accuracy": test_accuracy, "epochs": epochs, "license": "MIT"}
     path = folder / "extractor.onnx"
     write_extractor(network, (1, 28, 28), facts, path, MAX_RELATIVE_ERROR)
-    with replacing(folder / "extractor.md") as beside:
-        beside.write_text(CARD.format(accuracy=test_accuracy, epochs=epochs, sha256=sha256_of(path)), encoding="utf-8")
+    card = CARD.format(accuracy=test_accuracy, epochs=epochs, sha256=sha256_of(path))
+    write_text(folder / "extractor.md", card)
     return path
 
 

@@ -34,8 +34,6 @@ from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.scoring.scores import CHUNK, sampled_images
 from ddpm_export.system.files import cache_folder, replacing, sha256_of
 
-__all__ = ["main", "nearest_rows"]
-
 DPI = 100
 GAP = 1  # pixels between pictures
 SEED = 0

@@ -20,8 +20,6 @@ from ddpm_export.importers.checkpoint import load_torch_file
 from ddpm_export.system.files import cache_folder, sha256_of
 from train.extractor import write_extractor
 
-__all__ = ["Judge", "judge_from_packages", "main", "write_judge"]
-
 NAME = "efficientnet-lite2"
 # pixels: of 28x28 a fourfold enlargement, which leaves the last level 4x4 where the network's own 260 leaves it 9x9
 SIZE = 112

@@ -23,14 +23,12 @@ from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.scoring.datasets.dataset import Dataset
-from ddpm_export.system.files import replacing
 from train.compiled import compiled, keep_memory
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
 from train.losses import LOSSES, noised, shares_of_times, target
+from train.pages import write_text
 from train.teacher import Teacher
-
-__all__ = ["SAMPLES", "Progress", "Stepper", "check_classes", "spec_from_config", "steps_per_epoch", "train"]
 
 MAX_STEP = 2**53
 SAMPLES = "samples.png"  # the last that is drawn
@@ -181,12 +179,7 @@ class Stepper:
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        dataset: Dataset,
-        device: str,
-        world: World = ALONE,
-        teacher: Teacher | None = None,
+        self, config: TrainConfig, dataset: Dataset, device: str, world: World = ALONE, teacher: Teacher | None = None
     ) -> None:
         self.config, self.dataset, self.device, self.world = config, dataset, device, world
         self._teacher = teacher
@@ -524,5 +517,4 @@ def _clear_after(out: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError, RecursionError):  # the line during which it was killed
             break
         kept.append(line + "\n")
-    with replacing(path) as beside:
-        beside.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["LOSSES", "TIMES", "noised", "shares_of_times", "target"]
-
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.smooth_l1_loss}  # smooth_l1's beta is 1: huber with delta 1
 
 TIMES = {"uniform": {}, "log_normal": {"mean": -1.2, "std": 1.2}}  # distributions of t, and their parameters' defaults

@@ -1,13 +1,31 @@
-"""Pages of Markdown of which a command rewrites a part: what stands between two marks, and tables."""
+"""Files of the trainer's tools, written whole or not at all: texts, JSON, copies, and Markdown between two marks."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from ddpm_export.system.files import replacing
 
-__all__ = ["BEGIN", "END", "markdown_from_table", "write_between_marks"]
-
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file with sorted keys."""
+    write_text(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
+
+
+def copy_file(path: Path, to: Path) -> None:
+    """Copy a file."""
+    with replacing(to) as beside:
+        shutil.copyfile(path, beside)
 
 
 def write_between_marks(page: Path, markdown: str, begin: str = BEGIN, end: str = END) -> None:
@@ -16,8 +34,7 @@ def write_between_marks(page: Path, markdown: str, begin: str = BEGIN, end: str 
     _, mark, after = rest.partition(end)
     if not mark:
         sys.exit(f"error: {page} lacks the marks {begin!r} and {end!r}. Add them where the numbers belong.")
-    with replacing(page) as beside:
-        beside.write_text(f"{before}{begin}\n\n{markdown}\n\n{end}{after}", encoding="utf-8")
+    write_text(page, f"{before}{begin}\n\n{markdown}\n\n{end}{after}")
 
 
 def markdown_from_table(title: str, columns: list[str], rows: list[list[str]]) -> str:

@@ -17,8 +17,6 @@ from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.torch_archive import model_from_module
 from ddpm_export.system.files import replacing
 
-__all__ = ["draw_loss", "draw_samples", "model_from_weights"]
-
 SEED, NUM_IMAGES = 0, 16
 
 

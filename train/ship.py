@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -36,19 +35,14 @@ from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import Request, request_for
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
-from ddpm_export.system.files import replacing, sha256_of
+from ddpm_export.system.files import sha256_of
 from train.config import CONFIG_FOLDER, load_config
+from train.pages import copy_file, write_text
 from train.pictures import draw_loss
-
-__all__ = ["main", "say_what_no_longer_ships"]
 
 ROOT = Path(__file__).parents[1]
 CARD_WIDTH = 120
-PAPERS = {
-    "fashion-mnist": "Xiao et al. 2017",
-    "cifar10": "Krizhevsky 2009",
-    "stanford-cars": "Krause et al. 2013",
-}
+PAPERS = {"fashion-mnist": "Xiao et al. 2017", "cifar10": "Krizhevsky 2009", "stanford-cars": "Krause et al. 2013"}
 GRIDS: dict[str, dict[str, Any]] = {
     "ddim-50": {"sampler": "ddim", "num_steps": 50, "eta": 0.0},
     "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
@@ -96,7 +90,7 @@ def ship(
     source = {**spec.source, "checkpoint_sha256": sha256_of(out / "checkpoint.pt")}
     checkpoint = replace(checkpoint, spec=replace(spec, source=source))
     if plans is not None:
-        _copy(plans, out / "plans.json")
+        copy_file(plans, out / "plans.json")
     print("exporting unet.onnx", file=sys.stderr)
     report = export(checkpoint, out / "unet.onnx")
 
@@ -111,15 +105,15 @@ def ship(
         count = OF_EACH_CLASS * len(spec.label.classes)
         settings = request_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
         _sampled(model, spec, settings, out, "classes", in_rows=True)
-    _copy(run / "log.jsonl", out / "log.jsonl")
+    copy_file(run / "log.jsonl", out / "log.jsonl")
     draw_loss(out / "loss.png", out / "log.jsonl")
-    _write(
+    write_text(
         out / "README.md",
         _card(contents, began, checkpoint, dataset, report, background, shares, seed, note, data is not None),
     )
     endings = {".onnx", ".pt", ".png", ".json", ".jsonl"}
     shipped = sorted(p for p in out.iterdir() if p.suffix in endings)
-    _write(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
+    write_text(out / "SHA256SUMS", "".join(f"{sha256_of(path)}  {path.name}\n" for path in shipped))
     if out.resolve() == ROOT / "exported":
         golden = [sys.executable, "tests/golden/make.py", "full_image.json"]
         subprocess.run(golden, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, check=True)
@@ -127,11 +121,6 @@ def ship(
         for page in say_what_no_longer_ships(pages, before - _digests(out)):
             print(f"{page.relative_to(ROOT)}: has numbers of the model before", file=sys.stderr)
     print(f"{out}: ready")
-
-
-def _copy(path: Path, to: Path) -> None:
-    with replacing(to) as beside:
-        shutil.copyfile(path, beside)
 
 
 def _digests(out: Path) -> set[str]:
@@ -150,7 +139,7 @@ def say_what_no_longer_ships(pages: Iterable[Path], digests: set[str]) -> Iterat
             lambda match: match[0] + (NO_LONGER if any(entry.startswith(match[0]) for entry in digests) else ""), text
         )
         if inputs != text:
-            _write(page, inputs)
+            write_text(page, inputs)
             yield page
 
 
@@ -187,11 +176,6 @@ def _training_set(config: dict[str, Any], data: Path | None) -> Dataset:
 def _share_of(background: int, images: Any) -> tuple[float, float]:
     distance = abs(np.asarray(images, np.int16) - background)
     return float((distance == 0).mean()), float((distance <= 3).mean())
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def _card(

@@ -19,8 +19,6 @@ from ddpm_export.scoring.datasets.dataset import Dataset
 from train.config import TrainConfig, load_config
 from train.loop import Stepper
 
-__all__ = ["main", "stepper"]
-
 
 def stepper(config: TrainConfig) -> Callable[[int], object]:
     """Return what takes step number k of a training on noise instead of images: (k) -> its loss."""

@@ -14,8 +14,6 @@ from ddpm_export.system.files import sha256_of
 from train.compiled import compiled
 from train.config import TrainConfig, config_from_dict
 
-__all__ = ["Teacher", "taught"]
-
 SHARED = ("prediction", "schedule", "schedule_parameters", "num_train_timesteps")
 
 

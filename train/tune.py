@@ -37,9 +37,7 @@ from ddpm_export.process.schedules import GRIDS
 from ddpm_export.process.walk import State, walk, weighted_sum
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.sampling.request import request_for
-from ddpm_export.system.files import replacing
-
-__all__ = ["Table", "Walker", "main", "pixels", "pixels_and_edges", "table_from_plan", "tune"]
+from train.pages import write_json
 
 Float64 = NDArray[np.float64]
 
@@ -372,8 +370,7 @@ def command(
 def _add(path: Path, name: str, values: dict[str, Any]) -> None:
     """Put a plan into a file of plans, which keeps its others."""
     plans = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    with replacing(path) as beside:
-        beside.write_text(json.dumps({**plans, name: values}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, {**plans, name: values})
 
 
 main = entry_point(command)

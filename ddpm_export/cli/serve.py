@@ -97,7 +97,7 @@ def _steps(model: Path, runtime: Runtime, untrusted: str | None, limits: Limits)
     """Open the model, here or in a child; each evaluation has one thread unless there is only one at a time."""
     from ddpm_export.serving.painting import Painter, confined
 
-    how = runtime.asked()
+    how = dict(vars(runtime))
     how["threads"] = how["threads"] or (None if limits.running == 1 else 1)
     if untrusted is None:
         return Painter(str(model), limits, **how).steps

@@ -1,7 +1,6 @@
 """Read pictures and arrays from files that may hold anything."""
 
 import io
-import os
 import threading
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError, first_line
 from ddpm_export.process.pixels import Pixels
+from ddpm_export.system.files import open_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,19 +24,17 @@ READABLE = (
     "PPM",
     "TIFF",
     "WEBP",
-)  # Pillow's other readers run programs or are seldom tried
-
-
-OPENING = threading.Lock()  # what warnings do is set for the process, and images are read in threads
+)  # Pillow's other readers run programs or are rarely used
+OPENING = threading.Lock()  # warning filters belong to the process, and images are read in threads
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Return the array of an .npy file, mapped: a header may claim more than any memory holds.
+    """Return the array of an .npy file, mapped, since a header may claim more than fits into memory.
 
-    Raises BadFileError for what is no such file.
+    Raises BadFileError for any other file.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             raise OSError("no such file")
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as exc:  # a hostile header raises nearly anything
@@ -48,22 +46,19 @@ def read_image(
 ) -> Pixels:
     """Read an image as (H, W, channels), channels 1 (grey) or 3 (RGB); `size` (H, W) crops and resizes it to that.
 
-    source is a path, or the bytes of an encoded image, which `where` names in errors. The picture is turned as its EXIF
-    says, transparency is laid over white, 16 bits become the upper 8. With `size`, the largest part in the middle of
-    that shape is resampled with Lanczos' filter, widened when it shrinks: without that, shrinking aliases (Parmar et
-    al. 2022).
+    source: a path, or the bytes of an encoded image, which errors call `where`. The picture is turned as its EXIF says,
+    transparency is laid over white, 16 bits become the upper 8. `size` takes the largest centred part of that shape and
+    resamples it with Lanczos' filter, widened when it shrinks: without that, shrinking aliases (Parmar et al. 2022).
 
-    Raises BadFileError for what Pillow cannot read, or what claims more pixels than it takes to be safe.
+    Raises BadFileError for what Pillow cannot read, or what claims more pixels than Pillow takes to be safe.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
-            raise OSError("something that is not a file")  # a pipe would have us wait for ever
-        with OPENING, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READABLE)
-        with opened:
+        with io.BytesIO(source) if isinstance(source, bytes) else open_plain(source) as file:
+            with OPENING, warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                opened = Image.open(file, formats=READABLE)
             image = _opaque(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
         if size is not None and image.size != size[::-1]:
             image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)

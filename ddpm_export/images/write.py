@@ -24,13 +24,13 @@ ANIMATIONS = (".gif", ".webp")
 MAX_FRAMES = 60
 FRAME_MS, LAST_FRAME_MS, LINE_MS = 50, 1500, 200
 TEXT_KEY = "ddpm_export"
-LONGEST_NAME, MARGIN = 24, 4  # of the names beside rows, in letters and pixels
+LONGEST_NAME, MARGIN = 24, 4  # of the names beside rows: letters, pixels
 
 
 def grid(images: Pixels, names: Sequence[str] = (), columns: int | None = None) -> Pixels:
-    """Lay images (N, H, W, C) out row by row, as near to a square as they allow: (H', W', C).
+    """Lay images (N, H, W, C) out row by row: (H', W', C), as near to a square as possible unless `columns` says else.
 
-    names: of rows, each with its name at the left, N a multiple of their number. columns: how many, where not so.
+    names: one for each row, shown at its left; N is a multiple of their number.
     """
     count, height, width, channels = images.shape
     if columns is None:
@@ -38,11 +38,8 @@ def grid(images: Pixels, names: Sequence[str] = (), columns: int | None = None) 
     rows = math.ceil(count / columns)
     page = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
     page[:count] = images
-    page = (
-        page.reshape(rows, columns, height, width, channels)
-        .transpose(0, 2, 1, 3, 4)
-        .reshape(rows * height, columns * width, channels)
-    )
+    page = page.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    page = page.reshape(rows * height, columns * width, channels)
     return np.concatenate([_named(names, height, channels), page], axis=1) if names else page
 
 
@@ -62,17 +59,14 @@ def _named(names: Sequence[str], height: int, channels: int) -> Pixels:
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:
-    """Write an .npy file, whole or not at all: the bytes of `numpy.save`.
+    """Write an .npy file, whole or not at all; raises EnvironmentProblem where it cannot be written.
 
-    That one writes small arrays, and the ends of large ones, through a buffer of C's whose errors it does not look at:
-    on a full disk they are lost in silence.
-
-    Raises EnvironmentProblem where nothing can be written.
+    The bytes are those of `numpy.save`, which ignores errors of the C buffer it writes through, such as a full disk.
     """
     values = np.ascontiguousarray(values)
     with replacing(path) as beside, beside.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
-        _write_all(file, values)
+        file.write(values.data)
 
 
 def save_images(
@@ -82,10 +76,7 @@ def save_images(
     names: Sequence[str] = (),
     columns: int | None = None,
 ) -> None:
-    """Write images (N, H, W, C), C 1 or 3, as one PNG: a grid, with `text` as JSON in its `ddpm_export` chunk.
-
-    names, columns: as of `grid`.
-    """
+    """Write images (N, H, W, C), C 1 or 3, as one PNG: their `grid`, with `text` as JSON in its `ddpm_export` chunk."""
     content = png_bytes(grid(images, names, columns), text)
     with replacing(path) as beside:
         beside.write_bytes(content)
@@ -112,14 +103,14 @@ def _image(pixels: Pixels) -> "Image":
 
 
 class Output:
-    """A place that pictures go to while they are made: `wants` says after which steps, `add` takes them."""
+    """A destination for pictures while they are made: `add` takes those after the steps that it `wants`."""
 
     def __init__(self, wanted: set[int], add: Callable[[range, int, Pixels], None]) -> None:
         self.wanted = wanted
         self.add = add
 
     def wants(self, step: int) -> bool:
-        """Say whether the pictures after this step (1 to num_steps) are to be added."""
+        """Return whether to add the pictures after this step (1 to num_steps)."""
         return step in self.wanted
 
 
@@ -135,23 +126,17 @@ def open_output(
     in_rows: bool = False,
     in_line: bool = False,
 ) -> Iterator[Output]:
-    """Yield the output that a path stands for: .png (grid), .gif or .webp (the denoising), .npy, or a folder.
+    """Yield the output for a path: .png (grid), .gif or .webp (the denoising), .npy, or a folder (no ending).
 
-    labels: the names that images have in turn, image k the (k mod K)-th; each picture of a folder says its own.
-    in_rows: a grid has a row for each, all of as many images. in_line: the images lead from one to another, and so a
-    grid is one row, and an animation goes along it and back.
+    labels: image k has the (k mod K)-th; each picture of a folder records its own. in_rows: a grid has a row for each
+    label. in_line: the images lead from one to another: a grid is one row, an animation goes along it and back.
 
-    A folder (no ending) and .npy are written batch by batch; the others are kept until the end. A file takes its name
-    when all went well; in a folder each picture does. Raises UsageError for another ending, EnvironmentProblem where
-    nothing can be written, before anything is sampled.
+    A folder and .npy are written batch by batch, the others at the end. A file, or each picture of a folder, gets its
+    name once it is whole. Raises UsageError for another ending, EnvironmentProblem where nothing can be written.
     """
     path = Path(path)
-    makers = {
-        ".png": _grid_output,
-        ".npy": _npy_output,
-        "": _folder_output,
-        **dict.fromkeys(ANIMATIONS, _animation_output),
-    }
+    makers = {".png": _grid_output, ".npy": _npy_output, "": _folder_output}
+    makers |= dict.fromkeys(ANIMATIONS, _animation_output)
     suffix = "" if os.path.isdir(path) else path.suffix.lower()
     if suffix not in makers:
         raise UsageError(f"--out must end in .png, .gif, .webp or .npy, or name a folder, got {path.name!r}.")
@@ -163,7 +148,7 @@ def open_output(
 
 
 class _Content(NamedTuple):
-    """Say what goes to an output, as of `open_output`."""
+    """The arguments of `open_output`."""
 
     numbers: range
     image_shape: tuple[int, int, int]
@@ -218,11 +203,11 @@ def _npy_output(path: Path, content: _Content) -> Iterator[Output]:
     with replacing(path) as beside, beside.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(content.numbers), height, width, channels)}
         np.lib.format.write_array_header_1_0(file, header)
-        yield Output({content.num_steps}, lambda _numbers, _step, pixels: _write_all(file, pixels))
 
+        def add(_numbers: range, _step: int, pixels: Pixels) -> None:
+            file.write(np.ascontiguousarray(pixels).data)
 
-def _write_all(file: Any, values: NDArray[Any]) -> None:
-    file.write(np.ascontiguousarray(values).data)
+        yield Output({content.num_steps}, add)
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Scores of an exported model: its images, their features and a reference set, kept so that nothing is done twice.
-
-Every result names what it compares, with what and how many: without that no score means anything.
-"""
+"""Scores of an exported model: its images and features, and those of a reference, cached."""
 
 import hashlib
 import json
@@ -34,7 +31,7 @@ from ddpm_export.scoring.metrics.likelihood import FlowBits
 from ddpm_export.scoring.metrics.neighbours import density_coverage, precision_recall
 from ddpm_export.scoring.metrics.rate import coder_costs, rate_distortion
 
-CHUNK = 100  # images a file of the spool; also how many an extractor gets at a time
+CHUNK = 100  # images in a file of the cache, and in a batch of the extractor
 MAX_NEIGHBOURS_OF = 10_000  # precision and recall compare every image with every other
 
 Pixels = NDArray[np.uint8]
@@ -43,9 +40,9 @@ Report = Callable[[int, int, str], None]
 
 
 class Labels(NamedTuple):
-    """Hold what class each image is of, (N,) of those that are scored and (M,) of the reference, None where unknown.
+    """Hold the classes of the scored images (N,) and of the reference (M,), None where unknown, and their names.
 
-    names: of the classes; a label beyond them is "no class".
+    A label beyond the names is "no class".
     """
 
     fake: Array | None
@@ -62,10 +59,9 @@ def sampled_images(
     report: Report,
     provider: str = "cpu",
 ) -> Pixels:
-    """Return the images of the request, uint8 (n, H, W, C), each hundred of which is kept in the cache once made.
+    """Return the images of the request, uint8 (n, H, W, C), from the cache where they are, else made and cached.
 
-    The same model, seed and sampler find them there again, whatever n, on the same provider and by the same version of
-    this package. report: images done, of how many, what.
+    The cache goes by model, request (whatever n), provider and this package's version. report: (done, total, what).
     """
     folder = cache / "samples" / key_of({**_made_by(provider), "model": model_sha256, **request.describe()})
     done = []
@@ -93,7 +89,7 @@ def features_of(
 ) -> Scored:
     """Return (features (N, D), logits (N, K)) float32 of images uint8 (N, H, W, C), from the cache where they are.
 
-    The cache goes by the content of images and extractor, the provider and this package's version; None keeps nothing.
+    The cache goes by the content of images and extractor, the provider and this package's version; None is no cache.
     """
     folder = None
     if cache is not None:
@@ -115,7 +111,7 @@ def features_of(
 
 
 def shipped_extractor() -> Path:
-    """Return where the extractor lies that comes with this package: in it once installed, in `exported/` of a clone.
+    """Return the path of the shipped extractor: in the installed package, or in `exported/` of a clone.
 
     Raises EnvironmentProblem where it is in neither.
     """
@@ -123,15 +119,13 @@ def shipped_extractor() -> Path:
     for path in (package / "extractor.onnx", package.parent / "exported" / "extractor.onnx"):
         if path.is_file():
             return path
-    raise EnvironmentProblem(
-        "The extractor of this package is missing. Install ddpm-export again, or pass --extractor."
-    )
+    raise EnvironmentProblem("The shipped extractor is missing. Reinstall ddpm-export, or pass --extractor.")
 
 
 def scores(metrics: tuple[str, ...], fake: Scored, real: Scored, labels: Labels | None = None) -> dict[str, Any]:
     """Return the metrics by name (`METRICS`, `CLASS_METRICS`) as JSON values; fake and real are (features, logits).
 
-    Raises UsageError for an unknown metric, for none, and for one by class of images whose labels are not known.
+    Raises UsageError for no or an unknown metric, and for a metric by class without known labels.
     """
     unknown = sorted(set(metrics) - {*METRICS, *CLASS_METRICS})
     if unknown or not metrics:
@@ -144,27 +138,17 @@ def scores(metrics: tuple[str, ...], fake: Scored, real: Scored, labels: Labels 
     for name, score_by_class in CLASS_METRICS.items():
         if name in metrics:
             if labels is None or labels.fake is None or not (labels.fake < len(labels.names)).any():
-                raise UsageError(f"{name} needs images of known classes. Score a model that is told a class.")
+                raise UsageError(f"{name} needs images of known classes. Score a model with classes.")
             result |= score_by_class(fake, real, labels)
     return result
 
 
-def _inception_scores(fake: Scored, real: Scored) -> dict[str, Any]:
-    pairs = {"is": fake, "is_of_reference": real}
-    return {name: inception_score(probabilities_from_logits(logits))._asdict() for name, (_, logits) in pairs.items()}
+def _inception(scored: Scored) -> dict[str, float]:
+    return inception_score(probabilities_from_logits(scored[1]))._asdict()
 
 
-def _frechet(fake: Scored, real: Scored) -> dict[str, Any]:
-    return {"fid": frechet_distance(statistics(fake[0]), statistics(real[0]))}
-
-
-def _kernel(fake: Scored, real: Scored) -> dict[str, Any]:
-    return {"kid": kernel_distance(fake[0], real[0])._asdict()}
-
-
-def _neighbours(fake: Scored, real: Scored) -> dict[str, Any]:
-    a, b = real[0][:MAX_NEIGHBOURS_OF], fake[0][:MAX_NEIGHBOURS_OF]
-    return {"pr": {**precision_recall(a, b)._asdict(), **density_coverage(a, b)._asdict()}}
+def _neighbours(real: Array, fake: Array) -> dict[str, float]:
+    return {**precision_recall(real, fake)._asdict(), **density_coverage(real, fake)._asdict()}
 
 
 def _accuracy(fake: Scored, real: Scored, labels: Labels) -> dict[str, Any]:
@@ -185,11 +169,11 @@ def _accuracy(fake: Scored, real: Scored, labels: Labels) -> dict[str, Any]:
 
 def _frechet_by_class(fake: Scored, real: Scored, labels: Labels) -> dict[str, Any]:
     if labels.fake is None or labels.real is None:
-        raise UsageError("class_fid needs a reference of known classes, which this one does not tell.")
+        raise UsageError("class_fid needs a reference of known classes.")
     classed = labels.fake < len(labels.names)
     found = frechet_by_class(fake[0][classed], labels.fake[classed], real[0], labels.real)
     if not found:
-        raise UsageError("class_fid needs two images or more of a class that the reference has.")
+        raise UsageError("class_fid needs at least two images of a class that the reference has.")
     return {"class_fid": {"mean": float(np.mean(list(found.values()))), **_by_name(found, labels.names)}}
 
 
@@ -197,14 +181,14 @@ def _by_name(values: dict[int, float], names: tuple[str, ...]) -> dict[str, floa
     return {names[label]: value for label, value in values.items()}
 
 
-# what `ddpm-eval --metrics` takes, but for bits, which are of the network: (fake, real) -> JSON values by name
+# (fake, real) -> JSON values by name; bits are apart, since they score the network and no images
 METRICS: dict[str, Callable[[Scored, Scored], dict[str, Any]]] = {
-    "is": _inception_scores,
-    "fid": _frechet,
-    "kid": _kernel,
-    "pr": _neighbours,
+    "is": lambda fake, real: {"is": _inception(fake), "is_of_reference": _inception(real)},
+    "fid": lambda fake, real: {"fid": frechet_distance(statistics(fake[0]), statistics(real[0]))},
+    "kid": lambda fake, real: {"kid": kernel_distance(fake[0], real[0])._asdict()},
+    "pr": lambda fake, real: {"pr": _neighbours(real[0][:MAX_NEIGHBOURS_OF], fake[0][:MAX_NEIGHBOURS_OF])},
 }
-# the same of images whose classes are known: (fake, real, labels) -> JSON values by name
+# (fake, real, labels) -> JSON values by name
 CLASS_METRICS: dict[str, Callable[[Scored, Scored, Labels], dict[str, Any]]] = {
     "accuracy": _accuracy,
     "class_fid": _frechet_by_class,
@@ -212,54 +196,50 @@ CLASS_METRICS: dict[str, Callable[[Scored, Scored, Labels], dict[str, Any]]] = {
 
 
 def bits_as_json(bits: Bits) -> dict[str, Any]:
-    """Return what a result says of bits per dimension: the mean, how sure it is, and of how many images and times.
-
-    A standard error of one image, which has none, is None.
-    """
+    """Return bits per dimension as JSON values; the standard error of one image is None."""
     return {
         "mean": bits.mean,
-        "standard_error": bits.standard_error if math.isfinite(bits.standard_error) else None,
+        "standard_error": _finite(bits.standard_error),
         "strata_error": bits.strata_error,
         "prior": bits.prior,
-        "images": bits.num_images,
-        "times": bits.num_times,
+        "images": len(bits.per_image),
+        "times": len(bits.times),
     }
 
 
 def rate_as_json(bits: Bits, spec: ModelSpec) -> dict[str, Any]:
-    """Return rate and distortion in total, and what a coder would cost where all times were measured.
+    """Return total rate and distortion as JSON values, with a coder's costs where all times were evaluated.
 
-    A standard error of one image, which has none, is None.
+    The standard errors of one image are None.
     """
     rate = rate_distortion(bits, spec.num_train_timesteps)
-    numbers = {
-        "L_1:T": rate.lossy,
-        "L_1:T_error": rate.lossy_error,
+    found: dict[str, Any] = {
+        "L_1:T": float(rate.rate[0]),
+        "L_1:T_error": _finite(float(rate.rate_error[0])),
         "L_0": rate.lossless,
-        "L_0_error": rate.lossless_error,
+        "L_0_error": _finite(rate.lossless_error),
         "rmse": float(rate.rmse[0]),
-        "rmse_error": float(rate.rmse_error[0]),
-        "images": bits.num_images,
-        "times": bits.num_times,
+        "rmse_error": _finite(float(rate.rmse_error[0])),
+        "images": len(bits.per_image),
+        "times": len(bits.times),
     }
-    found: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    if bits.num_times == spec.num_train_timesteps:
+    if len(bits.times) == spec.num_train_timesteps:
         found["coder"] = [asdict(cost) for cost in coder_costs(rate, spec)]
     return found
 
 
 def likelihood_as_json(found: FlowBits) -> dict[str, Any]:
-    """Return what a result says of the likelihood; a standard error of one image, which has none, is None."""
-    return {
-        "mean": found.mean,
-        "standard_error": found.standard_error if math.isfinite(found.standard_error) else None,
-        "images": found.num_images,
-        "steps": found.num_steps,
-    }
+    """Return the likelihood as JSON values; the standard error of one image is None."""
+    error = _finite(found.standard_error)
+    return {"mean": found.mean, "standard_error": error, "images": len(found.per_image), "steps": found.num_steps}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def curve_from_bits(bits: Bits, spec: ModelSpec) -> str:
-    """Return the terms, and rate against distortion, over t as CSV with a head."""
+    """Return the terms, rate and distortion over t as CSV with a header."""
     rate = rate_distortion(bits, spec.num_train_timesteps)
     columns = (bits.times, bits.terms_mean, rate.rate, rate.rate_error, rate.rmse, rate.rmse_error)
     head = "t,bits_per_dimension,rate,rate_error,rmse,rmse_error"
@@ -268,35 +248,33 @@ def curve_from_bits(bits: Bits, spec: ModelSpec) -> str:
 
 
 def _made_by(provider: str) -> dict[str, str]:
-    """Return what numbers depend on besides files and settings, for the keys of the cache."""
+    """Return what cached results depend on in addition to files and settings."""
     return {"version": __version__, "provider": provider}
 
 
 def _digest_of_images(images: Pixels | LazyImages) -> str:
     digest = hashlib.sha256()
-    for start in range(0, len(images), CHUNK):  # a part at a time: there may be too many for the memory
+    for start in range(0, len(images), CHUNK):  # in parts: all may not fit into memory
         digest.update(np.ascontiguousarray(images[start : start + CHUNK]).tobytes())
     return digest.hexdigest()
 
 
 def key_of(values: dict[str, Any]) -> str:
-    """Return a name in the cache for what follows from JSON values."""
+    """Return the name in the cache of a result that follows from JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def kept(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> Any:
-    """Return an array that `save_array` wrote, None where there is none; files are whole or not there.
+    """Return an array that `save_array` wrote, None where there is none.
 
-    Raises BadFileError for one that is damaged, or of another shape or dtype, where these are not None.
+    Raises BadFileError for a damaged file, and for another shape or dtype unless that argument is None.
     """
     if not path.exists():
         return None
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
-        raise BadFileError(f"{path} of the cache is damaged: {exc}. Delete it.") from exc
+        raise BadFileError(f"{path} is damaged: {exc}. Delete it.") from exc
     if (dtype is not None and values.dtype != dtype) or (shape is not None and values.shape != shape):
-        raise BadFileError(
-            f"{path} of the cache must hold {np.dtype(dtype)} {shape}, got {values.dtype} {values.shape}. Delete it."
-        )
+        raise BadFileError(f"{path} must hold {np.dtype(dtype)} {shape}, got {values.dtype} {values.shape}. Delete it.")
     return values

@@ -1,4 +1,4 @@
-"""The features of a set's pictures, a file beside each shard, made by whoever makes that. Knows no engine."""
+"""The features of a set's pictures, in a file for each shard, made by its worker. Knows no engine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ KEPT = ".features"  # hidden, as records are
 
 @dataclass(frozen=True)
 class Scoring:
-    """Say how a set is made and scored, to whoever does that for a shard. extractor: the absolute path of its file."""
+    """Tell a worker how to make and score a shard. extractor: the absolute path of its file."""
 
     job: Job
     extractor: str
     extractor_sha256: str
 
     def place_of(self, shard: int, digest: str) -> Path:
-        """Return where the features of a shard lie once they are made, by the digest of its pictures."""
+        """Return the path of a shard's features, by the digest of its pictures."""
         return Path(self.job.out, KEPT, self.extractor_sha256[:32], f"{shard:05d}-{digest[:16]}.npy")
 
 
 def folder_of_set(cache: Path, model: Path, request: Request, provider: str, mixed: bool) -> Path:
-    """Return where a set that is scored lies in a cache: by all that its pictures follow from, the machine among it."""
+    """Return the folder in the cache of a scored set, by all that determines its pictures, including the machine."""
     made_by = {"model": sha256_of(model), "machine": machine_of(model, provider), "mixed": mixed}
     return cache / "sets" / key_of({**made_by, **request.describe(), "first": request.first, "n": request.n})
 
 
 def unscored(scoring: Scoring) -> list[int]:
-    """Return the shards that are still to be made, or whose features are."""
+    """Return the shards without pictures or features."""
     records = (record_of(scoring.job, shard) for shard in range(scoring.job.about["shards"]))
     return [
         shard
@@ -48,14 +48,14 @@ def unscored(scoring: Scoring) -> list[int]:
 
 
 def scorer(scoring: Scoring, threads: int) -> Callable[[int], None]:
-    """Open model and extractor; return what makes a shard, by its number, where it is missing, and its features.
+    """Open model and extractor; return a function that makes the features of a shard, and the shard if it is missing.
 
-    threads: of both, unless the job says how many. Raises as `opened_for` and `open_extractor`, BadFileError where
-    another extractor lies at its place.
+    threads: for both, unless the job has a number. Raises as `opened_for` and `open_extractor`, BadFileError where the
+    extractor has changed.
     """
     job, path = scoring.job, Path(scoring.extractor)
     if sha256_of(path) != scoring.extractor_sha256:
-        raise BadFileError(f"{path} is not the extractor that scoring was begun with. Put that in its place.")
+        raise BadFileError(f"{path} has changed since scoring began. Restore it.")
     make, provider = maker(job, threads), job.about["machine"]["provider"]
     extract = open_extractor(path, tuple(job.about["image_shape"]), provider, job.threads or threads)
 
@@ -71,7 +71,7 @@ def scorer(scoring: Scoring, threads: int) -> Callable[[int], None]:
 
 
 def features_of_set(scoring: Scoring, manifest: Mapping[str, Any]) -> Scored:
-    """Return (features (N, D), logits (N, K)) float32 of a set that is whole and scored, in the order of its images.
+    """Return (features (N, D), logits (N, K)) float32 of a complete scored set, in the order of its images.
 
     manifest: as `finish` returns it. Raises BadFileError where features are damaged.
     """

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
+from typing import BinaryIO
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 
@@ -18,41 +19,40 @@ except ImportError:  # Windows
 
 
 def cache_folder() -> Path:
-    """Return where this user keeps what can be made or fetched again; it may not be there yet.
-
-    Raises EnvironmentProblem for a user without a home folder.
-    """
+    """Return this user's cache folder, which may not exist yet; raises EnvironmentProblem without a home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm-export"
     except RuntimeError as exc:
-        raise EnvironmentProblem("This user has no home folder for the cache. Set XDG_CACHE_HOME to one.") from exc
+        raise EnvironmentProblem("This user has no home folder. Set XDG_CACHE_HOME to a folder.") from exc
+
+
+def open_plain(path: str | Path) -> BinaryIO:
+    """Open a plain file for reading; raises OSError for anything else, such as a pipe, without waiting for it."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError("it is not a file")
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """Return the content of a plain file of at most so many bytes, looked at before anything is read.
-
-    Raises BadFileError for a file that is missing, larger, or something else than a file, such as a pipe.
-    """
+    """Return the content of a plain file of at most `most` bytes; raises BadFileError for any other file."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not S_ISREG(found.st_mode):
-                raise BadFileError(f"{path} is not a file.")
-            if found.st_size > most:
-                raise BadFileError(f"{path} has {found.st_size} bytes, more than the {most} that are read.")
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise BadFileError(f"{path} must have at most {most} bytes, got {size}.")
             return file.read(most)
     except OSError as exc:
-        raise BadFileError(f"{path} cannot be read: {exc.strerror}.") from exc
+        raise BadFileError(f"{path} cannot be read: {exc.strerror or exc}.") from exc
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it is synced and takes the name, on any error it is removed.
+    """Yield a path beside `path` to write to; on success it is synced and renamed, on any error removed.
 
-    What a process that was killed left there is written over by whoever writes `path` next.
-
-    Raises EnvironmentProblem where the folder cannot be written or the disk is full.
+    The next writer of `path` reuses what a killed process left. Raises EnvironmentProblem where the folder cannot be
+    written or the disk is full.
     """
     path = Path(path)
     beside: Path | None = None
@@ -60,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced, too
-            raise FileExistsError(errno.EEXIST, "something that is not a file")
+            raise FileExistsError(errno.EEXIST, "it is not a file")
         beside, handle = _claimed(path)
         yield beside
         with beside.open("rb+") as file:
@@ -89,10 +89,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _claimed(path: Path) -> tuple[Path, int | None]:
-    """Return an empty file beside `path` that no other process writes to, and the handle that keeps it so.
-
-    The suffix stays last: Pillow and others choose a format by it.
-    """
+    """Return an empty file beside `path`, with its suffix, and the handle whose lock keeps other writers away."""
     for number in itertools.count():
         beside = path.with_name(f".{path.stem}.ddpm-{number}.part{path.suffix}")
         try:
@@ -115,27 +112,26 @@ def _claimed(path: Path) -> tuple[Path, int | None]:
 
 
 def _is_kept(handle: int, beside: Path, is_new: bool) -> bool:
-    """Lock a file for this process and return whether that went well, and the name is still the file's."""
+    """Lock a file for this process; return whether it is locked and still has its name."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system that locks nothing
         return is_new
-    try:  # whoever kept it may have given it its own name meanwhile
-        return os.path.samestat(os.fstat(handle), os.stat(beside, follow_symlinks=False)) and S_ISREG(
-            os.fstat(handle).st_mode
-        )
+    found = os.fstat(handle)
+    try:  # its writer may have renamed it since it was opened
+        return S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(beside, follow_symlinks=False))
     except OSError:
         return False
 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep a folder, made where it is missing, for this process until the end, however it ends.
+    """Lock a folder, made where it is missing, for this process until the block or the process ends.
 
-    Raises UsageError where another process keeps it, EnvironmentProblem where it cannot be made. Windows, and file
-    systems that lock nothing, let every process in.
+    Raises UsageError where another process holds it, EnvironmentProblem where it cannot be made. Without locks, as on
+    Windows, every process is let in.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -182,7 +182,7 @@ def test_whole_numbers_and_halves_are_features_too(rng):
 
 
 def test_one_image_has_no_covariance():
-    with pytest.raises(UsageError, match=r"^features must be of at least 2 images for a covariance, got 1"):
+    with pytest.raises(UsageError, match=r"^features must be of at least 2 images, got 1"):
         statistics(np.ones((1, 3)))
     a = statistics(np.eye(3))
     with pytest.raises(UsageError, match=r"^statistics b must be of at least 2"):
@@ -190,7 +190,7 @@ def test_one_image_has_no_covariance():
 
 
 def test_different_dimensions_are_refused():
-    with pytest.raises(UsageError, match=r"^statistics must have one number of dimensions, got 3 and 4"):
+    with pytest.raises(UsageError, match=r"^statistics must have the same number of dimensions, got 3 and 4"):
         frechet_distance(statistics(np.eye(3)), statistics(np.eye(4)))
 
 

@@ -99,7 +99,7 @@ def test_the_error_of_a_difference_is_that_over_other_sets(rng, alike):
 
 def test_a_difference_of_sets_of_unequal_size_is_refused(rng):
     sets = [kernel_pulls(rng.normal(size=(n, D)), rng.normal(size=(7, D))) for n in (4, 5)]
-    with pytest.raises(UsageError, match=r"Only sets of as many images, .*got \(4,\), \(5,\) and \(7,\), \(7,\)"):
+    with pytest.raises(UsageError, match=r"Both sets must have as many images .*got \(4,\), \(5,\) and \(7,\), \(7,\)"):
         kernel_difference(*sets)
     with pytest.raises(UsageError, match="at least 2 images of each set, got 1"):
         kernel_pulls(np.ones((1, D)), np.ones((7, D)))
@@ -172,7 +172,7 @@ def test_what_is_not_finite_is_refused(value):
 
 def test_arguments_out_of_range_are_refused():
     x = np.ones((5, 3))
-    with pytest.raises(UsageError, match=r"^features must have one number of dimensions, got 3 and 4"):
+    with pytest.raises(UsageError, match=r"^features must have the same number of dimensions, got 3 and 4"):
         kernel_distance(x, np.ones((5, 4)))
     for a, b, size in ((x[:1], x, 1000), (x, x[:1], 1000), (x, x, 1), (x, x, -1)):
         with pytest.raises(UsageError, match=r"^The kernel distance needs at least 2 images"):

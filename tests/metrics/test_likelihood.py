@@ -34,7 +34,7 @@ def test_the_likelihood_of_gaussian_data_is_the_known_one(prediction):
     np.testing.assert_allclose(found.per_image, exact(IMAGES), rtol=0, atol=0.02)
     assert found.mean == pytest.approx(found.per_image.mean())
     assert found.standard_error == pytest.approx(found.per_image.std(ddof=1) / math.sqrt(6))
-    assert (found.num_images, found.num_steps) == (6, 128)
+    assert (len(found.per_image), found.num_steps) == (6, 128)
 
 
 def test_twice_the_steps_have_a_quarter_of_the_error():
@@ -74,5 +74,5 @@ def test_progress_is_reported_and_what_does_not_fit_refused():
     with pytest.raises(NonFiniteError, match="At t = 0"):
         flow_bits(lambda x_t, t: {"v": np.nan * model(x_t, t)["v"]}, spec, IMAGES)
     ends_in_noise = gaussian_spec([0.9, 0.5, 0.0], "v", None, (1, 8, 8))
-    with pytest.raises(UsageError, match="needs a last time that is not all noise"):
+    with pytest.raises(UsageError, match="needs some signal at the last time"):
         flow_bits(gaussian_model([0.9, 0.5, 0.0], MEAN, STD, "v"), ends_in_noise, IMAGES, num_steps=3)

@@ -179,7 +179,7 @@ def test_what_is_not_finite_is_refused(metric, value):
 @BOTH
 def test_arguments_out_of_range_are_refused(metric):
     x = np.ones((6, 3))
-    with pytest.raises(UsageError, match=r"^features must have one number of dimensions, got 3 and 4"):
+    with pytest.raises(UsageError, match=r"^features must have the same number of dimensions, got 3 and 4"):
         metric(x, np.ones((6, 4)))
     for k in (0, -1, 6):
         with pytest.raises(UsageError, match=rf"^k must be from 1 to 5, .* got {k}\."):

@@ -33,7 +33,7 @@ def test_rate_is_what_was_sent_before_and_distortion_that_of_what_is_seen():
         np.testing.assert_allclose(seen[t], found, atol=1e-6 / math.sqrt(A[t]))  # x_t is float32
         levels = 127.5 * (found - x_0)
         assert RATE.rmse[t] == pytest.approx(math.sqrt(np.mean(levels**2)), rel=1e-5)
-    assert RATE.lossy + RATE.lossless == pytest.approx(BITS.mean)
+    assert RATE.rate[0] + RATE.lossless == pytest.approx(BITS.mean)
 
 
 def test_the_distortion_of_gaussian_data_is_that_of_its_posterior():
@@ -60,7 +60,7 @@ def test_a_subset_of_the_times_gives_the_same_curve_nearly():
     found = rate_distortion(some, T)
     np.testing.assert_array_equal(found.times, some.times)
     np.testing.assert_allclose(found.rate, RATE.rate[some.times], rtol=0.1, atol=0.02)
-    assert found.lossy + found.lossless == pytest.approx(some.mean)
+    assert found.rate[0] + found.lossless == pytest.approx(some.mean)
 
 
 def test_a_message_takes_more_than_it_carries():
@@ -71,7 +71,7 @@ def test_fewer_messages_are_a_process_of_their_own():
     """All times are the process itself; fewer are what the bound says of a spec that has only these."""
     whole, *_ = coder_costs(RATE, SPEC, (T,))
     assert whole.messages == T
-    assert whole.kl == pytest.approx(RATE.lossy)
+    assert whole.kl == pytest.approx(RATE.rate[0])
     kl = np.array([BITS.prior, *BITS.terms_mean[1:]]) * 64
     assert whole.cost * 64 == pytest.approx((kl + np.log2(kl + 1.0) + 4.0).sum())
     few = np.ceil(np.maximum(kl, 1e-9) / 16.0)
@@ -89,7 +89,7 @@ def test_fewer_messages_are_a_process_of_their_own():
     # other noise, so equal only as far as the mean over 12 x 64 pixels is
     few = rate_distortion(bits_per_dimension(model, shorter, IMAGES, seed=4), 7)
     (found,) = coder_costs(RATE, SPEC, (7,))
-    assert found.kl == pytest.approx(few.lossy, rel=0.1)
+    assert found.kl == pytest.approx(few.rate[0], rel=0.1)
     assert found.kl > whole.kl  # fewer steps are worse models of the way back
     assert found.lossless == RATE.lossless
 

@@ -86,9 +86,9 @@ def toy_config(toy_folder):
 
 @pytest.fixture(scope="session")
 def toy_dataset(toy_folder):
-    from ddpm_export.scoring.datasets.folders import image_folder
+    from ddpm_export.scoring.datasets.folders import picture_folder
 
-    return image_folder(toy_folder / "images", (1, 8, 8))
+    return picture_folder(toy_folder / "images", (1, 8, 8))
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_accuracy_is_the_share_named_rightly(stripes):
     assert accuracy(Reader(), Dataset("s", stripes.images, (stripes.labels + 1) % 10, None)) == 0.0
 
 
+@pytest.mark.long
 def test_it_ships_as_onnx_with_its_card(stripes, tmp_path):
     network = made()
     path = ship(network, tmp_path, 0.5, 3)

@@ -65,6 +65,7 @@ def drawn(place, *more):
     return run_here(figures.main, *(part for name, value in usual.items() for part in (f"--{name}", value)), *more)
 
 
+@pytest.mark.long
 def test_every_figure_shows_something_and_is_small(place):
     ending = drawn(place)
     assert ending.code == 0, ending

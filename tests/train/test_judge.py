@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from representative import representative
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError
 from ddpm_export.runtimes.onnx import open_extractor
@@ -46,7 +47,7 @@ def test_it_sees_the_repeated_resized_pixels_as_its_network_was_trained_on_them(
         torch.testing.assert_close(x[:, channel], expected[:, 0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@representative("channels", [1, 3])
 def test_the_file_is_an_extractor_that_gives_what_torch_gives(tmp_path, channels):
     judge = Judge(Small(), size=12).eval()
     path = tmp_path / "cache" / "judge.onnx"

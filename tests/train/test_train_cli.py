@@ -61,7 +61,7 @@ def test_no_pictures_where_none_are_wanted(run, tmp_path):
     assert {name.name for name in (tmp_path / "out").iterdir()} == {"checkpoint.pt", "log.jsonl"}
 
 
-@pytest.mark.parametrize("lazily", [False, True])
+@representative("lazily", [True, False])
 def test_broken_images_are_named_and_counted_and_training_goes_on(run, toy_folder, tmp_path, monkeypatch, lazily):
     if lazily:
         monkeypatch.setattr("ddpm_export.scoring.datasets.dataset.MAX_ARRAY_BYTES", 0)
@@ -140,7 +140,7 @@ def test_under_torchrun_each_process_has_a_gpu_of_its_own(monkeypatch):
         _usable_device("cuda")
 
 
-@pytest.mark.parametrize("checkpoint_every", [1, 4])
+@representative("checkpoint_every", [4, 1])
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(run, tmp_path, checkpoint_every):
     run("--steps", 4)
     path = tmp_path / "out" / "checkpoint.pt"
@@ -159,26 +159,20 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(run, tmp_path, 
 def damaged(path):
     raw = path.read_bytes()
     middle = raw.index(load_torch_file(path)["network"]["stem.bias"].numpy().tobytes())
-    return {
-        "empty": b"",
-        "truncated": raw[:middle],
-        "flipped": raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :],
-        "foreign": b"\x89PNG\r\n",
-    }
+    return b"", raw[:middle], raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :], b"\x89PNG\r\n"
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "foreign"])
-def test_a_damaged_checkpoint_is_refused_and_kept(run, tmp_path, damage):
+def test_a_damaged_checkpoint_is_refused_and_kept(run, tmp_path):
     run("--steps", 2)
     out = tmp_path / "out"
     log = (out / "log.jsonl").read_bytes()
-    raw = damaged(out / "checkpoint.pt")[damage]
-    (out / "checkpoint.pt").write_bytes(raw)
-    code, _, err = run()
-    assert code == 3
-    assert "checkpoint.pt" in told_in_one_line(err)
-    assert (out / "checkpoint.pt").read_bytes() == raw
-    assert (out / "log.jsonl").read_bytes() == log
+    for raw in damaged(out / "checkpoint.pt"):
+        (out / "checkpoint.pt").write_bytes(raw)
+        code, _, err = run()
+        assert code == 3
+        assert "checkpoint.pt" in told_in_one_line(err)
+        assert (out / "checkpoint.pt").read_bytes() == raw
+        assert (out / "log.jsonl").read_bytes() == log
 
 
 def without(key):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError
 from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.system.files import read_bounded
 
 # in the order of batches.meta
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -43,21 +44,8 @@ def cifar10(folder: str | Path, *, train: bool = True) -> Dataset:
     return Dataset("cifar10", np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, None, classes=CLASSES)
 
 
-def _contents(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("something that is not a file")  # a pipe would have us wait for ever
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as exc:
-        raise _not_a_batch(path, exc.strerror or str(exc)) from exc
-    if len(raw) > MAX_BYTES:
-        raise _not_a_batch(path, f"over {MAX_BYTES} bytes")
-    return raw
-
-
 def _binary_batch(path: Path) -> Batch:
-    raw = _contents(path)
+    raw = read_bounded(path, MAX_BYTES)
     if not raw or len(raw) % (1 + PIXELS):
         raise _not_a_batch(path, f"{len(raw)} bytes, not a multiple of {1 + PIXELS}")
     rows = np.frombuffer(raw, dtype=np.uint8).reshape(-1, 1 + PIXELS)
@@ -66,7 +54,7 @@ def _binary_batch(path: Path) -> Batch:
 
 def _python_batch(path: Path) -> Batch:
     try:
-        raw = _contents(path)
+        raw = read_bounded(path, MAX_BYTES)
         _check_instructions(raw)
         contents = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
         data, labels = contents[b"data"].pixels, np.array(contents[b"labels"])
@@ -92,25 +80,21 @@ def _not_a_batch(path: Path, got: str) -> BadFileError:
 
 
 def _check_instructions(raw: bytes) -> None:
-    """Raise ValueError for a pickle that would fill the memory, or take for ever, once its instructions are followed.
+    """Raise ValueError for a pickle that would fill the memory or never end.
 
-    A memo is as long as its highest number; what is got from it twice, and put again, doubles at each turn.
+    A memo is as long as its highest number; a value that is fetched twice and stored again doubles each time.
     """
     gets = 0
     for count, (instruction, argument, _) in enumerate(pickletools.genops(raw), 1):
         name = instruction.name
         gets += name.endswith("GET")
-        if (
-            name == "DUP"
-            or (name.endswith("PUT") and int(argument or 0) > count)
-            or count > MAX_INSTRUCTIONS
-            or gets > MAX_GETS
-        ):
+        is_far = name.endswith("PUT") and int(argument or 0) > count
+        if name == "DUP" or is_far or count > MAX_INSTRUCTIONS or gets > MAX_GETS:
             raise ValueError(f"the instruction {name}, number {count}")
 
 
 class _Type:
-    """Stands for numpy.dtype in a pickle: remembers its name, and takes no state."""
+    """Stands for numpy.dtype in a pickle: keeps its name and ignores its state."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         self.name = name
@@ -120,7 +104,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for numpy.ndarray in a pickle: takes its state, and allows nothing but rows of unsigned bytes."""
+    """Stands for numpy.ndarray in a pickle: accepts only rows of unsigned bytes as its state."""
 
     pixels: NDArray[np.uint8]
 
@@ -143,9 +127,9 @@ STAND_INS = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads dicts, lists, numbers and bytes; of classes only the stand-ins for the array these files hold.
+    """Reads dicts, lists, numbers, bytes and, by stand-ins, the array that these files hold.
 
-    numpy's own reconstruction is not safe from a hostile state: a type with forged flags turns bytes into pointers.
+    numpy's own reconstruction is not safe: a type with forged flags turns bytes into pointers.
     """
 
     def find_class(self, module: str, name: str) -> Any:

@@ -20,10 +20,9 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as uint8 (N, H, W, C), labels int64 (N,) where the source has any, and where they came from.
+    """Hold images as uint8 (N, H, W, C), labels int64 (N,) and the names of their classes where there are any.
 
-    `broken` tells of each image that could not be read, in a line; where images are decoded when asked for, it grows.
-    `classes` names the labels in their order, where there are any.
+    `broken` has a line for each image that could not be read; with LazyImages it grows as they are decoded.
     """
 
     name: str
@@ -34,10 +33,7 @@ class Dataset:
     classes: tuple[str, ...] | None = None
 
     def batch(self, index: NDArray[np.int64]) -> "tuple[Pixels, NDArray[np.int64] | None]":
-        """Return images (B, H, W, C) at the positions of an index (B,) and their labels (B,), None without any.
-
-        Where another image stands for a broken one, the label is that of what is seen.
-        """
+        """Return images (B, H, W, C) at positions (B,), and the labels (B,) of the images that are seen, or None."""
         if isinstance(self.images, LazyImages):
             images, index = self.images.read(index)
         else:
@@ -46,9 +42,9 @@ class Dataset:
 
 
 class LazyImages:
-    """Encoded images with the face of a uint8 array (N, H, W, C): shape, len(), and any index of the first axis.
+    """Encoded images that act as a uint8 array (N, H, W, C): shape, len(), and any index of the first axis.
 
-    In place of a broken image comes the next sound one, so that what stands at a position depends only on the files.
+    The next sound image replaces a broken one, so that what is at a position depends only on the files.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class LazyImages:
         self._positions = np.arange(count)
         self._read, self._name_of = read, name_of
         self._broken = broken
-        self._known: dict[int, None] = {}  # positions of broken ones, in the order in which they were met
+        self._known: dict[int, None] = {}  # positions of broken images, as they were met
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -76,7 +72,7 @@ class LazyImages:
         return self.read(index)[0]
 
     def read(self, index: Any) -> tuple[Pixels, NDArray[np.int64]]:
-        """Return images uint8 (..., H, W, C), as indexing does, and the positions (...) that they were found at."""
+        """Return images uint8 (..., H, W, C), as indexing does, and the positions (...) that they come from."""
         positions = self._positions[index]
         found = _in_threads(self._sound, np.ravel(positions).tolist())
         images = np.array([image for image, _ in found], dtype=np.uint8).reshape(*np.shape(positions), *self.shape[1:])
@@ -110,46 +106,44 @@ def encoded_images(
     *,
     name_of: Callable[[Any], str] = str,
 ) -> Dataset:
-    """Return the data set of encoded images: where they fit, decoded at once and without the broken ones, else lazily.
+    """Return the data set of encoded images: decoded at once, without the broken ones, where they fit, else lazily.
 
-    `items` are what `read` takes, one an image, at least one; `read` returns uint8 (H, W, C) of `image_shape` (C, H, W)
-    or raises BadFileError for a broken one, and runs in threads. `labels` (N,) and `classes` are those of the items,
-    `name_of` gives what errors call one. Raises BadFileError where more than half are broken: of all, or of 64 spread
-    over those that are decoded lazily.
+    `read` takes an item, of which there is at least one, and returns uint8 (H, W, C) of `image_shape` (C, H, W) or
+    raises BadFileError for a broken image; it runs in threads. `labels` (N,) and `classes` are those of the items,
+    which errors call `name_of(item)`. Raises BadFileError where more than half are broken: of all, or of 64 spread over
+    those that are decoded lazily.
     """
-    broken: list[str] = []
     channels, height, width = image_shape
+    broken: list[str] = []
+    sound: list[int] = []
+
+    def tried(place: int) -> Pixels | str:
+        try:
+            return read(items[place])
+        except BadFileError as exc:
+            return str(exc)
+
+    def refuse_if_most(failed: list[int], count: int) -> None:
+        if 2 * len(failed) > count:
+            raise _mostly_broken([name_of(items[place]) for place in failed], count)
+
     if len(items) * channels * height * width > MAX_ARRAY_BYTES:
-        lazy = LazyImages(
-            len(items), image_shape, lambda place: read(items[place]), broken, lambda k: name_of(items[k])
-        )
         probed = np.unique(np.linspace(0, len(items) - 1, NUM_PROBED).astype(np.int64)).tolist()
-        tried = _in_threads(lambda place: _try(read, items[place]), probed)
-        failed = [items[place] for place, image in zip(probed, tried, strict=True) if isinstance(image, str)]
-        if 2 * len(failed) > len(probed):
-            raise _mostly_broken([name_of(item) for item in failed], len(probed))
+        pairs = zip(probed, _in_threads(tried, probed), strict=True)
+        refuse_if_most([place for place, image in pairs if isinstance(image, str)], len(probed))
+        lazy = LazyImages(len(items), image_shape, lambda k: read(items[k]), broken, lambda k: name_of(items[k]))
         return Dataset(name, lazy, labels, None, broken, classes)
     images = np.empty((len(items), height, width, channels), dtype=np.uint8)
-    sound: list[int] = []
-    for start in range(0, len(items), 1024):  # a part at a time: no second copy of them all
-        for place, image in enumerate(_in_threads(lambda item: _try(read, item), items[start : start + 1024]), start):
+    for start in range(0, len(items), 1024):  # in parts, without a second copy of all images
+        part = range(start, min(start + 1024, len(items)))
+        for place, image in zip(part, _in_threads(tried, part), strict=True):
             if isinstance(image, str):
                 broken.append(image)
             else:
                 images[len(sound)] = image
                 sound.append(place)
-    if 2 * len(broken) > len(items):
-        is_sound = set(sound)
-        failed = [item for place, item in enumerate(items) if place not in is_sound]
-        raise _mostly_broken([name_of(item) for item in failed], len(items))
+    refuse_if_most(sorted(set(range(len(items))) - set(sound)), len(items))
     return Dataset(name, images[: len(sound)], None if labels is None else labels[sound], None, broken, classes)
-
-
-def _try(read: Callable[[Any], Pixels], item: Any) -> Pixels | str:
-    try:
-        return read(item)
-    except BadFileError as exc:
-        return str(exc)
 
 
 def _in_threads(do: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

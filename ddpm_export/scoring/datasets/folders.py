@@ -14,45 +14,20 @@ from ddpm_export.scoring.datasets.dataset import Dataset, encoded_images
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
-def image_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
-    """Read every image below a folder, in sorted order, as uint8 (N, H, W, C) of `image_shape` (C, H, W).
-
-    For images that were made to be compared: one of another size, or a broken one, is refused by name. Classes are as
-    in `picture_folder`.
-    """
-    paths = _paths(Path(folder))
-    channels, height, width = image_shape
-    images = np.empty((len(paths), height, width, channels), dtype=np.uint8)
-    for index, path in enumerate(paths):
-        image = read_image(path, channels)
-        if image.shape != images.shape[1:]:
-            raise BadFileError(
-                f"{path} must be {width}x{height}, got {image.shape[1]}x{image.shape[0]}. Resize the images, "
-                "or set network.image_shape to theirs."
-            )
-        images[index] = image
-    labels, classes = _classes(paths, Path(folder))
-    return Dataset(Path(folder).name, images, labels, None, classes=classes)
-
-
 def picture_folder(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read every image below a folder, in sorted order, cropped and resized to `image_shape` (C, H, W), C 1 or 3.
 
     Where every image lies in a folder below `folder`, the folders directly below it are the classes, in sorted order.
-    See `read_image` for how it is cropped and resized. Broken images are left out and told of in `broken`; raises
-    BadFileError where most are, or where there is none.
+    `read_image` crops and resizes. Broken images are left out and listed in `broken`; raises BadFileError where most
+    are broken, or where there is no image.
     """
     channels, height, width = image_shape
     paths = _paths(Path(folder))
-    labels, classes = _classes(paths, Path(folder))
-    return encoded_images(
-        Path(folder).resolve().name,
-        paths,
-        lambda path: read_image(path, channels, size=(height, width)),
-        image_shape,
-        labels,
-        classes,
-    )
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        return read_image(path, channels, size=(height, width))
+
+    return encoded_images(Path(folder).resolve().name, paths, read, image_shape, *_classes(paths, Path(folder)))
 
 
 def stanford_cars(folder: str | Path, image_shape: tuple[int, int, int], *, train: bool = True) -> Dataset:
@@ -71,7 +46,7 @@ def stanford_cars(folder: str | Path, image_shape: tuple[int, int, int], *, trai
 
 def noto_emoji(folder: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read Google's Noto emoji, 64x64, from the unpacked npm package `emoji-datasource-google` or its image folder."""
-    inner = Path(folder) / "img" / "google" / "64"  # beside sheets, that hold all of them on one page
+    inner = Path(folder) / "img" / "google" / "64"  # beside it are sheets of all images
     place = inner if inner.is_dir() else folder
     return dataclasses.replace(picture_folder(place, image_shape), name="noto-emoji", license="Apache-2.0")
 
@@ -86,7 +61,7 @@ def _classes(paths: list[Path], folder: Path) -> tuple[NDArray[np.int64] | None,
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Return the images below a folder, sorted; names that begin with a dot are others', or of unfinished files."""
+    """Return the images below a folder, sorted, without hidden ones, which may be unfinished."""
     paths = []
     for place, folders, names in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, first_line
 from ddpm_export.scoring.datasets.dataset import Dataset
-from ddpm_export.system.files import cache_folder, replacing
+from ddpm_export.system.files import cache_folder, open_plain, replacing
 
 # Xiao et al. 2017. The digests are of the unpacked files: mirrors pack them anew.
 FASHION_MNIST_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -42,9 +42,7 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     Raises BadFileError for anything else, including a size that disagrees with the header.
     """
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError("something that is not a file")  # a pipe would have us wait for ever
-        with open(path, "rb") as packed:
+        with open_plain(path) as packed:
             return _idx_from(_unpacking(packed), path)
     except (OSError, EOFError, zlib.error) as exc:
         reason = getattr(exc, "strerror", None) or first_line(exc)
@@ -52,7 +50,7 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
 
 
 def _unpacking(file: BinaryIO) -> BinaryIO:
-    """Return a file as it is, or what unpacks it as it is read."""
+    """Return a file, unpacked as it is read where it is a gzip."""
     is_packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_packed else file
@@ -64,8 +62,8 @@ def _idx_from(file: BinaryIO, path: str | Path) -> NDArray[np.uint8]:
     sizes = file.read(4 * dims)
     if len(start) < 4 or start[:3] != b"\x00\x00\x08" or len(sizes) < 4 * dims:
         raise BadFileError(
-            f"{path} is not an idx file of bytes: it starts with {start!r}, not with 00 00 08 and the "
-            "number of dimensions."
+            f"{path} is not an idx file of bytes: it must start with 00 00 08 and the number of dimensions, got "
+            f"{start!r}."
         )
     shape = struct.unpack(f">{dims}I", sizes)
     if not 1 <= len(shape) <= 4 or 0 in shape:
@@ -89,21 +87,19 @@ def fashion_mnist(
 ) -> Dataset:
     """Read Fashion-MNIST (Xiao et al. 2017): 60,000 or 10,000 images (N, 28, 28, 1) uint8 and labels 0-9.
 
-    The files (gzipped or plain) come from `folder`, else from the folder that the environment variable
-    DDPM_EXPORT_FASHION_MNIST names, else from Debian's dataset-fashion-mnist, else from the user's cache, into which
-    they are downloaded from `home` once, each checked against its SHA-256. Raises BadFileError for a folder without the
-    files or with other ones, EnvironmentProblem where they cannot be downloaded.
+    The files (gzipped or plain) come from `folder`, else from the folder in the environment variable
+    DDPM_EXPORT_FASHION_MNIST, else from Debian's dataset-fashion-mnist, else from the user's cache, into which they are
+    downloaded from `home` once and checked against their SHA-256. Raises BadFileError for missing or other files,
+    EnvironmentProblem where they cannot be downloaded.
     """
     part = "train" if train else "t10k"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
-    named = os.environ.get(FOLDER_VARIABLE)
-    if folder is not None:
-        paths = [_gzipped_or_plain(Path(folder), name) for name in names]
-    elif named:
-        paths = [_gzipped_or_plain(Path(named), name) for name in names]
+    place = (os.environ.get(FOLDER_VARIABLE) or None) if folder is None else folder
+    if place is not None:
+        paths = [_gzipped_or_plain(Path(place), name) for name in names]
         for path in paths:
-            if not path.exists():
-                raise BadFileError(f"{FOLDER_VARIABLE} is {named!r}, which has no {path.name}.")
+            if folder is None and not path.exists():
+                raise BadFileError(f"{FOLDER_VARIABLE} is {place!r}, which has no {path.name}.")
     elif all((DEBIAN_FOLDER / name).exists() for name in names):
         paths = [DEBIAN_FOLDER / name for name in names]
     else:
@@ -139,7 +135,13 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
             f"fashion-mnist:DIR) with the four files, set {FOLDER_VARIABLE} to that folder, or install Debian's "
             "dataset-fashion-mnist."
         ) from exc
-    digest = _digest_unpacked(raw, url)
+    try:
+        unpacked = _unpacking(io.BytesIO(raw)).read(MAX_DOWNLOAD_BYTES + 1)  # bounded: it may be anything
+    except (OSError, EOFError, zlib.error) as exc:
+        raise BadFileError(f"{url} cannot be unpacked: {first_line(exc)}. Download it again.") from exc
+    if len(unpacked) > MAX_DOWNLOAD_BYTES:
+        raise BadFileError(f"{url} must unpack to at most {MAX_DOWNLOAD_BYTES} bytes. Get the file elsewhere.")
+    digest = hashlib.sha256(unpacked).hexdigest()
     if digest != FASHION_MNIST_SHA256[name]:
         raise BadFileError(
             f"{url} must have SHA-256 {FASHION_MNIST_SHA256[name]}, got {digest}. Get the four files "
@@ -148,18 +150,3 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
     with replacing(path) as beside:
         beside.write_bytes(raw)
     return path
-
-
-def _digest_unpacked(packed: bytes, url: str) -> str:
-    """Return the SHA-256 of a file unpacked a piece at a time: nobody knows yet what it is."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        file = _unpacking(io.BytesIO(packed))
-        while piece := file.read(2**20):
-            digest.update(piece)
-            size += len(piece)
-            if size > MAX_DOWNLOAD_BYTES:
-                raise BadFileError(f"{url} must unpack to at most {MAX_DOWNLOAD_BYTES} bytes. Get the file elsewhere.")
-    except (OSError, EOFError, zlib.error) as exc:
-        raise BadFileError(f"{url} cannot be unpacked: {first_line(exc)}. Download it again.") from exc
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ddpm_export.errors import BadFileError, first_line, not_installed
 from ddpm_export.images.read import read_image
 from ddpm_export.scoring.datasets.dataset import Dataset, encoded_images
+from ddpm_export.system.files import open_plain
 
 MAGIC = 0xBEEFC0DE
 MAX_IMAGE_BYTES = 2**28  # encoded; LSUN's have some 20,000
@@ -31,8 +32,8 @@ with lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, read
 def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read the images that an LMDB holds as values (LSUN, Yu et al. 2015), in the order of their keys.
 
-    Each is cropped and resized to `image_shape` (C, H, W), C 1 or 3, as `read_image` does. Raises BadFileError for what
-    is no LMDB or an empty one, EnvironmentProblem where the package lmdb is missing.
+    `read_image` crops and resizes each to `image_shape` (C, H, W), C 1 or 3. Raises BadFileError for a file that is no
+    LMDB or an empty one, EnvironmentProblem where the package lmdb is missing.
     """
     try:
         import lmdb
@@ -48,7 +49,7 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
     except lmdb.Error as exc:
         raise BadFileError(f"{path} cannot be read as an LMDB: {first_line(exc)}.") from exc
     if not keys:
-        raise BadFileError(f"{path} must hold images, and is an empty LMDB.")
+        raise BadFileError(f"{path} is an empty LMDB. It must hold images.")
     channels, height, width = image_shape
 
     def read(key: Any) -> NDArray[np.uint8]:
@@ -56,9 +57,7 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
             with database.begin(buffers=True) as transaction:
                 found = transaction.get(key, b"")
                 if len(found) > MAX_IMAGE_BYTES:  # a node of a few bytes may claim 4 GiB of a file that is mostly holes
-                    raise BadFileError(
-                        f"{name_of(key)} must have at most {MAX_IMAGE_BYTES} bytes, and claims {len(found)}."
-                    )
+                    raise BadFileError(f"{name_of(key)} must have at most {MAX_IMAGE_BYTES} bytes, got {len(found)}.")
                 value = bytes(found)
         except lmdb.Error as exc:
             raise BadFileError(f"{name_of(key)} cannot be read from the LMDB: {first_line(exc)}.") from exc
@@ -73,9 +72,7 @@ def lmdb_images(path: str | Path, image_shape: tuple[int, int, int]) -> Dataset:
 def _check_length(file: Path) -> None:
     """Raise BadFileError for a file that is cut off: lmdb maps it, and reading beyond its end kills the process."""
     try:
-        if file.exists() and not file.is_file():
-            raise OSError("something that is not a file")  # a pipe would have us wait for ever
-        with file.open("rb") as opened:
+        with open_plain(file) as opened:
             found = META.unpack(opened.read(META.size))
             size = os.fstat(opened.fileno()).st_size
             opened.seek(found[4])
@@ -87,10 +84,7 @@ def _check_length(file: Path) -> None:
 
 
 def _walk_apart(path: str | Path) -> None:
-    """Walk the whole tree in a process of its own, for lmdb ends the process on a page that is not what it should be.
-
-    Raises BadFileError where that happens; costs a start of Python, and touches no image.
-    """
+    """Walk the whole tree in another process, since a damaged page ends it; raise BadFileError then."""
     command = [sys.executable, "-I", "-c", WALK, str(path), *sys.path]
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
     if ended < 0:

@@ -14,9 +14,9 @@ from ddpm_export.scoring.datasets.sharded import sharded_images
 
 
 class Reader(NamedTuple):
-    """Hold how a data set is read, (place, (C, H, W), train) -> Dataset, and what it is asked for with.
+    """Hold how a data set is read, (place, (C, H, W), train) -> Dataset.
 
-    has_splits: training and test images apart. needs_place: it is not found without the path of a folder or file.
+    has_splits: it has training and test images. needs_place: it is only found by the path of a folder or file.
     """
 
     read: Callable[[Any, tuple[int, int, int], bool], Dataset]
@@ -25,9 +25,7 @@ class Reader(NamedTuple):
 
 
 READERS: dict[str, Reader] = {
-    "fashion-mnist": Reader(
-        lambda place, _shape, train: fashion_mnist(place, train=train), has_splits=True, needs_place=False
-    ),
+    "fashion-mnist": Reader(lambda place, _shape, train: fashion_mnist(place, train=train), True, needs_place=False),
     "cifar10": Reader(lambda place, _shape, train: cifar10(place, train=train), has_splits=True),
     "stanford-cars": Reader(lambda place, shape, train: stanford_cars(place, shape, train=train), has_splits=True),
     "noto-emoji": Reader(lambda place, shape, _train: noto_emoji(place, shape)),
@@ -42,8 +40,8 @@ def open_dataset(
 ) -> Dataset:
     """Read a data set by name (`READERS`): any folder of images under the name "folder", an LMDB's under "lmdb".
 
-    What has no training and test images apart gives all it has. Raises BadFileError for an unknown name, a folder that
-    is missing or holds something else, or images that do not have `image_shape` (C, H, W) where their size is given.
+    A data set without splits gives all its images. Raises BadFileError for an unknown name, a folder that is missing or
+    holds something else, or images of a fixed size other than `image_shape` (C, H, W).
     """
     if name not in READERS:
         raise BadFileError(f"The data set must be one of {', '.join(READERS)}, got {name!r}.")
@@ -51,10 +49,11 @@ def open_dataset(
         raise BadFileError(f"The data set {name} needs the folder that holds it. Pass --data DIR.")
     channels, height, width = image_shape
     if channels not in (1, 3):
-        raise BadFileError(f"Data sets have images of 1 or 3 channels, the network takes {channels}.")
+        raise BadFileError(f"Data sets have images of 1 or 3 channels, but the network takes {channels}.")
     dataset = READERS[name].read(folder, image_shape, train)
     if dataset.images.shape[1:] != (height, width, channels):
         raise BadFileError(
-            f"{name} has images of (H, W, C) {dataset.images.shape[1:]}, the network takes {(height, width, channels)}."
+            f"{name} has images of (H, W, C) {dataset.images.shape[1:]}, but the network takes "
+            f"{(height, width, channels)}."
         )
     return dataset

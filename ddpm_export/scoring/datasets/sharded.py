@@ -12,18 +12,18 @@ from ddpm_export.scoring.datasets.dataset import Dataset, LazyImages
 from ddpm_export.sets.formats import Content, check_size, read_shard
 from ddpm_export.sets.records import MANIFEST, read_manifest
 
-KEPT_SHARDS = 2  # whoever reads in order needs one
+KEPT_SHARDS = 2  # reading in order needs one
 
 
 def is_sharded(place: str | Path) -> bool:
-    """Return whether a folder holds a whole set of pictures."""
+    """Return whether a folder holds a complete set of pictures."""
     return Path(place, MANIFEST).is_file()
 
 
 def sharded_images(place: str | Path) -> Dataset:
-    """Read a set of pictures that is whole; labels are those that were asked for, where the model has classes.
+    """Read a complete set of pictures; labels are the requested ones, where the model has classes.
 
-    Raises BadFileError for what is no such set, and later for a shard whose pictures are not those of its digest.
+    Raises BadFileError for anything else, and later for a shard whose pictures do not have its digest.
     """
     manifest = read_manifest(Path(place))
     for file in manifest["files"]:  # before memory is taken for as many pictures as the manifest claims
@@ -37,7 +37,7 @@ def sharded_images(place: str | Path) -> Dataset:
 
 
 class _Shards(LazyImages):
-    """Read images of the shards that they are in, each decoded at once and kept for the next."""
+    """Read images from their shards, each decoded at once and kept for the next read."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         super().__init__(manifest["n"], tuple(manifest["image_shape"]), lambda _: np.empty(0, np.uint8), [])
@@ -59,7 +59,7 @@ class _Shards(LazyImages):
 
 
 def _pictures_of(folder: Path, manifest: dict[str, Any], file: dict[str, Any]) -> NDArray[np.uint8]:
-    """Return the pictures of a shard, (N, H, W, C), which are those of its digest, or else refused."""
+    """Return the pictures of a shard, (N, H, W, C); raises BadFileError unless they have its digest."""
     numbers = range(file["first"], file["first"] + file["n"])
     content = Content(numbers, tuple(manifest["image_shape"]), {}, labels=manifest.get("labels", ()))
     return read_shard(folder / file["name"], manifest["format"], content, file["bytes"], file["digest"])

@@ -33,13 +33,13 @@ TAIL = -30.0  # below it a series for the normal distribution's logarithm, right
 class Bits:
     """Hold the bound on -log2 p(image) / (C H W) of some images, and what it is made of; all in bits per dimension.
 
-    mean: over the images, an upper bound of the negative log-likelihood. per_image: (N,) float64, its parts.
-    standard_error: of mean, see bits_per_dimension for what it covers; NaN for one image. strata_error: what of it
-    comes from evaluating some times instead of all, common to the images; 0.0 where all were.
+    mean: over the images, an upper bound of the negative log-likelihood. per_image: (N,) float64.
+    standard_error: of mean (see bits_per_dimension); NaN for one image. strata_error: its part that comes from
+    evaluating some times instead of all, common to the images; 0.0 where all were evaluated.
     prior: the mean of the first term. times: (K,) int64, rising. terms_mean: (K,) float64, the mean term at each of
-    them, unweighted: the curve. With all times, mean is prior + terms_mean.sum().
-    terms, squared_errors: (N, K) float64, of each image the term, and the mean over its pixels of the squared error of
-    the x_0 that the model finds, in units of [-1, 1].
+    them, unweighted. With all times, mean is prior + terms_mean.sum().
+    terms, squared_errors: (N, K) float64, each image's term, and the mean over its pixels of the squared error of the
+    model's x_0, in units of [-1, 1].
     """
 
     mean: float
@@ -49,8 +49,6 @@ class Bits:
     prior: float
     times: NDArray[np.int64]
     terms_mean: Float64
-    num_images: int
-    num_times: int
     terms: Float64
     squared_errors: Float64
 
@@ -58,10 +56,10 @@ class Bits:
 def strided_times(num_train_timesteps: int, stride: int, seed: int = 0) -> tuple[int, ...]:
     """Return a stratified subset of the times 0..T-1, rising: 0, and one drawn evenly from each stratum of the rest.
 
-    One time in `stride`, on average: 1..T-1 is cut into as few strata as have at most that mean width. They widen with
-    the square of their place, in whole numbers, so that T and the number of times say where the cuts are: the first
-    few hold one time each, for there the terms are large and fall steeply; the last are up to about three times as
-    wide as the mean. The same arguments give the same times on every machine.
+    1..T-1 is cut into as few strata as have a mean width of at most `stride`. They widen with the square of their
+    place, in whole numbers that follow from T and the number of times: the first few hold one time each, where the
+    terms are large and fall steeply; the last are up to about three times as wide as the mean. The same arguments give
+    the same times on every machine.
     Raises UsageError for T or stride below 1.
     """
     for name, value in (("num_train_timesteps", num_train_timesteps), ("stride", stride)):
@@ -87,27 +85,25 @@ def bits_per_dimension(
 
     The bound is KL(q(x_T|x_0) || N(0, 1)), and for every time a term: KL(q(x_t-1|x_t,x_0) || p(x_t-1|x_t)), or at
     t = 0 the discretised decoder's -log p(x_0|x_1) (eq. 13, bins of 1/127.5, the outermost open). Its Gaussian
-    integrals are exact, neither approximated nor cut off at a smallest probability, as codes around do.
+    integrals are exact: no probability is approximated or cut off.
 
     images: (N, H, W, C) uint8, k becoming k/127.5 - 1. Image n at time t meets draw t + 1 of
-    `noise_stream(seed, [n], spec.image_shape)`, so its term follows from (seed, n, t) and the model; batch only says
-    how many images are evaluated at a time. x_t is rounded to float32 before anything is computed from it.
-    The mean of p(x_t-1|x_t) is eq. 7's with the model's x_0, clipped where the spec clips.
-    variance: of p, the spec's unless given. fixed_small is the posterior's (eq. 7), which at t = 0 is 0: there it is
+    `noise_stream(seed, [n], spec.image_shape)`, so its term does not depend on `batch`. x_t is rounded to float32
+    before anything is computed from it. The mean of p(x_t-1|x_t) is eq. 7's with the model's x_0, clipped where the
+    spec clips.
+    variance: of p, by default the spec's. fixed_small is the posterior's (eq. 7), which at t = 0 is 0: there it is
     that of t = 1, as in the codes of Ho and of Nichol. fixed_large is beta at every t (section 3.2; those codes put
-    the posterior's of t = 1 at t = 0 here too). learned lies where the network says between the logarithms of these
-    two (Nichol and Dhariwal 2021, eq. 15). A model of one time has no t = 1: all three are then around beta.
+    the posterior's of t = 1 at t = 0 here too). learned lies between the logarithms of these two, where the network
+    puts it (Nichol and Dhariwal 2021, eq. 15). With a single time there is no t = 1, and all three are beta.
+    times: None for all T, or a stratified subset from `strided_times`; each term then counts once for each time of its
+    stratum, so that the estimate is unbiased over the drawn times.
 
-    times: None for all T, or a stratified subset as `strided_times` gives; each term then counts as often as its
-    stratum has times, which makes the estimate an unbiased one over the drawn times.
-    The standard error covers the choice of images and their noise, by the spread over images (each has noise of its
-    own), and, combined in quadrature, the choice of times, which is the same for all images and so not in that spread.
-    That part, strata_error, is sum of size^2 times the variance within each stratum of the curve through the terms
-    found: between the times of the subset the squared error of v is taken as linear, beyond them as constant, and the
-    bound's weight on it is known. It is an estimate, as good as that smoothness. Neither covers a network that would
-    have been trained otherwise, nor how far the bound lies above the likelihood.
+    The standard error combines in quadrature the spread over images, each with its own noise, and strata_error, the
+    choice of times, which all images share: the sum of size^2 times the variance within each stratum of the curve
+    through the terms, on which the squared error of v is linear between the evaluated times and constant beyond them.
+    It covers neither another training of the network nor how far the bound lies above the likelihood.
 
-    report: called after each evaluation with those done and those to do. Costs K network evaluations a batch.
+    report: called after each evaluation with (done, total). Costs K network evaluations a batch.
     Raises UsageError for images, times, batch or a variance that do not fit; NonFiniteError where the network or a term
     is not finite; BadFileError where the model lacks an output.
     """
@@ -120,10 +116,7 @@ def bits_per_dimension(
     _check_times(chosen, edges, T)
     sizes = np.diff(edges).astype(np.float64)
 
-    denoise, process = (
-        denoiser(single_precision(model, spec), spec, guidance=1),
-        _process(spec),
-    )  # no likelihood is guided
+    denoise, process = denoiser(single_precision(model, spec), spec, guidance=1), _process(spec)
     count, dimensions = len(images), math.prod(spec.image_shape)
     prior, terms = np.empty(count), np.empty((count, len(chosen)))  # nats of an image
     squared_errors = np.empty_like(terms)
@@ -136,7 +129,7 @@ def bits_per_dimension(
         for k, t in enumerate(chosen):
             a = float(process.a[t])
             x_t = noised(x_0, noise(t + 1).astype(np.float64), a).astype(np.float32)
-            # what overflows is told below, as an error
+            # _refuse_non_finite reports what overflows
             with np.errstate(all="ignore"), numbered(range(part.start, part.stop)):
                 found = denoise(x_t.astype(np.float64), Row(t + 1, t, a), None)
                 fraction = FIXED_FRACTIONS.get(variance, found.variance_fraction)
@@ -152,17 +145,15 @@ def bits_per_dimension(
     per_image = prior + (terms * sizes).sum(axis=1)
     terms_mean = terms.mean(axis=0)
     strata_error = _strata_error(terms_mean, np.array(chosen), edges, process)
-    over_images = float(per_image.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    mean, over_images = mean_and_error(per_image)
     return Bits(
-        mean=float(per_image.mean()),
+        mean=float(mean),
         standard_error=math.hypot(over_images, strata_error),
         strata_error=strata_error,
         per_image=per_image,
         prior=float(prior.mean()),
         times=np.array(chosen, dtype=np.int64),
         terms_mean=terms_mean,
-        num_images=count,
-        num_times=len(chosen),
         terms=terms,
         squared_errors=squared_errors,
     )
@@ -234,10 +225,17 @@ def _per_image(nats: Float64) -> Float64:
     return totals
 
 
+def mean_and_error(values: Float64) -> tuple[Any, Any]:
+    """Return the mean over the first axis and its standard error, which is NaN for one row."""
+    count = len(values)
+    error = values.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.full(values.shape[1:], math.nan)
+    return values.mean(axis=0), error
+
+
 def strata(T: int, count: int) -> list[int]:
     """Return where the strata of `count` of T times begin, only 0 in the first, and their end: count + 1 numbers.
 
-    Each has at least one time; what is left of T is spread along a cubic.
+    Each has at least one time; the rest of T is spread along a cubic.
     """
     last, left = count - 1, T - count
     return [0, *(1 + k + left * k**3 // last**3 for k in range(count))] if count > 1 else [0, 1]
@@ -258,7 +256,7 @@ def _strata_error(terms: Float64, times: NDArray[Any], edges: list[int], process
 
 
 def single_precision(model: Model, spec: ModelSpec) -> Model:
-    """Return the model with a float32 input, float64 outputs, and stopped where it predicts what is not finite."""
+    """Return the model with float32 inputs and float64 outputs; it raises NonFiniteError where they are not finite."""
 
     def single(x_t: Array, t: Array, **inputs: Array) -> dict[str, Array]:
         outputs = model(x_t.astype(np.float32), t, **inputs)
@@ -293,15 +291,13 @@ def _check_variance(spec: ModelSpec, variance: str) -> None:
     if variance not in VARIANCES:
         raise UsageError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}.")
     if variance == "learned" and VARIANCE_FRACTION not in spec.outputs:
-        raise UsageError(
-            "variance must be fixed_small or fixed_large, since the network has learned none, got 'learned'."
-        )
+        raise UsageError("variance must be fixed_small or fixed_large for a network that predicts none, got 'learned'.")
 
 
 def _check_times(times: Sequence[int], edges: list[int], T: int) -> None:
     fits = len(times) > 0 and edges[-1] == T and len(times) <= T
     if not fits or not all(low <= t < high for t, (low, high) in zip(times, pairwise(edges), strict=True)):
         raise UsageError(
-            f"times must rise, 0 first and then one of each stratum of 1 to {T - 1}, got {several(times)}. "
-            "Take them from strided_times."
+            f"times must rise from 0, with one time in each stratum of 1 to {T - 1}, got {several(times)}. "
+            "Use strided_times."
         )

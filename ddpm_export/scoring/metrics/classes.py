@@ -1,8 +1,4 @@
-"""What images are by class: does a classifier see the one that was asked for, and how far is each from its real ones.
-
-The first is GAN-test (Shmelkov et al. 2018), the second intra-class FID (Miyato and Koyama 2018): a sampler that mixes
-classes up may have a good FID over all of them. NumPy only.
-"""
+"""Scores by class, since a sampler that confuses classes may have a good FID over all of them. NumPy only."""
 
 from typing import Any
 
@@ -16,10 +12,10 @@ Array = NDArray[Any]
 
 
 def accuracy_by_class(logits: Array, labels: Array) -> dict[int, float]:
-    """Return for each label that occurs the share of its images whose largest logit is its own.
+    """Return for each label that occurs the share of its images with their largest logit there.
 
-    logits (N, K), labels (N,) integers from 0 to K - 1. Raises UsageError for other shapes and labels, NonFiniteError
-    for logits that are no numbers.
+    This is GAN-test (Shmelkov et al. 2018). logits (N, K), labels (N,) integers from 0 to K - 1. Raises UsageError for
+    other shapes and labels, NonFiniteError.
     """
     rows, labels = finite_rows(logits, "logits"), np.asarray(labels)
     last = rows.shape[1] - 1
@@ -32,7 +28,7 @@ def accuracy_by_class(logits: Array, labels: Array) -> dict[int, float]:
 def frechet_by_class(fake: Array, fake_labels: Array, real: Array, real_labels: Array) -> dict[int, float]:
     """Return the Frechet distance of features (N, D) and (M, D) within each label that has two images in both.
 
-    It falls with the number of images, of a class here, so that it compares only at equal numbers.
+    This is intra-class FID (Miyato and Koyama 2018); it falls with the number of images: compare at equal numbers.
     """
     found = {}
     for label in np.unique(fake_labels).tolist():

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features (FID), and what every metric asks of its rows. NumPy only."""
+"""The Frechet distance between two sets of features (FID), and the checks of all metrics' rows. NumPy only."""
 
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ from ddpm_export.errors import NonFiniteError, UsageError
 Float64 = NDArray[np.float64]
 
 LARGEST = 1e50  # its sixth power, which the cubic kernel takes, is still a float64
-NOT_ROUNDING = 1e-6  # an eigenvalue this far below zero, as a part of the trace, is no covariance's
+NOT_ROUNDING = 1e-6  # of the trace: no covariance has an eigenvalue this far below zero
 
 
 class Statistics(NamedTuple):
-    """What the Frechet distance knows of a set: n images, their mean (D,) and covariance (D, D), both float64."""
+    """The number of images in a set, and the mean (D,) and covariance (D, D) of their features, both float64."""
 
     n: int
     mean: Float64
@@ -38,8 +38,8 @@ def same_dimensions(a: Float64, b: Float64, where: str) -> None:
     """Raise UsageError unless two sets of rows, (N, D) and (M, D), have the same D."""
     if a.shape[1:] != b.shape[1:]:
         raise UsageError(
-            f"{where} must have one number of dimensions, got {a.shape[-1]} and {b.shape[-1]}. Take both sets "
-            "from one extractor."
+            f"{where} must have the same number of dimensions, got {a.shape[-1]} and {b.shape[-1]}. Use one extractor "
+            "for both sets."
         )
 
 
@@ -59,10 +59,9 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Return the squared Frechet distance between two Gaussians (Heusel et al. 2017, eq. 6), at least 0.
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2): the trace of that root equals the paper's, of (A B)^1/2,
-    and every matrix here is symmetric, so that nothing is complex. A set with fewer images than dimensions is fine.
-    The distance is biased upwards by about 1/n: compare at equal n. Rounding leaves it good to about 1e-8 of
-    the traces. Cost: two eigenproblems of (D, D).
-    Raises UsageError for different dimensions, fewer than two images, or what is no covariance; NonFiniteError.
+    and all matrices stay symmetric and real. A set may have fewer images than dimensions. The distance is biased
+    upwards by about 1/n: compare at equal n. It is good to about 1e-8 of the traces. Cost: two eigenproblems of (D, D).
+    Raises UsageError for different dimensions, fewer than two images, or no covariance; NonFiniteError.
     """
     for given, where in ((a, "statistics a"), (b, "statistics b")):
         _refuse_non_statistics(given, where)
@@ -87,7 +86,7 @@ def _root(covariance: Float64) -> Float64:
 
 
 def _without_rounding(eigenvalues: Float64, scale: float) -> Float64:
-    """Return eigenvalues with those that rounding put below zero at zero; refuse what rounding does not explain."""
+    """Return eigenvalues, zero where rounding made them negative; raise UsageError for more than rounding."""
     if (eigenvalues < -NOT_ROUNDING * scale).any():
         raise UsageError(
             f"statistics must have a covariance without negative eigenvalues, got {float(eigenvalues.min())!r}."
@@ -112,7 +111,7 @@ def _refuse_non_statistics(given: Statistics, where: str) -> None:
 
 def _refuse_few(n: int, where: str) -> None:
     if n < 2:
-        raise UsageError(f"{where} must be of at least 2 images for a covariance, got {n}.")
+        raise UsageError(f"{where} must be of at least 2 images, got {n}.")
 
 
 def _refuse_non_finite(rows: Float64, where: str, largest: float = LARGEST) -> None:

@@ -11,12 +11,11 @@ from ddpm_export.scoring.metrics.frechet import Float64, finite_rows, same_dimen
 
 
 class KernelDistance(NamedTuple):
-    """What kernel_distance found, and how sure it is.
+    """Hold the distance and its uncertainty.
 
-    mean: the distance. std: the spread of the subsets about it (over subsets, not subsets - 1), which papers print; it
-    depends on subset_size and says nothing where a subset is a whole set. standard_error: of the mean, over other
-    images of the same two sources; not std / sqrt(subsets), since the subsets share their images. subset_size: what
-    was taken, lowered to the smaller set if need be. subsets: how many were drawn.
+    std: the spread of the subsets (over subsets, not subsets - 1), which papers print; it depends on subset_size and
+    means nothing where a subset is a whole set. standard_error: of the mean, over other images of the same two sources;
+    not std / sqrt(subsets), since the subsets share images. subset_size: at most the size of the smaller set.
     """
 
     mean: float
@@ -31,10 +30,10 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the unbiased squared MMD with the kernel (x.y / D + 1)^3 over random subsets (Binkowski et al. 2018).
 
-    features_a (N, D) and features_b (M, D). Unbiased: its expectation does not depend on N and M, is 0 where both sets
-    come from one distribution, and so it can be negative. Every subset is drawn without replacement by NumPy's
-    Generator from seed: the same seed gives the same result under one version of NumPy. Holds a float64 copy of both
-    sets and four (subset_size, subset_size) float64; costs three matrix products of that size a subset.
+    features_a (N, D) and features_b (M, D). Its expectation does not depend on N and M and is 0 where both sets come
+    from one distribution, so it can be negative. Subsets are drawn without replacement by NumPy's Generator: the same
+    seed gives the same result under one version of NumPy. Holds a float64 copy of both sets and four (subset_size,
+    subset_size) float64; costs three matrix products of that size a subset.
     Raises UsageError for different dimensions, fewer than two rows, subset_size < 2, subsets < 1 or a negative seed;
     NonFiniteError.
     """
@@ -48,24 +47,26 @@ def kernel_distance(
         )
     if subsets < 1 or seed < 0:
         raise UsageError(f"subsets must be at least 1 and seed at least 0, got {subsets!r} and {seed!r}.")
-    generator = np.random.default_rng(seed)
+    generator, sets = np.random.default_rng(seed), (a, b)
     distances = np.empty(subsets)
-    pulls_a, pulls_b = _Pulls(len(a)), _Pulls(len(b))
+    totals, seen = ([np.zeros(len(rows)) for rows in sets] for _ in range(2))  # of each image's pulls, and how many
     for i in range(subsets):
-        chosen_a, chosen_b = (generator.choice(len(rows), size, replace=False) for rows in (a, b))
-        of_a, of_b = _pulls(a[chosen_a], b[chosen_b])
-        distances[i] = of_a.mean() + of_b.mean()
-        pulls_a.add(chosen_a, of_a)
-        pulls_b.add(chosen_b, of_b)
+        chosen = [generator.choice(len(rows), size, replace=False) for rows in sets]
+        pulls = _pulls(a[chosen[0]], b[chosen[1]])
+        distances[i] = pulls[0].mean() + pulls[1].mean()
+        for k in range(2):
+            totals[k][chosen[k]] += pulls[k] - pulls[k].mean()
+            seen[k][chosen[k]] += 1.0
     # the first-order variance of a U-statistic of degree 2 (Hoeffding 1948), and what drawing subsets adds
-    variance = 4.0 * pulls_a.variance() / len(a) + 4.0 * pulls_b.variance() / len(b) + distances.var() / subsets
+    spreads = [float(np.var(total[n > 0.0] / n[n > 0.0])) for total, n in zip(totals, seen, strict=True)]
+    variance = 4.0 * spreads[0] / len(a) + 4.0 * spreads[1] / len(b) + distances.var() / subsets
     return KernelDistance(float(distances.mean()), float(distances.std()), math.sqrt(variance), size, subsets)
 
 
 class KernelPulls(NamedTuple):
-    """What each image adds to the distance of a set from a reference: those of the set (N,), of the reference (M,).
+    """Hold what each image of a set (N,) and of its reference (M,) adds to their distance.
 
-    The distance is the mean of both, but for a constant of the reference alone.
+    The distance is the sum of the two means, plus a constant of the reference alone.
     """
 
     of_set: Float64
@@ -86,36 +87,19 @@ def kernel_pulls(features: NDArray[Any], reference: NDArray[Any]) -> KernelPulls
 
 
 def kernel_difference(a: KernelPulls, b: KernelPulls) -> tuple[float, float]:
-    """Return how much farther than b a is from their reference, and the standard error of that.
+    """Return how much farther a is from the reference than b, and the standard error of that (Hoeffding 1948).
 
-    The error is below what those of the two distances suggest where image i of a and of b are alike, as those of one
-    x_T are: its square is the variance of the images' differences (Hoeffding 1948).
+    The error is that of the images' differences, which is small where image i of a and of b come from one x_T.
     Raises UsageError for sets of unequal size.
     """
     if a.of_set.shape != b.of_set.shape or a.of_reference.shape != b.of_reference.shape:
         raise UsageError(
-            "Only sets of as many images, and one reference, have a difference, got "
+            "Both sets must have as many images and the same reference, got "
             f"{a.of_set.shape}, {b.of_set.shape} and {a.of_reference.shape}, {b.of_reference.shape}."
         )
     differences = [of_a - of_b for of_a, of_b in zip(a, b, strict=True)]
     variance = sum(4.0 * difference.var() / difference.size for difference in differences)
     return float(sum(difference.mean() for difference in differences)), math.sqrt(variance)
-
-
-class _Pulls:
-    """Each image's pull on the distance, as a difference to the others of its subset, averaged over its subsets."""
-
-    def __init__(self, n: int) -> None:
-        self.total = np.zeros(n)
-        self.seen = np.zeros(n)
-
-    def add(self, chosen: NDArray[np.int64], pulls: Float64) -> None:
-        self.total[chosen] += pulls - pulls.mean()
-        self.seen[chosen] += 1.0
-
-    def variance(self) -> float:
-        drawn = self.seen > 0.0
-        return float(np.var(self.total[drawn] / self.seen[drawn]))
 
 
 def _pulls(x: Float64, y: Float64) -> tuple[Float64, Float64]:

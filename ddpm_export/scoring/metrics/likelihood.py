@@ -1,6 +1,6 @@
-"""Bits per dimension by the probability flow: what the model itself says, where `bits` is a bound. NumPy only.
+"""Bits per dimension by the probability flow: the likelihood itself, where `bits` is a bound. NumPy only.
 
-Knows a model, its spec and images in memory. Clipping is off, since what is clipped has no density.
+Knows a model, its spec and images in memory. Clipping is off, since a clipped value has no density.
 """
 
 import math
@@ -19,10 +19,9 @@ from ddpm_export.process.noise import Noise, noise_stream
 from ddpm_export.process.pixels import from_uint8
 from ddpm_export.process.rows import Row
 from ddpm_export.process.schedules import times_from_grid
-from ddpm_export.scoring.metrics.bits import refuse_other_images, single_precision
+from ddpm_export.scoring.metrics.bits import HALF_BIN, mean_and_error, refuse_other_images, single_precision
 
 Float64 = NDArray[np.float64]
-HALF_BIN = 1.0 / 255.0
 NUDGE = 0.05  # of sigma: how far a finite difference goes; float32 resolves 1e-4 of it at the cleanest time
 NORMAL = NormalDist()
 
@@ -34,7 +33,6 @@ class FlowBits:
     mean: float
     standard_error: float
     per_image: Float64
-    num_images: int
     num_steps: int
 
 
@@ -51,16 +49,15 @@ def flow_bits(
     """Return the negative log-likelihood of images by the flow (Song et al. 2021, section 4.3), in bits per dimension.
 
     images: (N, H, W, C) uint8. A pixel becomes continuous within its bin by noise of the level of time 0, cut off at
-    its edges (truncated-normal dequantisation, Zheng et al. 2023), whose entropy is known. Then the flow is followed
-    to noise over num_steps trained times, even in log SNR, the first of them 0: with y = x / sqrt(a) and sigma the
-    noise in it, dy / dlog sigma = y - x_0, in steps of second order (Lu et al. 2022b, algorithm 2). The density changes
-    by C H W less the trace of dx_0/dy, which is a finite difference along a random sign for each pixel (Hutchinson
-    1989) and is summed by the trapezoidal rule. Twice the steps have a quarter of the error.
+    its edges (truncated-normal dequantisation, Zheng et al. 2023), whose entropy is known. The flow then leads to noise
+    over num_steps trained times, 0 first, even in log SNR: with y = x / sqrt(a) and sigma the noise in it,
+    dy / dlog sigma = y - x_0, in steps of second order (Lu et al. 2022b, algorithm 2). The density changes by C H W
+    less the trace of dx_0/dy, a finite difference along a random sign for each pixel (Hutchinson 1989), summed by the
+    trapezoidal rule. Twice the steps have a quarter of the error.
 
-    Dequantisation is noise draw 0 of (seed, image), the signs are those of draw t + 1, so that no image depends on its
-    batch. report: called after each time of each batch with those done and those to do. Costs two network evaluations
-    a time and batch. Raises UsageError for images, batch or num_steps that do not fit, NonFiniteError where the network
-    gives NaN or infinity.
+    Dequantisation is noise draw 0 of (seed, image), the signs are those of draw t + 1: no image depends on its batch.
+    report: called after each time of each batch with (done, total). Costs two network evaluations a time and batch.
+    Raises UsageError for images, batch or num_steps that do not fit, NonFiniteError for NaN or infinity.
     """
     refuse_other_images(spec, images, batch)
     T, dimensions = spec.num_train_timesteps, math.prod(spec.image_shape)
@@ -68,7 +65,7 @@ def flow_bits(
         raise UsageError(f"num_steps must be between 2 and {T} for a likelihood, got {num_steps}.")
     a = np.array(spec.alphas_cumprod)
     if a[-1] == 0.0:
-        raise UsageError("The likelihood needs a last time that is not all noise, got alphas_cumprod of 0 there.")
+        raise UsageError("A likelihood needs some signal at the last time, where alphas_cumprod is 0.")
     times = np.sort(times_from_grid("log_snr", a, num_steps))
     times[0] = 0
     denoise = denoiser(single_precision(model, spec), replace(spec, clip_x_0=None), guidance=1)
@@ -96,8 +93,8 @@ def flow_bits(
         log_p += _sum(-0.5 * np.square(x_T) - 0.5 * math.log(2.0 * math.pi / a[-1]))
         nats[start : numbers.stop] = log_q - log_p
     per_image = nats / (dimensions * math.log(2.0))
-    error = float(per_image.std(ddof=1)) / math.sqrt(len(images)) if len(images) > 1 else math.nan
-    return FlowBits(float(per_image.mean()), error, per_image, len(images), num_steps)
+    mean, error = mean_and_error(per_image)
+    return FlowBits(float(mean), float(error), per_image, num_steps)
 
 
 _cdf, _inverse_cdf = (np.vectorize(f, otypes=[np.float64]) for f in (NORMAL.cdf, NORMAL.inv_cdf))

@@ -1,7 +1,7 @@
-"""Metrics that ask whose nearest neighbours are near: precision, recall, density, coverage. NumPy only.
+"""Metrics of nearest neighbours: precision, recall, density, coverage. NumPy only.
 
-A set's shape is taken as the balls around its points that reach to the k-th nearest of the others. Distances are
-computed in blocks of rows, so that memory grows with N and not with its square.
+A set's shape is the union of balls around its points that reach to the k-th nearest other point. Distances are computed
+in blocks of rows, so that memory grows with N and not with its square.
 """
 
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from ddpm_export.errors import UsageError
 from ddpm_export.scoring.metrics.frechet import Float64, finite_rows, same_dimensions
 
 BLOCK = 1024
-TIE = 1e-11  # of |x|^2 + |y|^2: above what a matrix product rounds off, so that a tie is one in blocks of any size
+TIE = 1e-11  # of |x|^2 + |y|^2, above the rounding of a matrix product: ties do not depend on the block
 
 
 class PrecisionRecall(NamedTuple):
-    """The share of fake images that look real, and of real ones that the fakes could have been; both in 0..1."""
+    """The share of fake images within the real shape, and of real ones within the fake shape; both in 0..1."""
 
     precision: float
     recall: float
 
 
 class DensityCoverage(NamedTuple):
-    """How densely fakes lie where the real images are (1 is as dense; may be above), and the share of those reached."""
+    """How densely fakes lie near real images (1: as densely as these), and the share of real images they reach."""
 
     density: float
     coverage: float
@@ -34,9 +34,9 @@ class DensityCoverage(NamedTuple):
 def precision_recall(real: NDArray[Any], fake: NDArray[Any], k: int = 3, *, block: int = BLOCK) -> PrecisionRecall:
     """Return improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2).
 
-    real (N, D) and fake (M, D), N and M above k. A point on the edge of a ball is within. `block` rows at a time: at
-    most about 25 * block * max(N, M) bytes of distances (0.26 GB for 10,000 and 1,024) beside float64 copies of the
-    sets; it does not change the result. Cost: four products of (N, D) by (D, M) or alike.
+    real (N, D) and fake (M, D), N and M above k. A point on the edge of a ball is within. `block` rows at a time take
+    about 25 * block * max(N, M) bytes (0.26 GB for 10,000 and 1,024) beside float64 copies of the sets; the result does
+    not depend on it. Cost: four products of about (N, D) by (D, M).
     Raises UsageError for different dimensions, k outside 1..min(N, M) - 1 and block < 1; NonFiniteError.
     """
     real_rows, fake_rows = _centred(real, fake)
@@ -67,7 +67,7 @@ def density_coverage(real: NDArray[Any], fake: NDArray[Any], k: int = 5, *, bloc
 
 
 def _within(points: Float64, centres: Float64, k: int, block: int) -> Iterator[NDArray[np.bool_]]:
-    """Yield, for `block` points after another, which centres' balls they lie in: (block, len(centres))."""
+    """Yield for each block of points in which centres' balls they lie: (block, len(centres))."""
     radii = _radii(centres, k, block)
     lengths = np.square(centres).sum(axis=1)
     for start in range(0, len(points), block):
@@ -96,7 +96,7 @@ def _squared_distances(x: Float64, y: Float64) -> Float64:
 
 
 def _centred(real: NDArray[Any], fake: NDArray[Any]) -> tuple[Float64, Float64]:
-    """Return both sets moved by the real mean: distances stay, and lose less to rounding."""
+    """Return both sets less the real mean, so that distances lose less to rounding."""
     real_rows, fake_rows = finite_rows(real, "real features"), finite_rows(fake, "fake features")
     same_dimensions(real_rows, fake_rows, "features")
     mean = real_rows.mean(axis=0)
@@ -105,6 +105,6 @@ def _centred(real: NDArray[Any], fake: NDArray[Any]) -> tuple[Float64, Float64]:
 
 def _refuse_sizes(k: int, smallest: int, block: int) -> None:
     if not 1 <= k < smallest:
-        raise UsageError(f"k must be from 1 to {smallest - 1}, one less than the smaller set has images, got {k!r}.")
+        raise UsageError(f"k must be from 1 to {smallest - 1}, below the number of images, got {k!r}.")
     if block < 1:
         raise UsageError(f"block must be at least 1, got {block!r}.")

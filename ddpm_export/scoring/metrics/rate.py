@@ -1,7 +1,7 @@
 """Rate against distortion of progressive coding (Ho et al. 2020, section 4.3), from the terms of the bound. NumPy only.
 
-Who has been sent x_t has been sent the prior and the terms above t, and may show what the network makes of it. No
-coder is here: what one would cost is computed.
+A receiver of x_t has received the prior and the terms above t, and can show the network's x_0. This computes what a
+coder would cost; it is none.
 """
 
 import math
@@ -18,7 +18,7 @@ from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import from_uint8
 from ddpm_export.process.rows import Row
 from ddpm_export.process.schedules import times_from_grid
-from ddpm_export.scoring.metrics.bits import Bits, strata
+from ddpm_export.scoring.metrics.bits import Bits, mean_and_error, strata
 
 Float64 = NDArray[np.float64]
 LEVELS = 127.5  # of one unit in [-1, 1]
@@ -30,7 +30,7 @@ class Rate:
     """Hold rate and distortion at each time t, rising: all (K,) float64, with standard errors over the images.
 
     rate: bits per dimension sent before x_t is known. rmse: of the x_0 that the network then finds, in levels of 255.
-    lossy, lossless: at the end, L_1 + ... + L_T and L_0 of Ho et al. 2020, table 4, in bits per dimension.
+    lossless: L_0 of Ho et al. 2020, table 4, in bits per dimension; L_1 + ... + L_T is rate[0].
     """
 
     times: NDArray[np.int64]
@@ -38,55 +38,43 @@ class Rate:
     rate_error: Float64
     rmse: Float64
     rmse_error: Float64
-    lossy: float
-    lossy_error: float
     lossless: float
     lossless_error: float
-    num_images: int
 
 
 def rate_distortion(bits: Bits, num_train_timesteps: int) -> Rate:
     """Return the curve of Ho et al. 2020, figure 5, of the images whose bits were measured.
 
-    Where a subset of the times was, a term counts as often as its stratum has times, so also within a stratum. Costs no
-    evaluation. A standard error of one image is NaN.
+    With a subset of the times, a term counts once for each time of its stratum. Costs no evaluation. The standard
+    errors of one image are NaN.
     """
     edges = np.array(strata(num_train_timesteps, len(bits.times)))
     sizes, above = np.diff(edges), edges[1:] - 1 - bits.times  # of a time's stratum: all of it, and what lies above it
     prior = bits.per_image - bits.terms @ sizes
     weighted = bits.terms * sizes
     sent = prior[:, None] + weighted.sum(axis=1, keepdims=True) - weighted.cumsum(axis=1) + bits.terms * above
-    rate, rate_error = _mean_and_error(sent)
-    squared, squared_error = _mean_and_error(bits.squared_errors)
+    rate, rate_error = mean_and_error(sent)
+    squared, squared_error = mean_and_error(bits.squared_errors)
     rmse = np.sqrt(squared)
-    lossless, lossless_error = _mean_and_error(bits.terms[:, :1])
+    lossless, lossless_error = mean_and_error(bits.terms[:, :1])
     return Rate(
         times=bits.times,
         rate=rate,
         rate_error=rate_error,
         rmse=LEVELS * rmse,
         rmse_error=LEVELS * squared_error / (2.0 * np.maximum(rmse, 1e-12)),
-        lossy=float(rate[0]),
-        lossy_error=float(rate_error[0]),
         lossless=float(lossless[0]),
         lossless_error=float(lossless_error[0]),
-        num_images=bits.num_images,
     )
-
-
-def _mean_and_error(values: Float64) -> tuple[Float64, Float64]:
-    count = len(values)
-    error = values.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.full(values.shape[1], math.nan)
-    return values.mean(axis=0), error
 
 
 @dataclass(frozen=True)
 class CoderCost:
-    """Tell what a coder of samples would send of an image whose terms are the mean ones, in bits per dimension.
+    """Hold what a coder of samples would send of an image with the mean terms, in bits per dimension.
 
-    messages: how many, one a time and one for x_T. kl: what they carry. cost: what they take. largest: bits of the
-    largest message; finding it takes about 2^largest samples. in_groups: what they take where each is cut into groups
-    of pixels of at most 16 bits, which a machine can find. lossless: L_0, by an arithmetic coder.
+    messages: how many, one a time and one for x_T. kl: their information. cost: their length. largest: bits of the
+    largest message; finding it takes about 2^largest samples. in_groups: their length where each is cut into groups of
+    pixels of at most 16 bits, which a machine can find. lossless: L_0, by an arithmetic coder.
     """
 
     messages: int
@@ -102,9 +90,9 @@ def coder_costs(
 ) -> list[CoderCost]:
     """Return what sending an image by `count` of all times would cost, for each count that there are times for.
 
-    Fewer times, even in log SNR and with 0 among them, are a process of their own, whose terms follow from the squared
-    errors measured at them: with the posterior's variance KL = (SNR(s) - SNR(t)) / 2 |x_0 - x_0 found|^2, from t to the
-    next time s below. Raises UsageError unless all times were measured.
+    Fewer times, even in log SNR and with 0 among them, are a process whose terms follow from the squared errors
+    measured at them: with the posterior's variance KL = (SNR(s) - SNR(t)) / 2 |x_0 - x_0 found|^2, from t to the next
+    time s below. Raises UsageError unless all times were measured.
     """
     T, dimensions = spec.num_train_timesteps, math.prod(spec.image_shape)
     if len(rate.times) != T:
@@ -135,19 +123,16 @@ def coder_costs(
 
 
 def message_bits(kl: Float64) -> Float64:
-    """Return about what sending a sample of q takes by p's, KL + log2(KL + 1) + 4 bits (Theis and Ahmed 2022).
-
-    kl: KL(q || p) in bits, of any shape.
-    """
+    """Return about what sending a sample of q by p takes, KL + log2(KL + 1) + 4 bits (Theis and Ahmed 2022)."""
     return kl + np.log2(np.maximum(kl, 0.0) + 1.0) + 4.0
 
 
 def progressive(
     model: Model, spec: ModelSpec, images: NDArray[np.uint8], times: tuple[int, ...], *, seed: int = 0
 ) -> Array:
-    """Return what is shown of images (N, H, W, C) at each time: x_0 found in x_t, (K, N, C, H, W) float32.
+    """Return the x_0 found in x_t of images (N, H, W, C) at each time, (K, N, C, H, W) float32.
 
-    x_t is the one that `bits_per_dimension` meets, draw t + 1 of the seed (Ho et al. 2020, eq. 15 and algorithm 4). One
+    x_t has draw t + 1 of the seed, as in `bits_per_dimension` (Ho et al. 2020, eq. 15 and algorithm 4). Costs one
     network evaluation a time.
     """
     denoise = denoiser(model, spec, guidance=1)
