@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gaussian import flow, gaussian_spec
+from representative import representative
 
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.process import schedules
@@ -492,7 +493,7 @@ def mutations(formula):
                 yield formula[: match.start()] + new + formula[match.end() :]
 
 
-@pytest.mark.parametrize("tag", TRUTHS)
+@representative("tag", TRUTHS)
 def test_a_changed_formula_is_found(tag):
     changed = list(mutations(FORMULAS[tag]))
     assert changed or tag == "fixed large"

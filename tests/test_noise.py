@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import GREY, tiny_spec
+from representative import representative
 
 from ddpm_export.errors import UsageError
 from ddpm_export.process import noise
@@ -196,7 +197,7 @@ def made(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@representative("shape", SHAPES)
 @pytest.mark.parametrize("images", [[7], [2**32 - 1, 0, 5]])
 def test_draws_made_ahead_are_the_same_in_whatever_order_they_are_asked_for(images, shape):
     draws = (0, *range(3, 40, 2), 2**32 - 1)

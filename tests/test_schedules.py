@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from representative import representative
 
 from ddpm_export.errors import UsageError
 from ddpm_export.process.schedules import (
@@ -163,8 +164,8 @@ def a_of(schedule, num_train_timesteps=T):
     return alphas_cumprod_from_betas(betas_from_name(schedule, num_train_timesteps))
 
 
-@pytest.mark.parametrize("num_train_timesteps", [1, 10, 100, 1000, 4000])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@representative("num_train_timesteps", [100, 1, 10, 1000, 4000])
+@representative("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_number_of_steps_has_a_grid_of_distinct_times(name, schedule, num_train_timesteps):
     a = a_of(schedule, num_train_timesteps)
