@@ -176,9 +176,10 @@ def test_the_picture_of_the_house_has_every_room_and_no_import_leads_up():
     assert [(room, under) for room in edges for under in edges[room] if floor_of[under] <= floor_of[room]] == []
 
 
-OPENING = set(
-    ["open", "read_text", "read_bytes", "write_text", "write_bytes", "load", "save", "fromfile", "tofile", "memmap"]
-)
+OPENING = {
+    *("open", "read_text", "read_bytes", "write_text", "write_bytes"),
+    *("load", "save", "fromfile", "tofile", "memmap"),
+}
 
 
 def calls_of(file):
