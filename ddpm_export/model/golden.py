@@ -33,7 +33,7 @@ FINITE = number(-1e30, 1e30)
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """Tell how one case came out; error is relative to the largest value promised, absolute where that is 0."""
+    """The result of one case; error is relative to the largest value promised, absolute where that is 0."""
 
     seed: int
     image: int
@@ -67,7 +67,7 @@ def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
     for image, t in zip((0, 1, last_image), sorted({0, T // 2, T - 1}), strict=False):
         out = _evaluate(model, spec, SEED, image, t)
         if not np.isfinite(out).all():
-            raise NonFiniteError(f"network: gives NaN or infinity at t={t}. Export an earlier checkpoint.")
+            raise NonFiniteError(f"The network gives NaN or infinity at t={t}. Export an earlier checkpoint.")
         cases.append(
             {
                 "seed": SEED,
@@ -89,11 +89,11 @@ def golden_of_int8(golden: dict[str, Any]) -> dict[str, Any]:
 
 
 def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") -> list[GoldenResult]:
-    """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
+    """Return one result for each golden case of the spec, in the file's order; none for a file without golden vectors.
 
-    The network is evaluated then, too, once: a file that does not run is not sound.
-    precision: what the model computes in, float32, float16 or bfloat16. One network evaluation a case.
-    Raises BadFileError for golden vectors that cannot be meant, UsageError for an unknown precision.
+    Then the network is evaluated once all the same: a file that does not run is not sound. precision: float32, float16
+    or bfloat16, of the computation. One network evaluation a case. Raises BadFileError for golden vectors that are not
+    valid, UsageError for an unknown precision.
     """
     if precision not in TOLERANCES:
         raise UsageError(f"precision must be one of {', '.join(TOLERANCES)}, got {precision!r}.")
@@ -121,16 +121,15 @@ def replay_golden(model: Model, spec: ModelSpec, *, precision: str = "float32") 
 def _evaluate(model: Model, spec: ModelSpec, seed: int, image: int, t: int) -> Array:
     """Return the flat float64 outputs at x_t = sqrt(1 - alphas_cumprod[t]) * draw 0: noise at its level, no image.
 
-    The spec's inputs are those of `example_of_inputs`.
-    Several outputs follow one another in the spec's order.
+    The spec's inputs are those of `example_of_inputs`. Several outputs follow one another in the spec's order.
     """
     x_t = noise_stream(seed, [image], spec.image_shape)(0) * math.sqrt(1.0 - spec.alphas_cumprod[t])
     outputs = model(x_t, np.array([t], dtype=spec.t_dtype), **example_of_inputs(spec.inputs, seed, [image]))
     for name in spec.outputs:
         if name not in outputs or outputs[name].shape != x_t.shape:
             raise BadFileError(
-                f"model: must give {name!r} of shape {x_t.shape}, as its spec says, got {sorted(outputs)!r}. Export "
-                "the model again."
+                f"The model must give {name!r} of shape {x_t.shape}, as its spec says, got {sorted(outputs)!r}. "
+                "Export it again."
             )
     return np.concatenate([np.asarray(outputs[name], dtype=np.float64).reshape(-1) for name in spec.outputs])
 

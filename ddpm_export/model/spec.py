@@ -37,7 +37,7 @@ from ddpm_export.process.noise import NOISE_TAG
 from ddpm_export.process.rows import Plan
 
 PREDICTIONS = ("eps", "x_0", "v")
-GRAPHS = ("sampler", "slice", "edit")  # what a file holds that is no denoiser, docs/format.md section 5
+GRAPHS = ("sampler", "slice", "edit")  # of one-call files, docs/format.md section 5
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
 FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
 OPEN = "open"  # of a one-call file: spec.open lists the choices that its graph takes
@@ -49,10 +49,10 @@ MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
 
 @dataclass(frozen=True)
 class Defaults:
-    """Say how a model is sampled where the user says nothing.
+    """Say how a model is sampled unless the user chooses.
 
-    times: strictly falling ones, in place of num_steps evenly spaced ones. plan: the name of one of the file's plans,
-    in place of all else. guidance: of a network that takes any, None for a scale of 1.
+    times: strictly falling, in place of num_steps evenly spaced ones. plan: the name of one of the file's plans, in
+    place of all else. guidance: None for a scale of 1.
     """
 
     sampler: str = "ddim"
@@ -70,12 +70,13 @@ class ModelSpec:
     prediction: eps, x_0 or v. image_shape: (C, H, W). alphas_cumprod: T floats, strictly falling within (0, 1); the
     last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
     learned needs a network with a second output, and then requires has variance_fraction.
-    golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
-    graph: None for a denoiser, else which graph around one the file holds: sampler, slice or edit. open: the choices of
-    OPENABLE that this graph takes as inputs, the others being fixed to the defaults; None where all are inputs.
-    inputs: what the network is told besides x_t and t; requires then has inputs. plans: solvers' tables by name.
-    requires: what a reader must understand; fractional_t says that the graph's t is float32.
-    Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
+    golden: outputs that verify a file where it lands. source: for people only, nothing depends on it.
+    graph: None for a denoiser, else the graph around one: sampler, slice or edit. open: the choices of OPENABLE that
+    this graph takes as inputs, the others fixed to the defaults; None where all are inputs. inputs: those other than
+    x_t and t; requires then has inputs. plans: solvers' tables by name. requires: what a reader must understand;
+    fractional_t means that the graph's t is float32.
+    Entries may be JSON values: each is read by its form (`codec`). Raises BadFileError for a misfit, ModelRefusedError
+    for an entry that only a newer reader knows.
     """
 
     name: str
@@ -155,7 +156,7 @@ class ModelSpec:
 
     @property
     def label(self) -> Input | None:
-        """Return the input that says which class is wanted, None where the network is told none."""
+        """Return the input that chooses a class, None for a network without classes."""
         return next((item for item in self.inputs if item.kind == "label"), None)
 
     @property
@@ -252,7 +253,7 @@ PLAIN: dict[str, Form] = {  # the entries whose form depends on no other entry
     "alphas_cumprod": tuple_of(BELOW_1, 1, math.inf, FALLING),
     "source": OBJECT,
     "golden": nullable(OBJECT),
-    "open": nullable(tuple_of(TEXT)),
+    "open": nullable(tuple_of(choice(OPENABLE))),
 }
 
 
@@ -285,9 +286,9 @@ def too_new(what: str, got: Any, known: str) -> ModelRefusedError:
 
 
 def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guidance:
-    """Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's.
+    """Return the guidance given, a number being a scale for all times, or else the file's.
 
-    Raises UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
+    Raises UsageError for values out of range, and for any scale but 1 of a network that takes none.
     """
     if given is None:
         return spec.defaults.guidance or Guidance()
@@ -300,10 +301,7 @@ def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guid
 
 
 def metadata_from(values: dict[str, Any]) -> str:
-    """Return an object as a file's metadata, JSON with sorted keys; raises UsageError where a reader would not take it.
-
-    That is a spec's, and what stands beside it.
-    """
+    """Return a spec's values and those beside it as JSON with sorted keys; raises UsageError where it is too long."""
     text = json.dumps(values, sort_keys=True, allow_nan=False)
     if len(text) > MAX_JSON_BYTES:  # ASCII
         raise UsageError(

@@ -173,8 +173,10 @@ def test_the_history_is_as_deep_as_the_deepest_row_reads_and_absent_where_all_ar
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_plan_0_is_as_if_there_were_none_to_the_bit(eta):
-    content = mix_model(tiny_spec(COLOUR))
-    plain, rich = tiny_spec(COLOUR), tiny_spec(COLOUR, plans=golden_case(4)[0].plans)
+    content, alphas_cumprod = mix_model(tiny_spec(COLOUR)), tuple(GOLDEN["alphas_cumprod"])
+    plain, rich = (
+        tiny_spec(COLOUR, alphas_cumprod=alphas_cumprod, plans=plans) for plans in ({}, golden_case(4)[0].plans)
+    )
     settings = {"n": 2, "steps": 7, "eta": eta}
     for times in ((), (38, 30, 21, 20, 9, 4, 1)):
         pair = [
@@ -383,7 +385,8 @@ def test_an_input_called_as_one_of_the_graph_is_refused(name):
 
 @pytest.mark.parametrize("graph", WRITERS)
 def test_no_other_name_of_the_graph_can_meet_an_inputs(graph):
-    spec = told_spec(*KINDS, plans={**golden_case(0)[0].plans})
+    golden = golden_case(0)[0]
+    spec = told_spec(*KINDS, alphas_cumprod=golden.alphas_cumprod, plans=golden.plans)
     model = one_call_model(told_model(spec), spec, graph)
     names = {name for inner in graphs_of(model.graph) for n in inner.node for name in n.output}
     names |= {tensor.name for inner in graphs_of(model.graph) for tensor in inner.initializer}
