@@ -54,7 +54,7 @@ class Draw:
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """Return what a one-call file is given of it, in order."""
+        """Return the arguments of a one-call file, in order."""
         guidance = self.guidance or Guidance()
         return self.seed, self.numbers, self.num_steps, self.eta, self.times, self.plan, guidance
 
@@ -66,7 +66,7 @@ class Draw:
         return f"{of}, {how}{guided}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
 
     def settled(self, spec: ModelSpec) -> "Draw":
-        """Return it with what is fixed in a one-call file in place of its own."""
+        """Return the draw with the choices that are fixed in a one-call file."""
         if spec.open is None:
             return self
         fixed = spec.fixed_choices
@@ -86,7 +86,7 @@ CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  
 
 @dataclass(frozen=True)
 class PictureResult:
-    """Tell how one case came out: error is the largest difference in levels, or ten times that of the means."""
+    """The result of one case; error is the largest difference in levels, or ten times that of the means."""
 
     draw: Draw
     error: float
@@ -104,11 +104,11 @@ class PictureResult:
 
 
 def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
-    """Return draws that a one-call file of a network can make: these, cut to T steps, one of times, one of each plan.
+    """Return draws that a one-call file can make: these, cut to T steps, one of times, one of each of its plans.
 
-    One more is guided at some of its times, of a network that takes guidance; of an edit one more begins with pictures.
-    Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
-    What is fixed in the file is as it is there; of many fixed steps there are two draws of an image.
+    One more is guided at some of its times, if the network takes guidance; for an edit one more begins with pictures.
+    Of the plans, the three with the fewest rows, none too long to replay. Choices that are fixed in the file stay; of
+    many fixed steps there are two draws of an image.
     """
     opens = OPENABLE if spec.open is None else spec.open
     T = spec.num_train_timesteps
@@ -129,13 +129,13 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
 
 
 def inputs_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
-    """Return what the network is told in a draw, besides what follows from its rows."""
+    """Return the values of the network's inputs in a draw that do not follow from its rows."""
     examples = example_of_inputs(spec.inputs, draw.seed, draw.numbers)
     return {entry.name: examples[entry.name] for entry in spec.inputs if entry.is_given}
 
 
 def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
-    """Return what an edit is given in a draw: image and mask (n, C, H, W), and strength; nothing of other files.
+    """Return the pictures of an edit in a draw: image and mask (n, C, H, W), and strength; nothing for other files.
 
     With K inputs of the network, the k-th image is its draw K of the domain of examples, clipped to [-1, 1], and its
     mask draw K + 1 plus 0.5, clipped to [0, 1].
@@ -154,14 +154,10 @@ def fixed_names(spec: ModelSpec) -> set[str]:
 
 
 def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any] | None:
-    """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
+    """Return golden vectors as JSON for `spec.golden` of a one-call file, None where a replay would take too long.
 
-    None where an image takes more evaluations than may be replayed.
-
-    pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
-    noise, of three times, of guidance where it takes any, of up to three plans, and of strength where it is an edit; 64
-    pixels of each, evenly spread, and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a
-    row of the plans.
+    pictures: uint8 (n, H, W, C) of a draw, which the file must reproduce. Cases: `draws_of`; 64 pixels of each, evenly
+    spread, and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a row of the plans.
     """
     cases = []
     for draw in draws_of(spec, CASES):
