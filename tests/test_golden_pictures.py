@@ -85,14 +85,10 @@ def test_fewer_steps_than_the_cases_ask_for():
     assert [case["num_steps"] for case in golden_from_pictures(pictures, spec)["cases"]] == [1, 2, 2, 2]
 
 
-BAD = {
-    "no cases": {"cases": []},
-    "too many cases": {"cases": [{}] * 65},
-    "a case that is none": {"cases": [3]},
-    "no tolerance": {"tolerance": None},
-    "a tolerance that vouches for anything": {"tolerance": {"levels": 255}},
-    "a tolerance of NaN": {"tolerance": {"levels": float("nan")}},
-}
+BAD = [
+    *({"cases": cases} for cases in ([], [{}] * 65, [3])),
+    *({"tolerance": tolerance} for tolerance in (None, {"levels": 255}, {"levels": float("nan")})),
+]
 BAD_CASES = {
     "seed": -1,
     "first": 2**32,
@@ -105,9 +101,9 @@ BAD_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_golden_vectors_that_cannot_be_meant_are_refused(name):
-    golden = {**golden_from_pictures(pictures, SPEC), **BAD[name]}
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_golden_vectors_that_cannot_be_meant_are_refused(bad):
+    golden = {**golden_from_pictures(pictures, SPEC), **bad}
     with pytest.raises(BadFileError, match=r"The golden vectors of the model cannot be used: .* must be "):
         replayed(golden=golden)
 

@@ -311,7 +311,7 @@ def test_a_misfit_names_its_place_in_json_and_in_python(changes, message):
 
 
 def test_a_newer_reader_is_asked_for_before_what_it_may_have_changed_is_read():
-    with pytest.raises(ModelRefusedError, match="a reader of magic"):
+    with pytest.raises(ModelRefusedError, match="a reader of 'magic'"):
         read(requires=["magic"], alphas_cumprod="in another form", defaults=..., plans=3)
     with pytest.raises(ModelRefusedError, match="the format"):
         read(format="ddpm-export/2", requires=..., name=3)
