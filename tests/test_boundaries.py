@@ -1,6 +1,7 @@
 """Who may import what: read from the sources, and seen in fresh interpreters."""
 
 import ast
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -39,10 +40,12 @@ ALLOWED = {  # package: the files and rooms that may import it
 KIN = {"onnxscript": "onnx", "onnx_ir": "onnx", "torchvision": "torch", "click": "typer"}
 
 
+@functools.cache
 def tree_of(file):
     return ast.parse((ROOT / file).read_text(encoding="utf-8"))
 
 
+@functools.cache
 def imports_of(file):
     """Return (module, name or None) of every import in a file, also within functions and for type checkers."""
     found = []
@@ -66,40 +69,37 @@ def packages_of(file):
     return {KIN.get(top, top) for top in tops}
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_only_its_own_files_import_a_package(package):
-    users = [file for file in FILES if package in packages_of(file)]
-    assert users  # else the scan sees nothing
-    assert [file for file in users if not file.startswith(ALLOWED[package])] == []
+def test_only_its_own_files_import_a_package():
+    for package, places in ALLOWED.items():
+        users = [file for file in FILES if package in packages_of(file)]
+        assert users, "else the scan sees nothing"
+        assert [file for file in users if not file.startswith(places)] == [], package
 
 
-def test_the_library_never_imports_training():
-    strangers = {"train", "tests", "benchmarks", "matplotlib"}
-    assert [file for file in FILES if packages_of(file) & strangers] == []
-
-
-def test_training_never_imports_what_measures_it():
-    files = sorted((ROOT.parent / "train").rglob("*.py"))
-    assert files
-    assert [file.name for file in files if packages_of(file) & {"benchmarks", "tests"}] == []
+def test_neither_the_library_nor_training_imports_what_uses_it():
+    training = sorted((ROOT.parent / "train").rglob("*.py"))
+    assert training
+    assert [file for file in FILES if packages_of(file) & {"train", "tests", "benchmarks", "matplotlib"}] == []
+    assert [file.name for file in training if packages_of(file) & {"benchmarks", "tests"}] == []
 
 
 NUMPY_ONLY = [file for file in FILES if file.startswith(LEVEL_0)]
 
 
-@pytest.mark.parametrize("file", NUMPY_ONLY)
-def test_level_0_is_numpy_the_standard_library_and_itself(file):
-    for module, _ in imports_of(file):
-        top = module.split(".")[0]
-        if top == "ddpm_export":
-            assert any(module.startswith(f"ddpm_export.{Path(place).stem}") for place in LEVEL_0), module
-        else:
-            assert top == "numpy" or top in sys.stdlib_module_names, module
+def test_level_0_is_numpy_the_standard_library_and_itself():
+    for file in NUMPY_ONLY:
+        for module, _ in imports_of(file):
+            top = module.split(".")[0]
+            if top == "ddpm_export":
+                assert any(module.startswith(f"ddpm_export.{Path(place).stem}") for place in LEVEL_0), (file, module)
+            else:
+                assert top == "numpy" or top in sys.stdlib_module_names, (file, module)
 
 
 MODULES = {f"ddpm_export.{file[:-3].replace('/', '.').removesuffix('.__init__')}": file for file in FILES}
 
 
+@functools.cache
 def graph():
     """Return for each file of the package, but the one of its public names, the files that it imports."""
     found = {}
@@ -141,9 +141,9 @@ def test_rooms_and_files_have_few_floors_and_no_cycle():
     assert max(heights(graph()).values()) <= FILE_FLOORS
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_no_file_is_long(file):
-    assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+def test_no_file_is_long():
+    lengths = {file: len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
 def test_a_cycle_is_seen():
@@ -151,11 +151,11 @@ def test_a_cycle_is_seen():
         heights({"a": {"b"}, "b": {"a"}})
 
 
-@pytest.mark.parametrize("room", sorted({Path(file).parts[0] for file in FILES if "/" in file}))
-def test_a_room_is_a_folder_with_a_sentence_and_nothing_else_in_its_init(room):
-    tree = tree_of(f"{room}/__init__.py")
-    assert len(tree.body) == 1
-    assert (ast.get_docstring(tree) or "").endswith(".")
+def test_the_init_of_a_room_is_a_sentence_and_nothing_else():
+    for room in {Path(file).parts[0] for file in FILES if "/" in file}:
+        tree = tree_of(f"{room}/__init__.py")
+        assert len(tree.body) == 1, room
+        assert (ast.get_docstring(tree) or "").endswith("."), room
 
 
 def floors():
@@ -179,31 +179,25 @@ def test_the_picture_of_the_house_has_every_room_and_no_import_leads_up():
 
 
 OPENING = {
-    "open",
-    "read_text",
-    "read_bytes",
-    "write_text",
-    "write_bytes",
-    "load",
-    "save",
-    "fromfile",
-    "tofile",
-    "memmap",
+    *("open", "read_text", "read_bytes", "write_text", "write_bytes"),
+    *("load", "save", "fromfile", "tofile", "memmap"),
 }
 
 
-@pytest.mark.parametrize("file", NUMPY_ONLY)
-def test_level_0_opens_no_file(file):
-    assert not {module.split(".")[0] for module, _ in imports_of(file)} & {"pathlib", "os", "io", "tempfile", "shutil"}
-    calls = [node.func for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
-    names = {func.id if isinstance(func, ast.Name) else getattr(func, "attr", "") for func in calls}
-    assert not names & OPENING
+def calls_of(file):
+    return [ast.unparse(node.func) for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("cli/")])
-def test_nothing_below_cli_prints(file):
-    calls = [ast.unparse(node.func) for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
-    assert not {"print", "sys.stdout.write", "sys.stderr.write", "sys.exit"} & set(calls)
+def test_level_0_opens_no_file():
+    for file in NUMPY_ONLY:
+        imported = {module.split(".")[0] for module, _ in imports_of(file)}
+        assert not imported & {"pathlib", "os", "io", "tempfile", "shutil"}, file
+        assert not {name.rpartition(".")[2] for name in calls_of(file)} & OPENING, file
+
+
+def test_nothing_below_cli_prints():
+    printing = {"print", "sys.stdout.write", "sys.stderr.write", "sys.exit"}
+    assert [file for file in FILES if not file.startswith("cli/") and printing & set(calls_of(file))] == []
 
 
 def test_what_one_module_takes_from_another_is_public():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import GREY, tiny_spec
+from representative import representative
 
 from ddpm_export.errors import UsageError
 from ddpm_export.process import noise
@@ -196,7 +197,7 @@ def made(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@representative("shape", SHAPES)
 @pytest.mark.parametrize("images", [[7], [2**32 - 1, 0, 5]])
 def test_draws_made_ahead_are_the_same_in_whatever_order_they_are_asked_for(images, shape):
     draws = (0, *range(3, 40, 2), 2**32 - 1)
@@ -232,10 +233,13 @@ def test_noise_is_float32_in_every_dtype_of_arguments():
     odd = noise_stream(np.int64(3), np.array([1, 2], dtype=np.int32), (1, 2, 3))(np.int64(4))
     assert plain.dtype == odd.dtype == np.float32
     np.testing.assert_array_equal(plain, odd)
-
-
-def test_no_images_is_an_empty_batch():
     assert noise_stream(0, [], (1, 2, 3))(0).shape == (0, 1, 2, 3)
+
+
+def test_a_shape_may_have_any_number_of_dimensions():
+    image = noise_stream(3, [7], (1, 4, 5))(0)
+    for shape in ((20,), (4, 5), (2, 1, 2, 5)):
+        np.testing.assert_array_equal(noise_stream(3, [7], shape)(0), image.reshape(1, *shape), strict=True)
 
 
 def test_everything_in_the_counter_and_the_key_counts():
@@ -253,31 +257,15 @@ def test_everything_in_the_counter_and_the_key_counts():
     assert np.abs(correlation).max() < 5 / math.sqrt(n), list(streams)
 
 
-@pytest.mark.parametrize(
-    ("seed", "images", "draw", "domain"),
-    [
-        (-1, [0], 0, 0),
-        (2**63, [0], 0, 0),
-        (0, [-1], 0, 0),
-        (0, [0, 2**32], 0, 0),
-        (0, [0], -1, 0),
-        (0, [0], 2**32, 0),
-        (0, [0], 0, -1),
-        (0, [0], 0, 2**32),
-    ],
-)
-def test_out_of_range(seed, images, draw, domain):
-    with pytest.raises(UsageError, match=r"must be from 0 to 2\^(63|32) - 1"):
-        noise_stream(seed, images, (1, 2, 2), domain=domain)(draw)
-
-
-@pytest.mark.parametrize("shape", [(0, 2, 2), (1, 0, 2), (1, 2, -3), (-1, -2, 3)])
-def test_a_shape_without_pixels(shape):
-    with pytest.raises(UsageError, match="shape must be positive"):
-        noise_stream(0, [0], shape)
-
-
-def test_the_last_of_each_range_is_allowed():
+def test_the_ends_of_each_range():
+    for name, bad in (("seed", 2**63), ("image", 2**32), ("draw", 2**32), ("domain", 2**32)):
+        for value in (-1, bad):
+            at = {"seed": 0, "image": 0, "draw": 0, "domain": 0, name: value}
+            with pytest.raises(UsageError, match=r"must be from 0 to 2\^(63|32) - 1"):
+                noise_stream(at["seed"], [0, at["image"]], (1, 2, 2), domain=at["domain"])(at["draw"])
+    for shape in ((0, 2, 2), (1, 0, 2), (1, 2, -3), (-1, -2, 3)):
+        with pytest.raises(UsageError, match="shape must be positive"):
+            noise_stream(0, [0], shape)
     assert np.isfinite(noise_stream(2**63 - 1, [2**32 - 1], (1, 2, 2))(2**32 - 1)).all()
 
 

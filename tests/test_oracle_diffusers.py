@@ -21,6 +21,7 @@ from diffusers import (  # noqa: E402
 )
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from gaussian import gaussian_spec  # noqa: E402
+from representative import representative  # noqa: E402
 
 from ddpm_export.model.denoiser import denoiser  # noqa: E402
 from ddpm_export.model.steps import plan  # noqa: E402
@@ -43,9 +44,9 @@ THEIR_PREDICTION = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
 TOLERANCE = {np.float64: 4e-15, np.float32: 2e-6}
 SHAPE = (1, 4, 4)
 
-precisions = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float64", "float32"])
-predictions = pytest.mark.parametrize("prediction", THEIR_PREDICTION)
-clips = pytest.mark.parametrize("clip_x_0", [None, 1.0, 0.4])
+precisions = representative("dtype", TOLERANCE)
+predictions = representative("prediction", THEIR_PREDICTION)
+clips = representative("clip_x_0", [0.4, 1.0, None])
 
 
 def network(prediction):
@@ -101,7 +102,7 @@ def test_betas(name, num_train_timesteps):
 @precisions
 @predictions
 @clips
-@pytest.mark.parametrize("num_steps", [100, 37])
+@representative("num_steps", [37, 100])
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_ddpm(variance, num_steps, clip_x_0, prediction, dtype, monkeypatch):
     spec, model = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, SHAPE), network(prediction)
@@ -128,7 +129,7 @@ def test_ddpm(variance, num_steps, clip_x_0, prediction, dtype, monkeypatch):
 @precisions
 @predictions
 @clips
-@pytest.mark.parametrize("num_steps", [50, 8])
+@representative("num_steps", [8, 50])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim(eta, num_steps, clip_x_0, prediction, dtype):
     spec, model = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, SHAPE), network(prediction)
@@ -153,6 +154,7 @@ def test_ddim(eta, num_steps, clip_x_0, prediction, dtype):
     compare(states, their_step, noise, model, prediction, dtype)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_a_whole_ddpm_trajectory(variance, monkeypatch):
     """The same without restarting: 1000 steps end at the same image."""

@@ -41,9 +41,9 @@ def test_a_row_weighs_180_bytes_or_so():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "must have 1 to 10000 rows, not 0"),
-        ([[1, 0.5, [1.0], [], []]] * (MAX_ROWS + 1), "must have 1 to 10000 rows"),
-        ([[1, 0.5, [1.0], []]], r"row 1 .* must be \[t, a, x_0, eps, noise\]"),
+        ([], "plans.own.rows must be a list of 1 to 10000 entries, got"),
+        ([[1, 0.5, [1.0], [], []]] * (MAX_ROWS + 1), "must be a list of 1 to 10000 entries"),
+        ([[1, 0.5, [1.0], []]], r"rows\[0\] must be \[t, a, x_0, eps, noise\]"),
         ([[T, 0.5, [1.0], [], []]], "t must be an integer from 0 to 99"),
         ([[-1, 0.5, [1.0], [], []]], "t must be an integer"),
         ([[1.5, 0.5, [1.0], [], []]], "t must be an integer"),
@@ -51,19 +51,19 @@ def test_a_row_weighs_180_bytes_or_so():
         ([[1, 1.0, [1.0], [], []]], "a must be a number from 0 to below 1"),
         ([[1, -0.1, [1.0], [], []]], "a must be a number"),
         ([[1, math.nan, [1.0], [], []]], "a must be a number"),
-        ([[1, 0.5, [10**400], [], []]], "lists of finite numbers"),
-        ([[1, 0.5, [math.inf], [], []]], "lists of finite numbers"),
-        ([[1, 0.5, ["1"], [], []]], "lists of finite numbers"),
-        ([[1, 0.5, 1.0, [], []]], "lists of finite numbers"),
-        ([[1, 0.5, [], [], []]], "must read 1 to 1 evaluations, not 0"),
-        ([[1, 0.5, [1.0, 0.5], [], []]], "must read 1 to 1 evaluations, not 2"),
+        ([[1, 0.5, [10**400], [], []]], r"x_0\[0\] must be a finite number"),
+        ([[1, 0.5, [math.inf], [], []]], "must be a finite number"),
+        ([[1, 0.5, ["1"], [], []]], "must be a finite number"),
+        ([[1, 0.5, 1.0, [], []]], "x_0 must be a list"),
+        ([[1, 0.5, [], [], []]], "must be a row that reads 1 to 1 evaluations, got 0"),
+        ([[1, 0.5, [1.0, 0.5], [], []]], "reads 1 to 1 evaluations, got 2"),
         (
             [[1, 0.5, [1.0], [], []]] * 20 + [[1, 0.5, [0.1] * (MAX_REACH + 1), [], []]],
-            "read 1 to 16 evaluations, not 17",
+            r"rows\[20\] must be a row that reads 1 to 16 evaluations, got 17",
         ),
-        ([[1, 0.5, [1.0], [], [0.0]]], "noise must be empty, one positive number, or two"),
-        ([[1, 0.5, [1.0], [], [-0.1]]], "noise must be"),
-        ([[1, 0.5, [1.0], [], [0.1, 0.2, 0.3]]], "noise must be"),
+        ([[1, 0.5, [1.0], [], [0.0]]], r"noise\[0\] must be a positive number"),
+        ([[1, 0.5, [1.0], [], [-0.1]]], r"noise\[0\] must be"),
+        ([[1, 0.5, [1.0], [], [0.1, 0.2, 0.3]]], "noise must be a list of 0 to 2 entries"),
     ],
 )
 def test_rows_of_a_file_that_cannot_be_walked(rows, message):
@@ -73,7 +73,7 @@ def test_rows_of_a_file_that_cannot_be_walked(rows, message):
 
 @pytest.mark.parametrize("start", [0, -1.0, math.inf, "1", True])
 def test_a_start_that_is_none(start):
-    with pytest.raises(ValueError, match="start of plan own must be a positive number"):
+    with pytest.raises(ValueError, match=r"plans.own.start must be a positive number"):
         read({"start": start, "rows": [[1, 0.5, [1.0], [], []]]})
 
 
@@ -83,17 +83,17 @@ def test_raw_eps_travels_and_a_file_must_say_that_it_needs_it():
     assert values["raw_eps"] is True
     assert read(values) == raw
     assert "raw_eps" not in json_from_plan(plan(SPEC, num_steps=3))
-    with pytest.raises(BadFileError, match="Plan own has raw_eps, so that requires must name it"):
+    with pytest.raises(BadFileError, match="requires must be a list with raw_eps"):
         dataclasses.replace(SPEC, plans={"own": raw})
     spec = dataclasses.replace(SPEC, plans={"own": raw}, requires=("raw_eps",))
     assert travelled(spec) == spec
-    with pytest.raises(ValueError, match="raw_eps of plan own must be true or false"):
+    with pytest.raises(ValueError, match=r"plans.own.raw_eps must be true or false"):
         read({**values, "raw_eps": 1})
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "ä", "a" * 65, "a\n", None])
 def test_a_name_that_is_none(name):
-    with pytest.raises(ValueError, match="a plan's name must be"):
+    with pytest.raises(ValueError, match="a name in plans must be"):
         read({"rows": [[1, 0.5, [1.0], [], []]]}, name=name)
 
 
@@ -135,15 +135,18 @@ def test_plans_and_defaults_travel_in_a_spec():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"defaults": Defaults(plan="own")}, "default plan, 'own', is not among its plans"),
-        ({"defaults": Defaults(plan=["own"])}, r"default plan, \['own'\], is not among its plans"),
-        ({"defaults": Defaults(times=(99, 5))}, "requires must name 'times'"),
+        ({"defaults": Defaults(plan="own")}, "defaults.plan must be absent, got 'own'"),
+        ({"defaults": Defaults(plan=["own"])}, r"defaults.plan must be absent, got \['own'\]"),
+        ({"defaults": Defaults(times=(99, 5))}, "requires must be a list with times"),
         ({"defaults": Defaults(times=(5, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
-        ({"defaults": Defaults(times=(100, 99)), "requires": ("times",)}, "defaults.times must be strictly falling"),
-        ({"plans": {"own": Plan((Row(1, 5, 0.0, (1.0,)),))}}, "must keep a above 0, since the network predicts eps"),
+        (
+            {"defaults": Defaults(times=(100, 99)), "requires": ("times",)},
+            r"defaults.times\[0\] must be an integer from 0",
+        ),
+        ({"plans": {"own": Plan((Row(1, 5, 0.0, (1.0,)),))}}, "plans.own must be of rows whose a is above 0, for eps"),
         (
             {"plans": {"own": Plan((Row(1, 5, 0.5, (1.0,), (), (0.1, 0.2)),))}},
-            "needs a learned variance, which the network does not have",
+            "plans.own must be a plan without a learned variance",
         ),
     ],
 )
@@ -162,7 +165,7 @@ def test_keys_of_another_type(key, value):
 
 def test_a_plan_of_a_file_is_told_by_its_row():
     text = json.dumps({**json.loads(json_from_spec(SPEC)), "plans": {"own": {"rows": [[1, 0.5, [], [], []]]}}})
-    with pytest.raises(BadFileError, match="row 1 of plan own: it must read 1 to 1 evaluations, not 0"):
+    with pytest.raises(BadFileError, match=r"plans.own.rows\[0\] must be a row that reads 1 to 1 evaluations, got 0"):
         spec_from_json(text)
 
 

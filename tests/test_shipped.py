@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from commands import run_here
 
 from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
-from ddpm_export.cli.export import main as export_command
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.model.golden import replay_golden
 from ddpm_export.runtimes.onnx import open_extractor
@@ -77,6 +75,7 @@ def test_the_extractor_knows_the_pictures_of_the_subset() -> None:
     assert accuracy_of_the_extractor(fashion_mnist(train=False)) >= 0.85
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (DEBIAN_FOLDER / "t10k-images-idx3-ubyte.gz").exists(), reason="needs Debian's dataset-fashion-mnist"
 )
@@ -100,6 +99,7 @@ def test_golden_vectors_hold_in_every_file(path: str) -> None:
     assert_golden_vectors_hold(ROOT / path)
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_the_shipped_checkpoint_becomes_every_other_format(tmp_path: Path) -> None:
     from ddpm_export import load_checkpoint
@@ -113,14 +113,13 @@ def test_the_shipped_checkpoint_becomes_every_other_format(tmp_path: Path) -> No
 
 
 @pytest.mark.torch
-def test_the_shipped_file_is_stored_as_float16_in_at_most_4_mb(tmp_path: Path) -> None:
-    path = tmp_path / "unet.float16.onnx"
-    ending = run_here(export_command, EXPORTED / "unet.onnx", "--storage", "float16", "--out", path)
-    assert ending.code == 0, ending.err
+def test_the_shipped_file_is_stored_as_float16_in_at_most_4_mb(shipped_exports: Path) -> None:
+    path = shipped_exports / "unet.float16.onnx"
     assert path.stat().st_size <= 4_000_000
     assert_golden_vectors_hold(path)
 
 
+@pytest.mark.long
 def test_tuned_plans_come_nearer_to_many_steps_than_a_solver_of_as_many_evaluations() -> None:
     model, spec = open_model(EXPORTED / "unet.onnx")
     spec = with_plans(spec, [str(EXPORTED / "plans.json")])
@@ -155,6 +154,7 @@ def test_the_full_image_of_the_golden_folder() -> None:
     assert np.abs(images.ravel().astype(int) - case["pixels"]).max() <= 1
 
 
+@pytest.mark.long
 def test_the_background_is_clean() -> None:
     images = generate(EXPORTED / "unet.onnx", n=16, num_steps=50, seed=0)
     # 53 % of the training images' pixels are at most 3; grey noise behind the clothes would leave far fewer
@@ -162,6 +162,7 @@ def test_the_background_is_clean() -> None:
     assert images.max() > 200
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_1000_ancestral_steps_equal_eager_torch() -> None:
     """Ho et al. 2020, algorithm 2, written out in torch with eq. 7's posterior mean, on the same noise."""

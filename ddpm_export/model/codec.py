@@ -1,12 +1,14 @@
 """One codec for the JSON that this project reads: a form says what a value must be, and within which limits.
 
-Every misfit is reported the same way: which entry, what it must be, and the value seen. Opens no file.
+Forms also read values built in Python: tuples as lists, dataclasses as objects. Every misfit is reported the same way:
+which entry, what it must be, and the value seen. Opens no file.
 """
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ddpm_export.errors import BadFileError, first_line, shown
@@ -21,92 +23,124 @@ class MisfitError(ValueError):
     """A value that does not have the form it must have: its place, the form in words, and the value."""
 
     def __init__(self, place: str, expected: str, got: Any) -> None:
-        super().__init__(f"{place} must be {expected}, got {shown(got)}")
-        self.place, self.expected, self.got = place, expected, got
+        super().__init__(f"{place.lstrip('.') or 'its content'} must be {expected}, got {shown(got)}")
 
 
-def integer(low: int, high: int) -> Form:
-    """Return the form of an integer from low to high; true, 1.0 and "1" are none."""
+@contextmanager
+def bad_file(what: str, remedy: str = "") -> Iterator[None]:
+    """Raise a MisfitError inside as the BadFileError of a file, or of a part of it, called `what`."""
+    try:
+        yield
+    except MisfitError as exc:
+        raise BadFileError(f"{what} cannot be used: {exc}. {remedy}".rstrip()) from exc
 
-    def read(value: Any, place: str) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise MisfitError(place, f"an integer from {low} to {high}", value)
+
+def rule(holds: Callable[[Any], bool], expected: str) -> Form:
+    """Return the form of the values that a rule holds for; expected: what they must be, in words."""
+
+    def read(value: Any, place: str) -> Any:
+        if not holds(value):
+            raise MisfitError(place, expected, value)
         return value
 
     return read
 
 
-def number(low: float, high: float) -> Form:
+def integer(low: int, high: int) -> Form:
+    """Return the form of an integer from low to high; true, 1.0 and "1" are none."""
+    expected = f"an integer from {low} to {high}" if low < high else f"the integer {low}"
+    return rule(lambda value: type(value) is int and low <= value <= high, expected)
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Form:
     """Return the form of a finite number from low to high."""
-
-    def read(value: Any, place: str) -> float:
-        if not is_number(value) or not low <= value <= high:
-            raise MisfitError(place, f"a number from {low:g} to {high:g}", value)
-        return float(value)
-
-    return read
+    begin = "" if low == -math.inf else f" from {low:g}"
+    expected = f"a finite number{begin}" if high == math.inf else f"a number{begin} to {high:g}"
+    return rule(lambda value: is_number(value) and low <= value <= high, expected)
 
 
 def text(longest: int, pattern: str = "", kind: str = "") -> Form:
     """Return the form of a text of at most so many characters, that a pattern matches whole where one is given."""
 
-    def read(value: Any, place: str) -> str:
-        fits = isinstance(value, str) and len(value) <= longest
-        if not fits or (pattern and not re.fullmatch(pattern, value)):
-            raise MisfitError(place, kind or f"a text of at most {longest} characters", value)
-        return str(value)
+    def fits(value: Any) -> bool:
+        is_short = isinstance(value, str) and len(value) <= longest
+        return is_short and (not pattern or re.fullmatch(pattern, value) is not None)
 
-    return read
+    return rule(fits, kind or f"a text of at most {longest} characters")
 
 
 def choice(values: Sequence[str]) -> Form:
     """Return the form of one of some texts."""
-
-    def read(value: Any, place: str) -> str:
-        if not isinstance(value, str) or value not in values:
-            raise MisfitError(place, f"one of {', '.join(values)}", value)
-        return value
-
-    return read
+    return rule(
+        lambda value: isinstance(value, str) and value in values, f"one of {', '.join(values)}" if values else "absent"
+    )
 
 
-def array(entry: Form, low: int, high: int) -> Form:
+def array(entry: Form, low: int = 0, high: float = math.inf) -> Form:
     """Return the form of a list of low to high entries."""
+    count = f"{low}" if low == high else f"{low} or more" if high == math.inf else f"{low} to {high}"
+    expected = f"a list of {count} entries" if high < math.inf or low > 0 else "a list"
 
     def read(value: Any, place: str) -> list[Any]:
-        if not isinstance(value, list) or not low <= len(value) <= high:
-            raise MisfitError(place, f"a list of {low} to {high} entries" if low != high else f"a list of {low}", value)
+        if not isinstance(value, (list, tuple)) or not low <= len(value) <= high:
+            raise MisfitError(place, expected, value)
         return [entry(item, f"{place}[{k}]") for k, item in enumerate(value)]
 
     return read
 
 
-def record(required: Mapping[str, Form], optional: Mapping[str, Form] | None = None, *, closed: bool = False) -> Form:
-    """Return the form of an object with required and optional entries; others are ignored, or if closed, refused."""
+def chain(*forms: Form) -> Form:
+    """Return the form of values that several forms read, each what the one before it returned."""
+
+    def read(value: Any, place: str) -> Any:
+        for form in forms:
+            value = form(value, place)
+        return value
+
+    return read
+
+
+def tuple_of(entry: Form, low: int = 0, high: float = math.inf, *rules: Form) -> Form:
+    """Return the form of a list of low to high entries that further rules hold for, read as a tuple."""
+    return chain(array(entry, low, high), lambda value, _: tuple(value), *rules)
+
+
+def nullable(form: Form) -> Form:
+    """Return the form of null, or of what a form reads."""
+    return lambda value, place: None if value is None else form(value, place)
+
+
+def record(
+    required: Mapping[str, Form], optional: Mapping[str, Form] | None = None, *, into: type | None = None
+) -> Form:
+    """Return the form of an object with required and optional entries; others are ignored.
+
+    into: a dataclass that is made of the entries; an instance is read as an object.
+    """
     forms = {**required, **(optional or {})}
 
-    def read(value: Any, place: str) -> dict[str, Any]:
+    def read(value: Any, place: str) -> Any:
+        if into is not None and isinstance(value, into):
+            value = vars(value)
         if not isinstance(value, dict):
             raise MisfitError(place, "an object", value)
         missing = [name for name in required if name not in value]
         if missing:
             raise MisfitError(place, f"an object with {', '.join(missing)}", list(value))
-        unknown = [name for name in value if name not in forms]
-        if closed and unknown:
-            raise MisfitError(place, f"an object without {', '.join(unknown[:3])}", value)
-        inside = f"{place}." if place else ""
-        return {name: form(value[name], f"{inside}{name}") for name, form in forms.items() if name in value}
+        found = {name: form(value[name], f"{place}.{name}") for name, form in forms.items() if name in value}
+        return found if into is None else into(**found)
 
     return read
 
 
-def mapping(entry: Form, most: int) -> Form:
-    """Return the form of an object with at most so many entries of any name, all of one form."""
+def mapping(entry: Form, most: float = math.inf, name: Form | None = None) -> Form:
+    """Return the form of an object with at most so many entries, all of one form; name: the form of their names."""
+    form = name or anything
 
     def read(value: Any, place: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > most:
-            raise MisfitError(place, f"an object of at most {most} entries", value)
-        return {name: entry(item, f"{place}.{name}") for name, item in value.items()}
+            raise MisfitError(place, "an object" + ("" if most == math.inf else f" of at most {most} entries"), value)
+        return {form(key, f"a name in {place}"): entry(item, f"{place}.{key}") for key, item in value.items()}
 
     return read
 
@@ -116,31 +150,33 @@ def anything(value: Any, place: str) -> Any:
     return value
 
 
+OBJECT = rule(lambda value: isinstance(value, dict), "an object")
+TEXT = rule(lambda value: isinstance(value, str), "a text")
+
+
 def read_json(content: bytes | str, form: Form, what: str, remedy: str = "") -> Any:
     """Return the value of a JSON text that has a form; NaN, infinity, repeated names and deep nesting are refused.
 
     Raises BadFileError, which begins with `what` and ends with the remedy.
     """
+    value = parse_json(content, what, remedy, object_pairs_hook=_unique)
+    with bad_file(what, remedy):
+        return form(value, "")
+
+
+def parse_json(content: bytes | str, what: str, remedy: str = "", **options: Any) -> Any:
+    """Return the value of a JSON text; NaN, infinity and deep nesting are refused. Raises BadFileError."""
     try:
-        value = json.loads(
-            content, parse_float=finite, parse_int=_integer, parse_constant=finite, object_pairs_hook=_unique
-        )
-        if not is_nested_within(value, MAX_NESTING):
+        value = json.loads(content, parse_float=_finite, parse_int=_integer, parse_constant=_finite, **options)
+        if not _is_nested_within(value, MAX_NESTING):
             raise ValueError(f"nested more than {MAX_NESTING} levels deep")
     except (ValueError, RecursionError) as exc:
         reason = "nested too deeply" if isinstance(exc, RecursionError) else first_line(exc)
         raise BadFileError(f"{what} is not JSON that can be read: {reason}. {remedy}".rstrip()) from exc
-    try:
-        return form(value, "")
-    except MisfitError as exc:
-        place = exc.place.lstrip(".") or "its content"
-        raise BadFileError(
-            f"{what} cannot be used: {place} must be {exc.expected}, got {shown(exc.got)}. {remedy}".rstrip()
-        ) from exc
+    return value
 
 
-def finite(text: str) -> float:
-    """Return the number of a JSON text; raises ValueError for NaN and infinity."""
+def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:40]}")
@@ -160,7 +196,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def is_nested_within(value: Any, levels: int) -> bool:
-    """Return whether a JSON value has at most so many levels of objects and lists."""
+def _is_nested_within(value: Any, levels: int) -> bool:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(is_nested_within(child, levels - 1) for child in children)
+    return levels > 0 and all(_is_nested_within(child, levels - 1) for child in children)

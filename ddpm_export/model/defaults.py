@@ -12,10 +12,9 @@ from ddpm_export.process.solvers import FORMULAS
 def with_defaults(
     spec: ModelSpec, *, plan: str | None = None, guidance: Guidance | float | None = None, **how: Any
 ) -> ModelSpec:
-    """Return the spec with other defaults, None leaving its own; raises UsageError where no image could be made so.
+    """Return the spec with other defaults, None leaving its own; raises UsageError where they make no image.
 
-    plan, guidance, how: as of `request_for`. A sampler whose formula only Python knows becomes a plan of the file, and
-    that its default.
+    plan, guidance, how: as of `request_for`. A sampler whose formula only Python knows becomes the file's default plan.
     """
     steps = choose(spec, name=plan, **how)
     if steps.sampler not in (None, *FORMULAS):
@@ -37,5 +36,5 @@ def with_defaults(
 
 
 def plan_name_of(chosen: Steps) -> str:
-    """Return what a file calls the plan of a steps."""
+    """Return the name of a plan in a file: sampler, grid and number of steps."""
     return "-".join(map(str, filter(None, (chosen.sampler, chosen.grid, chosen.num_steps))))

@@ -23,12 +23,12 @@ from ddpm_export.process.rows import Row
 
 
 def denoiser(model: Model, spec: ModelSpec, /, *, guidance: Guidance | float | None = None, **inputs: Any) -> Denoiser:
-    """Bind a model, what it predicts, its clipping, guidance and inputs: (x_t, row, x_0 before) -> Denoised.
+    """Bind a model, its prediction, clipping, guidance and inputs: (x_t, row, x_0 before) -> Denoised.
 
     guidance: None is the file's own, a number a scale for all times. inputs: by the names of spec.inputs, a value for
     all images or one for each; a label's may be a class's name, or none. One network evaluation a call, at times with
     a scale other than 0 and 1 of two rows an image: with its label and without. Raises UsageError for inputs that are
-    unknown, missing or do not fit, here where it can be seen without a batch, and for guidance that does not apply; its
+    unknown, missing or do not fit, at once where no batch is needed to see it, and for guidance that does not apply;
     calls raise NonFiniteError where the network gives NaN or infinity.
     """
     guided = guidance_for(spec, guidance)
@@ -60,7 +60,7 @@ def _predictions(
 
 
 def predict(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array]) -> dict[str, Array]:
-    """Return what the network says of x_t in a row, by the names of the spec's outputs, each (B, C, H, W).
+    """Return the network's outputs for x_t in a row, by the names of the spec's outputs, each in the shape of x_t.
 
     Raises BadFileError where an output is missing, NonFiniteError where one is not finite: clipping would hide it.
     """
@@ -73,15 +73,13 @@ def predict(model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[st
 def predict_twice(
     model: Model, spec: ModelSpec, x_t: Array, row: Row, inputs: dict[str, Array], others: dict[str, Array]
 ) -> list[dict[str, Array]]:
-    """Return what `predict` says with these inputs and with others: one evaluation of a batch twice as long."""
+    """Return the predictions with these inputs and with others: one evaluation of a batch twice as long."""
     both = {name: np.concatenate([values, others[name]]) for name, values in inputs.items()}
     outputs = _evaluated(model, spec, np.concatenate([x_t, x_t]), row, both)
-    halves = [
-        {name: values[part] for name, values in outputs.items()} for part in (slice(len(x_t)), slice(len(x_t), None))
-    ]
-    for half in halves:
-        for values in half.values():
-            refuse_non_finite(values, row)
+    B = len(x_t)
+    halves = [{name: values[part] for name, values in outputs.items()} for part in (slice(B), slice(B, None))]
+    for values in (values for half in halves for values in half.values()):
+        refuse_non_finite(values, row)
     return halves
 
 

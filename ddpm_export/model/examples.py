@@ -13,9 +13,8 @@ from ddpm_export.process.noise import INPUTS, noise_stream
 def example_of_inputs(inputs: Sequence[Input], seed: int, images: Sequence[int]) -> dict[str, Array]:
     """Return values of every input for some images of a seed, as golden vectors and the proof use them.
 
-    What is not told by whoever samples is among them: a network can be evaluated by itself.
-    Labels are the images' numbers modulo how many there are, "no class" among them; all else is noise draw 0 of a
-    domain of its own (docs/format.md, section 3), the k-th input of it at draw k.
+    Inputs that the walk feeds are included: a network can be evaluated by itself. Labels are the images' numbers modulo
+    the number of labels, "no class" included; input k of any other kind is draw k of the domain INPUTS.
     """
     values: dict[str, Array] = {}
     for k, entry in enumerate(inputs):

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_export.model.codec import OBJECT, Form, MisfitError, array, choice, integer, nullable, number, record, rule
 from ddpm_export.model.examples import example_of_inputs
-from ddpm_export.model.golden import MAX_CASES, checked_positions, unusable
-from ddpm_export.model.guidance import Guidance, guidance_from_json, json_from_guidance
-from ddpm_export.model.spec import GUIDANCE, OPENABLE, PLAN, TIMES, ModelSpec
+from ddpm_export.model.golden import cases_of, golden_vectors, places_form
+from ddpm_export.model.guidance import GUIDANCE_FORM, Guidance, json_from_guidance
+from ddpm_export.model.spec import GUIDANCE, OPENABLE, PLAN, TIMES, ModelSpec, times_form
 from ddpm_export.process.equations import Array
 from ddpm_export.process.noise import INPUTS, noise_stream
-from ddpm_export.process.rows import are_falling_times, is_number
 
 LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a level may round to its neighbour
 # promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave
@@ -54,7 +54,7 @@ class Draw:
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """Return what a one-call file is given of it, in order."""
+        """Return the arguments of a one-call file, in order."""
         guidance = self.guidance or Guidance()
         return self.seed, self.numbers, self.num_steps, self.eta, self.times, self.plan, guidance
 
@@ -66,7 +66,7 @@ class Draw:
         return f"{of}, {how}{guided}" + ("" if self.times is None else f", at times {', '.join(map(str, self.times))}")
 
     def settled(self, spec: ModelSpec) -> "Draw":
-        """Return it with what is fixed in a one-call file in place of its own."""
+        """Return the draw with the choices that are fixed in a one-call file."""
         if spec.open is None:
             return self
         fixed = spec.fixed_choices
@@ -86,7 +86,7 @@ CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  
 
 @dataclass(frozen=True)
 class PictureResult:
-    """Tell how one case came out: error is the largest difference in levels, or ten times that of the means."""
+    """The result of one case; error is the largest difference in levels, or ten times that of the means."""
 
     draw: Draw
     error: float
@@ -104,11 +104,11 @@ class PictureResult:
 
 
 def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
-    """Return draws that a one-call file of a network can make: these, cut to T steps, one of times, one of each plan.
+    """Return draws that a one-call file can make: these, cut to T steps, one of times, one of each of its plans.
 
-    One more is guided at some of its times, of a network that takes guidance; of an edit one more begins with pictures.
-    Of more than three plans, the three that have the fewest rows; of longer ones than may be replayed, none.
-    What is fixed in the file is as it is there; of many fixed steps there are two draws of an image.
+    One more is guided at some of its times, if the network takes guidance; for an edit one more begins with pictures.
+    Of the plans, the three with the fewest rows, none too long to replay. Choices that are fixed in the file stay; of
+    many fixed steps there are two draws of an image.
     """
     opens = OPENABLE if spec.open is None else spec.open
     T = spec.num_train_timesteps
@@ -129,13 +129,13 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
 
 
 def inputs_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
-    """Return what the network is told in a draw, besides what follows from its rows."""
+    """Return the values of the network's inputs in a draw that do not follow from its rows."""
     examples = example_of_inputs(spec.inputs, draw.seed, draw.numbers)
     return {entry.name: examples[entry.name] for entry in spec.inputs if entry.is_given}
 
 
 def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
-    """Return what an edit is given in a draw: image and mask (n, C, H, W), and strength; nothing of other files.
+    """Return the pictures of an edit in a draw: image and mask (n, C, H, W), and strength; nothing for other files.
 
     With K inputs of the network, the k-th image is its draw K of the domain of examples, clipped to [-1, 1], and its
     mask draw K + 1 plus 0.5, clipped to [0, 1].
@@ -147,18 +147,19 @@ def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     return {"image": image, "mask": mask, "strength": draw.strength}
 
 
+def fixed_names(spec: ModelSpec) -> set[str]:
+    """Return the names in a draw of what is fixed in a one-call file."""
+    fixed = set() if spec.open is None else set(OPENABLE) - set(spec.open)
+    return {"num_steps" if name == "steps" else name for name in fixed}
+
+
 def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> dict[str, Any] | None:
-    """Return golden vectors as JSON values, to be put into `spec.golden` of a one-call file.
+    """Return golden vectors as JSON for `spec.golden` of a one-call file, None where a replay would take too long.
 
-    None where an image takes more evaluations than may be replayed.
-
-    pictures: what the file shall reproduce, uint8 (n, H, W, C) of a draw. Cases of one step, of ten, of seven with
-    noise, of three times, of guidance where it takes any, of up to three plans, and of strength where it is an edit; 64
-    pixels of each, evenly spread, and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a
-    row of the plans.
+    pictures: uint8 (n, H, W, C) of a draw, which the file must reproduce. Cases: `draws_of`; 64 pixels of each, evenly
+    spread, and the mean of all. Costs 31 evaluations of one image, 20 for guidance, and one a row of the plans.
     """
     cases = []
-    fixed = {"num_steps" if name == "steps" else name for name in OPENABLE if name not in (spec.open or ())}
     for draw in draws_of(spec, CASES):
         if draw.n * draw.num_steps > MAX_EVALUATIONS:
             continue
@@ -169,24 +170,27 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
         lists = {"times": list(draw.times)} if draw.times else {}
         guided = {"guidance": json_from_guidance(draw.guidance)} if draw.guidance else {}
         case = {**options, **lists, **guided, **values}
-        cases.append({name: value for name, value in case.items() if spec.open is None or name not in fixed})
+        cases.append({name: value for name, value in case.items() if name not in fixed_names(spec)})
     return {"cases": cases, "tolerance": {"levels": LEVELS}} if cases else None
 
 
 def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> list[PictureResult]:
-    """Return one result for each golden case of the spec, in the file's order; none where the file carries none.
+    """Return one result for each golden case of the spec, in the file's order; none for a file without golden vectors.
 
-    One picture is made then, too: a file that does not run is not sound.
-    pictures: what the file makes of a draw, uint8 (n, H, W, C). Raises BadFileError for golden vectors that cannot be
-    meant, and what `pictures` raises.
+    Then one picture is made all the same: a file that does not run is not sound. pictures: what the file makes of a
+    draw, uint8 (n, H, W, C). Raises BadFileError for golden vectors that are not valid, and what `pictures` raises.
     """
     if spec.golden is None:
         draw = Draw(seed=0, first=0, n=1, num_steps=1, eta=0.0, strength=0.0 if spec.graph == "edit" else None)
         pictures(draw.settled(spec))
         return []
-    tolerance = _tolerance(spec.golden)
+    # a file may promise more than this version does, never less: a broken file could vouch for itself
+    promise = record({"tolerance": record({"levels": number(0, LEVELS)})})
+    with golden_vectors():
+        tolerance = float(promise(spec.golden, "")["tolerance"]["levels"])
+        cases = cases_of(spec.golden, _case_form(spec))
     results = []
-    for draw, case in _checked_cases(spec):
+    for draw, case in cases:
         levels = pictures(draw).reshape(-1).astype(np.float64)
         off = float(np.abs(levels[case["positions"]] - np.array(case["levels"])).max())
         off_mean = abs(float(levels.mean()) - case["mean"])
@@ -194,78 +198,40 @@ def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -
     return results
 
 
-def _tolerance(golden: dict[str, Any]) -> float:
-    promised = golden.get("tolerance")
-    value: Any = promised.get("levels") if isinstance(promised, dict) else None
-    # a file may promise more than this version does, never less: or a broken file could vouch for itself
-    if not is_number(value) or not 0 <= value <= LEVELS:
-        raise unusable("tolerance.levels", value, f"a number from 0 to {LEVELS:g}")
-    return float(value)
+def _case_form(spec: ModelSpec) -> Form:
+    """Return the form of a case, read as its draw, choices fixed in the file included, and its values."""
+    fixed, T = {} if spec.open is None else spec.fixed_choices, spec.num_train_timesteps
+    absent = rule(lambda value: value is None, "absent")
+    choices = {PLAN: nullable(choice(tuple(spec.plans))), TIMES: nullable(times_form(T))}
+    entries = {
+        **{"seed": integer(0, 2**63 - 1), "first": integer(0, 2**32 - MAX_IMAGES), "n": integer(1, MAX_IMAGES)},
+        **{"eta": number(0, 1), "levels": array(integer(0, 255)), "mean": number(0, 255)},
+    }
+    options = {GUIDANCE: nullable(GUIDANCE_FORM) if spec.takes_guidance else absent}
+    (entries if spec.graph == "edit" else options)["strength"] = number(0, 1) if spec.graph == "edit" else absent
 
-
-def _checked_cases(spec: ModelSpec) -> list[tuple[Draw, dict[str, Any]]]:
-    """Return the cases once nothing in them can surprise: they come from a file."""
-    cases = (spec.golden or {}).get("cases")
-    if not isinstance(cases, list) or not 1 <= len(cases) <= MAX_CASES:
-        raise unusable("cases", cases, f"a list of 1 to {MAX_CASES} objects")
-    checked = []
-    fixed = {} if spec.open is None else spec.fixed_choices
-    for case in cases:
-        if not isinstance(case, dict):
-            raise unusable("cases", case, "objects")
-        case = {**case, **{name: fixed[name] for name in ("eta", PLAN) if name in fixed}}
+    def read(value: Any, place: str) -> tuple[Draw, dict[str, Any]]:
+        case = {**OBJECT(value, place), **{name: fixed[name] for name in ("eta", PLAN) if name in fixed}}
+        if GUIDANCE in fixed:
+            case[GUIDANCE] = None
         if TIMES in fixed:
-            case[TIMES] = list(fixed[TIMES]) if fixed[TIMES] and case.get(PLAN) is None else None
-        times, plan = case.get("times"), case.get("plan")
-        if plan is not None and not (isinstance(plan, str) and plan in spec.plans):
-            raise unusable("plan", plan, "one of the file's plans")
-        is_list = plan is None and isinstance(times, list)
-        if times is not None and not (is_list and are_falling_times(times, spec.num_train_timesteps)):
-            raise unusable("times", times, "strictly falling times, and no plan")
-        rows = len(spec.plans[plan].rows) if plan is not None else None if times is None else len(times)
-        case["num_steps"] = spec.steps_of(plan, times, case.get("num_steps", 0))
-        steps = (1, spec.num_train_timesteps) if rows is None else (rows, rows)
-        limits = {"seed": (0, 2**63 - 1), "first": (0, 2**32 - MAX_IMAGES), "n": (1, MAX_IMAGES), "num_steps": steps}
-        for name, (low, high) in limits.items():
-            if type(case.get(name)) is not int or not low <= case[name] <= high:
-                raise unusable(name, case.get(name), f"an integer from {low} to {high}")
-        if not is_number(case.get("eta")) or not 0 <= case["eta"] <= 1:
-            raise unusable("eta", case.get("eta"), "a number from 0 to 1")
-        strength: Any = case.get("strength")
-        if spec.graph != "edit" and strength is not None:
-            raise unusable("strength", strength, "nothing, but of an edit")
-        if spec.graph == "edit" and not (is_number(strength) and 0 <= strength <= 1):
-            raise unusable("strength", strength, "a number from 0 to 1")
-        if case["n"] * case["num_steps"] > MAX_EVALUATIONS:
-            raise unusable("n and num_steps", (case["n"], case["num_steps"]), f"a product of at most {MAX_EVALUATIONS}")
-        size = case["n"] * math.prod(spec.image_shape)
-        positions, levels = checked_positions(case, size), case.get("levels")
-        if not isinstance(levels, list) or len(levels) != len(positions) or not all(map(_is_level, levels)):
-            raise unusable("levels", levels, f"{len(positions)} integers from 0 to 255, one a position")
-        if not is_number(case.get("mean")) or not 0 <= case["mean"] <= 255:
-            raise unusable("mean", case.get("mean"), "a number from 0 to 255")
-        names = ("seed", "first", "n", "num_steps", "eta")
-        draw = Draw(
-            **{name: case[name] for name in names},
-            times=None if times is None else tuple(times),
-            plan=plan,
-            guidance=None if GUIDANCE in fixed else _checked_guidance(spec, case.get("guidance")),
-            strength=strength,
-        )
-        checked.append((draw.settled(spec), case))
-    return checked
+            case[TIMES] = fixed[TIMES] if case.get(PLAN) is None else None
+        chosen = record({}, choices)(case, place)
+        plan, times = chosen.get(PLAN), chosen.get(TIMES)
+        if plan is not None:
+            absent(times, f"{place}.{TIMES}")
+        rows = spec.plans[plan].rows if plan is not None else times
+        if "num_steps" in fixed_names(spec):
+            case["num_steps"] = spec.steps_of(plan, times, 0)
+        steps = integer(1, T) if rows is None else integer(len(rows), len(rows))
+        numbers = record({**entries, "num_steps": steps}, options)(case, place)
+        n, levels = numbers["n"], numbers.pop("levels")
+        if n * numbers["num_steps"] > MAX_EVALUATIONS:
+            raise MisfitError(place, f"of at most {MAX_EVALUATIONS} evaluations", n * numbers["num_steps"])
+        positions = places_form(n * math.prod(spec.image_shape))(case.get("positions"), f"{place}.positions")
+        if len(levels) != len(positions):
+            raise MisfitError(f"{place}.levels", "as many levels as positions", levels)
+        values = {"positions": positions, "levels": levels, "mean": numbers.pop("mean")}
+        return Draw(**numbers, times=times, plan=plan).settled(spec), values
 
-
-def _checked_guidance(spec: ModelSpec, values: Any) -> Guidance | None:
-    if values is None:
-        return None
-    try:
-        if spec.takes_guidance:
-            return guidance_from_json(values)
-    except ValueError:
-        pass
-    raise unusable("guidance", values, "a scale, and an interval or none, of a file that takes guidance")
-
-
-def _is_level(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= 255
+    return read

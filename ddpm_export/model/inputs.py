@@ -1,4 +1,4 @@
-"""What a network is told besides x_t and t, as data: one record an input. NumPy only; knows no runtime and no file.
+"""The inputs of a network other than x_t and t, as data: one record an input. NumPy only; knows no runtime and no file.
 
 Whatever feeds a network (denoiser, signature check, tracing, golden vectors, proof) iterates these records.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_export.errors import UsageError
-from ddpm_export.process.rows import is_number
+from ddpm_export.errors import UsageError, several
+from ddpm_export.model.codec import TEXT, Form, MisfitError, choice, integer, nullable, number, record, rule, tuple_of
 
 Array = NDArray[Any]
 InputTypes = Mapping[str, tuple[np.dtype[Any], list[int]]]  # by name in the graph's order: dtype, shape without batch
@@ -27,12 +27,12 @@ MAX_NUMBERS = 2**26
 
 @dataclass(frozen=True)
 class Input:
-    """Describe an input of a network's graph, beside x_t and t.
+    """Describe an input of a network's graph other than x_t and t.
 
     kind: label, an int64 index for each image; vector, (D,) float32; image, (C', H', W') float32; previous, the clean
-    image that the evaluation before found, zeros at first, in the state's shape. shape: without the batch, () of a
-    label. none: the number that fills it where nothing is said, the index of "no class" of a label; None where it has
-    to be given. classes: the names of a label's values, from 0 on.
+    image of the evaluation before, zeros at first, in the state's shape. shape: without the batch, () for a label.
+    none: the number that fills it where no value is given, for a label the index of "no class"; None where a value is
+    required. classes: the names of a label's values, from 0 on.
     """
 
     name: str
@@ -48,29 +48,28 @@ class Input:
 
     @property
     def is_given(self) -> bool:
-        """Return whether whoever samples says it; the walk feeds a previous, and guidance its own scale."""
+        """Return whether the caller gives it; the walk feeds a previous, and guidance its own scale."""
         return self.kind != "previous" and self.name != OWN_GUIDANCE
 
     @property
     def num_labels(self) -> int:
-        """Return how many values a label has, "no class" among them."""
+        """Return how many values a label has, "no class" included."""
         return max(len(self.classes), 0 if self.none is None else int(self.none) + 1)
 
     def batch_of(self, given: Any, batch: int) -> Array:
         """Return a value for each of `batch` images, (B, *shape), from one for all of them or one for each.
 
-        A label may be given by the name of its class, or none; a vector of one number as that number. Raises UsageError
-        for what does not fit.
+        A label may be given by its class's name, or none; a vector of one number as that number. Raises UsageError for
+        values that do not fit.
         """
         return np.ascontiguousarray(np.broadcast_to(self._checked(given, batch), (batch, *self.shape)))
 
     def cycle_of(self, given: Any) -> Array:
-        """Return the values, (K, *shape), that images take in turn, image k number k mod K, from one or several.
+        """Return the values, (K, *shape), that images take in turn, image k value k mod K, from one or several.
 
         Raises UsageError as `batch_of` does.
         """
-        values = self._checked(given, None)
-        return values.reshape(-1, *self.shape)
+        return self._checked(given, None).reshape(-1, *self.shape)
 
     def name_of(self, label: int) -> str:
         """Return what a label's value is called."""
@@ -96,8 +95,7 @@ class Input:
 
     def _labels(self, given: Any) -> Array:
         several = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) and np.ndim(given) == 1
-        labels = np.array([self._label(entry) for entry in given] if several else self._label(given), dtype=np.int64)
-        return labels
+        return np.array([self._label(entry) for entry in given] if several else self._label(given), dtype=np.int64)
 
     def _label(self, given: Any) -> int:
         if isinstance(given, str):
@@ -112,20 +110,19 @@ class Input:
             label = int(given)
             if 0 <= label < len(self.classes) or label == self.none:
                 return label
-        names = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
+        names, last = several(self.classes, 20), len(self.classes) - 1
         raise UsageError(
-            f"Input {self.name!r} must be one of {names} or its index from 0 to {len(self.classes) - 1}, "
-            f"got {str(given)[:40]!r}."
+            f"Input {self.name!r} must be one of {names} or its index from 0 to {last}, got {str(given)[:40]!r}."
         )
 
 
 def bound_inputs(
     inputs: Sequence[Input], given: Mapping[str, Any], batch: int, x_0_before: Array | None = None
 ) -> dict[str, Array]:
-    """Return the arrays of a network's inputs for a batch: what was given, and what stands for nothing.
+    """Return the arrays of a network's inputs for a batch: values given, and `none` for those that are not.
 
-    x_0_before: (B, C, H, W), for an input of kind previous; None before the first evaluation. Raises
-    UsageError for an input that is unknown, missing or does not fit.
+    x_0_before: (B, *state_shape), for an input of kind previous; None before the first evaluation. Raises UsageError
+    for an input that is unknown, missing or does not fit.
     """
     named = {entry.name: entry for entry in inputs if entry.is_given}
     unknown = sorted(set(given) - set(named))
@@ -150,62 +147,65 @@ def json_from_input(entry: Input) -> dict[str, Any]:
     return {**values, "classes": list(entry.classes)} if entry.classes else values
 
 
-def input_from_json(values: Any) -> Input:
-    """Read an input of a file. Raises ValueError, which says what is wrong; `check_input` has the rules."""
-    if not isinstance(values, dict) or not {"name", "kind", "shape", "none"} <= set(values):
-        raise ValueError("an input must be an object with name, kind, shape and none")
-    shape, classes = values["shape"], values.get("classes", [])
-    if not isinstance(shape, list) or not isinstance(classes, list):
-        raise ValueError("shape and classes of an input must be lists")
-    return Input(values["name"], values["kind"], tuple(shape), values["none"], tuple(classes))
+def _can_be_a_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isidentifier() and value not in ("x_t", "t")
 
 
-def check_input(entry: Input, state_shape: tuple[int, int, int]) -> None:
-    """Raise ValueError, which says what is wrong, unless the input can be fed."""
-    if not (isinstance(entry.name, str) and entry.name.isascii() and entry.name.isidentifier()) or entry.name in (
-        "x_t",
-        "t",
-    ):
-        raise ValueError(f"an input's name must be an identifier other than x_t and t, not {str(entry.name)[:40]!r}")
-    where = f"input {entry.name[:40]!r}"
-    if not isinstance(entry.kind, str) or entry.kind not in KINDS:  # what cannot be hashed is none either
-        raise ValueError(f"the kind of {where} must be one of {', '.join(KINDS)}, not {str(entry.kind)[:40]!r}")
-    for kind, name in RESERVED.items():
-        if (entry.name == name) != (entry.kind == kind):
-            raise ValueError(f"the name {name} is kept for the kind {kind}, and the only one that it may have")
-    if entry.name == OWN_GUIDANCE and (entry.kind, entry.shape, entry.none) != ("vector", (1,), 1):
-        raise ValueError(f"{where} must be a vector of one number, whose none is 1")
-    if not all(type(size) is int and size > 0 for size in entry.shape) or math.prod(entry.shape) > MAX_NUMBERS:
-        raise ValueError(f"the shape of {where} must be positive integers with a product of at most {MAX_NUMBERS}")
-    dimensions = {"label": 0, "vector": 1, "image": 3, "previous": 3}[entry.kind]
-    if len(entry.shape) != dimensions or (entry.kind == "previous" and entry.shape != state_shape):
-        raise ValueError(f"the shape of {where}, a {entry.kind}, does not fit it: {list(entry.shape)}")
-    if entry.kind == "label":
-        if not 1 <= len(entry.classes) <= MAX_CLASSES or not all(type(name) is str for name in entry.classes):
-            raise ValueError(f"the classes of {where} must be 1 to {MAX_CLASSES} names")
-        if len(set(entry.classes)) < len(entry.classes):
-            raise ValueError(f"the classes of {where} must have different names")
-        if entry.none is not None and not (type(entry.none) is int and 0 <= entry.none <= len(entry.classes)):
-            raise ValueError(f"none of {where} must be null or an index from 0 to {len(entry.classes)}")
-    elif entry.classes:
-        raise ValueError(f"only a label has classes, {where} is a {entry.kind}")
-    elif entry.none is not None and not is_number(entry.none):
-        raise ValueError(f"none of {where} must be null or a finite number")
+INPUT: Form = record(
+    {
+        "name": rule(_can_be_a_name, "an identifier other than x_t and t"),
+        "kind": choice(tuple(KINDS)),
+        "shape": tuple_of(integer(1, MAX_NUMBERS)),
+        "none": nullable(number()),
+    },
+    {"classes": tuple_of(TEXT)},
+    into=Input,
+)
+
+
+def input_form(state_shape: tuple[int, ...]) -> Form:
+    """Return the form of an input that can be fed to a network whose states have that shape."""
+
+    def read(value: Any, place: str) -> Input:
+        entry: Input = INPUT(value, place)
+        kind, shape, classes, none = entry.kind, entry.shape, entry.classes, entry.none
+
+        def require(fits: bool, name: str, expected: str) -> None:
+            if not fits:
+                raise MisfitError(f"{place}.{name}", expected, getattr(entry, name))
+
+        for owner, name in RESERVED.items():
+            require((entry.name == name) == (kind == owner), "name", f"{name} for the kind {owner}, and for no other")
+        is_scale = (kind, shape, none) == ("vector", (1,), 1)
+        require(is_scale or entry.name != OWN_GUIDANCE, "name", "of a vector of one number, whose none is 1")
+        require(math.prod(shape) <= MAX_NUMBERS, "shape", f"of at most {MAX_NUMBERS} numbers")
+        dimensions = {"label": 0, "vector": 1}.get(kind, len(state_shape))
+        require(len(shape) == dimensions, "shape", f"a list of {dimensions} entries for a {kind}")
+        require(kind != "previous" or shape == state_shape, "shape", f"{list(state_shape)}, as of the state")
+        if kind == "label":
+            require(1 <= len(classes) <= MAX_CLASSES, "classes", f"1 to {MAX_CLASSES} names")
+            require(len(set(classes)) == len(classes), "classes", "different names")
+            is_index = type(none) is int and 0 <= none <= len(classes)
+            require(none is None or is_index, "none", f"null or an index from 0 to {len(classes)}")
+        require(kind == "label" or not classes, "classes", f"absent from a {kind}")
+        return entry
+
+    return read
 
 
 def checked_inputs(types: InputTypes, x_t: Array, t: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return all inputs by name, contiguous, in the graph's order; types: what `ModelSpec.input_types` says.
+    """Return all inputs by name, contiguous, in the graph's order; types: `ModelSpec.input_types`.
 
-    Raises UsageError for one that is missing, that the spec does not have, or that has another shape or dtype.
+    Raises UsageError for an input that is missing, unknown, or of another shape or dtype.
     """
     given = {"x_t": x_t, "t": t, **inputs}
     for name in given:
         if name not in types:
-            raise UsageError(f"{name}: not an input of the network. It takes {', '.join(types)}.")
+            raise UsageError(f"The model has no input {name!r}; it has {', '.join(types)}.")
     feeds = {}
     for name, (dtype, shape) in types.items():
         if name not in given:
-            raise UsageError(f"{name}: missing. The network takes {', '.join(types)}.")
+            raise UsageError(f"Input {name!r} is missing; the model has {', '.join(types)}.")
         values, expected = np.asarray(given[name]), (len(x_t), *shape)
         if values.shape != expected or values.dtype != dtype:
             raise UsageError(

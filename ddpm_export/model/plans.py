@@ -1,59 +1,55 @@
 """The JSON of a plan, as files carry it; docs/format.md section 1. Opens no file."""
 
-import re
 from typing import Any
 
+from ddpm_export.model.codec import Form, MisfitError, array, integer, mapping, number, record, rule, text, tuple_of
 from ddpm_export.process.rows import MAX_REACH, MAX_ROWS, Plan, Row, is_number
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+NAME = text(64, r"[A-Za-z0-9][A-Za-z0-9._+-]*", "1 to 64 letters, digits and ._+-, starting with a letter or digit")
+POSITIVE = rule(lambda value: is_number(value) and value > 0, "a positive number")
+BELOW_1 = rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+BOOLEAN = rule(lambda value: type(value) is bool, "true or false")
+WEIGHTS = tuple_of(number())
+NOISE = tuple_of(POSITIVE, 0, 2)  # none, one deviation, or a small and a large one
 
 
 def json_from_plan(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON values: each row [t, a, weights of x_0, weights of eps, noise]."""
+    start = {} if plan.start == 1.0 else {"start": plan.start}
+    raw_eps = {"raw_eps": True} if plan.raw_eps else {}
     rows = [[row.t, row.a, list(row.x_0), list(row.eps), list(row.noise)] for row in plan.rows]
-    options = {"raw_eps": plan.raw_eps, "start": plan.start}
-    usual = {"raw_eps": False, "start": 1.0}
-    return {**{name: value for name, value in options.items() if value != usual[name]}, "rows": rows}
+    return {**raw_eps, **start, "rows": rows}
+
+
+def plans_form(num_train_timesteps: int, *, fractional_t: bool) -> Form:
+    """Return the form of plans by name that a walk over T training times can rely on; a Plan is read as its JSON."""
+    last = num_train_timesteps - 1
+    t = number(0, last) if fractional_t else integer(0, last)
+    entries = {"t": t, "a": BELOW_1, "x_0": WEIGHTS, "eps": WEIGHTS, "noise": NOISE}
+
+    def read_row(value: Any, place: str) -> list[Any]:
+        if not isinstance(value, list) or len(value) != len(entries):
+            raise MisfitError(place, f"[{', '.join(entries)}]", value)
+        return [form(item, f"{place}.{name}") for (name, form), item in zip(entries.items(), value, strict=True)]
+
+    read_values = record({"rows": array(read_row, 1, MAX_ROWS)}, {"start": POSITIVE, "raw_eps": BOOLEAN})
+
+    def read(value: Any, place: str) -> Plan:
+        values = read_values(json_from_plan(value) if isinstance(value, Plan) else value, place)
+        rows = []
+        for i, (t, a, *lists) in enumerate(values["rows"], start=1):
+            x_0, eps, noise = (tuple(map(float, numbers)) for numbers in lists)
+            row, most = Row(i, t, float(a), x_0, eps, noise, values.get("raw_eps", False)), min(i, MAX_REACH)
+            if not 1 <= row.reach <= most:
+                raise MisfitError(f"{place}.rows[{i - 1}]", f"a row that reads 1 to {most} evaluations", row.reach)
+            rows.append(row)
+        return value if isinstance(value, Plan) else Plan(tuple(rows), float(values.get("start", 1.0)))
+
+    return mapping(read, name=NAME)
 
 
 def plan_from_json(name: Any, values: Any, num_train_timesteps: int, *, fractional_t: bool) -> Plan:
-    """Read a plan of a file and check all that walking it relies on. Raises ValueError, which says what is wrong."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError("a plan's name must be 1 to 64 letters, digits and ._+-, starting with a letter or digit")
-    if not isinstance(values, dict) or not isinstance(values.get("rows"), list):
-        raise ValueError(f"plan {name} must be an object with a list of rows")
-    start, raw_eps, rows = values.get("start", 1.0), values.get("raw_eps", False), values["rows"]
-    if not is_number(start) or not start > 0:
-        raise ValueError(f"the start of plan {name} must be a positive number")
-    if type(raw_eps) is not bool:
-        raise ValueError(f"raw_eps of plan {name} must be true or false")
-    if not 1 <= len(rows) <= MAX_ROWS:
-        raise ValueError(f"plan {name} must have 1 to {MAX_ROWS} rows, not {len(rows)}")
-    read = []
-    for i, row in enumerate(rows, start=1):
-        try:
-            read.append(_row_from_json(i, row, num_train_timesteps, fractional_t)._replace(raw_eps=raw_eps))
-        except ValueError as exc:
-            raise ValueError(f"row {i} of plan {name}: {exc}") from exc
-    return Plan(tuple(read), float(start))
-
-
-def _row_from_json(i: int, values: Any, num_train_timesteps: int, fractional_t: bool) -> Row:
-    if not isinstance(values, list) or len(values) != 5:
-        raise ValueError("it must be [t, a, x_0, eps, noise]")
-    t, a, *lists = values
-    if not is_number(t) or not 0 <= t <= num_train_timesteps - 1 or not (fractional_t or type(t) is int):
-        raise ValueError(
-            f"t must be {'a number' if fractional_t else 'an integer'} from 0 to {num_train_timesteps - 1}"
-        )
-    if not is_number(a) or not 0 <= a < 1:
-        raise ValueError("a must be a number from 0 to below 1")
-    if not all(isinstance(numbers, list) and all(map(is_number, numbers)) for numbers in lists):
-        raise ValueError("x_0, eps and noise must be lists of finite numbers")
-    x_0, eps, noise = (tuple(map(float, numbers)) for numbers in lists)
-    row = Row(i, t, float(a), x_0, eps, noise)
-    if not 1 <= row.reach <= min(i, MAX_REACH):
-        raise ValueError(f"it must read 1 to {min(i, MAX_REACH)} evaluations, not {row.reach}")
-    if len(row.noise) > 2 or not all(std > 0 for std in row.noise):
-        raise ValueError("noise must be empty, one positive number, or two of them, small and large")
-    return row
+    """Read a plan of a file. Raises MisfitError, a ValueError that says what is wrong."""
+    read = plans_form(num_train_timesteps, fractional_t=fractional_t)
+    plan: Plan = read({name: values}, "plans")[name]
+    return plan

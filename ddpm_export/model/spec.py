@@ -5,22 +5,39 @@ docs/format.md is the contract. A reader never guesses: what is missing, unknown
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError, several, shown
-from ddpm_export.model.guidance import Guidance, check_guidance
-from ddpm_export.model.inputs import OWN_GUIDANCE, Input, InputTypes, check_input
+from ddpm_export.errors import ModelRefusedError, UsageError, several, shown
+from ddpm_export.model.codec import (
+    OBJECT,
+    TEXT,
+    Form,
+    MisfitError,
+    bad_file,
+    chain,
+    choice,
+    integer,
+    nullable,
+    number,
+    record,
+    rule,
+    text,
+    tuple_of,
+)
+from ddpm_export.model.guidance import GUIDANCE_FORM, Guidance
+from ddpm_export.model.inputs import OWN_GUIDANCE, Input, InputTypes, input_form
+from ddpm_export.model.plans import BELOW_1, POSITIVE, plans_form
 from ddpm_export.process.equations import VARIANCE_FRACTION, VARIANCES
 from ddpm_export.process.noise import NOISE_TAG
-from ddpm_export.process.rows import Plan, are_falling_times, is_number
+from ddpm_export.process.rows import Plan
 
 PREDICTIONS = ("eps", "x_0", "v")
-GRAPHS = ("sampler", "slice", "edit")  # what a file holds that is no denoiser, docs/format.md section 5
+GRAPHS = ("sampler", "slice", "edit")  # of one-call files, docs/format.md section 5
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
 FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
 OPEN = "open"  # of a one-call file: spec.open lists the choices that its graph takes
@@ -32,10 +49,10 @@ MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
 
 @dataclass(frozen=True)
 class Defaults:
-    """Say how a model is sampled where the user says nothing.
+    """Say how a model is sampled unless the user chooses.
 
-    times: strictly falling ones, in place of num_steps evenly spaced ones. plan: the name of one of the file's plans,
-    in place of all else. guidance: of a network that takes any, None for a scale of 1.
+    times: strictly falling, in place of num_steps evenly spaced ones. plan: the name of one of the file's plans, in
+    place of all else. guidance: None for a scale of 1.
     """
 
     sampler: str = "ddim"
@@ -53,12 +70,13 @@ class ModelSpec:
     prediction: eps, x_0 or v. image_shape: (C, H, W). alphas_cumprod: T floats, strictly falling within (0, 1); the
     last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
     learned needs a network with a second output, and then requires has variance_fraction.
-    golden: outputs to verify a file by where it lands. source: for people only, nothing depends on it.
-    graph: None for a denoiser, else which graph around one the file holds: sampler, slice or edit. open: the choices of
-    OPENABLE that this graph takes as inputs, the others being fixed to the defaults; None where all are inputs.
-    inputs: what the network is told besides x_t and t; requires then has inputs. plans: solvers' tables by name.
-    requires: what a reader must understand; fractional_t says that the graph's t is float32.
-    Raises BadFileError for what is not possible, ModelRefusedError for what is possible but unknown to this reader.
+    golden: outputs that verify a file where it lands. source: for people only, nothing depends on it.
+    graph: None for a denoiser, else the graph around one: sampler, slice or edit. open: the choices of OPENABLE that
+    this graph takes as inputs, the others fixed to the defaults; None where all are inputs. inputs: those other than
+    x_t and t; requires then has inputs. plans: solvers' tables by name. requires: what a reader must understand;
+    fractional_t means that the graph's t is float32.
+    Entries may be JSON values: each is read by its form (`codec`). Raises BadFileError for a misfit, ModelRefusedError
+    for an entry that only a newer reader knows.
     """
 
     name: str
@@ -138,7 +156,7 @@ class ModelSpec:
 
     @property
     def label(self) -> Input | None:
-        """Return the input that says which class is wanted, None where the network is told none."""
+        """Return the input that chooses a class, None for a network without classes."""
         return next((item for item in self.inputs if item.kind == "label"), None)
 
     @property
@@ -156,116 +174,101 @@ class ModelSpec:
         return any(item.name == OWN_GUIDANCE for item in self.inputs)
 
     def __post_init__(self) -> None:
-        if not all(isinstance(name, str) for name in self.requires):
-            raise unfit("requires", self.requires, "a list of names")
-        refuse_newer(self.requires)
-        if self.graph is not None and self.graph not in GRAPHS:
-            raise too_new("the graph", self.graph, f"a denoiser, {', '.join(GRAPHS[:-1])} and {GRAPHS[-1]}")
-        if not isinstance(self.name, str) or len(self.name) > 200:
-            raise unfit("name", self.name, "a short string")
-        if self.prediction not in PREDICTIONS:
-            raise unfit("prediction", self.prediction, f"one of {', '.join(PREDICTIONS)}")
-        if self.variance not in VARIANCES:
-            raise unfit("variance", self.variance, f"one of {', '.join(VARIANCES)}")
-        if self.variance == "learned" and VARIANCE_FRACTION not in self.requires:
-            raise unfit("variance", self.variance, f"fixed unless requires has {VARIANCE_FRACTION}")
-        if self.noise != NOISE_TAG:
-            raise too_new("the noise", self.noise, NOISE_TAG)
-        shape = self.image_shape
-        if (
-            not isinstance(shape, tuple)
-            or len(shape) != 3
-            or not all(type(size) is int and size > 0 for size in shape)
-            or math.prod(shape) > MAX_PIXELS
-        ):
-            raise unfit(
-                "image_shape", shape, f"three positive integers [C, H, W] with a product of at most {MAX_PIXELS}"
-            )
-        if self.value_range != (-1.0, 1.0) or not all(is_number(v) for v in self.value_range):
-            raise unfit("value_range", self.value_range, "[-1, 1]")
-        if self.clip_x_0 is not None and not (is_number(self.clip_x_0) and self.clip_x_0 > 0):
-            raise unfit("clip_x_0", self.clip_x_0, "a positive number or null")
-        self._check_alphas_cumprod()
-        if not isinstance(self.defaults.sampler, str):
-            raise unfit("defaults.sampler", self.defaults.sampler, "a sampler's name")
-        if type(self.defaults.num_steps) is not int or not 1 <= self.defaults.num_steps <= self.num_train_timesteps:
-            raise unfit("defaults.num_steps", self.defaults.num_steps, f"1 to {self.num_train_timesteps}")
-        if not is_number(self.defaults.eta) or not 0 <= self.defaults.eta <= 1:
-            raise unfit("defaults.eta", self.defaults.eta, "a number from 0 to 1")
-        if not isinstance(self.source, dict) or not isinstance(self.golden, (dict, type(None))):
-            raise unfit("source and golden", type(self.source).__name__, "objects")
-        self._check_open()
-        self._check_inputs()
-        self._check_plans()
-        self._check_guidance()
-        defaults = self.defaults
-        used = {INPUTS: self.inputs, TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
-        for name, needed in used.items():
-            if needed and name not in self.requires:
-                raise BadFileError(f"In the model's spec, requires must name {name!r}, got {list(self.requires)!r}.")
+        with bad_file("The model's spec"):
+            self._read({"requires": REQUIRES})
+            refuse_newer(self.requires)
+            if self.graph is not None and self.graph not in GRAPHS:
+                raise too_new("the graph", self.graph, f"a denoiser, {', '.join(GRAPHS[:-1])} and {GRAPHS[-1]}")
+            if self.noise != NOISE_TAG:
+                raise too_new("the noise", self.noise, NOISE_TAG)
+            self._read(PLAIN)
+            plans = plans_form(self.num_train_timesteps, fractional_t=FRACTIONAL_T in self.requires)
+            self._read({"plans": plans, "inputs": tuple_of(input_form(self.state_shape))})
+            self._read({"defaults": _defaults_form(self)})
+            for fits, place, expected, got in self._rules():
+                if not fits:
+                    raise MisfitError(place, expected, got)
 
-    def _check_open(self) -> None:
-        if (self.open is not None) != (OPEN in self.requires) or (self.open is not None and self.graph is None):
-            raise unfit("open", self.open, "a list where requires names open, in a one-call file, and absent elsewhere")
-        if self.open is None:
-            return
-        if self.open != tuple(name for name in OPENABLE if name in self.open):
-            raise unfit("open", self.open, f"some of {', '.join(OPENABLE)}, in this order")
-        missing = [name for name in (TIMES, PLAN, GUIDANCE) if name in self.open and name not in self.requires]
-        if missing or (PLAN in self.open and not self.plans):
-            raise unfit("open", self.open, "choices that requires names as well, and a plan only where there are plans")
-        fixed = [name for name in (PLAN, TIMES) if name not in self.open and getattr(self.defaults, name) is not None]
-        if fixed and set(self.open) & ({"steps", "eta", TIMES} if PLAN in fixed else {"steps"}):
-            raise unfit("open", self.open, f"without a choice that the fixed {fixed[0]} makes")
+    def _read(self, forms: Mapping[str, Form]) -> None:
+        for name, form in forms.items():
+            object.__setattr__(self, name, form(getattr(self, name), name))
 
-    def _check_inputs(self) -> None:
-        try:
-            for item in self.inputs:
-                check_input(item, self.state_shape)
-        except ValueError as exc:
-            raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
-        if len({item.name for item in self.inputs}) < len(self.inputs) or bool(self.inputs) != (
-            INPUTS in self.requires
-        ):
-            raise BadFileError(
-                "In the model's spec, inputs must have different names, and requires must name inputs if there are any."
-            )
-
-    def _check_plans(self) -> None:
+    def _rules(self) -> Iterator[tuple[bool, str, str, Any]]:
+        """Yield the rules between entries: whether one holds, the place it is about, what that must be, the value."""
+        requires, defaults, names = self.requires, self.defaults, [item.name for item in self.inputs]
+        is_learned = VARIANCE_FRACTION in requires
+        yield is_learned or self.variance != "learned", "variance", "fixed without variance_fraction", self.variance
+        above_0 = self.prediction != "eps" or self.alphas_cumprod[-1] > 0
+        yield above_0, "alphas_cumprod", "above 0 at the end where eps is predicted", self.alphas_cumprod[-1]
+        yield from self._rules_of_open()
+        yield len(set(names)) == len(names), "inputs", "of different names", names
+        yield bool(names) or INPUTS not in requires, "inputs", "there, as requires names them", names
         for name, plan in self.plans.items():
-            if plan.needs_learned_variance and VARIANCE_FRACTION not in self.requires:
-                raise BadFileError(f"Plan {name} needs a learned variance, which the network does not have.")
-            if plan.raw_eps and RAW_EPS not in self.requires:
-                raise BadFileError(
-                    f"Plan {name} has raw_eps, so that requires must name it, got {list(self.requires)!r}."
-                )
-            if self.prediction == "eps" and not all(row.a > 0 for row in plan.rows):
-                raise BadFileError(f"Plan {name} must keep a above 0, since the network predicts eps.")
-        times, plan_name = self.defaults.times, self.defaults.plan
-        if plan_name is not None and not (isinstance(plan_name, str) and plan_name in self.plans):
-            raise BadFileError(f"The model's default plan, {shown(plan_name)}, is not among its plans.")
-        if times is not None and not are_falling_times(times, self.num_train_timesteps):
-            raise unfit("defaults.times", times, f"strictly falling integers from {self.num_train_timesteps - 1} to 0")
+            place, least = f"plans.{name}", min(row.a for row in plan.rows)
+            yield is_learned or not plan.needs_learned_variance, place, "a plan without a learned variance", requires
+            yield self.prediction != "eps" or least > 0, place, "of rows whose a is above 0, for eps", least
+        guides = defaults.guidance is None or self.takes_guidance
+        yield guides, "defaults.guidance", "absent, since the network has no label that may be none", defaults.guidance
+        needed = {
+            INPUTS: bool(names),
+            RAW_EPS: any(plan.raw_eps for plan in self.plans.values()),
+            TIMES: defaults.times is not None,
+            PLAN: defaults.plan is not None,
+            GUIDANCE: defaults.guidance is not None,
+        }
+        for name, is_used in needed.items():
+            yield name in requires or not is_used, "requires", f"a list with {name}, which the spec uses", requires
 
-    def _check_guidance(self) -> None:
-        if self.defaults.guidance is None:
+    def _rules_of_open(self) -> Iterator[tuple[bool, str, str, Any]]:
+        opens, requires = self.open, self.requires
+        is_there = opens is not None
+        fits = is_there == (OPEN in requires) and not (is_there and self.graph is None)
+        yield fits, "open", "a list where requires names open, in a one-call file, and absent elsewhere", opens
+        if opens is None:
             return
-        try:
-            check_guidance(self.defaults.guidance)
-        except ValueError as exc:
-            raise BadFileError(f"The model's spec cannot be used: {exc}.") from exc
-        if not self.takes_guidance:
-            raise BadFileError("In the model's spec, defaults.guidance needs a label that may be none, and has none.")
+        in_order = tuple(name for name in OPENABLE if name in opens)
+        yield opens == in_order, "open", f"some of {', '.join(OPENABLE)}, in this order", opens
+        named = all(name in requires for name in (TIMES, PLAN, GUIDANCE) if name in opens)
+        fits = named and (PLAN not in opens or bool(self.plans))
+        yield fits, "open", "choices that requires names as well, and a plan only where there are plans", opens
+        for name, others in ((PLAN, {"steps", "eta", TIMES}), (TIMES, {"steps"})):
+            is_fixed = name not in opens and getattr(self.defaults, name) is not None
+            yield not (is_fixed and others & set(opens)), "open", f"without a choice that the fixed {name} makes", opens
+            if is_fixed:
+                return
 
-    def _check_alphas_cumprod(self) -> None:
-        alphas = self.alphas_cumprod
-        if not alphas or not all(is_number(a) for a in alphas):
-            raise unfit("alphas_cumprod", alphas, "at least one number")
-        if alphas[0] >= 1 or any(b >= a for a, b in pairwise(alphas)):
-            raise unfit("alphas_cumprod", alphas, "numbers that strictly fall within (0, 1)")
-        last_may_be_zero = self.prediction != "eps"
-        if alphas[-1] < 0 or (alphas[-1] == 0 and not last_may_be_zero):
-            raise unfit("alphas_cumprod", alphas[-1], "a last value above 0 (0 itself only with x_0 or v)")
+
+REQUIRES = tuple_of(TEXT)
+FALLING = rule(lambda values: all(b < a for a, b in pairwise(values)), "strictly falling")
+FEW_PIXELS = rule(lambda shape: math.prod(shape) <= MAX_PIXELS, f"of at most {MAX_PIXELS} numbers")
+PLAIN: dict[str, Form] = {  # the entries whose form depends on no other entry
+    "name": text(200),
+    "prediction": choice(PREDICTIONS),
+    "variance": choice(VARIANCES),
+    "image_shape": tuple_of(integer(1, MAX_PIXELS), 3, 3, FEW_PIXELS),
+    "value_range": chain(
+        tuple_of(number(), 2, 2, rule(lambda ends: ends == (-1, 1), "[-1, 1]")), lambda *_: (-1.0, 1.0)
+    ),
+    "clip_x_0": nullable(POSITIVE),
+    "alphas_cumprod": tuple_of(BELOW_1, 1, math.inf, FALLING),
+    "source": OBJECT,
+    "golden": nullable(OBJECT),
+    "open": nullable(tuple_of(choice(OPENABLE))),
+}
+
+
+def times_form(num_train_timesteps: int) -> Form:
+    """Return the form of the strictly falling times of steps, read as a tuple."""
+    return tuple_of(integer(0, num_train_timesteps - 1), 1, num_train_timesteps, FALLING)
+
+
+def _defaults_form(spec: "ModelSpec") -> Form:
+    T, plan = spec.num_train_timesteps, choice(tuple(spec.plans))
+    return record(
+        {"sampler": TEXT, "num_steps": integer(1, T), "eta": number(0, 1)},
+        {"times": nullable(times_form(T)), "plan": nullable(plan), "guidance": nullable(GUIDANCE_FORM)},
+        into=Defaults,
+    )
 
 
 def refuse_newer(requires: Iterable[str]) -> None:
@@ -275,30 +278,21 @@ def refuse_newer(requires: Iterable[str]) -> None:
         raise too_new("a reader of", several(unknown), several(sorted(UNDERSTOOD), len(UNDERSTOOD)))
 
 
-def unfit(where: str, got: Any, expected: str) -> BadFileError:
-    """Return the error for an entry of a spec that is not what it must be."""
-    return BadFileError(f"In the model's spec, {where} must be {expected}, got {shown(got)}.")
-
-
 def too_new(what: str, got: Any, known: str) -> ModelRefusedError:
-    """Return the error for what only a newer reader knows."""
+    """Return the error for something that only a newer reader knows."""
     return ModelRefusedError(
         f"The model needs {what} {shown(got)}, and this version knows {known}. Install a newer one."
     )
 
 
 def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guidance:
-    """Return the guidance that is meant: what is given, a number being a scale for all times, or else the file's.
+    """Return the guidance given, a number being a scale for all times, or else the file's.
 
-    Raises UsageError for what is out of its range, and for any scale but 1 of a network that takes none.
+    Raises UsageError for values out of range, and for any scale but 1 of a network that takes none.
     """
     if given is None:
         return spec.defaults.guidance or Guidance()
     guidance = given if isinstance(given, Guidance) else Guidance(given)
-    try:
-        check_guidance(guidance)
-    except ValueError as exc:
-        raise UsageError(f"{exc}.") from exc
     if guidance.scale != 1 and not spec.takes_guidance:
         raise UsageError(
             f"guidance must be 1 for a network that has not learned to do without a class, got {guidance.scale:g}."
@@ -307,10 +301,7 @@ def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guid
 
 
 def metadata_from(values: dict[str, Any]) -> str:
-    """Return an object as a file's metadata, JSON with sorted keys; raises UsageError where a reader would not take it.
-
-    That is a spec's, and what stands beside it.
-    """
+    """Return a spec's values and those beside it as JSON with sorted keys; raises UsageError where it is too long."""
     text = json.dumps(values, sort_keys=True, allow_nan=False)
     if len(text) > MAX_JSON_BYTES:  # ASCII
         raise UsageError(

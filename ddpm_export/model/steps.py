@@ -1,4 +1,4 @@
-"""From a spec to a plan: the sampler, times and knobs that were asked for, or else the model's own. Opens no file."""
+"""From a spec to a plan: the sampler, times and knobs that are given, or else the model's own. Opens no file."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +83,7 @@ def choose(
     name: str | None = None,
     **knobs: Any,
 ) -> Steps:
-    """Return the rows from noise to picture, and what they are: see `plan`."""
+    """Return the rows from noise to picture and what they were made of; arguments and errors as of `plan`."""
     given = {"sampler": sampler, "num_steps": num_steps, "times": times, "grid": grid, **knobs}
     asked = [key for key, value in given.items() if value is not None]
     if name is None and not asked:
@@ -124,23 +124,14 @@ def _plan_with(spec: ModelSpec, num_steps: int | None) -> str | None:
     return name if count.isdigit() and name in spec.plans else None
 
 
-def plan(
-    spec: ModelSpec,
-    *,
-    sampler: str | None = None,
-    num_steps: int | None = None,
-    times: Sequence[int] | None = None,
-    grid: str | None = None,
-    name: str | None = None,
-    **knobs: Any,
-) -> Plan:
-    """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file carries.
+def plan(spec: ModelSpec, **how: Any) -> Plan:
+    """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file has.
 
-    grid: the name of one of GRIDS. name: of one of spec.plans; it replaces all other arguments. What is left out or
-    None is the spec's default. knobs: the sampler's, such as eta or variance. Raises UsageError for what is no plan,
-    ModelRefusedError for a default sampler that this version does not know.
+    how: sampler, num_steps, times, and grid, the name of one of GRIDS; knobs of the sampler, such as eta or variance;
+    or name, of one of spec.plans, in place of all others. What is left out or None is the spec's default. Raises
+    UsageError for arguments that make no plan, ModelRefusedError for a default sampler unknown to this version.
     """
-    return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
+    return choose(spec, **how).plan
 
 
 def plan_below(spec: ModelSpec, steps: Steps, strength: float, *, ddim_eta: float | None = None) -> Plan:

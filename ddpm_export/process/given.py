@@ -26,9 +26,6 @@ class Measurement(NamedTuple):
     back: Callable[[Array], Array]
 
 
-# --- what changes x or x_0 ---
-
-
 def known_pixels(known: Array, mask: Array, noise: Noise) -> Keep:
     """Return what puts known pixels into every state of a walk (replacement: Song et al. 2021, appendix I.2).
 
@@ -106,38 +103,32 @@ def measurement_from_text(text: str, shape: Sequence[int], mask: Array | None = 
     raise UsageError(f"measure must be average:K, grey or mask, got {shown(text)}.")
 
 
-# --- what is between two ---
-
-
 def crossfade(first: Array, last: Array, count: int) -> Array:
-    """Return (1 - s) first + s last for `count` shares s from 0 to 1, (count, C, H, W), of pictures (C, H, W).
+    """Return (1 - s) first + s last for `count` shares s from 0 to 1, (count, *shape), of pictures of one shape.
 
     Noised with one noise these are the states that Ho et al. 2020 interpolate between (section 4.3): it is linear.
     Raises UsageError for a count below 2.
     """
-    share = _shares(count).astype(first.dtype)
+    share = _shares(count, first).astype(first.dtype)
     between: Array = (1.0 - share) * first + share * last
     return between
 
 
 def slerp(first: Array, last: Array, count: int) -> Array:
-    """Return cos(s pi / 2) first + sin(s pi / 2) last for `count` shares s from 0 to 1, of noise (C, H, W).
+    """Return cos(s pi / 2) first + sin(s pi / 2) last for `count` shares s from 0 to 1, of noise of one shape.
 
     These are again normal, of variance 1 (Song et al. 2020, appendix D.5, whose angle is 90 degrees for independent
     noise of many pixels). Raises UsageError for a count below 2.
     """
-    angle = _shares(count) * (math.pi / 2.0)
+    angle = _shares(count, first) * (math.pi / 2.0)
     between: Array = np.cos(angle).astype(first.dtype) * first + np.sin(angle).astype(first.dtype) * last
     return between
 
 
-def _shares(count: int) -> Array:
+def _shares(count: int, ends: Array) -> Array:
     if count < 2:
         raise UsageError(f"There must be at least 2 images from one end to the other, got {count}.")
-    return np.linspace(0.0, 1.0, count).reshape(-1, 1, 1, 1)
-
-
-# --- other plans ---
+    return np.linspace(0.0, 1.0, count).reshape(-1, *(1,) * ends.ndim)
 
 
 def with_returns(plan: Plan, returns: int, jump: int = 1) -> Plan:

@@ -4,6 +4,7 @@ The tag `philox4x32-10/icdf-q20/1` names this construction; docs/format.md secti
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 
@@ -16,12 +17,11 @@ Words = NDArray[np.uint32]
 Noise = Callable[[int], NDArray[np.float32]]
 
 NOISE_TAG = "philox4x32-10/icdf-q20/1"
-# the counter's domain word: sampling; known pixels; what a network is told in golden vectors and proofs
+# the counter's domain word: sampling; known pixels; the inputs of a network in golden vectors and proofs
 SAMPLING, GIVEN, INPUTS = 0, 1, 2
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
-# draws that are made together where one is small, and numbers that they may have: a call of NumPy costs as much as some
-# thousand numbers, and more of them do not fit the caches
+# draws made together, and their numbers at most: a call of NumPy costs some thousand numbers; more overflow the caches
 MAX_AHEAD, MAX_NUMBERS_AHEAD = 16, 2**14
 
 
@@ -80,16 +80,16 @@ def normals_from_words(words: Words) -> NDArray[np.float32]:
 def noise_stream(
     seed: int,
     images: Iterable[int],
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     *,
     domain: int = SAMPLING,
     draws: Sequence[int] = (),
 ) -> Noise:
-    """Return the noise of some images: draw index -> (len(images), C, H, W) float32; draw 0 is x_T.
+    """Return the noise of some images: draw index -> (len(images), *shape) float32; draw 0 is x_T.
 
-    The same whatever was asked for before: image 7 has the same noise alone or among others. seed is in [0, 2^63),
-    images and draws in [0, 2^32). draws: those that will be asked for, in this order; up to 16 of them are then made at
-    once, 16,384 numbers at most, and kept until they are asked for. Raises UsageError outside these ranges.
+    Image 7 has the same noise alone or among others, whichever draws came before. seed is in [0, 2^63), images and
+    draws in [0, 2^32). draws: those to come, in this order; up to 16 of them, 16,384 numbers at most, are made at once
+    and kept until then. Raises UsageError outside these ranges.
     """
     seed = int(seed)
     numbers = [int(i) for i in images]
@@ -97,10 +97,9 @@ def noise_stream(
         raise UsageError(f"seed must be from 0 to 2^63 - 1, got {shown(seed)}.")
     if any(not 0 <= i < 2**32 for i in numbers):
         raise UsageError(f"Numbers of images must be from 0 to 2^32 - 1, got {min(numbers)} to {max(numbers)}.")
-    channels, height, width = shape
-    size = channels * height * width
-    if min(channels, height, width) < 1:
-        raise UsageError(f"shape must be positive (C, H, W), got {shown(tuple(shape))}.")
+    size = math.prod(shape)
+    if min(shape) < 1:
+        raise UsageError(f"shape must be positive, got {shown(tuple(shape))}.")
     if not 0 <= domain < 2**32:
         raise UsageError(f"domain must be from 0 to 2^32 - 1, got {domain}.")
     key = (seed & 0xFFFFFFFF, seed >> 32)
@@ -114,7 +113,7 @@ def noise_stream(
         counter = (block, np.array(some, dtype=np.uint32)[:, None, None], image, np.array(domain, dtype=np.uint32))
         words = np.stack(philox4x32_10(counter, key), axis=-1)  # (draws, images, blocks, 4)
         words = words.reshape(len(some), len(numbers), 4 * block.size)[:, :, :size]
-        return normals_from_words(words).reshape(len(some), len(numbers), channels, height, width)
+        return normals_from_words(words).reshape(len(some), len(numbers), *shape)
 
     def noise(draw: int) -> NDArray[np.float32]:
         if not 0 <= draw < 2**32:

@@ -1,7 +1,4 @@
-"""A plan: a solver as a table of numbers, one row a network evaluation, and its JSON. Knows no array and no network.
-
-docs/format.md section 2 says what a row does, section 1 how plans travel in a file.
-"""
+"""A plan: a solver as a table of numbers, one row a network evaluation; docs/format.md section 2."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +14,7 @@ MAX_REACH = 16  # how many evaluations a row may read, its own among them
 class Row(NamedTuple):
     """One network evaluation and the state after it: x = sum x_0[j] x_0^(j) + sum eps[j] eps^(j) + noise z.
 
-    i: its number, from 1, and its noise draw. t: what the network is told. a: alphas_cumprod there. x_0, eps: the
+    i: its number, from 1, and its noise draw. t: the network's time. a: alphas_cumprod there. x_0, eps: the
     weights of the clean images and noises found, newest first. noise: () for none, (std,), or (small, large) where
     the network learned its variance: small^(1-f) large^f, with its variance_fraction f, pixel by pixel. raw_eps:
     whether the noise stays what the network says where the clean image is clipped; of all rows of a plan, or of none.
@@ -78,8 +75,8 @@ def are_falling_times(values: Sequence[Any], num_train_timesteps: int) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value of a JSON file is a number that a float can hold."""
+    """Tell whether a value is a number that a float can hold; true and an integer beyond every float are none."""
     try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
         return False

@@ -58,7 +58,7 @@ SCHEDULES: dict[str, Callable[..., Float64]] = {
     "quadratic": quadratic,
     "sigmoid": sigmoid,
 }
-IMPORTED = {"karras": karras}  # what networks from elsewhere were trained for; none that is trained here
+IMPORTED = {"karras": karras}  # of networks trained elsewhere only
 
 
 def betas_from_name(name: str, num_train_timesteps: int, **parameters: Any) -> Float64:
@@ -126,10 +126,7 @@ def quadratic_positions(alphas_cumprod: Float64, num_steps: int) -> Float64:
 
 
 def log_snr_positions(alphas_cumprod: Float64, num_steps: int) -> Float64:
-    """Return times evenly spaced in log SNR (Lu et al. 2022).
-
-    From where a is MIN_A if T - 1 lies below.
-    """
+    """Return times evenly spaced in log SNR (Lu et al. 2022), from where a is MIN_A if T - 1 lies below."""
     levels = log_snr(np.maximum(alphas_cumprod, MIN_A))
     return _positions(levels, np.linspace(levels[-1], levels[0], num_steps))
 

@@ -1,7 +1,4 @@
-"""Samplers: each a pure function from a time grid to rows of numbers, and the one loop that walks them. NumPy only.
-
-A solver's rows weigh what the denoiser found at this and the last few evaluations; see `plans.Row`.
-"""
+"""Samplers: each a pure function from a time grid to rows, which weigh what the last few evaluations found."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +23,7 @@ class Grid(NamedTuple):
 
 Solver = Callable[..., list[Row]]  # (grid, *, knobs) -> rows
 
-
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-
-# --- solvers ---
 
 
 def half_log_snr(a: float) -> float:
@@ -78,7 +72,7 @@ def ddpm(grid: Grid, *, variance: str = "fixed_small") -> list[Row]:
 def dpmpp_2m(grid: Grid) -> list[Row]:
     """Return the rows of DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): second order, one evaluation a step.
 
-    First order at the start, at the picture, and where a is below 1e-5. Without its second-order term it is ddim.
+    First order, which is ddim, at the start, at the picture, and where a is below 1e-5.
     """
     rows = ddim(grid)
     for k in range(1, len(rows)):
@@ -270,10 +264,4 @@ SAMPLERS: dict[str, Solver] = {
     "unipc": unipc,
     "consistency": consistency,
 }
-FORMULAS = ("ddpm", "ddim")  # what readers in every language, and one-call files, know; others travel as plans
-
-
-# --- from a spec to a plan ---
-
-
-# --- the one loop ---
+FORMULAS = ("ddpm", "ddim")  # readers in every language, and one-call files, know these; others travel as plans

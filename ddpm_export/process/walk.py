@@ -12,7 +12,7 @@ from ddpm_export.process.rows import Plan, Row
 
 Keep = Callable[
     [Array, int, float], Array
-]  # (a state, its draw, alphas_cumprod there) -> it, with what is known put in
+]  # (a state, its draw, alphas_cumprod there) -> the state, known parts put in
 
 
 class State(NamedTuple):
@@ -58,7 +58,7 @@ def walk(
     for k, row in enumerate(plan.rows):
         if row.i <= done:
             continue
-        with np.errstate(all="ignore"):  # what overflows is told below, as an error
+        with np.errstate(all="ignore"):  # an overflow is an error below
             found = denoise(x, row, x_0_before)
             history = ((found.x_0, found.eps), *history)
             x = _after(row, history, found, noise)

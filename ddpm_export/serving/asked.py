@@ -1,13 +1,23 @@
 """What a client may ask for: names and types in a query or a JSON body. Ranges are the library's to check."""
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from ddpm_export.errors import BadFileError, UsageError, first_line, several, shown
-from ddpm_export.model.codec import MisfitError, anything, array, choice, finite, read_json, record, text
-from ddpm_export.process.rows import is_number
+from ddpm_export.model.codec import (
+    MisfitError,
+    anything,
+    array,
+    choice,
+    number,
+    parse_json,
+    read_json,
+    record,
+    rule,
+    text,
+)
 from ddpm_export.system.processor import cores
 
 FORMATS = {"png": "image/png", "npy": "application/octet-stream"}
@@ -33,32 +43,19 @@ class Limits:
     queue: int = 32
 
 
-def _integer(value: Any, place: str) -> int:
-    if type(value) is not int:
-        raise MisfitError(place, "an integer", value)
-    return value
+def _is_label(value: Any) -> bool:
+    return value != [] and all(type(item) in (int, str) for item in (value if isinstance(value, list) else [value]))
 
 
-def _number(value: Any, place: str) -> float:
-    if not is_number(value):
-        raise MisfitError(place, "a finite number", value)
-    return float(value)
-
-
-def _label(value: Any, place: str) -> Any:
-    if value == [] or not all(type(item) in (int, str) for item in (value if isinstance(value, list) else [value])):
-        raise MisfitError(place, "a class by name or index, or a list of classes", value)
-    return value
-
-
+INTEGER = rule(lambda value: type(value) is int, "an integer")
 NUMBERS = {
-    **dict.fromkeys(("n", "seed", "first", "steps", "order"), _integer),
-    **dict.fromkeys(("guidance", "eta", "strength"), _number),
+    **dict.fromkeys(("n", "seed", "first", "steps", "order"), INTEGER),
+    **dict.fromkeys(("guidance", "eta", "strength"), number()),
 }
 FORMS = {
     **NUMBERS,
-    "times": array(_integer, 1, 10_000),
-    "label": _label,
+    "times": array(INTEGER, 1, 10_000),
+    "label": rule(_is_label, "a class by name or index, or a list of classes"),
     **dict.fromkeys(("plan", "sampler", "grid", "variance"), text(100)),
     **dict.fromkeys(("image", "mask"), text(2**30, kind="an image file in base64")),
     "format": choice(list(FORMATS)),
@@ -94,7 +91,6 @@ def _from_text(name: str, content: str) -> Any:
     """Return the JSON value that a query's text stands for; where a number is none, its form refuses the text."""
     if name not in NUMBERS and name != "times":
         return content
-    try:
-        return json.loads(f"[{content}]" if name == "times" else content, parse_float=finite, parse_constant=finite)
-    except (ValueError, RecursionError):
-        return content
+    with suppress(BadFileError):
+        return parse_json(f"[{content}]" if name == "times" else content, name)
+    return content

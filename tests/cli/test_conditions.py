@@ -120,7 +120,7 @@ REFUSED = [
     (["--guidance", "-1"], "guidance must be a number from 0 to 100, got -1.0"),
     (["--guidance", "nan"], "guidance must be a number from 0 to 100, got nan"),
     (["--guidance", "@1-2"], "--guidance @1-2 needs a scale"),
-    (["--guidance", "2@5-1"], "the interval of guidance must be two times, the lower first"),
+    (["--guidance", "2@5-1"], "must be two times, the lower first"),
     (["--input", "v"], "--input must be given as KEY=VALUE, got 'v'"),
     (["--input", "w=1"], "The model has no input 'w'; it has y, v, low_res, deep"),
     (["--input", "v=a,b"], "--input v must be numbers or an .npy, got 'a,b'"),

@@ -217,9 +217,9 @@ def test_a_reader_that_does_not_know_open_refuses_the_file(made):
         ("steps", "open must be a list"),
         (None, "open must be a list where requires"),
         (["eta", "steps"], "in this order"),
-        (["depth"], "open must be some of"),
+        (["depth"], "must be one of steps, eta, times, plan, guidance"),
         (["plan"], "open must be choices that requires names as well"),
-        ([3], "open must be some of"),
+        ([3], "must be one of steps, eta, times, plan, guidance"),
         (["steps"], "open must be without a choice that the fixed times makes"),
     ],
 )

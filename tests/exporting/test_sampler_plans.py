@@ -14,7 +14,7 @@ from representative import representative
 from ddpm_export import Guidance, denoiser, export, generate, noise_stream, plan, walk
 from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.model.guidance import json_from_guidance
-from ddpm_export.model.inputs import Input, input_from_json
+from ddpm_export.model.inputs import Input
 from ddpm_export.model.plans import plan_from_json
 from ddpm_export.model.spec import Defaults
 from ddpm_export.model.steps import grid_of as grid
@@ -158,8 +158,10 @@ def test_the_history_is_as_deep_as_the_deepest_row_reads_and_absent_where_all_ar
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_plan_0_is_as_if_there_were_none_to_the_bit(eta):
-    content = mix_model(tiny_spec(COLOUR))
-    plain, rich = tiny_spec(COLOUR), tiny_spec(COLOUR, plans=golden_case(4)[0].plans)
+    content, alphas_cumprod = mix_model(tiny_spec(COLOUR)), tuple(GOLDEN["alphas_cumprod"])
+    plain, rich = (
+        tiny_spec(COLOUR, alphas_cumprod=alphas_cumprod, plans=plans) for plans in ({}, golden_case(4)[0].plans)
+    )
     settings = {"n": 2, "steps": 7, "eta": eta}
     for times in ((), (38, 30, 21, 20, 9, 4, 1)):
         pair = [
@@ -368,7 +370,8 @@ def test_an_input_called_as_one_of_the_graph_is_refused(name):
 
 @pytest.mark.parametrize("graph", WRITERS)
 def test_no_other_name_of_the_graph_can_meet_an_inputs(graph):
-    spec = told_spec(*KINDS, plans={**golden_case(0)[0].plans})
+    golden = golden_case(0)[0]
+    spec = told_spec(*KINDS, alphas_cumprod=golden.alphas_cumprod, plans=golden.plans)
     model = one_call_model(told_model(spec), spec, graph)
     names = {name for inner in graphs_of(model.graph) for n in inner.node for name in n.output}
     names |= {tensor.name for inner in graphs_of(model.graph) for tensor in inner.initializer}
@@ -398,7 +401,7 @@ def conditions_case(number):
         prediction=case["prediction"],
         clip_x_0=case["clip_x_0"],
         alphas_cumprod=tuple(CONDITIONS["alphas_cumprod"]),
-        inputs=tuple(input_from_json(entry) for entry in case["inputs"]),
+        inputs=tuple(case["inputs"]),
         requires=("inputs",),
     )
     interval = case["guidance"].get("interval", (0, spec.num_train_timesteps - 1))
@@ -518,7 +521,7 @@ def test_guidance_of_golden_vectors_that_cannot_be_meant(rich, bad):
     spec = open_file(path).spec
     golden = copy.deepcopy(spec.golden)
     golden["cases"][4]["guidance"] = bad
-    with pytest.raises(BadFileError, match="In the golden vectors, guidance must be a scale"):
+    with pytest.raises(BadFileError, match=r"cases\[4\].guidance"):
         replay_golden_pictures(lambda _: None, dataclasses.replace(spec, golden=golden))
 
 

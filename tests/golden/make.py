@@ -40,6 +40,8 @@ from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_
 from ddpm_export.process.solvers import ddim_weights, ddpm  # noqa: E402
 from ddpm_export.process.walk import walk  # noqa: E402
 
+ALPHAS_CUMPROD = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
+SEED = 1
 MEAN, STD = 0.3, 0.5
 TOLERANCE = 1e-5
 
@@ -122,19 +124,8 @@ def noise():
 
 
 def time_grids():
-    inputs = [
-        (1, 1),
-        (2, 1),
-        (2, 2),
-        (10, 3),
-        (10, 10),
-        (100, 99),
-        (1000, 1),
-        (1000, 7),
-        (1000, 50),
-        (1000, 300),
-        (4000, 6),
-    ]
+    inputs = [(1, 1), (2, 1), (2, 2), (10, 3), (10, 10), (100, 99), (1000, 1), (1000, 7), (1000, 50), (1000, 300)]
+    inputs += [(4000, 6)]
     return {"cases": [{"num_train_timesteps": T, "num_steps": n, "t": spacing(T, n).tolist()} for T, n in inputs]}
 
 
@@ -146,12 +137,7 @@ def coefficients():
             where = grid(spec, num_steps)
             t, a, a_prev = where.t[i - 1], where.a[i - 1], where.a[i]
             large = ddpm(where, variance="fixed_large")[i - 1].noise
-            for eta, variance in (
-                (0.0, "fixed_small"),
-                (0.5, "fixed_small"),
-                (1.0, "fixed_small"),
-                (1.0, "fixed_large"),
-            ):
+            for eta, variance in (*((eta, "fixed_small") for eta in (0.0, 0.5, 1.0)), (1.0, "fixed_large")):
                 x_0, eps, small = ddim_weights(a, a_prev, eta)
                 numbers = {
                     "sqrt_a": math.sqrt(a),
@@ -160,25 +146,14 @@ def coefficients():
                     "c_eps": eps,
                     "c_noise": small if variance == "fixed_small" else float(sum(large)),
                 }
-                cases.append(
-                    {
-                        "num_steps": num_steps,
-                        "i": i,
-                        "t": t,
-                        "a": a,
-                        "a_prev": a_prev,
-                        "eta": eta,
-                        "variance": variance,
-                        **numbers,
-                        "bits": {name: bits(number)[0] for name, number in numbers.items()},
-                    }
-                )
+                step = {"num_steps": num_steps, "i": i, "t": t, "a": a, "a_prev": a_prev}
+                rounded = {name: bits(number)[0] for name, number in numbers.items()}
+                cases.append({**step, "eta": eta, "variance": variance, **numbers, "bits": rounded})
     return {"num_train_timesteps": 1000, "cases": cases}
 
 
 def trajectories():
-    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
-    shape, seed, images, num_steps = (1, 2, 3), 1, [0, 7], 6
+    shape, images, num_steps = (1, 2, 3), [0, 7], 6
     runs = [
         ("ddim", {"eta": 0.0}, "eps", None),
         ("ddim", {"eta": 0.5}, "eps", None),
@@ -191,9 +166,9 @@ def trajectories():
     ]
     cases = []
     for sampler, knobs, prediction, clip_x_0 in runs:
-        spec = gaussian_spec(alphas_cumprod, prediction, clip_x_0, shape)
-        denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, prediction), spec)
-        noise = noise_stream(seed, images, shape)
+        spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, shape)
+        denoise = denoiser(gaussian_model(ALPHAS_CUMPROD, MEAN, STD, prediction), spec)
+        noise = noise_stream(SEED, images, shape)
         states = [
             {**place(state.row), "a_prev": a_prev, **arrays(state)}
             for state, a_prev in zip(
@@ -203,19 +178,14 @@ def trajectories():
             )
         ]
         cases.append({"sampler": sampler, **knobs, "prediction": prediction, "clip_x_0": clip_x_0, "states": states})
-    return {
-        "noise": NOISE_TAG,
-        "seed": str(seed),
-        "images": images,
-        "shape": list(shape),
-        "num_steps": num_steps,
-        "mean": MEAN,
-        "std": STD,
-        "tolerance": TOLERANCE,
-        "alphas_cumprod": alphas_cumprod.tolist(),
-        "x_T": floats(noise(0)),
-        "cases": cases,
-    }
+    head = frame(images, shape, num_steps=num_steps, mean=MEAN, std=STD)
+    return {**head, "x_T": floats(noise(0)), "cases": cases}
+
+
+def frame(images, shape, **numbers):
+    """What every walk of a file shares."""
+    head = {"noise": NOISE_TAG, "seed": str(SEED), "images": images, "shape": list(shape)}
+    return {**head, **numbers, "tolerance": TOLERANCE, "alphas_cumprod": ALPHAS_CUMPROD.tolist()}
 
 
 def place(row):
@@ -231,9 +201,8 @@ def plans():
 
     And one with raw_eps.
     """
-    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
-    shape, seed, images, fraction = (1, 2, 3), 1, [0, 7], 0.3
-    a = [float(alphas_cumprod[t]) for t in range(50)]
+    shape, images, fraction = (1, 2, 3), [0, 7], 0.3
+    a = [float(ALPHAS_CUMPROD[t]) for t in range(50)]
     third = [
         Row(1, 49, a[49], (0.5,), (0.75,)),
         Row(2, 30, a[30], (0.875, -0.125), (0.625, -0.0625), (0.25,)),
@@ -247,7 +216,7 @@ def plans():
         Row(3, 30, a[30], (), (0.5, 0.25)),
         Row(4, 1, a[1], (1.0,), (0.0,)),
     ]
-    learned = ddpm(grid(gaussian_spec(alphas_cumprod), 4), variance="learned")
+    learned = ddpm(grid(gaussian_spec(ALPHAS_CUMPROD), 4), variance="learned")
     far = [
         Row(i, 50 - 3 * i, a[50 - 3 * i], (0.5,) + (0.0,) * (i - 2) + (0.25,) * (i > 1), (0.5,)) for i in range(1, 17)
     ]
@@ -261,13 +230,13 @@ def plans():
     ]
     cases = []
     for name, made, prediction, clip_x_0 in runs:
-        spec = gaussian_spec(alphas_cumprod, prediction, clip_x_0, shape)
-        denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, prediction), spec)
+        spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, shape)
+        denoise = denoiser(gaussian_model(ALPHAS_CUMPROD, MEAN, STD, prediction), spec)
         states = walk(
             lambda x_t, row, before, denoise=denoise: denoise(x_t, row, before)._replace(
                 variance_fraction=np.full_like(x_t, fraction)
             ),
-            noise_stream(seed, images, shape),
+            noise_stream(SEED, images, shape),
             made,
         )
         cases.append(
@@ -279,24 +248,12 @@ def plans():
                 "states": [{**place(state.row), **arrays(state)} for state in states],
             }
         )
-    return {
-        "noise": NOISE_TAG,
-        "seed": str(seed),
-        "images": images,
-        "shape": list(shape),
-        "mean": MEAN,
-        "std": STD,
-        "variance_fraction": fraction,
-        "tolerance": TOLERANCE,
-        "alphas_cumprod": alphas_cumprod.tolist(),
-        "cases": cases,
-    }
+    return {**frame(images, shape, mean=MEAN, std=STD, variance_fraction=fraction), "cases": cases}
 
 
 def conditions():
     """A network that is told a class, guided and not: each class is Gaussian, with a mean of its own."""
-    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
-    shape, seed, images, num_steps = (1, 1, 2), 1, [0, 7, 8], 5
+    shape, images, num_steps = (1, 1, 2), [0, 7, 8], 5
     means, fractions = [-0.5, 0.25, 0.75, 0.125], [0.25, 0.5, 1.0, 0.75]
     label = Input("y", "label", none=3, classes=("shoe", "bag", "coat"))
     own = Input("guidance", "vector", (1,), none=1.0)
@@ -316,10 +273,10 @@ def conditions():
     for labels, guidance, prediction, clip_x_0, how, itself in runs:
         inputs, learned = (label, own) if itself else (label,), how.get("variance") == "learned"
         requires = ("inputs", "variance_fraction") if learned else ("inputs",)
-        spec = gaussian_spec(alphas_cumprod, prediction, clip_x_0, shape, inputs=inputs, requires=requires)
-        model = classes_model(alphas_cumprod, means, STD, prediction, fractions if learned else None)
+        spec = gaussian_spec(ALPHAS_CUMPROD, prediction, clip_x_0, shape, inputs=inputs, requires=requires)
+        model = classes_model(ALPHAS_CUMPROD, means, STD, prediction, fractions if learned else None)
         denoise = denoiser(model, spec, y=labels, guidance=guidance)
-        states = walk(denoise, noise_stream(seed, images, shape), plan(spec, num_steps=num_steps, **how))
+        states = walk(denoise, noise_stream(SEED, images, shape), plan(spec, num_steps=num_steps, **how))
         cases.append(
             {
                 "y": labels,
@@ -331,33 +288,21 @@ def conditions():
                 "states": [{**place(state.row), **arrays(state)} for state in states],
             }
         )
-    return {
-        "noise": NOISE_TAG,
-        "seed": str(seed),
-        "images": images,
-        "shape": list(shape),
-        "num_steps": num_steps,
-        "means": means,
-        "std": STD,
-        "variance_fractions": fractions,
-        "tolerance": TOLERANCE,
-        "alphas_cumprod": alphas_cumprod.tolist(),
-        "cases": cases,
-    }
+    head = frame(images, shape, num_steps=num_steps, means=means, std=STD, variance_fractions=fractions)
+    return {**head, "cases": cases}
 
 
 def given():
     """Known pixels, measurements, a start from a picture, returns and the way back, each as states of a walk."""
-    alphas_cumprod = alphas_cumprod_from_betas(betas_from_name("linear", 50, beta_start=0.002, beta_end=0.2))
-    seed, images, shape = 1, [0, 7], (3, 2, 4)
+    images, shape = [0, 7], (3, 2, 4)
     # two pictures between -1 and 1, as levels, so that every language makes the same float32 of them
     levels = (np.arange(48) * 37 % 256).reshape(2, 3, 2, 4)
     pictures = (levels / 127.5 - 1.0).astype(np.float32)
     mask = np.array([[0.0, 1.0, 0.25, 0.0], [1.0, 1.0, 0.0, 0.5]], dtype=np.float32)
-    noise = noise_stream(seed, images, shape)
+    noise = noise_stream(SEED, images, shape)
 
     def rows(num_steps, *, returns=0, jump=1, strength=1.0, **chosen):
-        spec = gaussian_spec(alphas_cumprod, "v", None, shape)
+        spec = gaussian_spec(ALPHAS_CUMPROD, "v", None, shape)
         times = times_below(grid(spec, num_steps).t, strength, 50)
         return with_returns(plan(spec, times=times, **chosen), returns, jump)
 
@@ -376,37 +321,29 @@ def given():
     ]
     cases = []
     for name, chosen, how in runs:
-        spec = gaussian_spec(alphas_cumprod, "v", 0.75, shape)
+        spec = gaussian_spec(ALPHAS_CUMPROD, "v", 0.75, shape)
         made, x, keep = None, None, None
         if name == "backwards":
-            spec = gaussian_spec(alphas_cumprod, "v", None, shape)
+            spec = gaussian_spec(ALPHAS_CUMPROD, "v", None, shape)
             made, x = inversion(spec.alphas_cumprod, grid(spec, chosen["num_steps"]).t), pictures
         else:
             made = rows(**chosen)
         if "strength" in chosen:
             x = noised(pictures, noise(0), made.rows[0].a)
-        denoise = denoiser(gaussian_model(alphas_cumprod, MEAN, STD, "v"), spec)
+        denoise = denoiser(gaussian_model(ALPHAS_CUMPROD, MEAN, STD, "v"), spec)
         if "measure" in how:
             measurement = measurement_from_text(how["measure"], shape, how.get("mask"))
             denoise = measured(denoise, measurement, measurement.of(pictures))
         elif "mask" in how:
-            keep = known_pixels(pictures, how["mask"], noise_stream(seed, images, shape, domain=GIVEN))
+            keep = known_pixels(pictures, how["mask"], noise_stream(SEED, images, shape, domain=GIVEN))
         states = [{**place(state.row), **arrays(state)} for state in walk(denoise, noise, made, keep=keep, x=x)]
         if "mask" in how:
             how = {**how, "mask": floats(np.broadcast_to(how["mask"], shape))}
         options = {"clip_x_0": spec.clip_x_0, "plan": json_from_plan(made), "states": states}
         cases.append({"name": name, **chosen, **how, **options})
     return {
-        "noise": NOISE_TAG,
-        "seed": str(seed),
-        "images": images,
-        "shape": list(shape),
-        "mean": MEAN,
-        "std": STD,
-        "prediction": "v",
-        "tolerance": TOLERANCE,
-        "alphas_cumprod": alphas_cumprod.tolist(),
-        "times": [int(t) for t in grid(gaussian_spec(alphas_cumprod), 4).t],
+        **frame(images, shape, mean=MEAN, std=STD, prediction="v"),
+        "times": [int(t) for t in grid(gaussian_spec(ALPHAS_CUMPROD), 4).t],
         "levels": levels.ravel().tolist(),
         "crossfade": floats(crossfade(pictures[0], pictures[1], 3)),
         "slerp": floats(slerp(*noise(0), 3)),

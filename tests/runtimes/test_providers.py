@@ -74,7 +74,7 @@ def test_a_model_computes_the_same_however_its_arrays_reach_it(tmp_path, rng, pr
         ({"x_t": np.zeros((1, 1, 6, 6), np.float32)}, "got float32 of shape (1, 1, 6, 6)"),
         ({"t": np.zeros(2, np.int64)}, "t must be int64 of shape (1,), got int64 of shape (2,)"),
         ({"t": np.zeros(1, np.float32)}, "t must be int64 of shape (1,), got float32"),
-        ({"y": np.zeros(1, np.int64)}, "y: not an input of the network. It takes x_t, t."),
+        ({"y": np.zeros(1, np.int64)}, "The model has no input 'y'; it has x_t, t."),
     ],
 )
 def test_inputs_that_are_not_the_specs_are_refused_by_name(tmp_path, provider, given, named):
