@@ -4,13 +4,12 @@ Without node, Chromium or the npm packages of examples/web the tests that need t
 keeps what the browser showed; `-rP` prints the time to the first picture.
 """
 
-import functools
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,35 +72,14 @@ def needs(*packages: str) -> None:
             pytest.skip(f"no npm package {package}: {INSTALL}")
 
 
-@functools.cache
-def page_player() -> subprocess.Popen[str]:
-    """Return the process that plays scenarios of test/page.js, all in one Chromium."""
-    node("--version")
-    return subprocess.Popen(["node", "test/page.js"], cwd=WEB, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def player_ends() -> Iterator[None]:
-    yield
-    if page_player.cache_info().currsize:
-        with page_player() as player:
-            player.stdin.close()
-        page_player.cache_clear()
-
-
 def seen_in_page(scenario: str, **settings: object) -> dict:
     """Run a scenario of test/page.js; whatever it does, the page stays without errors and asks no other server."""
     needs("playwright-core", "onnxruntime-web", "fast-png")
     if CHROMIUM is None:
         pytest.skip("no chromium: apt install chromium")
-    if "isolate" in settings:  # threads need the cores of this test
-        seen = json.loads(node("test/page.js", scenario, json.dumps(settings)).stdout)
-    else:
-        player = page_player()
-        player.stdin.write(json.dumps([scenario, settings]) + "\n")
-        player.stdin.flush()
-        seen = json.loads(player.stdout.readline())
-    assert "error" not in seen, seen["error"]
+    done = node("test/page.js", scenario, json.dumps(settings))
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
     assert seen["trouble"] == []
     assert seen["foreign"] == []
     assert seen["requests"] > 0

@@ -24,6 +24,7 @@ fi
 cat > "$out/sample" <<END
 #!/bin/sh
 export ORT_DISABLE_TELEMETRY="\${ORT_DISABLE_TELEMETRY-1}" # a JVM cannot set its own environment
-exec java -Djava.awt.headless=true -Djava.library.path="$out" -cp "$out/classes${ORT_JAR:+:$ORT_JAR}" ddpm.Sample "\$@"
+here=\$(cd "\$(dirname "\$0")" && pwd)
+exec java -Djava.awt.headless=true -Djava.library.path="\$here" -cp "\$here/classes${ORT_JAR:+:$ORT_JAR}" ddpm.Sample "\$@"
 END
 chmod +x "$out/sample"

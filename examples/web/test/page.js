@@ -1,13 +1,11 @@
 /**
  * Drive the page in a headless Chromium: `node test/page.js SCENARIO ['{"n": 4}']` prints what was seen as JSON.
- * Without arguments it reads a JSON list [SCENARIO, SETTINGS] a line, and plays them all in one browser.
  * tests/examples/test_web.py compares it with what Python gives. CHROMIUM names the browser, SCREENSHOTS a folder for
  * pictures of what it showed.
  */
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 import { decode } from "fast-png";
@@ -19,17 +17,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const MODEL = join(ROOT, "..", "..", "exported", "unet.onnx");
 const TIMEOUT_MS = 240_000;
 
-const browsers = {};
-
-function browserWith(gpu) {
-  browsers[gpu] ??= chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", ...(gpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : [])],
-  });
-  return browsers[gpu];
-}
-
-/** Open a site and a page on it, with storage of its own, hand them to `use`, and close both. */
+/** Open a site and a page on it, hand them to `use`, and close all. */
 async function visit({ isolate = false, extra = {}, packed, gpu = false, path = "", ...context }, use) {
   extra = { "/unet.onnx": MODEL, ...extra };
   const site = server(ROOT, { extra, isolate, packed });
@@ -37,9 +25,12 @@ async function visit({ isolate = false, extra = {}, packed, gpu = false, path = 
   const sockets = [];
   site.on("connection", (socket) => sockets.push(socket));
   const sent = () => sockets.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0);
-  const browser = await browserWith(gpu);
-  const page = await browser.newPage({ viewport: { width: 1200, height: 900 }, ...context });
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", ...(gpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : [])],
+  });
   try {
+    const page = await browser.newPage({ viewport: { width: 1200, height: 900 }, ...context });
     page.setDefaultTimeout(TIMEOUT_MS);
     const origin = `http://localhost:${site.address().port}/`;
     const trouble = [];
@@ -51,7 +42,7 @@ async function visit({ isolate = false, extra = {}, packed, gpu = false, path = 
     const foreign = requests.filter((url) => !url.startsWith(origin) && !/^(data|blob):/.test(url));
     return { ...seen, trouble, foreign, requests: requests.length };
   } finally {
-    await page.context().close();
+    await browser.close();
     await close(site);
   }
 }
@@ -507,21 +498,9 @@ function lowestContrast() {
   return lowest;
 }
 
-async function play(name, settings) {
-  if (Object.hasOwn(scenarios, name)) return scenarios[name](settings);
-  throw new Error(`The scenario must be one of ${Object.keys(scenarios).join(", ")}, got ${name}.`);
-}
-
 const [name, settings = "{}"] = process.argv.slice(2);
-try {
-  if (name) {
-    console.log(JSON.stringify(await play(name, JSON.parse(settings))));
-  } else {
-    for await (const line of createInterface({ input: process.stdin })) {
-      const seen = await play(...JSON.parse(line)).catch((error) => ({ error: error.stack }));
-      console.log(JSON.stringify(seen));
-    }
-  }
-} finally {
-  for (const browser of Object.values(browsers)) await (await browser).close();
+if (!Object.hasOwn(scenarios, name)) {
+  console.error(`error: The scenario must be one of ${Object.keys(scenarios).join(", ")}, got ${name}.`);
+  process.exit(2);
 }
+console.log(JSON.stringify(await scenarios[name](JSON.parse(settings))));
