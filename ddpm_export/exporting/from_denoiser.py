@@ -4,20 +4,16 @@ Whatever is written is opened again and compared with the network before it gets
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from onnx import ModelProto, helper
+from onnx import helper
 
 from ddpm_export.errors import ModelRefusedError, UsageError
-from ddpm_export.exporting.denoiser_graph import model_from_graph
 from ddpm_export.exporting.int8 import LOW_HIGH, calibrated, observed, quantised, quantised_tensors
-from ddpm_export.exporting.onnx_file import fits_inline, read_weights, writing_model
+from ddpm_export.exporting.onnx_file import fits_inline, writing_model
 from ddpm_export.exporting.original import Original
-from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove, prove_int8, prove_pictures
+from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove_int8, prove_pictures
 from ddpm_export.exporting.sampler import edit_from_denoiser, sampler_from_denoiser, slice_from_denoiser, spec_of_graph
-from ddpm_export.exporting.stored_weights import store_weights
 from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.golden import golden_of_int8
 from ddpm_export.model.golden_pictures import golden_from_pictures
@@ -30,21 +26,13 @@ from ddpm_export.runtimes.opening import open_file, open_model
 BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser, "edit": edit_from_denoiser}
 
 
-def prove_graph(original: Original, path: Path) -> None:
-    """Prove the graph that a file, to be called `path`, is made of, unless that has been done for another file."""
-    if not original.is_proven:
-        model = model_from_graph(original.graph, original.spec)
-        prove(model, original.reference, original.spec, where=str(path), remedy=original.remedy)
-        original.is_proven = True
-
-
 def write_denoiser(original: Original, path: Path) -> Proof:
     """Write the graph itself with its golden vectors; it takes its name once it reproduces the network."""
     if original.calibrate is not None:
         return _write_int8(original, original.calibrate, path)
     model = original.graph.copy()
     helper.set_model_props(model, {METADATA_KEY: json_from_spec(_stored(original.spec_with_golden, original))})
-    with writing(model, original, path) as beside:
+    with original.writing(model, path) as beside:
         proof = original.prove_file(beside, path)
     original.is_proven = True
     return proof
@@ -55,7 +43,7 @@ def _write_int8(original: Original, calibrate: int, path: Path) -> Proof:
     spec, model = original.spec, original.graph.with_weights()
     if not fits_inline(model):
         raise UsageError(f"{path}: precision int8 takes networks of less than 2 GB. Leave it out.", "precision")
-    prove_graph(original, path)
+    original.prove_graph(path)
     if not quantised_tensors(model.graph):
         raise ModelRefusedError(
             f"{path}: has no convolution between the first and the last; only those are computed in 8-bit integers. "
@@ -79,12 +67,12 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
     The denoiser's own graph is proven first, unless that has been done for another file.
     """
     spec, reference = original.spec, original.reference
-    prove_graph(original, path)
+    original.prove_graph(path)
     with original.one_thread():
         own = spec_of_graph(_stored(spec, original), graph, original.opens)
         golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], own)
         own = dataclasses.replace(own, golden=golden)
-        with writing(BUILDERS[graph](original.graph.copy(), own), original, path) as beside:
+        with original.writing(BUILDERS[graph](original.graph.copy(), own), path) as beside:
             opened = open_file(beside)
             assert isinstance(opened, OneCallFile)  # we have just named its graph
             return prove_pictures(opened, reference, spec, where=str(path))
@@ -94,14 +82,3 @@ def _stored(spec: ModelSpec, original: Original) -> ModelSpec:
     if original.storage == "float32":
         return spec
     return dataclasses.replace(spec, source={**spec.source, "storage": original.storage})
-
-
-@contextmanager
-def writing(model: ModelProto, original: Original, path: Path) -> Iterator[Path]:
-    """Give a model its weights, stored as they are to be, and write it beside `path`."""
-    if original.graph.path is not None:
-        read_weights(model, original.graph.path.parent)
-    if original.storage != "float32":
-        store_weights(model.graph, original.storage)
-    with writing_model(model, path) as beside:
-        yield beside

@@ -4,8 +4,8 @@ It comes from a checkpoint, with torch, or from the file of a denoiser or a fore
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from ddpm_export.runtimes.opening import open_model
 from ddpm_export.system.files import replacing
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch.export import ExportedProgram
 
     from ddpm_export.exporting.denoiser_graph import DenoiserGraph
@@ -84,6 +85,28 @@ class Original:
         with replacing(path) as beside:
             beside.write_bytes(content)
             return self.prove_file(beside, path)
+
+    def prove_graph(self, path: Path) -> None:
+        """Prove the graph that a file, to be called `path`, is made of, unless that has been done for another file."""
+        with installed("onnx"):
+            from ddpm_export.exporting.denoiser_graph import model_from_graph
+        if not self.is_proven:
+            model = model_from_graph(self.graph, self.spec)
+            prove(model, self.reference, self.spec, where=str(path), remedy=self.remedy)
+            self.is_proven = True
+
+    @contextmanager
+    def writing(self, model: "ModelProto", path: Path) -> Iterator[Path]:
+        """Give a model the network's weights, stored as they are to be, and write it beside `path`."""
+        with installed("onnx"):
+            from ddpm_export.exporting.onnx_file import read_weights, writing_model
+            from ddpm_export.exporting.stored_weights import store_weights
+        if self.graph.path is not None:
+            read_weights(model, self.graph.path.parent)
+        if self.storage != "float32":
+            store_weights(model.graph, self.storage)
+        with writing_model(model, path) as beside:
+            yield beside
 
     def prove_file(self, beside: Path, path: Path) -> Proof:
         """Prove a file that we have just written to `beside`, and that is to be called `path`."""

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from ddpm_export.errors import ModelRefusedError
-from ddpm_export.exporting.from_denoiser import prove_graph, writing
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, prove_rows
 from ddpm_export.exporting.sampler import rows_from_denoiser, rows_inputs
@@ -41,10 +40,10 @@ def write_triton(original: Original, path: Path) -> PictureProof:
     spec, steps = original.spec, choose(original.spec)
     if steps.plan.needs_learned_variance:
         raise ModelRefusedError("The plan needs a learned variance, which a graph of rows has no place for.")
-    prove_graph(original, path)
+    original.prove_graph(path)
     with (
         original.one_thread(),
-        writing(rows_from_denoiser(original.graph.copy(), spec, steps.plan), original, path) as beside,
+        original.writing(rows_from_denoiser(original.graph.copy(), spec, steps.plan), path) as beside,
     ):
         proof = prove_rows(graph_from_path(beside), original.reference, spec, steps.plan, where=str(path))
     folder = path.parent.parent
