@@ -331,6 +331,23 @@ def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_pa
     assert_refused(run_here(main, "score", *usual, *asked, *on_workers), 5, "ray is not installed", "ddpm-export[ray]")
 
 
+@pytest.mark.long
+def test_a_set_on_ray_that_is_interrupted_leaves_no_file_and_no_process(scoring, tmp_path, monkeypatch):
+    place, _ = scoring
+    out = tmp_path / "a"
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    making = ["make", place / "m.onnx", "--n", 6000, "--steps", 40, "--shards", 3, "--out", out]
+    line = command_line(*making, "--engine", "ray:workers=2", code=DATASET)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: list(out.glob(".*part*")))
+        workers = wait_for(lambda: ray_workers(process.pid))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, b"stopped.")
+    assert not list(out.rglob("*part*"))
+    assert not [pid for pid in workers if (Path("/proc") / str(pid) / "cmdline").exists()]
+
+
 def test_a_set_that_is_scored_is_found_again_in_the_cache(scoring, monkeypatch):
     place, usual = scoring
     made = []

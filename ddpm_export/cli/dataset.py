@@ -68,7 +68,7 @@ def make(
                 advance(done=done)
 
             if chosen.is_ray:
-                _work(chosen, partial(maker, job), todo, lambda shard: report(len(job.numbers_of(shard))))
+                _work(chosen, out, partial(maker, job), todo, lambda shard: report(len(job.numbers_of(shard))))
             else:
                 make_here(job, opened, report)
         manifest = finish(job)
@@ -126,7 +126,7 @@ def score(
                 done += len(job.numbers_of(shard))
                 report(done, n, "sampling")
 
-            _work(chosen, partial(scorer, scoring), todo, made)
+            _work(chosen, out, partial(scorer, scoring), todo, made)
             features = features_of_set(scoring, finish(job))
         images = open_dataset("shards", out, image_shape=spec.picture_shape).images
         facts: dict[str, Any] = {"reference": "", "model": spec.name, "model_sha256": sha256_of(model)}
@@ -138,15 +138,21 @@ def score(
 
 def _work(
     engine: "Engine",
+    out: Path,
     begin: "Callable[[int], Callable[[int], Any]]",
     todo: "Sequence[int]",
     report: "Callable[[int], None]",
 ) -> None:
-    """Make the shards `todo`; begin: called with a number of threads, returns what makes one."""
+    """Make the shards `todo` in `out`; begin: called with a number of threads, returns what makes one."""
     if engine.is_ray:
         from ddpm_export.sets.on_ray import make_on_ray
+        from ddpm_export.system.files import clear_unfinished
 
-        make_on_ray(begin, todo, workers=engine.workers, address=engine.address, report=report)
+        try:
+            make_on_ray(begin, todo, workers=engine.workers, address=engine.address, report=report)
+        except BaseException:  # an interrupt kills workers while they write
+            clear_unfinished(out)
+            raise
     elif todo:
         from ddpm_export.system.processor import cores
 

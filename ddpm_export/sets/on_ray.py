@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 from ddpm_export.errors import DdpmExportError, EnvironmentProblem, first_line, not_installed
@@ -88,6 +90,7 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
             "_node_ip_address": "127.0.0.1",
             "_temp_dir": scratch,
         }
+        others = _descendants()
         try:
             with _quiet_stderr():
                 ray.init(address or "local", **quiet, **({} if address else here))
@@ -100,7 +103,23 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
             context.enable_progress_bars = context.print_on_execution_start = False
             yield ray, max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
         finally:
+            started = _descendants() - others
             ray.shutdown()
+            for pid in started:  # its workers would go on for two seconds more
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _descendants() -> set[int]:
+    """Return the processes that this one has started, and those have; none where there is no /proc."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(place.name)] = int((place / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return set(found[1:])
 
 
 @contextmanager

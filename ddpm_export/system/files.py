@@ -5,6 +5,7 @@ import errno
 import hashlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
@@ -109,6 +110,21 @@ def _claimed(path: Path) -> tuple[Path, int | None]:
             return beside, handle
         os.close(handle)
     raise AssertionError  # it counts for ever
+
+
+def clear_unfinished(folder: Path, wait_s: float = 2.0) -> None:
+    """Remove what writers in or below a folder that were killed have left, once they have ended; others' files stay."""
+    until = time.monotonic() + wait_s
+    for beside in folder.rglob(".*.ddpm-*.part*") if fcntl is not None else ():
+        with contextlib.suppress(OSError):
+            handle = os.open(beside, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                while not (is_kept := _is_kept(handle, beside, False)) and time.monotonic() < until:
+                    time.sleep(0.02)
+                if is_kept:
+                    beside.unlink()
+            finally:
+                os.close(handle)
 
 
 def _is_kept(handle: int, beside: Path, is_new: bool) -> bool:

@@ -6,6 +6,7 @@ python examples/serving/v2.py models/NAME [--http PORT] [--grpc PORT], and Ctrl-
 import argparse
 import asyncio
 
+import numpy as np
 from mlserver import MLModel, MLServer, ModelSettings, Settings, types
 from mlserver.batching.adaptive import AdaptiveBatcher
 from mlserver.codecs import NumpyCodec
@@ -17,6 +18,13 @@ MOST_WAITING = 1000  # requests; more are told to come again
 
 
 def _arrays(payload):
+    """Return the inputs of a request by name; MLServer would take the last of two, and cut 1.5 to 1."""
+    names = [entry.name for entry in payload.inputs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each input may be given once, got {', '.join(names)}.")
+    for entry in payload.inputs:
+        if "INT" in entry.datatype and np.asarray(entry.data.root).dtype.kind == "f":
+            raise ValueError(f"{entry.name} must be integers.")
     return {entry.name: NumpyCodec.decode_input(entry) for entry in payload.inputs}
 
 

@@ -4,6 +4,8 @@ import json
 import re
 import socket
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,24 @@ def free_port():
         return entry.getsockname()[1]
 
 
+def refusal_of(port, model, *inputs):
+    """Return the body of the server's 400 to a request of these inputs, each {name: data}, and of the usual others."""
+    usual = {"image": [0], "y": [0], "guidance": [1.0]}
+    entries = [
+        {"name": name, "datatype": "FP32" if name == "guidance" else "INT64", "shape": [1, 1], "data": data}
+        for part in (*inputs, usual)
+        for name, data in part.items()
+    ]
+    url = f"http://127.0.0.1:{port}/v2/models/{model}/infer"
+    request = urllib.request.Request(
+        url, json.dumps({"inputs": entries}).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as ending:
+        urllib.request.urlopen(request, timeout=60)
+    assert ending.value.code == 400
+    return ending.value.read().decode()
+
+
 def test_every_request_of_a_crowd_gets_its_own_pictures_or_its_own_error(model, tmp_path):
     path, folder = model
     http, grpc = free_port(), free_port()
@@ -120,6 +140,8 @@ def test_every_request_of_a_crowd_gets_its_own_pictures_or_its_own_error(model, 
                 cwd=ROOT,
             )
             assert done.returncode == 0, done.stderr
+            assert "seed must be integers" in refusal_of(http, folder.name, {"seed": [1.5]})
+            assert "each input may be given once" in refusal_of(http, folder.name, {"seed": [1]}, {"seed": [2]})
         finally:
             server.kill()
             server.wait()
