@@ -154,8 +154,10 @@ def test_specs_get_the_exit_code_that_python_gives(tmp_path: Path) -> None:
     done = node("--input-type=module", "--eval", VERDICTS, tmp_path / "specs.json")
     assert done.returncode == 0, done.stderr
     pairs = [(exit_code_of(text), theirs) for text, theirs in zip(texts, json.loads(done.stdout), strict=True)]
-    assert [(text, *pair) for text, pair in zip(texts, pairs, strict=True) if len({*pair}) > 1 and pair != (3, 4)] == []
-    assert pairs.count((3, 4)) < 30
+    of_two_faults = {(3, 4), (4, 3)}  # either may be found first
+    differing = [(text, *pair) for text, pair in zip(texts, pairs, strict=True) if len({*pair}) > 1]
+    assert [case for case in differing if case[1:] not in of_two_faults] == []
+    assert len(differing) < 30
     assert {(0, 0), (3, 3), (4, 4)} < {*pairs}
 
 
