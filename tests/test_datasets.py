@@ -268,7 +268,7 @@ def test_a_wrong_download_is_refused_and_not_kept(home, no_debian, monkeypatch, 
 def environment_problem(home):
     with pytest.raises(EnvironmentProblem, match="cannot be downloaded") as caught:
         fashion_mnist(home=home, timeout_s=5)
-    for way in ("--data DIR", "--data fashion-mnist:DIR", "DDPM_EXPORT_FASHION_MNIST", "dataset-fashion-mnist"):
+    for way in ("`data=DIR`", "--data fashion-mnist:DIR", "DDPM_EXPORT_FASHION_MNIST", "dataset-fashion-mnist"):
         assert way in str(caught.value)
     assert "\n" not in str(caught.value)
     assert home in str(caught.value)

@@ -28,8 +28,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FLAGS = {"num_steps": "--steps", "times": "--steps", "x_T": "--from", "measure": "--by", "inputs": "--input"}
 FLAGS |= {"timeout": "--untrusted", "memory": "--untrusted"}
 NAMED_ALIKE = (
-    "batch data extractor first format guidance jump label mask metrics mixed n network open out plan plans precision "
-    "provider returns sampler samples seed seeds shards storage strength threads weights"
+    "batch calibrate data extractor first format guidance jump label mask metrics mixed n network open out plan "
+    "plans precision prediction provider returns sampler samples schedule seed seeds shards storage strength "
+    "threads trust untrusted weights "
 )
 FLAGS |= {name: f"--{name}" for name in NAMED_ALIKE.split()}
 
@@ -93,13 +94,24 @@ def _ending_of(exc: BaseException) -> tuple[int, str]:
 
 
 def with_flags(text: str, fields: Iterable[str]) -> str:
-    """Return a message in which the first mention of each field is its flag."""
+    """Return a message in which the first mention of each field is its flag, and so is what stands in backquotes.
+
+    `provider=cpu` becomes --provider cpu, `out` --out, and a name that is no argument, an importer's, --set name=value.
+    """
+    text = re.sub(r"`(\w+)(?:=([^`]*))?`", _flag, text)
     for field in fields:
         flag = f"--set {field}" if "=" in field else FLAGS.get(field)  # an importer's option, or an argument
         if flag:  # neither within a quoted value or a path nor where it is a flag already
             pattern = rf"(?<![\w'\"/.-]){re.escape(field)}(?![\w'\"=/-]|\.\w)"
             text = re.sub(pattern, flag.replace("\\", r"\\"), text, count=1)
     return text
+
+
+def _flag(found: "re.Match[str]") -> str:
+    name, value = found.groups()
+    if name not in FLAGS:
+        return found[0] if value is None else f"--set {name}={value}"
+    return FLAGS[name] if value in (None, "True") else f"{FLAGS[name]} {value}"
 
 
 def _ending_of_system(exc: OSError) -> tuple[int, str]:

@@ -60,7 +60,7 @@ def graph_from_file(path: Path, storage: str, stack: ExitStack) -> DenoiserGraph
     if storage != "float32":
         if (before := storage_of(path)) not in ("float32", storage):
             raise UsageError(
-                f"{path}: has its weights stored as {before} already. Choose --storage {before}, or a file of float32."
+                f"{path}: has its weights stored as {before} already. Choose `storage={before}`, or a file of float32."
             )
         return graph_from_model(onnx.load(path), storage, stack)
     return DenoiserGraph(onnx.load(path, load_external_data=False), path)

@@ -269,7 +269,7 @@ def _check_source(source: ForeignNetwork | str | Path, path: Path, format: str, 
             "file or one of float16 or int8; for anything else, export the checkpoint."
         )
     if path.resolve() == file.resolve():
-        raise UsageError(f"{path} is the source itself. Choose another --out.")
+        raise UsageError(f"{path} is the source itself. Choose another `out`.")
 
 
 def _notes(original: Original, format: str) -> tuple[str, ...]:  # noqa: A002

@@ -109,7 +109,9 @@ class ForeignNetwork:
     def remedy(self) -> str:
         """Return what to try where the graph does not say in a batch what it says of each image."""
         return (
-            "Export it with a dynamic batch." if self.one_by_one else "Evaluate it image by image, with --set batch=1."
+            "Export it with a dynamic batch."
+            if self.one_by_one
+            else "Evaluate it image by image, with 'batch' set to 1."
         )
 
     def beginning_with_noise(self) -> "ForeignNetwork":
@@ -160,20 +162,20 @@ def foreign_network(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
-            f"--set {unknown[0]} names nothing in {path}. Declare inputs with --input; known are {', '.join(known)}."
+            f"{unknown[0]!r} names nothing in {path}. Declare inputs with `inputs`; known are {', '.join(known)}."
         )
     layout = options.get("layout", "NCHW")
     if layout not in LAYOUTS:
-        raise UsageError(f"--set layout must be one of {', '.join(LAYOUTS)}, got {shown(layout)}.")
+        raise UsageError(f"'layout' must be one of {', '.join(LAYOUTS)}, got {shown(layout)}.")
     places = {
         ours: _named(path, inputs, key, options, "an input")
         for ours, key in {"x_t": "x_t", "t": time, **{entry.name: entry.name for entry in spec.inputs}}.items()
     }
     left = sorted(set(inputs) - {place.name for place in places.values()})
     if left:
-        raise UsageError(f"{path} also takes {inputs[left[0]]}, which nothing gives. Declare it by --input.")
+        raise UsageError(f"{path} also takes {inputs[left[0]]}, which nothing gives. Declare it by `inputs`.")
     if "output" not in options and len(outputs) != 1:
-        raise UsageError(f"--set output must say which output of {path} is the {spec.prediction}: {several(outputs)}.")
+        raise UsageError(f"'output' must say which output of {path} is the {spec.prediction}: {several(outputs)}.")
     output = _named(path, outputs, "output", {"output": next(iter(outputs)), **options}, "an output")
     batches = {*(place.sizes[0] if place.sizes else 1 for place in places.values()), *output.sizes[:1]}
     for size in sorted(batches - {None, 1}, key=str):
@@ -189,7 +191,7 @@ def foreign_network(
         one_by_one=1 in batches or options.get("batch") == 1,
     )
     if options.get("batch", 1) != 1:
-        raise UsageError(f"--set batch must be 1, or left out, got {shown(options['batch'])}.")
+        raise UsageError(f"'batch' must be 1, or left out, got {shown(options['batch'])}.")
     _refuse_other_shapes(network)
     return network
 
@@ -198,7 +200,7 @@ def _time_of(path: Path, inputs: Mapping[str, Place], options: Mapping[str, obje
     stated = [key for key in TIMES if key in options] or [key for key in TIMES if key in inputs]
     if len(stated) != 1:
         raise UsageError(
-            f"One of --set {'=NAME, --set '.join(TIMES)}=NAME must name the input of {path} that takes the time; it "
+            f"One of {several(TIMES)} must name the input of {path} that takes the time; it "
             f"has {several(inputs.values())}."
         )
     return stated[0]
@@ -207,24 +209,20 @@ def _time_of(path: Path, inputs: Mapping[str, Place], options: Mapping[str, obje
 def _named(path: Path, places: Mapping[str, Place], key: str, options: Mapping[str, object], what: str) -> Place:
     name = str(options.get(key, key))
     if name not in places:
-        raise UsageError(
-            f"--set {key} must name {what} of {path}, got {shown(name)}; it has {several(places.values())}."
-        )
+        raise UsageError(f"{key!r} must name {what} of {path}, got {shown(name)}; it has {several(places.values())}.")
     return places[name]
 
 
 def _sigma_data_of(time: str, spec: ModelSpec, options: Mapping[str, object]) -> float:
     sigma_data = options.get("sigma_data")
     if (sigma_data is None) == (time == "c_noise"):
-        raise UsageError(
-            "--set c_noise needs --set sigma_data, such as sigma_data=0.5, and nothing but c_noise takes it."
-        )
+        raise UsageError("'c_noise' needs `sigma_data=0.5`, or another, and nothing but c_noise takes it.")
     if sigma_data is not None and not (type(sigma_data) in (int, float) and 0 < float(str(sigma_data)) < math.inf):
-        raise UsageError(f"--set sigma_data must be a positive number, got {shown(sigma_data)}.")
+        raise UsageError(f"'sigma_data' must be a positive number, got {shown(sigma_data)}.")
     if time == "c_noise" and spec.prediction != "x_0":
-        raise UsageError(f"A network that takes c_noise predicts x_0, got --prediction {spec.prediction}.")
+        raise UsageError(f"A network that takes c_noise predicts x_0, got `prediction={spec.prediction}`.")
     if time != "t" and spec.alphas_cumprod[-1] == 0:
-        raise UsageError(f"A network that takes {time} cannot end at an infinite sigma. Choose another --schedule.")
+        raise UsageError(f"A network that takes {time} cannot end at an infinite sigma. Choose another `schedule`.")
     return 0.5 if sigma_data is None else float(str(sigma_data))
 
 

@@ -104,7 +104,7 @@ def _torch_export(traced: torch.export.ExportedProgram, inputs: list[str], outpu
             )
         except torch.onnx.errors.OnnxExporterError as exc:
             raise ModelRefusedError(
-                f"torch cannot write the network as ONNX of opset {OPSET}: {first_line(exc)}. Try --format pt2."
+                f"torch cannot write the network as ONNX of opset {OPSET}: {first_line(exc)}. Try `format=pt2`."
             ) from exc
     assert program is not None  # dynamo=True gives a program
     model: onnx.ModelProto = program.model_proto

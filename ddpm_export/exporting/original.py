@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ddpm_export.exporting.denoiser_graph import DenoiserGraph
 
 
-STORE_OTHERWISE = "Choose --storage float16, or leave it out."
+STORE_OTHERWISE = "Choose `storage=float16`, or leave it out."
 
 
 @dataclass

@@ -137,7 +137,7 @@ def prove_int8(
     spec: ModelSpec,
     *,
     where: str = "model",
-    remedy: str = "Raise --calibrate, or leave --precision out.",
+    remedy: str = "Raise `calibrate`, or leave `precision` out.",
 ) -> Proof:
     """Compare a network of 8-bit integers with the one it was made from, in the places and pictures of `prove`.
 

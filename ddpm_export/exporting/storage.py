@@ -30,7 +30,7 @@ def rounded_values(name: str, values: Array) -> Array:
     if not np.isfinite(rounded).all():
         raise ModelRefusedError(
             f"{name}: cannot be stored as float16, with values up to {float(np.abs(values).max()):g}; float16 ends at "
-            "65504. Leave --storage out."
+            "65504. Leave `storage` out."
         )
     return rounded
 

@@ -139,9 +139,9 @@ def open_output(
     makers |= dict.fromkeys(ANIMATIONS, _animation_output)
     suffix = "" if os.path.isdir(path) else path.suffix.lower()
     if suffix not in makers:
-        raise UsageError(f"--out must end in .png, .gif, .webp or .npy, or name a folder, got {path.name!r}.")
+        raise UsageError(f"`out` must end in .png, .gif, .webp or .npy, or name a folder, got {path.name!r}.")
     if suffix != ".npy" and image_shape[0] not in (1, 3):
-        raise UsageError(f"--out must end in .npy for images of {image_shape[0]} channels, got {path.name!r}.")
+        raise UsageError(f"`out` must end in .npy for images of {image_shape[0]} channels, got {path.name!r}.")
     _check_writable(path if suffix == "" else path.parent)
     with makers[suffix](path, _Content(numbers, image_shape, num_steps, text, labels, in_rows, in_line)) as output:
         yield output
@@ -173,7 +173,7 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as exc:
-        raise EnvironmentProblem(f"{folder} cannot be written: {exc.strerror or exc}. Choose another --out.") from exc
+        raise EnvironmentProblem(f"{folder} cannot be written: {exc.strerror or exc}. Choose another `out`.") from exc
 
 
 @contextmanager

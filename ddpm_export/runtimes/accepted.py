@@ -26,11 +26,11 @@ def check_device(opened: DenoiserFile | OneCallFile, provider: Provider, where: 
     if not results:
         raise ModelRefusedError(
             f"{where}: has no golden vectors that could tell whether {provider.name} computes it. Run it with "
-            "--provider cpu."
+            "`provider=cpu`."
         )
     worst = max(results, key=lambda result: result.error)
     if not all(result.passed for result in results):
         raise ModelRefusedError(
             f"{where}: {provider.name} does not compute what the file promises: the error is {worst.error:.3g} at "
-            f"{worst.place}, at most {worst.tolerance:g} promised. Run it with --provider cpu."
+            f"{worst.place}, at most {worst.tolerance:g} promised. Run it with `provider=cpu`."
         )

@@ -53,7 +53,7 @@ def open_onnx(
     if spec.graph is not None and provider.lacks is not None:
         raise ModelRefusedError(
             f"{path}: a one-call {spec.graph} does not run on {provider.name}, which lacks {provider.lacks} for its "
-            "noise. Run it with --provider cpu, or export --format onnx."
+            "noise. Run it with `provider=cpu`, or export `format=onnx`."
         )
     ort, session = _session_of_file(path, provider, threads)
     if spec.graph is not None:
@@ -100,7 +100,7 @@ def open_extractor(path: Path, image_shape: tuple[int, int, int], provider: str,
     if device.plugin is not None:
         raise ModelRefusedError(
             f"{path}: an extractor has no golden vectors that could tell whether {provider} computes it. Score "
-            "images of ddpm-run with --samples and --provider cpu."
+            "images of ddpm-run with `samples` and `provider=cpu`."
         )
     _, session = _session_of_file(path, device, threads)
     inputs, outputs = session.get_inputs(), {output.name for output in session.get_outputs()}
@@ -206,7 +206,7 @@ def _session(ort: Any, source: str | bytes, where: str, provider: Provider, thre
     except Exception as exc:  # what was begun a moment ago, and now may not have the CPU
         raise ModelRefusedError(
             f"{where}: {provider.name} cannot run all of it, and ONNX Runtime {ort.__version__} does not tell which "
-            f"nodes would run on the CPU: {first_line(exc)}. Run it with --provider cpu."
+            f"nodes would run on the CPU: {first_line(exc)}. Run it with `provider=cpu`."
         ) from exc
 
 
@@ -271,14 +271,14 @@ def _refuse_other_places(where: str, provider: Provider, session: Any) -> None:
         more = f" and {len(elsewhere) - MAX_NAMED} more" if len(elsewhere) > MAX_NAMED else ""
         raise ModelRefusedError(
             f"{where}: {provider.name} cannot run all of it: {', '.join(elsewhere[:MAX_NAMED])}{more} would run on "
-            "another device. Run it with --provider cpu."
+            "another device. Run it with `provider=cpu`."
         )
 
 
 def _does_not_start(provider: Provider, reason: object) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"provider {provider.name} does not start: {first_line(reason)}. It needs {provider.needs} and 'ddpm-export"
-        f"[{provider.extra}]'; --provider cpu needs nothing."
+        f"[{provider.extra}]'; `provider=cpu` needs nothing."
     )
 
 

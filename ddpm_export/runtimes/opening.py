@@ -65,7 +65,7 @@ def open_file(
     if path.suffix in (".ts", ".pt2"):
         if not trust:
             raise BadFileError(
-                f"{path}: a {path.suffix} file can run code when it is opened. Pass --trust if you know who made it, "
+                f"{path}: a {path.suffix} file can run code when opened. Pass `trust=True` if you know its maker, "
                 "or export it as onnx."
             )
         from ddpm_export.runtimes.torch_archive import open_torch

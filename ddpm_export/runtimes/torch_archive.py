@@ -152,7 +152,7 @@ def torch_device(provider: Provider, threads: int | None) -> str:
     if device != "cpu" and not getattr(torch, device).is_available():
         raise EnvironmentProblem(
             f"provider {provider.name}: torch cannot use it. It needs {provider.needs} and a build of torch for it; "
-            "--provider cpu needs nothing."
+            "`provider=cpu` needs nothing."
         )
     if device == "cuda":  # TF32 keeps 10 bits of mantissa: parity needs it off
         torch.backends.cuda.matmul.allow_tf32 = False

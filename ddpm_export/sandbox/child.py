@@ -289,7 +289,7 @@ def confine(
     """
     global _terms
     if _terms is None:
-        raise UsageError("--untrusted needs Linux or macOS, and the command ddpm-run.")
+        raise UsageError("`untrusted` needs Linux or macOS, and the command ddpm-run.")
     for name, value in (("timeout", timeout_s), ("memory", memory_gib)):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be a number above 0, got {value!r}.")
@@ -332,7 +332,7 @@ def _scratch_in(folders: Sequence[Path]) -> str:
             folder.mkdir(parents=True, exist_ok=True)
         tempfile.tempdir = tempfile.mkdtemp(prefix=".ddpm-", suffix=".part", dir=folders[0])
     except OSError as exc:
-        raise EnvironmentProblem(f"{folders[0]} cannot be written: {exc.strerror}. Choose another --out.") from exc
+        raise EnvironmentProblem(f"{folders[0]} cannot be written: {exc.strerror}. Choose another `out`.") from exc
     return tempfile.tempdir
 
 

@@ -26,7 +26,7 @@ def place_for(out: Path) -> Path:
         if out.is_dir():
             place.mkdir()
     except OSError as exc:
-        raise EnvironmentProblem(f"{out} cannot be written: {exc.strerror or exc}. Choose another --out.") from exc
+        raise EnvironmentProblem(f"{out} cannot be written: {exc.strerror or exc}. Choose another `out`.") from exc
     return place
 
 

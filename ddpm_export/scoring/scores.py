@@ -119,7 +119,7 @@ def shipped_extractor() -> Path:
     for path in (package / "extractor.onnx", package.parent / "exported" / "extractor.onnx"):
         if path.is_file():
             return path
-    raise EnvironmentProblem("The shipped extractor is missing. Reinstall ddpm-export, or pass --extractor.")
+    raise EnvironmentProblem("The shipped extractor is missing. Reinstall ddpm-export, or pass `extractor`.")
 
 
 def scores(metrics: tuple[str, ...], fake: Scored, real: Scored, labels: Labels | None = None) -> dict[str, Any]:

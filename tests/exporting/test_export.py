@@ -221,7 +221,7 @@ def test_a_broken_torch_file_is_told_in_one_line(exported, tmp_path, kind, fault
 @pytest.mark.parametrize("kind", ["torchscript", "pt2"])
 def test_torch_files_need_trust_and_never_fall_back_from_cuda(exported, monkeypatch, kind):
     _, report = exported("grey", kind)
-    with pytest.raises(BadFileError, match="--trust"):
+    with pytest.raises(BadFileError, match="`trust=True`"):
         open_model(report.path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EnvironmentProblem, match="provider cuda"):

@@ -80,7 +80,7 @@ def test_the_same_source_gives_the_same_bytes(source):
 
 def test_pictures_too_far_from_the_networks_keep_a_file_from_its_name(source, monkeypatch):
     monkeypatch.setattr(proof, "MAX_INT8_RMS_LEVELS", 0.0)
-    with pytest.raises(ModelRefusedError, match=r"too coarse for this network: .* Raise --calibrate"):
+    with pytest.raises(ModelRefusedError, match=r"too coarse for this network: .* Raise `calibrate`"):
         written(source)
     assert not source.with_name("int8.onnx").exists()
 

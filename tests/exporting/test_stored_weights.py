@@ -150,7 +150,7 @@ def test_channels_are_found_by_what_reads_a_weight(monkeypatch):
 
 def test_weights_that_lose_too_much_keep_a_file_from_its_name(source, tmp_path, monkeypatch):
     monkeypatch.setattr(proof, "MAX_INT8_RMS_LEVELS", 0.0)
-    with pytest.raises(ModelRefusedError, match=r"m\.onnx: 8-bit .* too coarse for this network: .* --storage float16"):
+    with pytest.raises(ModelRefusedError, match=r"m\.onnx: 8-bit .* too coarse for this network: .* `storage=float16`"):
         export(source, tmp_path / "small.onnx", format="onnx", storage="int8")
     assert not (tmp_path / "small.onnx").exists()
 

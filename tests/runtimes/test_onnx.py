@@ -187,7 +187,7 @@ def half_installed(monkeypatch):
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused(tmp_path, half_installed, capfd):
-    with pytest.raises(EnvironmentProblem, match=r"provider cuda does not start.*--provider cpu"):
+    with pytest.raises(EnvironmentProblem, match=r"provider cuda does not start.*`provider=cpu`"):
         opened(tmp_path, scale_model(), provider="cuda")
     [([(name, options)], more)] = half_installed
     assert name == "CUDAExecutionProvider"

@@ -38,7 +38,7 @@ def cifar10(folder: str | Path, *, train: bool = True) -> Dataset:
             batches = [_python_batch(place / name) for name in names]
             break
     else:
-        raise BadFileError(f"{folder} is not CIFAR-10: it has neither {names[0]} nor {names[0]}.bin. Check --data.")
+        raise BadFileError(f"{folder} is not CIFAR-10: it has neither {names[0]} nor {names[0]}.bin. Check `data`.")
     planes = np.concatenate([data for data, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
     return Dataset("cifar10", np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, None, classes=CLASSES)

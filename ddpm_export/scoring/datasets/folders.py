@@ -40,7 +40,7 @@ def stanford_cars(folder: str | Path, image_shape: tuple[int, int, int], *, trai
         if place.is_dir():
             return dataclasses.replace(picture_folder(place, image_shape), name="stanford-cars")
     raise BadFileError(
-        f"{folder} is not Stanford Cars: it has no photographs in {part} or stanford_cars/{part}. Check --data."
+        f"{folder} is not Stanford Cars: it has no photographs in {part} or stanford_cars/{part}. Check `data`."
     )
 
 

@@ -131,7 +131,7 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
         if isinstance(exc, urllib.error.HTTPError):
             exc.close()  # it holds the connection
         raise EnvironmentProblem(
-            f"{url} cannot be downloaded: {first_line(exc)}. Pass --data DIR (ddpm-eval: --data "
+            f"{url} cannot be downloaded: {first_line(exc)}. Pass `data=DIR` (ddpm-eval: --data "
             f"fashion-mnist:DIR) with the four files, set {FOLDER_VARIABLE} to that folder, or install Debian's "
             "dataset-fashion-mnist."
         ) from exc
@@ -145,7 +145,7 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
     if digest != FASHION_MNIST_SHA256[name]:
         raise BadFileError(
             f"{url} must have SHA-256 {FASHION_MNIST_SHA256[name]}, got {digest}. Get the four files "
-            f"elsewhere, and pass --data DIR (ddpm-eval: --data fashion-mnist:DIR) or set {FOLDER_VARIABLE}."
+            f"elsewhere, and pass `data=DIR` (ddpm-eval: --data fashion-mnist:DIR) or set {FOLDER_VARIABLE}."
         )
     with replacing(path) as beside:
         beside.write_bytes(raw)

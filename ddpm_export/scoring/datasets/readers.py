@@ -46,7 +46,7 @@ def open_dataset(
     if name not in READERS:
         raise BadFileError(f"The data set must be one of {', '.join(READERS)}, got {name!r}.")
     if folder is None and READERS[name].needs_place:
-        raise BadFileError(f"The data set {name} needs the folder that holds it. Pass --data DIR.")
+        raise BadFileError(f"The data set {name} needs the folder that holds it. Pass `data=DIR`.")
     channels, height, width = image_shape
     if channels not in (1, 3):
         raise BadFileError(f"Data sets have images of 1 or 3 channels, but the network takes {channels}.")
