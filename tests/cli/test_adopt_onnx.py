@@ -246,7 +246,7 @@ REFUSED = {  # how theirs is, the command line, exit code, words
     "another shape": ({}, (*BOTH, "--image-shape", "2,6,6"), 4, f"{SAMPLE} does not hold [2, 6, 6]"),
     "NHWC of NCHW": ({}, (*BOTH, "--set", "layout=NHWC", "--image-shape", "2,6,5"), 4, "does not hold [6, 5, 2]"),
     "no layout": ({}, (*BOTH, "--set", "layout=CHW"), 2, "'layout' must be one of NCHW, NHWC"),
-    "an unknown word": ({}, (*BOTH, "--set", "x0=sample"), 2, "'x0' names nothing),
+    "an unknown word": ({}, (*BOTH, "--set", "x0=sample"), 2, "'x0' names nothing"),
     "a batch of four": ({"batch": 4, "time": (INT64, [4])}, BOTH, 4, "takes only batches of 4"),
     "batch": ({}, (*BOTH, "--set", "batch=2"), 2, "'batch' must be 1"),
     "two outputs": ({"extra": True}, BOTH, 2, "'output' must say which output"),
