@@ -305,7 +305,7 @@ def test_graphs_that_are_none_or_not_for_everybody_are_refused(tmp_path, command
     code, line = ending_with(graph=of_strings)
     assert (code, "is not numeric" in line) == (4, True), line
     code, line = ending_with(graph=of_more_channels)
-    assert (code, "a prediction in the state's own shape" in line) == (4, True), line
+    assert (code, "has the shape of the state" in line) == (4, True), line
     code, line = ending_with(graph=of_no_operator)
     assert (code, "is not a valid graph of opset 18" in line) == (4, True), line
     code, line = ending_with(graph=lambda graph: graph.initializer[0].CopyFrom(external("../w", 144)))
