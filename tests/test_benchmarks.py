@@ -79,6 +79,7 @@ def test_the_launcher_measures_the_child_and_not_whoever_started_it():
     assert done.stderr == "to stderr\n"
 
 
+@pytest.mark.long
 def test_pins_tell_a_checkout_with_other_pictures_from_one_with_the_same(tmp_path):
     for name in ("exported", "emoji", "tests", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -124,14 +124,23 @@ def _plan_with(spec: ModelSpec, num_steps: int | None) -> str | None:
     return name if count.isdigit() and name in spec.plans else None
 
 
-def plan(spec: ModelSpec, **how: Any) -> Plan:
+def plan(
+    spec: ModelSpec,
+    *,
+    sampler: str | None = None,
+    num_steps: int | None = None,
+    times: Sequence[int] | None = None,
+    grid: str | None = None,
+    name: str | None = None,
+    **knobs: Any,
+) -> Plan:
     """Return the rows from noise to picture: of a sampler on a grid of times, or a plan that the file has.
 
-    how: sampler, num_steps, times, and grid, the name of one of GRIDS; knobs of the sampler, such as eta or variance;
-    or name, of one of spec.plans, in place of all others. What is left out or None is the spec's default. Raises
-    UsageError for arguments that make no plan, ModelRefusedError for a default sampler unknown to this version.
+    grid: the name of one of GRIDS. name: of one of spec.plans; it replaces all other arguments. What is left out or
+    None is the spec's default. knobs: the sampler's, such as eta or variance. Raises UsageError for arguments that make
+    no plan, ModelRefusedError for a default sampler unknown to this version.
     """
-    return choose(spec, **how).plan
+    return choose(spec, sampler=sampler, num_steps=num_steps, times=times, grid=grid, name=name, **knobs).plan
 
 
 def plan_below(spec: ModelSpec, steps: Steps, strength: float, *, ddim_eta: float | None = None) -> Plan:

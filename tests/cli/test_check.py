@@ -45,6 +45,7 @@ def test_a_sound_file_shows_its_spec_and_reproduces_its_golden_vectors(trained, 
     assert [case["passed"] for case in values["golden"]] == [True] * 3
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_against_repeats_the_proof(trained, command):
     code, out, _ = command("check", trained[1], "--against", trained[0])

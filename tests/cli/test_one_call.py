@@ -377,7 +377,7 @@ def test_a_checkpoint_becomes_a_sampler_and_is_checked_against(command, tmp_path
     denoiser, out = (file["path"] for file in json.loads(shown)["files"])
     code, shown, err = command("check", out, "--against", checkpoint)
     assert code == 0, err
-    assert "largest error of x_0" in shown
+    assert "largest error of x_0" in " ".join(shown.split())
     settings = {"n": 3, "num_steps": 10, "seed": 5, "eta": 0.4}
     assert np.abs(generate(out, **settings).astype(int) - generate(denoiser, **settings)).max() <= 1
 

@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -954,9 +955,10 @@ def test_c_guidance_and_what_images_are_told(library):
             chosen = request_for(spec, n=5, first=3, seed=0, inputs={"strength": strength}, **changes)
             *_, (_, state) = sample(python_model, spec, chosen)
             np.testing.assert_allclose(x, state.x, atol=1e-4)
+        too_strong = SimpleNamespace(scale=101.0, interval=None)  # which Guidance itself refuses
         for changes, words in [
             ({"label": ("c",)}, "Input 'y' must be one of a, b or its index from 0 to 1, got 'c'."),
-            ({"guidance": Guidance(101.0)}, "guidance must be a number from 0 to 100, got 101."),
+            ({"guidance": too_strong}, "guidance must be a number from 0 to 100, got 101."),
             ({"inputs": (None, 0)}, "Input 'strength', of kind vector and shape (2,), must be given."),
         ]:
             settings = settings_of(library, **{"inputs": inputs_of(strength=strength), **changes})

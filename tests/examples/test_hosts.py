@@ -267,7 +267,7 @@ do {
         return step < last
     }
 } catch is CancellationError {
-    print("cancelled after step \\(last) of 50")
+    print("cancelled after step \\(last) of 8")
 }
 """
 
@@ -288,11 +288,13 @@ def previews(path, count):
     """What a slice shows after each step, by its hash."""
     session = __import__("onnxruntime").InferenceSession(str(path))
     given = {name: np.array(value) for name, value in {"seed": 7, "first": 0, "y": [3]}.items()}
-    given["x"] = np.zeros((1, 0, 0, 0), np.float32)
+    empty = {"x": np.zeros((1, 0, 0, 0), np.float32), "history": np.zeros((0, 1, 0, 0, 0), np.float32)}
+    state = {entry.name: empty[entry.name] for entry in session.get_inputs() if entry.name in empty}
     hashes = []
     for step in range(count):
         step_of = {"begin": np.array(step), "end": np.array(step + 1)}
-        images, given["x"] = session.run(["images", "x_after"], {**given, **step_of})
+        images, *found = session.run(["images", *(f"{name}_after" for name in state)], {**given, **state, **step_of})
+        state = dict(zip(state, found, strict=True))
         value = 1
         for pixel in images.astype(np.int8).ravel().tolist():
             value = (31 * value + pixel) % 2**32
@@ -323,9 +325,9 @@ def test_each_step_is_shown_and_can_be_the_last(request, files, tmp_path, host):
         compiled_swift(request.getfixturevalue("swift"), tmp_path / "steps", tmp_path / "main.swift")
         command = [tmp_path / "steps"]
     lines = ran(*command, path, 4).stdout.splitlines()
-    assert lines[:-1] == [f"{step + 1} 50 {value}" for step, value in enumerate(previews(path, 4))]
-    assert lines[-1] == "cancelled after step 4 of 50"
-    assert len(ran(*command, path, 99).stdout.splitlines()) == 50
+    assert lines[:-1] == [f"{step + 1} 8 {value}" for step, value in enumerate(previews(path, 4))]
+    assert lines[-1] == "cancelled after step 4 of 8"
+    assert len(ran(*command, path, 99).stdout.splitlines()) == 8
 
 
 # --- what the READMEs and docs/embedding.md show ---

@@ -276,7 +276,7 @@ def test_a_pipeline(saved):
     assert spec.source["scheduler"]["beta_schedule"] == "linear"
 
 
-@pytest.mark.parametrize(
+@representative(
     "how",
     [{}, {"safe_serialization": False}, {"max_shard_size": "20KB"}, {"variant": "fp16"}],
     ids=["safetensors", "bin", "shards", "variant"],

@@ -93,7 +93,7 @@ def test_the_walk_guides_by_both_forms_as_the_package_predicts(pair):
         np.testing.assert_allclose(found.x_0, a**0.5 * x_t - (1.0 - a) ** 0.5 * v.numpy(), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(
+@representative(
     "how",
     [
         {"rescaled_phi": 0.7},
@@ -154,6 +154,7 @@ def test_its_own_guidance_is_exported(pair, tmp_path):
     assert spec.inputs == got.spec.inputs
 
 
+@pytest.mark.long
 def test_every_kind_of_checkpoint_is_read(pair):
     model, ema = pair
     x_t, t, y = batch()

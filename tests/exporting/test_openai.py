@@ -148,6 +148,7 @@ def test_more_classes_than_a_file_may_hold_are_refused(rows, got):
         imported(state=state)
 
 
+@pytest.mark.long
 def test_a_small_image_may_have_any_size():
     for size in (2, 3, 8, 16):
         got = imported({**LARGE, "small_size": size}, state=state_of(SMALL_IMAGE))
@@ -162,6 +163,7 @@ def test_a_size_of_super_resolution_that_does_not_fit_is_told(name, value):
         imported({**LARGE, "small_size": 4, name: value}, state=state_of(SMALL_IMAGE))
 
 
+@pytest.mark.long
 def test_a_network_that_is_told_a_class_and_a_small_image_is_exported(tmp_path):
     config = dataclasses.replace(CLASSES, widths=(32,), attention=(False,), is_super_resolution=True, learn_sigma=True)
     got = imported({**LARGE, "small_size": 3}, state=state_of(config))
@@ -286,6 +288,7 @@ def configs(draw):
     return config, hidden
 
 
+@pytest.mark.long
 @settings(max_examples=6)
 @given(configs(), st.booleans())
 def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale):
@@ -313,7 +316,7 @@ def test_what_shapes_tell_is_derived_and_the_network_is_the_same(drawn, rescale)
         torch.testing.assert_close(x, y, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
+@representative(
     ("name", "value"),
     [("num_heads", 1), ("num_heads_upsample", 1), ("num_head_channels", 16), ("use_new_attention_order", True)],
 )

@@ -74,6 +74,7 @@ def test_a_training_becomes_the_folder_that_ships(run_folder, toy_folder, tmp_pa
     assert f"| ddim-5 | {share:.1%} | {(pixels <= 3).mean():.1%} |" in card
 
 
+@pytest.mark.long
 def test_a_white_background(run_folder, toy_folder, tmp_path, monkeypatch, capsys):
     white = tmp_path / "white"
     white.mkdir()
