@@ -17,10 +17,14 @@ import pytest
 from hypothesis import settings
 
 import ddpm_export
+from ddpm_export.importers import apart, folders
+from ddpm_export.importers.apart import TorchFile
+from ddpm_export.importers.checkpoint import check_is_file, load_torch_file
 
 # a module first imported while a test has replaced something it imports would keep the replacement after the test
 for module in pkgutil.walk_packages(ddpm_export.__path__, "ddpm_export."):
-    importlib.import_module(module.name)
+    with contextlib.suppress(ImportError):  # of a package that is not installed
+        importlib.import_module(module.name)
 settings.register_profile("ddpm-export", deadline=None, database=None)
 settings.load_profile("ddpm-export")
 HERE = Path(__file__).parent
@@ -55,6 +59,34 @@ def all_cores():
     os.sched_setaffinity(0, CORES)
     yield
     os.sched_setaffinity(0, before)
+
+
+class ReadHere(contextlib.nullcontext):
+    """Stand for TorchFile without its child, which costs a second of a core."""
+
+    def __init__(self, path):
+        check_is_file(path)
+        super().__init__(self)
+        self.path = path
+
+    def contents(self):
+        return load_torch_file(self.path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_torch_files_here():
+    """Read files of torch.save in this process; commands in processes of their own and `in_a_child` have the child."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (apart, folders):
+            patch.setattr(place, "TorchFile", ReadHere)
+        yield
+
+
+@pytest.fixture
+def in_a_child(monkeypatch):
+    """Read files of torch.save as users do."""
+    for place in (apart, folders):
+        monkeypatch.setattr(place, "TorchFile", TorchFile)
 
 
 def digest_of(*sources):

@@ -1,6 +1,5 @@
 """Small networks with weights everywhere, their checkpoints, and their exports, each made once."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -10,8 +9,7 @@ torch = pytest.importorskip("torch")
 
 from ddpm_export.exporting.export import export  # noqa: E402
 from ddpm_export.exporting.formats import FORMATS  # noqa: E402
-from ddpm_export.importers import apart, folders  # noqa: E402
-from ddpm_export.importers.checkpoint import check_is_file, load_torch_file, save_checkpoint  # noqa: E402
+from ddpm_export.importers.checkpoint import save_checkpoint  # noqa: E402
 from ddpm_export.importers.load import load_checkpoint  # noqa: E402
 from ddpm_export.importers.unet import UNet, UNetConfig  # noqa: E402
 from ddpm_export.model.spec import Defaults, ModelSpec  # noqa: E402
@@ -77,25 +75,6 @@ def save(path, config, /, *, seed=0, model_spec=None, **contents):
     }
     save_checkpoint(path, **{**values, **contents})
     return path
-
-
-class ReadHere(contextlib.nullcontext):
-    """Stand for TorchFile without its child, which costs a second of a core: test_apart has the child."""
-
-    def __init__(self, path):
-        check_is_file(path)
-        super().__init__(self)
-        self.path = path
-
-    def contents(self):
-        return load_torch_file(self.path)
-
-
-@pytest.fixture
-def read_here(monkeypatch):
-    """Read files of torch.save in this process."""
-    for module in (apart, folders):
-        monkeypatch.setattr(module, "TorchFile", ReadHere)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from ddpm_export.importers.apart import TorchFile  # noqa: E402
 from ddpm_export.importers.checkpoint import load_torch_file  # noqa: E402
 from ddpm_export.importers.folders import load_weights  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("in_a_child")]
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
 SHARED = b")" + b"".join(b"q%c0h%ch%c\x86" % (k, k, k) for k in range(60))  # each holds the one before twice
 BOMB = b"\x80\x02}" + SHARED + b"K\x01s."

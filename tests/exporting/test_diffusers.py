@@ -27,7 +27,7 @@ from ddpm_export.model.examples import example_of_inputs  # noqa: E402
 from ddpm_export.model.inputs import Input  # noqa: E402
 from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 TINY = {**SMALL, "sample_size": 8, "block_out_channels": (4, 8), "norm_num_groups": 2}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")

@@ -11,7 +11,7 @@ from ddpm_export.importers.load import load_checkpoint
 from .conftest import CONFIGS, network_of, save, spec_of
 
 torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 CONFIG = CONFIGS["grey"]
 
 

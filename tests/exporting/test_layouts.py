@@ -18,7 +18,7 @@ from tests.oracles.weights import ORACLES, contents_of  # noqa: E402
 
 from .conftest import CONFIGS, save  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 
 # of every layout: what it is known by and nothing else, for a file that cannot be loaded but is recognised
 BY_WORD = {"native": {"format": "ddpm-export-checkpoint/1", "network": {}, "ema": {}, "config": {}, "spec": ""}}

@@ -28,7 +28,7 @@ from ddpm_export.model.spec import Defaults  # noqa: E402
 from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.walk import walk  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 TINY = {"dim": 4, "dim_mults": (1, 2), "channels": 1, "attn_heads": (1, 2), "attn_dim_head": (2, 3)}
 ASKED = {"image_size": 8, "objective": "pred_v", "beta_schedule": "sigmoid", "timesteps": 20}
 SCHEDULES = ("linear", "cosine", "sigmoid")

@@ -25,7 +25,7 @@ from ddpm_export.model.spec import Defaults  # noqa: E402
 from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.runtimes.opening import open_model  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 NONE = 3
 NAMES = ("0", "1", "2")
 TINY = {"dim": 4, "dim_mults": (1, 2), "channels": 1, "num_classes": NONE, "attn_heads": 2, "attn_dim_head": 3}

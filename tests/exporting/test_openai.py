@@ -21,7 +21,7 @@ from ddpm_export.model.spec import Defaults
 from tests.oracles.weights import ORACLES
 
 torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 
 from ddpm_export.importers.layout import Found  # noqa: E402
 from ddpm_export.importers.openai import FLAGS, config_from_state, load, signs  # noqa: E402

@@ -19,7 +19,7 @@ from ddpm_export.model.golden import replay_golden
 from ddpm_export.model.spec import Defaults, ModelSpec
 
 torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 
 from . import networks_of_ones_own as own  # noqa: E402
 

@@ -19,7 +19,7 @@ from ddpm_export.importers.sources import read_source  # noqa: E402
 
 from .fake_hub import COMMIT, FakeHub  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 NAME = "diffusion_pytorch_model"
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.ones(2)}
 MODEL = {"_class_name": "UNet2DModel", "in_channels": 3}

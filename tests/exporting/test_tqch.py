@@ -30,7 +30,7 @@ from ddpm_export.importers.tqch import SCHEDULES  # noqa: E402
 from ddpm_export.importers.tqch_unet import Layout, Shuffled, UNet  # noqa: E402
 from ddpm_export.process.schedules import alphas_cumprod_from_betas  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("read_here")]
+pytestmark = pytest.mark.torch
 
 CASES = {case.name: case for case in cases()}
 TINY = Layout(1, 1, 32, 16, (1, 2), 1, (False, True), True)
