@@ -204,7 +204,7 @@ def act():
 
 
 def test_limits_must_be_limits_and_a_parent_must_wait(monkeypatch):
-    with pytest.raises(UsageError, match="--untrusted needs"):
+    with pytest.raises(UsageError, match="`untrusted` needs"):
         child.confine(Path("m.onnx"))
     monkeypatch.setattr(child, "_terms", 99)
     for name in ("timeout_s", "memory_gib"):

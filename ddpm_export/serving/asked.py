@@ -43,6 +43,10 @@ class Limits:
     queue: int = 32
 
 
+def _number(value: Any, place: str) -> float:
+    return float(number()(value, place))
+
+
 def _is_label(value: Any) -> bool:
     return value != [] and all(type(item) in (int, str) for item in (value if isinstance(value, list) else [value]))
 
@@ -50,7 +54,7 @@ def _is_label(value: Any) -> bool:
 INTEGER = rule(lambda value: type(value) is int, "an integer")
 NUMBERS = {
     **dict.fromkeys(("n", "seed", "first", "steps", "order"), INTEGER),
-    **dict.fromkeys(("guidance", "eta", "strength"), number()),
+    **dict.fromkeys(("guidance", "eta", "strength"), _number),
 }
 FORMS = {
     **NUMBERS,

@@ -591,7 +591,7 @@ def test_a_call_out_of_range_is_a_usage_error(made):
 def test_cuda_is_refused_with_the_reason_and_without_a_fallback(made):
     for graph in GRAPHS:
         with pytest.raises(
-            ModelRefusedError, match=f"a one-call {graph} does not run on cuda.*BitwiseXor.*--format onnx"
+            ModelRefusedError, match=f"a one-call {graph} does not run on cuda.*BitwiseXor.*`format=onnx`"
         ):
             open_file(made("eps", graph)[1], provider="cuda")
 
