@@ -1,5 +1,7 @@
 """What every test shares: no network, a small data set, random numbers by pytest-randomly's seed, files made once."""
 
+# ruff: noqa: E402  (the number of threads comes before what starts them)
+
 import contextlib
 import fcntl
 import hashlib
@@ -11,6 +13,12 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    # one core for each of several processes, and what it starts; before torch and NumPy start a thread for every core
+    os.sched_setaffinity(0, {sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES)]})
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -41,12 +49,6 @@ for proxy in [name for name in os.environ if name.lower() in ("http_proxy", "htt
     del os.environ[proxy]
 # a shell's background jobs ignore it, and so would the commands that are interrupted here
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
-    # one core for each of several processes, and what it starts: else each takes a thread for every core
-    os.sched_setaffinity(0, {sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES)]})
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture
