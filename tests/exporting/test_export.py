@@ -74,6 +74,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint_path, tmp
     assert again.sha256 == report.sha256
 
 
+@pytest.mark.long
 def test_golden_values_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
     monkeypatch.setattr("ddpm_export.exporting.proof.prove", lambda *_, **__: None)  # not what is tested here
     config = UNetConfig(blocks_per_level=1)  # large enough for torch to split its sums

@@ -131,6 +131,7 @@ def test_onnx_runtime_fuses_the_attention_transposes_away(exported, tmp_path):
     assert "Transpose" not in operators
 
 
+@pytest.mark.long
 def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, monkeypatch, tmp_path):
     import ddpm_export.exporting.onnx as writer
     import ddpm_export.exporting.onnx_file as file

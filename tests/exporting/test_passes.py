@@ -192,6 +192,7 @@ def family(name, folder, recorded):
     return load_checkpoint(recorded(name), options=json.loads((ORACLES / name / "config.json").read_text()))
 
 
+@pytest.mark.long
 @pytest.mark.torch
 @representative("name", ["diffusers", "lucidrains", "guided-a", "tqch-c"])
 def test_imported_networks_compute_the_same(name, tmp_path, recorded):
