@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from commands import run_here
 from models import GREY, classes_file, constant, mix_model, onnx_file, scale_model, tiny_spec
 from models import node as node_of
 from onnx import TensorProto
@@ -25,7 +26,7 @@ from representative import representative
 
 from benchmarks.runtimes import told_by_default
 from ddpm_export import edit, generate, open_model
-from ddpm_export.exporting.export import export
+from ddpm_export.cli.export import main as export_command
 from ddpm_export.exporting.sampler import sampler_from_denoiser, slice_from_denoiser, spec_of_graph
 from ddpm_export.exporting.stored_weights import round_weights, store_weights
 from ddpm_export.images.read import read_image
@@ -495,7 +496,8 @@ def test_the_keyboard_is_enough() -> None:
     tuned = ["fast"] if any(name.startswith("tuned-") for name in SPEC.plans) else []
     asked = ["INPUT"] if SPEC.label is not None else []  # a radio button, the first of its group
     guided = ["guidance"] if SPEC.takes_guidance else []
-    assert seen["order"] == ["seed", "fresh", "n", "steps", *tuned, *asked, *guided, "SUMMARY", "start", "picture"]
+    steps = [] if SPEC.defaults.plan else ["steps"]  # a plan fixes them
+    assert seen["order"] == ["seed", "fresh", "n", *steps, *tuned, *asked, *guided, "SUMMARY", "start", "picture"]
     assert seen["sampler"] == "ddpm"
     assert seen["whileRunning"] == "cancel"
     assert seen["after"] == "start"
@@ -722,7 +724,9 @@ def test_the_one_call_page_asks_for_what_is_open(classes: Path, tmp_path: Path) 
 @pytest.mark.long
 @pytest.mark.torch
 def test_the_one_call_page(tmp_path: Path) -> None:
-    path = export(MODEL, tmp_path / "unet.slice.onnx", format="slice").path
+    path = tmp_path / "unet.slice.onnx"  # of steps enough to be stopped
+    of_50 = ("--format", "slice", "--sampler", "ddim", "--steps", 50, "--out", path)
+    assert run_here(export_command, MODEL, *of_50).code == 0
     seen = seen_in_page("oneCall", slice=str(path), seed=str(BIG_SEED))
     assert seen["status"] == f"Done: seed {BIG_SEED}."
     assert seen["offered"] == [SPEC.label is not None, False]
