@@ -210,6 +210,10 @@ const scenarios = {
       await page.focus("#seed");
       await page.keyboard.press("Control+A");
       await page.keyboard.type("12");
+      if (await page.isChecked("#fast")) {
+        await page.focus("#fast");
+        await page.keyboard.press("Space");
+      }
       await page.focus("#steps");
       await page.keyboard.press("Control+A");
       await page.keyboard.type("1000");
