@@ -89,7 +89,7 @@ def load_onnx(path: str | Path, spec: ModelSpec, options: Mapping[str, Any]) -> 
         "time": network.time,
         "checkpoint_sha256": sha256_of(path),
     }
-    notes = [f"golden vectors record what {path} gives in ONNX Runtime: there is nothing else to compare with."]
+    notes = [f"golden vectors record what {path} gives in ONNX Runtime, the only reference there is."]
     if network.one_by_one:
         notes.append(f"{path} takes a single image or time: batches are evaluated image by image.")
     left = [name for name in outputs if name != network.output.name]

@@ -171,13 +171,14 @@ def places_form(size: int) -> Form:
 
 def _case_form(spec: ModelSpec) -> Form:
     entries = {
-        **{
-            "seed": integer(0, 2**63 - 1),
-            "image": integer(0, 2**32 - 1),
-            "t": integer(0, spec.num_train_timesteps - 1),
-        },
-        **{"positions": places_form(math.prod(spec.image_shape) * len(spec.outputs)), "values": array(FINITE)},
-        **{"mean": FINITE, "norm": FINITE, "max_abs": FINITE},
+        "seed": integer(0, 2**63 - 1),
+        "image": integer(0, 2**32 - 1),
+        "t": integer(0, spec.num_train_timesteps - 1),
+        "positions": places_form(math.prod(spec.image_shape) * len(spec.outputs)),
+        "values": array(FINITE),
+        "mean": FINITE,
+        "norm": FINITE,
+        "max_abs": FINITE,
     }
 
     def read(value: Any, place: str) -> dict[str, Any]:

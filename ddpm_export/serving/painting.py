@@ -48,9 +48,8 @@ class Painter:
         for _, _, images in pictures(self._opened, request, lambda i: i == request.num_rows):
             batches += [] if images is None else [images]
             yield None
-        made, content = np.concatenate(batches), io.BytesIO()
-        np.save(content, made)
-        yield content.getvalue() if kind == "npy" else png_bytes(grid(made), text)
+        made = np.concatenate(batches)
+        yield _npy_bytes(made) if kind == "npy" else png_bytes(grid(made), text)
 
     def _request(self, asked: dict[str, Any]) -> Request:
         spec, limits = self._opened.spec, self._limits
@@ -73,6 +72,12 @@ class Painter:
         if request.num_rows > limits.max_steps:
             raise UsageError(f"steps must be at most {limits.max_steps}, got {request.num_rows}.")
         return request
+
+
+def _npy_bytes(images: Pixels) -> bytes:
+    content = io.BytesIO()
+    np.save(content, images)
+    return content.getvalue()
 
 
 def _picture(encoded: str, channels: int, name: str) -> Pixels:
