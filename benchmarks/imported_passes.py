@@ -88,7 +88,7 @@ def _graphs(folder: Path, only: str) -> Iterator[tuple[str, ModelProto, ModelSpe
         spec = ModelSpec(
             name="terrain",
             prediction="x_0",
-            image_shape=(1, 128, 128),
+            state_shape=(1, 128, 128),
             alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
             inputs=(Input("difficulty", "vector", (1,)),),
             requires=("inputs",),

@@ -118,13 +118,13 @@ class _Judge:
         self.spec, self.report = spec, report
         self.cache = cache_folder() if arguments.cache is None else Path(arguments.cache)
         extractor = Path(arguments.extractor)
-        self.extract: Extractor = open_extractor(extractor, spec.image_shape, "cpu", None)
+        self.extract: Extractor = open_extractor(extractor, spec.state_shape, "cpu", None)
         self.extractor_sha256, self.model_sha256 = sha256_of(extractor), sha256_of_images(arguments.model, spec)
         self.path = Path(arguments.results)
         self.of = {"model_sha256": self.model_sha256, "extractor_sha256": self.extractor_sha256, "seed": SEED}
         self.rows: Rows = self._kept()
         self.train, self.test = (
-            open_dataset("fashion-mnist", image_shape=spec.image_shape, train=part).images for part in (True, False)
+            open_dataset("fashion-mnist", image_shape=spec.state_shape, train=part).images for part in (True, False)
         )
         self.reference: Any = None
 

@@ -104,7 +104,7 @@ def _steps(model: Model, spec: ModelSpec, batch: int, sampler: str, knobs: dict[
 
 
 def _noise_seconds(spec: ModelSpec, batch: int) -> float:
-    noise = noise_stream(SEED, range(batch), spec.image_shape)
+    noise = noise_stream(SEED, range(batch), spec.state_shape)
     taken = []
     for draw in range(REPEATS):
         start = time.perf_counter()

@@ -278,12 +278,12 @@ class _Judges:
         self.model, self.spec, self.found, self.report = model, spec, found, report
         self.cache = cache_folder() if arguments.cache is None else Path(arguments.cache)
         self.extract = {
-            name: open_extractor(path, spec.image_shape, "cpu", arguments.threads) for name, path in paths.items()
+            name: open_extractor(path, spec.state_shape, "cpu", arguments.threads) for name, path in paths.items()
         }
         self.digests = {name: sha256_of(path) for name, path in paths.items()}
         self.model_sha256 = found.of["model_sha256"]
         train, self.test = (
-            open_dataset("fashion-mnist", image_shape=spec.image_shape, train=part).images for part in (True, False)
+            open_dataset("fashion-mnist", image_shape=spec.state_shape, train=part).images for part in (True, False)
         )
         self.train = train[: arguments.reference]
 

@@ -52,7 +52,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             "failures": dict(steps.failures),
         }
     notes = [
-        f"{engine.path.name}: {parameters:,} parameters, images {engine.spec.image_shape}, SHA-256 "
+        f"{engine.path.name}: {parameters:,} parameters, images {engine.spec.state_shape}, SHA-256 "
         f"{sha256_of(engine.path)[:12]}; {threads} threads on both sides, float32, {arguments.rounds} rounds.",
         "Speeds are medians of the ratio within a round, quartiles in parentheses; above 1 is faster. The error is "
         "against eager.",

@@ -303,7 +303,7 @@ def read(printed: str, out: Path) -> NDArray[np.uint8]:
     if out.suffix == ".npy":
         return grid(np.load(out))
     if out.suffix == ".bin":
-        return grid(np.fromfile(out, np.uint8).reshape(-1, *SPEC.image_shape[1:], SPEC.image_shape[0]))
+        return grid(np.fromfile(out, np.uint8).reshape(-1, *SPEC.state_shape[1:], SPEC.state_shape[0]))
     if out.suffix == ".json":
         seen = json.loads(printed)
         return np.array(seen["data"], dtype=np.uint8).reshape(seen["height"], seen["width"], -1)[..., :1]

@@ -63,7 +63,7 @@ def gaussian_spec(alphas_cumprod, prediction="eps", clip_x_0=None, image_shape=(
     fields = {
         "name": "gaussian",
         "prediction": prediction,
-        "image_shape": image_shape,
+        "state_shape": image_shape,
         "alphas_cumprod": tuple(float(a) for a in alphas_cumprod),
         "clip_x_0": clip_x_0,
         "defaults": Defaults(num_steps=min(50, len(alphas_cumprod))),

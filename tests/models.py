@@ -16,7 +16,7 @@ def tiny_spec(image_shape=GREY, **changes):
     fields = {
         "name": "tiny",
         "prediction": "eps",
-        "image_shape": image_shape,
+        "state_shape": image_shape,
         "alphas_cumprod": tuple(float(a) for a in np.linspace(0.999, 0.01, T)),
         "clip_x_0": 1.0,
         "defaults": Defaults(sampler="ddim", num_steps=4, eta=0.0),
@@ -37,7 +37,7 @@ def onnx_file(nodes, initializers=(), spec=None, *, inputs=None, outputs=None, m
     `metadata` the JSON that belongs to the spec, "" for none.
     """
     spec = spec or tiny_spec()
-    shape = ["batch", *spec.image_shape]
+    shape = ["batch", *spec.state_shape]
     inputs = inputs or {"x_t": (TensorProto.FLOAT, shape), "t": (TensorProto.INT64, ["batch"])}
     outputs = outputs or {spec.prediction: (TensorProto.FLOAT, shape)}
     graph = helper.make_graph(
@@ -56,7 +56,7 @@ def onnx_file(nodes, initializers=(), spec=None, *, inputs=None, outputs=None, m
 
 def weights_of(spec):
     """Return the numbers of `mix_model`'s convolution, one channel to another: (C, C, 3, 3), of gain about 1."""
-    channels = spec.image_shape[0]
+    channels = spec.state_shape[0]
     return np.linspace(-0.3, 0.5, channels * channels * 9, dtype=np.float32).reshape(channels, channels, 3, 3)
 
 
@@ -97,7 +97,7 @@ def deep_model(spec=None):
     spec = spec or tiny_spec()
     rng = np.random.default_rng(0)
     nodes, values, source = [], [], "x_t"
-    for k, (channels, out) in enumerate([(spec.image_shape[0], 8), (8, 8), (8, 8), (8, spec.image_shape[0])]):
+    for k, (channels, out) in enumerate([(spec.state_shape[0], 8), (8, 8), (8, 8), (8, spec.state_shape[0])]):
         name = f"conv_{k}"
         nodes.append(node("Conv", [source, f"{name}.w", f"{name}.b"], f"{name}/Conv", pads=[1, 1, 1, 1]))
         weight = rng.standard_normal((out, channels, 3, 3)) / (3 * np.sqrt(channels))
@@ -121,7 +121,7 @@ def learned_model(spec=None):
         node("Mul", ["bent", "half"], spec.prediction),
         node("Sigmoid", ["x_t"], "variance_fraction"),
     ]
-    shape = ["batch", *spec.image_shape]
+    shape = ["batch", *spec.state_shape]
     outputs = dict.fromkeys((spec.prediction, "variance_fraction"), (TensorProto.FLOAT, shape))
     return onnx_file(nodes, [constant("half", 0.5)], spec, outputs=outputs)
 
@@ -217,7 +217,7 @@ def classes_file(spec, means, std):
         node("Add", ["scaled", "offset"], spec.prediction),
     ]
     values = [constant(name, table.reshape(-1, 1, 1, 1)) for name, table in tables.items()]
-    inputs = {"x_t": (TensorProto.FLOAT, ["batch", *spec.image_shape])}
+    inputs = {"x_t": (TensorProto.FLOAT, ["batch", *spec.state_shape])}
     inputs |= {name: (TensorProto.INT64, ["batch"]) for name in ("t", "y")}
     if spec.guides_itself:
         inputs["guidance"] = (TensorProto.FLOAT, ["batch", 1])
@@ -238,7 +238,7 @@ def told_model(spec):
         node("Add", ["bent", "shift"], names[-2]),
     ]
     kinds = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
-    shape = ["batch", *spec.image_shape]
+    shape = ["batch", *spec.state_shape]
     inputs = {"x_t": (TensorProto.FLOAT, shape), "t": (kinds[spec.t_dtype], ["batch"])}
     for entry, before, after in zip(spec.inputs, names[-2:0:-1], names[-3::-1], strict=True):
         inputs[entry.name] = (kinds[entry.dtype], ["batch", *entry.shape])

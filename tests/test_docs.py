@@ -315,7 +315,7 @@ def test_what_is_said_of_the_proof_is_what_it_does() -> None:
     T = 50
     spec = tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.01, T).tolist()), clip_x_0=1.0)
     small, above, learned = (
-        prove(model, model, replace(spec, image_shape=shape, **changes))
+        prove(model, model, replace(spec, state_shape=shape, **changes))
         for shape, changes in (
             ((3, 64, 64), {}),
             ((1, 64 * 3, 65), {}),

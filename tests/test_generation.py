@@ -61,7 +61,7 @@ def test_a_learned_variance_is_used_where_the_spec_says_so(tmp_path):
     (tmp_path / "m.onnx").write_bytes(learned_model())
     model, spec = open_model(tmp_path / "m.onnx")
     chosen = {"n": 3, "sampler": "ddpm", "num_steps": 7, "seed": SEED}
-    noise, steps = noise_stream(SEED, range(3), spec.image_shape), plan(spec, sampler="ddpm", num_steps=7)
+    noise, steps = noise_stream(SEED, range(3), spec.state_shape), plan(spec, sampler="ddpm", num_steps=7)
     assert steps.needs_learned_variance
     *_, last = walk(denoiser(model, spec), noise, steps)
     np.testing.assert_array_equal(generate((model, spec), **chosen), to_uint8(last.x))
@@ -76,7 +76,7 @@ def test_a_learned_variance_is_used_where_the_spec_says_so(tmp_path):
 def test_the_steps_may_have_times_of_their_own(path):
     times = [37, 20, 3, 0]
     model, spec = open_model(path)
-    noise = noise_stream(SEED, range(2), spec.image_shape)
+    noise = noise_stream(SEED, range(2), spec.state_shape)
     *_, last = walk(denoiser(model, spec), noise, plan(spec, times=times))
     np.testing.assert_array_equal(generate(path, n=2, times=times, seed=SEED), to_uint8(last.x))
     chosen = request_for(spec, times=times, seed=SEED)
@@ -86,14 +86,14 @@ def test_the_steps_may_have_times_of_their_own(path):
 
 def test_generate_is_the_straight_line(path):
     model, spec = open_model(path)
-    noise = noise_stream(seed=SEED, images=range(3), shape=spec.image_shape)
+    noise = noise_stream(seed=SEED, images=range(3), shape=spec.state_shape)
     *_, last = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=9, eta=0.5))
     wanted = to_uint8(last.x)
     settings = {"n": 3, "sampler": "ddim", "num_steps": 9, "eta": 0.5, "seed": SEED}
     np.testing.assert_array_equal(generate(path, **settings), wanted)
     np.testing.assert_array_equal(generate(str(path), **settings, batch=2), wanted)
     np.testing.assert_array_equal(generate((model, spec), **settings, provider="cpu"), wanted)
-    assert wanted.shape == (3, *spec.image_shape[1:], spec.image_shape[0])
+    assert wanted.shape == (3, *spec.state_shape[1:], spec.state_shape[0])
 
 
 def test_a_gaussian_file_lands_where_the_exact_flow_does(tmp_path):
@@ -232,7 +232,7 @@ spec = spec_from_json(Path(sys.argv[1]).read_text())
 def peak(n, out):
     tracemalloc.reset_peak()
     chosen = request_for(spec, n=n, batch=100, num_steps=1, seed=0)
-    with open_output(out, chosen.numbers, spec.image_shape, 1, {}) as output:
+    with open_output(out, chosen.numbers, spec.state_shape, 1, {}) as output:
         for numbers, state in sample(lambda x_t, _t: {"eps": x_t}, spec, chosen):
             output.add(numbers, state.row.i, to_uint8(state.x))
     return tracemalloc.get_traced_memory()[1]

@@ -173,7 +173,7 @@ def test_1000_ancestral_steps_equal_eager_torch() -> None:
     checkpoint = load_checkpoint(EXPORTED / "checkpoint.pt")
     network, spec = checkpoint.network, checkpoint.spec
     alphas = torch.tensor(spec.alphas_cumprod, dtype=torch.float64)
-    noise = noise_stream(3, range(2), spec.image_shape)
+    noise = noise_stream(3, range(2), spec.state_shape)
     x = torch.from_numpy(noise(0))
     y = () if spec.label is None else (torch.tensor([0, 1]),)  # image k is of class k
     T = spec.num_train_timesteps

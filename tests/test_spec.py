@@ -15,7 +15,7 @@ from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 SPEC = ModelSpec(
     name="tiny",
     prediction="v",
-    image_shape=(3, 8, 16),
+    state_shape=(3, 8, 16),
     alphas_cumprod=(0.9, 0.5, 0.1, 0.0),
     clip_x_0=None,
     variance="fixed_large",
@@ -46,7 +46,7 @@ def test_round_trip():
     assert again == SPEC
     assert json_from_spec(again) == text
     assert again.num_train_timesteps == 4
-    assert [type(v) for v in (again.image_shape, again.alphas_cumprod, again.requires)] == [tuple] * 3
+    assert [type(v) for v in (again.state_shape, again.alphas_cumprod, again.requires)] == [tuple] * 3
 
 
 @given(
@@ -60,7 +60,7 @@ def test_every_spec_survives(alphas, prediction, clip_x_0, eta, name):
     spec = ModelSpec(
         name=name,
         prediction=prediction,
-        image_shape=(1, 2, 3),
+        state_shape=(1, 2, 3),
         alphas_cumprod=tuple(sorted(alphas, reverse=True)),
         clip_x_0=clip_x_0,
         defaults=Defaults("ddim", len(alphas), eta),
@@ -296,7 +296,7 @@ def test_a_learned_variance_needs_a_second_output_and_says_so():
     [
         ({"clip_x_0": -1}, "clip_x_0 must be a positive number, got -1"),
         ({"alphas_cumprod": [0.9, 1.5]}, "alphas_cumprod[1] must be a number from 0 to below 1, got 1.5"),
-        ({"image_shape": [3, 8, 16.0]}, "image_shape[2] must be an integer from 1 to 67108864, got 16.0"),
+        ({"image_shape": [3, 8, 16.0]}, "state_shape[2] must be an integer from 1 to 67108864, got 16.0"),
         ({"defaults": {"sampler": "ddim", "num_steps": 4}}, "defaults must be an object with eta, got ["),
         ({"requires": ["times"], "defaults": {**values()["defaults"], "times": [3, 4]}}, "defaults.times[1] must be"),
         ({"plans": {"own": {"rows": [[4, 0.5, [1.0], [], []]]}}}, "plans.own.rows[0].t must be an integer from 0 to 3"),
@@ -306,8 +306,9 @@ def test_a_misfit_names_its_place_in_json_and_in_python(changes, message):
     expected = re.escape(f"The model's spec cannot be used: {message}")
     with pytest.raises(BadFileError, match=expected):
         read(**changes)
+    fields = {name.replace("image_shape", "state_shape"): value for name, value in changes.items()}
     with pytest.raises(BadFileError, match=expected):
-        dataclasses.replace(SPEC, **{name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()})
+        dataclasses.replace(SPEC, **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
 
 
 def test_a_newer_reader_is_asked_for_before_what_it_may_have_changed_is_read():

@@ -84,7 +84,7 @@ def test_the_commands_do_their_jobs_away_from_the_clone(installed, tmp_path):
     networks = {"PYTHONPATH": str(ROOT / "tests" / "exporting")}
     save = "import sys, torch; from networks_of_ones_own import Net; torch.save(Net().state_dict(), sys.argv[1])"
     installed("python", "-c", save, weights, **networks)
-    own = ("--network", "networks_of_ones_own:Net", "--schedule", "linear", "--image-shape", "1,28,28")
+    own = ("--network", "networks_of_ones_own:Net", "--schedule", "linear", "--shape", "1,28,28")
     installed("ddpm-adopt", weights, *own, "--timesteps", 40, "--out", model, **networks)
     installed("ddpm-check", model)
     installed("ddpm-export", model, "--format", "sampler", "--open", "all", "--out", tmp_path / "sampler.onnx")

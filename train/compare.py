@@ -43,7 +43,7 @@ def samples_of_checkpoint(path: Path, n: int, num_steps: int, report: Report) ->
     for start in range(0, n, CHUNK):
         images = range(start, min(start + CHUNK, n))
         model = model_from_weights(network, contents["ema"], spec, "cpu", images)
-        noise = noise_stream(SEED, images, spec.image_shape)
+        noise = noise_stream(SEED, images, spec.state_shape)
         *_, last = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=num_steps))
         done.append(to_uint8(last.x))
         report(images.stop, n, "sampling")

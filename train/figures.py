@@ -116,7 +116,7 @@ def draw_forward(data: Dataset, T: int) -> Figure:
 def draw_reverse(model: Model, spec: ModelSpec, report: Report) -> Figure:
     """Show two images coming out of noise by all T steps of ddpm: x_t, and the x_0 predicted from it."""
     rows = plan(spec, sampler="ddpm", num_steps=spec.num_train_timesteps)
-    noise = noise_stream(SEED, range(2), spec.image_shape)
+    noise = noise_stream(SEED, range(2), spec.state_shape)
     # after how many steps: evenly, but the last quarter, where details come, twice as dense
     total = len(rows.rows)
     shown = sorted({max(1, round(total * share)) for share in (0.001, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.96, 1.0)})
@@ -240,7 +240,7 @@ def _squared_errors(
 ) -> dict[str, list[float]]:
     """Return the mean squared error of eps, v and x_0 at each time; the noise at t is draw t + 1, as for bits."""
     x_0 = from_uint8(images)
-    noise = noise_stream(SEED, range(len(images)), spec.image_shape)
+    noise = noise_stream(SEED, range(len(images)), spec.state_shape)
     denoise = denoiser(model, spec)
     errors: dict[str, list[float]] = {"eps": [], "v": [], "x_0": []}
     chosen = list(times)
@@ -286,7 +286,7 @@ def draw(
     if unknown:
         raise UsageError(f"--only must name some of {', '.join(FIGURES)}, got {', '.join(unknown)}.")
     opened, spec = open_model(model)
-    train, test = (open_dataset(dataset, data, image_shape=spec.image_shape, train=part) for part in (True, False))
+    train, test = (open_dataset(dataset, data, image_shape=spec.state_shape, train=part) for part in (True, False))
     settings = request_for(spec, n=n, seed=SEED, batch=CHUNK)
     with phases() as report:
         drawers: dict[str, Callable[[], Figure]] = {

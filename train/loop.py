@@ -50,7 +50,7 @@ def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     return ModelSpec(
         name=config.name,
         prediction=config.prediction,
-        image_shape=config.network.image_shape,
+        state_shape=config.network.image_shape,
         alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
         variance=config.variance,
         defaults=Defaults(num_steps=min(Defaults.num_steps, config.num_train_timesteps)),

@@ -28,7 +28,7 @@ def draw_samples(
     from ddpm_export.process.pixels import to_uint8
 
     denoise = denoiser(model_from_weights(config, weights, spec, device, range(NUM_IMAGES)), spec)
-    noise = noise_stream(SEED, range(NUM_IMAGES), spec.image_shape)
+    noise = noise_stream(SEED, range(NUM_IMAGES), spec.state_shape)
     *_, last = walk(denoise, noise, plan(spec, sampler="ddim"))
     save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})
 

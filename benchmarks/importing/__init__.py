@@ -86,7 +86,7 @@ def compare(case: Case, folder: Path, *, exported: bool = True) -> Row:
     else:
         model, spec = eager_model(checkpoint), checkpoint.spec
     outputs = model(original.x_t, original.t, **original.inputs)
-    channels = spec.image_shape[0]
+    channels = spec.state_shape[0]
     expected = dict(zip(spec.outputs, (original.out[:, :channels], (original.out[:, channels:] + 1.0) / 2.0)))  # noqa: B905
     error = max(float(np.abs(outputs[name] - b).max() / np.abs(b).max()) for name, b in expected.items())
     denoise = denoiser(model, spec, **original.told_on_the_way)

@@ -35,7 +35,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         export(checkpoint, Path(folder) / "unet.onnx")
         opened = open_model(Path(folder) / "unet.onnx", threads=threads)
         parameters = sum(p.numel() for p in checkpoint.network.parameters())
-        shape = checkpoint.spec.image_shape
+        shape = checkpoint.spec.state_shape
         for batch in (int(size) for size in arguments.batches.split(",")):
 
             def ours(batch: int = batch) -> Array:

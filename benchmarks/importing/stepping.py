@@ -208,7 +208,7 @@ def spec_of(name: str, options: Options, num_steps: int, image_shape: tuple[int,
     spec = ModelSpec(
         name="stepping",
         prediction=schedule.prediction,
-        image_shape=image_shape,
+        state_shape=image_shape,
         alphas_cumprod=schedule.alphas_cumprod,
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
@@ -221,7 +221,7 @@ def spec_of(name: str, options: Options, num_steps: int, image_shape: tuple[int,
 def compare(networks: dict[bool, Network], name: str, options: Options, num_steps: int) -> Compared:
     """Run a scheduler and its plan on the same noise. networks: of whole times, False, and of fractions, True."""
     schedule, spec = spec_of(name, options, num_steps, (1, 28, 28))
-    noise = noise_stream(0, range(IMAGES), spec.image_shape)
+    noise = noise_stream(0, range(IMAGES), spec.state_shape)
     their_model, our_model = (_as_predicted(entry, spec) for entry in networks[FRACTIONAL_T in spec.requires])
     theirs = list(_walked(schedule.scheduler, schedule.inputs, their_model, noise, spec, num_steps))
     rows = plan(spec)

@@ -85,7 +85,7 @@ def _diffusers(path: Path) -> list[tuple[str, Array, Array]]:
 
     pipeline, opened = diffusers.DDPMPipeline.from_pretrained(path), _exported(path, {})
     network, config = pipeline.unet.eval().requires_grad_(False), pipeline.scheduler.config
-    noise = _noise(opened[1].image_shape, 1001)
+    noise = _noise(opened[1].state_shape, 1001)
     compared = []
     for steps in (1000, 50):
         ddpm = diffusers.DDPMScheduler.from_config(config)
@@ -113,7 +113,7 @@ def _lucidrains(path: Path) -> list[tuple[str, Array, Array]]:
     model.load_state_dict(weights)
     model = model.eval().requires_grad_(False)
     opened = _exported(path, {"image_size": 28})
-    noise = _noise(opened[1].image_shape, 1001)
+    noise = _noise(opened[1].state_shape, 1001)
     draws = torch.from_numpy(noise)
     times = tuple(range(999, -1, -1))
     x = draws[0]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     WHAT: "ddpm-adopt theirs.onnx --set x_t=sample --set t=timestep --schedule linear --out unet.onnx",
-    HOW: "ddpm-adopt weights.pt --network package.module:Class --schedule linear --image-shape 3,32,32 --steps 100",
+    HOW: "ddpm-adopt weights.pt --network package.module:Class --schedule linear --shape 3,32,32 --steps 100",
     WHERE: "ddpm-adopt theirs.onnx --set x_t=sample --set t=timestep --schedule linear --format sampler",
     SAFETY: "ddpm-adopt theirs.onnx --set x_t=sample --set t=timestep --schedule linear --debug",
     HELP: "ddpm-adopt --install-completion",
@@ -46,7 +46,9 @@ def adopt(
             "The schedule: betas such as linear,beta_end=0.01, or sigmas such as karras,sigma_min=0.002,sigma_max=80."
         ),
     ] = None,
-    image_shape: Annotated[str | None, what("C,H,W, such as 1,28,28. [default: the .onnx's]")] = None,
+    shape: Annotated[
+        str | None, what("C,H,W of pictures, such as 1,28,28, or another shape, such as 16,2. [default: the .onnx's]")
+    ] = None,
     timesteps: Annotated[int, what("T, the number of training timesteps.")] = 1000,
     prediction: Annotated[
         str | None, what("What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]")
@@ -90,10 +92,10 @@ def adopt(
         if is_onnx and value is not None:
             raise UsageError(f"{flag} does not apply to an .onnx, such as {file}.")
     if is_onnx:
-        shape, time = exporting.foreign_shape_and_time(path, options)
-        image_shape = image_shape or (None if shape is None else ",".join(map(str, shape)))
+        found, time = exporting.foreign_shape_and_time(path, options)
+        shape = shape or (None if found is None else ",".join(map(str, found)))
         prediction = prediction or ("eps" if time == "t" else "x_0")
-    spec = spec_of(file, schedule, image_shape, timesteps, prediction or "eps", clip, inputs or [])
+    spec = spec_of(file, schedule, shape, timesteps, prediction or "eps", clip, inputs or [])
     loaded: Checkpoint | ForeignNetwork
     if network is None:
         loaded = exporting.load_onnx(file, spec, options)
@@ -107,46 +109,46 @@ def adopt(
 def spec_of(
     checkpoint: str,
     schedule: str | None,
-    image_shape: str | None,
+    shape: str | None,
     timesteps: int,
     prediction: str,
     clip: str,
     inputs: list[str],
 ) -> "ModelSpec":
     """Return the spec of a network that cannot describe itself, as the options describe it."""
-    from ddpm_export.model.spec import INPUTS, Defaults, ModelSpec
+    from ddpm_export.model.spec import INPUTS, SHAPE, Defaults, ModelSpec
     from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
-    for option, value, example in (("--schedule", schedule, "linear"), ("--image-shape", image_shape, "1,28,28")):
+    for option, value, example in (("--schedule", schedule, "linear"), ("--shape", shape, "1,28,28")):
         if value is None:
             raise UsageError(f"{checkpoint} does not contain its {option[2:]}. Add {option} {example}.")
     schedule_name, *settings = str(schedule).split(",")
     parameters = options_from_settings(None, settings)
     try:
-        shape = tuple(int(size) for size in str(image_shape).split(","))
+        state_shape = tuple(int(size) for size in str(shape).split(","))
         bound = None if clip == "none" else float(clip)
     except ValueError as exc:
         raise UsageError(
-            f"--image-shape and --clip must be numbers such as 1,28,28 and 1, got {image_shape!r} and {clip!r}."
+            f"--shape and --clip must be numbers such as 1,28,28 and 1, got {shape!r} and {clip!r}."
         ) from exc
     betas = betas_from_name(schedule_name, timesteps, **parameters)
     try:
         return ModelSpec(
             name=Path(checkpoint).stem,
             prediction=prediction,
-            image_shape=shape,  # type: ignore[arg-type]  # checked there
+            state_shape=state_shape,
             alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
             clip_x_0=bound,
             defaults=Defaults(num_steps=min(Defaults.num_steps, timesteps)),
             source={"schedule": {"name": schedule_name, **parameters}},
-            inputs=tuple(input_from_text(text, shape) for text in inputs),
-            requires=(INPUTS,) if inputs else (),
+            inputs=tuple(input_from_text(text, state_shape) for text in inputs),
+            requires=(*((INPUTS,) if inputs else ()), *((SHAPE,) if len(state_shape) != 3 else ())),
         )
     except BadFileError as exc:  # the options are wrong, not a file
         raise UsageError(str(exc)) from exc
 
 
-def input_from_text(text: str, image_shape: tuple[int, ...]) -> "Input":
+def input_from_text(text: str, state_shape: tuple[int, ...]) -> "Input":
     """Return the input that a text such as y:label:cat,dog:none=2 declares; the spec checks its values."""
     from ddpm_export.model.inputs import MAX_CLASSES, Input
 
@@ -154,7 +156,7 @@ def input_from_text(text: str, image_shape: tuple[int, ...]) -> "Input":
     try:
         none = float(parts.pop().removeprefix("none=")) if parts[-1].startswith("none=") else None
         if parts[1:] == ["previous"]:
-            return Input(parts[0], "previous", image_shape, none)
+            return Input(parts[0], "previous", state_shape, none)
         name, kind, items = parts
         if kind != "label":
             return Input(name, kind, tuple(int(size) for size in items.split(",")), none)

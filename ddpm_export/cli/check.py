@@ -140,7 +140,7 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
         "name": spec.name,
         "graph": spec.graph or "denoiser",
         "prediction": spec.prediction,
-        "image_shape": list(spec.image_shape),
+        "state_shape": list(spec.state_shape),
         "num_train_timesteps": spec.num_train_timesteps,
         "alphas_cumprod": {"first": a[0], "last": a[-1]},
         "clip_x_0": spec.clip_x_0,
@@ -167,7 +167,7 @@ def _input_line(entry: "Input") -> str:
 
 def _refuse_other_spec(model: Path, spec: "ModelSpec", against: str, other: "ModelSpec") -> None:
     variance = () if spec.graph is not None else ("variance",)  # a one-call file has no variance of the checkpoint's
-    for name in ("image_shape", "prediction", "alphas_cumprod", "clip_x_0", "inputs", *variance):
+    for name in ("state_shape", "prediction", "alphas_cumprod", "clip_x_0", "inputs", *variance):
         if getattr(spec, name) != getattr(other, name):
             raise ModelRefusedError(
                 f"{model} was not made from {against}, which has another {name}. Name the checkpoint it was made from."

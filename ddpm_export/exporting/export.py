@@ -59,8 +59,8 @@ def is_foreign(path: Path) -> bool:
     return path.suffix == ".onnx" and path.is_file() and METADATA_KEY not in metadata_of(path)
 
 
-def foreign_shape_and_time(path: Path, options: Mapping[str, Any]) -> tuple[tuple[int, int, int] | None, str]:
-    """Return (C, H, W) of the state of a foreign .onnx, None where its graph does not say it, and t, sigma or c_noise.
+def foreign_shape_and_time(path: Path, options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, str]:
+    """Return the shape of the state of a foreign .onnx, None where its graph does not say it, and t, sigma or c_noise.
 
     options: as of `load_onnx`. Raises BadFileError and UsageError as that does.
     """

@@ -131,15 +131,18 @@ class ForeignNetwork:
 
 def shape_and_time(
     path: Path, inputs: Mapping[str, Place], options: Mapping[str, object]
-) -> tuple[tuple[int, int, int] | None, str]:
-    """Return (C, H, W) of the state, None where the graph leaves a size open, and which of TIMES the network is told.
+) -> tuple[tuple[int, ...] | None, str]:
+    """Return the shape of the state, None where the graph leaves a size open, and which of TIMES the network takes.
 
     options: as of `foreign_network`. Raises UsageError where they do not say which inputs those are.
     """
-    sizes = [size for size in _named(path, inputs, "x_t", options, "an input").sizes[1:] if size is not None]
+    known = _named(path, inputs, "x_t", options, "an input").sizes[1:]
+    sizes = [size for size in known if size is not None]
     time = _time_of(path, inputs, options)
-    if len(sizes) != 3:
+    if len(sizes) != len(known) or not sizes:
         return None, time
+    if len(sizes) != 3:
+        return tuple(sizes), time
     height, width, channels = sizes if options.get("layout") == "NHWC" else (*sizes[1:], sizes[0])
     return (channels, height, width), time
 

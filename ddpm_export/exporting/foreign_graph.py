@@ -64,14 +64,14 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
     ours = {name: g.input(name, dtype.type, ["batch", *shape]) for name, (dtype, shape) in spec.input_types.items()}
     x_t, t, levels = ours["x_t"], ours["t"], network.levels
 
-    def table(numbers: Array, name: str, *ones: int) -> Value:
-        return g.value(numbers.reshape(-1, *ones), np.float32, f"import/{name}").at(t)
+    def table(numbers: Array, name: str, ones: int = len(spec.state_shape)) -> Value:
+        return g.value(numbers.reshape(-1, *(1,) * ones), np.float32, f"import/{name}").at(t)
 
     given = dict(ours)
     if levels.asked is not None:
-        given["t"] = table(levels.asked, network.time)
+        given["t"] = table(levels.asked, network.time, 0)
     if levels.scale is not None:
-        given["x_t"] = x_t * table(levels.scale, "scale", 1, 1, 1)
+        given["x_t"] = x_t * table(levels.scale, "scale")
     for name, (_, shape) in spec.input_types.items():
         place = network.places[name]
         if network.is_nhwc and len(shape) == 3:
@@ -84,7 +84,7 @@ def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
     if network.is_nhwc:
         options = options.do("Transpose", perm=TO_NCHW)
     if levels.skip is not None and levels.out is not None:
-        options = x_t * table(levels.skip, "skip", 1, 1, 1) + options * table(levels.out, "out", 1, 1, 1)
+        options = x_t * table(levels.skip, "skip") + options * table(levels.out, "out")
     g.add(spec.prediction, "Identity", options.name)
     result = value(spec.prediction, onnx.TensorProto.FLOAT, ["batch", *spec.state_shape])
     graph = g.graph("denoiser", g.inputs, [result])

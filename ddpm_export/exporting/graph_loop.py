@@ -20,7 +20,7 @@ NETWORK = "network/"  # before every name of the denoiser's graph: ours cannot m
 
 
 def remembered(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return what a step needs of those before it, as the graph's inputs are called: dimensions before [n, C, H, W]."""
+    """Return what a step needs of those before it, as the graph's inputs are called: dimensions before [n, *shape]."""
     size = history_size(spec)
     previous = [entry.name for entry in spec.inputs if entry.kind == "previous"]
     return {**dict.fromkeys(previous, ()), **({"history": (size,)} if size else {})}
@@ -79,10 +79,12 @@ def _add_if(g: Builder, name: str, condition: Value, results: list[Value], run: 
     return Value(g, g.add(name, "If", condition.name, then_branch=then, else_branch=otherwise), np.float32)
 
 
-def pixels_of(x: Value) -> Value:
-    """Append the pixels of images: uint8 [n, H, W, C]."""
+def results_of(spec: ModelSpec, x: Value) -> dict[str, Value]:
+    """Append what a state is worth to a user: images, uint8 [n, H, W, C], or values, float32, by the output's name."""
+    if not spec.is_picture:
+        return {"values": x}
     levels = (x * 127.5 + 127.5).do("Clip", 0.0, 255.0)
-    return (levels + 0.5).do("Floor").cast(np.uint8).do("Transpose", perm=[0, 2, 3, 1])
+    return {"images": (levels + 0.5).do("Floor").cast(np.uint8).do("Transpose", perm=[0, 2, 3, 1])}
 
 
 def add_loop(
@@ -195,8 +197,8 @@ def _add_guided_rows(
     plain = scale.equals(0.0) | scale.equals(1.0)
     more = plain.every().where(g.value(0), count)
     c, u = _add_both(g, network, spec, x_t, t, asked, scale, count, more)
-    guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], _column(scale))[spec.prediction]
-    return _column(plain).where(c, guided)
+    guided: Value = combine([{spec.prediction: c}, {spec.prediction: u}], _column(scale, spec))[spec.prediction]
+    return _column(plain, spec).where(c, guided)
 
 
 def _add_both(
@@ -222,9 +224,9 @@ def _add_both(
     return both.part(0, count), both.part(more, END)
 
 
-def _column(values: Value) -> Value:
-    """Return a value for each image, [n], so that it meets images [n, C, H, W]."""
-    return values.do("Unsqueeze", [1, 2, 3])
+def _column(values: Value, spec: ModelSpec) -> Value:
+    """Return a value for each image, [n], so that it meets their states, [n, *shape]."""
+    return values.do("Unsqueeze", list(range(1, 1 + len(spec.state_shape))))
 
 
 def _add_network(g: Builder, network: GraphProto, output: str, inputs: Mapping[str, Value]) -> Value:

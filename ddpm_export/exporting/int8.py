@@ -80,7 +80,7 @@ def calibrated(
     asked: dict[str, Any] = example_of_inputs(spec.inputs, 0, numbers)
     given = {entry.name: asked[entry.name] for entry in spec.inputs if entry.is_given}
     rows = plan(spec, sampler="ddim", num_steps=max(1, min(spec.num_train_timesteps, count // batch)), eta=0.0)
-    for _ in walk(denoiser(watched, spec, **given), noise_stream(SEED, numbers, spec.image_shape), rows):
+    for _ in walk(denoiser(watched, spec, **given), noise_stream(SEED, numbers, spec.state_shape), rows):
         pass
     low = np.minimum(0, np.min([entry for entry, _ in seen], axis=0))
     high = np.maximum(0, np.max([entry for _, entry in seen], axis=0))

@@ -32,12 +32,12 @@ def add_noise(
     keys: str,
     images: str,
     draw: str,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     domain: int = SAMPLING,
     *,
     seeds: int | str = 1,
 ) -> str:
-    """Append a draw of the noise of some images: float32 [n, C, H, W].
+    """Append a draw of the noise of some images: float32 [n, *shape].
 
     keys: of `add_key`, of one seed, or of one for each image where seeds is "n". images: their numbers, int64 [n, 1].
     draw: int64 []. Both are taken to be in [0, 2^32).

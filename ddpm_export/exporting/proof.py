@@ -19,7 +19,7 @@ from ddpm_export.model.steps import choose, plan, plan_below
 from ddpm_export.process.equations import Array, Model, noised, numbered
 from ddpm_export.process.given import known_pixels
 from ddpm_export.process.noise import GIVEN, noise_stream
-from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.pixels import LEVELS_PER_UNIT, to_uint8
 from ddpm_export.process.rows import Plan
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opened import OneCallFile
@@ -194,7 +194,8 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
         x, images = candidate.end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))
-        share, levels, _ = _difference(images, expected)
+        both = (images, expected) if spec.is_picture else (_levels(spec, images), _levels(spec, expected))
+        share, levels, _ = _difference(*both)
         _refuse_other_pictures(where, share, levels, f"at {draw}")
         off = float(np.abs(x.astype(np.float64) - expected_x).max())
         if off >= error:
@@ -231,6 +232,8 @@ def prove_rows(
         feeds["guidance"] = np.array(scales, np.float32)
     (images,) = run(feeds)
     expected = np.concatenate([pictures_of(reference, one_plan, draw)[1] for draw in draws])
+    if not spec.is_picture:
+        images, expected = _levels(spec, images), _levels(spec, expected)
     if images.shape != expected.shape:
         raise ModelRefusedError(
             f"{where}: its images have shape {images.shape}, not {expected.shape}. Export it again."
@@ -248,18 +251,18 @@ def of_one_plan(spec: ModelSpec, plan: Plan) -> ModelSpec:
 
 
 def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:
-    """Return what a draw of the Python sampler gives over a network: x (n, C, H, W) and its pictures, uint8.
+    """Return what a draw of the Python sampler gives over a network: x (n, *shape) and its pictures, or x as float32.
 
     Raises NonFiniteError where the network gives no numbers.
     """
-    noise = noise_stream(draw.seed, draw.numbers, spec.image_shape)
+    noise = noise_stream(draw.seed, draw.numbers, spec.state_shape)
     if draw.plan is None:
         steps = choose(spec, sampler="ddim", num_steps=draw.num_steps, times=draw.times, eta=draw.eta)
     else:
         steps = choose(spec, name=draw.plan)
     rows, begin, keep = steps.plan, None, None
     if given := given_in(spec, draw):
-        of_known = noise_stream(draw.seed, draw.numbers, spec.image_shape, domain=GIVEN)
+        of_known = noise_stream(draw.seed, draw.numbers, spec.state_shape, domain=GIVEN)
         keep = known_pixels(given["image"], given["mask"], of_known)
         if draw.strength:
             rows = plan_below(spec, steps, draw.strength, ddim_eta=draw.eta)
@@ -267,7 +270,12 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
     with numbered(draw.numbers):
         denoise = denoiser(model, spec, guidance=draw.guidance or 1, **inputs_in(spec, draw))
         x = deque(walk(denoise, noise, rows, x=begin, keep=keep), maxlen=1).pop().x
-    return x, to_uint8(x)
+    return x, to_uint8(x) if spec.is_picture else x.astype(np.float32)
+
+
+def _levels(spec: ModelSpec, x: Array) -> Array:
+    """Return the levels of states: pixels, or numbers rounded as finely, without bounds."""
+    return to_uint8(x) if spec.is_picture else np.floor(np.float32(LEVELS_PER_UNIT) * x + np.float32(0.5))
 
 
 def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
@@ -286,7 +294,7 @@ def _refuse_other_pictures(where: str, equal_share: float, difference: int, at: 
 
 
 def _is_large(spec: ModelSpec) -> bool:
-    return math.prod(spec.image_shape) > MAX_VALUES_OF_SMALL
+    return math.prod(spec.state_shape) > MAX_VALUES_OF_SMALL
 
 
 def _no_class(spec: ModelSpec) -> int:
@@ -302,7 +310,7 @@ def _difference(images: Array, expected: Array) -> tuple[float, int, float]:
 
 def _input(spec: ModelSpec, times: list[int], image: int) -> tuple[Array, Array, dict[str, Array]]:
     """Return x_t (B, C, H, W), image k at the noise level of times[k], t (B,), and inputs of images from `image` on."""
-    noise = noise_stream(SEED, range(len(times)), spec.image_shape)
+    noise = noise_stream(SEED, range(len(times)), spec.state_shape)
     eps, x_0 = noise(0), np.clip(noise(1), -1.0, 1.0)  # an image's range, if not an image's content
     x_t = np.stack([noised(x_0[k], eps[k], spec.alphas_cumprod[t]) for k, t in enumerate(times)])
     named = example_of_inputs(spec.inputs, SEED, range(image, image + len(times)))
@@ -344,7 +352,7 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec) -> tuple[
     """Return the number of steps of a short trajectory, and `_difference` of what two models end it with."""
     num_steps = min(NUM_STEPS, spec.num_train_timesteps)
     numbers = range(1 if _is_large(spec) else NUM_IMAGES)
-    noise = noise_stream(SEED, numbers, spec.image_shape)
+    noise = noise_stream(SEED, numbers, spec.state_shape)
     how = {"sampler": "ddpm", "variance": "learned"} if spec.variance == "learned" else {"sampler": "ddim", "eta": 0.0}
     rows = plan(spec, num_steps=num_steps, **how)
     examples = example_of_inputs(spec.inputs, SEED, [_no_class(spec) + k for k in numbers])
@@ -352,5 +360,5 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec) -> tuple[
     images = []
     for model in (candidate, reference):
         last = deque(walk(denoiser(model, spec, **given), noise, rows), maxlen=1).pop()
-        images.append(to_uint8(last.x))
+        images.append(_levels(spec, last.x))
     return num_steps, *_difference(*images)

@@ -22,8 +22,8 @@ from ddpm_export.exporting.graph_loop import (
     add_known,
     add_loop,
     add_noise_of,
-    pixels_of,
     remembered,
+    results_of,
 )
 from ddpm_export.exporting.graph_rows import (
     Known,
@@ -43,8 +43,9 @@ from ddpm_export.model.spec import GUIDANCE, OPEN, OPENABLE, PLAN, RAW_EPS, TIME
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.equations import VARIANCE_FRACTION, Level
 from ddpm_export.process.rows import Plan
-from ddpm_export.runtimes.one_call import inputs_of, names_of, outputs_of
+from ddpm_export.runtimes.one_call import RESULTS, inputs_of, names_of, outputs_of
 
+MAX_FLOAT = float(np.finfo(np.float32).max)
 ROWS = "ddpm_export_rows"  # the key of metadata that has the inputs of a graph of rows, and what each may be
 
 
@@ -110,7 +111,7 @@ def sampler_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     n_is = "n must be 1 or more, and first + n at most 2^32"
     run = add_run(g, spec, given, given["n"], n_is)
     x = _walked(g, denoiser, run, add_first_noise(g, run))
-    return _model(g, spec, {"images": pixels_of(x), "x_0": x})
+    return _model(g, spec, {**results_of(spec, x), "x_0": x})
 
 
 def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
@@ -131,7 +132,7 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     pictured = end.equals(steps).where(after["x"], after["x_0_prev"])
     named = {"x_after": "x", "x_0": "x_0_prev", "history_after": "history"}
     results = {name: after[own] for name, own in named.items() if own in after}
-    return _model(g, spec, {**results, "images": pixels_of(pictured), "num_steps": steps})
+    return _model(g, spec, {**results, **results_of(spec, pictured), "num_steps": steps})
 
 
 def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
@@ -143,7 +144,10 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     g, given = _begun(spec)
     image, mask, strength = given["image"], given["mask"], given["strength"]
     n, n_is = image.count(), "image must have a row or more, and first + rows at most 2^32"
-    image = require("image must be -1 to 1", image, is_within(image, -1.0, 1.0).every())
+    if spec.is_picture:
+        image = require("image must be -1 to 1", image, is_within(image, -1.0, 1.0).every())
+    else:
+        image = require("image must be finite", image, is_within(image, -MAX_FLOAT, MAX_FLOAT).every())
     mask = require("mask must be one for each image", mask, mask.count().equals(n))
     mask = require("mask must be 0 to 1", mask, is_within(mask, 0.0, 1.0).every())
     run = add_run(g, spec, given, n, n_is)
@@ -155,7 +159,7 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     x = strength.equals(0.0).where(z if run.rows.start is None else z * run.rows.start, a.signal * image + a.noise * z)
     x = add_known(g, "known 0", run, x, g.value(0), a, known.some)
     picture = mask * _walked(g, denoiser, run, x) + (1.0 - mask) * image
-    return _model(g, spec, {"images": pixels_of(picture), "x_0": picture})
+    return _model(g, spec, {**results_of(spec, picture), "x_0": picture})
 
 
 def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
@@ -169,7 +173,7 @@ def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
     }
     for entry in spec.inputs:
         if entry.is_given:
-            if entry.name in (*inputs, "guidance", "images"):
+            if entry.name in (*inputs, "guidance", *RESULTS):
                 raise ModelRefusedError(
                     f"Input {entry.name!r} has the name of an input or output of every graph of rows. Rename it."
                 )
@@ -211,7 +215,7 @@ def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> Mod
     asked = {entry.name: given[entry.name] for entry in spec.inputs if entry.is_given}
     run = Run(inner, rows, keys, given["image"].do("Unsqueeze", [1]).name, asked, by_row=True)
     run = run._replace(rows=rows._replace(steps=g.value(len(plan.rows))))
-    model = _model(g, inner, {"images": pixels_of(_walked(g, denoiser, run, add_first_noise(g, run)))})
+    model = _model(g, inner, results_of(inner, _walked(g, denoiser, run, add_first_noise(g, run))))
     del model.metadata_props[:]  # no reader of ours takes it for a sampler
     helper.set_model_props(model, {ROWS: json.dumps(taken)})
     return model

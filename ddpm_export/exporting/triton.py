@@ -14,7 +14,7 @@ from ddpm_export.system.files import replacing
 
 MAX_BATCH = 16
 DELAY_US = 2000  # that a request waits for others: less than a step of one picture
-KINDS = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
+KINDS = {"int64": "TYPE_INT64", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
 def model_path(spec: ModelSpec, repository: Path) -> Path:
@@ -55,7 +55,8 @@ def write_triton(original: Original, path: Path) -> PictureProof:
 
 def _config(spec: ModelSpec) -> str:
     """Return a model's config.pbtxt: one number a row is dims [1] to Triton, and reshaped to none for the graph."""
-    channels, height, width = spec.picture_shape
+    dims = list(_result_shape(spec))
+    kind = KINDS["uint8" if spec.is_picture else "float32"]
     blocks = ",\n".join(
         f'  {{ name: "{name}" data_type: {KINDS[entry["dtype"]]} {_dims(entry["shape"])} }}'
         for name, entry in rows_inputs(spec).items()
@@ -68,10 +69,18 @@ input [
 {blocks}
 ]
 output [
-  {{ name: "images" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }}
+  {{ name: "{_result_name(spec)}" data_type: {kind} {_dims(dims)} }}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {DELAY_US} }}
 """
+
+
+def _result_name(spec: ModelSpec) -> str:
+    return "images" if spec.is_picture else "values"
+
+
+def _result_shape(spec: ModelSpec) -> tuple[int, ...]:
+    return (*spec.state_shape[1:], spec.state_shape[0]) if spec.is_picture else spec.state_shape
 
 
 def _dims(shape: list[int]) -> str:
@@ -84,7 +93,7 @@ def _readme(spec: ModelSpec, steps: Steps) -> str:
     for name, entry in rows_inputs(spec).items():
         values = f"{entry['min']} to {entry['max']}" if "min" in entry else "any"
         rows.append(f"| `{name}` | {entry['dtype']} | {entry['shape'] or [1]} | {values} |")
-    channels, height, width = spec.picture_shape
+    kind = "uint8" if spec.is_picture else "float32"
     label = spec.label
     named = enumerate(label.name_of(value) for value in range(label.num_labels)) if label is not None else ()
     classes = ", ".join(f"{value} {name}" for value, name in named)
@@ -99,7 +108,7 @@ def _readme(spec: ModelSpec, steps: Steps) -> str:
             "|---|---|---|---|",
             *rows,
             "",
-            f"`images` is uint8, [{height}, {width}, {channels}] a row: the picture that `ddpm-run --seed SEED --first "
+            f"`{_result_name(spec)}` is {kind}, {list(_result_shape(spec))} a row: what `ddpm-run --seed SEED --first "
             "IMAGE --n 1` makes, within one level, whatever else is in the batch."
             + (f" The values of `{label.name}` are {classes}." if label is not None else ""),
             "",

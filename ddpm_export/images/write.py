@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import EnvironmentProblem, UsageError
+from ddpm_export.images.draw import drawing
 from ddpm_export.process.pixels import Pixels
 from ddpm_export.system.files import replacing
 
@@ -77,7 +78,10 @@ def save_images(
     columns: int | None = None,
 ) -> None:
     """Write images (N, H, W, C), C 1 or 3, as one PNG: their `grid`, with `text` as JSON in its `ddpm_export` chunk."""
-    content = png_bytes(grid(images, names, columns), text)
+    _write(path, png_bytes(grid(images, names, columns), text))
+
+
+def _write(path: str | Path, content: bytes) -> None:
     with replacing(path) as beside:
         beside.write_bytes(content)
 
@@ -118,15 +122,19 @@ class Output:
 def open_output(
     path: str | Path,
     numbers: range,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     num_steps: int,
     text: dict[str, Any],
     labels: Sequence[str] = (),
     *,
+    is_picture: bool = True,
     in_rows: bool = False,
     in_line: bool = False,
 ) -> Iterator[Output]:
     """Yield the output for a path: .png (grid), .gif or .webp (the denoising), .npy, or a folder (no ending).
+
+    Numbers that are no pictures, float32 (B, *image_shape), are written as they are to .npy and to a folder's .npy, and
+    drawn elsewhere.
 
     labels: image k has the (k mod K)-th; each picture of a folder records its own. in_rows: a grid has a row for each
     label. in_line: the images lead from one to another: a grid is one row, an animation goes along it and back.
@@ -140,10 +148,12 @@ def open_output(
     suffix = "" if os.path.isdir(path) else path.suffix.lower()
     if suffix not in makers:
         raise UsageError(f"`out` must end in .png, .gif, .webp or .npy, or name a folder, got {path.name!r}.")
-    if suffix != ".npy" and image_shape[0] not in (1, 3):
+    if is_picture and suffix != ".npy" and image_shape[0] not in (1, 3):
         raise UsageError(f"`out` must end in .npy for images of {image_shape[0]} channels, got {path.name!r}.")
     _check_writable(path if suffix == "" else path.parent)
-    with makers[suffix](path, _Content(numbers, image_shape, num_steps, text, labels, in_rows, in_line)) as output:
+    with makers[suffix](
+        path, _Content(numbers, image_shape, num_steps, text, labels, is_picture, in_rows, in_line)
+    ) as output:
         yield output
 
 
@@ -151,20 +161,23 @@ class _Content(NamedTuple):
     """The arguments of `open_output`."""
 
     numbers: range
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_steps: int
     text: dict[str, Any]
     labels: Sequence[str]
+    is_picture: bool
     in_rows: bool
     in_line: bool
 
-    def grid_of(self, batches: Sequence[Pixels]) -> tuple[Pixels, Sequence[str], int | None]:
-        """Return all images in the order of a grid, the names of its rows, and how many columns it has."""
+    def page(self, batches: Sequence[NDArray[Any]]) -> Pixels:
+        """Return one picture of all: a grid, in the order of its rows' labels, or a drawing of numbers."""
         images = np.concatenate(batches)
+        if not self.is_picture:
+            return drawing(images)
         if not self.in_rows:
-            return images, (), len(images) if self.in_line else None
+            return grid(images, (), len(images) if self.in_line else None)
         order = np.argsort([number % len(self.labels) for number in self.numbers], kind="stable")
-        return images[order], self.labels, None
+        return grid(images[order], self.labels)
 
 
 def _check_writable(folder: Path) -> None:
@@ -180,9 +193,8 @@ def _check_writable(folder: Path) -> None:
 def _grid_output(path: Path, content: _Content) -> Iterator[Output]:
     batches: list[Pixels] = []
     yield Output({content.num_steps}, lambda _numbers, _step, pixels: batches.append(pixels))
-    images, names, columns = content.grid_of(batches)
     text = {"first": content.numbers.start, "n": len(content.numbers), **content.text}
-    save_images(path, images, text, names, columns)
+    _write(path, png_bytes(content.page(batches), text))
 
 
 @contextmanager
@@ -191,6 +203,9 @@ def _folder_output(path: Path, content: _Content) -> Iterator[Output]:
 
     def add(batch: range, _step: int, pixels: Pixels) -> None:
         for number, image in zip(batch, pixels, strict=True):
+            if not content.is_picture:
+                save_array(path / f"{number:06d}.npy", image)
+                continue
             own = {"label": labels[number % len(labels)]} if labels else {}
             save_images(path / f"{number:06d}.png", image[None], {"image": number, **content.text, **own})
 
@@ -199,9 +214,11 @@ def _folder_output(path: Path, content: _Content) -> Iterator[Output]:
 
 @contextmanager
 def _npy_output(path: Path, content: _Content) -> Iterator[Output]:
-    channels, height, width = content.image_shape
+    shape, kind = (*content.image_shape[1:], content.image_shape[0]), "|u1"
+    if not content.is_picture:
+        shape, kind = content.image_shape, "<f4"
     with replacing(path) as beside, beside.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(content.numbers), height, width, channels)}
+        header = {"descr": kind, "fortran_order": False, "shape": (len(content.numbers), *shape)}
         np.lib.format.write_array_header_1_0(file, header)
 
         def add(_numbers: range, _step: int, pixels: Pixels) -> None:
@@ -217,12 +234,12 @@ def _animation_output(path: Path, content: _Content) -> Iterator[Output]:
     if content.in_line:
         shown = {content.num_steps}
     yield Output(shown, lambda _numbers, step, pixels: frames.setdefault(step, []).append(pixels))
-    if content.in_line:
+    if content.in_line and content.is_picture:
         line = [_image(image) for image in np.concatenate(frames[content.num_steps])]
         pages = line + line[-2:0:-1]
         durations = [LINE_MS] * len(pages)
     else:
-        pages = [_image(grid(*content.grid_of(frames[step]))) for step in sorted(frames)]
+        pages = [_image(content.page(frames[step])) for step in sorted(frames)]
         durations = [FRAME_MS] * (len(pages) - 1) + [LAST_FRAME_MS]
     with replacing(path) as beside:
         pages[0].save(beside, save_all=True, append_images=pages[1:], duration=durations, loop=0, lossless=True)

@@ -85,7 +85,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     spec = spec_of(
         found,
         prediction=schedule.prediction,
-        image_shape=(channels, *_height_and_width(sample_size, "sample_size" in ours)),
+        state_shape=(channels, *_height_and_width(sample_size, "sample_size" in ours)),
         alphas_cumprod=schedule.alphas_cumprod,
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
@@ -225,7 +225,7 @@ def _height_and_width(sample_size: Any, is_option: bool) -> tuple[int, int]:
 
 def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Mapping[str, Any]) -> nn.Module:
     """Build the network on no device, try it there on the image's shape, and only then give it its weights."""
-    channels, height, width = spec.image_shape
+    channels, height, width = spec.state_shape
     try:
         with warnings.catch_warnings(), torch.no_grad(), torch.device("meta"):
             warnings.simplefilter("ignore")  # the package's, of its own code: not for the user

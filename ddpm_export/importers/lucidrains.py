@@ -83,7 +83,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     config = _config(parts.unet, parts.where)
     _check_derived(config, chosen)
     fields, objective = fields_of_spec(parts, config, chosen, OPTIONS)
-    inputs = (Input("x_0_prev", "previous", fields["image_shape"]),) if config["self_condition"] else ()
+    inputs = (Input("x_0_prev", "previous", fields["state_shape"]),) if config["self_condition"] else ()
     theta = chosen["sinusoidal_pos_emb_theta"]
     unet = unet_from_parts(lambda: _package().Unet(**config, sinusoidal_pos_emb_theta=theta), parts)
     network = Network(unet, config["learned_variance"])

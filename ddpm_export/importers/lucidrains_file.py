@@ -123,7 +123,7 @@ def fields_of_spec(
     alphas_cumprod = alphas_cumprod_from_options(parts.process, chosen)
     fields = {
         "prediction": "eps" if is_learned or objective is None else OBJECTIVES[objective],
-        "image_shape": (config["channels"], *_height_and_width(chosen["image_size"], len(config["dim_mults"]))),
+        "state_shape": (config["channels"], *_height_and_width(chosen["image_size"], len(config["dim_mults"]))),
         "alphas_cumprod": tuple(alphas_cumprod.tolist()),
         "clip_x_0": 1.0,
         "variance": "learned" if is_learned else "fixed_small",

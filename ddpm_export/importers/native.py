@@ -42,8 +42,8 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         label = _label(network_config.num_classes, contents.get("classes"), config.get("label_dropout"))
         requires = (*model_spec.requires, INPUTS)
         model_spec = dataclasses.replace(model_spec, inputs=(label,), requires=requires)
-    if network_config.image_shape != model_spec.image_shape:
-        raise misfit("image_shape", network_config.image_shape, f"{model_spec.image_shape}, as the spec says")
+    if network_config.image_shape != model_spec.state_shape:
+        raise misfit("image_shape", network_config.image_shape, f"{model_spec.state_shape}, as the spec says")
     if STATE_DICTS[weights] not in contents:
         raise UsageError("weights must be 'ema', got 'raw': the checkpoint has only averaged ones.", "weights")
     network = built(lambda: UNet(network_config), contents[STATE_DICTS[weights]], STATE_DICTS[weights])

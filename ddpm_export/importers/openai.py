@@ -97,7 +97,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     spec = spec_of(
         found,
         prediction="x_0" if flags["predict_xstart"] else "eps",
-        image_shape=(config.image_channels, image_size, image_size),
+        state_shape=(config.image_channels, image_size, image_size),
         alphas_cumprod=_alphas_cumprod(flags["noise_schedule"], T),
         clip_x_0=1.0 if flags["clip_denoised"] else None,
         variance="learned" if config.learn_sigma else "fixed_small" if flags["sigma_small"] else "fixed_large",

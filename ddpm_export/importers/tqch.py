@@ -109,7 +109,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     spec = spec_of(
         found,
         prediction=PREDICTIONS[stated["model_mean_type"]],
-        image_shape=image_shape,
+        state_shape=image_shape,
         alphas_cumprod=tuple(alphas_cumprod.tolist()),
         clip_x_0=None if is_mean else 1.0,  # the project goes to a predicted mean as it is
         variance=VARIANCES[stated["model_var_type"]],

@@ -51,7 +51,7 @@ class Steps:
 def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dict[str, Array]]:
     """Return x_t (B, C, H, W) at the middle of the schedule, t (B,), and examples of other inputs by name."""
     middle = spec.num_train_timesteps // 2
-    noise = noise_stream(0, range(batch), spec.image_shape)
+    noise = noise_stream(0, range(batch), spec.state_shape)
     x_0 = np.clip(noise(1), -1, 1)
     asked = example_of_inputs(spec.inputs, 0, range(batch))
     times = np.full(batch, middle, dtype=spec.t_dtype)
@@ -99,7 +99,7 @@ def _opened(path: Path, provider: str, threads: int | None, trust: bool) -> Engi
 
 
 def _shape(spec: ModelSpec) -> tuple[Any, ...]:
-    return spec.prediction, spec.image_shape, tuple(entry.name for entry in spec.inputs)
+    return spec.prediction, spec.state_shape, tuple(entry.name for entry in spec.inputs)
 
 
 def timed_steps(

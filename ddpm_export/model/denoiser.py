@@ -19,6 +19,7 @@ from ddpm_export.process.equations import (
     combine,
     refuse_non_finite,
 )
+from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.rows import Row
 
 
@@ -103,3 +104,8 @@ def denoised(outputs: dict[str, Array], spec: ModelSpec, x_t: Array, row: Row) -
 def decode(x: Array) -> Array:
     """Return the picture of a state, (B, C, H, W) in [-1, 1]: the state itself, of models that work on pixels."""
     return x
+
+
+def results_of(spec: ModelSpec, x: Array) -> Array:
+    """Return states (B, *shape) as a user gets them: pictures uint8 (B, H, W, C), or numbers float32 (B, *shape)."""
+    return to_uint8(decode(x)) if spec.is_picture else np.asarray(decode(x), dtype=np.float32)

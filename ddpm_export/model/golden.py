@@ -59,7 +59,7 @@ def golden_from_model(model: Model, spec: ModelSpec) -> dict[str, Any]:
     are labels; 16 values of each output, evenly spread. One network evaluation a case. Raises NonFiniteError where the
     model gives no numbers.
     """
-    size = math.prod(spec.image_shape) * len(spec.outputs)
+    size = math.prod(spec.state_shape) * len(spec.outputs)
     positions = np.unique(np.linspace(0, size - 1, min(size, NUM_POSITIONS)).round().astype(np.int64))
     T = spec.num_train_timesteps
     cases = []
@@ -124,7 +124,7 @@ def _evaluate(model: Model, spec: ModelSpec, seed: int, image: int, t: int) -> A
 
     The spec's inputs are those of `example_of_inputs`. Several outputs follow one another in the spec's order.
     """
-    x_t = noise_stream(seed, [image], spec.image_shape)(0) * math.sqrt(1.0 - spec.alphas_cumprod[t])
+    x_t = noise_stream(seed, [image], spec.state_shape)(0) * math.sqrt(1.0 - spec.alphas_cumprod[t])
     outputs = model(x_t, np.array([t], dtype=spec.t_dtype), **example_of_inputs(spec.inputs, seed, [image]))
     for name in spec.outputs:
         if name not in outputs or outputs[name].shape != x_t.shape:
@@ -174,7 +174,7 @@ def _case_form(spec: ModelSpec) -> Form:
         "seed": integer(0, 2**63 - 1),
         "image": integer(0, 2**32 - 1),
         "t": integer(0, spec.num_train_timesteps - 1),
-        "positions": places_form(math.prod(spec.image_shape) * len(spec.outputs)),
+        "positions": places_form(math.prod(spec.state_shape) * len(spec.outputs)),
         "values": array(FINITE),
         "mean": FINITE,
         "norm": FINITE,

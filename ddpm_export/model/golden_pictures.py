@@ -22,6 +22,7 @@ LEVELS = 1.0  # promised of a pixel: other kernels sum in another order, and a l
 # promised of the mean over all pixels, of which a few per mille may be off by one: a wrong weight that happens to leave
 # the chosen pixels as they are moves it
 MEAN_LEVELS = 0.1
+VALUES = 1e-3  # promised of numbers that are no pixels, of the largest that counts
 NUM_POSITIONS = 64
 MAX_PLANS = 3  # how many have a case of their own, the shortest
 MANY_STEPS = 100  # from which on fixed ones are proven by few images
@@ -86,7 +87,10 @@ CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  
 
 @dataclass(frozen=True)
 class PictureResult:
-    """The result of one case; error is the largest difference in levels, or ten times that of the means."""
+    """The result of one case; error is the largest difference in levels, or ten times that of the means.
+
+    Of numbers that are no pixels it is the largest difference, or ten times that of the means, over the largest number.
+    """
 
     draw: Draw
     error: float
@@ -135,7 +139,7 @@ def inputs_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
 
 
 def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
-    """Return the pictures of an edit in a draw: image and mask (n, C, H, W), and strength; nothing for other files.
+    """Return the pictures of an edit in a draw: image and mask (n, *shape), and strength; nothing for other files.
 
     With K inputs of the network, the k-th image is its draw K of the domain of examples, clipped to [-1, 1], and its
     mask draw K + 1 plus 0.5, clipped to [0, 1].
@@ -165,13 +169,22 @@ def golden_from_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> 
             continue
         levels = pictures(draw).reshape(-1)
         positions = np.unique(np.linspace(0, levels.size - 1, min(levels.size, NUM_POSITIONS)).round().astype(np.int64))
-        values = {"positions": positions.tolist(), "levels": levels[positions].tolist(), "mean": float(levels.mean())}
+        mean = float(levels.astype(np.float64).mean())
+        values = {"positions": positions.tolist(), _kind(spec): levels[positions].tolist(), "mean": mean}
         options = {name: value for name, value in vars(draw).items() if value is not None}
         lists = {"times": list(draw.times)} if draw.times else {}
         guided = {"guidance": json_from_guidance(draw.guidance)} if draw.guidance else {}
         case = {**options, **lists, **guided, **values}
         cases.append({name: value for name, value in case.items() if name not in fixed_names(spec)})
-    return {"cases": cases, "tolerance": {"levels": LEVELS}} if cases else None
+    return {"cases": cases, "tolerance": {_kind(spec): _promise(spec)}} if cases else None
+
+
+def _kind(spec: ModelSpec) -> str:
+    return "levels" if spec.is_picture else "values"
+
+
+def _promise(spec: ModelSpec) -> float:
+    return LEVELS if spec.is_picture else VALUES
 
 
 def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -> list[PictureResult]:
@@ -185,15 +198,18 @@ def replay_golden_pictures(pictures: Callable[[Draw], Array], spec: ModelSpec) -
         pictures(draw.settled(spec))
         return []
     # a file may promise more than this version does, never less: a broken file could vouch for itself
-    promise = record({"tolerance": record({"levels": number(0, LEVELS)})})
+    kind = _kind(spec)
+    promise = record({"tolerance": record({kind: number(0, _promise(spec))})})
     with golden_vectors():
-        tolerance = float(promise(spec.golden, "")["tolerance"]["levels"])
+        tolerance = float(promise(spec.golden, "")["tolerance"][kind])
         cases = cases_of(spec.golden, _case_form(spec))
     results = []
     for draw, case in cases:
         levels = pictures(draw).reshape(-1).astype(np.float64)
-        off = float(np.abs(levels[case["positions"]] - np.array(case["levels"])).max())
-        off_mean = abs(float(levels.mean()) - case["mean"])
+        expected = np.array(case["levels"])
+        scale = 1.0 if spec.is_picture else max(1.0, float(np.abs(expected).max()))
+        off = float(np.abs(levels[case["positions"]] - expected).max()) / scale
+        off_mean = abs(float(levels.mean()) - case["mean"]) / scale
         results.append(PictureResult(draw, max(off, off_mean * LEVELS / MEAN_LEVELS), tolerance))
     return results
 
@@ -205,7 +221,8 @@ def _case_form(spec: ModelSpec) -> Form:
     choices = {PLAN: nullable(choice(tuple(spec.plans))), TIMES: nullable(times_form(T))}
     entries = {
         **{"seed": integer(0, 2**63 - 1), "first": integer(0, 2**32 - MAX_IMAGES), "n": integer(1, MAX_IMAGES)},
-        **{"eta": number(0, 1), "levels": array(integer(0, 255)), "mean": number(0, 255)},
+        **{"eta": number(0, 1), _kind(spec): array(integer(0, 255) if spec.is_picture else number())},
+        "mean": number(0, 255) if spec.is_picture else number(),
     }
     options = {GUIDANCE: nullable(GUIDANCE_FORM) if spec.takes_guidance else absent}
     (entries if spec.graph == "edit" else options)["strength"] = number(0, 1) if spec.graph == "edit" else absent
@@ -225,12 +242,12 @@ def _case_form(spec: ModelSpec) -> Form:
             case["num_steps"] = spec.steps_of(plan, times, 0)
         steps = integer(1, T) if rows is None else integer(len(rows), len(rows))
         numbers = record({**entries, "num_steps": steps}, options)(case, place)
-        n, levels = numbers["n"], numbers.pop("levels")
+        n, levels = numbers["n"], numbers.pop(_kind(spec))
         if n * numbers["num_steps"] > MAX_EVALUATIONS:
             raise MisfitError(place, f"of at most {MAX_EVALUATIONS} evaluations", n * numbers["num_steps"])
-        positions = places_form(n * math.prod(spec.image_shape))(case.get("positions"), f"{place}.positions")
+        positions = places_form(n * math.prod(spec.state_shape))(case.get("positions"), f"{place}.positions")
         if len(levels) != len(positions):
-            raise MisfitError(f"{place}.levels", "as many levels as positions", levels)
+            raise MisfitError(f"{place}.{_kind(spec)}", "as many as positions", levels)
         values = {"positions": positions, "levels": levels, "mean": numbers.pop("mean")}
         return Draw(**numbers, times=times, plan=plan).settled(spec), values
 

@@ -179,8 +179,9 @@ def input_form(state_shape: tuple[int, ...]) -> Form:
         is_scale = (kind, shape, none) == ("vector", (1,), 1)
         require(is_scale or entry.name != OWN_GUIDANCE, "name", "of a vector of one number, whose none is 1")
         require(math.prod(shape) <= MAX_NUMBERS, "shape", f"of at most {MAX_NUMBERS} numbers")
-        dimensions = {"label": 0, "vector": 1}.get(kind, len(state_shape))
-        require(len(shape) == dimensions, "shape", f"a list of {dimensions} entries for a {kind}")
+        dimensions = {"label": 0, "vector": 1, "image": 3}.get(kind, len(state_shape))
+        fits = len(shape) == dimensions or (kind == "image" and len(state_shape) != 3 and 1 <= len(shape) <= 4)
+        require(fits, "shape", f"a list of {dimensions} entries for a {kind}")
         require(kind != "previous" or shape == state_shape, "shape", f"{list(state_shape)}, as of the state")
         if kind == "label":
             require(1 <= len(classes) <= MAX_CLASSES, "classes", f"1 to {MAX_CLASSES} names")

@@ -41,7 +41,8 @@ GRAPHS = ("sampler", "slice", "edit")  # of one-call files, docs/format.md secti
 # the entries of `requires` that this reader can honour; each changes what is made, or what the graph is fed
 FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
 OPEN = "open"  # of a one-call file: spec.open lists the choices that its graph takes
-UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, OPEN, PLAN, RAW_EPS, TIMES})
+SHAPE = "shape"  # the state has other than three dimensions, and is no picture
+UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, OPEN, PLAN, RAW_EPS, SHAPE, TIMES})
 OPENABLE = ("steps", "eta", TIMES, PLAN, GUIDANCE)  # the choices that a one-call graph may take, in its order
 MAX_JSON_BYTES = 256 * 1024
 MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
@@ -67,9 +68,10 @@ class Defaults:
 class ModelSpec:
     """Hold all that sampling needs to know of a network.
 
-    prediction: eps, x_0 or v. image_shape: (C, H, W). alphas_cumprod: T floats, strictly falling within (0, 1); the
-    last may be 0 unless the prediction is eps. clip_x_0: bound on |x_0|, or None. variance: of the ddpm sampler;
-    learned needs a network with a second output, and then requires has variance_fraction.
+    prediction: eps, x_0 or v. state_shape: (C, H, W) of pictures, else one, two or four sizes; requires then has shape.
+    alphas_cumprod: T floats, strictly falling within (0, 1); the last may be 0 unless the prediction is eps. clip_x_0:
+    bound on |x_0|, or None. variance: of the ddpm sampler; learned needs a network with a second output, and then
+    requires has variance_fraction.
     golden: outputs that verify a file where it lands. source: for people only, nothing depends on it.
     graph: None for a denoiser, else the graph around one: sampler, slice or edit. open: the choices of OPENABLE that
     this graph takes as inputs, the others fixed to the defaults; None where all are inputs. inputs: those other than
@@ -81,7 +83,7 @@ class ModelSpec:
 
     name: str
     prediction: str
-    image_shape: tuple[int, int, int]
+    state_shape: tuple[int, ...]
     alphas_cumprod: tuple[float, ...]
     clip_x_0: float | None = 1.0
     variance: str = "fixed_small"
@@ -124,14 +126,17 @@ class ModelSpec:
         return self.defaults.num_steps if rows is None else len(rows)
 
     @property
-    def state_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of what is sampled."""
-        return self.image_shape
+    def is_picture(self) -> bool:
+        """Return whether what is made are pictures, uint8, or else numbers, float32."""
+        return SHAPE not in self.requires
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of what `decode` makes of a state; that of the state for pixel models."""
-        return self.image_shape
+        """Return (C, H, W) of the pictures; raises UsageError where there are none."""
+        if not self.is_picture:
+            raise UsageError(f"This needs a model of pictures, got one of numbers of shape {self.state_shape}.")
+        channels, height, width = self.state_shape
+        return channels, height, width
 
     @property
     def t_dtype(self) -> str:
@@ -196,6 +201,8 @@ class ModelSpec:
     def _rules(self) -> Iterator[tuple[bool, str, str, Any]]:
         """Yield the rules between entries: whether one holds, the place it is about, what that must be, the value."""
         requires, defaults, names = self.requires, self.defaults, [item.name for item in self.inputs]
+        fits = (len(self.state_shape) == 3) == self.is_picture
+        yield fits, "state_shape", "of three sizes, or another number where requires has shape", self.state_shape
         is_learned = VARIANCE_FRACTION in requires
         yield is_learned or self.variance != "learned", "variance", "fixed without variance_fraction", self.variance
         above_0 = self.prediction != "eps" or self.alphas_cumprod[-1] > 0
@@ -245,7 +252,7 @@ PLAIN: dict[str, Form] = {  # the entries whose form depends on no other entry
     "name": text(200),
     "prediction": choice(PREDICTIONS),
     "variance": choice(VARIANCES),
-    "image_shape": tuple_of(integer(1, MAX_PIXELS), 3, 3, FEW_PIXELS),
+    "state_shape": tuple_of(integer(1, MAX_PIXELS), 1, 4, FEW_PIXELS),
     "value_range": chain(
         tuple_of(number(), 2, 2, rule(lambda ends: ends == (-1, 1), "[-1, 1]")), lambda *_: (-1.0, 1.0)
     ),

@@ -1,19 +1,24 @@
 """The JSON of a spec, as files carry it; docs/format.md section 1. Opens no file."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from ddpm_export.errors import BadFileError
 from ddpm_export.model.codec import MisfitError, anything, bad_file, parse_json, record
 from ddpm_export.model.guidance import json_from_guidance
 from ddpm_export.model.inputs import json_from_input
 from ddpm_export.model.plans import json_from_plan
-from ddpm_export.model.spec import MAX_JSON_BYTES, REQUIRES, ModelSpec, metadata_from, refuse_newer, too_new
+from ddpm_export.model.spec import MAX_JSON_BYTES, REQUIRES, SHAPE, ModelSpec, metadata_from, refuse_newer, too_new
 
 FORMAT = "ddpm-export/1"
 FAMILY, MAJOR = FORMAT.split("/")
 OPTIONAL = ("golden", "source", "graph", "inputs", "plans", "open")
-REQUIRED = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in OPTIONAL)
-ENTRIES = record(dict.fromkeys(REQUIRED, anything), dict.fromkeys(OPTIONAL, anything))
+REQUIRED = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in (*OPTIONAL, "state_shape"))
+
+
+def _shape_name(requires: Sequence[str]) -> str:
+    """Return the name of the state's shape in JSON: that of the first files, where the state has three dimensions."""
+    return "state_shape" if SHAPE in requires else "image_shape"
 
 
 def json_from_spec(spec: ModelSpec) -> str:
@@ -22,6 +27,7 @@ def json_from_spec(spec: ModelSpec) -> str:
     Raises UsageError where it would be more than a reader takes: plans and classes have no other limit.
     """
     values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+    values[_shape_name(spec.requires)] = values.pop("state_shape")
     values["inputs"] = [json_from_input(entry) for entry in spec.inputs]
     values["plans"] = {name: json_from_plan(plan) for name, plan in spec.plans.items()}
     values["defaults"] = {name: value for name, value in vars(spec.defaults).items() if value is not None}
@@ -48,5 +54,8 @@ def spec_from_json(text: str) -> ModelSpec:
             raise MisfitError("format", repr(FORMAT), version)
         if version.split("/")[1].split(".")[0] != MAJOR:
             raise too_new("the format", version, FORMAT)
-        refuse_newer(record({"requires": REQUIRES})(values, "")["requires"])  # before what it may have changed is read
-        return ModelSpec(**ENTRIES(values, ""))
+        requires = record({"requires": REQUIRES})(values, "")["requires"]
+        refuse_newer(requires)  # before what it may have changed is read
+        shape = _shape_name(requires)
+        entries = record(dict.fromkeys((*REQUIRED, shape), anything), dict.fromkeys(OPTIONAL, anything))(values, "")
+        return ModelSpec(state_shape=entries.pop(shape), **entries)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+LEVELS_PER_UNIT = 127.5
 
 
 def to_uint8(x_0: NDArray[Any]) -> Pixels:

@@ -21,7 +21,8 @@ Run = Callable[[list[str], dict[str, Array]], list[Array]]  # (names of outputs,
 NOT_FINITE = "the network gave NaN or infinity"  # the name of the node that fails then, as the exporter writes it
 TAKEN = ("seed", "first", "n", "steps", "eta", "times", "plan", "guidance_interval", "x", "begin", "end", "history")
 GIVEN = ("image", "mask", "strength")  # what an edit is given besides
-OWN_NAMES = frozenset((*TAKEN, "images", "x_0", "x_after", "history_after", "num_steps"))
+RESULTS = ("images", "values")  # what a user wants: one of them, by what the model makes
+OWN_NAMES = frozenset((*TAKEN, *RESULTS, "x_0", "x_after", "history_after", "num_steps"))
 Signature = dict[str, tuple[str, list[int | str]]]  # dtype and shape by name; a text is a size that a call decides
 NUMBER: tuple[str, list[int | str]] = ("int64", [])
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -49,7 +50,7 @@ def inputs_of(spec: ModelSpec) -> Signature:
         inputs["guidance_interval"] = ("float32", [2])
     before, size = images, history_size(spec)
     if OPEN in spec.requires:  # at step 0 an app need not know what it has no use for
-        before = ["n", "c", "h", "w"]
+        before = ["n", *("chw" if spec.is_picture else (f"size_{k}" for k in range(len(spec.state_shape))))]
     if spec.graph == "slice":
         inputs |= {"x": ("float32", before), "begin": NUMBER, "end": NUMBER}
         if size:
@@ -65,14 +66,16 @@ def inputs_of(spec: ModelSpec) -> Signature:
 def outputs_of(spec: ModelSpec) -> Signature:
     """Return the outputs of the graph that a one-call file's spec describes, in their order."""
     images: list[int | str] = ["n", *spec.state_shape]
-    channels, height, width = spec.picture_shape
     x_0: Signature = {"x_0": ("float32", images)}
-    pixels: Signature = {"images": ("uint8", ["n", height, width, channels])}
+    results: Signature = {"values": ("float32", images)}
+    if spec.is_picture:
+        channels, height, width = spec.picture_shape
+        results = {"images": ("uint8", ["n", height, width, channels])}
     if spec.graph != "slice":
-        return pixels | x_0
+        return results | x_0
     history: Signature = {"history_after": ("float32", [history_size(spec), *images])} if history_size(spec) else {}
     count: Signature = {"num_steps": NUMBER} if OPEN in spec.requires else {}
-    return {"x_after": ("float32", images)} | x_0 | pixels | history | count
+    return {"x_after": ("float32", images)} | x_0 | results | history | count
 
 
 def is_fixed(name: str, spec: ModelSpec, opened: str | None = None) -> str:
@@ -93,6 +96,7 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
     """
     _check_signature(path, session, spec)
     taken, given_back = inputs_of(spec), outputs_of(spec)
+    result = next(name for name in RESULTS if name in given_back)
 
     def run(numbers: range, **given: Any) -> dict[str, Array]:
         feeds = {name: np.asarray(value, taken[name][0]) for name, value in given.items() if name in taken}
@@ -136,14 +140,14 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
         }
         if spec.graph != "slice":
             results = run(numbers, **given)
-            yield num_steps, results["x_0"], results["images"]
+            yield num_steps, results["x_0"], results[result]
             return
         x = np.zeros(shape, np.float32)  # only its shape counts: noise takes its place
         given |= {"x": x, "history": np.zeros((history_size(spec), *x.shape), np.float32)}
         for i in range(num_steps):
             results = run(numbers, **given, begin=i, end=i + 1)
             given |= {"x": results["x_after"], "x_0_prev": results["x_0"], "history": results.get("history_after")}
-            yield i + 1, results["x_after"], results["images"]
+            yield i + 1, results["x_after"], results[result]
 
     return one_call
 

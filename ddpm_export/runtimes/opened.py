@@ -9,14 +9,14 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
 
 # (seed, image numbers, num_steps, eta, times=None, plan=None, guidance=None, **inputs of the spec) -> where it stops to
-# show it: the number of the row, from 1, the state x after it (B, C, H, W) and its pictures, uint8 (B, H, W, C); the
-# last is the end
+# show it: the number of the row, from 1, the state x after it (B, *shape) and what it is worth, pictures uint8
+# (B, H, W, C) or values float32; the last is the end
 OneCall = Callable[..., Iterator[tuple[int, Array, Array]]]
 
 
 @dataclass(frozen=True)
 class DenoiserFile:
-    """Hold the network of a file: model(x_t (B, C, H, W) float32, t (B,) int64, **inputs) gives outputs by name."""
+    """Hold the network of a file: model(x_t (B, *shape) float32, t (B,) int64, **inputs) gives outputs by name."""
 
     model: Model
     spec: ModelSpec
@@ -30,6 +30,6 @@ class OneCallFile:
     spec: ModelSpec
 
     def end(self, *settings: Any, **inputs: Any) -> tuple[Array, Array]:
-        """Return where a run ends, x (B, C, H, W) and pictures uint8 (B, H, W, C); arguments as of `run`."""
+        """Return where a run ends, x (B, *shape) and its pictures or values; arguments as of `run`."""
         _, x, images = deque(self.run(*settings, **inputs), maxlen=1).pop()
         return x, images

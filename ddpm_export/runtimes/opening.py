@@ -17,7 +17,7 @@ MAX_THREADS = 1024  # a million keep ONNX Runtime busy for minutes before it die
 def open_model(
     path: str | Path, provider: str = "cpu", *, threads: int | None = None, trust: bool = False
 ) -> tuple[Model, ModelSpec]:
-    """Open an exported file: (model, spec), where model(x_t (B, C, H, W) float32, t (B,) int64) gives outputs by name.
+    """Open an exported file: (model, spec), where model(x_t (B, *shape) float32, t (B,) int64) gives outputs by name.
 
     provider: a name of PROVIDERS; every node that computes runs there, or the file is refused. threads: of one
     evaluation, None for one a core. trust: allow TorchScript (.ts) and torch.export (.pt2) files, which can run code.

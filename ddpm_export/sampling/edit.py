@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export.errors import UsageError
-from ddpm_export.model.denoiser import decode
+from ddpm_export.model.denoiser import results_of
 from ddpm_export.model.steps import times_of
 from ddpm_export.process.equations import Array
 from ddpm_export.process.given import inversion
-from ddpm_export.process.pixels import Pixels, to_uint8
+from ddpm_export.process.pixels import LEVELS_PER_UNIT
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.sampling.generate import images_of, opened_file, sample
 from ddpm_export.sampling.given import Given, beyond_graph, label_of_pictures, states_from_images
@@ -27,13 +27,13 @@ class Inverted(NamedTuple):
 
 
 def edit(
-    model: Any, images: Pixels | None = None, *, provider: str = "cpu", threads: int | None = None, **asked: Any
-) -> Pixels:
-    """Return images made from pictures, seeds or noise, uint8 (n, H, W, C).
+    model: Any, images: Array | None = None, *, provider: str = "cpu", threads: int | None = None, **asked: Any
+) -> Array:
+    """Return images made from pictures, seeds or noise, as `generate` does.
 
-    model: as in `generate`, a denoiser or a one-call edit. images: uint8 (m, H, W, C). asked: mask, strength, seeds and
-    other arguments of `request_for`. Costs one network evaluation a row of the plan and batch. Raises what
-    `request_for` and `sample` raise, and UsageError where there is nothing to edit.
+    model: as in `generate`, a denoiser or a one-call edit. images: uint8 (m, H, W, C), or numbers (m, *shape).
+    asked: mask, strength, seeds and other arguments of `request_for`. Costs one network evaluation a row of the
+    plan and batch. Raises what `request_for` and `sample` raise, and UsageError where there is nothing to edit.
     """
     opened = opened_file(model, provider, threads)
     request = request_for(opened.spec, images=images, **asked)
@@ -44,7 +44,7 @@ def edit(
 
 def invert(
     model: Any,
-    images: Pixels,
+    images: Array,
     *,
     provider: str = "cpu",
     threads: int | None = None,
@@ -61,7 +61,7 @@ def invert(
     spec = opened.spec
     if isinstance(opened, OneCallFile):
         raise beyond_graph(spec)
-    known = states_from_images(images, spec.state_shape)
+    known = states_from_images(images, spec)
     label = label_of_pictures(spec, asked.get("label"), asked.get("inputs"))
     forwards = request_for(spec, **{**asked, "n": len(images), "label": label})
     if any(row.noise for row in forwards.steps.plan.rows):
@@ -78,9 +78,9 @@ def invert(
             report(done, total)
 
     x_T = _last_states(free, replace(backwards, given=Given(states=known)), count)
-    back = to_uint8(decode(_last_states(opened, replace(forwards, given=Given(states=x_T)), count)))
-    errors = back.astype(np.float64) - images
-    return Inverted(x_T, np.sqrt(np.square(errors).mean(axis=(1, 2, 3))))
+    back = results_of(spec, _last_states(opened, replace(forwards, given=Given(states=x_T)), count))
+    errors = (back.astype(np.float64) - images).reshape(len(images), -1) * (1.0 if spec.is_picture else LEVELS_PER_UNIT)
+    return Inverted(x_T, np.sqrt(np.square(errors).mean(axis=1)))
 
 
 def _last_states(opened: DenoiserFile, request: Request, count: Callable[[], None]) -> Array:

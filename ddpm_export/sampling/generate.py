@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.model.denoiser import decode, denoiser
+from ddpm_export.model.denoiser import denoiser, results_of
 from ddpm_export.model.spec import ModelSpec
-from ddpm_export.process.equations import Denoiser, Model, noised, numbered
+from ddpm_export.process.equations import Array, Denoiser, Model, noised, numbered
 from ddpm_export.process.given import known_pixels, measured
 from ddpm_export.process.noise import GIVEN, noise_stream
-from ddpm_export.process.pixels import Pixels, to_uint8
 from ddpm_export.process.rows import Row
 from ddpm_export.process.walk import State, walk
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
@@ -67,14 +66,14 @@ def _inputs_of_edit(request: Request, numbers: Sequence[int]) -> dict[str, Any]:
 
 def pictures(
     opened: DenoiserFile | OneCallFile, request: Request, wants: Callable[[int], bool]
-) -> Iterator[tuple[range, Row, Pixels | None]]:
-    """Yield (image numbers, row, pictures after it), without pictures where `wants(row.i)` is false.
+) -> Iterator[tuple[range, Row, Array | None]]:
+    """Yield (image numbers, row, `results_of` the state after it), without them where `wants(row.i)` is false.
 
     A denoiser and a slice yield after every row of every batch, other one-call files after every batch.
     """
     if isinstance(opened, DenoiserFile):
         for numbers, state in sample(opened.model, opened.spec, request):
-            yield numbers, state.row, to_uint8(decode(state.x)) if wants(state.row.i) else None
+            yield numbers, state.row, results_of(opened.spec, state.x) if wants(state.row.i) else None
         return
     steps = request.steps
     eta = steps.knobs.get("eta", 1.0)  # ddpm, whose variance is fixed_small here
@@ -83,12 +82,12 @@ def pictures(
         inputs = request.inputs_of(numbers) | _inputs_of_edit(request, numbers)
         for i, x, images in opened.run(request.seed, numbers, *choices, **inputs):
             # before the last row there is only the state; the last pictures are the graph's own
-            shown = images if i == request.num_rows else to_uint8(decode(x))
+            shown = images if i == request.num_rows else results_of(opened.spec, x)
             yield numbers, steps.plan.rows[i - 1], shown if wants(i) else None
 
 
-def images_of(opened: DenoiserFile | OneCallFile, request: Request) -> Pixels:
-    """Return the images of a request, uint8 (n, H, W, C)."""
+def images_of(opened: DenoiserFile | OneCallFile, request: Request) -> Array:
+    """Return the images of a request, uint8 (n, H, W, C), or the numbers of a model of other shapes, float32."""
     done = pictures(opened, request, lambda i: i == request.num_rows)
     return np.concatenate([images for _, _, images in done if images is not None])
 
@@ -99,8 +98,8 @@ def generate(
     provider: str = "cpu",
     threads: int | None = None,
     **asked: Any,
-) -> Pixels:
-    """Return n images as uint8 (n, H, W, C) from any exported file.
+) -> Array:
+    """Return n images as uint8 (n, H, W, C) from any exported file; float32 (n, *shape) where they are no pictures.
 
     model: a path, or the result of `open_model` or `open_file`. asked: n, seed, num_steps and the other arguments of
     `request_for`. Costs one network evaluation a row of the plan and batch, with guidance of twice the batch. Raises

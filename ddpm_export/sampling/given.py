@@ -12,7 +12,7 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array
 from ddpm_export.process.given import Measurement, crossfade, measurement_from_text, slerp
 from ddpm_export.process.noise import noise_stream
-from ddpm_export.process.pixels import Pixels, from_uint8
+from ddpm_export.process.pixels import from_uint8
 
 BETWEEN = 9  # images from one end to the other, by default
 SOURCES = ("images", "seeds", "x_T")
@@ -21,7 +21,7 @@ SOURCES = ("images", "seeds", "x_T")
 class Edit(NamedTuple):
     """What an edit was asked for, as the arguments of `request_for`."""
 
-    images: Pixels | None = None
+    images: Array | None = None
     seeds: Sequence[int] | None = None
     x_T: Array | None = None  # noqa: N815
     mask: Array | None = None
@@ -50,9 +50,10 @@ class Edit(NamedTuple):
 class Given:
     """What images are made from: arrays of m entries, of which image k takes number k // ways.
 
-    known: pictures as states (m, C, H, W), or a measurement carried back to that shape. mask: (m or 1, 1, H, W), 0
-    where a pixel is known, 1 where it is made. measurement, y: what the images share with the pictures, and its values.
-    strength: the share of the training times at which noise is added and removed again. states: (m, C, H, W), where the
+    known: pictures as states (m, *shape), or a measurement carried back to that shape. mask: (m or 1, 1, H, W), of
+    numbers (m or 1, *shape), 0 where one is known, 1 where it is made. measurement, y: what the images share with the
+    pictures, and its values.
+    strength: the share of the training times at which noise is added and removed again. states: (m, *shape), where the
     walk begins. shares_noise: whether all images have the noise of the first. text: these values, to be described.
     """
 
@@ -116,11 +117,13 @@ def given_for(spec: ModelSpec, edit: Edit, n: int | None, first: int) -> Given:
     images, seeds, measure, strength = edit.images, edit.seeds, edit.measure, edit.strength
     shape, count = spec.state_shape, BETWEEN if n is None else n
     known = y = measurement = states = None
-    mask = None if edit.mask is None else _mask(edit.mask, shape)
+    mask = None if edit.mask is None else _mask(edit.mask, spec)
     if measure is not None:
+        if measure != "mask" and not spec.is_picture:
+            raise UsageError(f"measure must be mask for a state of shape {shape}, got {measure!r}.", "measure")
         measurement = measurement_from_text(measure, shape, mask)
     if images is not None:
-        known = states_from_images(images, shape, measurement)
+        known = states_from_images(images, spec, measurement)
         if mask is not None and len(mask) not in (1, len(images)):
             raise UsageError(f"mask must hold one mask, or one for each of {len(images)} pictures, got {len(mask)}.")
         if measurement is not None:
@@ -133,7 +136,7 @@ def given_for(spec: ModelSpec, edit: Edit, n: int | None, first: int) -> Given:
         begin, end = (noise_stream(seed, [first], shape)(0)[0] for seed in seeds)
         states = slerp(begin, end, count)
     elif edit.x_T is not None:
-        states = _states(edit.x_T, shape)
+        states = _states(edit.x_T, shape, "x_T")
     is_series = edit.between or seeds is not None
     text = {
         "measure": measure,
@@ -157,12 +160,14 @@ def given_for(spec: ModelSpec, edit: Edit, n: int | None, first: int) -> Given:
     )
 
 
-def states_from_images(images: Pixels, shape: tuple[int, int, int], measurement: Measurement | None = None) -> Array:
-    """Return pictures as states (m, C, H, W) float32, or as measured values where they have that shape.
+def states_from_images(images: Array, spec: ModelSpec, measurement: Measurement | None = None) -> Array:
+    """Return pictures or numbers as states (m, *shape) float32, or as measured values where they have that shape.
 
-    Raises UsageError for pictures of another size or dtype.
+    Raises UsageError for those of another size or dtype.
     """
-    channels, height, width = shape
+    if not spec.is_picture:
+        return _states(images, spec.state_shape, "images")
+    shape = channels, height, width = spec.picture_shape
     fitting = [(height, width, channels)]
     if measurement is not None:
         smaller = measurement.of(np.zeros((1, *shape), dtype=np.float32)).shape[1:]
@@ -173,8 +178,14 @@ def states_from_images(images: Pixels, shape: tuple[int, int, int], measurement:
     return from_uint8(images).astype(np.float32)
 
 
-def _mask(mask: Array, shape: tuple[int, int, int]) -> Array:
-    """Return a mask as (m or 1, 1, H, W) float32 from 0 to 1."""
+def _mask(mask: Array, spec: ModelSpec) -> Array:
+    """Return a mask as (m or 1, 1, H, W), of numbers (m or 1, *shape), float32 from 0 to 1."""
+    shape = spec.state_shape
+    if not spec.is_picture:
+        fits = mask.dtype == np.uint8 and mask.shape[-len(shape) :] == shape and mask.ndim - len(shape) in (0, 1)
+        if not fits:
+            raise UsageError(f"mask must be uint8 {shape} or (m, *shape), got {mask.dtype} {mask.shape}.", "mask")
+        return mask.reshape(-1, *shape).astype(np.float32) / np.float32(255.0)
     if mask.dtype != np.uint8 or mask.ndim not in (2, 3) or mask.shape[-2:] != shape[1:]:
         raise UsageError(
             f"mask must be uint8 ({shape[1]}, {shape[2]}), or one for each picture, got {mask.dtype} {mask.shape}.",
@@ -183,12 +194,13 @@ def _mask(mask: Array, shape: tuple[int, int, int]) -> Array:
     return mask.reshape(-1, 1, *shape[1:]).astype(np.float32) / np.float32(255.0)
 
 
-def _states(x_T: Array, shape: tuple[int, int, int]) -> Array:
-    if x_T.ndim != 4 or x_T.shape[1:] != shape or not np.issubdtype(x_T.dtype, np.floating) or len(x_T) < 1:
-        raise UsageError(f"x_T must be float32 (m, {', '.join(map(str, shape))}), got {x_T.dtype} {x_T.shape}.", "x_T")
-    if not np.isfinite(x_T).all():
-        raise UsageError("x_T must be finite, got NaN or infinity.", "x_T")
-    return x_T.astype(np.float32)
+def _states(x: Array, shape: tuple[int, ...], name: str) -> Array:
+    x = x[None] if x.shape == shape else x
+    if x.shape[1:] != shape or not np.issubdtype(x.dtype, np.floating) or x.ndim < 1 or len(x) < 1:
+        raise UsageError(f"{name} must be float32 (m, {', '.join(map(str, shape))}), got {x.dtype} {x.shape}.", name)
+    if not np.isfinite(x).all():
+        raise UsageError(f"{name} must be finite, got NaN or infinity.", name)
+    return x.astype(np.float32)
 
 
 def digest_of(array: Array) -> str:

@@ -27,6 +27,8 @@ def given_from_files(
     another size, BadFileError for a file that cannot be read.
     """
     given: dict[str, Any] = {}
+    if not spec.is_picture:
+        return _numbers(image, mask, between, x_T)
     size = spec.state_shape[1:]
     if image is not None or between is not None:
         paths = list(between) if between is not None else _pictures_at(cast(Path, image))
@@ -42,6 +44,16 @@ def given_from_files(
     if x_T is not None:
         given["x_T"] = read_array(_existing(x_T))
     return given
+
+
+def _numbers(
+    values: Path | None, mask: Path | None, between: Sequence[Path] | None, x_T: Path | None
+) -> dict[str, Any]:
+    """Return what is given for a model of numbers, all of it .npy; a file of values has one entry or several."""
+    ends = [read_array(_existing(path)) for path in between or ()]
+    given = {"images": np.stack(ends), "between": True} if ends else {}
+    files = {"images": values, "mask": mask, "x_T": x_T}
+    return given | {name: read_array(_existing(path)) for name, path in files.items() if path is not None}
 
 
 def _pictures_at(path: Path) -> list[Path]:

@@ -14,7 +14,6 @@ from ddpm_export.model.steps import Steps, choose, plan_below, rows_below
 from ddpm_export.process.equations import Array
 from ddpm_export.process.given import with_returns
 from ddpm_export.process.noise import noise_stream
-from ddpm_export.process.pixels import Pixels
 from ddpm_export.process.solvers import FORMULAS
 from ddpm_export.runtimes.one_call import is_fixed
 from ddpm_export.sampling.given import Edit, Given, digest_of, given_for, label_of_pictures, refuse_contradictions
@@ -122,7 +121,7 @@ def request_for(
     num_steps: int | None = None,
     times: Sequence[int] | None = None,
     grid: str | None = None,
-    images: Pixels | None = None,
+    images: Array | None = None,
     mask: Array | None = None,
     measure: str | None = None,
     strength: float | None = None,
@@ -143,8 +142,9 @@ def request_for(
 
     From pictures (docs/given.md): images: uint8 (m, H, W, C), each of which gives n images (1 by default), with a mask,
     measure or strength. mask: uint8 (H, W) or (m, H, W), 255 where pixels are made, 0 where they are known, blended
-    between them. measure: average:K, grey or mask, which the images share with the pictures; these may be as small as
-    average:K makes them. strength: above 0 to 1, the share of the training times at which noise is added and removed.
+    between them; for a model of numbers images are float32 (m, *shape), and a mask has a level for each number.
+    measure: average:K, grey or mask, which the images share with the pictures; these may be as small as average:K makes
+    them. strength: above 0 to 1, the share of the training times at which noise is added and removed.
     returns, jump: how many times to go back, and how many rows (RePaint), with a mask or a measure. between: n images
     (9 by default) from the first of two pictures to the second. Instead of images, seeds: two, whose noise n images
     interpolate; or x_T: float (m, C, H, W), the noise itself, as `invert` finds it. The label of pictures is "none" by

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_export import __version__
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.images.draw import drawing
 from ddpm_export.images.read import read_image
 from ddpm_export.images.write import grid, png_bytes
 from ddpm_export.process.pixels import Pixels
@@ -49,18 +51,22 @@ class Painter:
             batches += [] if images is None else [images]
             yield None
         made = np.concatenate(batches)
-        yield _npy_bytes(made) if kind == "npy" else png_bytes(grid(made), text)
+        yield (
+            _npy_bytes(made)
+            if kind == "npy"
+            else png_bytes(grid(made) if self._opened.spec.is_picture else drawing(made), text)
+        )
 
     def _request(self, asked: dict[str, Any]) -> Request:
         spec, limits = self._opened.spec, self._limits
         how = {"n": 1, "seed": 0} | {NAMES.get(name, name): value for name, value in asked.items()}
-        if how.pop("format", "png") == "png" and spec.picture_shape[0] not in (1, 3):
+        if how.pop("format", "png") == "png" and spec.is_picture and spec.picture_shape[0] not in (1, 3):
             raise UsageError(f"format must be npy for images of {spec.picture_shape[0]} channels.")
         if not 1 <= how["n"] <= limits.max_images:
             raise UsageError(f"n must be from 1 to {limits.max_images}, got {how['n']}.")
         try:
             if "images" in how:
-                how["images"] = _picture(how["images"], spec.state_shape[0], "image")[None]
+                how["images"] = _picture(how["images"], spec.picture_shape[0], "image")[None]
             if "mask" in how:
                 how["mask"] = _picture(how["mask"], 1, "mask")[..., 0]
             request = request_for(spec, **how)
@@ -74,7 +80,7 @@ class Painter:
         return request
 
 
-def _npy_bytes(images: Pixels) -> bytes:
+def _npy_bytes(images: NDArray[Any]) -> bytes:
     content = io.BytesIO()
     np.save(content, images)
     return content.getvalue()

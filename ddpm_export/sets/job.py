@@ -61,7 +61,9 @@ class Job:
         about = self.about
         text = {name: about[name] for name in ("model", "model_sha256")} | about["settings"]
         shape = tuple(about["image_shape"])
-        return Content(self.numbers_of(shard), shape, text, about.get("classes", ()), about.get("labels", ()))
+        return Content(
+            self.numbers_of(shard), shape, text, about.get("classes", ()), about.get("labels", ()), "dtype" not in about
+        )
 
 
 def begin(
@@ -92,11 +94,16 @@ def begin(
         shards = found["shards"] if shards is None else shards
         asked = {**asked, "seed": found["settings"]["seed"] if asked.get("seed") is None else asked["seed"]}
     format = "npy" if format is None else format  # noqa: A001
-    channels = spec.picture_shape[0]
     if format not in FORMATS:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.", "format")
-    if format != "npy" and channels not in (1, 3):
-        raise UsageError(f"format must be npy for images of {channels} channels, got {format!r}.", "format")
+    if spec.is_picture and format != "npy" and spec.picture_shape[0] not in (1, 3):
+        raise UsageError(
+            f"format must be npy for images of {spec.picture_shape[0]} channels, got {format!r}.", "format"
+        )
+    if not spec.is_picture and format not in ("npy", "parquet"):
+        raise UsageError(
+            f"format must be npy or parquet for numbers of shape {spec.state_shape}, got {format!r}.", "format"
+        )
     request = request_for(spec, **asked)
     shards = -(-request.n // per_shard) if shards is None else shards
     if not 1 <= shards <= request.n:
@@ -123,9 +130,11 @@ def _about(
         "n": request.n,
         "shards": shards,
         "format": file_format,
-        "image_shape": list(spec.picture_shape),
+        "image_shape": list(spec.picture_shape if spec.is_picture else spec.state_shape),
         "machine": machine_of(model, provider),
     }
+    if not spec.is_picture:
+        about["dtype"] = "float32"
     label = request.label
     if label is not None:
         about["classes"] = [label.name_of(value) for value in range(label.num_labels)]

@@ -26,10 +26,14 @@ ABOUT = {
     "n": integer(1, MAX_NUMBER),
     "shards": integer(1, MAX_SHARDS),
     "format": choice(NAMES),
-    "image_shape": array(integer(1, 2**16), 3, 3),
+    "image_shape": array(integer(1, 2**16), 1, 4),
 }
-LABELS = {"classes": array(text(1000), 1, 2**13), "labels": array(integer(0, 2**13), 1, 2**20)}
-SET: Form = record({**ABOUT, "machine": MACHINE}, LABELS)
+OPTIONAL = {
+    "dtype": choice(("float32",)),  # of numbers that are no pictures
+    "classes": array(text(1000), 1, 2**13),
+    "labels": array(integer(0, 2**13), 1, 2**20),
+}
+SET: Form = record({**ABOUT, "machine": MACHINE}, OPTIONAL)
 RECORD: Form = record(
     {"shard": integer(0, MAX_SHARDS), "bytes": integer(0, 2**63), "digest": SHA256, "machine": MACHINE}
 )
@@ -43,7 +47,7 @@ FILE: Form = record(
     }
 )
 WHOLE: Form = record(
-    {**ABOUT, "digest": SHA256, "machines": array(MACHINE, 1, 2**12), "files": array(FILE, 1, MAX_SHARDS)}, LABELS
+    {**ABOUT, "digest": SHA256, "machines": array(MACHINE, 1, 2**12), "files": array(FILE, 1, MAX_SHARDS)}, OPTIONAL
 )
 
 

@@ -59,7 +59,7 @@ def here(tmp_path, monkeypatch):
 
 
 OWN = ("--network", "my_network:Net", "--set", "width=5")
-SPEC = ("--schedule", "linear,beta_end=0.1", "--image-shape", "1,8,8", "--timesteps", "50")
+SPEC = ("--schedule", "linear,beta_end=0.1", "--shape", "1,8,8", "--timesteps", "50")
 
 
 def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
@@ -85,7 +85,7 @@ def test_a_class_of_ones_own_is_exported_sampled_and_checked(here, command):
 def described(*options):
     """Return the spec that `ddpm-adopt weights.pt` makes of these options."""
     words = [*SPEC, *options]
-    asked = {"schedule": None, "image_shape": None, "timesteps": 1000, "prediction": "eps", "clip": "1", "inputs": []}
+    asked = {"schedule": None, "shape": None, "timesteps": 1000, "prediction": "eps", "clip": "1", "inputs": []}
     for flag, text in zip(words[::2], words[1::2], strict=True):
         name = flag.strip("-").replace("-", "_")
         asked |= {"inputs": [text]} if name == "input" else {name: type(asked[name] or "")(text)}
@@ -95,8 +95,8 @@ def described(*options):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--image-shape", "8x8"), "--image-shape"),
-        (("--image-shape", "8,8"), "image_shape"),
+        (("--shape", "8x8"), "--shape"),
+        (("--shape", "8,8,8,8,8"), "state_shape"),
         (("--prediction", "noise"), "eps, x_0, v"),
         (("--clip", "-1"), "clip_x_0"),
         (("--schedule", "square"), "schedule must be one of linear"),
@@ -111,8 +111,8 @@ def test_descriptions_of_no_network_are_usage_errors(options, expected):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((*OWN, "--image-shape", "1,8,8"), "weights.pt does not contain its schedule"),
-        ((*OWN, "--schedule", "linear"), "weights.pt does not contain its image-shape"),
+        ((*OWN, "--shape", "1,8,8"), "weights.pt does not contain its schedule"),
+        ((*OWN, "--schedule", "linear"), "weights.pt does not contain its shape"),
         ((*OWN, *SPEC, "--set", "width"), "KEY=VALUE"),
         ((*OWN, *SPEC, "--set", "width.more=3"), "KEY=VALUE"),
         ((*SPEC,), "weights.pt needs --network MODULE:CLASS"),

@@ -726,7 +726,7 @@ def assert_states_alike(found, expected, atol=1e-4):
 def test_c_reads_the_spec(library, handle, spec):
     shape, count = (ctypes.c_int64 * 3)(), ctypes.c_size_t()
     library.ddpm_spec_image_shape(handle, shape)
-    assert tuple(shape) == spec.image_shape
+    assert tuple(shape) == spec.state_shape
     assert library.ddpm_spec_prediction(handle) == b"eps"
     alphas = library.ddpm_spec_alphas_cumprod(handle, ctypes.byref(count))
     assert tuple(alphas[: count.value]) == spec.alphas_cumprod

@@ -740,7 +740,7 @@ def test_the_one_call_program_on_node(shipped_exports: Path, tmp_path: Path) -> 
     path = shipped_exports / "closed.sampler.onnx"
     done = node("one_call.js", path, 3, 7, 2, tmp_path / "images.bin")
     assert done.returncode == 0, done.stderr
-    images = np.fromfile(tmp_path / "images.bin", np.uint8).reshape(3, *SPEC.image_shape[1:], SPEC.image_shape[0])
+    images = np.fromfile(tmp_path / "images.bin", np.uint8).reshape(3, *SPEC.state_shape[1:], SPEC.state_shape[0])
     assert_same_pictures(images, generate(path, n=3, seed=7, label=2))
 
 

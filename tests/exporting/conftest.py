@@ -44,7 +44,7 @@ def spec_of(config, **fields):
     values = {
         "name": "tiny",
         "prediction": "eps",
-        "image_shape": config.image_shape,
+        "state_shape": config.image_shape,
         "alphas_cumprod": tuple(alphas_cumprod.tolist()),
         "defaults": Defaults(num_steps=10),
         "source": {"dataset": "none", "schedule": {"name": "linear"}},

@@ -267,7 +267,7 @@ def test_a_pipeline(saved):
     spec = checkpoint.spec
     expected = diffusers.DDPMScheduler(num_train_timesteps=100).alphas_cumprod
     assert torch.equal(torch.tensor(spec.alphas_cumprod, dtype=torch.float64), expected.double())
-    assert (spec.name, spec.prediction, spec.image_shape) == ("pipeline", "eps", (3, 8, 8))
+    assert (spec.name, spec.prediction, spec.state_shape) == ("pipeline", "eps", (3, 8, 8))
     assert (spec.clip_x_0, spec.variance, spec.requires) == (1.0, "fixed_small", ())
     source = {key: spec.source[key] for key in ("importer", "diffusers")}
     assert source == {"importer": "diffusers", "diffusers": diffusers.__version__}
@@ -402,8 +402,8 @@ def test_networks_that_are_refused(pipeline, entries, named):
 def test_a_size_that_the_configuration_does_not_say_is_asked_for(pipeline):
     change(pipeline / "unet" / "config.json", sample_size=None)
     assert "sample_size=32" in told_in_one_line(pipeline, UsageError)
-    assert load_checkpoint(pipeline, options={"sample_size": 16}).spec.image_shape == (3, 16, 16)
-    assert load_checkpoint(pipeline, options={"sample_size": [12, 16]}).spec.image_shape == (3, 12, 16)
+    assert load_checkpoint(pipeline, options={"sample_size": 16}).spec.state_shape == (3, 16, 16)
+    assert load_checkpoint(pipeline, options={"sample_size": [12, 16]}).spec.state_shape == (3, 12, 16)
     for wrong in ("8", [8], 0, -8, 8.0, True):
         assert "'sample_size'" in told_in_one_line(pipeline, UsageError, sample_size=wrong)
 

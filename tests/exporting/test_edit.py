@@ -53,7 +53,7 @@ def test_golden_cases_end_where_they_should_as_plans_and_as_steps(name):
         plans={"a-first": another, "own": own},
     )
     session = one_call(gaussian_file(spec, GOLDEN["mean"], GOLDEN["std"]), spec)
-    mask = np.array(case.get("mask", np.ones(24))).reshape(1, *spec.image_shape)
+    mask = np.array(case.get("mask", np.ones(24))).reshape(1, *spec.state_shape)
     expected = np.array(case["states"][-1]["x"]).reshape(PICTURES.shape)
     runs = [{"plan": 2, "steps": len(own.rows), "strength": 1.0 if "strength" in case else 0.0}]
     if case["sampler"] == "ddim" and "returns" not in case:

@@ -38,7 +38,7 @@ def test_every_format_computes_what_the_network_does(exported, name, kind):
     checkpoint, report = exported(name, kind)
     model, spec = open_model(report.path, trust=True)
     for batch in (1, 2, 7):
-        x_t = noise_stream(5, range(batch), spec.image_shape)(0)
+        x_t = noise_stream(5, range(batch), spec.state_shape)(0)
         t = np.arange(batch, dtype=np.int64) * 13
         with torch.no_grad():
             expected = checkpoint.network(torch.from_numpy(x_t), torch.from_numpy(t)).numpy()

@@ -68,7 +68,7 @@ def test_contents_that_do_not_fit_are_told_in_one_line(tmp_path, changes):
 
 
 def test_a_spec_of_another_shape_is_refused(tmp_path):
-    path = save(tmp_path / "c.pt", CONFIG, model_spec=spec_of(CONFIG, image_shape=(1, 32, 32)))
+    path = save(tmp_path / "c.pt", CONFIG, model_spec=spec_of(CONFIG, state_shape=(1, 32, 32)))
     with pytest.raises(BadFileError, match=r"image_shape does not fit"):
         load_checkpoint(path)
 

@@ -58,7 +58,7 @@ def spec_of(kinds):
     return ModelSpec(
         name="told",
         prediction="eps",
-        image_shape=SHAPE,
+        state_shape=SHAPE,
         alphas_cumprod=tuple(np.linspace(0.99, 0.05, 20).tolist()),
         defaults=Defaults(num_steps=5),
         requires=("inputs",),

@@ -349,7 +349,7 @@ def test_an_objective_that_two_losses_share_is_asked_for():
 
 @pytest.mark.parametrize(("value", "shape"), [(8, (8, 8)), ([4, 8], (4, 8)), ("6, 8", (6, 8)), ((2, 4), (2, 4))])
 def test_an_image_size_is_one_number_or_two(pair, value, shape):
-    assert load(pair[0].state_dict(), image_size=value).spec.image_shape == (1, *shape)
+    assert load(pair[0].state_dict(), image_size=value).spec.state_shape == (1, *shape)
 
 
 CANNOT_BE = {

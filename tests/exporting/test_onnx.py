@@ -24,7 +24,7 @@ def test_version_and_signature_are_those_of_the_contract(graph_of):
     assert model.ir_version == 8
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert not model.functions
-    shape = list(checkpoint.spec.image_shape)
+    shape = list(checkpoint.spec.state_shape)
 
     def signature(value):
         tensor = value.type.tensor_type

@@ -112,7 +112,7 @@ def test_what_a_conditional_network_is_told_is_in_its_spec(recorded):
     assert (spec.inputs, spec.requires) == ((Input("y", "label", classes=numbers),), ("inputs",))
     spec = load_checkpoint(recorded("guided-sr-a"), options=flags_of("guided-sr-a")).spec
     assert spec.inputs == (Input("y", "label", classes=numbers), Input("low_res", "image", (3, 16, 16)))
-    assert (spec.image_shape, spec.requires) == ((3, 64, 64), ("variance_fraction", "inputs"))
+    assert (spec.state_shape, spec.requires) == ((3, 64, 64), ("variance_fraction", "inputs"))
     flags = spec.source["flags"]
     assert (flags["large_size"], flags["small_size"], flags["class_cond"]) == (64, 16, True)
     assert "image_size" not in flags
@@ -253,7 +253,7 @@ def test_the_published_networks_have_their_flags_and_sizes(name):
         given_inputs = {
             entry.name: torch.zeros(1, *entry.shape, dtype=getattr(torch, entry.dtype)) for entry in spec.inputs
         }
-        outputs = got.network(torch.zeros(1, *spec.image_shape), torch.zeros(1, dtype=torch.int64), **given_inputs)
+        outputs = got.network(torch.zeros(1, *spec.state_shape), torch.zeros(1, dtype=torch.int64), **given_inputs)
     assert [tuple(out.shape) for out in outputs] == [(1, 3, size, size)] * 2
 
 

@@ -27,7 +27,7 @@ HERE = "tests.exporting.networks_of_ones_own"
 SPEC = ModelSpec(
     name="own",
     prediction="eps",
-    image_shape=(1, 8, 8),
+    state_shape=(1, 8, 8),
     alphas_cumprod=tuple(np.linspace(0.99, 0.05, 20).tolist()),
     defaults=Defaults(num_steps=10),
 )
@@ -52,7 +52,7 @@ def test_any_module_and_its_spec_become_a_file_and_stay_as_they_are(tmp_path, ki
     assert next(network.parameters()).dtype == torch.float64
     model, spec = open_model(report.path, trust=True)
     assert dataclasses.replace(spec, golden=None) == SPEC
-    x_t, t = noise_stream(3, range(3), SPEC.image_shape)(0), np.array([0, 7, 19])
+    x_t, t = noise_stream(3, range(3), SPEC.state_shape)(0), np.array([0, 7, 19])
     with torch.no_grad():
         expected = network.eval().float()(torch.from_numpy(x_t), torch.from_numpy(t)).numpy()
     np.testing.assert_allclose(model(x_t, t)["eps"], expected, rtol=0, atol=1e-6)
@@ -65,7 +65,7 @@ def test_a_learned_variance_goes_with_the_file_and_is_proven_too(tmp_path, kind)
     assert report.proof.error <= 1e-5
     model, spec = open_model(report.path, trust=True)
     assert all(result.passed for result in replay_golden(model, spec))
-    noise = noise_stream(1, range(2), spec.image_shape)
+    noise = noise_stream(1, range(2), spec.state_shape)
     steps = plan(spec, sampler="ddpm", num_steps=20, variance="learned")
     eager = eager_model(Checkpoint(network.eval(), LEARNED))
     finals = []

@@ -60,7 +60,7 @@ def doubled(scales=(1, 1, 2, 2), size=3, how=KEPT, **attributes):
 
 def assert_same_outputs(model, other, spec=SPEC, inputs=None):
     rng = np.random.default_rng(0)
-    x_t = rng.standard_normal((3, *spec.image_shape), np.float32)
+    x_t = rng.standard_normal((3, *spec.state_shape), np.float32)
     t = np.array([0, spec.num_train_timesteps // 2, spec.num_train_timesteps - 1], spec.t_dtype)
     item, two = (model_from_bytes(m.SerializeToString(), spec)(x_t, t, **(inputs or {})) for m in (model, other))
     for name in spec.outputs:

@@ -17,7 +17,7 @@ from ddpm_export.model.spec import Defaults, ModelSpec
 SPEC = ModelSpec(
     name="proof",
     prediction="eps",
-    image_shape=(3, 32, 32),
+    state_shape=(3, 32, 32),
     alphas_cumprod=tuple(np.linspace(0.999, 0.01, 1000).tolist()),
 )
 
@@ -41,7 +41,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 SMALL = dataclasses.replace(
-    SPEC, image_shape=(1, 8, 8), alphas_cumprod=SPEC.alphas_cumprod[::50], defaults=Defaults(num_steps=5)
+    SPEC, state_shape=(1, 8, 8), alphas_cumprod=SPEC.alphas_cumprod[::50], defaults=Defaults(num_steps=5)
 )
 
 
@@ -111,7 +111,7 @@ def test_float16_rounds_by_one_rule_from_a_checkpoint_and_from_its_file(tmp_path
         def forward(self, x_t, t):
             return torch.tanh(x_t * self.weight + self.table + self.small) + t[:, None, None, None] / 50
 
-    spec = dataclasses.replace(SMALL, image_shape=(1, 40, 40))
+    spec = dataclasses.replace(SMALL, state_shape=(1, 40, 40))
     export(Table(), spec, tmp_path / "m.onnx")
     of_checkpoint = export(Table(), spec, tmp_path / "a.onnx", format=form, storage="float16")
     of_file = export(tmp_path / "m.onnx", tmp_path / "b.onnx", format=form, storage="float16")

@@ -12,10 +12,10 @@ from ddpm_export.model.spec import ModelSpec
 SMALL = ModelSpec(
     name="large",
     prediction="eps",
-    image_shape=(3, 64, 64),
+    state_shape=(3, 64, 64),
     alphas_cumprod=tuple(np.linspace(0.999, 0.01, 1000).tolist()),
 )
-LARGE = dataclasses.replace(SMALL, image_shape=(3, 64, 65))
+LARGE = dataclasses.replace(SMALL, state_shape=(3, 64, 65))
 
 
 class Counted:
@@ -47,8 +47,8 @@ def test_large_images_take_an_eighth_of_the_evaluations():
         assert candidate.times == reference.times
         assert set(proof.times) <= set(candidate.times)
         assert {0, 999} <= set(proof.times)
-        counts[spec.image_shape] = len(candidate.times), len(proof.times)
-    assert counts == {SMALL.image_shape: (172, 12), LARGE.image_shape: (21, 8)}
+        counts[spec.state_shape] = len(candidate.times), len(proof.times)
+    assert counts == {SMALL.state_shape: (172, 12), LARGE.state_shape: (21, 8)}
 
 
 @pytest.mark.parametrize("way", ["first time for all", "first image for all", "last time"])

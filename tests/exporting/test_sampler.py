@@ -76,7 +76,7 @@ def run_slice(session, **values):
 def states_of(path, seed, first, n, steps, eta, times=None):
     """The states of the Python sampler over a denoiser's file."""
     model, spec = open_model(path)
-    noise = noise_stream(seed, range(first, first + n), spec.image_shape)
+    noise = noise_stream(seed, range(first, first + n), spec.state_shape)
     return list(walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=steps, eta=eta, times=times)))
 
 

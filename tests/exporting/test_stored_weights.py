@@ -99,7 +99,7 @@ def test_the_report_tells_what_rounding_costs(source, tmp_path):
     models = [open_model(path) for path in (report.path, source)]
     ends = []
     for model, spec in models:
-        noise = noise_stream(0, range(4), spec.image_shape)
+        noise = noise_stream(0, range(4), spec.state_shape)
         *_, state = walk(denoiser(model, spec), noise, plan(spec, sampler="ddim", num_steps=cost["num_steps"]))
         ends.append(to_uint8(state.x).astype(int))
     difference = np.abs(ends[0] - ends[1])

@@ -157,7 +157,7 @@ def test_a_chain_from_exact_means_is_the_chain_of_the_means_themselves(schedule)
     a_prev = np.append(1.0, a[:-1])
     factor = np.sqrt(1.0 - betas) * (a_prev * s**2 + 1.0 - a_prev) / (a * s**2 + 1.0 - a)  # mean = factor[t] x_t
     imported.network.network = Scaled(factor)
-    noise = noise_stream(3, range(4), imported.spec.image_shape)
+    noise = noise_stream(3, range(4), imported.spec.state_shape)
     checkpoint = Checkpoint(imported.network, imported.spec)
     rows = plan(imported.spec, sampler="ddpm", num_steps=T, variance="fixed_small")
     *_, last = walk(denoiser(eager_model(checkpoint), imported.spec), noise, rows)
@@ -249,7 +249,7 @@ def test_weights_alone_and_without_averages_are_taken_with_a_note():
 def test_a_config_gives_the_whole_spec():
     imported = load(STATE, **with_diffusion(model_var_type="fixed-large", beta_schedule="const", timesteps=40))
     spec = imported.spec
-    assert (spec.name, spec.prediction, spec.image_shape, spec.clip_x_0) == ("it", "eps", (1, 8, 8), 1.0)
+    assert (spec.name, spec.prediction, spec.state_shape, spec.clip_x_0) == ("it", "eps", (1, 8, 8), 1.0)
     assert (spec.variance, spec.defaults) == ("fixed_large", Defaults("ddpm", 40, 0.0))
     np.testing.assert_allclose(spec.alphas_cumprod, 0.98 ** np.arange(1, 41))
     assert spec.source["beta_schedule"] == "const"
@@ -271,7 +271,7 @@ def test_the_dataset_tells_the_size_and_says_so():
         image_size=None,
         dataset="celeba",
     )
-    assert imported.spec.image_shape == (3, 64, 64)
+    assert imported.spec.state_shape == (3, 64, 64)
     assert imported.notes[-1] == "images are 64 x 64, the project's size of celeba"
 
 
@@ -312,14 +312,14 @@ def test_a_network_is_derived_from_its_weights(drawn):
     state = {prefix + key.removeprefix("network."): value for key, value in network.state_dict().items()}
     stated = json.loads(json.dumps(dataclasses.asdict(layout)))  # all of it agrees
     imported = load({"model": state}, model={**stated, "block_size": block_size})
-    assert imported.spec.image_shape == (layout.in_channels // block_size**2, 8, 8)
+    assert imported.spec.state_shape == (layout.in_channels // block_size**2, 8, 8)
     assert (outputs_of(imported.network, layout, block_size) == outputs_of(network, layout, block_size)).all()
 
 
 def test_without_a_second_level_any_resampling_may_be_said():
     layout = dataclasses.replace(TINY, ch_multipliers=(1,), apply_attn=(False,), resample_with_conv=False)
     for stated in (True, False):
-        assert load(network_of(layout).state_dict(), resample_with_conv=stated).spec.image_shape == (1, 8, 8)
+        assert load(network_of(layout).state_dict(), resample_with_conv=stated).spec.state_shape == (1, 8, 8)
 
 
 def test_a_shuffled_network_sees_each_block_of_pixels_as_one():

@@ -100,10 +100,10 @@ def slowly(predict, spec, image, number, seed, variance):
     """The terms of Ho et al. 2020, eq. 5, in nats of one image: (prior, [L_0, L_1, ...]), pixel by pixel in loops."""
     alpha_bars = spec.alphas_cumprod
     betas = [1.0 - alpha_bars[0]] + [1.0 - after / before for before, after in pairwise(alpha_bars)]
-    T, (channels, height, width) = len(betas), spec.image_shape
+    T, (channels, height, width) = len(betas), spec.state_shape
     pixels = [(c, h, w) for c in range(channels) for h in range(height) for w in range(width)]
     x_0 = {(c, h, w): int(image[h, w, c]) / 127.5 - 1.0 for c, h, w in pixels}
-    draws = noise_stream(seed, [number], spec.image_shape)
+    draws = noise_stream(seed, [number], spec.state_shape)
 
     def divergence(mean_q, variance_q, mean_p, variance_p):  # of two normal distributions
         return 0.5 * (
@@ -163,7 +163,7 @@ def test_every_term_is_the_papers(variance, prediction, clip_x_0):
     # betas this large leave no probability at t = 0 so small that the slow difference of two cdfs loses it
     a = alphas_cumprod_from_betas(np.linspace(0.05, 0.4, 12))
     spec = learned(gaussian_spec(a, prediction, clip_x_0, image_shape=(2, 3, 2)))
-    images = any_images(3, spec.image_shape)
+    images = any_images(3, spec.state_shape)
 
     def model(x_t, t):
         return curved(x_t, t, prediction)
@@ -340,7 +340,7 @@ def test_the_terms_expectation_is_known():
 @every_variance
 def test_the_batch_changes_no_bit(variance):
     spec = learned(gaussian_spec(alphas(12), clip_x_0=1.0, image_shape=(3, 5, 7)))
-    images = any_images(7, spec.image_shape)
+    images = any_images(7, spec.state_shape)
     whole = bits_per_dimension(curved, spec, images, variance=variance, batch=64)
     for batch in (1, 2, 3, 7):
         parts = bits_per_dimension(curved, spec, images, variance=variance, batch=batch)
@@ -351,7 +351,7 @@ def test_the_batch_changes_no_bit(variance):
 
 def test_an_image_does_not_depend_on_the_others():
     spec = gaussian_spec(alphas(12), image_shape=(1, 4, 4))
-    images = any_images(5, spec.image_shape)
+    images = any_images(5, spec.state_shape)
     whole = bits_per_dimension(curved, spec, images)
     np.testing.assert_array_equal(bits_per_dimension(curved, spec, images[:2]).per_image, whole.per_image[:2])
     again = bits_per_dimension(curved, spec, images, seed=1)
@@ -594,7 +594,7 @@ def test_an_output_that_is_missing():
 def test_torch_agrees_on_one_image(variance):
     torch = pytest.importorskip("torch")
     spec = learned(gaussian_spec(alphas(1000), clip_x_0=1.0, image_shape=(3, 8, 8)))
-    image = any_images(1, spec.image_shape)
+    image = any_images(1, spec.state_shape)
     model = gaussian_model(spec.alphas_cumprod, MEAN, STD)
 
     def network(x_t, t):  # smooth, so that float32's roundings stay small, with a variance of its own
@@ -608,7 +608,7 @@ def test_torch_agrees_on_one_image(variance):
     small = beta * (1 - before) / (1 - a)
     small[0] = small[1]
     x_0 = torch.tensor(image, dtype=torch.float64).permute(0, 3, 1, 2) / 127.5 - 1
-    draws = noise_stream(11, [0], spec.image_shape)
+    draws = noise_stream(11, [0], spec.state_shape)
     p, q = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal
     total = torch.distributions.kl_divergence(q(a[-1].sqrt() * x_0, (1 - a[-1]).sqrt()), p).sum()
     for t in range(1000):

@@ -58,7 +58,7 @@ def test_a_model_computes_the_same_however_its_arrays_reach_it(tmp_path, rng, pr
     model, spec = opened(tmp_path, content, provider)
     reference, _ = opened(tmp_path, content)
     for batch in (1, 3, 3, 2):
-        x_t = rng.standard_normal((batch, *spec.image_shape), dtype=np.float32)
+        x_t = rng.standard_normal((batch, *spec.state_shape), dtype=np.float32)
         t = rng.integers(0, 40, batch)
         turned = np.asfortranarray(x_t)  # the same numbers in another order in memory
         found, expected = model(turned, t), reference(x_t, t)
@@ -213,7 +213,7 @@ def test_a_plugin_is_registered_once_and_runs_what_its_golden_vectors_vouch_for(
     found, spec = opened(tmp_path, content, "toy")
     again, _ = opened(tmp_path, content, "toy")
     assert plugged.registered == [("onnxruntime_ep_toy", "/toy.so")]
-    x_t = np.ones((2, *spec.image_shape), np.float32)
+    x_t = np.ones((2, *spec.state_shape), np.float32)
     expected = opened(tmp_path, content)[0](x_t, np.zeros(2, np.int64))["eps"]
     for model in (found, again):
         np.testing.assert_array_equal(model(x_t, np.zeros(2, np.int64))["eps"], expected)

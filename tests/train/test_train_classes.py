@@ -237,7 +237,7 @@ def test_pictures_show_the_classes_in_turn(toy_config, labelled, tmp_path):
     with Image.open(tmp_path / "s.png") as image:
         tiles = np.asarray(image).reshape(4, 8, 4, 8).transpose(0, 2, 1, 3).reshape(16, 8, 8)
     network.load_state_dict(weights)
-    noise = noise_stream(0, range(16), spec.image_shape)
+    noise = noise_stream(0, range(16), spec.state_shape)
     for label in range(3):
 
         def model(x_t, t, label=label):

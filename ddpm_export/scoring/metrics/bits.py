@@ -117,14 +117,14 @@ def bits_per_dimension(
     sizes = np.diff(edges).astype(np.float64)
 
     denoise, process = denoiser(single_precision(model, spec), spec, guidance=1), _process(spec)
-    count, dimensions = len(images), math.prod(spec.image_shape)
+    count, dimensions = len(images), math.prod(spec.state_shape)
     prior, terms = np.empty(count), np.empty((count, len(chosen)))  # nats of an image
     squared_errors = np.empty_like(terms)
     evaluations, done = len(chosen) * -(-count // batch), 0
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
         x_0 = from_uint8(images[part])
-        noise = noise_stream(seed, range(part.start, part.stop), spec.image_shape)
+        noise = noise_stream(seed, range(part.start, part.stop), spec.state_shape)
         prior[part] = _per_image(_prior_nats(x_0, process.a[-1]))
         for k, t in enumerate(chosen):
             a = float(process.a[t])
@@ -277,7 +277,7 @@ def _refuse_non_finite(values: Array, what: str, t: int, first: int | None) -> N
 
 def refuse_other_images(spec: ModelSpec, images: NDArray[Any], batch: int) -> None:
     """Raise UsageError unless images are uint8 (N, H, W, C) of the spec's size, and batch is a number of them."""
-    channels, height, width = spec.image_shape
+    channels, height, width = spec.state_shape
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or len(images) < 1:
         raise UsageError(
             f"images must be uint8 (N, {height}, {width}, {channels}) with N at least 1, got {images.dtype} "

@@ -60,7 +60,7 @@ def flow_bits(
     Raises UsageError for images, batch or num_steps that do not fit, NonFiniteError for NaN or infinity.
     """
     refuse_other_images(spec, images, batch)
-    T, dimensions = spec.num_train_timesteps, math.prod(spec.image_shape)
+    T, dimensions = spec.num_train_timesteps, math.prod(spec.state_shape)
     if not 2 <= num_steps <= T:
         raise UsageError(f"num_steps must be between 2 and {T} for a likelihood, got {num_steps}.")
     a = np.array(spec.alphas_cumprod)
@@ -75,7 +75,7 @@ def flow_bits(
     nats, done, all_ = np.empty(len(images)), 0, num_steps * -(-len(images) // batch)
     for start in range(0, len(images), batch):
         numbers = range(start, min(start + batch, len(images)))
-        noise = noise_stream(seed, numbers, spec.image_shape)
+        noise = noise_stream(seed, numbers, spec.state_shape)
         y, log_q = _dequantised(from_uint8(images[numbers.start : numbers.stop]), noise(0), float(sigma[0]))
         log_p, before = np.full(len(numbers), dimensions * float(steps.sum())), None
         for i, t in enumerate(times.tolist()):

@@ -94,7 +94,7 @@ def coder_costs(
     measured at them: with the posterior's variance KL = (SNR(s) - SNR(t)) / 2 |x_0 - x_0 found|^2, from t to the next
     time s below. Raises UsageError unless all times were measured.
     """
-    T, dimensions = spec.num_train_timesteps, math.prod(spec.image_shape)
+    T, dimensions = spec.num_train_timesteps, math.prod(spec.state_shape)
     if len(rate.times) != T:
         raise UsageError(f"A coder's cost needs the terms at all {T} times, got {len(rate.times)}.")
     a = np.array(spec.alphas_cumprod)
@@ -136,7 +136,7 @@ def progressive(
     network evaluation a time.
     """
     denoise = denoiser(model, spec, guidance=1)
-    x_0, noise = from_uint8(images), noise_stream(seed, range(len(images)), spec.image_shape)
+    x_0, noise = from_uint8(images), noise_stream(seed, range(len(images)), spec.state_shape)
     shown = []
     for t in times:
         a = float(spec.alphas_cumprod[t])
