@@ -12,7 +12,6 @@ _HOME = {
     "export": "exporting.export",
     "open_model": "runtimes.opening",
     "denoiser": "model.denoiser",
-    "decode": "model.denoiser",
     "noise_stream": "process.noise",
     "Guidance": "model.guidance",
     "Input": "model.inputs",
@@ -42,7 +41,6 @@ __all__ = [
     "SAMPLERS",
     "State",
     "__version__",
-    "decode",
     "denoiser",
     "edit",
     "export",
@@ -66,7 +64,7 @@ if TYPE_CHECKING:
     from ddpm_export.images.write import save_images
     from ddpm_export.importers.checkpoint import Checkpoint
     from ddpm_export.importers.load import load_checkpoint, load_network
-    from ddpm_export.model.denoiser import decode, denoiser
+    from ddpm_export.model.denoiser import denoiser
     from ddpm_export.model.guidance import Guidance
     from ddpm_export.model.inputs import Input
     from ddpm_export.model.spec import ModelSpec

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from representative import representative
 
 from ddpm_export.errors import BadFileError, DdpmExportError, ModelRefusedError
-from ddpm_export.model.codec import METADATA_KEY
-from ddpm_export.model.spec import MAX_JSON_BYTES, Defaults, ModelSpec
+from ddpm_export.model.codec import MAX_JSON_BYTES, METADATA_KEY
+from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.model.spec_json import json_from_spec, spec_from_json
 
 SPEC = ModelSpec(

@@ -25,7 +25,7 @@ from ddpm_export.errors import UsageError
 from ddpm_export.exporting.export import eager_model
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.importers.load import load_checkpoint
-from ddpm_export.model.denoiser import decode, denoiser
+from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.plans import json_from_plan
 from ddpm_export.model.spec import ModelSpec
@@ -184,7 +184,7 @@ class Walker:
 
     def end(self, lesson: Lesson, rows: Plan) -> Array:
         """Return where a plan without noise ends."""
-        return decode(self.states(lesson, rows)[-1].x)
+        return self.states(lesson, rows)[-1].x
 
     def distance(self, rows: Plan, lessons: list[Lesson], look: Callable[[Array], Array] = pixels) -> float:
         """Return the mean over images of the distance to where they shall come.
@@ -204,7 +204,7 @@ class Walker:
         rows = table.plan(self.spec.alphas_cumprod)
         for lesson in lessons:
             states = self.states(lesson, rows)
-            seen = pixels_and_edges(decode(states[-1].x))
+            seen = pixels_and_edges(states[-1].x)
             r = seen - pixels_and_edges(lesson.end)
             w = (1.0 / np.sqrt(np.maximum(_lengths(r), NEAR)))[:, None].astype(np.float32)
             J = np.stack([(w * column).ravel() for column in self.derivatives(table, states, lesson, seen, times_move)])
@@ -224,7 +224,7 @@ class Walker:
         def onward(k: int, x: Array, rows: Plan) -> Array:
             """Return what is seen of the end where the state after row k, from 0 on, is x."""
             state = states[k]._replace(x=x)
-            return pixels_and_edges(decode([state, *self.states(lesson, rows, state)][-1].x))
+            return pixels_and_edges([state, *self.states(lesson, rows, state)][-1].x)
 
         for k, t in enumerate(table.times):
             below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else len(a)) - t

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +14,10 @@ from ddpm_export.sandbox.child import confine, is_child
 
 if TYPE_CHECKING:
     from ddpm_export.exporting.proof import PictureProof, Proof
-    from ddpm_export.model.golden import GoldenResult
-    from ddpm_export.model.golden_pictures import PictureResult
     from ddpm_export.model.inputs import Input
     from ddpm_export.model.spec import ModelSpec
     from ddpm_export.process.equations import Model as Predictor
+    from ddpm_export.runtimes.accepted import Results
     from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 
 
@@ -75,7 +73,7 @@ def check(
     facts: dict[str, Any] = {**about, "provider": provider, "confined": guards, **_facts(spec)}
     if precision is not None and isinstance(opened, OneCallFile):
         raise UsageError("--precision does not apply to a one-call file.")
-    results = replayed(opened, precision or PROVIDERS[provider].precision)
+    results = replayed(opened, precision or PROVIDERS[provider].precision, model)
     proof: Proof | PictureProof | None = None
     if against is not None:
         from ddpm_export.exporting.proof import prove, prove_pictures
@@ -146,7 +144,7 @@ def _facts(spec: "ModelSpec") -> dict[str, Any]:
         "clip_x_0": spec.clip_x_0,
         "variance": spec.variance,
         "defaults": {**vars(spec.defaults), "guidance": None if guidance is None else json_from_guidance(guidance)},
-        "inputs": [_input_line(entry) for entry in spec.inputs],
+        "inputs": [_input_line(entry) for entry in spec.asked_inputs],
         **({} if spec.label is None else {"classes": list(spec.label.classes)}),
         "noise": spec.noise,
         "requires": list(spec.requires),
@@ -188,7 +186,7 @@ def _proof_line(proof: "Proof | PictureProof") -> str:
     )
 
 
-def _golden_line(results: "Sequence[GoldenResult | PictureResult]") -> str:
+def _golden_line(results: "Results") -> str:
     if not results:
         return "none in the file; use --against to verify it"
     passed = sum(result.passed for result in results)

@@ -149,7 +149,7 @@ def inputs_from_settings(spec: "ModelSpec", settings: Sequence[str]) -> dict[str
     from ddpm_export.images.read import read_array, read_image
     from ddpm_export.process.pixels import from_uint8
 
-    known = {entry.name: entry for entry in spec.inputs}
+    known = {entry.name: entry for entry in spec.asked_inputs}
     inputs: dict[str, Any] = {}
     for setting in settings:
         name, text = pair_of("--input", setting)

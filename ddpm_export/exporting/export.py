@@ -145,6 +145,7 @@ def export(
     format: str = "onnx",
     storage: str = "float32",
     opens: Sequence[str] = (),
+    stages: "Mapping[str, nn.Module] | None" = None,
 ) -> Report: ...
 
 
@@ -154,6 +155,7 @@ def export(
     format: str = "onnx",  # noqa: A002
     storage: str = "float32",
     opens: Sequence[str] = (),
+    stages: "Mapping[str, nn.Module] | None" = None,
 ) -> Report:
     """Write a network as one file, prove it against the network, and only then give it its name.
 
@@ -167,6 +169,8 @@ def export(
     computed in float32. The same source gives the same bytes.
     opens: of a one-call file, which of steps, eta, times, plan and guidance are inputs of its graph, or "all"; the
     others are fixed to the defaults of the network's spec.
+    stages: of a network of your own, those that its spec describes, by name: each maps its inputs, in their order, to
+    its outputs. They become files beside `path`, such as unet.after.onnx, or a part of a one-call file.
     Network evaluations: 48 batches and 10 steps of each, and 3 for the golden vectors; for a one-call file of a
     checkpoint some 100 more.
     Raises ModelRefusedError where the file does not reproduce the network, NonFiniteError where the network gives no
@@ -177,7 +181,9 @@ def export(
     if not isinstance(source, (str, Path, Checkpoint, ForeignNetwork)):
         _check_format(path, format, storage)
         # a copy: the user's network may be in training, on a GPU or in half precision
-        source = Checkpoint(copy.deepcopy(source).cpu().float().eval().requires_grad_(False), *where[:-1])
+        networks = {"": source, **(stages or {})}
+        copies = {name: copy.deepcopy(own).cpu().float().eval().requires_grad_(False) for name, own in networks.items()}
+        source = Checkpoint(copies.pop(""), where[0], stages=copies)
     (report,) = export_all(source, {format: path}, storage=storage, opens=opens)
     return report
 
@@ -208,6 +214,7 @@ def export_all(
     opens = _checked_choices(opens, targets)
     with ExitStack() as stack:
         if isinstance(source, Checkpoint):
+            _check_staged(source, targets)
             original = original_from_checkpoint(source, storage, stack)
         elif isinstance(source, ForeignNetwork):
             with installed("onnx"):
@@ -244,6 +251,12 @@ def _checked_choices(opens: Sequence[str], formats: Iterable[str]) -> Sequence[s
     if opens and not set(ONE_CALL_FORMATS).intersection(formats):
         raise UsageError(f"open applies to {', '.join(ONE_CALL_FORMATS)} only, got {', '.join(formats)}.", "open")
     return opens
+
+
+def _check_staged(source: Checkpoint, formats: Iterable[str]) -> None:
+    alone = [format for format in formats if format in FORMATS and format != "onnx"]  # noqa: A001
+    if source.stages and alone:
+        raise UsageError(f"format {alone[0]} has no place for stages, which the network has. Choose an .onnx format.")
 
 
 def _check_int8(format: str, storage: str, calibrate: int | None) -> None:  # noqa: A002

@@ -14,14 +14,15 @@ from ddpm_export.exporting.onnx_file import fits_inline, writing_model
 from ddpm_export.exporting.original import Original
 from ddpm_export.exporting.proof import PictureProof, Proof, pictures_of, prove_int8, prove_pictures
 from ddpm_export.exporting.sampler import edit_from_denoiser, sampler_from_denoiser, slice_from_denoiser, spec_of_graph
+from ddpm_export.exporting.stages import writing_stages
 from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.golden import golden_of_int8
 from ddpm_export.model.golden_pictures import golden_from_pictures
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.model.spec_json import json_from_spec
-from ddpm_export.runtimes.onnx import evaluate_from_bytes
+from ddpm_export.runtimes.onnx import evaluate_from_bytes, model_from_path
 from ddpm_export.runtimes.opened import OneCallFile
-from ddpm_export.runtimes.opening import open_file, open_model
+from ddpm_export.runtimes.opening import open_file
 
 BUILDERS = {"sampler": sampler_from_denoiser, "slice": slice_from_denoiser, "edit": edit_from_denoiser}
 
@@ -31,9 +32,10 @@ def write_denoiser(original: Original, path: Path) -> Proof:
     if original.calibrate is not None:
         return _write_int8(original, original.calibrate, path)
     model = original.graph.copy()
-    helper.set_model_props(model, {METADATA_KEY: json_from_spec(_stored(original.spec_with_golden, original))})
-    with original.writing(model, path) as beside:
-        proof = original.prove_file(beside, path)
+    with writing_stages(original.stages, _stored(original.spec_with_golden, original), path) as spec:
+        helper.set_model_props(model, {METADATA_KEY: json_from_spec(spec)})
+        with original.writing(model, path) as beside:
+            proof = original.prove_file(beside, path)
     original.is_proven = True
     return proof
 
@@ -56,9 +58,10 @@ def _write_int8(original: Original, calibrate: int, path: Path) -> Proof:
     assert own.golden is not None  # every file has them
     source = {**own.source, "precision": "int8", "calibrated_on": calibrate}
     own = dataclasses.replace(own, golden=golden_of_int8(own.golden), source=source)
-    helper.set_model_props(model, {METADATA_KEY: json_from_spec(own)})
-    with writing_model(model, path) as beside:
-        return prove_int8(open_model(beside)[0], original.reference, spec, where=str(path))
+    with writing_stages(original.stages, own, path) as own:
+        helper.set_model_props(model, {METADATA_KEY: json_from_spec(own)})
+        with writing_model(model, path) as beside:
+            return prove_int8(model_from_path(beside), original.reference, spec, where=str(path))
 
 
 def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
@@ -72,7 +75,7 @@ def write_one_call(original: Original, path: Path, graph: str) -> PictureProof:
         own = spec_of_graph(_stored(spec, original), graph, original.opens)
         golden = golden_from_pictures(lambda draw: pictures_of(reference, spec, draw)[1], own)
         own = dataclasses.replace(own, golden=golden)
-        with original.writing(BUILDERS[graph](original.graph.copy(), own), path) as beside:
+        with original.writing(BUILDERS[graph](original.graph.copy(), own, original.stages), path) as beside:
             opened = open_file(beside)
             assert isinstance(opened, OneCallFile)  # we have just named its graph
             return prove_pictures(opened, reference, spec, where=str(path))

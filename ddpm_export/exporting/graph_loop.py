@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import GraphProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.graph_rows import END, Run, require
@@ -11,11 +11,13 @@ from ddpm_export.exporting.onnx_file import rename
 from ddpm_export.exporting.philox_graph import add_noise
 from ddpm_export.model.inputs import OWN_GUIDANCE
 from ddpm_export.model.spec import OPEN, ModelSpec
+from ddpm_export.model.stages import AFTER, BEFORE
 from ddpm_export.process.equations import Level, clean_and_noise, combine
 from ddpm_export.process.noise import GIVEN, SAMPLING
 from ddpm_export.process.walk import weighted_sum
 from ddpm_export.runtimes.one_call import NOT_FINITE, history_size
 
+Stages = Mapping[str, ModelProto]  # by name
 NETWORK = "network/"  # before every name of the denoiser's graph: ours cannot meet one of them
 
 
@@ -79,8 +81,36 @@ def _add_if(g: Builder, name: str, condition: Value, results: list[Value], run: 
     return Value(g, g.add(name, "If", condition.name, then_branch=then, else_branch=otherwise), np.float32)
 
 
-def results_of(spec: ModelSpec, x: Value) -> dict[str, Value]:
-    """Append what a state is worth to a user: images, uint8 [n, H, W, C], or values, float32, by the output's name."""
+def add_stage(g: Builder, stages: Stages, name: str, inputs: Mapping[str, Value]) -> dict[str, Value]:
+    """Append the graph of a stage; return its outputs by name."""
+    prefix = f"{name}/"
+    graph = GraphProto()
+    graph.CopyFrom(stages[name].graph)
+    outputs = [output.name for output in graph.output]
+    rename(graph, prefix, {key: entry.name for key, entry in inputs.items()})
+    g.nodes.extend(graph.node)
+    g.initializers.extend(graph.initializer)
+    return {key: Value(g, prefix + key, np.float32) for key in outputs}
+
+
+def prepared(g: Builder, run: Run, stages: Stages) -> Run:
+    """Return a run whose network is given what `before` makes of what is asked, where there is that stage."""
+    stage = run.spec.stages.get(BEFORE)
+    if stage is None:
+        return run
+    made = add_stage(g, stages, BEFORE, {entry.name: run.asked[entry.name] for entry in stage.inputs})
+    own = {entry.name for entry in run.spec.inputs}
+    return run._replace(asked={**{name: value for name, value in run.asked.items() if name in own}, **made})
+
+
+def results_of(spec: ModelSpec, x: Value, stages: Stages) -> dict[str, Value]:
+    """Append what a user gets of states: images, uint8 [n, H, W, C], or values, float32, by the output's name."""
+    g = x.builder
+    if spec.units is not None:
+        scale, shift = spec.units.factors(len(spec.state_shape))
+        x = x * g.value(scale, np.float32, "units/scale") + g.value(shift, np.float32, "units/shift")
+    if (after := spec.stages.get(AFTER)) is not None:
+        x = add_stage(g, stages, AFTER, {"x": x})[after.result]
     if not spec.is_picture:
         return {"values": x}
     levels = (x * 127.5 + 127.5).do("Clip", 0.0, 255.0)

@@ -83,7 +83,7 @@ def add_run(g: Builder, spec: ModelSpec, given: Mapping[str, Value], n: Value, n
     first = require("first must be 0 to 2^32 - 1", first, (first >= 0) & (first < 2**32))
     n = require(n_is, n, (n >= 1) & (n <= 2**32 - first))
     asked = {}
-    for entry in spec.inputs:
+    for entry in spec.asked_inputs:
         if entry.kind == "label":
             known = (given[entry.name] >= 0) & (given[entry.name] < entry.num_labels)
             asked[entry.name] = require(

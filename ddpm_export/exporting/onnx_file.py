@@ -12,8 +12,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from ddpm_export.model.codec import METADATA_KEY
-from ddpm_export.model.spec import metadata_from
+from ddpm_export.model.codec import METADATA_KEY, metadata_from
 from ddpm_export.runtimes.external_data import WEIGHTS_SHA256, digest_of_weights
 from ddpm_export.system.files import replacing
 

@@ -4,9 +4,9 @@ It comes from a checkpoint, with torch, or from the file of a denoiser or a fore
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from ddpm_export.importers.packages import installed
 from ddpm_export.model.golden import golden_from_model
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Model
+from ddpm_export.runtimes.onnx import model_from_path
+from ddpm_export.runtimes.opened import Network
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.system.files import replacing
 
@@ -50,6 +52,7 @@ class Original:
     remedy: str = REMEDY
     calibrate: int | None = None
     opens: Sequence[str] = ()
+    stages: "Mapping[str, ModelProto]" = field(default_factory=dict)
 
     @property
     def traced_from(self) -> Checkpoint:
@@ -110,7 +113,9 @@ class Original:
 
     def prove_file(self, beside: Path, path: Path) -> Proof:
         """Prove a file that we have just written to `beside`, and that is to be called `path`."""
-        return prove(open_model(beside, trust=True)[0], self.reference, self.spec, where=str(path), remedy=self.remedy)
+        is_onnx = beside.suffix == ".onnx"  # whose stages are proven, and written after it
+        model = model_from_path(beside) if is_onnx else open_model(beside, trust=True)[0]
+        return prove(model, self.reference, self.spec, where=str(path), remedy=self.remedy)
 
 
 def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitStack) -> Original:
@@ -120,6 +125,13 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
     """
     with installed("export"):
         from ddpm_export.exporting.program import eager_model, one_thread, with_rounded_weights
+        from ddpm_export.exporting.stages import eager_stages, stages_from_checkpoint
+
+    def traced(*what: Any) -> "ModelProto":
+        with installed("export"):
+            from ddpm_export.exporting.onnx import model_from_network
+            from ddpm_export.exporting.passes import PASSES, rewritten
+        return rewritten(model_from_network(*what), PASSES)
 
     def make_graph(original: Original) -> "DenoiserGraph":
         with installed("export"):
@@ -130,10 +142,14 @@ def original_from_checkpoint(checkpoint: Checkpoint, storage: str, stack: ExitSt
         of_graph = "float32" if storage == "int8" else storage
         return graph_from_model(model_from_checkpoint(checkpoint, original.program, passes), of_graph, stack)
 
-    reference = exact = eager_model(checkpoint)
+    spec = checkpoint.spec
+    stages = eager_stages(checkpoint)
+    reference = exact = Network(eager_model(checkpoint), spec, stages)
     if storage == "float16":
-        reference = eager_model(dataclasses.replace(checkpoint, network=with_rounded_weights(checkpoint.network)))
-    original = Original(checkpoint.spec, exact, reference, storage, checkpoint, make_graph, one_thread)
+        rounded = dataclasses.replace(checkpoint, network=with_rounded_weights(checkpoint.network))
+        reference = Network(eager_model(rounded), spec, stages)
+    original = Original(spec, exact, reference, storage, checkpoint, make_graph, one_thread)
+    original.stages = stages_from_checkpoint(checkpoint, stages, traced) if stages else {}
     _ = original.spec_with_golden
     # a graph may hold a weight transposed: which of its axes has the output channels, only the graph says
     return with_rounded_graph(original, "network", stack) if storage == "int8" else original
@@ -143,13 +159,17 @@ def original_from_file(source: Path, storage: str, stack: ExitStack) -> Original
     """Return the network of a denoiser's file, which is taken for what it says: it was proven when it was exported."""
     with installed("onnx"):
         from ddpm_export.exporting.denoiser_graph import graph_from_file, model_from_graph
+        from ddpm_export.exporting.stages import stages_from_files
     # one thread: golden values shall not depend on the number of cores
     exact, spec = open_model(source, threads=1)
     graph = graph_from_file(source, storage, stack)
     reference = exact if storage == "float32" else model_from_graph(graph, spec, threads=1)
     if storage == "int8":
         prove_int8(reference, exact, spec, where=str(source), remedy=STORE_OTHERWISE)
-    return Original(spec, exact, reference, storage, None, lambda _: graph, nullcontext, is_proven=True)
+    if isinstance(exact, Network):
+        reference = dataclasses.replace(exact, evaluate=reference)
+    stages = stages_from_files(source, spec)
+    return Original(spec, exact, reference, storage, None, lambda _: graph, nullcontext, is_proven=True, stages=stages)
 
 
 def with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Original:
@@ -162,7 +182,9 @@ def with_rounded_graph(original: Original, where: str, stack: ExitStack) -> Orig
     spec, exact, storage = original.spec, original.exact, original.storage
     prove(model_from_graph(original.graph, spec, threads=1), exact, spec, where=where, remedy=original.remedy)
     graph = rounded_graph(original.graph, storage, stack)
-    reference = model_from_graph(graph, spec, threads=1)
+    reference: Model = model_from_graph(graph, spec, threads=1)
+    if isinstance(exact, Network):
+        reference = dataclasses.replace(exact, evaluate=reference)
     if storage == "int8":
         prove_int8(reference, exact, spec, where=where, remedy=STORE_OTHERWISE)
     return dataclasses.replace(original, reference=reference, make_graph=lambda _: graph, is_proven=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import ModelRefusedError, NonFiniteError
-from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.denoiser import denoiser, network_inputs, results_of
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.golden_pictures import Draw, draws_of, given_in, inputs_in
 from ddpm_export.model.guidance import Guidance
@@ -194,7 +194,7 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
         x, images = candidate.end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))
-        both = (images, expected) if spec.is_picture else (_levels(spec, images), _levels(spec, expected))
+        both = (images, expected) if spec.is_picture else (_levels(spec, x), _levels(spec, expected_x))
         share, levels, _ = _difference(*both)
         _refuse_other_pictures(where, share, levels, f"at {draw}")
         off = float(np.abs(x.astype(np.float64) - expected_x).max())
@@ -251,7 +251,7 @@ def of_one_plan(spec: ModelSpec, plan: Plan) -> ModelSpec:
 
 
 def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array]:
-    """Return what a draw of the Python sampler gives over a network: x (n, *shape) and its pictures, or x as float32.
+    """Return what a draw of the Python sampler gives over a network: x (n, *shape), and its pictures or numbers.
 
     Raises NonFiniteError where the network gives no numbers.
     """
@@ -267,15 +267,16 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
         if draw.strength:
             rows = plan_below(spec, steps, draw.strength, ddim_eta=draw.eta)
             begin = noised(given["image"], noise(0), rows.rows[0].a)
+    inputs = network_inputs(model, inputs_in(spec, draw))
     with numbered(draw.numbers):
-        denoise = denoiser(model, spec, guidance=draw.guidance or 1, **inputs_in(spec, draw))
+        denoise = denoiser(model, spec, guidance=draw.guidance or 1, **inputs)
         x = deque(walk(denoise, noise, rows, x=begin, keep=keep), maxlen=1).pop().x
-    return x, to_uint8(x) if spec.is_picture else x.astype(np.float32)
+    return x, results_of(model, spec, x)
 
 
 def _levels(spec: ModelSpec, x: Array) -> Array:
     """Return the levels of states: pixels, or numbers rounded as finely, without bounds."""
-    return to_uint8(x) if spec.is_picture else np.floor(np.float32(LEVELS_PER_UNIT) * x + np.float32(0.5))
+    return to_uint8(x) if spec.state_is_picture else np.floor(np.float32(LEVELS_PER_UNIT) * x + np.float32(0.5))
 
 
 def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:

@@ -9,6 +9,7 @@ diffusion.py, samplers.py and given.py, on values of the graph.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from onnx import ModelProto, helper
 from ddpm_export.errors import ModelRefusedError, UsageError, shown
 from ddpm_export.exporting.builder import Builder, Value, value
 from ddpm_export.exporting.graph_loop import (
+    Stages,
     add_first_noise,
     add_first_state,
     add_known,
     add_loop,
     add_noise_of,
+    prepared,
     remembered,
     results_of,
 )
@@ -41,11 +44,13 @@ from ddpm_export.model.codec import METADATA_KEY
 from ddpm_export.model.guidance import MAX_SCALE
 from ddpm_export.model.spec import GUIDANCE, OPEN, OPENABLE, PLAN, RAW_EPS, TIMES, ModelSpec
 from ddpm_export.model.spec_json import json_from_spec
+from ddpm_export.model.stages import ENCODE
 from ddpm_export.process.equations import VARIANCE_FRACTION, Level
 from ddpm_export.process.rows import Plan
 from ddpm_export.runtimes.one_call import RESULTS, inputs_of, names_of, outputs_of
 
 MAX_FLOAT = float(np.finfo(np.float32).max)
+NO_STAGES: Stages = MappingProxyType({})
 ROWS = "ddpm_export_rows"  # the key of metadata that has the inputs of a graph of rows, and what each may be
 
 
@@ -73,18 +78,21 @@ def spec_of_graph(spec: ModelSpec, graph: str, opens: Sequence[str] = OPENABLE) 
         plans = {name: plan for name, plan in plans.items() if name == defaults.plan}
     if opened is not None and "steps" in opened and TIMES not in opened:
         defaults = dataclasses.replace(defaults, times=None)
+    if graph == "edit" and not spec.state_is_picture and (spec.stages or spec.units):
+        raise ModelRefusedError("A one-call edit takes states; of a model with stages or a scale, edit by its .onnx.")
     learned = [name for name, plan in plans.items() if plan.needs_learned_variance]
     if learned:
         raise ModelRefusedError(
             f"Plan {learned[0]} needs a learned variance, which a one-call file has no place for. Leave the plan out."
         )
-    taken = sorted(names_of(graph).intersection(entry.name for entry in spec.inputs))
+    taken = sorted(names_of(graph).intersection(entry.name for entry in spec.asked_inputs))
     if taken:
         raise ModelRefusedError(
             f"Input {taken[0]!r} has the name of an input or output of every one-call {graph}. Rename it."
         )
     if defaults.sampler == "ddpm":
         defaults = dataclasses.replace(defaults, sampler="ddim", eta=1.0)
+    within = {name: stage for name, stage in spec.stages.items() if name != ENCODE}
     used = {TIMES: defaults.times, PLAN: defaults.plan, GUIDANCE: defaults.guidance}
     added = tuple(name for name, value in used.items() if name in (possible if is_all else opened or ()) or value)
     kept = tuple(name for name in spec.requires if name not in (VARIANCE_FRACTION, TIMES, PLAN, GUIDANCE))
@@ -98,23 +106,24 @@ def spec_of_graph(spec: ModelSpec, graph: str, opens: Sequence[str] = OPENABLE) 
         requires=(*kept, *(() if is_all else (OPEN,)), *added),
         golden=None,
         plans=plans,
+        stages={name: dataclasses.replace(stage, file=None, sha256=None) for name, stage in within.items()},
         open=opened,
     )
 
 
-def sampler_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
+def sampler_from_denoiser(denoiser: ModelProto, spec: ModelSpec, stages: Stages = NO_STAGES) -> ModelProto:
     """Return the one-call sampler of a denoiser: (seed, first, n, steps, eta, times, ...) -> images, x_0.
 
     spec: the sampler's own, of `spec_of_graph`.
     """
     g, given = _begun(spec)
     n_is = "n must be 1 or more, and first + n at most 2^32"
-    run = add_run(g, spec, given, given["n"], n_is)
+    run = prepared(g, add_run(g, spec, given, given["n"], n_is), stages)
     x = _walked(g, denoiser, run, add_first_noise(g, run))
-    return _model(g, spec, {**results_of(spec, x), "x_0": x})
+    return _model(g, spec, {**results_of(spec, x, stages), "x_0": x})
 
 
-def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
+def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec, stages: Stages = NO_STAGES) -> ModelProto:
     """Return the slice of a denoiser: (seed, first, steps, eta, times, ..., x, begin, end, ...) -> x_after, x_0, ...
 
     spec: the slice's own, of `spec_of_graph`. It runs steps begin to end - 1 of a trajectory of `steps`; where begin is
@@ -122,7 +131,7 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     """
     g, given = _begun(spec)
     n_is = "x must have a row or more, and first + rows at most 2^32"
-    run = add_run(g, spec, given, given["x"].count(), n_is)
+    run = prepared(g, add_run(g, spec, given, given["x"].count(), n_is), stages)
     steps, begin, end = run.rows.steps, given["begin"], given["end"]
     begin = require("begin must be 0 or more", begin, begin >= 0)
     end = require("end must be above begin and at most steps", end, (end > begin) & (end <= steps))
@@ -132,10 +141,10 @@ def slice_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     pictured = end.equals(steps).where(after["x"], after["x_0_prev"])
     named = {"x_after": "x", "x_0": "x_0_prev", "history_after": "history"}
     results = {name: after[own] for name, own in named.items() if own in after}
-    return _model(g, spec, {**results, **results_of(spec, pictured), "num_steps": steps})
+    return _model(g, spec, {**results, **results_of(spec, pictured, stages), "num_steps": steps})
 
 
-def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
+def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec, stages: Stages = NO_STAGES) -> ModelProto:
     """Return the edit of a denoiser: (seed, first, steps, eta, times, ..., image, mask, strength, ...) -> images, x_0.
 
     spec: the edit's own, of `spec_of_graph`. It keeps known pixels as `given.known_pixels` does, and begins with noise,
@@ -150,7 +159,7 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
         image = require("image must be finite", image, is_within(image, -MAX_FLOAT, MAX_FLOAT).every())
     mask = require("mask must be one for each image", mask, mask.count().equals(n))
     mask = require("mask must be 0 to 1", mask, is_within(mask, 0.0, 1.0).every())
-    run = add_run(g, spec, given, n, n_is)
+    run = prepared(g, add_run(g, spec, given, n, n_is), stages)
     strength = require("strength must be 0 to 1", strength, is_within(strength, 0.0, 1.0))
     known = Known(image, mask > 0.0, mask.equals(0.0).some())
     run = run._replace(rows=add_rows_below(run, strength), known=known)
@@ -159,7 +168,7 @@ def edit_from_denoiser(denoiser: ModelProto, spec: ModelSpec) -> ModelProto:
     x = strength.equals(0.0).where(z if run.rows.start is None else z * run.rows.start, a.signal * image + a.noise * z)
     x = add_known(g, "known 0", run, x, g.value(0), a, known.some)
     picture = mask * _walked(g, denoiser, run, x) + (1.0 - mask) * image
-    return _model(g, spec, {**results_of(spec, picture), "x_0": picture})
+    return _model(g, spec, {**results_of(spec, picture, stages), "x_0": picture})
 
 
 def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
@@ -171,7 +180,7 @@ def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
         "seed": {"dtype": "int64", "shape": [], "min": 0, "max": 2**63 - 1},
         "image": {"dtype": "int64", "shape": [], "min": 0, "max": 2**32 - 1},
     }
-    for entry in spec.inputs:
+    for entry in spec.asked_inputs:
         if entry.is_given:
             if entry.name in (*inputs, "guidance", *RESULTS):
                 raise ModelRefusedError(
@@ -184,7 +193,7 @@ def rows_inputs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
     return inputs
 
 
-def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> ModelProto:
+def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan, stages: Stages = NO_STAGES) -> ModelProto:
     """Return a graph of rows: (seed, image, labels and other inputs, guidance), each [n, ...] -> images, by one plan.
 
     spec: the denoiser's. Row by row it is what the sampler makes of that seed and image; what they have in common is
@@ -212,10 +221,10 @@ def rows_from_denoiser(denoiser: ModelProto, spec: ModelSpec, plan: Plan) -> Mod
         inside = g.value([[low <= row.t <= high] for row in plan.rows], np.bool_, "guided rows")
         rows = rows._replace(scale=inside.where(given["guidance"], 1.0))  # (rows, n)
     keys = add_key(g, given["seed"].do("Unsqueeze", [1]).name)
-    asked = {entry.name: given[entry.name] for entry in spec.inputs if entry.is_given}
+    asked = {entry.name: given[entry.name] for entry in spec.asked_inputs if entry.is_given}
     run = Run(inner, rows, keys, given["image"].do("Unsqueeze", [1]).name, asked, by_row=True)
-    run = run._replace(rows=rows._replace(steps=g.value(len(plan.rows))))
-    model = _model(g, inner, results_of(inner, _walked(g, denoiser, run, add_first_noise(g, run))))
+    run = prepared(g, run._replace(rows=rows._replace(steps=g.value(len(plan.rows)))), stages)
+    model = _model(g, inner, results_of(inner, _walked(g, denoiser, run, add_first_noise(g, run)), stages))
     del model.metadata_props[:]  # no reader of ours takes it for a sampler
     helper.set_model_props(model, {ROWS: json.dumps(taken)})
     return model

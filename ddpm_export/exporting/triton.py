@@ -43,7 +43,7 @@ def write_triton(original: Original, path: Path) -> PictureProof:
     original.prove_graph(path)
     with (
         original.one_thread(),
-        original.writing(rows_from_denoiser(original.graph.copy(), spec, steps.plan), path) as beside,
+        original.writing(rows_from_denoiser(original.graph.copy(), spec, steps.plan, original.stages), path) as beside,
     ):
         proof = prove_rows(graph_from_path(beside), original.reference, spec, steps.plan, where=str(path))
     folder = path.parent.parent
@@ -80,7 +80,7 @@ def _result_name(spec: ModelSpec) -> str:
 
 
 def _result_shape(spec: ModelSpec) -> tuple[int, ...]:
-    return (*spec.state_shape[1:], spec.state_shape[0]) if spec.is_picture else spec.state_shape
+    return (*spec.picture_shape[1:], spec.picture_shape[0]) if spec.is_picture else spec.result_shape
 
 
 def _dims(shape: list[int]) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, shown
 from ddpm_export.importers.checkpoint import check_is_file, load_torch_file
-from ddpm_export.runtimes.torch_archive import MAX_CODE_BYTES
 from ddpm_export.sandbox.child import Worker, answer, confine
+from ddpm_export.system.archives import MAX_CODE_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor

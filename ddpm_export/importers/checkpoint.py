@@ -8,15 +8,16 @@ import os
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm_export.errors import BadFileError, first_line
 from ddpm_export.importers.pickles import check_pickle
 from ddpm_export.model.spec import ModelSpec
-from ddpm_export.runtimes.torch_archive import ambiguous, begins_as_archive, check_archive, refused_by_torch
+from ddpm_export.system.archives import ambiguous, begins_as_archive, check_archive, refused_by_torch
 from ddpm_export.system.files import replacing
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ class Checkpoint:
     """Hold a network in evaluation mode, float32 on the CPU, and its spec.
 
     The network maps (x_t (B, C, H, W), t (B,), the spec's inputs by name) to what the spec's `prediction` names, or to
-    that and variance_fraction where the spec requires it. notes: sentences for whoever exports it.
+    that and variance_fraction where the spec requires it. notes: sentences for whoever exports it. stages: those that
+    spec.stages describes, by name: each maps its inputs by name to its output, or outputs in order.
     """
 
     network: "nn.Module"
     spec: ModelSpec
     notes: tuple[str, ...] = ()
+    stages: Mapping[str, "nn.Module"] = field(default_factory=dict)
 
 
 def save_checkpoint(path: str | Path, **contents: Any) -> None:

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from ddpm_export.errors import first_line, not_installed
 from ddpm_export.importers.choices import ask_for, misused
+from ddpm_export.importers.diffusers_autoencoder import latents_of
 from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
-from ddpm_export.importers.folders import INDEX, MODEL, SCHEDULER, read_json
+from ddpm_export.importers.folders import AUTOENCODERS, INDEX, MODEL, SCHEDULER, read_json
 from ddpm_export.importers.layout import (
     MAX_BLOCKS,
     MAX_LEVELS,
@@ -60,8 +61,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     """
     package = _diffusers()
     for name, part in found.config.get(INDEX, {}).items():
-        if name[:1] != "_" and name not in ("unet", "scheduler") and part not in (None, [None, None]):
-            raise misfit(f"{INDEX}.{name}", part, "a pipeline of only a unet and a scheduler")
+        parts = ("unet", "scheduler", *(AUTOENCODERS if found.autoencoder is not None else ()))
+        if name[:1] != "_" and name not in parts and part not in (None, [None, None]):
+            raise misfit(f"{INDEX}.{name}", part, "a pipeline of a unet, a scheduler and perhaps a vae or vqvae")
     config = _network_config(package, found.config[MODEL])
     ours = {name: options[name] for name in ("sample_size", "scheduler", "classes", "none") if name in options}
     entries = {name: value for name, value in options.items() if name not in ours}
@@ -82,10 +84,13 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
             f"{outputs} with variance_type {schedule.source['scheduler'].get('variance_type', 'none')}",
             f"in_channels, {channels}, or twice as many and variance_type learned_range",
         )
+    shape = (channels, *_height_and_width(sample_size, "sample_size" in ours))
+    latents = None if found.autoencoder is None else latents_of(package, *found.autoencoder, shape)
     spec = spec_of(
         found,
         prediction=schedule.prediction,
-        state_shape=(channels, *_height_and_width(sample_size, "sample_size" in ours)),
+        state_shape=shape,
+        **({} if latents is None else {"stages": latents.stages, "units": latents.units}),
         alphas_cumprod=schedule.alphas_cumprod,
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
@@ -98,7 +103,10 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
         return with_stepping(spec, schedule, counts or (spec.defaults.num_steps,), counts_t=counts_t)
 
-    return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes, stepping)
+    stages = {} if latents is None else latents.networks
+    for stage in stages.values():
+        _free_the_batch(stage)
+    return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes, stepping, stages)
 
 
 class UNet2D(nn.Module):

@@ -289,7 +289,7 @@ def _errors(
     drawn: Any = noise.__getitem__  # in float64, unlike a noise_stream
     # a class and other inputs do not matter to a scheduler
     known = tuple(entry for entry in spec.requires if entry == VARIANCE_FRACTION)
-    spec = replace(spec, inputs=(), requires=known, defaults=Defaults(num_steps=1))
+    spec = replace(spec, inputs=(), stages={}, units=None, requires=known, defaults=Defaults(num_steps=1))
     for state, x in zip(walk(denoiser(model, spec), drawn, plan), expected, strict=True):
         size = max(1.0, float(np.abs(x).max()), float(np.abs(state.x_0).max()))
         yield float(np.abs(state.x - x).max()) / size

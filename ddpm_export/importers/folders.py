@@ -13,17 +13,22 @@ from ddpm_export.importers.apart import TorchFile
 
 MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
+AUTOENCODERS = ("vae", "vqvae")  # the folders of a pipeline that may hold one
 ENDINGS = (".safetensors", ".bin")  # the first is preferred
 MAX_JSON_BYTES = 2**24  # an index of shards names every tensor
 
 
 class Folder(NamedTuple):
-    """What is in a folder: its name, the weights by name, the JSON objects by file name, the files of the weights."""
+    """What is in a folder: its name, the weights by name, the JSON objects by file name, the files of the weights.
+
+    autoencoder: the configuration and the weights of the folder `vae` or `vqvae` of a pipeline; None without one.
+    """
 
     name: str
     state: dict[str, Any]
     config: dict[str, Any]
     files: list[Path]
+    autoencoder: tuple[dict[str, Any], dict[str, Any]] | None = None
 
 
 def read_folder(folder: Path) -> Folder:
@@ -48,7 +53,12 @@ def read_folder(folder: Path) -> Folder:
             config[SCHEDULER] = read_json(place)
             break
     state, files = _read_weights(model)
-    return Folder(pipeline.resolve().name, state, config, files)
+    autoencoder = None
+    for name in AUTOENCODERS if pipeline != model else ():
+        if (pipeline / name / MODEL).is_file():
+            weights, more = _read_weights(pipeline / name)
+            autoencoder, files = (read_json(pipeline / name / MODEL), weights), files + more
+    return Folder(pipeline.resolve().name, state, config, files, autoencoder)
 
 
 def pick_weights(names: Collection[str]) -> str | None:

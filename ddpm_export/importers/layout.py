@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddpm_export.errors import BadFileError, shown
 from ddpm_export.importers.choices import misused
 from ddpm_export.model.inputs import MAX_CLASSES, Input
-from ddpm_export.model.spec import GUIDANCE, INPUTS, TIMES, Defaults, ModelSpec
+from ddpm_export.model.spec import GUIDANCE, INPUTS, STAGED, TIMES, UNITS, Defaults, ModelSpec
 from ddpm_export.process.equations import VARIANCE_FRACTION
 from ddpm_export.process.schedules import spacing
 
@@ -26,12 +26,14 @@ class Found:
     """Hold what lies at a path, read without running any of it.
 
     name: of the file or folder, for people. contents: tensors and plain values as they were saved, in nested dicts.
-    config: the JSON objects beside the weights in a folder, {} for a file.
+    config: the JSON objects beside the weights in a folder, {} for a file. autoencoder: configuration and weights of
+    that of a pipeline of latents.
     """
 
     name: str
     contents: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
+    autoencoder: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -47,7 +49,7 @@ class Imported:
     that the spec names, or to (prediction, variance_fraction) where the spec requires the latter. source: what the
     importer adds to the spec's. notes: sentences for the user, such as what of the original's sampling is not in the
     file. stepping: (spec, numbers of steps or None for the usual one) -> the spec with the project's own steps; None
-    for projects that step as our samplers do.
+    for projects that step as our samplers do. stages: the networks of the spec's stages.
     """
 
     network: nn.Module
@@ -55,6 +57,7 @@ class Imported:
     source: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     stepping: Callable[[ModelSpec, Sequence[int] | None], ModelSpec] | None = None
+    stages: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def _tensor_names(value: Any, prefix: str) -> list[str]:
@@ -77,6 +80,8 @@ def spec_of(found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults,
         INPUTS: bool(inputs),
         TIMES: defaults.times is not None,
         GUIDANCE: defaults.guidance is not None,
+        STAGED: bool(fields.get("stages")),
+        UNITS: fields.get("units") is not None,
     }
     requires = tuple(name for name, is_needed in needed.items() if is_needed)
     return ModelSpec(name=found.name[:200], inputs=inputs, defaults=defaults, requires=requires, **fields)

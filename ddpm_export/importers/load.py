@@ -48,7 +48,8 @@ def load_checkpoint(
                 *("num_steps", "plans"),
             )
         spec = with_defaults(spec, num_steps=steps[0])
-    return Checkpoint(imported.network.eval().requires_grad_(False), spec, imported.notes)
+    stages = {name: stage.eval().requires_grad_(False) for name, stage in imported.stages.items()}
+    return Checkpoint(imported.network.eval().requires_grad_(False), spec, imported.notes, stages)
 
 
 def load_network(

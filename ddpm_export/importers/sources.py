@@ -34,7 +34,7 @@ def read_source(path: str | Path, begun: TorchFile | None = None) -> tuple[Found
 
 
 def _from_folder(folder: Path) -> tuple[Found, dict[str, Any]]:
-    name, state, config, files = folders.read_folder(folder)
-    digests = [sha256_of(file) for file in files]
+    read = folders.read_folder(folder)
+    digests = [sha256_of(file) for file in read.files]
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return Found(name, state, config), {"checkpoint_sha256": digest}
+    return Found(read.name, read.state, read.config, read.autoencoder), {"checkpoint_sha256": digest}

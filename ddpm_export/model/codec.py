@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ddpm_export.errors import BadFileError, first_line, shown
+from ddpm_export.errors import BadFileError, UsageError, first_line, shown
 from ddpm_export.process.rows import is_number
 
 Form = Callable[[Any, str], Any]  # (value, its place) -> the value, or MisfitError
 METADATA_KEY = "ddpm_export"  # under which a model file carries its spec
 MAX_NESTING, MAX_DIGITS = 32, 1000
+MAX_JSON_BYTES = 256 * 1024  # of a model's spec
 
 
 class MisfitError(ValueError):
@@ -199,3 +200,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _is_nested_within(value: Any, levels: int) -> bool:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_nested_within(child, levels - 1) for child in children)
+
+
+def metadata_from(values: dict[str, Any]) -> str:
+    """Return a spec's values and those beside it as JSON with sorted keys; raises UsageError where it is too long."""
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    if len(text) > MAX_JSON_BYTES:  # ASCII
+        raise UsageError(
+            f"A model's spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}. Offer fewer plans."
+        )
+    return text

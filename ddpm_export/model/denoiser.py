@@ -101,11 +101,16 @@ def denoised(outputs: dict[str, Array], spec: ModelSpec, x_t: Array, row: Row) -
     return Denoised(x_0, eps, fraction)
 
 
-def decode(x: Array) -> Array:
-    """Return the picture of a state, (B, C, H, W) in [-1, 1]: the state itself, of models that work on pixels."""
-    return x
+def network_inputs(model: Model, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Return the network's inputs for a batch, of those that a user gives: the model's `prepare`, where it has one."""
+    prepare = getattr(model, "prepare", dict)
+    return dict(prepare(inputs))
 
 
-def results_of(spec: ModelSpec, x: Array) -> Array:
-    """Return states (B, *shape) as a user gets them: pictures uint8 (B, H, W, C), or numbers float32 (B, *shape)."""
+def results_of(model: object, spec: ModelSpec, x: Array) -> Array:
+    """Return states (B, *shape) as a user gets them: pictures uint8 (B, H, W, C), or numbers float32 (B, *shape).
+
+    The model's `decode` makes them where it has one, as opened files do; a plain function's states are the result.
+    """
+    decode = getattr(model, "decode", np.asarray)
     return to_uint8(decode(x)) if spec.is_picture else np.asarray(decode(x), dtype=np.float32)

@@ -134,8 +134,8 @@ def draws_of(spec: ModelSpec, draws: Iterable[Draw]) -> list[Draw]:
 
 def inputs_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     """Return the values of the network's inputs in a draw that do not follow from its rows."""
-    examples = example_of_inputs(spec.inputs, draw.seed, draw.numbers)
-    return {entry.name: examples[entry.name] for entry in spec.inputs if entry.is_given}
+    examples = example_of_inputs(spec.asked_inputs, draw.seed, draw.numbers)
+    return {entry.name: examples[entry.name] for entry in spec.asked_inputs if entry.is_given}
 
 
 def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def given_in(spec: ModelSpec, draw: Draw) -> dict[str, Any]:
     """
     if draw.strength is None:
         return {}
-    noise, K = noise_stream(draw.seed, draw.numbers, spec.state_shape, domain=INPUTS), len(spec.inputs)
+    noise, K = noise_stream(draw.seed, draw.numbers, spec.state_shape, domain=INPUTS), len(spec.asked_inputs)
     image, mask = np.clip(noise(K), -1.0, 1.0), np.clip(noise(K + 1) + np.float32(0.5), 0.0, 1.0)
     return {"image": image, "mask": mask, "strength": draw.strength}
 

@@ -3,7 +3,6 @@
 docs/format.md is the contract. A reader never guesses: what is missing, unknown or out of range is refused.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from ddpm_export.model.codec import (
 from ddpm_export.model.guidance import GUIDANCE_FORM, Guidance
 from ddpm_export.model.inputs import OWN_GUIDANCE, Input, InputTypes, input_form
 from ddpm_export.model.plans import BELOW_1, POSITIVE, plans_form
+from ddpm_export.model.stages import AFTER, BEFORE, Stage, Units, stages_form, units_form
 from ddpm_export.process.equations import VARIANCE_FRACTION, VARIANCES
 from ddpm_export.process.noise import NOISE_TAG
 from ddpm_export.process.rows import Plan
@@ -42,9 +42,11 @@ GRAPHS = ("sampler", "slice", "edit")  # of one-call files, docs/format.md secti
 FRACTIONAL_T, GUIDANCE, INPUTS, PLAN, RAW_EPS, TIMES = "fractional_t", "guidance", "inputs", "plan", "raw_eps", "times"
 OPEN = "open"  # of a one-call file: spec.open lists the choices that its graph takes
 SHAPE = "shape"  # the state has other than three dimensions, and is no picture
-UNDERSTOOD = frozenset({VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, OPEN, PLAN, RAW_EPS, SHAPE, TIMES})
+STAGED, UNITS = "stages", "units"  # graphs beside this one are a part of what is made; states are scaled at the end
+UNDERSTOOD = frozenset(
+    {VARIANCE_FRACTION, FRACTIONAL_T, GUIDANCE, INPUTS, OPEN, PLAN, RAW_EPS, SHAPE, STAGED, TIMES, UNITS}
+)
 OPENABLE = ("steps", "eta", TIMES, PLAN, GUIDANCE)  # the choices that a one-call graph may take, in its order
-MAX_JSON_BYTES = 256 * 1024
 MAX_PIXELS = 2**26  # numbers in one image: a header must not fill the memory
 
 
@@ -76,7 +78,8 @@ class ModelSpec:
     graph: None for a denoiser, else the graph around one: sampler, slice or edit. open: the choices of OPENABLE that
     this graph takes as inputs, the others fixed to the defaults; None where all are inputs. inputs: those other than
     x_t and t; requires then has inputs. plans: solvers' tables by name. requires: what a reader must understand;
-    fractional_t means that the graph's t is float32.
+    fractional_t means that the graph's t is float32. stages: graphs that run once, by name; units: what the last state
+    is scaled by, before `after` where there is one.
     Entries may be JSON values: each is read by its form (`codec`). Raises BadFileError for a misfit, ModelRefusedError
     for an entry that only a newer reader knows.
     """
@@ -96,6 +99,8 @@ class ModelSpec:
     graph: str | None = None
     inputs: tuple[Input, ...] = ()
     plans: dict[str, Plan] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    units: Units | None = None
     open: tuple[str, ...] | None = None
 
     @property
@@ -126,16 +131,35 @@ class ModelSpec:
         return self.defaults.num_steps if rows is None else len(rows)
 
     @property
+    def result_shape(self) -> tuple[int, ...]:
+        """Return the shape of what is made of one state: its own, unless a stage follows."""
+        after = self.stages.get(AFTER)
+        return self.state_shape if after is None else after.outputs[after.result]
+
+    @property
     def is_picture(self) -> bool:
         """Return whether what is made are pictures, uint8, or else numbers, float32."""
-        return SHAPE not in self.requires
+        after = self.stages.get(AFTER)
+        return self.state_is_picture if after is None else after.result == "images"
+
+    @property
+    def state_is_picture(self) -> bool:
+        """Return whether a state is a picture by itself."""
+        return SHAPE not in self.requires and self.units is None and AFTER not in self.stages
+
+    @property
+    def asked_inputs(self) -> tuple[Input, ...]:
+        """Return the inputs that a user gives: those of the network that no stage makes, and those of `before`."""
+        before = self.stages.get(BEFORE, Stage({}))
+        own = [entry for entry in self.inputs if entry.name not in before.outputs]
+        return (*own, *(entry for entry in before.inputs if entry not in own))
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
         """Return (C, H, W) of the pictures; raises UsageError where there are none."""
         if not self.is_picture:
-            raise UsageError(f"This needs a model of pictures, got one of numbers of shape {self.state_shape}.")
-        channels, height, width = self.state_shape
+            raise UsageError(f"This needs a model of pictures, got one of numbers of shape {self.result_shape}.")
+        channels, height, width = self.result_shape
         return channels, height, width
 
     @property
@@ -189,7 +213,8 @@ class ModelSpec:
             self._read(PLAIN)
             plans = plans_form(self.num_train_timesteps, fractional_t=FRACTIONAL_T in self.requires)
             self._read({"plans": plans, "inputs": tuple_of(input_form(self.state_shape))})
-            self._read({"defaults": _defaults_form(self)})
+            self._read({"defaults": _defaults_form(self), "units": nullable(units_form(self.state_shape))})
+            self._read({"stages": stages_form(self.state_shape, self.inputs)})
             for fits, place, expected, got in self._rules():
                 if not fits:
                     raise MisfitError(place, expected, got)
@@ -201,7 +226,7 @@ class ModelSpec:
     def _rules(self) -> Iterator[tuple[bool, str, str, Any]]:
         """Yield the rules between entries: whether one holds, the place it is about, what that must be, the value."""
         requires, defaults, names = self.requires, self.defaults, [item.name for item in self.inputs]
-        fits = (len(self.state_shape) == 3) == self.is_picture
+        fits = (len(self.state_shape) == 3) == (SHAPE not in requires)
         yield fits, "state_shape", "of three sizes, or another number where requires has shape", self.state_shape
         is_learned = VARIANCE_FRACTION in requires
         yield is_learned or self.variance != "learned", "variance", "fixed without variance_fraction", self.variance
@@ -222,6 +247,8 @@ class ModelSpec:
             TIMES: defaults.times is not None,
             PLAN: defaults.plan is not None,
             GUIDANCE: defaults.guidance is not None,
+            STAGED: bool(self.stages.keys() & {BEFORE, AFTER}),
+            UNITS: self.units is not None,
         }
         for name, is_used in needed.items():
             yield name in requires or not is_used, "requires", f"a list with {name}, which the spec uses", requires
@@ -305,13 +332,3 @@ def guidance_for(spec: ModelSpec, given: Guidance | float | None = None) -> Guid
             f"guidance must be 1 for a network that has not learned to do without a class, got {guidance.scale:g}."
         )
     return guidance
-
-
-def metadata_from(values: dict[str, Any]) -> str:
-    """Return a spec's values and those beside it as JSON with sorted keys; raises UsageError where it is too long."""
-    text = json.dumps(values, sort_keys=True, allow_nan=False)
-    if len(text) > MAX_JSON_BYTES:  # ASCII
-        raise UsageError(
-            f"A model's spec must have at most {MAX_JSON_BYTES} bytes, got {len(text)}. Offer fewer plans."
-        )
-    return text

@@ -4,15 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 
 from ddpm_export.errors import BadFileError
-from ddpm_export.model.codec import MisfitError, anything, bad_file, parse_json, record
+from ddpm_export.model.codec import (
+    MAX_JSON_BYTES,
+    MisfitError,
+    anything,
+    bad_file,
+    metadata_from,
+    parse_json,
+    record,
+)
 from ddpm_export.model.guidance import json_from_guidance
 from ddpm_export.model.inputs import json_from_input
 from ddpm_export.model.plans import json_from_plan
-from ddpm_export.model.spec import MAX_JSON_BYTES, REQUIRES, SHAPE, ModelSpec, metadata_from, refuse_newer, too_new
+from ddpm_export.model.spec import REQUIRES, SHAPE, ModelSpec, refuse_newer, too_new
+from ddpm_export.model.stages import json_from_stage, json_from_units
 
 FORMAT = "ddpm-export/1"
 FAMILY, MAJOR = FORMAT.split("/")
-OPTIONAL = ("golden", "source", "graph", "inputs", "plans", "open")
+OPTIONAL = ("golden", "source", "graph", "inputs", "plans", "stages", "units", "open")
 REQUIRED = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in (*OPTIONAL, "state_shape"))
 
 
@@ -30,10 +39,19 @@ def json_from_spec(spec: ModelSpec) -> str:
     values[_shape_name(spec.requires)] = values.pop("state_shape")
     values["inputs"] = [json_from_input(entry) for entry in spec.inputs]
     values["plans"] = {name: json_from_plan(plan) for name, plan in spec.plans.items()}
+    values["stages"] = {name: json_from_stage(stage) for name, stage in spec.stages.items()}
+    values["units"] = None if spec.units is None else json_from_units(spec.units)
     values["defaults"] = {name: value for name, value in vars(spec.defaults).items() if value is not None}
     if spec.defaults.guidance is not None:
         values["defaults"]["guidance"] = json_from_guidance(spec.defaults.guidance)
-    for name in ("graph", "inputs", "plans", "open"):  # newer than the format's first files: only where they are used
+    for name in (
+        "graph",
+        "inputs",
+        "plans",
+        "stages",
+        "units",
+        "open",
+    ):  # newer than the format's first files: only where they are used
         if not values[name] and (name != "open" or spec.open is None):
             del values[name]
     return metadata_from({"format": FORMAT, **values})

@@ -57,7 +57,9 @@ def inputs_of(spec: ModelSpec) -> Signature:
             inputs["history"] = ("float32", [size if before is images else "k", *before])
     if spec.graph == "edit":
         inputs |= {"image": ("float32", images), "mask": ("float32", images), "strength": ("float32", [])}
-    given = [entry for entry in spec.inputs if entry.is_given or (entry.kind == "previous" and spec.graph == "slice")]
+    given = [
+        entry for entry in spec.asked_inputs if entry.is_given or (entry.kind == "previous" and spec.graph == "slice")
+    ]
     return inputs | {
         entry.name: (entry.dtype, before if entry.kind == "previous" else ["n", *entry.shape]) for entry in given
     }
@@ -67,7 +69,7 @@ def outputs_of(spec: ModelSpec) -> Signature:
     """Return the outputs of the graph that a one-call file's spec describes, in their order."""
     images: list[int | str] = ["n", *spec.state_shape]
     x_0: Signature = {"x_0": ("float32", images)}
-    results: Signature = {"values": ("float32", images)}
+    results: Signature = {"values": ("float32", ["n", *spec.result_shape])}
     if spec.is_picture:
         channels, height, width = spec.picture_shape
         results = {"images": ("uint8", ["n", height, width, channels])}
@@ -127,7 +129,7 @@ def one_call_from_session(path: Path, session: Any, spec: ModelSpec, run_graph: 
         if spec.graph == "edit":
             nothing = {"image": np.zeros(shape, np.float32), "mask": np.ones(shape, np.float32), "strength": 0.0}
             given = {name: inputs.pop(name, usual) for name, usual in nothing.items()}
-        given |= bound_inputs(spec.inputs, inputs, len(numbers)) | {
+        given |= bound_inputs(spec.asked_inputs, inputs, len(numbers)) | {
             "seed": seed,
             "first": numbers.start,
             "n": len(numbers),

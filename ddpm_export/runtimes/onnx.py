@@ -19,7 +19,7 @@ from ddpm_export.process.equations import Array, Model
 from ddpm_export.runtimes.apart import done_apart
 from ddpm_export.runtimes.external_data import check_external_data, metadata_of
 from ddpm_export.runtimes.one_call import Run, one_call_from_session
-from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
+from ddpm_export.runtimes.opened import DenoiserFile, Network, OneCallFile
 from ddpm_export.runtimes.providers import PROVIDERS, Provider, provider_from_name
 
 # images (B, C, H, W) float32 in [-1, 1] -> features (B, D) and logits (B, K), float32
@@ -28,6 +28,7 @@ Extractor = Callable[[Array], tuple[Array, Array]]
 Graph = Callable[[str, dict[str, Array]], Array]
 # the inputs by name -> the spec's outputs in order
 Evaluate = Callable[[dict[str, Array]], list[Array]]
+Signature = dict[str, tuple[Any, list[Any]]]
 CPU = PROVIDERS["cpu"]
 TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
 # operators that ONNX Runtime itself keeps on the CPU to work out shapes with: they count and move, and compute nothing
@@ -39,7 +40,7 @@ _registered: set[str | None] = set()  # plugins, which ONNX Runtime takes once a
 def open_onnx(
     path: Path, provider: Provider, threads: int | None, timeout_s: float | None = None
 ) -> DenoiserFile | OneCallFile:
-    """Open `*.onnx` so that every node that computes runs on the provider.
+    """Open `*.onnx` so that every node that computes runs on the provider; a denoiser without its stages.
 
     Raises ModelRefusedError, with the names of nodes, where one would not, and as `open_model`.
     """
@@ -59,7 +60,27 @@ def open_onnx(
     if spec.graph is not None:
         run = _stoppable(ort, str(path), session, timeout_s)
         return OneCallFile(one_call_from_session(path, session, spec, run), spec)
-    return DenoiserFile(_model(ort, str(path), session, spec, provider), spec)
+    return DenoiserFile(Network(_model(ort, str(path), session, spec, provider), spec), spec)
+
+
+def signed_graph(path: Path, provider: Provider, threads: int | None) -> tuple[Signature, Signature, Evaluate]:
+    """Return what any graph of ours takes and gives, by name: dtype and shape without the batch; and what runs it.
+
+    Runs raise BadFileError where the graph does not run; as `open_onnx` else.
+    """
+    _, session = _session_of_file(path, provider, threads)
+    taken, given = (
+        {value.name: (TYPES.get(value.type, value.type), value.shape[1:]) for value in values}
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+
+    def run(feeds: dict[str, Array]) -> list[Array]:
+        try:
+            return list(session.run(None, feeds))
+        except Exception as exc:  # a graph may load and yet not run
+            raise _does_not_run(str(path), exc) from exc
+
+    return taken, given, run
 
 
 def model_from_bytes(content: bytes, spec: ModelSpec, *, threads: int | None = None) -> Model:
@@ -83,7 +104,7 @@ def _evaluate(session: Any, outputs: list[str] | None) -> Evaluate:
 
 
 def model_from_path(path: Path, *, threads: int | None = None) -> Model:
-    """Return the network of a denoiser's file on the CPU."""
+    """Return the network of a denoiser's file on the CPU, without its stages."""
     opened = open_onnx(path, CPU, threads)
     assert isinstance(opened, DenoiserFile)  # the caller made it one
     return opened.model

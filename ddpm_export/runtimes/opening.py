@@ -10,6 +10,7 @@ from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.accepted import check_device
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.providers import provider_from_name
+from ddpm_export.runtimes.stages import with_stages
 
 MAX_THREADS = 1024  # a million keep ONNX Runtime busy for minutes before it dies
 
@@ -56,9 +57,11 @@ def open_file(
     if not os.path.isfile(path):  # unlike Path, it takes a name that the system refuses for one that is not there
         raise BadFileError(f"{path}: no such file.")
     if path.suffix == ".onnx":
-        from ddpm_export.runtimes.onnx import open_onnx
+        from ddpm_export.runtimes.onnx import open_onnx, signed_graph
 
         opened = open_onnx(path, device, threads, timeout_s)
+        if isinstance(opened, DenoiserFile):
+            opened = with_stages(opened, path, lambda place: signed_graph(place, device, threads))
         if device.plugin is not None:
             check_device(opened, device, path)
         return opened

@@ -14,7 +14,7 @@ from ddpm_export.process.equations import Array
 from ddpm_export.process.given import inversion
 from ddpm_export.process.pixels import LEVELS_PER_UNIT
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
-from ddpm_export.sampling.generate import images_of, opened_file, sample
+from ddpm_export.sampling.generate import encoder_of, images_of, opened_file, sample
 from ddpm_export.sampling.given import Given, beyond_graph, label_of_pictures, states_from_images
 from ddpm_export.sampling.request import Request, request_for
 
@@ -36,7 +36,7 @@ def edit(
     plan and batch. Raises what `request_for` and `sample` raise, and UsageError where there is nothing to edit.
     """
     opened = opened_file(model, provider, threads)
-    request = request_for(opened.spec, images=images, **asked)
+    request = request_for(opened.spec, images=images, encode=encoder_of(opened), **asked)
     if request.given is None:
         raise UsageError("Give images, seeds or x_T.", "images", "seeds", "x_T")
     return images_of(opened, request)
@@ -61,7 +61,7 @@ def invert(
     spec = opened.spec
     if isinstance(opened, OneCallFile):
         raise beyond_graph(spec)
-    known = states_from_images(images, spec)
+    known = states_from_images(images, spec, encode=encoder_of(opened))
     label = label_of_pictures(spec, asked.get("label"), asked.get("inputs"))
     forwards = request_for(spec, **{**asked, "n": len(images), "label": label})
     if any(row.noise for row in forwards.steps.plan.rows):
@@ -78,7 +78,7 @@ def invert(
             report(done, total)
 
     x_T = _last_states(free, replace(backwards, given=Given(states=known)), count)
-    back = results_of(spec, _last_states(opened, replace(forwards, given=Given(states=x_T)), count))
+    back = results_of(opened.model, spec, _last_states(opened, replace(forwards, given=Given(states=x_T)), count))
     errors = (back.astype(np.float64) - images).reshape(len(images), -1) * (1.0 if spec.is_picture else LEVELS_PER_UNIT)
     return Inverted(x_T, np.sqrt(np.square(errors).mean(axis=1)))
 

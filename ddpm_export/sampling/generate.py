@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_export.model.denoiser import denoiser, results_of
+from ddpm_export.model.denoiser import denoiser, network_inputs, results_of
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Denoiser, Model, noised, numbered
 from ddpm_export.process.given import known_pixels, measured
 from ddpm_export.process.noise import GIVEN, noise_stream
 from ddpm_export.process.rows import Row
 from ddpm_export.process.walk import State, walk
-from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
+from ddpm_export.runtimes.opened import DenoiserFile, Network, OneCallFile
 from ddpm_export.runtimes.opening import open_file
 from ddpm_export.sampling.given import Given
 from ddpm_export.sampling.request import Request, request_for
@@ -25,7 +25,8 @@ def sample(model: Model, spec: ModelSpec, request: Request) -> Iterator[tuple[ra
     Raises NonFiniteError at the row where a number is no longer finite.
     """
     for numbers in request.batches:
-        denoise = denoiser(model, spec, guidance=request.guidance, **request.inputs_of(numbers))
+        inputs = network_inputs(model, request.inputs_of(numbers))
+        denoise = denoiser(model, spec, guidance=request.guidance, **inputs)
         states = _walk(denoise, spec, request, numbers)
         while True:
             with numbered(numbers):
@@ -73,7 +74,7 @@ def pictures(
     """
     if isinstance(opened, DenoiserFile):
         for numbers, state in sample(opened.model, opened.spec, request):
-            yield numbers, state.row, results_of(opened.spec, state.x) if wants(state.row.i) else None
+            yield numbers, state.row, results_of(opened.model, opened.spec, state.x) if wants(state.row.i) else None
         return
     steps = request.steps
     eta = steps.knobs.get("eta", 1.0)  # ddpm, whose variance is fixed_small here
@@ -81,9 +82,16 @@ def pictures(
     for numbers in request.batches:
         inputs = request.inputs_of(numbers) | _inputs_of_edit(request, numbers)
         for i, x, images in opened.run(request.seed, numbers, *choices, **inputs):
-            # before the last row there is only the state; the last pictures are the graph's own
-            shown = images if i == request.num_rows else results_of(opened.spec, x)
+            # before the last row there is only the state; the last pictures, and those of latents, are the graph's own
+            is_shown = i == request.num_rows or opened.spec.stages or opened.spec.units is not None
+            shown = images if is_shown else results_of(opened, opened.spec, x)
             yield numbers, steps.plan.rows[i - 1], shown if wants(i) else None
+
+
+def encoder_of(opened: DenoiserFile | OneCallFile) -> Callable[[Array], Array] | None:
+    """Return what makes states of what a user has, where the file has it; None for a function or a one-call file."""
+    model = opened.model if isinstance(opened, DenoiserFile) else None
+    return model.encode if isinstance(model, Network) else None
 
 
 def images_of(opened: DenoiserFile | OneCallFile, request: Request) -> Array:

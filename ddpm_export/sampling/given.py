@@ -1,7 +1,7 @@
 """What images are made from other than fresh noise: pictures, a measurement, given noise. Opens no file."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -112,18 +112,20 @@ def beyond_graph(spec: ModelSpec) -> UsageError:
     return UsageError(f"A one-call {spec.graph} takes {takes}. Run the .onnx it was made from.")
 
 
-def given_for(spec: ModelSpec, edit: Edit, n: int | None, first: int) -> Given:
+def given_for(
+    spec: ModelSpec, edit: Edit, n: int | None, first: int, encode: Callable[[Array], Array] | None = None
+) -> Given:
     """Return what images are made from, checked against the model."""
     images, seeds, measure, strength = edit.images, edit.seeds, edit.measure, edit.strength
     shape, count = spec.state_shape, BETWEEN if n is None else n
     known = y = measurement = states = None
     mask = None if edit.mask is None else _mask(edit.mask, spec)
     if measure is not None:
-        if measure != "mask" and not spec.is_picture:
-            raise UsageError(f"measure must be mask for a state of shape {shape}, got {measure!r}.", "measure")
+        if not spec.state_is_picture and (measure != "mask" or spec.is_picture):
+            raise UsageError(f"measure must be mask for numbers, and left out for latents, got {measure!r}.", "measure")
         measurement = measurement_from_text(measure, shape, mask)
     if images is not None:
-        known = states_from_images(images, spec, measurement)
+        known = states_from_images(images, spec, measurement, encode)
         if mask is not None and len(mask) not in (1, len(images)):
             raise UsageError(f"mask must hold one mask, or one for each of {len(images)} pictures, got {len(mask)}.")
         if measurement is not None:
@@ -160,13 +162,22 @@ def given_for(spec: ModelSpec, edit: Edit, n: int | None, first: int) -> Given:
     )
 
 
-def states_from_images(images: Array, spec: ModelSpec, measurement: Measurement | None = None) -> Array:
+def states_from_images(
+    images: Array,
+    spec: ModelSpec,
+    measurement: Measurement | None = None,
+    encode: Callable[[Array], Array] | None = None,
+) -> Array:
     """Return pictures or numbers as states (m, *shape) float32, or as measured values where they have that shape.
 
-    Raises UsageError for those of another size or dtype.
+    encode: from what a user has to states, of a model that has a scale or stages. Raises UsageError for pictures and
+    numbers of another size or dtype, and without `encode` where one is needed.
     """
+    if not spec.state_is_picture and encode is None and (spec.units is not None or spec.stages):
+        raise UsageError("The model's states are encoded: pass `encode`, as `edit` does.", "images")
     if not spec.is_picture:
-        return _states(images, spec.state_shape, "images")
+        values = _states(images, spec.result_shape, "images")
+        return values if encode is None else encode(values)
     shape = channels, height, width = spec.picture_shape
     fitting = [(height, width, channels)]
     if measurement is not None:
@@ -175,7 +186,8 @@ def states_from_images(images: Array, spec: ModelSpec, measurement: Measurement 
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] not in fitting or len(images) < 1:
         sizes = " or ".join(f"(m, {h}, {w}, {c})" for h, w, c in dict.fromkeys(fitting))
         raise UsageError(f"images must be uint8 {sizes}, got {images.dtype} {images.shape}.", "images")
-    return from_uint8(images).astype(np.float32)
+    known = from_uint8(images).astype(np.float32)
+    return known if spec.state_is_picture or encode is None else encode(known)
 
 
 def _mask(mask: Array, spec: ModelSpec) -> Array:
@@ -186,12 +198,18 @@ def _mask(mask: Array, spec: ModelSpec) -> Array:
         if not fits:
             raise UsageError(f"mask must be uint8 {shape} or (m, *shape), got {mask.dtype} {mask.shape}.", "mask")
         return mask.reshape(-1, *shape).astype(np.float32) / np.float32(255.0)
+    shape = spec.picture_shape
     if mask.dtype != np.uint8 or mask.ndim not in (2, 3) or mask.shape[-2:] != shape[1:]:
         raise UsageError(
             f"mask must be uint8 ({shape[1]}, {shape[2]}), or one for each picture, got {mask.dtype} {mask.shape}.",
             "mask",
         )
-    return mask.reshape(-1, 1, *shape[1:]).astype(np.float32) / np.float32(255.0)
+    made = mask.reshape(-1, 1, *shape[1:]).astype(np.float32) / np.float32(255.0)
+    if spec.state_is_picture:
+        return made
+    (_, height, width), (_, rows, columns) = shape, spec.state_shape  # a latent is made where any of its pixels is
+    latents: Array = made.reshape(-1, 1, rows, height // rows, columns, width // columns).max(axis=(3, 5))
+    return latents
 
 
 def _states(x: Array, shape: tuple[int, ...], name: str) -> Array:

@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,6 +130,7 @@ def request_for(
     between: bool = False,
     seeds: Sequence[int] | None = None,
     x_T: Array | None = None,
+    encode: Callable[[Array], Array] | None = None,
     **knobs: Any,
 ) -> Request:
     """Return the request for images from a model; None is the spec's default, and a fresh seed.
@@ -148,7 +149,7 @@ def request_for(
     returns, jump: how many times to go back, and how many rows (RePaint), with a mask or a measure. between: n images
     (9 by default) from the first of two pictures to the second. Instead of images, seeds: two, whose noise n images
     interpolate; or x_T: float (m, C, H, W), the noise itself, as `invert` finds it. The label of pictures is "none" by
-    default where the network knows it.
+    default where the network knows it. encode: turns pictures into states, for a model of latents: its file's own.
 
     Raises UsageError for values out of range, that do not fit the model, or that exclude each other.
     """
@@ -164,7 +165,7 @@ def request_for(
     if edit:
         refuse_contradictions(spec, edit, seed)
         seed = seeds[0] if seeds is not None else seed
-        given = given_for(spec, edit, n, first)
+        given = given_for(spec, edit, n, first, encode)
         m = len(next(array for array in (given.states, given.known) if array is not None))
         n = m * given.ways
         if spec.graph is None:  # a one-call graph leaves out rows by itself
@@ -213,9 +214,11 @@ def _cycles(spec: ModelSpec, label: Any, given: Mapping[str, Any]) -> dict[str, 
         given = {**given, spec.label.name: label}
     elif spec.label is not None:
         given = {spec.label.name: range(len(spec.label.classes)), **given}
-    known = {entry.name: entry for entry in spec.inputs if entry.is_given}
+    known = {entry.name: entry for entry in spec.asked_inputs if entry.is_given}
     cycles = {name: known[name].cycle_of(values) for name, values in given.items() if name in known}
-    bound_inputs(spec.inputs, {**given, **{name: values[0] for name, values in cycles.items()}}, 1)  # unknown, missing
+    bound_inputs(
+        spec.asked_inputs, {**given, **{name: values[0] for name, values in cycles.items()}}, 1
+    )  # unknown, missing
     return cycles
 
 

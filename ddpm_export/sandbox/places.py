@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem
 
-PICTURE = re.compile(r"\d{6,}\.png")
+PICTURE = re.compile(r"\d{6,}\.(png|npy)")
 
 
 def place_for(out: Path) -> Path:

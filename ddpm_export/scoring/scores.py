@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ddpm_export import __version__
 from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
 from ddpm_export.images.write import save_array
-from ddpm_export.model.denoiser import decode
+from ddpm_export.model.denoiser import results_of
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
-from ddpm_export.process.pixels import from_uint8, to_uint8
+from ddpm_export.process.pixels import from_uint8
 from ddpm_export.runtimes.onnx import Extractor
 from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import Request
@@ -72,7 +72,7 @@ def sampled_images(
         if images is None:
             part = request.part(range(start, start + count))
             states = [state.x for _, state in sample(model, spec, part) if state.row.i == part.num_rows]
-            images = to_uint8(decode(np.concatenate(states)))
+            images = results_of(model, spec, np.concatenate(states))
             save_array(path, images)
         done.append(images)
         report(start + count - request.first, request.n, "sampling")

@@ -350,13 +350,13 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 
     (tmp_path / "m.onnx").write_bytes(mix_model())
 
-    def wrong(denoiser, spec):
+    def wrong(denoiser, spec, stages):
         for tensor in denoiser.graph.initializer:
             if tensor.name == "w":
                 values = numpy_helper.to_array(tensor).copy()
                 values[0, 0, 1, 1] += 0.3
                 tensor.CopyFrom(numpy_helper.from_array(values, "w"))
-        return sampler_from_denoiser(denoiser, spec)
+        return sampler_from_denoiser(denoiser, spec, stages)
 
     monkeypatch.setitem(from_denoiser.BUILDERS, "sampler", wrong)
     with pytest.raises(ModelRefusedError, match="images differ"):
