@@ -262,6 +262,10 @@ def test_a_default_plan_that_cannot_do_an_edit_leaves_it_to_ddim(model):
     assert request_for(spec, images=IMAGES, strength=1.0, seed=1).steps.name == "own-3"  # which looks back at itself
     back = request_for(spec, images=IMAGES, mask=MASK, returns=1, seed=1)
     assert back.steps.sampler == "ddim"
+    spec = replace(spec, plans={**spec.plans, "own-4": plan(spec, sampler="dpmpp_2m", num_steps=4)})  # of a count alone
+    assert request_for(spec, num_steps=4, seed=1).steps.name == "own-4"
+    counted = request_for(spec, images=IMAGES, strength=0.7, seed=1, num_steps=4).steps
+    assert counted == request_for(spec, images=IMAGES, strength=0.7, seed=1, sampler="ddim", num_steps=4).steps
     with pytest.raises(UsageError, match="plan own-3, whose rows look back"):
         request_for(spec, images=IMAGES, strength=0.7, plan="own-3")
 

@@ -157,7 +157,7 @@ def request_for(
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}.", name)
     edit = Edit(images, seeds, x_T, mask, measure, strength, between, returns)
-    explicit = any(value is not None for value in (plan, sampler, num_steps, times, grid))
+    is_named = any(value is not None for value in (plan, sampler, times, grid))
     if spec.graph is not None:
         _refuse_what_is_fixed(spec, plan=plan, guidance=guidance, num_steps=num_steps, times=times, **knobs)
     steps = choose(spec, name=plan, sampler=sampler, num_steps=num_steps, times=times, grid=grid, **knobs)
@@ -169,8 +169,8 @@ def request_for(
         m = len(next(array for array in (given.states, given.known) if array is not None))
         n = m * given.ways
         if spec.graph is None:  # a one-call graph leaves out rows by itself
-            if not explicit and _is_beyond(spec, steps, strength, returns):
-                steps = choose(spec, sampler="ddim", num_steps=spec.defaults.num_steps, **knobs)
+            if not is_named and _is_beyond(spec, steps, strength, returns):
+                steps = choose(spec, sampler="ddim", num_steps=num_steps or spec.defaults.num_steps, **knobs)
             rows = steps.plan if strength is None else plan_below(spec, steps, strength)
             steps = steps._replace(plan=with_returns(rows, returns, jump) if returns else rows)
         elif strength is not None:

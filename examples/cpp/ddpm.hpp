@@ -1451,7 +1451,10 @@ inline std::vector<double> times_below(const std::vector<double>& times, double 
     return below;
 }
 
-inline Plan plan_below(const Plan& plan, double strength, std::int64_t num_train_timesteps) {
+namespace detail {
+
+// Return the rows of a plan from a share of the training times on, numbered anew.
+inline Plan rows_below(const Plan& plan, double strength, std::int64_t num_train_timesteps) {
     std::vector<double> times;
     std::transform(plan.rows.begin(), plan.rows.end(), std::back_inserter(times), [](const Row& row) { return row.t; });
     const std::vector<double> left = times_below(times, strength, num_train_timesteps);
@@ -1460,9 +1463,22 @@ inline Plan plan_below(const Plan& plan, double strength, std::int64_t num_train
     Plan below{{begin, plan.rows.end()}};
     for (std::size_t k = 0; k < below.rows.size(); ++k) {
         below.rows[k].i = static_cast<std::uint32_t>(k + 1);
-        if (below.rows[k].reach() > k + 1) {
-            throw detail::usage("strength does not apply to a plan whose rows look back beyond it.");
-        }
+    }
+    return below;
+}
+
+// Return whether a row looks further back than to the first of them, or, where `at_all`, than to itself.
+inline bool looks_back(const Plan& plan, bool at_all) {
+    return std::any_of(plan.rows.begin(), plan.rows.end(),
+                       [=](const Row& row) { return row.reach() > (at_all ? 1 : row.i); });
+}
+
+}  // namespace detail
+
+inline Plan plan_below(const Plan& plan, double strength, std::int64_t num_train_timesteps) {
+    Plan below = detail::rows_below(plan, strength, num_train_timesteps);
+    if (detail::looks_back(below, false)) {
+        throw detail::usage("strength does not apply to a plan whose rows look back beyond it.");
     }
     return below;
 }
@@ -2477,8 +2493,14 @@ inline std::vector<float> edit(const Model& model, const ModelSpec& spec, const 
     const Shape& shape = spec.image_shape;
     Plan rows = plan(spec, settings.sampler, settings.num_steps, settings.times, settings.plan, settings.eta,
                      settings.variance);
+    const auto T = static_cast<std::int64_t>(spec.alphas_cumprod.size());
+    const bool is_named = settings.sampler || settings.times || settings.plan;
+    const bool is_beyond = given.strength && detail::looks_back(detail::rows_below(rows, *given.strength, T), false);
+    if (!is_named && (is_beyond || (given.returns > 0 && detail::looks_back(rows, true)))) {  // what ddim can do
+        rows = plan(spec, "ddim", settings.num_steps.value_or(spec.defaults.num_steps), {}, {}, settings.eta);
+    }
     if (given.strength) {
-        rows = plan_below(rows, *given.strength, static_cast<std::int64_t>(spec.alphas_cumprod.size()));
+        rows = plan_below(rows, *given.strength, T);
     }
     rows = with_returns(rows, given.returns, given.jump);
     const auto batch = static_cast<std::size_t>(settings.n), size = batch * detail::size_of(shape);

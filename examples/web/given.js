@@ -268,16 +268,28 @@ export function timesBelow(times, strength, numTrainTimesteps) {
  * @param {number} numTrainTimesteps T
  * @returns {Plan}
  */
-function planBelow({ rows }, strength, numTrainTimesteps) {
+function planBelow(plan, strength, numTrainTimesteps) {
+  const below = rowsBelow(plan, strength, numTrainTimesteps);
+  if (looksBack(below)) throw new UsageError("strength does not apply to a plan whose rows look back beyond it.");
+  return below;
+}
+
+/**
+ * @param {Plan} plan
+ * @param {number} strength
+ * @param {number} numTrainTimesteps
+ * @returns {Plan} the rows from a share of the training times on, numbered anew
+ */
+function rowsBelow({ rows }, strength, numTrainTimesteps) {
   const times = [...new Set(rows.map(({ t }) => t))].sort((s, t) => t - s);
   const [highest] = timesBelow(times, strength, numTrainTimesteps);
   const begin = rows.findIndex(({ t }) => t <= highest);
   const left = rows.slice(begin).map((row, k) => ({ ...row, i: k + 1 }));
-  if (left.some((row) => reachOf(row) > row.i)) {
-    throw new UsageError("strength does not apply to a plan whose rows look back beyond it.");
-  }
   return { rows: left, start: 1 };
 }
+
+/** @type {(plan: Plan, atAll?: boolean) => boolean} */
+const looksBack = ({ rows }, atAll = false) => rows.some((row) => reachOf(row) > (atAll ? 1 : row.i));
 
 // --- from pictures to pictures ---
 
@@ -320,8 +332,14 @@ export async function edit(model, spec, images, settings, progress = () => true)
   const pictures = each(known, size);
   const m = mask && each(eachChannel(Float32Array.from(mask, (level) => level / fround(255)), shape), size);
 
-  const ready = chosen(model, spec, tellingNothing(spec, others), whose);
-  let { rows, denoise } = ready;
+  const settled = tellingNothing(spec, others);
+  let { rows, denoise } = chosen(model, spec, settled, whose);
+  const isNamed = [others.sampler, others.times, others.plan].some((value) => (value ?? null) !== null);
+  const isBeyond = strength !== null && looksBack(rowsBelow(rows, strength, T));
+  if (!isNamed && (isBeyond || (returns > 0 && looksBack(rows, true)))) { // what ddim can do
+    const numSteps = others.numSteps ?? spec.defaults.num_steps;
+    ({ rows, denoise } = chosen(model, spec, { ...settled, sampler: "ddim", numSteps }, whose));
+  }
   if (strength !== null) rows = planBelow(rows, strength, T);
   if (returns !== 0) rows = withReturns(rows, returns, jump);
   const noise = noiseStream(others.seed, whose, shape);

@@ -14,7 +14,7 @@ PICTURE, MASK = ROOT / "docs" / "given" / "pictures" / "00.png", ROOT / "docs" /
 EDITS = [
     {"mask": MASK, "returns": 2, "jump": 2, "num_steps": 5, "sampler": "ddim", "eta": 1.0},
     {"measure": "average:4", "num_steps": 4, "sampler": "ddpm"},
-    {"mask": MASK, "strength": 0.5, "sampler": "ddim", "num_steps": 6},
+    {"mask": MASK, "strength": 0.5, "num_steps": 8},
 ]
 N, SEED, FIRST = 2, 3, 4
 
