@@ -125,6 +125,8 @@ OPTIONS: dict[str, list[Options]] = {
     "LMSDiscrete": _SIGMA_SPACE,
     "KDPM2Discrete": _SIGMA_SPACE,
     "KDPM2AncestralDiscrete": _SIGMA_SPACE,
+    "LCM": [*_all(({}, {"clip_sample": True}), (EPS, V)), {"timestep_scaling": 1.0}],
+    "TCD": [*_all(({}, {"eta": 0.0}, {"eta": 1.0}), (EPS, V))],
 }
 
 

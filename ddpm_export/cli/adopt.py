@@ -1,8 +1,9 @@
 """`ddpm-adopt`: write files of a network that no importer knows: anyone's .onnx, or your own class."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from ddpm_export.sandbox.child import confine, is_child
 if TYPE_CHECKING:
     from ddpm_export.exporting.foreign import ForeignNetwork
     from ddpm_export.importers.checkpoint import Checkpoint
+    from ddpm_export.importers.paths import Path as GaussianPath
     from ddpm_export.model.inputs import Input
     from ddpm_export.model.spec import ModelSpec
 
@@ -53,7 +55,9 @@ def adopt(
     prediction: Annotated[
         str | None, what("What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]")
     ] = None,
-    clip: Annotated[str, what("The bound on x_0, or none.")] = "1",
+    clip: Annotated[
+        str | None, what("The bound on x_0, or none. [default: 1; none with --set path= or preconditioner=]")
+    ] = None,
     inputs: Annotated[
         list[str] | None,
         what(
@@ -83,6 +87,7 @@ def adopt(
         confine(path, **limits._asdict(), reads=reads, writes=[output.folder(file)], scratch=True)
     from ddpm_export.exporting import export as exporting
     from ddpm_export.importers.load import load_network
+    from ddpm_export.importers.paths import path_from_options
 
     if is_onnx and not exporting.is_foreign(path) and path.is_file():
         raise UsageError(f"{file} is already a file of ddpm-export. Use ddpm-export or ddpm-run.")
@@ -91,11 +96,13 @@ def adopt(
     for flag, value in (("--network", network), ("--weights", weights)):
         if is_onnx and value is not None:
             raise UsageError(f"{flag} does not apply to an .onnx, such as {file}.")
+    gaussian_path, _ = path_from_options(options)
+    usual = "eps" if gaussian_path is None else gaussian_path.form.prediction
     if is_onnx:
         found, time = exporting.foreign_shape_and_time(path, options)
         shape = shape or (None if found is None else ",".join(map(str, found)))
-        prediction = prediction or ("eps" if time == "t" else "x_0")
-    spec = spec_of(file, schedule, shape, timesteps, prediction or "eps", clip, inputs or [])
+        usual = usual if time == "t" else "x_0"
+    spec = spec_of(file, schedule, shape, timesteps, prediction or usual, clip, inputs or [], gaussian_path)
     loaded: Checkpoint | ForeignNetwork
     if network is None:
         loaded = exporting.load_onnx(file, spec, options)
@@ -112,35 +119,44 @@ def spec_of(
     shape: str | None,
     timesteps: int,
     prediction: str,
-    clip: str,
+    clip: str | None,
     inputs: list[str],
+    gaussian_path: "GaussianPath | None" = None,
 ) -> "ModelSpec":
     """Return the spec of a network that cannot describe itself, as the options describe it."""
     from ddpm_export.model.spec import INPUTS, SHAPE, Defaults, ModelSpec
     from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
+    if gaussian_path is not None and schedule is not None:
+        raise UsageError(f"--schedule does not apply beside {gaussian_path.name}, which has levels of its own.")
     for option, value, example in (("--schedule", schedule, "linear"), ("--shape", shape, "1,28,28")):
-        if value is None:
+        if value is None and not (option == "--schedule" and gaussian_path is not None):
             raise UsageError(f"{checkpoint} does not contain its {option[2:]}. Add {option} {example}.")
     schedule_name, *settings = str(schedule).split(",")
     parameters = options_from_settings(None, settings)
     try:
         state_shape = tuple(int(size) for size in str(shape).split(","))
-        bound = None if clip == "none" else float(clip)
+        bound = None if (clip or ("1" if gaussian_path is None else "none")) == "none" else float(clip or 1.0)
     except ValueError as exc:
         raise UsageError(
             f"--shape and --clip must be numbers such as 1,28,28 and 1, got {shape!r} and {clip!r}."
         ) from exc
-    betas = betas_from_name(schedule_name, timesteps, **parameters)
+    if gaussian_path is None:
+        alphas_cumprod = tuple(
+            alphas_cumprod_from_betas(betas_from_name(schedule_name, timesteps, **parameters)).tolist()
+        )
+        levels: dict[str, Any] = {"schedule": {"name": schedule_name, **parameters}}
+    else:
+        alphas_cumprod, levels = gaussian_path.alphas_cumprod(timesteps), {"path": asdict(gaussian_path)}
     try:
         return ModelSpec(
             name=Path(checkpoint).stem,
             prediction=prediction,
             state_shape=state_shape,
-            alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
+            alphas_cumprod=alphas_cumprod,
             clip_x_0=bound,
             defaults=Defaults(num_steps=min(Defaults.num_steps, timesteps)),
-            source={"schedule": {"name": schedule_name, **parameters}},
+            source=levels,
             inputs=tuple(input_from_text(text, state_shape) for text in inputs),
             requires=(*((INPUTS,) if inputs else ()), *((SHAPE,) if len(state_shape) != 3 else ())),
         )

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_export.errors import ModelRefusedError, UsageError, several, shown
+from ddpm_export.importers.choices import read_options
+from ddpm_export.importers.paths import OPTIONS, path_from_options
+from ddpm_export.importers.paths import Path as GaussianPath
 from ddpm_export.model.inputs import checked_inputs
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Array, Model
@@ -19,7 +22,8 @@ from ddpm_export.runtimes.onnx import open_graph
 
 TIMES = ("t", "sigma", "c_noise")  # what a network may be told of the time: see `Levels`
 LAYOUTS = ("NCHW", "NHWC")
-OTHER_KEYS = ("output", "layout", "sigma_data", "batch")
+OTHER_KEYS = ("output", "layout", "batch")
+OWN_PATHS = {"sigma": "denoiser", "c_noise": "c_noise"}  # the path of a network by the name of its time
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Levels(NamedTuple):
     """How a network is told the time, as tables over t, each (T,) float64, None where there is nothing to do.
 
     told: what it is told in place of t. scale: what x_t is multiplied by. skip, out: the weights of x_t and of what it
-    says in x_0.
+    says in the prediction.
     """
 
     asked: Array | None = None
@@ -61,25 +65,19 @@ class Levels(NamedTuple):
     out: Array | None = None
 
     @classmethod
-    def of(cls, time: str, alphas_cumprod: tuple[float, ...], sigma_data: float) -> "Levels":
-        """Return the tables for one of TIMES.
-
-        sigma: a denoiser of x_0 + sigma noise, which is x_t / sqrt(a) with sigma = sqrt((1 - a) / a). c_noise: the
-        network within it, as Karras et al. 2022 (eq. 7 and table 1) precondition it: told log(sigma) / 4.
-        """
-        if time == "t":
+    def of(cls, path: GaussianPath | None, alphas_cumprod: tuple[float, ...]) -> "Levels":
+        """Return the tables of a network of a path; raises UsageError where it has no finite level at some t."""
+        if path is None:
             return cls()
-        a = np.array(alphas_cumprod)
-        sigma, to_sigma = np.sqrt((1.0 - a) / a), 1.0 / np.sqrt(a)
-        if time == "sigma":
-            return cls(sigma, to_sigma)
-        total = sigma**2 + sigma_data**2
-        return cls(
-            np.log(sigma) / 4.0,
-            to_sigma / np.sqrt(total),
-            to_sigma * sigma_data**2 / total,
-            sigma * sigma_data / np.sqrt(total),
-        )
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            tables = path.tables(alphas_cumprod)
+        if not all(np.isfinite(table).all() for table in tables):
+            raise UsageError(
+                f"A network that takes {path.name} cannot end at an infinite sigma. Choose another `schedule`."
+            )
+        asked, scale, skip, out = tables
+        is_plain = not skip.any() and (out == 1.0).all()
+        return cls(asked, scale, *((None, None) if is_plain else (skip, out)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ class ForeignNetwork:
     """Hold a foreign .onnx with what is known of it, ready to be exported.
 
     places: by our names (x_t, t, and the spec's inputs) the inputs that stand for them. time: one of TIMES, what t
-    becomes there. one_by_one: whether it takes a single image. notes: what to tell whoever exports it.
+    becomes there. gaussian_path: how it is called, None for a network of this file's form. one_by_one: whether it
+    takes a single image. notes: what to tell whoever exports it.
     """
 
     path: Path
@@ -95,7 +94,7 @@ class ForeignNetwork:
     places: Mapping[str, Place]
     output: Place
     time: str = "t"
-    sigma_data: float = 0.5
+    gaussian_path: GaussianPath | None = None
     is_nhwc: bool = False
     one_by_one: bool = False
     notes: tuple[str, ...] = ()
@@ -103,7 +102,7 @@ class ForeignNetwork:
     @property
     def levels(self) -> Levels:
         """Return how it is told the time."""
-        return Levels.of(self.time, self.spec.alphas_cumprod, self.sigma_data)
+        return Levels.of(self.gaussian_path, self.spec.alphas_cumprod)
 
     @property
     def remedy(self) -> str:
@@ -115,11 +114,11 @@ class ForeignNetwork:
         )
 
     def beginning_with_noise(self) -> "ForeignNetwork":
-        """Return it with plans that begin, where it is told a sigma, at noise of that sigma without any image in it.
+        """Return it with plans that begin, where it is one of another path, at noise without any image in it.
 
         That is how such networks are sampled (Karras et al. 2022, algorithm 1): x_T = sqrt(1 - a) noise.
         """
-        if self.time == "t":
+        if self.gaussian_path is None:
             return self
         plans = {name: replace(plan, start=math.sqrt(1.0 - plan.rows[0].a)) for name, plan in self.spec.plans.items()}
         return replace(self, spec=replace(self.spec, plans=plans))
@@ -157,10 +156,12 @@ def foreign_network(
     """Return a foreign network once it is known which of its inputs stands for which of ours.
 
     options: x_t, one of TIMES, and the spec's inputs, each the name of an input of the graph, its own unless said;
-    output, where there are several; layout, NCHW or NHWC; sigma_data, with c_noise; batch, 1 to go image by image.
+    output, where there are several; layout, NCHW or NHWC; batch, 1 to go image by image; `path` or `preconditioner`,
+    and with c_noise sigma_data, as of `importers/paths.py`.
     Raises UsageError for options that do not fit, ModelRefusedError for a graph that cannot become (x_t, t).
     """
     time = _time_of(path, inputs, options)
+    gaussian_path, options = _path_of(time, options)
     known = ("x_t", time, *(entry.name for entry in spec.inputs), *OTHER_KEYS)
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -183,18 +184,20 @@ def foreign_network(
     batches = {*(place.sizes[0] if place.sizes else 1 for place in places.values()), *output.sizes[:1]}
     for size in sorted(batches - {None, 1}, key=str):
         raise ModelRefusedError(f"{path} takes only batches of {size}. Export it with a dynamic batch, or one of 1.")
+    _check_prediction(gaussian_path, time, spec)
     network = ForeignNetwork(
         path,
         spec,
         places,
         output,
         time,
-        _sigma_data_of(time, spec, options),
+        gaussian_path,
         is_nhwc=layout == "NHWC",
         one_by_one=1 in batches or options.get("batch") == 1,
     )
     if options.get("batch", 1) != 1:
         raise UsageError(f"'batch' must be 1, or left out, got {shown(options['batch'])}.")
+    Levels.of(gaussian_path, spec.alphas_cumprod)
     _refuse_other_shapes(network)
     return network
 
@@ -216,17 +219,26 @@ def _named(path: Path, places: Mapping[str, Place], key: str, options: Mapping[s
     return places[name]
 
 
-def _sigma_data_of(time: str, spec: ModelSpec, options: Mapping[str, object]) -> float:
-    sigma_data = options.get("sigma_data")
+def _path_of(time: str, options: Mapping[str, object]) -> tuple[GaussianPath | None, Mapping[str, object]]:
+    """Return the path that the options name, or the time's own, and the options that are not of a path."""
+    named, left = path_from_options(options)
+    if time == "t":
+        return named, left
+    if named is not None:
+        raise UsageError(f"{time!r} is a path of its own. Name the time's input by t, or drop {named.name}.")
+    sigma_data = left.pop("sigma_data", None)
     if (sigma_data is None) == (time == "c_noise"):
         raise UsageError("'c_noise' needs `sigma_data=0.5`, or another, and nothing but c_noise takes it.")
-    if sigma_data is not None and not (type(sigma_data) in (int, float) and 0 < float(str(sigma_data)) < math.inf):
-        raise UsageError(f"'sigma_data' must be a positive number, got {shown(sigma_data)}.")
-    if time == "c_noise" and spec.prediction != "x_0":
-        raise UsageError(f"A network that takes c_noise predicts x_0, got `prediction={spec.prediction}`.")
-    if time != "t" and spec.alphas_cumprod[-1] == 0:
-        raise UsageError(f"A network that takes {time} cannot end at an infinite sigma. Choose another `schedule`.")
-    return 0.5 if sigma_data is None else float(str(sigma_data))
+    chosen = read_options({} if sigma_data is None else {"sigma_data": sigma_data}, OPTIONS)
+    return GaussianPath(OWN_PATHS[time], **chosen), left
+
+
+def _check_prediction(path: GaussianPath | None, time: str, spec: ModelSpec) -> None:
+    if path is not None and path.name != "denoiser" and spec.prediction != path.form.prediction:
+        name = path.name if time == "t" else time
+        raise UsageError(
+            f"A network that takes {name} predicts {path.form.prediction}, got `prediction={spec.prediction}`."
+        )
 
 
 def _refuse_other_shapes(network: ForeignNetwork) -> None:

@@ -5,6 +5,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from ddpm_export.importers.layout import (
     misfit,
     spec_of,
 )
+from ddpm_export.importers.path_network import PathNetwork
+from ddpm_export.importers.paths import Path as GaussianPath
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import ModelSpec
+from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec
 from ddpm_export.process.rows import is_number
 
 # what EMAModel.save_pretrained writes among the options of the network
@@ -97,6 +100,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         defaults=schedule.defaults,
         inputs=_inputs(config, ours.get("classes"), ours.get("none")),
     )
+    if schedule.path is not None:
+        spec = replace(spec, requires=(*spec.requires, FRACTIONAL_T))
+    _check_fourier(config, schedule.path)
     network = _network(package, config, spec, found.contents)
     counts_t = config["time_embedding_type"] == "learned"
 
@@ -106,7 +112,10 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     stages = {} if latents is None else latents.networks
     for stage in stages.values():
         _free_the_batch(stage)
-    return Imported(UNet2D(network, channels, is_learned), spec, schedule.source, schedule.notes, stepping, stages)
+    unet: nn.Module = UNet2D(network, channels, is_learned)
+    if schedule.path is not None:
+        unet = PathNetwork(unet, schedule.path, spec.num_train_timesteps)
+    return Imported(unet, spec, schedule.source, schedule.notes, stepping, stages)
 
 
 class UNet2D(nn.Module):
@@ -175,9 +184,6 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     values.update(stated)
     if values["class_embed_type"] not in (None, "timestep", "identity"):  # diffusers would leave it out, silently
         raise misfit("class_embed_type", values["class_embed_type"], "null, timestep or identity")
-    if values["time_embedding_type"] == "fourier":
-        remedy = "Use a network that counts steps: fourier is for continuous noise levels"
-        raise misfit("time_embedding_type", "fourier", "positional or learned", remedy)
     for key, value in values.items():
         items = value if isinstance(value, (list, tuple)) else [value]
         limit = MAX_BLOCKS if key == "layers_per_block" else MAX_SIZE
@@ -186,6 +192,14 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
         if key in ("in_channels", "out_channels") and type(value) is not int:
             raise misfit(key, value, "a count of channels")
     return values
+
+
+def _check_fourier(config: Mapping[str, Any], path: GaussianPath | None) -> None:
+    """Raise BadFileError where a network that takes the logarithm of its time is told one of 0 or less."""
+    is_positive = path is not None and float(path.tables(path.alphas_cumprod(2))[0].min()) > 0.0
+    if config["time_embedding_type"] == "fourier" and not is_positive:
+        remedy = "Use a scheduler whose times are above 0, such as FlowMatchEulerDiscreteScheduler"
+        raise misfit("time_embedding_type", "fourier", "positional or learned, where a time may be 0 or less", remedy)
 
 
 def _inputs(config: Mapping[str, Any], classes: Any, none: Any) -> tuple[Input, ...]:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError, first_line, several, shown
 from ddpm_export.importers import choices
+from ddpm_export.importers.diffusers_paths import NOT_ROWS, PATHS, USUAL_STEPS, path_of
 from ddpm_export.importers.diffusers_stepping import NotCarriedError, plan_from_scheduler
 from ddpm_export.importers.layout import uneven_times
+from ddpm_export.importers.paths import Path
 from ddpm_export.model.spec import FRACTIONAL_T, PLAN, RAW_EPS, TIMES, Defaults, ModelSpec
 from ddpm_export.model.steps import plan as plan_of
 from ddpm_export.process.rows import Plan, Row, are_falling_times
@@ -27,8 +29,7 @@ DDPM = ("DDPMScheduler", "DDPMParallelScheduler")
 OTHER_PURPOSE = {
     "DDIMInverseScheduler": "it leads from an image to its noise",
     "DPMSolverMultistepInverseScheduler": "it leads from an image to its noise",
-    "LCMScheduler": "it is for networks that were distilled to a few steps",
-    "TCDScheduler": "it is for networks that were distilled to a few steps",
+    **NOT_ROWS,
 }
 PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 VARIANCES = {
@@ -57,7 +58,9 @@ KNOWN: dict[str, choices.Option] = {
     "timestep_spacing": choices.one_of(("leading", "trailing", "linspace"), default="leading"),
     "timestep_type": choices.Option("discrete: t counts the steps here", lambda value: value == "discrete", "discrete"),
     "steps_offset": choices.within(0, choices.MAX_TIMESTEPS - 1, 0),
-    "use_flow_sigmas": choices.Option("False: flow matching is another process", lambda value: not value, False),
+    "use_flow_sigmas": choices.Option(
+        "False: for a flow take FlowMatchEulerDiscreteScheduler", lambda value: not value, False
+    ),
 }
 RECORDED = (  # in the spec's source, for people
     *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr", "prediction_type"),
@@ -66,7 +69,9 @@ RECORDED = (  # in the spec's source, for people
 STEP_OPTIONS = {
     "eta": choices.within(0.0, 1.0, 0.0),
     "use_clipped_model_output": choices.like(False),
-}  # of a scheduler's step
+    **{name: choices.within(0.0, 1e9) for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")},
+    "mu": choices.like(None),
+}  # of a scheduler's step, and of its set_timesteps
 # a scheduler's float32 leaves so little of 1 - a / a_prev near the picture that its own weights are off by 1e-4
 SAME = 5e-4
 
@@ -75,7 +80,8 @@ SAME = 5e-4
 class Schedule:
     """Hold what a scheduler decides of a spec, what its source records, and notes for the user.
 
-    scheduler: the package's object, which has made no step. inputs: further arguments of its step.
+    scheduler: the package's object, which has made no step. inputs: further arguments of its step. path: of a network
+    that is not one of discrete betas.
     """
 
     alphas_cumprod: tuple[float, ...]
@@ -87,6 +93,7 @@ class Schedule:
     notes: tuple[str, ...]
     scheduler: Any
     inputs: Values
+    path: Path | None = None
 
 
 def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
@@ -100,6 +107,9 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
     inputs = _inputs_of_steps(kind, options)
     options = {key: value for key, value in options.items() if key not in inputs}
     values = _values(package, kind, config, options)
+    path = path_of(name, values)
+    if path is not None:
+        return _schedule_of_path(package, kind, path, values, inputs, options)
     entries = {**{key: entry.default for key, entry in KNOWN.items()}, **values}
     for key, entry in KNOWN.items():
         if not entry.fits(entries[key]):
@@ -108,7 +118,8 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
     alphas_cumprod = _falling(scheduler, entries, options)
     T = len(alphas_cumprod)
     # as DDPMPipeline and DDIMPipeline sample by default
-    defaults = Defaults("ddpm", min(1000, T), 0.0) if name in DDPM else Defaults("ddim", min(50, T), 0.0)
+    steps = USUAL_STEPS.get(name, 50)
+    defaults = Defaults("ddpm", min(1000, T), 0.0) if name in DDPM else Defaults("ddim", min(steps, T), 0.0)
     source = {key: values[key] for key in RECORDED if type(values.get(key)) in (bool, int, float, str)}
     if entries["trained_betas"] is not None:
         source["beta_schedule"] = "trained_betas"
@@ -130,6 +141,26 @@ def read_schedule(package: Any, config: Values, options: Values) -> Schedule:
     )
 
 
+def _schedule_of_path(package: Any, kind: Any, path: Path, values: Values, inputs: Values, options: Values) -> Schedule:
+    """Return the numbers of a scheduler of another path; its own steps follow by `with_stepping`."""
+    if values.get("invert_sigmas"):
+        raise _refusal("invert_sigmas", True, "false: a flow here goes from noise, s = 1, to the picture", options)
+    source = {key: value for key, value in values.items() if type(value) in (bool, int, float, str)}
+    sampler = "consistency" if path.name == "consistency" else "ddim"
+    return Schedule(
+        path.alphas_cumprod(1000),
+        path.form.prediction,
+        1.0 if values.get("clip_denoised") else None,
+        "fixed_small",
+        Defaults(sampler, USUAL_STEPS.get(kind.__name__, 50), 0.0),
+        {"scheduler": {"class": kind.__name__, **source, **inputs}, "diffusers": package.__version__},
+        (),
+        _built(kind, values, options),
+        inputs,
+        path,
+    )
+
+
 def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *, counts_t: bool) -> ModelSpec:
     """Return the spec with the scheduler's own steps; the first of the counts is the default.
 
@@ -145,7 +176,7 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
                 f"The number of steps must be from 1 to {spec.num_train_timesteps}, the model's own, got {count!r}."
             )
         try:
-            plan = plan_from_scheduler(schedule.scheduler, count, spec, schedule.inputs)
+            plan = plan_from_scheduler(schedule.scheduler, count, spec, schedule.inputs, schedule.path)
         except NotCarriedError as exc:
             raise BadFileError(
                 f"the scheduler's steps cannot be carried over: {name} {exc}. Use sampler ddim instead.", "sampler"
@@ -168,7 +199,7 @@ def with_stepping(spec: ModelSpec, schedule: Schedule, counts: Sequence[int], *,
         spec,
         plans={**spec.plans, **plans},
         defaults=replace(spec.defaults, num_steps=counts[0], plan=next(iter(plans))),
-        requires=(*spec.requires, *(entry for entry, is_needed in needed.items() if is_needed)),
+        requires=tuple(dict.fromkeys((*spec.requires, *(entry for entry, is_needed in needed.items() if is_needed)))),
     )
 
 
@@ -198,7 +229,8 @@ def _are_near(a: Iterable[float], b: Iterable[float]) -> bool:
 
 def _inputs_of_steps(kind: Any, options: Values) -> dict[str, Any]:
     """Return the options that a pipeline passes on to a scheduler's step."""
-    known = {key: option for key, option in STEP_OPTIONS.items() if key in inspect.signature(kind.step).parameters}
+    parameters = {**inspect.signature(kind.step).parameters, **inspect.signature(kind.set_timesteps).parameters}
+    known = {key: option for key, option in STEP_OPTIONS.items() if key in parameters}
     stated = {key: value for key, value in options.items() if key in known}
     choices.read_options(stated, known)
     return stated
@@ -217,8 +249,14 @@ def _scheduler_class(package: Any, name: Any, options: Values) -> Any:
         )
     if name in OTHER_PURPOSE:
         raise _refusal("_class_name", name, f"a sampler of images; {OTHER_PURPOSE[name]}", options)
-    if not issubclass(kind, package.SchedulerMixin) or "beta_schedule" not in inspect.signature(kind).parameters:
-        raise _refusal("_class_name", name, "a scheduler of discrete betas, which has a beta_schedule", options)
+    is_known = "beta_schedule" in inspect.signature(kind).parameters or name in PATHS
+    if not issubclass(kind, package.SchedulerMixin) or not is_known:
+        raise _refusal(
+            "_class_name",
+            name,
+            f"a scheduler of discrete betas, which has a beta_schedule, or {several(PATHS, 9)}",
+            options,
+        )
     return kind
 
 

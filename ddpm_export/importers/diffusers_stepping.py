@@ -6,6 +6,7 @@ proves that the steps are no more than such sums.
 """
 
 import copy
+import inspect
 import logging
 import math
 import warnings
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ddpm_export.errors import first_line
+from ddpm_export.importers.paths import Path
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.process.equations import VARIANCE_FRACTION
@@ -41,31 +43,42 @@ class NotCarriedError(Exception):
 
 
 class _Evaluation(NamedTuple):
-    """One evaluation of a scheduler: the network's time, alphas_cumprod there, and the state's factor to it."""
+    """One evaluation of a scheduler: the network's time, alphas_cumprod there, and the state's factor to it.
+
+    skip, out: the weights, in a prediction, of the state so scaled and of what the scheduler takes for the answer.
+    """
 
     t: float
     a: float
     scale: float
+    skip: float = 0.0
+    out: float = 1.0
 
 
 def plan_from_scheduler(
-    scheduler: Any, num_steps: int, spec: ModelSpec, asked: Mapping[str, Any] | None = None
+    scheduler: Any,
+    num_steps: int,
+    spec: ModelSpec,
+    asked: Mapping[str, Any] | None = None,
+    path: Path | None = None,
 ) -> Plan:
     """Return the rows of a scheduler of diffusers for num_steps steps, on the states that its network is given.
 
     scheduler: one that has made no step; it is left as it is. spec: of the network, with what it predicts and how it
-    clips. asked: further arguments of `step`, such as eta. Raises NotCarriedError where its steps are not such rows.
+    clips. asked: further arguments of `step`, such as eta, or of `set_timesteps`. path: of the scheduler's network,
+    where that is not one of discrete betas. Raises NotCarriedError where its steps are not such rows.
     """
+    begun = _Begun(scheduler, num_steps, asked or {}, path, spec.num_train_timesteps)
     with _quiet():
         try:
-            evaluations, start, weights = _probed(scheduler, num_steps, spec, asked or {}, -1.0)
-            noisiest = _probed(scheduler, num_steps, spec, asked or {}, 1.0)[2] if _is_learned(spec) else weights
+            evaluations, start, weights = _probed(begun, spec, -1.0)
+            noisiest = _probed(begun, spec, 1.0)[2] if _is_learned(spec) else weights
         except NotCarriedError:
             raise
         except Exception as exc:  # whatever a class makes of a number of steps that is not for it
             raise NotCarriedError(f"cannot take {num_steps} steps: {first_line(exc)}") from exc
         plan = Plan(_rows(evaluations, _shortened(weights), noisiest, spec, num_steps), start)
-        return _tested(scheduler, plan, num_steps, spec, asked or {})
+        return _tested(begun, plan, spec)
 
 
 @contextmanager
@@ -90,7 +103,7 @@ class _Noise(TorchFunctionMode):
         self.noise, self.count = noise, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.randn:
+        if func not in (torch.randn, torch.randn_like):
             return func(*args, **(kwargs or {}))
         self.count += 1
         return self.noise.to((kwargs or {}).get("dtype") or torch.float32)
@@ -100,62 +113,88 @@ def _is_learned(spec: ModelSpec) -> bool:
     return VARIANCE_FRACTION in spec.outputs
 
 
-def _evaluation(scheduler: Any, t: Tensor, done: int) -> _Evaluation:
-    """Return what the next evaluation is of."""
-    scale = float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), t))
-    index = done if getattr(scheduler, "step_index", None) is None else int(scheduler.step_index)
-    lists = [value for name, value in vars(scheduler).items() if name.startswith("sigmas") and len(value) > index]
-    # sigma = sqrt((1 - a) / a) (Karras et al. 2022); of several lists the one that this step goes by
-    levels = [1.0 / (1.0 + float(sigmas[index]) ** 2) for sigmas in lists]
-    levels = levels or [float(scheduler.alphas_cumprod[int(t)])]
-    a = min(levels, key=lambda a: abs(math.sqrt(a) - scale))
-    number = float(t)
-    return _Evaluation(int(number) if number.is_integer() else number, a, scale)
+class _Begun(NamedTuple):
+    """A scheduler that made no step, how many it is to make, and what else its steps go by."""
+
+    scheduler: Any
+    num_steps: int
+    asked: Mapping[str, Any]
+    path: Path | None
+    T: int
+
+    def set(self) -> Any:
+        """Return a copy of the scheduler that is set to this number of steps."""
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(self.num_steps, **self._asked_of(scheduler.set_timesteps))
+        return scheduler
+
+    def step(self, scheduler: Any, *arguments: Any) -> Tensor:
+        """Return the state after a step of such a copy."""
+        state: Tensor = scheduler.step(*arguments, **self._asked_of(scheduler.step)).prev_sample
+        return state
+
+    def _asked_of(self, method: Any) -> dict[str, Any]:
+        known = inspect.signature(method).parameters
+        return {name: value for name, value in self.asked.items() if name in known}
+
+    def evaluation(self, scheduler: Any, t: Tensor, done: int) -> _Evaluation:
+        """Return what the next evaluation of such a copy is of."""
+        scale = 1.0
+        if hasattr(scheduler, "scale_model_input"):
+            scale = float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), t))
+        index = done if getattr(scheduler, "step_index", None) is None else int(scheduler.step_index)
+        if self.path is not None:
+            number = float(scheduler.sigmas[index])
+            alpha, sigma, length = map(float, self.path.level_of(number))
+            told, _, skip, out = map(float, self.path.numbers(alpha, sigma))
+            if abs(told - float(t)) > ROUNDING * 10 * max(1.0, abs(told)):
+                raise NotCarriedError(f"tells its network {float(t):g} where its level is {told:g}")
+            # a level at an end, rounded to float32 by the scheduler, is that end
+            t_ours = self.path.t_of(number, self.T)
+            t_ours = min(max(t_ours, 0.0), self.T - 1.0) if -1e-2 < t_ours < self.T - 1 + 1e-2 else t_ours
+            return _Evaluation(t_ours, alpha**2, 1.0 / length, skip, out)
+        lists = [value for name, value in vars(scheduler).items() if name.startswith("sigmas") and len(value) > index]
+        # sigma = sqrt((1 - a) / a) (Karras et al. 2022); of several lists the one that this step goes by
+        levels = [1.0 / (1.0 + float(sigmas[index]) ** 2) for sigmas in lists]
+        levels = levels or [float(scheduler.alphas_cumprod[int(t)])]
+        a = min(levels, key=lambda a: abs(math.sqrt(a) - scale))
+        number = float(t)
+        return _Evaluation(int(number) if number.is_integer() else number, a, scale)
 
 
 def _steps(
-    scheduler: Any,
-    num_steps: int,
-    asked: Mapping[str, Any],
-    ask: Callable[[int, Tensor | None], tuple[Tensor, Tensor, Tensor]],
+    begun: _Begun, ask: Callable[[int, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 ) -> Iterator[tuple[_Evaluation, Tensor]]:
-    """Yield each evaluation and the state after it, on the scheduler's own scale, of one that made no step.
+    """Yield each evaluation and the state after it, on the scheduler's own scale.
 
     ask: (number of the row from 0, the state as the network is to be given it, None at first) -> what it is given, what
-    it answers, and the noise.
+    is predicted, and the noise.
     """
+    scheduler = begun.set()
     times = scheduler.timesteps
     if not 1 <= len(times) <= MAX_ROWS:
-        raise NotCarriedError(f"makes {len(times)} evaluations of {num_steps} steps")
+        raise NotCarriedError(f"makes {len(times)} evaluations of {begun.num_steps} steps")
     x: Tensor | None = None
     for k, t in enumerate(times):
-        at = _evaluation(scheduler, t, k)
-        given, answer, noise = ask(k, None if x is None else x * at.scale)
+        at = begun.evaluation(scheduler, t, k)
+        given, predicted, noise = ask(k, None if x is None else x * at.scale)
+        answer = predicted if (at.skip, at.out) == (0.0, 1.0) else (predicted - at.skip * given) / at.out
         fresh = _Noise(noise)
         with fresh:
-            x = scheduler.step(answer, t, given / at.scale, **asked).prev_sample
+            x = begun.step(scheduler, answer, t, given / at.scale)
         if fresh.count > 1:
             raise NotCarriedError("adds noise more than once in a step")
         yield at, x
 
 
-def _set(scheduler: Any, num_steps: int) -> Any:
-    """Return a copy that is set to this number of steps."""
-    scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(num_steps)
-    return scheduler
-
-
-def _probed(
-    scheduler: Any, num_steps: int, spec: ModelSpec, asked: Mapping[str, Any], fraction: float
-) -> tuple[list[_Evaluation], float, Float64]:
+def _probed(begun: _Begun, spec: ModelSpec, fraction: float) -> tuple[list[_Evaluation], float, Float64]:
     """Return every evaluation, the first state's weight of noise, and what the states after weigh, (rows, 3 rows).
 
     A state is as the network is given it. The weights are those of the state of the first evaluation, of what the
     network answered there, and of the noise after it, then those of the second, and so on; each as if it could be any
     number, though a state follows from what came before. fraction: the network's learned variance, -1 to 1.
     """
-    scheduler = _set(scheduler, num_steps)
+    scheduler = begun.set()
     rows = len(scheduler.timesteps)
     shape = (3 * rows, CHANNELS, 1, 1)
 
@@ -171,14 +210,14 @@ def _probed(
         return element(3 * k), answer, element(3 * k + 2)
 
     evaluations, states = [], []
-    for at, x in _steps(scheduler, num_steps, asked, ask):
+    for at, x in _steps(begun, ask):
         evaluations.append(at)
         states.append(x[:, 0, 0, 0].double().numpy() / SMALL)
     scales = [at.scale for at in evaluations[1:]] + [1.0]  # the picture is the state as it is
     weights = np.stack(states) * np.array(scales)[:, None]
     if not np.isfinite(weights).all():
-        raise NotCarriedError(f"gives NaN or infinity in {num_steps} steps")
-    start = evaluations[0].scale * float(scheduler.init_noise_sigma)
+        raise NotCarriedError(f"gives NaN or infinity in {begun.num_steps} steps")
+    start = evaluations[0].scale * float(getattr(scheduler, "init_noise_sigma", 1.0))  # a flow's is not said
     return evaluations, 1.0 if abs(start - 1.0) < ROUNDING else start, weights
 
 
@@ -245,7 +284,7 @@ def _without_end(numbers: Sequence[float]) -> tuple[float, ...]:
     return tuple(numbers[:count])
 
 
-def _tested(scheduler: Any, plan: Plan, num_steps: int, spec: ModelSpec, asked: Mapping[str, Any]) -> Plan:
+def _tested(begun: _Begun, plan: Plan, spec: ModelSpec) -> Plan:
     """Return a plan that does what the scheduler does on random numbers, with the raw noise where only that will do."""
     rng = np.random.default_rng(0)
     shape = (PIXELS, CHANNELS, 1, 1)
@@ -260,7 +299,7 @@ def _tested(scheduler: Any, plan: Plan, num_steps: int, spec: ModelSpec, asked: 
         given = torch.from_numpy(noise[0]) * plan.start if x is None else x
         return given, answer, torch.from_numpy(noise[k + 1])
 
-    ran = list(_steps(_set(scheduler, num_steps), num_steps, asked, ask))
+    ran = list(_steps(begun, ask))
     scales = [at.scale for at, _ in ran[1:]] + [1.0]
     states = [x.double().numpy() * scale for (_, x), scale in zip(ran, scales, strict=True)]
     errors = []

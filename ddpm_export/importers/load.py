@@ -9,6 +9,7 @@ from ddpm_export.errors import UsageError, several
 from ddpm_export.importers.apart import reading
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.packages import installed
+from ddpm_export.importers.paths import path_from_options
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.spec import ModelSpec
 
@@ -63,18 +64,22 @@ def load_network(
     """Read the weights of a network of your own class, `package.module:Class`, which is called with the arguments.
 
     This runs the module's code. The network maps (x_t, t, inputs by name) to the spec's outputs; its source then
-    names the class and the digest of the file. Raises UsageError for a class that cannot be made, BadFileError for
-    weights that do not fit.
+    names the class and the digest of the file. arguments: `path` or `preconditioner` among them, and what goes with it
+    (importers/paths.py), are not the class's: they say how it is called, and decide the spec's prediction and levels.
+    Raises UsageError for a class that cannot be made, BadFileError for weights that do not fit.
     """
     _check_weights(weights)
     with reading(path) as begun:
         with installed("export"):
             from ddpm_export.importers.own_network import network_from_class
+            from ddpm_export.importers.path_network import on_path
             from ddpm_export.importers.sources import read_source
         found, source = read_source(path, begun)
-    network = network_from_class(reference, arguments or {}, found.contents, weights)
+    gaussian_path, arguments = path_from_options(arguments or {})
+    network = network_from_class(reference, arguments, found.contents, weights)
     source = {**spec.source, "importer": "own", "network": reference, "weights": weights, **source}
-    return Checkpoint(network.eval().requires_grad_(False), dataclasses.replace(spec, source=source))
+    checkpoint = Checkpoint(network.eval().requires_grad_(False), dataclasses.replace(spec, source=source))
+    return checkpoint if gaussian_path is None else on_path(checkpoint, gaussian_path)
 
 
 def _check_weights(weights: str) -> None:

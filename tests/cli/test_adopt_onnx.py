@@ -121,18 +121,45 @@ NETWORKS = {  # how theirs is, what else is said on the command line, and whethe
     "a new opset": ({"opset": 21}, T_IS, False),
     "sigma": ({"time": (FLOAT, ["batch"])}, ("--set", "sigma=timestep", "--prediction", "eps"), False),
     "c_noise": ({"time": (FLOAT, ["batch"])}, ("--set", "c_noise=timestep", "--set", "sigma_data=0.6"), False),
+    "flow": ({"time": (FLOAT, ["batch"])}, (*T_IS, "--set", "path=flow", "--set", "time_scale=10"), False),
+    "edm": ({"time": (FLOAT, ["batch"])}, (*T_IS, "--set", "preconditioner=edm", "--set", "sigma_data=0.6"), False),
+    "consistency": ({"time": (FLOAT, ["batch"])}, (*T_IS, "--set", "preconditioner=consistency"), False),
     "its first time is for all": ({"first": True}, (*T_IS, "--set", "batch=1"), True),
 }
 
 
-NEEDED = ("usual", "one time", "NHWC", "two outputs", "sigma", "c_noise")
+def of_flow(sigma, x_0, eps):
+    """What v is where the network says u of (1 - s) x_0 + s eps: x_0 is x - s u, eps x + (1 - s) u."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s = np.where(np.isinf(sigma), 1.0, sigma / (1 + sigma))
+    x = (1 - s) * x_0 + s * eps
+    u = stated(x, 10 * s[:, 0, 0, 0])
+    return ((1 - s) * (x + (1 - s) * u) - s * (x - s * u)) / np.hypot(s, 1 - s)
+
+
+def of_edm(sigma, x_0, eps, sigma_data=0.6):
+    """What v is where EDM's denoiser says D of x_0 + sigma eps."""
+    x, root = x_0 + sigma * eps, np.hypot(sigma, sigma_data)
+    D = sigma_data**2 / root**2 * x + sigma * sigma_data / root * stated(x / root, np.log(sigma[:, 0, 0, 0]) / 4)
+    return ((x - D) / sigma - sigma * D) / np.hypot(1, sigma)
+
+
+def of_consistency(sigma, x_0, eps):
+    x, root = x_0 + sigma * eps, np.hypot(sigma, 0.5)
+    said = stated(x / root, np.log(sigma[:, 0, 0, 0]) / 4)
+    return 0.25 / ((sigma - 0.002) ** 2 + 0.25) * x + (sigma - 0.002) * 0.5 / root * said
+
+
+PATHS = {"flow": of_flow, "edm": of_edm, "consistency": of_consistency}
+NEEDED = ("usual", "one time", "NHWC", "two outputs", "sigma", "c_noise", *PATHS)
 
 
 @representative("name", NETWORKS, by=lambda name: name if name in NEEDED else "other")
 def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, command, rng, name):
     how, options, is_one_by_one = NETWORKS[name]
     source, path = theirs(tmp_path / "theirs.onnx", **how), tmp_path / "ours.onnx"
-    code, out, err = command("adopt", source, *USUAL, *options, "--out", path, "--json")
+    usual = USUAL if name not in PATHS else USUAL[2:]  # levels of its own take no schedule
+    code, out, err = command("adopt", source, *usual, *options, "--out", path, "--json")
     assert code == 0, err
     assert json.loads(out)["importer"] == "onnx"
     assert f"note: golden vectors record what {source} gives in ONNX Runtime" in err
@@ -146,16 +173,21 @@ def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, comman
         assert command("check", path, *against, "--set", "output=hidden")[0] == 4
     x_t, t = rng.standard_normal((3, *SHAPE)).astype(np.float32), np.array([0, 39, 20])
     a = np.array(spec.alphas_cumprod)[t].reshape(-1, 1, 1, 1)
-    sigma = np.sqrt((1 - a) / a)
+    with np.errstate(divide="ignore"):  # a flow ends without any picture
+        sigma = np.sqrt((1 - a) / a)
     if name == "sigma":
         expected = stated(x_t / np.sqrt(a), sigma[:, 0, 0, 0])
     elif name == "c_noise":  # Karras et al. 2022, table 1
         y, root = x_t / np.sqrt(a), np.sqrt(sigma**2 + 0.36)
         expected = 0.36 / root**2 * y + sigma * 0.6 / root * stated(y / root, np.log(sigma[:, 0, 0, 0]) / 4)
+    elif name in PATHS:
+        x_0, eps = rng.standard_normal((2, *x_t.shape))
+        x_t = (np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps).astype(np.float32)
+        expected = PATHS[name](sigma, x_0, eps)
     else:
         expected = stated(x_t, t)
-    assert spec.prediction == ("x_0" if name == "c_noise" else "eps")
-    np.testing.assert_allclose(model(x_t, t)[spec.prediction], expected, rtol=0, atol=3e-6)
+    assert spec.prediction == {"c_noise": "x_0", "consistency": "x_0", "flow": "v", "edm": "v"}.get(name, "eps")
+    np.testing.assert_allclose(model(x_t, t)[spec.prediction], expected, rtol=0, atol=2e-5 if name in PATHS else 3e-6)
     proto = onnx.load(path)
     assert proto.ir_version == 8
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
@@ -255,6 +287,14 @@ REFUSED = {  # how theirs is, the command line, exit code, words
     "another size": ({"asked": FURTHER[1:2]}, (*BOTH, "--input", "strength:vector:2"), 4, "does not hold [2]"),
     "one time for all images": ({"first": True}, BOTH, 4, "with 'batch' set to 1."),
     "c_noise without sigma_data": ({}, C_NOISE, 2, "sigma_data"),
+    "a schedule beside a path": ({}, (*BOTH, "--set", "path=flow"), 2, "--schedule does not apply beside flow"),
+    "another prediction": ({}, (*BOTH[2:], "--set", "preconditioner=edm", "--prediction", "eps"), 2, "predicts v, got"),
+    "two paths": (
+        {"name": "sigma"},
+        (*USUAL[2:], "--set", "path=flow", "--shape", "2,6,5"),
+        2,
+        "'sigma' is a path of its own",
+    ),
     "c_noise of v": ({}, (*C_NOISE, "--set", "sigma_data=1", "--prediction", "v"), 2, "predicts x_0"),
     "pt2": ({}, (*BOTH, "--format", "pt2"), 2, "which needs torch"),
     "weights": ({}, (*BOTH, "--weights", "raw"), 2, "--weights does not apply"),

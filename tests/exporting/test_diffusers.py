@@ -460,8 +460,7 @@ def test_what_an_option_says_is_refused_as_one(saved, place):
 @pytest.mark.parametrize(
     "name",
     [
-        *("ScoreSdeVeScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "VQDiffusionScheduler"),
-        *("IPNDMScheduler", "CMStochasticIterativeScheduler", "LCMScheduler", "DDIMInverseScheduler"),
+        *("ScoreSdeVeScheduler", "SCMScheduler", "VQDiffusionScheduler", "IPNDMScheduler", "DDIMInverseScheduler"),
         *("UNet2DModel", "DDPMPipeline", "SchedulerMixin", "surprise", "__name__", "utils", 7, None, ["DDPMScheduler"]),
     ],
     ids=str,

@@ -1,0 +1,168 @@
+"""Networks of other Gaussian paths: what a network that knows the picture and the noise would say, and their steps."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from representative import representative
+
+torch = pytest.importorskip("torch")
+
+from ddpm_export import open_model  # noqa: E402
+from ddpm_export.errors import UsageError  # noqa: E402
+from ddpm_export.exporting.export import export  # noqa: E402
+from ddpm_export.importers.load import load_network  # noqa: E402
+from ddpm_export.importers.path_network import PathNetwork  # noqa: E402
+from ddpm_export.importers.paths import FORMS, Path, path_from_options  # noqa: E402
+from ddpm_export.model.spec import ModelSpec  # noqa: E402
+
+pytestmark = pytest.mark.torch
+T = 1000
+SIGMA_DATA = 0.4
+
+
+def edm(sigma, x, x_0, sign=1.0):
+    """What EDM's network says where its denoiser is right (Karras et al. 2022, eq. 7), how it is given x, and when."""
+    total = sigma**2 + SIGMA_DATA**2
+    c_skip, c_out = SIGMA_DATA**2 / total, sign * sigma * SIGMA_DATA / math.sqrt(total)
+    return (x_0 - c_skip * x) / c_out, x / math.sqrt(total), math.log(sigma) / 4
+
+
+def consistency(sigma, x, x_0):
+    c_skip = SIGMA_DATA**2 / ((sigma - 0.002) ** 2 + SIGMA_DATA**2)
+    c_out = SIGMA_DATA * (sigma - 0.002) / math.sqrt(sigma**2 + SIGMA_DATA**2)
+    return (x_0 - c_skip * x) / c_out, x / math.sqrt(sigma**2 + SIGMA_DATA**2), 250 * math.log(sigma)
+
+
+def trigflow(t, x_0, eps):
+    x = math.cos(t) * x_0 + math.sin(t) * SIGMA_DATA * eps
+    return (math.cos(t) * SIGMA_DATA * eps - math.sin(t) * x_0) / SIGMA_DATA, x / SIGMA_DATA, t
+
+
+def vp_time(sigma):
+    return 999 * (math.sqrt(0.1**2 + 2 * 19.9 * math.log(sigma**2 + 1)) - 0.1) / 19.9
+
+
+# by name: of the path's own number, x_0 and eps, what the network would say, the state it is given, and the time
+IDEAL = {
+    "flow": (Path("flow", time_scale=1000.0), lambda s, x_0, e: (e - x_0, (1 - s) * x_0 + s * e, 1000 * s)),
+    "flow in reverse": (Path("flow", reverse=True), lambda s, x_0, e: (x_0 - e, (1 - s) * x_0 + s * e, 1 - s)),
+    "edm": (Path("edm", SIGMA_DATA), lambda s, x_0, e: edm(s, x_0 + s * e, x_0)),
+    "edm, negated": (Path("edm", SIGMA_DATA, reverse=True), lambda s, x_0, e: edm(s, x_0 + s * e, x_0, -1.0)),
+    "c_noise": (Path("c_noise", SIGMA_DATA), lambda s, x_0, e: edm(s, x_0 + s * e, x_0)),
+    "vp": (Path("vp"), lambda s, x_0, e: (e, (x_0 + s * e) / math.sqrt(s**2 + 1), vp_time(s))),
+    "ve": (Path("ve"), lambda s, x_0, e: (-e, x_0 + s * e, math.log(s / 2))),
+    "trigflow": (Path("trigflow", SIGMA_DATA), trigflow),
+    "consistency": (
+        Path("consistency", SIGMA_DATA, time_scale=1000.0),
+        lambda s, x_0, e: consistency(s, x_0 + s * e, x_0),
+    ),
+    "v": (
+        Path("v"),
+        lambda s, x_0, e: (
+            (e - s * x_0) / math.hypot(1, s),
+            (x_0 + s * e) / math.hypot(1, s),
+            math.atan(s) / math.pi * 2,
+        ),
+    ),
+    "denoiser": (Path("denoiser"), lambda s, x_0, e: (x_0, x_0 + s * e, s)),
+}
+
+
+@pytest.mark.parametrize("name", IDEAL)
+def test_what_a_network_that_knows_both_says_is_the_prediction_of_both(name, rng):
+    path, ideal = IDEAL[name]
+    x_0, eps = rng.standard_normal((2, 1, 1, 2, 3))
+    for t in (0.7, 30.0, 401.25, 998.0, 999.0):
+        number = float(path.number_at(t, T))
+        assert path.t_of(number, T) == pytest.approx(t, abs=1e-6)
+        alpha, sigma, _ = map(float, path.level_of(number))
+        said, given, time = ideal(number, x_0, eps)
+        asked = []
+
+        def network(x, told, said=said, asked=asked):
+            asked.extend([x.numpy(), told.item()])
+            return torch.from_numpy(said).float()
+
+        y = alpha * x_0 + sigma * eps
+        predicted = PathNetwork(network, path, T)(torch.from_numpy(y).float(), torch.tensor([t])).numpy()
+        expected = {"v": alpha * eps - sigma * x_0, "x_0": x_0, "eps": eps}[path.form.prediction]
+        np.testing.assert_allclose(asked[0], given, rtol=1e-5, atol=1e-5)
+        assert asked[1] == pytest.approx(time, rel=1e-5, abs=1e-6 * path.time_scale)
+        np.testing.assert_allclose(predicted, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_every_form_is_among_them():
+    assert {path.name for path, _ in IDEAL.values()} == set(FORMS)
+
+
+def test_levels_fall_strictly_and_end_where_the_path_does():
+    for name in FORMS:
+        levels = np.array(Path(name).alphas_cumprod(T))
+        assert (np.diff(levels) < 0).all()
+        assert levels[-1] == (0.0 if name in ("flow", "trigflow") else pytest.approx(1 / (1 + 80**2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"path": "edm"}, "'path' must be one of flow"),
+        ({"preconditioner": "flow"}, "'preconditioner' must be one of edm"),
+        ({"preconditioner": "edm", "sigma_data": -1}, "'sigma_data' must be a number above 0"),
+        ({"preconditioner": "edm", "sigma_min": 90}, "'sigma_min' must be below sigma_max"),
+        ({"path": "flow", "preconditioner": "edm"}, "'preconditioner' must be left out beside path"),
+    ],
+)
+def test_options_of_a_path_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        path_from_options(options)
+
+
+def test_a_class_keeps_its_own_options():
+    path, left = path_from_options({"width": 4, "path": "flow", "reverse": True})
+    assert (path, left) == (Path("flow", reverse=True), {"width": 4})
+    assert path_from_options({"sigma_data": 1.0}) == (None, {"sigma_data": 1.0})
+
+
+@representative("name", ["flow", "edm"])
+def test_ddim_over_an_exported_network_is_eulers_method_on_its_path(tmp_path, name):
+    """Euler's steps of x over s or sigma are written out here, and go by the same times."""
+    torch.manual_seed(0)
+    torch.save(torch.nn.Conv2d(1, 1, 3, padding=1).state_dict(), tmp_path / "w.pt")
+    option = {"path": "flow"} if name == "flow" else {"preconditioner": "edm"}
+    spec = ModelSpec("tiny", "eps", (1, 6, 5), Path("edm").alphas_cumprod(T), clip_x_0=None)
+    checkpoint = load_network(tmp_path / "w.pt", f"{__name__}:Small", spec, arguments=option)
+    assert set(checkpoint.spec.requires) == {"fractional_t"}
+    export(checkpoint, tmp_path / "unet.onnx")
+    model, spec = open_model(tmp_path / "unet.onnx")
+    path, network = Path(name), checkpoint.network.network.double()
+    from ddpm_export.model.denoiser import denoiser
+    from ddpm_export.model.steps import plan
+    from ddpm_export.process.noise import noise_stream
+    from ddpm_export.process.walk import walk
+
+    noise, rows = noise_stream(0, range(2), spec.state_shape), plan(spec, sampler="ddim", num_steps=8)
+    numbers = [float(path.number_at(row.t, T)) for row in rows.rows] + [0.0]
+    x = noise(0).astype(np.float64) * float(path.level_of(numbers[0])[2])
+    for number, after in pairwise(numbers):
+        x_t = torch.from_numpy(x)
+        if name == "flow":
+            slope = network(x_t, torch.tensor([number])).numpy()
+        else:
+            c = math.sqrt(number**2 + 0.25)
+            said = network(x_t / c, torch.tensor([math.log(number) / 4])).numpy()
+            slope = (x - (0.25 / c**2 * x + number * 0.5 / c * said)) / number
+        x = x + (after - number) * slope
+    *_, last = walk(denoiser(model, spec), noise, rows)
+    np.testing.assert_allclose(last.x, x, rtol=0, atol=2e-5)
+
+
+class Small(torch.nn.Conv2d):
+    """A network of another path, as a user has it."""
+
+    def __init__(self):
+        super().__init__(1, 1, 3, padding=1)
+
+    def forward(self, x, t):
+        return torch.tanh(super().forward(x)) + t.reshape(-1, 1, 1, 1) / 10
