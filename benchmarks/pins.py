@@ -147,7 +147,9 @@ COMMAND = "from ddpm_export.cli.{} import main; main()"
 PROGRAMS = """
 import hashlib, json, subprocess, sys
 from pathlib import Path
+import examples.__main__
 from examples.__main__ import BUILD, EXPORT, PROGRAMS, ran, read
+exports = (EXPORT, *getattr(examples.__main__, "EXPORT_OPEN", ()))  # of hosts of one-call files
 out, settings, only = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 BUILD.mkdir(parents=True, exist_ok=True)
 made = set()
@@ -171,7 +173,7 @@ for program in PROGRAMS:
         else:
             try:
                 if program.name not in made:
-                    for build in (EXPORT, *program.build):
+                    for build in (*exports, *program.build):
                         ran(build)
                     made.add(program.name)
                 told = hashlib.sha256(read(ran(command), Path(out / f"grid{program.ending}")).tobytes()).hexdigest()

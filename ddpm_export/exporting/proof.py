@@ -194,7 +194,7 @@ def prove_pictures(candidate: OneCallFile, reference: Model, spec: ModelSpec, *,
     for draw in draws:
         expected_x, expected = pictures_of(reference, spec, draw)
         x, images = candidate.end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))
-        both = (images, expected) if spec.is_picture else (_levels(spec, x), _levels(spec, expected_x))
+        both = (images, expected) if spec.is_picture else _levels(spec, x, expected_x)
         share, levels, _ = _difference(*both)
         _refuse_other_pictures(where, share, levels, f"at {draw}")
         off = float(np.abs(x.astype(np.float64) - expected_x).max())
@@ -233,7 +233,7 @@ def prove_rows(
     (images,) = run(feeds)
     expected = np.concatenate([pictures_of(reference, one_plan, draw)[1] for draw in draws])
     if not spec.is_picture:
-        images, expected = _levels(spec, images), _levels(spec, expected)
+        images, expected = _levels(spec, images, expected)
     if images.shape != expected.shape:
         raise ModelRefusedError(
             f"{where}: its images have shape {images.shape}, not {expected.shape}. Export it again."
@@ -274,9 +274,16 @@ def pictures_of(model: Model, spec: ModelSpec, draw: Draw) -> tuple[Array, Array
     return x, results_of(model, spec, x)
 
 
-def _levels(spec: ModelSpec, x: Array) -> Array:
-    """Return the levels of states: pixels, or numbers rounded as finely, without bounds."""
-    return to_uint8(x) if spec.state_is_picture else np.floor(np.float32(LEVELS_PER_UNIT) * x + np.float32(0.5))
+def _levels(spec: ModelSpec, x: Array, expected: Array) -> tuple[Array, Array]:
+    """Return the levels of states to compare: their pixels; of numbers how far they are off, and zeros.
+
+    A level of numbers is a 127.5th of the largest, or of 1 if that is less; a tenth of one does not count.
+    """
+    if spec.state_is_picture:
+        return to_uint8(x), to_uint8(expected)
+    unit = LEVELS_PER_UNIT / max(1.0, float(np.abs(expected).max()))
+    off = np.floor(unit * np.abs(x.astype(np.float64) - expected) + 0.9)
+    return off, np.zeros_like(off)
 
 
 def rounding(rounded: Model, exact: Model, spec: ModelSpec) -> Rounding:
@@ -358,8 +365,8 @@ def _trajectories(candidate: Model, reference: Model, spec: ModelSpec) -> tuple[
     rows = plan(spec, num_steps=num_steps, **how)
     examples = example_of_inputs(spec.inputs, SEED, [_no_class(spec) + k for k in numbers])
     given: dict[str, Any] = {entry.name: examples[entry.name] for entry in spec.inputs if entry.is_given}
-    images = []
+    states = []
     for model in (candidate, reference):
         last = deque(walk(denoiser(model, spec, **given), noise, rows), maxlen=1).pop()
-        images.append(_levels(spec, last.x))
-    return num_steps, *_difference(*images)
+        states.append(last.x)
+    return num_steps, *_difference(*_levels(spec, *states))

@@ -1,21 +1,21 @@
-"""UNet2DModel of diffusers, alone or in a pipeline, built by the user's installed package."""
+"""Networks of diffusers, alone or in a pipeline, built by the user's installed package; here UNet2DModel."""
 
-import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ddpm_export.errors import first_line, not_installed
+from ddpm_export.errors import first_line
+from ddpm_export.importers import diffusers_transformer
 from ddpm_export.importers.choices import ask_for, misused
 from ddpm_export.importers.diffusers_autoencoder import latents_of
+from ddpm_export.importers.diffusers_parts import fill_constants, free_the_batch, import_diffusers
 from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
 from ddpm_export.importers.folders import AUTOENCODERS, INDEX, MODEL, SCHEDULER, read_json
 from ddpm_export.importers.layout import (
@@ -46,6 +46,8 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 def signs(found: Found) -> dict[str, bool]:
     """Return what diffusers' UNet2DModel is known by, and whether it is there."""
     config = found.config.get(MODEL, {})
+    if config.get("_class_name") == diffusers_transformer.NAME:
+        return diffusers_transformer.signs(found)
     names = ("conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight")
     return {
         f"{MODEL} beside the weights (name the folder, not a file in it)": bool(config),
@@ -62,7 +64,9 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     pipeline passes to every step of its scheduler; `classes`, the names of a label's values, and `none`, the one of
     them, or the number, that training took for no class.
     """
-    package = _diffusers()
+    if found.config[MODEL].get("_class_name") == diffusers_transformer.NAME:
+        return diffusers_transformer.load(found, weights, options)
+    package = import_diffusers()
     for name, part in found.config.get(INDEX, {}).items():
         parts = ("unet", "scheduler", *(AUTOENCODERS if found.autoencoder is not None else ()))
         if name[:1] != "_" and name not in parts and part not in (None, [None, None]):
@@ -111,7 +115,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
 
     stages = {} if latents is None else latents.networks
     for stage in stages.values():
-        _free_the_batch(stage)
+        free_the_batch(stage)
     unet: nn.Module = UNet2D(network, channels, is_learned)
     if schedule.path is not None:
         unet = PathNetwork(unet, schedule.path, spec.num_train_timesteps)
@@ -141,27 +145,6 @@ class UNet2D(nn.Module):
         if not self.is_learned:
             return out
         return out[:, : self.channels], (out[:, self.channels :] + 1.0) / 2.0
-
-
-class Upsample(nn.Module):
-    """Double height and width by nearest neighbours, and convolve, by the same code at every batch size."""
-
-    def __init__(self, conv: nn.Module | None) -> None:
-        super().__init__()
-        self.conv = conv or nn.Identity()
-
-    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
-        """Map (B, C, H, W) to (B, C, 2H, 2W), or to the given height and width."""
-        size = {"scale_factor": 2.0} if output_size is None else {"size": output_size}
-        out: Tensor = self.conv(F.interpolate(x, mode="nearest", **size))
-        return out
-
-
-def _diffusers() -> Any:
-    try:
-        return importlib.import_module("diffusers")
-    except ModuleNotFoundError as exc:
-        raise not_installed("diffusers", "diffusers") from exc
 
 
 def _scheduler_config(path: Any) -> dict[str, Any]:
@@ -264,8 +247,8 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
     if config["time_embedding_type"] == "learned" and times < spec.num_train_timesteps:
         raise misfit("num_train_timesteps", times, f"{spec.num_train_timesteps}, as the scheduler says")
     assign_weights(network, dict(_renamed(state)), "weights")
-    _fill_constants(network, lambda: package.UNet2DModel(**config))
-    _free_the_batch(network)
+    fill_constants(network, lambda: package.UNet2DModel(**config))
+    free_the_batch(network)
     return network
 
 
@@ -276,30 +259,3 @@ def _renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         match = pattern.fullmatch(str(key))
         new = match[1] + OLD_NAMES[match[2]] + match[3] if match else key
         yield (key if new in state else new), value
-
-
-def _fill_constants(network: nn.Module, build: Callable[[], nn.Module]) -> None:
-    """Give the buffers that are in no state dict, such as the kernels of a KDownBlock2D, the values they start with."""
-    if not any(buffer.is_meta for buffer in network.buffers()):
-        return
-    with torch.random.fork_rng(devices=[]):  # weights are drawn, and thrown away
-        twin = build()
-    for module, other in zip(network.modules(), twin.modules(), strict=True):
-        for name, buffer in other.named_buffers(recurse=False):
-            if module.get_buffer(name).is_meta:
-                setattr(module, name, buffer)
-
-
-def _free_the_batch(network: nn.Module) -> None:
-    """Take out the branches on the batch size, which torch.export would make a bound on it.
-
-    diffusers copies to contiguous memory before it doubles the sides of 64 images or more, which changes no number.
-    """
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__ == "Upsample2D" and child.name == "conv" and child.norm is None:
-                setattr(module, name, Upsample(child.conv))
-        resize = getattr(module, "upsample", None)
-        if resize is not None:  # a residual block resizes both its ways: by `downsample` it does so without that branch
-            module.downsample = resize
-            module.upsample = None  # type: ignore[assignment]

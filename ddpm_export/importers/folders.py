@@ -13,6 +13,7 @@ from ddpm_export.importers.apart import TorchFile
 
 MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
+NETWORKS = ("unet", "transformer")  # the folders of a pipeline that may hold one
 AUTOENCODERS = ("vae", "vqvae")  # the folders of a pipeline that may hold one
 ENDINGS = (".safetensors", ".bin")  # the first is preferred
 MAX_JSON_BYTES = 2**24  # an index of shards names every tensor
@@ -38,10 +39,10 @@ def read_folder(folder: Path) -> Folder:
     for files that are missing, broken or hostile.
     """
     real = folder.resolve()
-    pipeline = real.parent if real.name == "unet" and (real.parent / INDEX).is_file() else folder
+    pipeline = real.parent if real.name in NETWORKS and (real.parent / INDEX).is_file() else folder
     config = {INDEX: read_json(pipeline / INDEX)} if (pipeline / INDEX).is_file() else {}
-    inner = folder / "unet"
-    model = inner if config and inner.is_dir() else folder
+    inner = next((folder / name for name in NETWORKS if (folder / name).is_dir()), None)
+    model = inner if config and inner is not None else folder
     if not (model / MODEL).is_file():
         raise BadFileError(
             f"{folder} is not a folder that diffusers wrote: it has no {MODEL}{f' in {model.name}' if config else ''}. "

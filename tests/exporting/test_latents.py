@@ -90,6 +90,35 @@ def test_a_pipeline_of_latents_gives_its_own_pictures(kind, tmp_path):
     np.testing.assert_allclose(found, latents.numpy(), atol=1e-4)
 
 
+def test_a_transformer_of_latents_gives_the_pictures_of_its_pipeline(tmp_path):
+    torch.manual_seed(0)
+    blocks = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 4}
+    sizes = {"in_channels": 4, "out_channels": 8, "num_embeds_ada_norm": 3, "norm_num_groups": 4}
+    network = random_weights(diffusers.DiTTransformer2DModel(**blocks, **sizes), 1)
+    _, autoencoder, scheduler = pipeline("AutoencoderKL")
+    diffusers.DiTPipeline(network, autoencoder.eval(), scheduler).save_pretrained(tmp_path / "pipeline")
+    index = tmp_path / "pipeline" / "model_index.json"
+    names = {"id2label": {"0": "tench, Tinca", "1": "crane", "2": "crane"}}  # as the published ones have it
+    index.write_text(json.dumps({**json.loads(index.read_text()), **names}))
+    path = tmp_path / "unet.onnx"
+    export(load_checkpoint(tmp_path / "pipeline", steps=[STEPS]), path)
+    _, spec = open_model(path)
+    assert spec.label.classes == ("tench", "crane", "crane 2")
+    assert spec.defaults.guidance.scale == 4.0
+    scheduler.set_timesteps(STEPS)
+    x, y = torch.from_numpy(noise_stream(7, range(2), (4, 4, 4))(0)), torch.tensor([2, 0])
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            both = network(torch.cat([x, x]), t.expand(4), torch.cat([y, torch.full_like(y, 3)])).sample[:, :4]
+            c, u = both.chunk(2)
+            x = scheduler.step(u + 4.0 * (c - u), t, x).prev_sample
+        pictures = autoencoder.decode(x / autoencoder.config.scaling_factor + autoencoder.config.shift_factor).sample
+    expected = ((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round()
+    made = generate(path, n=2, seed=7, label=["crane 2", "tench"])
+    assert expected.std() > 10
+    assert np.abs(made - expected).max() <= 1
+
+
 def test_an_autoencoder_of_another_class_is_refused_by_its_name(tmp_path):
     folder = saved(tmp_path / "pipeline", "AutoencoderKL", pipeline("AutoencoderKL"))
     config = json.loads((folder / "vae" / "config.json").read_text())
