@@ -24,7 +24,7 @@ from ddpm_export.scoring.scores import features_of
 ROOT = Path(__file__).parent.parent
 EXPORTED = ROOT / "exported"
 GOLDEN = Path(__file__).parent / "golden"
-SHIPPED = ("exported/unet.onnx", "emoji/unet.onnx")
+SHIPPED = ("exported/unet.onnx", "exported/unet.fast.onnx", "emoji/unet.onnx")
 MAX_TRACKED_MB = 45  # of a clone's files, without what git keeps of them itself
 
 
@@ -44,6 +44,16 @@ def test_a_clone_is_light() -> None:
     sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0")[:-1] if (ROOT / name).is_file()}
     assert len(sizes) > 100
     assert sum(sizes.values()) < MAX_TRACKED_MB * 1e6, sorted(sizes, key=sizes.__getitem__)[-10:]
+
+
+def test_the_few_step_file_is_light_and_draws_in_one_two_and_four_evaluations() -> None:
+    path = EXPORTED / "unet.fast.onnx"
+    assert path.stat().st_size <= 3_500_000
+    model, spec = open_model(path)
+    assert {name: len(plan.rows) for name, plan in spec.plans.items()} == {"fast-1": 1, "fast-2": 2, "fast-4": 4}
+    many = generate(EXPORTED / "unet.onnx", n=10, seed=7, num_steps=50).astype(float)
+    errors = [np.abs(generate((model, spec), n=10, seed=7, num_steps=k) - many).mean() for k in (4, 2, 1)]
+    assert errors[0] < errors[1] < errors[2] < 25.0  # of 255 levels: the same pictures, coarser and coarser
 
 
 @pytest.mark.torch
