@@ -5,6 +5,8 @@
 """
 
 import argparse
+import importlib.util
+import itertools
 import logging
 import sys
 import tempfile
@@ -128,7 +130,8 @@ def compare(case: Case) -> Compared:
     noises = [noise(k) for k in range(len(draws) + 2 * len(rows.rows))]
     with torch.no_grad(), Fed(iter(noises[1:])):
         theirs = to_uint8(case.loop(torch.from_numpy(noises[0])).float().numpy())
-    *_, last = walk(denoiser(model, spec), lambda draw: noises[draws[draw]], rows)
+    label = {} if spec.label is None else {"y": 3}
+    *_, last = walk(denoiser(model, spec, **label), lambda draw: noises[draws[draw]], rows)
     difference = np.abs(to_uint8(last.x).astype(int) - theirs.astype(int))
     return Compared(len(rows.rows), float((difference == 0).mean()), int(difference.max()))
 
@@ -178,30 +181,33 @@ def diffusers_cases(folder: Path, ways: Sequence[tuple[str, str, Options]], step
     """Yield a case for each scheduler; steps: of training."""
     import diffusers
 
-    made: dict[str, tuple[Any, Model]] = {}
+    trained: dict[str, Any] = {}
+    models: dict[Any, Model] = {}  # the levels over t are a path's, and so is the file
     for kind, name, way in ways:
         scheduler = getattr(diffusers, f"{name}Scheduler")
-        if kind not in made:
+        if kind not in trained:
             torch.manual_seed(1)
             network = diffusers.UNet2DModel(
                 sample_size=14,
                 in_channels=1,
                 out_channels=1,
                 layers_per_block=1,
-                block_out_channels=(16, 32),
-                norm_num_groups=8,
+                block_out_channels=(8, 16),
+                norm_num_groups=4,
                 down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                 up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-                attention_head_dim=16,
+                attention_head_dim=8,
                 time_embedding_type="fourier" if kind == "flow" else "positional",
             )
             train(network, lambda x, t, network=network: network(x, t).sample, LOSSES[kind], steps)
             diffusers.DDPMPipeline(network, scheduler()).save_pretrained(folder / kind)
-            checkpoint = load_checkpoint(folder / kind, options={"_class_name": scheduler.__name__})
-            made[kind] = network, open_model(export(checkpoint, folder / f"{kind}.onnx").path)[0]
-        network, model = made[kind]
-        options = {"_class_name": scheduler.__name__, **way}
-        spec = load_checkpoint(folder / kind, options=options, steps=(STEPS,)).spec
+            trained[kind] = network
+        network = trained[kind]
+        checkpoint = load_checkpoint(folder / kind, options={"_class_name": scheduler.__name__, **way}, steps=(STEPS,))
+        path, spec = checkpoint.network.path, checkpoint.spec
+        if path not in models:
+            models[path] = open_model(export(checkpoint, folder / f"{len(models)}.onnx").path)[0]
+        model = models[path]
         asked = {key: value for key, value in way.items() if key in ("s_churn", "mu")}
         config = {key: value for key, value in way.items() if key not in asked}
 
@@ -219,15 +225,106 @@ def diffusers_cases(folder: Path, ways: Sequence[tuple[str, str, Options]], step
         yield Case("diffusers", f"{name} {way}", (model, spec), loop)
 
 
+# --- denoising-diffusion-pytorch: ElucidatedDiffusion ---
+
+ELUCIDATED: list[Options] = [{}, {"S_churn": 0.0}, {"sigma_data": 0.3, "rho": 5.0}, {"S_noise": 1.0, "S_tmin": 0.5}]
+
+
+def elucidated_cases(folder: Path, ways: Sequence[Options], steps: int) -> Iterator[Case]:
+    """Yield a case for each diffusion, trained by its own loss."""
+    from denoising_diffusion_pytorch import Unet
+    from denoising_diffusion_pytorch.elucidated_diffusion import ElucidatedDiffusion
+
+    for number, way in enumerate(ways):
+        torch.manual_seed(2)
+        unet = Unet(8, dim_mults=(1, 2), channels=1, learned_sinusoidal_cond=True, attn_dim_head=8, attn_heads=2)
+        made = ElucidatedDiffusion(unet, image_size=14, channels=1, num_sample_steps=STEPS, **way)
+        train(made, unet, lambda _, x_0, __, made=made: made((x_0 + 1) / 2), steps if number == 0 else 60)
+        torch.save(made.state_dict(), folder / "elucidated.pt")
+        checkpoint = load_checkpoint(folder / "elucidated.pt", options={**way, "image_size": 14}, steps=(STEPS,))
+        opened = open_model(export(checkpoint, folder / "elucidated.onnx").path)
+
+        def loop(x: Tensor, made: Any = made) -> Tensor:
+            noises = ours_of(x, made)
+            with Fed(noises):
+                return made.sample(batch_size=IMAGES, num_sample_steps=STEPS) * 2 - 1
+
+        yield Case("denoising-diffusion-pytorch", f"ElucidatedDiffusion {way}", opened, loop)
+
+
+def ours_of(x: Tensor, made: Any) -> Iterator[Array]:
+    """Yield the first state's noise and then one for every step: a fresh one where the step churns, else none."""
+    yield x.numpy()
+    for sigma in made.sample_schedule(STEPS)[:-1].tolist():
+        churns = made.S_churn > 0 and made.S_tmin <= sigma <= made.S_tmax
+        yield torch.randn(x.shape).numpy() if churns else np.zeros(x.shape, np.float32)
+
+
+# --- torchcfm, where it is installed: the network of its examples under torchdyn's fixed steps ---
+
+CFM: list[tuple[str, Options]] = [
+    *((solver, {}) for solver in ("euler", "midpoint", "rk4")),
+    ("euler", {"class_cond": True, "num_classes": 10}),
+    ("rk4", {"num_heads": 2, "attention_resolutions": "14,7"}),
+]
+
+
+def torchcfm_cases(folder: Path, ways: Sequence[tuple[str, Options]], steps: int) -> Iterator[Case]:
+    """Yield a case for each network and solver, trained by conditional flow matching."""
+    from torchcfm.models.unet import UNetModel
+    from torchdyn.numerics.odeint import odeint
+
+    for solver, way in ways:
+        torch.manual_seed(3)
+        network = UNetModel((1, 14, 14), 32, 1, channel_mult=(1, 1), **{"attention_resolutions": "7", **way})
+        y = {"y": torch.tensor([3] * IMAGES)} if "class_cond" in way else {}
+        labels = {"y": torch.tensor([3] * 32)} if y else {}
+        train(
+            network,
+            lambda x, t, network=network, labels=labels: network(t, x, **labels),
+            lambda called, x_0, eps: flow(called, x_0, eps, 1.0, -1.0),
+            steps if not way else 60,
+        )
+        torch.save({"ema_model": network.state_dict(), "net_model": network.state_dict()}, folder / "cfm.pt")
+        options = {"path": "flow", "reverse": True, "image_size": 14, "solver": solver, "num_heads": 1}
+        options |= {key: value for key, value in way.items() if key == "num_heads"}
+        checkpoint = load_checkpoint(folder / "cfm.pt", options=options, steps=(STEPS,))
+        opened = open_model(export(checkpoint, folder / "cfm.onnx").path)
+
+        def loop(x: Tensor, network: Any = network, solver: str = solver, y: Any = y) -> Tensor:
+            field = _Field(network, y)
+            times = torch.linspace(0, 1, STEPS + 1)
+            return odeint(field, x, times, solver=solver)[1][-1]
+
+        yield Case("torchcfm", f"UNetModelWrapper {solver} {way}", opened, loop)
+
+
+class _Field(nn.Module):
+    def __init__(self, network: nn.Module, y: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.network, self.y = network, y
+
+    def forward(self, t: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return self.network(t, x, **self.y)
+
+
 def main() -> None:
     """Compare every configuration, print, and with `--write` put the table on a page; 1 where one is off."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--steps", type=int, default=300, help="of training")
+    options.add_argument("--only", metavar="PACKAGE", help="diffusers, denoising_diffusion_pytorch or torchcfm")
     options.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the marks of this page")
     arguments = options.parse_args()
     rows: dict[str, list[Compared]] = {}
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        for case in diffusers_cases(Path(folder), DIFFUSERS, arguments.steps):
+        place, steps = Path(folder), arguments.steps
+        families = {
+            "diffusers": lambda: diffusers_cases(place, DIFFUSERS, steps),
+            "denoising_diffusion_pytorch": lambda: elucidated_cases(place, ELUCIDATED, steps),
+            "torchcfm": lambda: torchcfm_cases(place, CFM, steps),
+        }
+        installed = [name for name in families if importlib.util.find_spec(name) and arguments.only in (None, name)]
+        for case in itertools.chain.from_iterable(families[name]() for name in installed):
             compared = compare(case)
             print(case.project, case.name, compared, file=sys.stderr, flush=True)
             rows.setdefault(f"{case.project}, {case.name.partition(' ')[0]}", []).append(compared)

@@ -93,11 +93,12 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         )
     shape = (channels, *_height_and_width(sample_size, "sample_size" in ours))
     latents = None if found.autoencoder is None else latents_of(package, *found.autoencoder, shape)
+    of_latents: dict[str, Any] = {} if latents is None else {"stages": latents.stages, "units": latents.units}
     spec = spec_of(
         found,
         prediction=schedule.prediction,
         state_shape=shape,
-        **({} if latents is None else {"stages": latents.stages, "units": latents.units}),
+        **of_latents,
         alphas_cumprod=schedule.alphas_cumprod,
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,

@@ -263,7 +263,8 @@ def _scheduler_class(package: Any, name: Any, options: Values) -> Any:
 def _values(package: Any, kind: Any, config: Values, options: Values) -> dict[str, Any]:
     """Return the value of each parameter of the class: the option's, the configuration's, or the default."""
     values = {key: p.default for key, p in inspect.signature(kind).parameters.items() if p.kind != p.VAR_KEYWORD}
-    others = [getattr(package, member.name, None) for member in package.schedulers.KarrasDiffusionSchedulers]
+    names = [*(member.name for member in package.schedulers.KarrasDiffusionSchedulers), *PATHS]
+    others = [getattr(package, name, None) for name in names]
     # where a scheduler was made from another's configuration, diffusers keeps the other's entries and uses none of them
     dormant = {key for other in others if other for key in inspect.signature(other).parameters} - set(values)
     dormant |= {"tensor_format", "timestep_values"}  # of versions before 0.6: where its arrays were; the times

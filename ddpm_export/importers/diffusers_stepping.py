@@ -42,7 +42,7 @@ class NotCarriedError(Exception):
     """Why the steps of a scheduler are no plan: the end of a sentence that begins with the scheduler's name."""
 
 
-class _Evaluation(NamedTuple):
+class Evaluation(NamedTuple):
     """One evaluation of a scheduler: the network's time, alphas_cumprod there, and the state's factor to it.
 
     skip, out: the weights, in a prediction, of the state so scaled and of what the scheduler takes for the answer.
@@ -77,7 +77,7 @@ def plan_from_scheduler(
             raise
         except Exception as exc:  # whatever a class makes of a number of steps that is not for it
             raise NotCarriedError(f"cannot take {num_steps} steps: {first_line(exc)}") from exc
-        plan = Plan(_rows(evaluations, _shortened(weights), noisiest, spec, num_steps), start)
+        plan = Plan(rows_from_weights(evaluations, _shortened(weights), noisiest, spec, num_steps), start)
         return _tested(begun, plan, spec)
 
 
@@ -137,7 +137,7 @@ class _Begun(NamedTuple):
         known = inspect.signature(method).parameters
         return {name: value for name, value in self.asked.items() if name in known}
 
-    def evaluation(self, scheduler: Any, t: Tensor, done: int) -> _Evaluation:
+    def evaluation(self, scheduler: Any, t: Tensor, done: int) -> Evaluation:
         """Return what the next evaluation of such a copy is of."""
         scale = 1.0
         if hasattr(scheduler, "scale_model_input"):
@@ -152,19 +152,19 @@ class _Begun(NamedTuple):
             # a level at an end, rounded to float32 by the scheduler, is that end
             t_ours = self.path.t_of(number, self.T)
             t_ours = min(max(t_ours, 0.0), self.T - 1.0) if -1e-2 < t_ours < self.T - 1 + 1e-2 else t_ours
-            return _Evaluation(t_ours, alpha**2, 1.0 / length, skip, out)
+            return Evaluation(t_ours, alpha**2, 1.0 / length, skip, out)
         lists = [value for name, value in vars(scheduler).items() if name.startswith("sigmas") and len(value) > index]
         # sigma = sqrt((1 - a) / a) (Karras et al. 2022); of several lists the one that this step goes by
         levels = [1.0 / (1.0 + float(sigmas[index]) ** 2) for sigmas in lists]
         levels = levels or [float(scheduler.alphas_cumprod[int(t)])]
         a = min(levels, key=lambda a: abs(math.sqrt(a) - scale))
         number = float(t)
-        return _Evaluation(int(number) if number.is_integer() else number, a, scale)
+        return Evaluation(int(number) if number.is_integer() else number, a, scale)
 
 
 def _steps(
     begun: _Begun, ask: Callable[[int, Tensor | None], tuple[Tensor, Tensor, Tensor]]
-) -> Iterator[tuple[_Evaluation, Tensor]]:
+) -> Iterator[tuple[Evaluation, Tensor]]:
     """Yield each evaluation and the state after it, on the scheduler's own scale.
 
     ask: (number of the row from 0, the state as the network is to be given it, None at first) -> what it is given, what
@@ -187,7 +187,7 @@ def _steps(
         yield at, x
 
 
-def _probed(begun: _Begun, spec: ModelSpec, fraction: float) -> tuple[list[_Evaluation], float, Float64]:
+def _probed(begun: _Begun, spec: ModelSpec, fraction: float) -> tuple[list[Evaluation], float, Float64]:
     """Return every evaluation, the first state's weight of noise, and what the states after weigh, (rows, 3 rows).
 
     A state is as the network is given it. The weights are those of the state of the first evaluation, of what the
@@ -242,8 +242,8 @@ def _shortened(weights: Float64) -> Float64:
     return shortened
 
 
-def _rows(
-    evaluations: Sequence[_Evaluation], weights: Float64, noisiest: Float64, spec: ModelSpec, num_steps: int
+def rows_from_weights(
+    evaluations: Sequence[Evaluation], weights: Float64, noisiest: Float64, spec: ModelSpec, num_steps: int
 ) -> tuple[Row, ...]:
     """Return rows in the clean images and noises found, which states and answers are sums of."""
     rows = []
@@ -305,13 +305,13 @@ def _tested(begun: _Begun, plan: Plan, spec: ModelSpec) -> Plan:
     errors = []
     for raw_eps in (False, True) if spec.clip_x_0 is not None else (False,):
         plan = Plan(tuple(row._replace(raw_eps=raw_eps) for row in plan.rows), plan.start)
-        errors.append(max(_errors(plan, spec, noise, answers, fraction, states)))
+        errors.append(max(errors_of(plan, spec, noise, answers, fraction, states)))
         if errors[-1] <= TOLERANCE:
             return plan
     raise NotCarriedError(f"does something in its steps that is not linear: they differ by {min(errors):.1e}")
 
 
-def _errors(
+def errors_of(
     plan: Plan,
     spec: ModelSpec,
     noise: Sequence[Float64],

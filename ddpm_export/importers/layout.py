@@ -73,8 +73,10 @@ def _tensor_names(value: Any, prefix: str) -> list[str]:
     ]
 
 
-def spec_of(found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults, **fields: Any) -> ModelSpec:
-    """Return a spec named for what was found, and that requires what its other fields need of a reader."""
+def spec_of(
+    found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults, also: Sequence[str] = (), **fields: Any
+) -> ModelSpec:
+    """Return a spec named for what was found, and that requires what its other fields need of a reader, and `also`."""
     needed = {
         VARIANCE_FRACTION: fields.get("variance") == "learned",
         INPUTS: bool(inputs),
@@ -83,7 +85,7 @@ def spec_of(found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults,
         STAGED: bool(fields.get("stages")),
         UNITS: fields.get("units") is not None,
     }
-    requires = tuple(name for name, is_needed in needed.items() if is_needed)
+    requires = (*(name for name, is_needed in needed.items() if is_needed), *also)
     return ModelSpec(name=found.name[:200], inputs=inputs, defaults=defaults, requires=requires, **fields)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm_export.importers import choices, lucidrains_process
+from ddpm_export.importers import choices, lucidrains_elucidated, lucidrains_process
 from ddpm_export.importers.layout import Found, Imported, misfit, shape_of, spec_of
 from ddpm_export.importers.lucidrains_file import (
     dim_mults_of,
@@ -78,13 +78,18 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     Raises BadFileError for what does not fit or belongs to another diffusion of the package, UsageError for options
     that are missing or contradict the file, EnvironmentProblem without the package.
     """
-    chosen = choices.read_options(options, OPTIONS)
     parts = parts_from_contents(found.contents, weights)
+    of_unet = {name: OPTIONS[name] for name in (*DERIVED, "sinusoidal_pos_emb_theta")}
+    table = {**lucidrains_elucidated.OPTIONS, **of_unet} if parts.is_elucidated else OPTIONS
+    chosen = choices.read_options(options, table)
     config = _config(parts.unet, parts.where)
     _check_derived(config, chosen)
+    theta = chosen["sinusoidal_pos_emb_theta"]
+    if parts.is_elucidated:
+        unet = unet_from_parts(lambda: _package().Unet(**config, sinusoidal_pos_emb_theta=theta), parts)
+        return lucidrains_elucidated.imported(found, parts, Network(unet, False), config, chosen)
     fields, objective = fields_of_spec(parts, config, chosen, OPTIONS)
     inputs = (Input("x_0_prev", "previous", fields["state_shape"]),) if config["self_condition"] else ()
-    theta = chosen["sinusoidal_pos_emb_theta"]
     unet = unet_from_parts(lambda: _package().Unet(**config, sinusoidal_pos_emb_theta=theta), parts)
     network = Network(unet, config["learned_variance"])
     return Imported(network, spec_of(found, **fields, inputs=inputs), parts.source, _notes(config, objective))

@@ -28,6 +28,7 @@ class Parts(NamedTuple):
     unet: Mapping[str, Any]
     where: str
     process: Process | None
+    is_elucidated: bool
     source: dict[str, Any]
 
 
@@ -41,7 +42,8 @@ def parts_from_contents(contents: Mapping[str, Any], weights: str) -> Parts:
     state, where, kind = _state_from_contents(contents, weights)
     step = contents.get("step")
     counted = {"step": step} if type(step) is int and 0 <= step < 2**63 else {}
-    return Parts(*_unet_and_process(state, where), {"weights": kind, **counted})
+    unet, where, process = _unet_and_process(state, where)
+    return Parts(unet, where, process, any(key.startswith("net.") for key in state), {"weights": kind, **counted})
 
 
 def _state_from_contents(contents: Mapping[str, Any], weights: str) -> tuple[dict[str, Any], str, str]:
@@ -81,8 +83,8 @@ def _of_ema(state: dict[str, Any], where: str, name: str) -> dict[str, Any]:
 def _unet_and_process(state: dict[str, Any], where: str) -> tuple[dict[str, Any], str, Process | None]:
     mark = "init_conv.weight"
     prefixes = [key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")]
-    if prefixes == ["net."]:
-        raise misfit(where, "ElucidatedDiffusion, by its net.", IMPORTED)
+    if prefixes == ["net."]:  # ElucidatedDiffusion, which has no buffers
+        return without_prefix(state, "net."), where, None
     if prefixes not in ([""], ["model."]):
         raise misfit(where, f"{mark} behind {prefixes[:3]!r}", "one, by that name or behind model.")
     if prefixes == [""]:
@@ -116,6 +118,8 @@ def fields_of_spec(
     named in `also` among them.
     """
     is_learned = config.get("learned_variance", False)
+    if parts.is_elucidated:
+        raise misfit(parts.where, "ElucidatedDiffusion, by its net., around a Unet with classes", IMPORTED)
     objective = objective_from_process(parts.process, chosen)
     needed = ["image_size", *([] if objective or is_learned else ["objective"])]
     needed += ["beta_schedule", "timesteps"] if parts.process is None else []
@@ -123,7 +127,7 @@ def fields_of_spec(
     alphas_cumprod = alphas_cumprod_from_options(parts.process, chosen)
     fields = {
         "prediction": "eps" if is_learned or objective is None else OBJECTIVES[objective],
-        "state_shape": (config["channels"], *_height_and_width(chosen["image_size"], len(config["dim_mults"]))),
+        "state_shape": (config["channels"], *height_and_width(chosen["image_size"], len(config["dim_mults"]))),
         "alphas_cumprod": tuple(alphas_cumprod.tolist()),
         "clip_x_0": 1.0,
         "variance": "learned" if is_learned else "fixed_small",
@@ -132,7 +136,7 @@ def fields_of_spec(
     return fields, objective
 
 
-def _height_and_width(value: Any, levels: int) -> tuple[int, int]:
+def height_and_width(value: Any, levels: int) -> tuple[int, int]:
     """Return (height, width) from the option image_size: an int, a pair of them or text such as 28,32."""
     if isinstance(value, str):
         value = [int(part) if part.strip().isdecimal() else part for part in value.split(",")]

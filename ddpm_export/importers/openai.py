@@ -5,7 +5,7 @@ Both projects give their weights the same names. What follows from shapes is rea
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddpm_export.importers import choices
@@ -19,10 +19,14 @@ from ddpm_export.importers.layout import (
     shape_of,
     spec_of,
     uneven_times,
+    without_prefix,
 )
+from ddpm_export.importers.loops import TABLEAUS, flow_loop, with_loops
 from ddpm_export.importers.openai_unet import GROUPS, UNet, UNetConfig
+from ddpm_export.importers.path_network import PathNetwork
+from ddpm_export.importers.paths import Path, path_from_options
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import Defaults
+from ddpm_export.model.spec import FRACTIONAL_T, Defaults, ModelSpec
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
 # the defaults are those of the projects, and hold where both agree
@@ -52,6 +56,8 @@ FLAGS: dict[str, choices.Option] = {
     "use_fp16": choices.like(False),
     "classes": choices.like(None),  # ours: the names of the classes
 }
+FLOW_FLAGS = {"solver": choices.one_of(TABLEAUS, default="euler")}  # ours, of a velocity
+OF_BETAS = {"noise_schedule": None, "diffusion_steps": 1000}  # what a velocity has none of
 SIZES = {"large_size": choices.like(256), "small_size": choices.like(64)}  # of super-resolution, in place of image_size
 # what matters only for training, and what names files and batches
 IGNORED = (
@@ -69,7 +75,16 @@ WORDS = {
 
 def signs(found: Found) -> dict[str, bool]:
     """Return what the layout is known by, and whether it is there."""
-    return {name: name in found.contents for name in SIGNS}
+    return {name: name in _state(found.contents, "ema") for name in SIGNS}
+
+
+def _state(contents: Mapping[str, Any], weights: str) -> Mapping[str, Any]:
+    """Return the weights of a file: its own, or those by the name that torchcfm's examples give them."""
+    state = contents.get("ema_model" if weights == "ema" else "net_model", contents)
+    if not isinstance(state, Mapping):
+        return {}
+    is_parallel = all(str(key).startswith("module.") for key in state)
+    return without_prefix(state, "module.") if is_parallel else state
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
@@ -78,12 +93,14 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     Raises BadFileError for weights that are no such network; UsageError for flags that are missing, unknown or
     contradict the weights.
     """
-    config = config_from_state(found.contents)
+    path, options = path_from_options(options)
+    state = _state(found.contents, weights)
+    config = config_from_state(state)
     sizes = SIZES if config.is_super_resolution else {"image_size": choices.like(64)}
-    known = {**SHAPE_FLAGS, **sizes, **FLAGS}
+    known = {**SHAPE_FLAGS, **sizes, **FLAGS, **({} if path is None else FLOW_FLAGS)}
     stated = {name: _typed(value, known[name]) if name in known else value for name, value in options.items()}
     flags = choices.read_options(stated, {**known, **dict.fromkeys(IGNORED, choices.like(None))})
-    _ask(stated, sizes)
+    _ask(stated if path is None else {**OF_BETAS, **stated}, sizes)
     size_flag = next(iter(sizes))
     T, image_size = flags["diffusion_steps"], flags[size_flag]
     choices.check_size(size_flag, image_size, 2 ** (len(config.widths) - 1))
@@ -93,6 +110,8 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     scale = 1000.0 / T if flags["rescale_timesteps"] else 1.0
     config = dataclasses.replace(config, **own, time_scale=scale)
     _check_heads(config)
+    if path is not None:
+        return _of_flow(found, path, config, state, flags, inputs)
     notes = _notes(flags, stated)
     spec = spec_of(
         found,
@@ -104,7 +123,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         defaults=_defaults(flags, stated, T),
         inputs=inputs,
     )
-    network = built(lambda: UNet(config), found.contents, "weights")
+    network = built(lambda: UNet(config), state, "weights")
     if flags["use_fp16"]:
         notes.append("use_fp16: the original computes in half precision, this network in single precision")
     named = "raw" if re.match(r"model\d", found.name) else "ema" if found.name.startswith("ema_") else weights
@@ -114,6 +133,38 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         )
     source = {"flags": {name: flags[name] for name in known if name != "classes"}}
     return Imported(network, spec, source, tuple(notes))
+
+
+def _of_flow(
+    found: Found,
+    path: Path,
+    config: UNetConfig,
+    state: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    inputs: tuple[Input, ...],
+) -> Imported:
+    """Return such a network as torchcfm trains it: a velocity, with the steps of a solver on an even grid."""
+    if path.name != "flow" or config.learn_sigma:
+        got = "learn_sigma" if path.name == "flow" else path.name
+        raise misfit("weights.out.2.weight", got, "a velocity, of path=flow", "Adopt it as a class of your own")
+    size = flags["image_size"]
+    spec = spec_of(
+        found,
+        prediction=path.form.prediction,
+        state_shape=(config.image_channels, size, size),
+        alphas_cumprod=path.alphas_cumprod(1000),
+        clip_x_0=None,
+        defaults=Defaults("ddim", 50, 0.0),
+        inputs=inputs,
+        also=(FRACTIONAL_T,),
+    )
+
+    def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
+        loops = {count: flow_loop(flags["solver"], count, path) for count in counts or (spec.defaults.num_steps,)}
+        return with_loops(spec, path, flags["solver"], loops)
+
+    network = PathNetwork(built(lambda: UNet(config), state, "weights"), path, 1000)
+    return Imported(network, spec, {"path": dataclasses.asdict(path), "solver": flags["solver"]}, (), stepping)
 
 
 def config_from_state(state: Mapping[str, Any]) -> UNetConfig:

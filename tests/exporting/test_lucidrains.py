@@ -508,7 +508,6 @@ def others(package):
         "WeightedObjectiveGaussianDiffusion": package.WeightedObjectiveGaussianDiffusion(
             package.Unet(**unet, out_dim=4), image_size=8
         ),
-        "ElucidatedDiffusion": package.ElucidatedDiffusion(sinusoidal, **continuous),
         "ContinuousTimeGaussianDiffusion": package.ContinuousTimeGaussianDiffusion(sinusoidal, **continuous),
         "as ContinuousTimeGaussianDiffusion is": package.VParamContinuousTimeGaussianDiffusion(
             sinusoidal, **continuous
@@ -523,7 +522,7 @@ def others(package):
 @pytest.mark.parametrize(
     "name",
     [
-        *("WeightedObjectiveGaussianDiffusion", "ElucidatedDiffusion", "ContinuousTimeGaussianDiffusion", "out_dim=5"),
+        *("WeightedObjectiveGaussianDiffusion", "ContinuousTimeGaussianDiffusion", "out_dim=5"),
         *("as ContinuousTimeGaussianDiffusion is", "an unknown checkpoint layout", "nearest is lucidrains"),
     ],
 )

@@ -9,13 +9,21 @@ from representative import representative
 
 torch = pytest.importorskip("torch")
 
+from benchmarks.importing import paths  # noqa: E402
 from ddpm_export import open_model  # noqa: E402
-from ddpm_export.errors import UsageError  # noqa: E402
+from ddpm_export.errors import BadFileError, UsageError  # noqa: E402
 from ddpm_export.exporting.export import export  # noqa: E402
-from ddpm_export.importers.load import load_network  # noqa: E402
+from ddpm_export.importers.diffusers_stepping import NotCarriedError  # noqa: E402
+from ddpm_export.importers.load import load_checkpoint, load_network  # noqa: E402
+from ddpm_export.importers.loops import TABLEAUS, flow_loop, plan_from_loop  # noqa: E402
+from ddpm_export.importers.openai_unet import UNet, UNetConfig  # noqa: E402
 from ddpm_export.importers.path_network import PathNetwork  # noqa: E402
 from ddpm_export.importers.paths import FORMS, Path, path_from_options  # noqa: E402
+from ddpm_export.model.denoiser import denoiser  # noqa: E402
 from ddpm_export.model.spec import ModelSpec  # noqa: E402
+from ddpm_export.model.steps import plan  # noqa: E402
+from ddpm_export.process.noise import noise_stream  # noqa: E402
+from ddpm_export.process.walk import walk  # noqa: E402
 
 pytestmark = pytest.mark.torch
 T = 1000
@@ -137,11 +145,6 @@ def test_ddim_over_an_exported_network_is_eulers_method_on_its_path(tmp_path, na
     export(checkpoint, tmp_path / "unet.onnx")
     model, spec = open_model(tmp_path / "unet.onnx")
     path, network = Path(name), checkpoint.network.network.double()
-    from ddpm_export.model.denoiser import denoiser
-    from ddpm_export.model.steps import plan
-    from ddpm_export.process.noise import noise_stream
-    from ddpm_export.process.walk import walk
-
     noise, rows = noise_stream(0, range(2), spec.state_shape), plan(spec, sampler="ddim", num_steps=8)
     numbers = [float(path.number_at(row.t, T)) for row in rows.rows] + [0.0]
     x = noise(0).astype(np.float64) * float(path.level_of(numbers[0])[2])
@@ -166,3 +169,93 @@ class Small(torch.nn.Conv2d):
 
     def forward(self, x, t):
         return torch.tanh(super().forward(x)) + t.reshape(-1, 1, 1, 1) / 10
+
+
+# the loops of other projects, as plans
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Compare as the benchmark does, with few steps and few pictures."""
+    monkeypatch.setattr(paths, "STEPS", 5)
+    monkeypatch.setattr(paths, "IMAGES", 2)
+
+
+@representative("way", paths.ELUCIDATED)
+def test_elucidated_diffusion_draws_what_its_own_loop_draws(tmp_path, tiny, way):
+    pytest.importorskip("denoising_diffusion_pytorch")
+    with paths.quiet():
+        (case,) = paths.elucidated_cases(tmp_path, [way], 30)
+        got = paths.compare(case)
+    assert (got.rows, got.levels <= 1) == (9, True)
+
+
+@representative(("kind", "name", "way"), paths.DIFFUSERS, by=lambda *case: case[1])
+def test_schedulers_of_other_paths_draw_what_their_own_loops_draw(tmp_path, tiny, kind, name, way):
+    pytest.importorskip("diffusers")
+    with paths.quiet():
+        (case,) = paths.diffusers_cases(tmp_path, [(kind, name, way)], 30)
+        got = paths.compare(case)
+    assert got.levels <= 1
+
+
+@pytest.mark.parametrize("solver", TABLEAUS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_solver_over_a_flow_is_a_plan_of_its_order(solver, reverse):
+    """The flow to one Gaussian is known: its end is too, and the error falls as the solver's order says."""
+    path, deviation = Path("flow", reverse=reverse), 0.5
+    spec = ModelSpec("x", "v", (1, 1, 1), path.alphas_cumprod(T), clip_x_0=None, requires=("fractional_t",))
+
+    def model(x_t, t):
+        alpha, sigma, _ = path.level_of(path.number_at(np.asarray(t, np.float64), T))
+        share = (alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)).reshape(-1, 1, 1, 1)
+        x_0 = share * x_t
+        eps = (x_t - alpha.reshape(share.shape) * x_0) / sigma.reshape(share.shape)
+        return {"v": alpha.reshape(share.shape) * eps - sigma.reshape(share.shape) * x_0}
+
+    errors = []
+    for num_steps in (8, 16):
+        rows = plan_from_loop(flow_loop(solver, num_steps, path), path, spec)
+        *_, last = walk(denoiser(model, spec), lambda _: np.ones((1, 1, 1, 1)), rows)
+        errors.append(abs(last.x.item() - deviation))
+    if solver == "rk4":  # at the share of noise that a flow ends with here
+        assert max(errors) < 1e-6
+    else:
+        assert errors[0] / errors[1] > 2 ** ({"euler": 1, "midpoint": 2, "heun": 2}[solver] - 0.4)
+
+
+def test_a_loop_that_does_not_weigh_is_no_plan():
+    path = Path("flow")
+    spec = ModelSpec("x", "v", (1, 1, 1), path.alphas_cumprod(T), clip_x_0=None, requires=("fractional_t",))
+    loops = {
+        "is not linear": lambda network, size: network(torch.randn(size, 1, 1, 1), 1.0) ** 2,
+        "does not begin with noise": lambda network, size: network(torch.zeros(size, 1, 1, 1), 1.0),
+        "is no time of its path": lambda network, size: network(torch.randn(size, 1, 1, 1), 7.0),
+    }
+    for words, loop in loops.items():
+        with pytest.raises(NotCarriedError, match=words):
+            plan_from_loop(loop, path, spec)
+
+
+def test_torchcfms_network_is_guided_diffusions_told_the_time_from_noise_to_picture(tmp_path):
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(1, 32, (32,), 1, (False,), True, False, True, False)).eval()
+    states = {
+        "ema_model": network.state_dict(),
+        "net_model": {f"module.{k}": v for k, v in network.state_dict().items()},
+    }
+    torch.save(states, tmp_path / "cfm.pt")
+    options = {"path": "flow", "reverse": True, "image_size": 6, "num_heads": 1}
+    for weights in ("ema", "raw"):
+        checkpoint = load_checkpoint(tmp_path / "cfm.pt", options=options, steps=(4,), weights=weights)
+        model, spec = open_model(export(checkpoint, tmp_path / "unet.onnx").path)
+        assert (spec.defaults.plan, set(spec.requires)) == ("euler-4", {"fractional_t", "plan"})
+        noise = noise_stream(0, range(2), spec.state_shape)
+        x = torch.from_numpy(noise(0))
+        with torch.no_grad():
+            for k in range(4):  # torchdyn's euler
+                x = x + network(x, torch.full((2,), k / 4)) / 4
+        *_, last = walk(denoiser(model, spec), noise, plan(spec))
+        np.testing.assert_allclose(last.x, x.numpy(), rtol=0, atol=1e-4)
+    with pytest.raises(BadFileError, match="expected a velocity, of path=flow"):
+        load_checkpoint(tmp_path / "cfm.pt", options={"preconditioner": "edm", "image_size": 6, "num_heads": 1})

@@ -1,0 +1,201 @@
+"""The steps of a project's own loop as a plan, found by running it. Knows none of the solvers.
+
+The loop runs once on tensors of which every element stands for one thing, a noise or an answer of the network; what it
+gives to the network are then the weights. A run on random numbers proves that it does no more than such sums.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ddpm_export.errors import BadFileError
+from ddpm_export.importers.diffusers_stepping import (
+    PIXELS,
+    ROUNDING,
+    SMALL,
+    TOLERANCE,
+    Evaluation,
+    Float64,
+    NotCarriedError,
+    errors_of,
+    rows_from_weights,
+)
+from ddpm_export.importers.paths import Path
+from ddpm_export.model.spec import PLAN, ModelSpec
+from ddpm_export.process.rows import MAX_ROWS, Plan
+
+# (a network: (what it is given (N, 1, 1, 1), what it is told) -> what it says; N) -> the last state, (N, 1, 1, 1)
+Loop = Callable[[Callable[..., Tensor], int], Tensor]
+
+
+class _Draws(TorchFunctionMode):
+    """Gives what is asked of torch.randn and randn_like within it, by number."""
+
+    def __init__(self, noise: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self.noise, self.count = noise, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.randn, torch.randn_like):
+            return func(*args, **(kwargs or {}))
+        self.count += 1
+        return self.noise(self.count - 1)
+
+
+def _ran(
+    loop: Loop, size: int, noise: Callable[[int], Tensor], said: Callable[[int, Tensor], Tensor]
+) -> tuple[list[float], list[Float64], int]:
+    """Return what the network was told; what it was given, and after that the picture; how many noises were drawn."""
+    times: list[float] = []
+    given: list[Float64] = []
+
+    def network(x: Tensor, time: Any, *_: Any, **__: Any) -> Tensor:
+        if len(times) == MAX_ROWS:
+            raise NotCarriedError(f"makes more than {MAX_ROWS} evaluations")
+        given.append(x.double().numpy())
+        times.append(float(torch.as_tensor(time).flatten()[0]))
+        return said(len(times) - 1, x)
+
+    draws = _Draws(noise)
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()), draws:  # tqdm's bars
+        last = loop(network, size)
+    return times, [*given, last.double().numpy()], draws.count
+
+
+def plan_from_loop(loop: Loop, path: Path, spec: ModelSpec) -> Plan:
+    """Return the rows of a loop over a network of a path, on the states of this file's form.
+
+    spec: of that network, in this file's form. Raises NotCarriedError where the loop does anything but weigh.
+    """
+    zeros = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    times, _, count = _ran(loop, 1, lambda _: zeros, lambda *_: zeros)
+    evaluations = [_evaluation(path, told, spec.num_train_timesteps) for told in times]
+    scales = np.array([*(at.scale for at in evaluations), 1.0]).reshape(-1, 1)
+    size = count + len(times)
+
+    def element(place: int) -> Tensor:
+        basis = torch.zeros(size, 1, 1, 1, dtype=torch.float64)
+        basis[place] = SMALL
+        return basis
+
+    _, given, _ = _ran(loop, size, element, lambda k, _: element(count + k))
+    start, weights, mixed = _weights(np.stack(given)[:, :, 0, 0, 0] / SMALL / scales, evaluations, count)
+    plan = Plan(rows_from_weights(evaluations, weights, weights, spec, len(times)), start)
+
+    rng = np.random.default_rng(0)
+    noises = [rng.standard_normal((PIXELS, 1, 1, 1)) for _ in range(count)]
+    predicted = [rng.standard_normal((PIXELS, 1, 1, 1)) for _ in times]
+
+    def said(k: int, x: Tensor) -> Tensor:
+        at = evaluations[k]
+        return (torch.from_numpy(predicted[k]) - at.skip * x / at.scale) / at.out
+
+    _, given, _ = _ran(loop, PIXELS, lambda k: torch.from_numpy(noises[k]), said)
+    expected = [x / scale for x, scale in zip(given[1:], scales[1:, 0], strict=True)]
+    drawn = [sum(share * noise for share, noise in zip(shares, noises, strict=True)) for shares in mixed]
+    worst = max(errors_of(plan, spec, drawn, predicted, zeros.numpy(), expected))
+    if worst > TOLERANCE:
+        raise NotCarriedError(f"does something in its steps that is not linear: they differ by {worst:.1e}")
+    return plan
+
+
+def _evaluation(path: Path, told: float, T: int) -> Evaluation:
+    """Return what the evaluation is of at which the network is told a time; its scale is the network's for the state.
+
+    A time beyond an end of the path, as 0 is of a flow, is that end.
+    """
+
+    def numbers(t: float) -> tuple[float, ...]:
+        alpha, sigma, _ = path.level_of(path.number_at(t, T))
+        return float(alpha) ** 2, *map(float, path.numbers(alpha, sigma))
+
+    low, high = 0.0, T - 1.0
+    is_rising = numbers(high)[1] > numbers(low)[1]
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if (numbers(middle)[1] < told) == is_rising else (low, middle)
+    t = 0.0 if low == 0.0 else high
+    a, closest, *others = numbers(t)
+    if abs(closest - told) > 1e-4 * max(1.0, path.time_scale, abs(told)):
+        raise NotCarriedError(f"tells its network {told:g}, which is no time of its path")
+    return Evaluation(t, a, *others)
+
+
+def _weights(states: Float64, evaluations: list[Evaluation], count: int) -> tuple[float, Float64, list[Float64]]:
+    """Return the first state's weight of noise, the weights of each row, and how its noise mixes those drawn, (count,).
+
+    states: (evaluations and the picture, noises and answers). A row weighs its own state, answers of the network and a
+    new noise, in threes of (state, prediction, noise).
+    """
+    if not states[0, :count].any() or states[0, count:].any():
+        raise NotCarriedError("does not begin with noise")
+    start = float(np.linalg.norm(states[0, :count]))
+    mixed, weights = [states[0, :count] / start], np.zeros((len(evaluations), 3 * len(evaluations)))
+    for k, (before, after) in enumerate(pairwise(states)):
+        carrier = int(np.abs(before[:count]).argmax())
+        kept = after[carrier] / before[carrier]
+        rest = after - kept * before
+        # a loop that ends in [0, 1] has rounded its weights to some 1e-10
+        rest[np.abs(rest) < 10 * ROUNDING * (np.abs(after) + np.abs(kept * before)) + ROUNDING / 100] = 0.0
+        if rest[:count][before[:count] != 0.0].any():
+            raise NotCarriedError("weighs noise of earlier steps")
+        fresh = float(np.linalg.norm(rest[:count]))
+        mixed.append(rest[:count] / (fresh or 1.0))
+        weights[k, 3 * k], weights[k, 3 * k + 2] = kept, fresh
+        for j, weight in enumerate(rest[count:][: k + 1]):
+            weights[k, 3 * j] -= weight * evaluations[j].skip / evaluations[j].out
+            weights[k, 3 * j + 1] += weight / evaluations[j].out
+    return 1.0 if abs(start - 1.0) < ROUNDING else start, weights, mixed
+
+
+def with_loops(spec: ModelSpec, path: Path, name: str, loops: Mapping[int, Loop]) -> ModelSpec:
+    """Return the spec with a plan, such as euler-20, for each number of steps; the first is the default.
+
+    Raises BadFileError for a loop that is no plan.
+    """
+    plans = {}
+    for num_steps, loop in loops.items():
+        try:
+            plans[f"{name}-{num_steps}"] = plan_from_loop(loop, path, spec)
+        except NotCarriedError as exc:
+            raise BadFileError(f"the steps of {name} cannot be carried over: it {exc}. Use sampler ddim.") from exc
+    defaults = replace(spec.defaults, num_steps=next(iter(loops)), plan=next(iter(plans)))
+    requires = tuple(dict.fromkeys((*spec.requires, PLAN)))
+    return replace(spec, plans={**spec.plans, **plans}, defaults=defaults, requires=requires)
+
+
+# Runge-Kutta's methods: what each evaluation adds to the state, and the weights of the step; all but the first are told
+# where they are by the share of the step (Hairer, Norsett and Wanner 1993, section II.1)
+TABLEAUS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
+    "euler": ((), (1.0,)),
+    "midpoint": (((0.5,),), (0.0, 1.0)),
+    "heun": (((1.0,),), (0.5, 0.5)),
+    "rk4": (((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+
+
+def flow_loop(method: str, num_steps: int, path: Path) -> Loop:
+    """Return the loop of one of TABLEAUS over a flow, on num_steps even steps from noise to the picture."""
+    stages, weights = TABLEAUS[method]
+    sign = -1.0 if path.reverse else 1.0
+
+    def loop(network: Callable[..., Tensor], size: int) -> Tensor:
+        x, h = torch.randn(size, 1, 1, 1), -1.0 / num_steps
+        for step in range(num_steps):
+            slopes: list[Tensor] = []
+            for shares in ((), *stages):
+                s = 1.0 + h * (step + sum(shares))
+                given = x + h * sum((share * slope for share, slope in zip(shares, slopes, strict=False)), 0.0 * x)
+                slopes.append(sign * network(given, (1.0 - s if path.reverse else s) * path.time_scale))
+            x = x + h * sum((weight * slope for weight, slope in zip(weights, slopes, strict=True)), 0.0 * x)
+        return x
+
+    return loop
