@@ -156,11 +156,11 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     """Build a configuration from plain JSON values; missing fields take their defaults, unknown ones are refused."""
-    made: TrainConfig = _dataclass_from_dict(TrainConfig, values, "")
+    made: TrainConfig = dataclass_from_dict(TrainConfig, values, "")
     return made
 
 
-def _dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
+def dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if not isinstance(values, dict):
@@ -174,7 +174,7 @@ def _dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
     for name, value in values.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            converted[name] = _dataclass_from_dict(hint, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+            converted[name] = dataclass_from_dict(hint, value, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             converted[name] = _converted(value, hint, prefix + name)
     return cls(**converted)

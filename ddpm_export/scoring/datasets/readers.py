@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ddpm_export.errors import BadFileError
 from ddpm_export.scoring.datasets.cifar import cifar10
 from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.scoring.datasets.emoji import noto_font
 from ddpm_export.scoring.datasets.folders import noto_emoji, picture_folder, stanford_cars
 from ddpm_export.scoring.datasets.idx import fashion_mnist
 from ddpm_export.scoring.datasets.lsun import lmdb_images
@@ -28,6 +29,9 @@ READERS: dict[str, Reader] = {
     "fashion-mnist": Reader(lambda place, _shape, train: fashion_mnist(place, train=train), True, needs_place=False),
     "cifar10": Reader(lambda place, _shape, train: cifar10(place, train=train), has_splits=True),
     "stanford-cars": Reader(lambda place, shape, train: stanford_cars(place, shape, train=train), has_splits=True),
+    "noto-font": Reader(
+        lambda place, shape, train: noto_font(place, shape, train=train), has_splits=True, needs_place=False
+    ),
     "noto-emoji": Reader(lambda place, shape, _train: noto_emoji(place, shape)),
     "lmdb": Reader(lambda place, shape, _train: lmdb_images(place, shape)),
     "shards": Reader(lambda place, _shape, _train: sharded_images(place)),
