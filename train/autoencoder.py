@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from ddpm_export.cli.console import entry_point, print_json
 from ddpm_export.cli.options import Debug
 from ddpm_export.errors import BadFileError, ConfigError, NonFiniteError
-from ddpm_export.importers.autoencoder import AutoencoderConfig, Decoder, Encoder
 from ddpm_export.images.write import save_images
+from ddpm_export.importers.autoencoder import AutoencoderConfig, Decoder, Encoder
 from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
@@ -62,7 +62,7 @@ class Critic(nn.Module):
         super().__init__()
         widths = (channels, width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
 

@@ -161,6 +161,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
 
 
 def dataclass_from_dict(cls: type[Any], values: Any, prefix: str) -> Any:
+    """Return a dataclass of a configuration from JSON values; raises ConfigError, which names the place, for others."""
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if not isinstance(values, dict):

@@ -23,7 +23,9 @@ from ddpm_export.runtimes.opened import Graph
 from ddpm_export.runtimes.stages import STAGE_KEY
 from ddpm_export.system.files import replacing
 
-MAX_RELATIVE_ERROR = 1e-4  # of a stage's output: it runs once, and its error is not fed back as that of a step is
+# of a stage's output, a 16th of a level of a picture: it runs once, and its error is not fed back as that of a step is.
+# A quantised latent that lies between two entries of a codebook moves a decoder's output by 1e-4.
+MAX_RELATIVE_ERROR = 5e-4
 BATCHES = (1, 3)
 
 

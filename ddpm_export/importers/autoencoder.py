@@ -1,4 +1,4 @@
-"""The autoencoder that `python -m train.autoencoder` trains: pictures to latents of an eighth of their side, and back."""
+"""The autoencoder that `python -m train.autoencoder` trains: pictures to latents a few times smaller, and back."""
 
 from dataclasses import dataclass
 

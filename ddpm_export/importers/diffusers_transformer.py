@@ -71,7 +71,8 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         variance=schedule.variance,
         defaults=replace(schedule.defaults, guidance=Guidance(GUIDANCE_SCALE)),
         inputs=(label_of(count, "num_embeds_ada_norm", names, none=count),),
-        **({} if latents is None else {"stages": latents.stages, "units": latents.units}),
+        stages={} if latents is None else latents.stages,
+        units=None if latents is None else latents.units,
     )
     network = _network(package, config, spec, found.contents)
     stages = {} if latents is None else latents.networks

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, features
 
-from ddpm_export.errors import BadFileError, EnvironmentProblem
+from ddpm_export.errors import BadFileError
+from ddpm_export.images.glyphs import glyphs_of, resized
 from ddpm_export.scoring.datasets.dataset import Dataset, Pixels
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian's fonts-noto-color-emoji
@@ -38,10 +38,8 @@ def noto_font(place: str | Path | None, image_shape: tuple[int, int, int], *, tr
     where a file is missing or holds something else, EnvironmentProblem where Pillow cannot shape the sequences.
     """
     font_path, list_path = (FONT, LIST) if place is None else (Path(place) / FONT.name, Path(place) / LIST.name)
-    if not features.check("raqm"):
-        raise EnvironmentProblem("Pillow has no Raqm, which joins the parts of an emoji. Install its binary wheel.")
     try:
-        font = ImageFont.truetype(str(font_path), BITMAP_SIZE, layout_engine=ImageFont.Layout.RAQM)
+        drawn = glyphs_of(font_path, BITMAP_SIZE, SIDE)
         entries = list(_entries(list_path.read_text(encoding="utf-8")))
     except OSError as exc:
         raise BadFileError(
@@ -49,12 +47,12 @@ def noto_font(place: str | Path | None, image_shape: tuple[int, int, int], *, tr
             "Install fonts-noto-color-emoji and unicode-data, or name their folder."
         ) from exc
     names = tuple(CLASSES.values())
-    drawings = [_drawn(font, text) for text, _ in entries]
+    drawings = [drawn(text) for text, _ in entries]
     labels = np.array([names.index(CLASSES[group]) for _, group in entries], dtype=np.int64)
-    kept = (_sides([np.asarray(drawing.resize((THUMBNAIL, THUMBNAIL))) for drawing in drawings]) > 0) == train
+    thumbnails = [resized(drawing, THUMBNAIL, THUMBNAIL, smooth=False) for drawing in drawings]
+    kept = (_sides(thumbnails) > 0) == train
     chosen = np.flatnonzero(kept)
-    size = (image_shape[2], image_shape[1])
-    pixels: Pixels = np.stack([np.asarray(drawings[k].resize(size, Image.Resampling.LANCZOS)) for k in chosen])
+    pixels: Pixels = np.stack([resized(drawings[k], *image_shape[1:]) for k in chosen])
     return Dataset("noto-font", pixels, labels[chosen], "OFL-1.1", classes=names)
 
 
@@ -68,15 +66,6 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
             codes = found[1].split()
             if group in CLASSES and not SKIN_TONES.intersection(codes):
                 yield "".join(chr(int(code, 16)) for code in codes), group
-
-
-def _drawn(font: ImageFont.FreeTypeFont, text: str) -> Image.Image:
-    """Return a glyph in the middle of a white square."""
-    canvas = Image.new("RGB", (SIDE, SIDE), "white")
-    left, top, right, bottom = font.getbbox(text)
-    origin = ((SIDE - right - left) / 2, (SIDE - bottom - top) / 2)
-    ImageDraw.Draw(canvas).text(origin, text, font=font, embedded_color=True)
-    return canvas
 
 
 def _sides(thumbnails: list[NDArray[np.uint8]]) -> NDArray[np.int64]:
