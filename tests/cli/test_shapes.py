@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_export import edit, export, generate, open_model
-from ddpm_export.errors import UsageError
+from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.images.draw import drawing
 from ddpm_export.model.golden import replay_golden
 from ddpm_export.model.spec import Defaults, ModelSpec
@@ -121,3 +121,18 @@ def test_the_shape_of_pictures_keeps_its_name_in_the_file():
     assert json.loads(text)["state_shape"] == [4, 2]
     assert spec_from_json(text) == spec_of((4, 2))
     assert "image_shape" in json_from_spec(ModelSpec("p", "eps", (1, 2, 3), (0.5,), defaults=Defaults(num_steps=1)))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0), (1, 2, 3, 4, 5), (2**20, 2**20), (2**40,)], ids=str)
+def test_shapes_that_no_state_has_are_refused(shape):
+    with pytest.raises(BadFileError, match="state_shape"):
+        spec_of(shape)
+    text = json_from_spec(spec_of((4, 2))).replace('"state_shape": [4, 2]', f'"state_shape": {list(shape)}')
+    with pytest.raises(BadFileError, match="state_shape"):
+        spec_from_json(text)
+
+
+def test_a_score_needs_pictures(exported, command):
+    code, _, err = command("eval", exported[1] / "net.onnx", "--n", "2")
+    assert code == 2
+    assert "needs a model of pictures, got one of numbers of shape" in err
