@@ -4,7 +4,6 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ from ddpm_export.importers.layout import (
     misfit,
     spec_of,
 )
-from ddpm_export.importers.path_network import PathNetwork
+from ddpm_export.importers.path_network import wrapped
 from ddpm_export.importers.paths import Path as GaussianPath
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec
+from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.rows import is_number
 
 # what EMAModel.save_pretrained writes among the options of the network
@@ -105,8 +104,6 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         defaults=schedule.defaults,
         inputs=_inputs(config, ours.get("classes"), ours.get("none")),
     )
-    if schedule.path is not None:
-        spec = replace(spec, requires=(*spec.requires, FRACTIONAL_T))
     _check_fourier(config, schedule.path)
     network = _network(package, config, spec, found.contents)
     counts_t = config["time_embedding_type"] == "learned"
@@ -117,9 +114,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     stages = {} if latents is None else latents.networks
     for stage in stages.values():
         free_the_batch(stage)
-    unet: nn.Module = UNet2D(network, channels, is_learned)
-    if schedule.path is not None:
-        unet = PathNetwork(unet, schedule.path, spec.num_train_timesteps)
+    unet, spec = wrapped(UNet2D(network, channels, is_learned), spec, schedule.path)
     return Imported(unet, spec, schedule.source, schedule.notes, stepping, stages)
 
 

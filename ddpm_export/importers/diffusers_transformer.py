@@ -25,6 +25,7 @@ from ddpm_export.importers.layout import (
     misfit,
     spec_of,
 )
+from ddpm_export.importers.path_network import wrapped
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.spec import ModelSpec
 
@@ -82,7 +83,8 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
         return with_stepping(spec, schedule, counts or (spec.defaults.num_steps,), counts_t=False)
 
-    return Imported(Transformer(network, channels), spec, schedule.source, schedule.notes, stepping, stages)
+    transformer, spec = wrapped(Transformer(network, channels), spec, schedule.path)
+    return Imported(transformer, spec, schedule.source, schedule.notes, stepping, stages)
 
 
 class Transformer(nn.Module):

@@ -73,10 +73,8 @@ def _tensor_names(value: Any, prefix: str) -> list[str]:
     ]
 
 
-def spec_of(
-    found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults, also: Sequence[str] = (), **fields: Any
-) -> ModelSpec:
-    """Return a spec named for what was found, and that requires what its other fields need of a reader, and `also`."""
+def spec_of(found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults, **fields: Any) -> ModelSpec:
+    """Return a spec named for what was found, and that requires what its other fields need of a reader."""
     needed = {
         VARIANCE_FRACTION: fields.get("variance") == "learned",
         INPUTS: bool(inputs),
@@ -85,7 +83,7 @@ def spec_of(
         STAGED: bool(fields.get("stages")),
         UNITS: fields.get("units") is not None,
     }
-    requires = (*(name for name, is_needed in needed.items() if is_needed), *also)
+    requires = tuple(name for name, is_needed in needed.items() if is_needed)
     return ModelSpec(name=found.name[:200], inputs=inputs, defaults=defaults, requires=requires, **fields)
 
 

@@ -10,10 +10,10 @@ from ddpm_export.importers import choices
 from ddpm_export.importers.layout import Found, Imported, misfit, spec_of
 from ddpm_export.importers.loops import Loop, with_loops
 from ddpm_export.importers.lucidrains_file import Parts, height_and_width
-from ddpm_export.importers.path_network import PathNetwork
+from ddpm_export.importers.path_network import wrapped
 from ddpm_export.importers.paths import OPTIONS as PATH_OPTIONS
 from ddpm_export.importers.paths import Path
-from ddpm_export.model.spec import FRACTIONAL_T, Defaults, ModelSpec
+from ddpm_export.model.spec import Defaults, ModelSpec
 
 LEVELS = ("sigma_data", "sigma_min", "sigma_max", "rho")
 CHURN: dict[str, choices.Option] = {
@@ -61,7 +61,6 @@ def imported(
         alphas_cumprod=path.alphas_cumprod(1000),
         clip_x_0=1.0,
         defaults=Defaults("ddim", chosen["num_sample_steps"], 0.0),
-        also=(FRACTIONAL_T,),
     )
     values = {name: chosen[name] for name in (*LEVELS, *CHURN)}
     package = importlib.import_module("denoising_diffusion_pytorch.elucidated_diffusion")
@@ -78,4 +77,5 @@ def imported(
         numbers = counts or (chosen["num_sample_steps"],)
         return with_loops(spec, path, "sample", {num_steps: loop_of(num_steps) for num_steps in numbers})
 
-    return Imported(PathNetwork(unet, path, 1000), spec, {**parts.source, "elucidated": values}, (), stepping)
+    network, spec = wrapped(unet, spec, path)
+    return Imported(network, spec, {**parts.source, "elucidated": values}, (), stepping)

@@ -23,10 +23,10 @@ from ddpm_export.importers.layout import (
 )
 from ddpm_export.importers.loops import TABLEAUS, flow_loop, with_loops
 from ddpm_export.importers.openai_unet import GROUPS, UNet, UNetConfig
-from ddpm_export.importers.path_network import PathNetwork
+from ddpm_export.importers.path_network import wrapped
 from ddpm_export.importers.paths import Path, path_from_options
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import FRACTIONAL_T, Defaults, ModelSpec
+from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
 # the defaults are those of the projects, and hold where both agree
@@ -156,14 +156,13 @@ def _of_flow(
         clip_x_0=None,
         defaults=Defaults("ddim", 50, 0.0),
         inputs=inputs,
-        also=(FRACTIONAL_T,),
     )
 
     def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
         loops = {count: flow_loop(flags["solver"], count, path) for count in counts or (spec.defaults.num_steps,)}
         return with_loops(spec, path, flags["solver"], loops)
 
-    network = PathNetwork(built(lambda: UNet(config), state, "weights"), path, 1000)
+    network, spec = wrapped(built(lambda: UNet(config), state, "weights"), spec, path)
     return Imported(network, spec, {"path": dataclasses.asdict(path), "solver": flags["solver"]}, (), stepping)
 
 

@@ -20,6 +20,7 @@ from ddpm_export.importers.openai_unet import UNet, UNetConfig  # noqa: E402
 from ddpm_export.importers.path_network import PathNetwork  # noqa: E402
 from ddpm_export.importers.paths import FORMS, Path, path_from_options  # noqa: E402
 from ddpm_export.model.denoiser import denoiser  # noqa: E402
+from ddpm_export.model.inputs import Input  # noqa: E402
 from ddpm_export.model.spec import ModelSpec  # noqa: E402
 from ddpm_export.model.steps import plan  # noqa: E402
 from ddpm_export.process.noise import noise_stream  # noqa: E402
@@ -235,6 +236,35 @@ def test_a_loop_that_does_not_weigh_is_no_plan():
     for words, loop in loops.items():
         with pytest.raises(NotCarriedError, match=words):
             plan_from_loop(loop, path, spec)
+
+
+@representative("name", ["y", "anything"])
+def test_a_network_of_a_path_has_further_inputs(tmp_path, name):
+    label = Input(name, "label", classes=("a", "b")) if name == "y" else Input(name, "vector", (1,))
+    torch.save({"given.weight": torch.ones(1, 1)}, tmp_path / "w.pt")
+    spec = ModelSpec("tiny", "eps", (1, 3, 3), Path("edm").alphas_cumprod(T), inputs=(label,), requires=("inputs",))
+    arguments = {"path": "flow", "name": name}
+    checkpoint = load_network(tmp_path / "w.pt", f"{__name__}:Given", spec, arguments=arguments)
+    model, spec = open_model(export(checkpoint, tmp_path / "unet.onnx").path)
+    x_t, t = np.ones((2, 1, 3, 3), np.float32), np.array([999.0, 999.0], np.float32)
+    given = np.array([0, 1]) if name == "y" else np.array([[0.0], [1.0]], np.float32)
+    out = model(x_t, t, **{name: given})["v"]
+    np.testing.assert_allclose(out[1] - out[0], 1.0, rtol=1e-6)
+
+
+class Given(torch.nn.Module):
+    """A velocity that is the state, and what it is given besides."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name, self.given = name, torch.nn.Linear(1, 1, bias=False)
+
+    def forward(self, x, t, y=None, anything=None):
+        return (
+            x
+            + 0 * t.reshape(-1, 1, 1, 1)
+            + self.given((y if y is not None else anything).reshape(-1, 1).float()).reshape(-1, 1, 1, 1)
+        )
 
 
 def test_torchcfms_network_is_guided_diffusions_told_the_time_from_noise_to_picture(tmp_path):
