@@ -49,7 +49,7 @@ std::optional<T> given(const char* text) {
     return text != nullptr ? std::optional<T>(text) : std::nullopt;
 }
 
-ddpm::Shape shape_of(const int64_t shape[3]) { return {shape[0], shape[1], shape[2]}; }
+ddpm::Shape shape_of(const int64_t* shape, size_t dimensions = 3) { return {shape, shape + dimensions}; }
 
 ddpm::Row row_of(const ddpm_row& row) {
     if (row.num_x_0 > ddpm::max_reach || row.num_eps > ddpm::max_reach || row.num_noise > 2) {
@@ -181,9 +181,11 @@ void ddpm_normals_from_words(const uint32_t* words, size_t count, float* normals
     ddpm::normals_from_words(words, count, normals);
 }
 
-int ddpm_noise_stream(int64_t seed, const int64_t* images, size_t n, const int64_t shape[3], uint32_t domain,
-                      uint32_t draw, float* z, ddpm_error* error) {
-    return guarded(error, [&] { ddpm::noise_stream(seed, {images, images + n}, shape_of(shape), domain)(draw, z); });
+int ddpm_noise_stream(int64_t seed, const int64_t* images, size_t n, const int64_t* shape, size_t dimensions,
+                      uint32_t domain, uint32_t draw, float* z, ddpm_error* error) {
+    return guarded(error, [&] {
+        ddpm::noise_stream(seed, {images, images + n}, shape_of(shape, dimensions), domain)(draw, z);
+    });
 }
 
 int ddpm_spec_from_json(const char* json, size_t length, ddpm_spec** spec, ddpm_error* error) {
@@ -193,8 +195,9 @@ int ddpm_spec_from_json(const char* json, size_t length, ddpm_spec** spec, ddpm_
 
 void ddpm_spec_free(ddpm_spec* spec) { delete spec; }
 
-void ddpm_spec_image_shape(const ddpm_spec* spec, int64_t shape[3]) {
-    std::copy(spec->spec.image_shape.begin(), spec->spec.image_shape.end(), shape);
+const int64_t* ddpm_spec_state_shape(const ddpm_spec* spec, size_t* dimensions) {
+    *dimensions = spec->spec.state_shape.size();
+    return spec->spec.state_shape.data();
 }
 
 const char* ddpm_spec_prediction(const ddpm_spec* spec) {
@@ -291,7 +294,7 @@ int ddpm_walk(const ddpm_spec* spec, ddpm_model model, void* model_context, cons
         }
         *states = new ddpm_states{
             ddpm::walk(denoiser_of(spec, model, model_context, inputs, num_inputs, guidance),
-                       ddpm::noise_stream(seed, {images, images + n}, spec->spec.image_shape), plan->plan,
+                       ddpm::noise_stream(seed, {images, images + n}, spec->spec.state_shape), plan->plan,
                        std::move(begin), std::move(from)),
             {}};
     });

@@ -3,7 +3,7 @@
    The same functions under the same names; of given pictures ddpm_edit, which does it all in one. Every function that can fail returns a code, DDPM_OK or what a program
    should exit with, and writes one line about it to `error`, which may be null. Nothing is kept between calls but a
    ddpm_spec, a ddpm_plan and ddpm_states, each to be freed; freeing null does nothing.
-   Arrays of images are (n, C, H, W) of float; a callback gets its `context` back. Callbacks must return: no exception
+   Arrays of images are (n, C, H, W) of float, those of other numbers (n, *shape); a callback gets its `context` back. Callbacks must return: no exception
    and no longjmp may leave them.
 
        ddpm_error error;
@@ -135,13 +135,14 @@ typedef struct ddpm_given {
 DDPM_API void ddpm_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
 DDPM_API void ddpm_normals_from_words(const uint32_t *words, size_t count, float *normals);
 /* Write one draw of the noise of n images by their numbers; draw 0 is x_T, draw i belongs to row i. */
-DDPM_API int ddpm_noise_stream(int64_t seed, const int64_t *images, size_t n, const int64_t shape[3], uint32_t domain,
-                               uint32_t draw, float *z, ddpm_error *error);
+DDPM_API int ddpm_noise_stream(int64_t seed, const int64_t *images, size_t n, const int64_t *shape, size_t dimensions,
+                               uint32_t domain, uint32_t draw, float *z, ddpm_error *error);
 
 /* The file's numbers. Pointers live as long as the spec. */
 DDPM_API int ddpm_spec_from_json(const char *json, size_t length, ddpm_spec **spec, ddpm_error *error);
 DDPM_API void ddpm_spec_free(ddpm_spec *spec);
-DDPM_API void ddpm_spec_image_shape(const ddpm_spec *spec, int64_t shape[3]);
+/* [C, H, W] of pictures; one, two or four sizes of other numbers. */
+DDPM_API const int64_t *ddpm_spec_state_shape(const ddpm_spec *spec, size_t *dimensions);
 DDPM_API const char *ddpm_spec_prediction(const ddpm_spec *spec);
 DDPM_API const double *ddpm_spec_alphas_cumprod(const ddpm_spec *spec, size_t *num_train_timesteps);
 DDPM_API int ddpm_spec_has_variance_fraction(const ddpm_spec *spec);

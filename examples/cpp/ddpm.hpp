@@ -17,13 +17,13 @@
 //       const ddpm::ModelSpec spec = ddpm::spec_from_json(json);
 //       const ddpm::Denoiser denoise = ddpm::denoiser(network, spec);                // (x_t, row) -> x_0, eps
 //       const ddpm::Plan plan = ddpm::plan(spec, "ddim", 50);                        // the solver, as rows of numbers
-//       const ddpm::Noise noise = ddpm::noise_stream(7, {0, 1, 2, 3}, spec.image_shape);  // seed 7, images 0 to 3
+//       const ddpm::Noise noise = ddpm::noise_stream(7, {0, 1, 2, 3}, spec.state_shape);  // seed 7, images 0 to 3
 //       ddpm::States states = ddpm::walk(denoise, noise, plan);
 //       while (states.next()) {                                                      // a row; break to cancel
 //           const ddpm::State& state = states.now();                                 // row, x, x_0, eps, history
 //           std::printf("t = %g, x_0 from %+.2f\n", state.row.t, state.x_0[0]);      // x_0 is a preview
 //       }
-//       return ddpm::to_uint8(states.now().x, spec.image_shape);                     // [4, H, W, C]
+//       return ddpm::to_uint8(states.now().x, spec.state_shape);                     // [4, H, W, C]
 //   }
 //
 //   or, the same in one call with checks and a callback after each row: ddpm::sample(network, spec, settings, ...); and
@@ -97,7 +97,7 @@ public:
 
 // --------------------------------------------------------------------------------------------------- noise, section 3
 
-using Shape = std::array<std::int64_t, 3>;  // C, H, W
+using Shape = std::vector<std::int64_t>;  // C, H, W of pictures, else one, two or four sizes
 
 constexpr std::string_view noise_tag = "philox4x32-10/icdf-q20/1";
 
@@ -110,7 +110,7 @@ void normals_from_words(const std::uint32_t* words, std::size_t count, float* no
 // The noise of some images: a pure function of the draw.
 class Noise {
 public:
-    // Write the noise of one draw, (images, C, H, W); draw 0 is x_T, draw i belongs to row i.
+    // Write the noise of one draw, (images, *shape); draw 0 is x_T, draw i belongs to row i.
     void operator()(std::uint32_t draw, float* z) const;
     const std::vector<std::uint32_t>& images() const { return images_; }  // their numbers
     std::size_t image_size() const { return image_size_; }
@@ -236,7 +236,7 @@ struct Defaults {
 struct ModelSpec {
     std::string name;  // UTF-8, for people
     Prediction prediction = Prediction::eps;
-    Shape image_shape{};
+    Shape state_shape{};  // three sizes of pictures; what is made of any other number are floats
     std::vector<double> alphas_cumprod;  // (T,), strictly falling within (0, 1); the last may be 0 unless eps
     std::optional<double> clip_x_0;      // bound on |x_0|
     Variance variance = Variance::fixed_small;  // of the ddpm sampler
@@ -254,8 +254,10 @@ struct ModelSpec {
     // Return whether the scale of guidance is an input of the network, which then combines by itself.
     bool guides_itself() const;
     std::int64_t num_train_timesteps() const { return static_cast<std::int64_t>(alphas_cumprod.size()); }
+    bool is_picture() const { return state_shape.size() == 3; }
     std::size_t image_size() const {
-        return static_cast<std::size_t>(image_shape[0] * image_shape[1] * image_shape[2]);
+        const auto size = std::accumulate(state_shape.begin(), state_shape.end(), std::int64_t{1}, std::multiplies<>());
+        return static_cast<std::size_t>(size);
     }
 };
 
@@ -265,7 +267,7 @@ ModelSpec spec_from_json(std::string_view text);
 
 // ------------------------------------------------------------- from network to x_0 and eps, section 2: in three steps
 
-// What the network is asked, and where its answer goes; each array is (batch, C, H, W).
+// What the network is asked, and where its answer goes; each array is (batch, *state_shape).
 struct Evaluation {
     std::size_t batch;
     const float* x_t;
@@ -277,7 +279,7 @@ struct Evaluation {
 
 using Model = std::function<void(const Evaluation&)>;
 
-// Where the outputs of a network are, each (batch, C, H, W); variance_fraction is null where the spec has none.
+// Where the outputs of a network are, each (batch, *state_shape); variance_fraction is null where the spec has none.
 struct Outputs {
     float* prediction;
     float* variance_fraction;
@@ -416,8 +418,8 @@ States walk(Denoiser denoise, Noise noise, Plan plan, std::vector<float> x = {},
 std::vector<float> noised(const std::vector<float>& x_0, const std::vector<float>& eps, double a);
 
 // Return what puts known pixels into every state of a walk (replacement: Song et al. 2021, appendix I.2). known: (batch,
-// C, H, W) in [-1, 1]. mask: 0 known, 1 made, between them blended in the picture; (H, W), (C, H, W) or one for each
-// image, (batch, C, H, W). noise: of domain noise_of_given. Throws Error (usage) for other sizes.
+// *shape), of pictures in [-1, 1]. mask: 0 known, 1 made, between them blended in the picture; (H, W) of pictures,
+// *shape or one for each, (batch, *shape). noise: of domain noise_of_given. Throws Error (usage) for other sizes.
 Keep known_pixels(std::vector<float> known, std::vector<float> mask, Noise noise, const Shape& shape);
 
 // A linear measurement y = A x of images x (batch, C, H, W), and the way back: A+. Each writes to its second argument.
@@ -446,6 +448,7 @@ Plan inversion(const ModelSpec& spec, const std::vector<double>& times);
 // ------------------------------------------------------------------------------------------------------------ pictures
 
 // Write pixels (n, H, W, C) of images (n, C, H, W) in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up; NaN is 0.
+// Throw Error (usage), as all with a Shape from here on, for what is no picture.
 void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uint8_t* pixels);
 std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Shape& shape);
 // Return images (n, C, H, W) of pixels (n, H, W, C): level k is k / 127.5 - 1.
@@ -1358,17 +1361,17 @@ inline Noise noise_stream(std::int64_t seed, const std::vector<std::int64_t>& im
             throw detail::usage("Numbers of images must be from 0 to 2^32 - 1, got " + std::to_string(image) + ".");
         }
     }
-    double size = 1.0;
+    double size = shape.empty() ? 0.0 : 1.0;
     for (const std::int64_t extent : shape) {
         size *= extent < 1 ? 0.0 : static_cast<double>(extent);
     }
     if (size < 1.0 || size > 0x1p34) {  // the counter's first word numbers blocks of four
-        throw detail::usage("shape must be positive (C, H, W), got (" + detail::several(shape) + ").");
+        throw detail::usage("shape must be positive sizes, such as (C, H, W), got (" + detail::several(shape) + ").");
     }
     Noise noise;
     noise.key_ = {static_cast<std::uint32_t>(seed & 0xFFFFFFFF), static_cast<std::uint32_t>(seed >> 32)};
     noise.images_.assign(images.begin(), images.end());
-    noise.image_size_ = static_cast<std::size_t>(shape[0] * shape[1] * shape[2]);
+    noise.image_size_ = static_cast<std::size_t>(size);
     noise.domain_ = domain;
     return noise;
 }
@@ -2191,13 +2194,25 @@ inline std::vector<float> noised(const std::vector<float>& x_0, const std::vecto
 
 namespace detail {
 
-inline std::size_t area_of(const Shape& shape) { return static_cast<std::size_t>(shape[1] * shape[2]); }
+// Return (C, H, W). Throws Error (usage) for the shape of what is no picture.
+inline const Shape& picture_shape(const Shape& shape) {
+    if (shape.size() != 3) {
+        throw usage("This needs a model of pictures, got one of numbers of shape (" + several(shape) + ").");
+    }
+    return shape;
+}
 
-inline std::size_t size_of(const Shape& shape) { return static_cast<std::size_t>(shape[0]) * area_of(shape); }
+inline std::size_t area_of(const Shape& shape) {
+    return static_cast<std::size_t>(picture_shape(shape)[1] * shape[2]);
+}
 
-// Throw Error (usage) unless a mask is (H, W), (C, H, W) or (batch, C, H, W): number k of a batch has its k mod size.
+inline std::size_t size_of(const Shape& shape) {
+    return static_cast<std::size_t>(std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
+}
+
+// Throw Error (usage) unless a mask is (H, W) of a picture, *shape or (batch, *shape): number k has its k mod size.
 inline void check_mask(const std::vector<float>& mask, std::size_t batch_size, const Shape& shape) {
-    const std::size_t sizes[] = {area_of(shape), size_of(shape), batch_size};
+    const std::size_t size = size_of(shape), sizes[] = {shape.size() == 3 ? area_of(shape) : size, size, batch_size};
     if (std::find(std::begin(sizes), std::end(sizes), mask.size()) == std::end(sizes)) {
         throw usage("mask must have " + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) + " or " +
                     std::to_string(batch_size) + " numbers, got " + std::to_string(mask.size()) + ".");
@@ -2255,7 +2270,7 @@ inline Keep known_pixels(std::vector<float> known, std::vector<float> mask, Nois
 }
 
 inline Measurement average(std::int64_t size, const Shape& shape) {
-    if (size < 1 || shape[1] % size != 0 || shape[2] % size != 0) {
+    if (detail::picture_shape(shape); size < 1 || shape[1] % size != 0 || shape[2] % size != 0) {
         throw detail::usage("measure average:K must divide " + detail::text_of(shape[1]) + " x " +
                             detail::text_of(shape[2]) + " pixels, got " + detail::text_of(size) + ".");
     }
@@ -2280,7 +2295,7 @@ inline Measurement average(std::int64_t size, const Shape& shape) {
 }
 
 inline Measurement grey(const Shape& shape) {
-    const auto channels = static_cast<std::size_t>(shape[0]), area = detail::area_of(shape);
+    const std::size_t area = detail::area_of(shape), channels = static_cast<std::size_t>(shape[0]);
     const auto place = [=](std::size_t k) { return k / (channels * area) * area + k % area; };
     return {[=](const std::vector<float>& x, std::vector<float>& y) {
                 y.assign(x.size() / channels, 0.0f);
@@ -2383,7 +2398,7 @@ inline Plan inversion(const ModelSpec& spec, const std::vector<double>& times) {
 // ------------------------------------------------------------------------------------------------------------ pictures
 
 inline void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uint8_t* pixels) {
-    const auto channels = static_cast<std::size_t>(shape[0]), area = static_cast<std::size_t>(shape[1] * shape[2]);
+    const std::size_t area = detail::area_of(shape), channels = static_cast<std::size_t>(shape[0]);
     for (std::size_t image = 0; image < n; ++image) {
         for (std::size_t channel = 0; channel < channels; ++channel) {
             for (std::size_t at = 0; at < area; ++at) {
@@ -2399,11 +2414,11 @@ inline void to_uint8(const float* x, std::size_t n, const Shape& shape, std::uin
 
 inline std::vector<std::uint8_t> to_uint8(const std::vector<float>& x, const Shape& shape) {
     std::vector<std::uint8_t> pixels(x.size());
-    to_uint8(x.data(), x.size() / static_cast<std::size_t>(shape[0] * shape[1] * shape[2]), shape, pixels.data());
+    to_uint8(x.data(), x.size() / detail::size_of(shape), shape, pixels.data());
     return pixels;
 }
 inline std::vector<float> from_uint8(const std::vector<std::uint8_t>& pixels, const Shape& shape) {
-    const auto channels = static_cast<std::size_t>(shape[0]), area = detail::area_of(shape);
+    const std::size_t area = detail::area_of(shape), channels = static_cast<std::size_t>(shape[0]);
     std::vector<float> x(pixels.size());
     for (std::size_t k = 0; k < x.size(); ++k) {
         const std::size_t image = k / (channels * area), channel = k / area % channels, at = k % area;
@@ -2482,7 +2497,7 @@ inline std::vector<float> sample(const Model& model, const ModelSpec& spec, cons
     std::iota(numbers.begin(), numbers.end(), settings.first);
     const Guidance guidance = guidance_for(spec, settings.guidance);
     return detail::end_of(walk(denoiser(model, spec, detail::told(spec, settings, numbers), guidance),
-                               noise_stream(settings.seed, numbers, spec.image_shape), rows),
+                               noise_stream(settings.seed, numbers, spec.state_shape), rows),
                           rows.rows.size(), progress);
 }
 
@@ -2490,7 +2505,7 @@ inline std::vector<float> edit(const Model& model, const ModelSpec& spec, const 
                                const Progress& progress) {
     detail::check(given);
     check_image_numbers(settings.first, settings.n);
-    const Shape& shape = spec.image_shape;
+    const Shape& shape = spec.state_shape;
     Plan rows = plan(spec, settings.sampler, settings.num_steps, settings.times, settings.plan, settings.eta,
                      settings.variance);
     const auto T = static_cast<std::int64_t>(spec.alphas_cumprod.size());
@@ -2821,7 +2836,7 @@ inline Value parse(std::string_view text) { return Parser(text).whole(); }
 namespace detail {
 
 constexpr double max_numbers = 0x1p26;  // in one image: a header alone must not fill the memory
-constexpr std::size_t max_classes = 4096;
+constexpr std::size_t max_classes = 4096, max_dimensions = 4;
 
 inline std::string shown(const json::Value& value) {
     if (const auto* text = value.as<std::string>()) {
@@ -2937,8 +2952,8 @@ inline std::set<std::string> requirements(const json::Value& value) {
     if (!names) {
         throw bad_spec("requires", "a list of names", value);
     }
-    const std::set<std::string> understood = {"variance_fraction", "inputs",   "times",  "plan",
-                                              "fractional_t",      "guidance", "raw_eps"};
+    const std::set<std::string> understood = {"variance_fraction", "inputs",   "times",   "plan",
+                                              "fractional_t",      "guidance", "raw_eps", "shape"};
     for (const std::string& name : *names) {
         if (understood.count(name) == 0) {
             throw too_new("a reader of", in_quotes(name), several(understood));
@@ -3027,9 +3042,11 @@ inline Input input_from_json(const json::Value& value, const Shape& state_shape)
                        "they may have");
     }
     const auto found = extents(shape);
-    constexpr std::size_t dimensions[] = {0, 1, 3, 3};
-    if (!found || found->size() != dimensions[static_cast<std::size_t>(input.kind)] ||
-        (is_previous && !std::equal(found->begin(), found->end(), state_shape.begin()))) {
+    const std::size_t dimensions[] = {0, 1, 3, state_shape.size()};
+    const bool is_any = input.kind == Kind::image && state_shape.size() != 3 && found && !found->empty() &&
+                        found->size() <= max_dimensions;  // beside numbers an image is numbers too
+    if (!found || (!is_any && found->size() != dimensions[static_cast<std::size_t>(input.kind)]) ||
+        (is_previous && *found != state_shape)) {
         throw unusable("the shape of " + where + " does not fit its kind, got " + shown(shape));
     }
     input.shape = *found;
@@ -3138,11 +3155,15 @@ inline ModelSpec spec_from_json(std::string_view text) {
     }
     check_format(root);
     // every key is looked for first: what is missing is told before what is unknown
+    const json::Value& needs = member(root, "requires");
+    const auto listed = list_of<std::string>(needs, string_in);
+    const bool has_shape = listed && std::count(listed->begin(), listed->end(), "shape") > 0;
+    const char* const shape_key = has_shape ? "state_shape" : "image_shape";
     const json::Value &name = member(root, "name"), &prediction = member(root, "prediction"),
-                      &shape = member(root, "image_shape"), &alphas = member(root, "alphas_cumprod"),
+                      &shape = member(root, shape_key), &alphas = member(root, "alphas_cumprod"),
                       &clip = member(root, "clip_x_0"), &variance = member(root, "variance"),
                       &range = member(root, "value_range"), &defaults = member(root, "defaults"),
-                      &noise = member(root, "noise"), &needs = member(root, "requires");
+                      &noise = member(root, "noise");
     const json::Value &sampler = member(defaults, "sampler"), &num_steps = member(defaults, "num_steps"),
                       &eta = member(defaults, "eta");
     const std::set<std::string> required = requirements(needs);
@@ -3170,11 +3191,13 @@ inline ModelSpec spec_from_json(std::string_view text) {
     if (spec.variance == Variance::learned && !spec.has_variance_fraction) {
         throw bad_spec("variance", "fixed unless requires has variance_fraction", variance);
     }
-    const auto image_shape = extents(shape);
-    if (!image_shape || image_shape->size() != spec.image_shape.size()) {
-        throw bad_spec("image_shape", "three positive integers [C, H, W] with a product of at most 67108864", shape);
+    const auto state_shape = extents(shape);
+    if (!state_shape || state_shape->empty() || state_shape->size() > max_dimensions ||
+        (state_shape->size() == 3) == has_shape) {
+        throw bad_spec(shape_key, std::string(has_shape ? "one, two or four" : "three") +
+                                      " positive integers with a product of at most 67108864", shape);
     }
-    std::copy(image_shape->begin(), image_shape->end(), spec.image_shape.begin());
+    spec.state_shape = *state_shape;
     if (list_of<double>(range, finite_number) != std::vector<double>{-1.0, 1.0}) {
         throw bad_spec("value_range", "[-1, 1]", range);
     }
@@ -3203,7 +3226,7 @@ inline ModelSpec spec_from_json(std::string_view text) {
         throw Error(Code::bad_file, "In the model's spec, source and golden must be objects.");
     }
     if (const json::Value* inputs = root.find("inputs")) {
-        const auto read = [&](const json::Value& one) { return std::optional(input_from_json(one, spec.image_shape)); };
+        const auto read = [&](const json::Value& one) { return std::optional(input_from_json(one, spec.state_shape)); };
         auto found = list_of<Input>(*inputs, read);
         if (!found) {
             throw bad_spec("inputs", "a list", *inputs);

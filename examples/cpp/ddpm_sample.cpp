@@ -1,4 +1,5 @@
-// ddpm_sample - images from a denoiser file, as a grid: ddpm_sample unet.onnx --n 16 --steps 50 --seed 7 --out grid.png
+// ddpm_sample - images from a denoiser file, as a grid: ddpm_sample unet.onnx --n 16 --steps 50 --seed 7 --out grid.png;
+// of a model whose states are no pictures the numbers, float32 (n, *shape): --out x.npy
 //
 // Prints one line of JSON: how many images, the seconds that opening the file took, and those until the images exist.
 // Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 6 not finite, 130 interrupted.
@@ -18,6 +19,7 @@
 
 #include "grid_png.hpp"
 #include "no_telemetry.hpp"
+#include "npy.hpp"
 #include "onnx_model.hpp"
 #include "printable.hpp"
 
@@ -35,6 +37,7 @@ constexpr char usage[] =
     "a picture of the input's size.\n"
     "--image is a picture to begin with, of the model's size, of which --n are made, 1 unless given: where the mask is\n"
     "white, with what is measured, or from so much noise; --between makes 9 from one picture to another.\n"
+    "Of a model whose states are no pictures --out is an .npy of its numbers.\n"
     "What is left out is the file's own. Same seed, same images, on every machine.\n";
 constexpr std::int64_t most_between = 4096;
 constexpr std::int64_t batch_limit = 16;  // images at a time: memory, never the images
@@ -249,11 +252,11 @@ void refuse_size(const std::string& path, std::size_t width, std::size_t height,
 // Return a picture's pixels (H, W, C); what is measured may be as small as its measurement.
 std::vector<std::uint8_t> pixels_from(const std::string& path, std::int64_t channels, const ddpm::ModelSpec& spec,
                                       const std::optional<std::string>& measure) {
-    const std::size_t height = static_cast<std::size_t>(spec.image_shape[1]),
-                      width = static_cast<std::size_t>(spec.image_shape[2]);
+    const std::size_t height = static_cast<std::size_t>(ddpm::detail::picture_shape(spec.state_shape)[1]),
+                      width = static_cast<std::size_t>(spec.state_shape[2]);
     std::vector<float> measured;
     if (measure) {
-        ddpm::measurement_from_text(*measure, spec.image_shape, std::vector<float>(width * height))
+        ddpm::measurement_from_text(*measure, spec.state_shape, std::vector<float>(width * height))
             .of(std::vector<float>(spec.image_size()), measured);
     }
     const auto fits = [&](std::size_t w, std::size_t h) {
@@ -269,7 +272,7 @@ std::vector<std::uint8_t> pixels_from(const std::string& path, std::int64_t chan
 // Return the numbers of a picture for an input of the network, of the size that the input has.
 std::vector<float> told_picture(const std::string& name, const std::string& path, const ddpm::ModelSpec& spec) {
     const auto known = std::find_if(spec.inputs.begin(), spec.inputs.end(), [&](const ddpm::Input& one) {
-        return one.name == name && one.kind == ddpm::Kind::image && (one.shape[0] == 1 || one.shape[0] == 3);
+        return one.name == name && one.kind == ddpm::Kind::image && one.shape.size() == 3 && (one.shape[0] == 1 || one.shape[0] == 3);
     });
     if (known == spec.inputs.end()) {
         throw ddpm::Error(ddpm::Code::usage, "--input " + ddpm::detail::in_quotes(name) +
@@ -287,9 +290,9 @@ std::vector<float> told_picture(const std::string& name, const std::string& path
 // Return a picture as a state (C, H, W), of the size that it has.
 std::vector<float> picture_from(const std::string& path, const ddpm::ModelSpec& spec,
                                 const std::optional<std::string>& measure = {}) {
-    const std::vector<std::uint8_t> pixels = pixels_from(path, spec.image_shape[0], spec, measure);
-    const auto area = static_cast<std::int64_t>(pixels.size()) / spec.image_shape[0];
-    return ddpm::from_uint8(pixels, {spec.image_shape[0], 1, area});
+    const std::vector<std::uint8_t> pixels = pixels_from(path, spec.state_shape[0], spec, measure);
+    const auto area = static_cast<std::int64_t>(pixels.size()) / spec.state_shape[0];
+    return ddpm::from_uint8(pixels, {spec.state_shape[0], 1, area});
 }
 
 // Return what an option's pictures are, for all images.
@@ -322,8 +325,14 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     OnnxModel model(options.model);
     const double seconds_load = seconds_since(before_load);
     const ddpm::ModelSpec& spec = model.spec();
-    const auto channels = static_cast<std::size_t>(spec.image_shape[0]);
-    if (channels != 1 && channels != 3) {
+    const auto channels = static_cast<std::size_t>(spec.state_shape[0]);
+    const std::string ending = ".npy";
+    const bool is_npy = options.out.size() > ending.size() &&
+                        options.out.compare(options.out.size() - ending.size(), ending.size(), ending) == 0;
+    if (!spec.is_picture() && !is_npy) {
+        throw ddpm::Error(ddpm::Code::usage, options.out + ": numbers that are no pictures need an --out such as x.npy.");
+    }
+    if (spec.is_picture() && channels != 1 && channels != 3) {
         throw ddpm::Error(ddpm::Code::usage, options.out + ": a PNG has 1 or 3 channels, got " +
                                                  std::to_string(channels) + ". Use ddpm-run with .npy.");
     }
@@ -342,6 +351,7 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     const ddpm::Given given = is_given ? given_from(options, spec) : ddpm::Given();
     const bool is_watched = isatty(fileno(stderr)) != 0;
     std::vector<std::uint8_t> pixels;
+    std::vector<float> numbers;
     for (std::int64_t done = 0; done < all.n; done += batch_limit) {
         ddpm::Settings part = all;
         part.n = std::min(batch_limit, all.n - done);
@@ -362,13 +372,21 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
         };
         const std::vector<float> x = is_given ? ddpm::edit(std::ref(model), spec, of_part, part, progress)
                                               : ddpm::sample(std::ref(model), spec, part, progress);
-        const std::vector<std::uint8_t> images = ddpm::to_uint8(x, spec.image_shape);
+        if (!spec.is_picture()) {
+            numbers.insert(numbers.end(), x.begin(), x.end());
+            continue;
+        }
+        const std::vector<std::uint8_t> images = ddpm::to_uint8(x, spec.state_shape);
         pixels.insert(pixels.end(), images.begin(), images.end());
     }
     const double seconds = seconds_since(start);
-    write_grid_png(options.out, pixels.data(), static_cast<std::size_t>(all.n),
-                   static_cast<std::size_t>(spec.image_shape[1]), static_cast<std::size_t>(spec.image_shape[2]),
-                   channels);
+    if (spec.is_picture()) {
+        write_grid_png(options.out, pixels.data(), static_cast<std::size_t>(all.n),
+                       static_cast<std::size_t>(spec.state_shape[1]), static_cast<std::size_t>(spec.state_shape[2]),
+                       channels);
+    } else {
+        write_npy(options.out, numbers.data(), OnnxModel::with_batch(static_cast<std::size_t>(all.n), spec.state_shape));
+    }
     std::printf("{\"images\": %lld, \"seconds_load\": %.6f, \"seconds\": %.6f}\n", static_cast<long long>(all.n),
                 seconds_load, seconds);
 }

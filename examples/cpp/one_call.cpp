@@ -1,5 +1,5 @@
 // one_call - the whole sampler is in the file: one_call unet.sampler.onnx N SEED grid.png [CLASS]
-// CLASS is a number, of a model with classes. The file is one of ddpm-export --format sampler, without --open.
+// Of numbers that are no pictures grid.png is an .npy, float32 (N, *shape). CLASS is a number, of a model with classes. The file is one of ddpm-export --format sampler, without --open.
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdio>
@@ -9,6 +9,7 @@
 #include "external_data.hpp"
 #include "grid_png.hpp"
 #include "no_telemetry.hpp"
+#include "npy.hpp"
 #include "printable.hpp"
 
 int main(int argc, char** argv) {
@@ -34,8 +35,15 @@ int main(int argc, char** argv) {
         Ort::Value given[] = {scalar(seed), scalar(first), scalar(n),
                               Ort::Value::CreateTensor(memory, labels.data(), labels.size(), &n, 1)};
         const char *inputs[] = {"seed", "first", "n", "y"}, *outputs[] = {"images"};
+        Ort::AllocatorWithDefaultOptions allocator;
+        const std::string result = session.GetOutputNameAllocated(0, allocator).get();  // images or values
+        outputs[0] = result.c_str();
         const auto images = session.Run(Ort::RunOptions(), inputs, given, argc > 5 ? 4 : 3, outputs, 1);
         const auto shape = images[0].GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
+        if (result == "values") {
+            write_npy(argv[4], images[0].GetTensorData<float>(), shape);
+            return 0;
+        }
         write_grid_png(argv[4], images[0].GetTensorData<std::uint8_t>(), shape[0], shape[1], shape[2], shape[3]);
     } catch (const Ort::Exception& problem) {
         return failed(3, problem.what());

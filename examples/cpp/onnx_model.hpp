@@ -51,7 +51,7 @@ public:
 
     // Let the network write its outputs straight to where they are wanted.
     void operator()(const ddpm::Evaluation& asked) {
-        const std::vector<std::int64_t> shape = with_batch(asked.batch, spec_.image_shape);
+        const std::vector<std::int64_t> shape = with_batch(asked.batch, spec_.state_shape);
         const std::vector<std::int64_t> batch(shape.begin(), shape.begin() + 1);
         std::vector<Ort::Value> inputs, outputs;
         std::vector<const char*> input_names = {"x_t", "t"}, output_names = {prediction(), "variance_fraction"};
@@ -77,6 +77,13 @@ public:
             throw bad_file("the graph does not run on values of shape " + text_of(shape) + ", ONNX Runtime says " +
                            first_line(problem) + ".");
         }
+    }
+
+    // Return the shape of a batch.
+    static std::vector<std::int64_t> with_batch(std::size_t batch, const std::vector<std::int64_t>& extents) {
+        std::vector<std::int64_t> shape = {static_cast<std::int64_t>(batch)};
+        shape.insert(shape.end(), extents.begin(), extents.end());
+        return shape;
     }
 
 private:
@@ -110,13 +117,6 @@ private:
         return ddpm::detail::predictions[static_cast<std::size_t>(spec_.prediction)].data();
     }
 
-    template <class Extents>
-    static std::vector<std::int64_t> with_batch(std::size_t batch, const Extents& extents) {
-        std::vector<std::int64_t> shape = {static_cast<std::int64_t>(batch)};
-        shape.insert(shape.end(), extents.begin(), extents.end());
-        return shape;
-    }
-
     template <class T>
     Ort::Value tensor(const T* values, const std::vector<std::int64_t>& shape) const {
         std::size_t size = 1;
@@ -145,7 +145,7 @@ private:
         };
         constexpr auto floats = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, integers = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
         std::map<std::string, Wanted> wanted = {
-            {"x_t", {floats, {spec_.image_shape.begin(), spec_.image_shape.end()}}},
+            {"x_t", {floats, spec_.state_shape}},
             {"t", {spec_.has_fractional_t ? floats : integers, {}}}};
         for (const ddpm::Input& input : spec_.inputs) {
             wanted[input.name] = {input.kind == ddpm::Kind::label ? integers : floats, input.shape};

@@ -4,12 +4,12 @@
  *
  *     const spec = specFromOnnx(bytes);                             // the numbers that travel in the model file
  *     const denoise = denoiser(model, spec);                        // (x_t, row, x_0 before) -> { x_0, eps }
- *     const noise = noiseStream(7n, [0, 1, 2], spec.image_shape);   // draw -> normals; draw 0 is x_T
+ *     const noise = noiseStream(7n, [0, 1, 2], spec.state_shape);   // draw -> normals; draw 0 is x_T
  *     const rows = plan(spec, { sampler: "ddim", numSteps: 50 });   // the solver, a table of numbers
- *     for await (const state of walk(denoise, noise, rows)) show(toUint8(state.x, spec.image_shape));
+ *     for await (const state of walk(denoise, noise, rows)) show(toUint8(state.x, spec.state_shape));
  *
  * or `sample`, which is these lines in one call. Images are flat Float32Arrays in B, C, H, W order. Names with an
- * underscore are the papers' letters (x_0, a_prev) or keys of the file (image_shape), written as they are there.
+ * underscore are the papers' letters (x_0, a_prev) or keys of the file (num_steps), written as they are there.
  *
  * Coefficients are doubles, rounded once to float32; `fround` after every operation makes the rest float32 as well.
  */
@@ -115,7 +115,10 @@ export type Guidance = {
 export type ModelSpec = {
     name: string;
     prediction: "eps" | "x_0" | "v";
-    image_shape: Shape;
+    /**
+     * three sizes of pictures; what is made of any other number are floats
+     */
+    state_shape: Shape;
     /**
      * T numbers, strictly falling
      */
@@ -242,7 +245,7 @@ export declare function philox4x32_10(counter: ArrayLike<number>, key: ArrayLike
  */
 export declare function normalsFromWords(words: Uint32Array): Float32Array<ArrayBuffer>;
 /**
- * Return the noise of some images, draw index -> [B, C, H, W]: nothing is kept between calls, and image 7 has the same
+ * Return the noise of some images, draw index -> [B, ...shape]: nothing is kept between calls, and image 7 has the same
  * noise alone or among others. Throws UsageError for a seed outside 0..2^63 - 1, for one that is a number above
  * 2^53 - 1 (it may not be the one that was written), and for images, draws or a domain outside 0..2^32 - 1.
  * @param {number | bigint} seed
@@ -440,29 +443,36 @@ export declare function outputNames(spec: ModelSpec): ("eps" | "v" | "variance_f
  */
 export declare const isTold: ({ kind, name }: Input) => boolean;
 /**
+ * Return [C, H, W]. Throws UsageError for the shape of what is no picture.
+ * @param {Shape} shape
+ */
+export declare function pictureShape(shape: Shape): Shape;
+/**
  * Return pixels [B, H, W, C] of images [B, C, H, W] in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up.
+ * Throws UsageError, as `fromUint8` does, for what is no picture.
  * @param {Float32Array} x
  * @param {Shape} shape
  */
-export declare function toUint8(x: Float32Array, [channels, height, width]: Shape): Uint8Array<ArrayBuffer>;
+export declare function toUint8(x: Float32Array, shape: Shape): Uint8Array<ArrayBuffer>;
 /**
  * Return images [B, C, H, W] of pixels [B, H, W, C]: pixel k is k / 127.5 - 1 (Ho et al. 2020, section 3.3).
  * @param {ArrayLike<number>} pixels
  * @param {Shape} shape
  */
-export declare function fromUint8(pixels: ArrayLike<number>, [channels, height, width]: Shape): Float32Array<ArrayBuffer>;
+export declare function fromUint8(pixels: ArrayLike<number>, shape: Shape): Float32Array<ArrayBuffer>;
 /**
- * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where progress returned false.
+ * Return a batch of images, uint8 [n, H, W, C], null where the states are no pictures, and the floats x [n, ...shape]
+ * that they are of; null in place of all where progress returned false.
  * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
  * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Settings} settings
  * @param {Progress} [progress]
- * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
+ * @returns {Promise<{ images: Uint8Array | null, x: Float32Array } | null>}
  */
 export declare function sample(model: Model, spec: ModelSpec, settings: Settings, progress?: Progress): Promise<{
-    images: Uint8Array;
+    images: Uint8Array | null;
     x: Float32Array;
 } | null>;
 /**
@@ -492,9 +502,9 @@ export declare function chosen(model: Model, spec: ModelSpec, settings: Omit<Set
  * @param {ModelSpec} spec
  * @param {readonly number[]} numbers of the images, which an error names
  * @param {Progress} progress
- * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
+ * @returns {Promise<{ images: Uint8Array | null, x: Float32Array } | null>}
  */
 export declare function pictured(states: AsyncIterable<State>, plan: Plan, spec: ModelSpec, numbers: readonly number[], progress: Progress): Promise<{
-    images: Uint8Array;
+    images: Uint8Array | null;
     x: Float32Array;
 } | null>;

@@ -4,20 +4,20 @@
  *
  *     const spec = specFromOnnx(bytes);                             // the numbers that travel in the model file
  *     const denoise = denoiser(model, spec);                        // (x_t, row, x_0 before) -> { x_0, eps }
- *     const noise = noiseStream(7n, [0, 1, 2], spec.image_shape);   // draw -> normals; draw 0 is x_T
+ *     const noise = noiseStream(7n, [0, 1, 2], spec.state_shape);   // draw -> normals; draw 0 is x_T
  *     const rows = plan(spec, { sampler: "ddim", numSteps: 50 });   // the solver, a table of numbers
- *     for await (const state of walk(denoise, noise, rows)) show(toUint8(state.x, spec.image_shape));
+ *     for await (const state of walk(denoise, noise, rows)) show(toUint8(state.x, spec.state_shape));
  *
  * or `sample`, which is these lines in one call. Images are flat Float32Arrays in B, C, H, W order. Names with an
- * underscore are the papers' letters (x_0, a_prev) or keys of the file (image_shape), written as they are there.
+ * underscore are the papers' letters (x_0, a_prev) or keys of the file (num_steps), written as they are there.
  *
  * Coefficients are doubles, rounded once to float32; `fround` after every operation makes the rest float32 as well.
  */
 
 import { NORMAL_TABLE } from "./normal_table.js";
 
-/** @typedef {readonly number[]} Shape [C, H, W] */
-/** @typedef {(draw: number) => Float32Array} Noise draw index -> [B, C, H, W]; 0 is x_T, i belongs to row i */
+/** @typedef {readonly number[]} Shape [C, H, W] of pictures, else one, two or four sizes */
+/** @typedef {(draw: number) => Float32Array} Noise draw index -> [B, ...shape]; 0 is x_T, i belongs to row i */
 /**
  * One network evaluation and the state after it, docs/format.md section 2.
  * @typedef {object} Row
@@ -74,7 +74,7 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @typedef {object} ModelSpec
  * @property {string} name
  * @property {"eps" | "x_0" | "v"} prediction
- * @property {Shape} image_shape
+ * @property {Shape} state_shape three sizes of pictures; what is made of any other number are floats
  * @property {readonly number[]} alphas_cumprod T numbers, strictly falling
  * @property {number | null} clip_x_0
  * @property {Variance} variance of the ddpm sampler
@@ -118,15 +118,16 @@ const RAW_EPS = "raw_eps";
 const NO_CLASS = "none"; // as users call it, unless a class has that name
 const OWN_GUIDANCE = "guidance"; // the input of a network that guides itself: the scale, whose none is 1
 const MAX_GUIDANCE = 100;
-const UNDERSTOOD = [FRACTIONAL_T, "guidance", "inputs", "plan", RAW_EPS, "times", VARIANCE_FRACTION];
-const REQUIRED = "name prediction image_shape alphas_cumprod clip_x_0 variance value_range defaults noise requires";
-const DIMENSIONS = { label: 0, vector: 1, image: 3, previous: 3 }; // of the kinds of inputs
+const UNDERSTOOD = [FRACTIONAL_T, "guidance", "inputs", "plan", RAW_EPS, "shape", "times", VARIANCE_FRACTION];
+const REQUIRED = "name prediction alphas_cumprod clip_x_0 variance value_range defaults noise requires";
+const KINDS = ["label", "vector", "image", "previous"]; // of inputs
 const RESERVED = { label: "y", previous: "x_0_prev" }; // the names that belong to a kind
 const IDENTIFIER = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const PLAN_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/;
 const MAX_JSON_BYTES = 256 * 1024;
 const MAX_NESTING = 32;
 const MAX_PIXELS = 2 ** 26;
+const MAX_DIMENSIONS = 4;
 const MAX_CLASSES = 4096;
 const MAX_ROWS = 10_000;
 const MAX_REACH = 16; // how many evaluations a row may read, its own among them
@@ -260,7 +261,7 @@ export function normalsFromWords(words) {
 }
 
 /**
- * Return the noise of some images, draw index -> [B, C, H, W]: nothing is kept between calls, and image 7 has the same
+ * Return the noise of some images, draw index -> [B, ...shape]: nothing is kept between calls, and image 7 has the same
  * noise alone or among others. Throws UsageError for a seed outside 0..2^63 - 1, for one that is a number above
  * 2^53 - 1 (it may not be the one that was written), and for images, draws or a domain outside 0..2^32 - 1.
  * @param {number | bigint} seed
@@ -277,8 +278,8 @@ export function noiseStream(seed, images, shape, { domain = 0 } = {}) {
     );
   }
   if (seed < 0 || seed >= 2n ** 63n) throw new UsageError(`seed must be from 0 to 2^63 - 1, got ${seed}.`);
-  if (shape.length !== 3 || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
-    throw new UsageError(`shape must be positive [C, H, W], got ${shown(shape)}.`);
+  if (shape.length === 0 || !shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
+    throw new UsageError(`shape must be positive sizes, such as [C, H, W], got ${shown(shape)}.`);
   }
   for (const number of numbers) requireWord("Numbers of images", number);
   requireWord("domain", domain);
@@ -396,10 +397,12 @@ export function specFromJson(text) {
   const isOurs = typeof spec.format === "string" && spec.format.startsWith("ddpm-export/");
   must(isOurs, "format", `'${FORMAT}'`, spec.format);
   understand(spec.format.split("/")[1].split(".")[0] === FORMAT.split("/")[1], "the format", spec.format, FORMAT);
-  const missing = REQUIRED.split(" ").filter((key) => !Object.hasOwn(spec, key));
+  const shapeKey = spec.requires?.includes?.("shape") ? "state_shape" : "image_shape";
+  const missing = `${REQUIRED} ${shapeKey}`.split(" ").filter((key) => !Object.hasOwn(spec, key));
   if (missing.length > 0) throw new BadFileError(`The model's spec must have ${several(missing)}, which it lacks.`);
-  validate(spec);
-  const inputs = (spec.inputs ?? []).map((/** @type {any} */ one) => inputFromJson(one, spec.image_shape));
+  spec.state_shape = spec[shapeKey];
+  validate(spec, shapeKey);
+  const inputs = (spec.inputs ?? []).map((/** @type {any} */ one) => inputFromJson(one, spec.state_shape));
   const names = new Set(inputs.map((/** @type {Input} */ { name }) => name));
   const isNamed = inputs.length > 0 === spec.requires.includes("inputs");
   if (names.size < inputs.length || !isNamed) {
@@ -412,7 +415,7 @@ export function specFromJson(text) {
   if (spec.defaults.guidance && !takesGuidance(read)) {
     throw new BadFileError("In the model's spec, defaults.guidance needs a label that may be none, and has none.");
   }
-  needIntegers(read, text);
+  needIntegers(read, text, shapeKey);
   return read;
 }
 
@@ -420,13 +423,14 @@ export function specFromJson(text) {
  * Refuse 3.0 and 3e0 where the format wants an integer: JSON.parse makes no difference, other readers do.
  * @param {Record<string, any>} spec
  * @param {string} text
+ * @param {string} shapeKey
  */
-function needIntegers(spec, text) {
+function needIntegers(spec, text, shapeKey) {
   const isFloat = (/** @type {string} */ token) => token[0] !== '"' && /[.eE]/.test(token);
   const tokens = /"(?:[^"\\]+|\\.)*"|-?\d[\d.eE+-]*/g;
   const withoutFloats = JSON.parse(text.replace(tokens, (token) => (isFloat(token) ? "null" : token)));
-  const integersOf = (/** @type {any} */ { image_shape, defaults, inputs = [], plans = {}, requires }) => [
-    ...[...image_shape, defaults.num_steps, ...(defaults.times ?? [])],
+  const integersOf = (/** @type {any} */ { [shapeKey]: shape, defaults, inputs = [], plans = {}, requires }) => [
+    ...[...shape, defaults.num_steps, ...(defaults.times ?? [])],
     ...inputs.flatMap((/** @type {any} */ { kind, shape, none }) => (kind === "label" ? [none] : shape)),
     ...Object.values(requires.includes(FRACTIONAL_T) ? {} : plans).flatMap(({ rows }) =>
       rows.map((/** @type {any} */ row) => (Array.isArray(row) ? row[0] : row.t)),
@@ -437,9 +441,12 @@ function needIntegers(spec, text) {
   need(wrong === undefined, `sizes, steps, times and classes must be integers, not ${wrong}.0`);
 }
 
-/** @param {Record<string, any>} spec */
-function validate(spec) {
-  const { requires, alphas_cumprod: alphas, image_shape: shape, value_range: range, clip_x_0: clip, defaults } = spec;
+/**
+ * @param {Record<string, any>} spec
+ * @param {string} shapeKey
+ */
+function validate(spec, shapeKey) {
+  const { requires, alphas_cumprod: alphas, state_shape: shape, value_range: range, clip_x_0: clip, defaults } = spec;
   must(
     isListOf(requires, (name) => typeof name === "string"),
     "requires",
@@ -454,10 +461,12 @@ function validate(spec) {
   must(typeof spec.name === "string" && [...spec.name].length <= 200, "name", "a short string", spec.name);
   must(PREDICTIONS.includes(spec.prediction), "prediction", `one of ${PREDICTIONS.join(", ")}`, spec.prediction);
   must(VARIANCES.includes(spec.variance), "variance", `one of ${VARIANCES.join(", ")}`, spec.variance);
+  const isPicture = shapeKey === "image_shape";
+  const isCount = (/** @type {number} */ count) => (count === 3) === isPicture && count > 0 && count <= MAX_DIMENSIONS;
   must(
-    isListOf(shape, isSize) && shape.length === 3 && sizeOf(shape) <= MAX_PIXELS,
-    "image_shape",
-    `three positive integers [C, H, W] with a product of at most ${MAX_PIXELS}`,
+    isListOf(shape, isSize) && isCount(shape.length) && sizeOf(shape) <= MAX_PIXELS,
+    shapeKey,
+    `${isPicture ? "three" : "one, two or four"} positive integers with a product of at most ${MAX_PIXELS}`,
     shape,
   );
   must(
@@ -514,8 +523,7 @@ function inputFromJson(one, stateShape) {
   const isName = typeof name === "string" && IDENTIFIER.test(name) && name !== "x_t" && name !== "t";
   need(isName, `an input's name must be an identifier other than x_t and t, not ${shown(name)}`);
   const where = `input ${shown(name)}`;
-  const kinds = Object.keys(DIMENSIONS);
-  need(kinds.includes(kind), `the kind of ${where} must be one of ${kinds.join(", ")}, not ${shown(kind)}`);
+  need(KINDS.includes(kind), `the kind of ${where} must be one of ${KINDS.join(", ")}, not ${shown(kind)}`);
   for (const [owner, reserved] of Object.entries(RESERVED)) {
     const isKept = (name === reserved) === (kind === owner);
     need(isKept, `the name ${reserved} is kept for the kind ${owner}, and the only one that it may have`);
@@ -524,9 +532,10 @@ function inputFromJson(one, stateShape) {
   need(name !== OWN_GUIDANCE || isOwn, `${where} must be a vector of one number, whose none is 1`);
   const isShape = shape.every(isSize) && sizeOf(shape) <= MAX_PIXELS;
   need(isShape, `the shape of ${where} must be positive integers with a product of at most ${MAX_PIXELS}`);
+  const isAny = kind === "image" && stateShape.length !== 3 && shape.length > 0 && shape.length <= MAX_DIMENSIONS;
+  const dimensions = [0, 1, 3, stateShape.length][KINDS.indexOf(kind)]; // beside numbers an image is numbers too
   const fits =
-    shape.length === DIMENSIONS[/** @type {Input["kind"]} */ (kind)] &&
-    (kind !== "previous" || shape.join() === stateShape.join());
+    (isAny || shape.length === dimensions) && (kind !== "previous" || shape.join() === stateShape.join());
   need(fits, `the shape of ${where}, a ${kind}, does not fit it: ${shown(shape)}`);
   if (kind === "label") {
     const areNames = isListOf(classes, (one) => typeof one === "string");
@@ -896,7 +905,7 @@ export function denoiser(model, spec, inputs = {}, guidance = null) {
   const guided = guidanceFor(spec, guidance);
   if (!Object.values(inputs).some(isList)) boundInputs(spec.inputs, inputs, 1, null); // what fits any batch
   return async (x_t, row, x_0_before = null) => {
-    const told = boundInputs(spec.inputs, inputs, x_t.length / sizeOf(spec.image_shape), x_0_before);
+    const told = boundInputs(spec.inputs, inputs, x_t.length / sizeOf(spec.state_shape), x_0_before);
     const scale = scaleAt(guided, row.t);
     const predictions = await predictionsOf(model, spec, x_t, row, told, scale);
     return denoised(combine(predictions, scale), spec, x_t, row);
@@ -1035,7 +1044,7 @@ export async function predict(model, spec, x_t, row, inputs) {
  * @returns {Promise<Outputs>}
  */
 async function evaluated(model, spec, x_t, row, inputs) {
-  const batch = x_t.length / sizeOf(spec.image_shape);
+  const batch = x_t.length / sizeOf(spec.state_shape);
   const isFractional = spec.requires.includes(FRACTIONAL_T);
   const t = isFractional ? new Float32Array(batch).fill(row.t) : new BigInt64Array(batch).fill(BigInt(row.t));
   const outputs = await model(x_t, t, inputs);
@@ -1287,11 +1296,22 @@ function toldOf(spec, { label = null, inputs = {} }, numbers) {
 // --- pixels, and all of it in one call ---
 
 /**
+ * Return [C, H, W]. Throws UsageError for the shape of what is no picture.
+ * @param {Shape} shape
+ */
+export function pictureShape(shape) {
+  if (shape.length === 3) return shape;
+  throw new UsageError(`This needs a model of pictures, got one of numbers of shape ${shown(shape)}.`);
+}
+
+/**
  * Return pixels [B, H, W, C] of images [B, C, H, W] in [-1, 1]: 127.5 x + 127.5, clipped, rounded half up.
+ * Throws UsageError, as `fromUint8` does, for what is no picture.
  * @param {Float32Array} x
  * @param {Shape} shape
  */
-export function toUint8(x, [channels, height, width]) {
+export function toUint8(x, shape) {
+  const [channels, height, width] = pictureShape(shape);
   const pixels = new Uint8Array(x.length);
   const plane = height * width;
   for (let k = 0; k < x.length; k++) {
@@ -1311,7 +1331,8 @@ export function toUint8(x, [channels, height, width]) {
  * @param {ArrayLike<number>} pixels
  * @param {Shape} shape
  */
-export function fromUint8(pixels, [channels, height, width]) {
+export function fromUint8(pixels, shape) {
+  const [channels, height, width] = pictureShape(shape);
   const x = new Float32Array(pixels.length);
   const plane = height * width;
   for (let k = 0; k < x.length; k++) {
@@ -1322,19 +1343,20 @@ export function fromUint8(pixels, [channels, height, width]) {
 }
 
 /**
- * Return a batch of images, uint8 [n, H, W, C], and the floats they are of; null where progress returned false.
+ * Return a batch of images, uint8 [n, H, W, C], null where the states are no pictures, and the floats x [n, ...shape]
+ * that they are of; null in place of all where progress returned false.
  * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
  * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
  * @param {Model} model
  * @param {ModelSpec} spec
  * @param {Settings} settings
  * @param {Progress} [progress]
- * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
+ * @returns {Promise<{ images: Uint8Array | null, x: Float32Array } | null>}
  */
 export async function sample(model, spec, settings, progress = () => true) {
   const numbers = numbersOf(settings);
   const { rows, denoise } = chosen(model, spec, settings, numbers);
-  const noise = noiseStream(settings.seed, numbers, spec.image_shape);
+  const noise = noiseStream(settings.seed, numbers, spec.state_shape);
   return pictured(walk(denoise, noise, rows), rows, spec, numbers, progress);
 }
 
@@ -1371,7 +1393,7 @@ export function chosen(model, spec, settings, numbers) {
  * @param {ModelSpec} spec
  * @param {readonly number[]} numbers of the images, which an error names
  * @param {Progress} progress
- * @returns {Promise<{ images: Uint8Array, x: Float32Array } | null>}
+ * @returns {Promise<{ images: Uint8Array | null, x: Float32Array } | null>}
  */
 export async function pictured(states, plan, spec, numbers, progress) {
   let x = /** @type {Float32Array} */ (new Float32Array());
@@ -1382,8 +1404,8 @@ export async function pictured(states, plan, spec, numbers, progress) {
     }
   } catch (error) {
     if (!(error instanceof NonFiniteError)) throw error;
-    const image = numbers[Math.floor(error.at / sizeOf(spec.image_shape))];
+    const image = numbers[Math.floor(error.at / sizeOf(spec.state_shape))];
     throw new NonFiniteError(error.where, error.at, `image ${image}`);
   }
-  return { images: toUint8(x, spec.image_shape), x };
+  return { images: spec.state_shape.length === 3 ? toUint8(x, spec.state_shape) : null, x };
 }

@@ -129,17 +129,17 @@ export declare function timesBelow(times: readonly number[], strength: number, n
 /**
  * Return images made from pictures, as `sample` returns them: uint8 [n, H, W, C] and the floats they are of, null where
  * progress returned false.
- * images: uint8 [m, H, W, C], of each of which n are made (1 if left out): image k, counted from `first`, is of
+ * images: uint8 [m, H, W, C], or float32 [m, ...shape] where states are no pictures, and masks too have that shape; of each of which n are made (1 if left out): image k, counted from `first`, is of
  * picture floor(k / n). They have to be given with a mask, a measure or a strength. The label of pictures is none,
  * where the network knows that, unless one is given. Throws UsageError for what does not fit the model or goes with
  * nothing, and what `sample` throws.
  * @param {Model} model
  * @param {ModelSpec} spec
- * @param {Uint8Array} images
+ * @param {Uint8Array | Float32Array} images
  * @param {Settings & Given} settings
  * @param {Progress} [progress]
  */
-export declare function edit(model: Model, spec: ModelSpec, images: Uint8Array, settings: Settings & Given, progress?: Progress): Promise<{
-    images: Uint8Array;
+export declare function edit(model: Model, spec: ModelSpec, images: Uint8Array | Float32Array, settings: Settings & Given, progress?: Progress): Promise<{
+    images: Uint8Array | null;
     x: Float32Array;
 } | null>;

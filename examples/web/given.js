@@ -18,6 +18,7 @@ import {
   pictured,
   reachOf,
   shown,
+  sizeOf,
   UsageError,
   walk,
 } from "./ddpm.js";
@@ -150,6 +151,9 @@ export function masked(mask) {
  * @returns {Measurement}
  */
 export function measurementFromText(text, shape, mask = null) {
+  if (text !== "mask" && shape.length !== 3) {
+    throw new UsageError(`measure must be mask for numbers of shape ${shown(shape)}, got ${shown(text)}.`);
+  }
   const size = /^average:([0-9]{1,9})$/.exec(text)?.[1];
   if (size !== undefined) {
     if (Number(size) < 1 || shape.slice(1).some((length) => length % Number(size) !== 0)) {
@@ -296,31 +300,32 @@ const looksBack = ({ rows }, atAll = false) => rows.some((row) => reachOf(row) >
 /**
  * Return images made from pictures, as `sample` returns them: uint8 [n, H, W, C] and the floats they are of, null where
  * progress returned false.
- * images: uint8 [m, H, W, C], of each of which n are made (1 if left out): image k, counted from `first`, is of
+ * images: uint8 [m, H, W, C], or float32 [m, ...shape] where states are no pictures, and masks too have that shape; of each of which n are made (1 if left out): image k, counted from `first`, is of
  * picture floor(k / n). They have to be given with a mask, a measure or a strength. The label of pictures is none,
  * where the network knows that, unless one is given. Throws UsageError for what does not fit the model or goes with
  * nothing, and what `sample` throws.
  * @param {Model} model
  * @param {ModelSpec} spec
- * @param {Uint8Array} images
+ * @param {Uint8Array | Float32Array} images
  * @param {Settings & Given} settings
  * @param {Progress} [progress]
  */
 export async function edit(model, spec, images, settings, progress = () => true) {
   const { mask = null, measure = null, strength = null, returns = 0, jump = 1, between = false, ...others } = settings;
   refuseWhatDoesNotGoTogether(mask, measure, strength, returns, between);
-  const [shape, T] = [spec.image_shape, spec.alphas_cumprod.length];
-  const size = shape.reduce((product, length) => product * length, 1);
+  const [shape, T] = [spec.state_shape, spec.alphas_cumprod.length];
+  const [size, isPicture] = [sizeOf(shape), shape.length === 3];
   const count = images.length / size;
-  if (!isBytes(images) || !Number.isInteger(count) || count < 1) {
-    throw new UsageError(`images must be uint8 [m, ${hwc(shape)}], got ${lengthOf(images)}.`);
+  if (!(isPicture ? isBytes(images) : images instanceof Float32Array) || !Number.isInteger(count) || count < 1) {
+    const wanted = isPicture ? `uint8 [m, ${hwc(shape)}]` : `a Float32Array [m, ${shape.join(", ")}]`;
+    throw new UsageError(`images must be ${wanted}, got ${lengthOf(images)}.`);
   }
   if (between && count !== 2) throw new UsageError(`between needs 2 images, got ${count}.`);
-  const fits = mask === null || (isBytes(mask) && [1, count].includes((mask.length * shape[0]) / size));
-  if (!fits) throw new UsageError(`mask must be uint8 ${hw(shape)}, or one for each picture, got ${lengthOf(mask)}.`);
+  const fits = mask === null || (isBytes(mask) && [1, count].includes((mask.length * (isPicture ? shape[0] : 1)) / size));
+  if (!fits) throw new UsageError(`mask must be uint8 ${isPicture ? hw(shape) : shown(shape)}, or one for each picture, got ${lengthOf(mask)}.`);
 
   const ways = between ? 1 : (others.n ?? 1);
-  let known = fromUint8(images, shape);
+  let known = images instanceof Float32Array ? images : fromUint8(images, shape);
   if (between) known = crossfade(known.subarray(0, size), known.subarray(size), others.n ?? BETWEEN);
   const numbers = numbersOf({ first: others.first, n: (known.length / size) * ways });
   const whose = between ? numbers.map(() => numbers[0]) : numbers; // what is between has one noise, and is told alike
@@ -330,7 +335,8 @@ export async function edit(model, spec, images, settings, progress = () => true)
       return of[(picture * length + (k % length)) % of.length];
     });
   const pictures = each(known, size);
-  const m = mask && each(eachChannel(Float32Array.from(mask, (level) => level / fround(255)), shape), size);
+  const levels = mask && Float32Array.from(mask, (level) => level / fround(255));
+  const m = levels && each(isPicture ? eachChannel(levels, shape) : levels, size);
 
   const settled = tellingNothing(spec, others);
   let { rows, denoise } = chosen(model, spec, settled, whose);

@@ -51,3 +51,11 @@ export function flattened({ width, height, channels: given, data }, channels) {
   }
   return pixels;
 }
+
+/** Return a file of NumPy, format version 1.0, of the bytes of little-endian float32 numbers of a shape. */
+export function npy(bytes, shape) {
+  const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join()},)}`;
+  const length = Math.ceil((10 + header.length + 1) / 64) * 64 - 10; // the numbers begin at a multiple of 64
+  const start = [0x93, ...Buffer.from("NUMPY"), 1, 0, length % 256, length >> 8];
+  return Buffer.concat([Buffer.from(start), Buffer.from(`${header.padEnd(length - 1)}\n`), bytes]);
+}

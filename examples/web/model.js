@@ -40,7 +40,7 @@ export async function openModel(ort, bytes, options = {}) {
       return new ort.Tensor(type, data, [t.length, ...shape]);
     };
     const told = spec.inputs.map(({ name, shape }) => [name, tensor(values[name], shape)]);
-    const feeds = { x_t: tensor(x_t, spec.image_shape), t: tensor(t, []), ...Object.fromEntries(told) };
+    const feeds = { x_t: tensor(x_t, spec.state_shape), t: tensor(t, []), ...Object.fromEntries(told) };
     const outputs = await session.run(feeds).catch((error) => {
       throw new BadFileError(`ONNX Runtime cannot run the model: ${oneLine(error)}. Export it again.`);
     });

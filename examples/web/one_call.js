@@ -8,5 +8,5 @@ const session = await ort.InferenceSession.create(model); // ddpm-export exporte
 const int64 = (values, shape = []) => new ort.Tensor("int64", values.map(BigInt), shape);
 const given = { seed: int64([seed]), first: int64([0]), n: int64([n]) };
 given.y = int64(Array(Number(n)).fill(label), [Number(n)]); // the class of each image, of a model with classes
-const { images } = await session.run(given);
-await writeFile(out, images.data); // uint8 [n, H, W, C]
+const { images, values } = await session.run(given);
+await writeFile(out, (images ?? values).data); // uint8 [n, H, W, C], of what is no picture float32 [n, ...shape]

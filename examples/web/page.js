@@ -51,7 +51,7 @@ function open(source, provider = "wasm") {
     offerInputs();
     useFields();
     usePaint();
-    const [channels, height, width] = spec.image_shape;
+    const [channels, height, width] = spec.state_shape;
     const by =
       opened.provider === "webgpu"
         ? "the graphics card"
@@ -269,16 +269,16 @@ function showNoise() {
   const noise = noiseStream(
     seed,
     Array.from({ length: n }, (_, k) => first + k),
-    spec.image_shape,
+    spec.state_shape,
   );
   draw(
     $("preview"),
     grid(
       toUint8(
         noise(0).map((z) => z / 3),
-        spec.image_shape,
+        spec.state_shape,
       ),
-      spec.image_shape,
+      spec.state_shape,
     ),
   );
 }
@@ -310,7 +310,7 @@ async function make(settings, pictures = null) {
     $("count").textContent = `Step ${step} of ${numSteps}`;
     // a screen reader hears the quarters; who wants little motion sees only them
     if (quarterNow > quarter && quarterNow < 4) tell(`${quarterNow * 25} % done`);
-    if (!calm.matches || quarterNow > quarter) draw($("preview"), grid(pixels, spec.image_shape));
+    if (!calm.matches || quarterNow > quarter) draw($("preview"), grid(pixels, spec.state_shape));
     quarter = quarterNow;
   });
   if (done === null) {
@@ -325,7 +325,7 @@ async function make(settings, pictures = null) {
   if (pictures !== null) told.unshift("filled-");
   const way = `${told.join("")}${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
   shown = {
-    page: grid(done.images, spec.image_shape),
+    page: grid(done.images, spec.state_shape),
     name: `seed-${seed}-picture-${first}${n > 1 ? `-to-${first + n - 1}` : ""}-${way}.png`,
   };
   draw($("preview"), shown.page);
@@ -454,8 +454,8 @@ function usePaint() {
   $("paint").setAttribute("aria-label", `${isOurs ? "A" : "No"} picture${isPainted ? ", painted over in part" : ""}`);
 }
 
-const sizeOf = (spec) => spec?.image_shape.reduce((product, length) => product * length, 1);
-const paintOver = (pixels) => paint.show(grid(pixels, spec.image_shape));
+const sizeOf = (spec) => spec?.state_shape.reduce((product, length) => product * length, 1);
+const paintOver = (pixels) => paint.show(grid(pixels, spec.state_shape));
 
 $("take").addEventListener("click", () => paintOver(justMade));
 $("clear").addEventListener("click", () => paint.show(paint.page()));
@@ -467,7 +467,7 @@ $("picture").addEventListener("change", async ({ target }) => {
   $("problem").hidden = true;
   try {
     await ready;
-    paintOver(await pixelsFromFile(file, spec.image_shape));
+    paintOver(await pixelsFromFile(file, spec.state_shape));
   } catch (error) {
     tellProblem(error);
   }
@@ -522,7 +522,7 @@ async function addToGallery(images, settings) {
 /** Return a list item: one picture, what it is, and the first digits of the SHA-256 of its pixels. */
 async function figure(pixels, caption) {
   const item = document.createElement("li");
-  const canvas = draw(document.createElement("canvas"), grid(pixels, spec.image_shape));
+  const canvas = draw(document.createElement("canvas"), grid(pixels, spec.state_shape));
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", caption);
   const text = document.createElement("figcaption");

@@ -5,7 +5,8 @@
  * eta. --label NAME,... takes classes by name or index, or none, which pictures take in turn, and --guidance how
  * strongly they follow it, 0 to 100. --image x.png makes all pictures from that one: with --mask, a grey PNG, what is
  * white in it, with --returns how often to go back, --jump rows at a time; with --measure average:4, grey or mask, what
- * measures the same; with --strength 0.5 what is noised for half of the times and made again. Prints one line of JSON;
+ * measures the same; with --strength 0.5 what is noised for half of the times and made again. Of a model
+ * whose states are no pictures --out is an .npy of its numbers. Prints one line of JSON;
  * errors are one line, with the exit codes of every command of this project.
  */
 
@@ -14,9 +15,9 @@ import * as os from "node:os";
 import { performance } from "node:perf_hooks";
 import { parseArgs } from "node:util";
 
-import { BadFileError, DdpmError, labelOf, sample, UsageError } from "./ddpm.js";
+import { BadFileError, DdpmError, labelOf, pictureShape, sample, UsageError } from "./ddpm.js";
 import { edit } from "./given.js";
-import { flattened, grid } from "./images.js";
+import { flattened, grid, npy } from "./images.js";
 import { oneLine, openModel } from "./model.js";
 
 const BATCH = 16;
@@ -135,18 +136,24 @@ async function main(args) {
 
   // one class, whose name may have commas, or several with commas between them
   settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",").map((name) => name.trim());
-  const shape = spec.image_shape;
+  const shape = spec.state_shape;
+  const isPicture = shape.length === 3;
+  if (!isPicture && !out.endsWith(".npy")) {
+    throw new UsageError(`--out must be such as x.npy for numbers that are no pictures, got ${JSON.stringify(out)}.`);
+  }
+  if (image) pictureShape(shape);
   const picture = image && (await pictureFrom(png, image, shape[0], shape));
   if (given.mask) given.mask = await pictureFrom(png, given.mask, 1, shape);
   const batches = [];
   for (let start = 0; start === 0 || start < n; start += BATCH) {
     const batch = { ...settings, first: first + start, n: Math.min(BATCH, n - start) };
     const made = picture ? edit(model, spec, picture, { ...batch, ...given }) : sample(model, spec, batch);
-    batches.push((await made).images);
+    const { images, x } = await made;
+    batches.push(images ?? new Uint8Array(x.buffer));
   }
   const seconds = performance.now() / 1000; // since the program started
-  const page = grid(Buffer.concat(batches), shape);
-  await writeFile(out, png.encode(page)).catch((error) => {
+  const all = Buffer.concat(batches);
+  await writeFile(out, isPicture ? png.encode(grid(all, shape)) : npy(all, [n, ...shape])).catch((error) => {
     throw new EnvironmentProblem(`${out}: cannot be written (${error.code}).`);
   });
   console.log(JSON.stringify({ images: n, seconds_load, seconds }));

@@ -4,7 +4,7 @@
  * { task: "cancel" } has no answer.
  */
 
-import { denoiser, isTold, noiseStream, NonFiniteError, plan, sample, sizeOf, toUint8 } from "./ddpm.js";
+import { denoiser, isTold, noiseStream, NonFiniteError, pictureShape, plan, sample, sizeOf, toUint8 } from "./ddpm.js";
 import { edit } from "./given.js";
 import { oneLine, openModel } from "./model.js";
 
@@ -39,6 +39,7 @@ const tasks = {
     const file = bytes ? new Uint8Array(bytes) : await download(url);
     const ort = await start(provider);
     const next = await openModel(ort, file, { ...QUIET, executionProviders: ["wasm"] });
+    pictureShape(next.spec.state_shape); // the page shows pictures
     await opened?.release();
     opened = next;
     const warning = provider === "webgpu" ? await moveToGpu(ort, file) : null;
@@ -57,7 +58,7 @@ const tasks = {
     if (opened === null) throw new Error("No model is open. Choose a file below More settings.");
     cancelled = false;
     const begin = performance.now();
-    const shape = opened.spec.image_shape;
+    const shape = opened.spec.state_shape;
     const progress = async (step, numSteps, _, x_0) => {
       tell({ step, numSteps, pixels: toUint8(x_0, shape) });
       await breathe();
@@ -89,7 +90,7 @@ async function moveToGpu(ort, file) {
   let gpu = null;
   try {
     gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] });
-    const x = noiseStream(0, [0], spec.image_shape)(0);
+    const x = noiseStream(0, [0], spec.state_shape)(0);
     const needed = spec.inputs.filter((one) => isTold(one) && (one.kind === "label" || one.none === null));
     // any class will do, and anything else
     const told = Object.fromEntries(

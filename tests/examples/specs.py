@@ -90,6 +90,21 @@ def guidance_changes():
     yield {**guided({"scale": 2}, LABEL), "graph": "sampler"}
 
 
+def shape_changes():
+    """Shapes of states that are no pictures; the first four, and what follows with inputs, are sound."""
+    no_picture = {"image_shape": ..., "requires": ["shape"]}
+    shapes = ([5], [16, 2], [1, 4, 5, 6], [2**26], [1, 2, 3], [], [1] * 5, [0], [4, 0], [-1], [2.0], ["2"], [True])
+    shapes += ([2**26 + 1], [2**13, 2**14], [2**9] * 4, [HUGE], None, 5, {}, [[1]], ...)
+    yield from ({**no_picture, "state_shape": shape} for shape in shapes)
+    yield from ({"state_shape": [5], "requires": requires} for requires in ([], ["shape"]))
+    yield from ({"image_shape": shape} for shape in ([5], [16, 2], [1, 4, 5, 6], [1, 2, 0]))
+    yield from ({"requires": ["shape"]}, {"image_shape": ..., "state_shape": [1, 2, 3]})
+    both = {**no_picture, "state_shape": [16, 2], "requires": ["shape", "inputs"]}
+    inputs = [{**IMAGE, "shape": shape} for shape in ([3], [4, 2], [1, 2, 2], [1, 2, 3, 4], [1] * 5, [])]
+    inputs += [{**PREVIOUS, "shape": shape} for shape in ([16, 2], [2, 16], [16], [1, 16, 2])]
+    yield from ({**both, "inputs": [one]} for one in (*inputs, LABEL, VECTOR, {**VECTOR, "shape": [2, 2]}))
+
+
 def guided_specs():
     """Yield the texts of specs with guidance."""
     yield from (json.dumps(values(**changes)) for changes in guidance_changes())
@@ -146,7 +161,7 @@ def specs():
     yield from (sound, sound.replace(":", " :\t").replace("{", "{\r\n"))
     yield from (sound.encode().decode("unicode_escape"), "", " ", "{", "null", "1", "[]", "{}", "\x00", "\ufeff{}")
     yield from (sound[:-1], sound + "}", "1" * 100_000)
-    yield from (json.dumps(values(**changes)) for changes in (*INVALID, *new_changes()))
+    yield from (json.dumps(values(**changes)) for changes in (*INVALID, *new_changes(), *shape_changes()))
     yield from (json.dumps(values(format=f"ddpm-export/{version}")) for version in ("1.7", "1/x", "2", "10", "1x", ""))
     yield from (
         json.dumps(values(noise=tag)) for tag in (None, 1, "", "philox4x32-10/icdf-q20/2", "\x1b]0;owned\x07\n")
@@ -215,7 +230,7 @@ def case_of(change):
 
 def files_of_attacks():
     """Return the contents of the folder of attacks by name, as `tests/golden/README.md` says."""
-    changes = [*INVALID, *new_changes()]
+    changes = [*INVALID, *new_changes(), *shape_changes()]
     known = {json.dumps(values(**change)) for change in changes}
     texts = [text for text in specs() if text not in known and len(text) <= MAX_CHARACTERS]
     texts = [*texts[:-1000], *texts[-1000::EVERY]]

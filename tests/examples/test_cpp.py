@@ -570,6 +570,7 @@ def library_path(made_once):
 @pytest.fixture(scope="module")
 def library(library_path):
     found = ctypes.CDLL(str(library_path))
+    found.ddpm_spec_state_shape.restype = ctypes.POINTER(ctypes.c_int64)
     found.ddpm_spec_prediction.restype = ctypes.c_char_p
     found.ddpm_spec_class.restype = ctypes.c_char_p
     found.ddpm_spec_alphas_cumprod.restype = ctypes.POINTER(ctypes.c_double)
@@ -624,7 +625,15 @@ def draw_of(library, images, draw):
     shape = (ctypes.c_int64 * 3)(*SHAPE)
     assert (
         library.ddpm_noise_stream(
-            ctypes.c_int64(5), numbers, ctypes.c_size_t(len(images)), shape, 0, ctypes.c_uint32(draw), floats(z), None
+            ctypes.c_int64(5),
+            numbers,
+            ctypes.c_size_t(len(images)),
+            shape,
+            ctypes.c_size_t(3),
+            0,
+            ctypes.c_uint32(draw),
+            floats(z),
+            None,
         )
         == 0
     )
@@ -724,9 +733,9 @@ def assert_states_alike(found, expected, atol=1e-4):
 
 
 def test_c_reads_the_spec(library, handle, spec):
-    shape, count = (ctypes.c_int64 * 3)(), ctypes.c_size_t()
-    library.ddpm_spec_image_shape(handle, shape)
-    assert tuple(shape) == spec.state_shape
+    count = ctypes.c_size_t()
+    shape = library.ddpm_spec_state_shape(handle, ctypes.byref(count))
+    assert tuple(shape[: count.value]) == spec.state_shape
     assert library.ddpm_spec_prediction(handle) == b"eps"
     alphas = library.ddpm_spec_alphas_cumprod(handle, ctypes.byref(count))
     assert tuple(alphas[: count.value]) == spec.alphas_cumprod

@@ -241,7 +241,7 @@ test("sums: x_0 then eps of each age, newest first, then noise, every operation 
 
 test("a learned variance at f = 0 is the small one, at f = 1 the large one, and nothing at the end", async () => {
   const spec = gaussianSpec({ requires: ["variance_fraction"], variance: "learned" });
-  const noise = ddpm.noiseStream(1, [0], spec.image_shape);
+  const noise = ddpm.noiseStream(1, [0], spec.state_shape);
   const finalOf = async (fraction, variance) => {
     const plain = gaussianModel("eps");
     const model = (x_t, t) => ({ ...plain(x_t, t), variance_fraction: new Float32Array(x_t.length).fill(fraction) });
@@ -280,16 +280,16 @@ test("sample: the same as its lines, whatever the batch, with progress and cance
   const result = await ddpm.sample(model, spec, settings, (step, numSteps, x, x_0) => {
     seen.push([step, numSteps, x.length, x_0.length]);
   });
-  const size = spec.image_shape.reduce((a, b) => a * b);
+  const size = spec.state_shape.reduce((a, b) => a * b);
   assert.deepEqual(
     seen,
     [1, 2, 3, 4, 5, 6, 7].map((step) => [step, 7, 4 * size, 4 * size]),
   );
-  const noise = ddpm.noiseStream(3, [7], spec.image_shape);
+  const noise = ddpm.noiseStream(3, [7], spec.state_shape);
   const plan = ddpm.plan(spec, { sampler: "ddim", numSteps: 7, eta: 0.5 });
   const last = await lastOf(ddpm.denoiser(model, spec), noise, plan);
   assert.deepEqual(result.x.slice(2 * size, 3 * size), last);
-  assert.deepEqual(result.images, ddpm.toUint8(result.x, spec.image_shape));
+  assert.deepEqual(result.images, ddpm.toUint8(result.x, spec.state_shape));
 
   let steps = 0;
   assert.equal(await ddpm.sample(model, spec, settings, async (step) => ++steps < 3 && step < 3), null);
@@ -315,7 +315,7 @@ test("a buffer that the network uses again changes nothing that was yielded", as
   const model = (x_t, t) => (buffer.x_0.set(gaussianModel("x_0")(x_t, t).x_0), buffer);
   await statesOf(
     ddpm.denoiser(model, spec),
-    ddpm.noiseStream(0, [0], spec.image_shape),
+    ddpm.noiseStream(0, [0], spec.state_shape),
     ddpm.plan(spec, { numSteps: 4 }),
   );
 });
@@ -448,14 +448,14 @@ test("a weight that carries an image beyond float32 is told by its row", async (
   const spec = gaussianSpec({});
   const row = (i, weight) => ({ i, t: 5, a: 0.5, x_0: [weight], eps: [], noise: [] });
   const plan = { rows: [row(1, 1), row(2, 1e300)], start: 1 };
-  const walked = lastOf(ddpm.denoiser(gaussianModel("eps"), spec), ddpm.noiseStream(0, [0], spec.image_shape), plan);
+  const walked = lastOf(ddpm.denoiser(gaussianModel("eps"), spec), ddpm.noiseStream(0, [0], spec.state_shape), plan);
   await assert.rejects(walked, refuses(ddpm.NonFiniteError, /^At step 2 \(t = 5\), number 0 of the batch became/));
 });
 
 test("predict, combine, denoised are what the denoiser does", async () => {
   const spec = gaussianSpec({ clip_x_0: 0.5 });
   const [model, [row]] = [gaussianModel("eps"), ddpm.plan(spec, { numSteps: 2 }).rows];
-  const x_t = ddpm.noiseStream(3, [0, 1], spec.image_shape)(0);
+  const x_t = ddpm.noiseStream(3, [0, 1], spec.state_shape)(0);
   const outputs = ddpm.combine([await ddpm.predict(model, spec, x_t, row, {})]);
   assert.deepEqual(ddpm.denoised(outputs, spec, x_t, row), await ddpm.denoiser(model, spec)(x_t, row, null));
 });
@@ -490,11 +490,11 @@ test("times of one's own, the file's times and the file's plan", async () => {
   assert.deepEqual(timesOf(planned, { eta: 1, times: [3] }), [3]);
   // in one call, too; the picture is x after the last row, which this plan leaves away from x_0
   const { x, images } = await ddpm.sample(gaussianModel("eps"), planned, { seed: 1 });
-  const noise = ddpm.noiseStream(1, [0], planned.image_shape);
+  const noise = ddpm.noiseStream(1, [0], planned.state_shape);
   const [state] = await statesOf(ddpm.denoiser(gaussianModel("eps"), planned), noise, ddpm.plan(planned));
   assert.deepEqual(x, state.x);
   assert.notDeepEqual(x, state.x_0);
-  assert.deepEqual(images, ddpm.toUint8(x, planned.image_shape));
+  assert.deepEqual(images, ddpm.toUint8(x, planned.state_shape));
 });
 
 test("a default sampler that is unknown is refused, unless another is chosen", () => {
@@ -515,7 +515,7 @@ function listening() {
 test("inputs by name: given for all or for each, or what stands for nothing; the walk feeds the clean image", async () => {
   const spec = withInputs(LABEL, VECTOR, IMAGE, PREVIOUS);
   const { told, model } = listening();
-  const noise = ddpm.noiseStream(0, [0, 1], spec.image_shape);
+  const noise = ddpm.noiseStream(0, [0, 1], spec.state_shape);
   const plan = ddpm.plan(spec, { numSteps: 2 });
   const [first] = await statesOf(ddpm.denoiser(model, spec, { low: [1, 2] }), noise, plan);
   assert.deepEqual(told[0].y, BigInt64Array.of(2n, 2n));
@@ -575,7 +575,7 @@ const guidedSpec = (...more) => withInputs(LABEL, VECTOR, PREVIOUS, ...more);
 test("guidance asks with the label and without in one batch, and all else alike", async () => {
   const spec = guidedSpec();
   const { told, model } = listening();
-  const noise = ddpm.noiseStream(0, [0, 1], spec.image_shape);
+  const noise = ddpm.noiseStream(0, [0, 1], spec.state_shape);
   const given = { y: ["dog", "cat"], v: [1, 2, 3, 4, 5, 6] };
   const guidance = { scale: 3, interval: [0, 24] };
   const states = await statesOf(
@@ -725,7 +725,7 @@ const sound = JSON.parse(gaussianSpec.json({}));
 
 test("a sound spec is read, unknown keys and all", () => {
   const spec = ddpm.specFromJson(JSON.stringify({ ...sound, novelty: [1], format: "ddpm-export/1.7" }));
-  assert.deepEqual(spec.image_shape, sound.image_shape);
+  assert.deepEqual(spec.state_shape, sound.image_shape);
   assert.deepEqual(ddpm.outputNames(spec), ["eps"]);
   ddpm.specFromJson(
     JSON.stringify({
@@ -792,7 +792,7 @@ const shipped = new Uint8Array(readFileSync(new URL("../../../exported/unet.onnx
 
 test("the spec of the shipped model", () => {
   const spec = ddpm.specFromOnnx(shipped);
-  assert.deepEqual(spec.image_shape, [1, 28, 28]);
+  assert.deepEqual(spec.state_shape, [1, 28, 28]);
   assert.equal(spec.prediction, "v");
   assert.equal(spec.alphas_cumprod.length, 1000);
 });

@@ -44,10 +44,10 @@ const gaussian = (prediction, alphas_cumprod, mean) => (x_t, t) => {
 };
 
 /** Return the network of tests/golden/conditions.json: that of each image's label, or one that guides itself. */
-export const classesModel = ({ prediction, image_shape, inputs, requires }) => {
+export const classesModel = ({ prediction, state_shape, inputs, requires }) => {
   const { alphas_cumprod, means, variance_fractions } = golden("conditions");
   const models = means.map((mean) => gaussian(prediction, alphas_cumprod, mean));
-  const size = image_shape.reduce((a, b) => a * b);
+  const size = state_shape.reduce((a, b) => a * b);
   return (x_t, t, { y, guidance }) => {
     const outputs = { [prediction]: new Float32Array(x_t.length) };
     if (requires.includes("variance_fraction")) outputs.variance_fraction = new Float32Array(x_t.length);

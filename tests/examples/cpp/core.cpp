@@ -135,7 +135,7 @@ void check_normals(const std::string& folder) {
 
 ddpm::Noise noise_of(const Value& one) {
     return ddpm::noise_stream(std::stoll(string(one, "seed")), {static_cast<std::int64_t>(number(one, "image"))},
-                              fixed<std::int64_t, 3>(one, "shape"), static_cast<std::uint32_t>(number(one, "domain")));
+                              numbers<std::int64_t>(one, "shape"), static_cast<std::uint32_t>(number(one, "domain")));
 }
 
 void check_noise(const std::string& folder) {
@@ -217,7 +217,7 @@ ddpm::ModelSpec spec_of(const Value& data, const Value& one) {
     spec.prediction = prediction == "eps"   ? ddpm::Prediction::eps
                       : prediction == "x_0" ? ddpm::Prediction::x_0
                                             : ddpm::Prediction::v;
-    spec.image_shape = fixed<std::int64_t, 3>(data, "shape");
+    spec.state_shape = numbers<std::int64_t>(data, "shape");
     spec.alphas_cumprod = numbers<double>(data, "alphas_cumprod");
     if (at(one, "clip_x_0").as<ddpm::json::Number>() != nullptr) {
         spec.clip_x_0 = number(one, "clip_x_0");
@@ -246,7 +246,7 @@ void check_trajectories(const std::string& folder) {
         const ddpm::Denoiser denoise =
             ddpm::denoiser(gaussian_model(spec, number(data, "mean"), number(data, "std")), spec);
         const ddpm::Noise noise = ddpm::noise_stream(std::stoll(string(data, "seed")),
-                                                     numbers<std::int64_t>(data, "images"), spec.image_shape);
+                                                     numbers<std::int64_t>(data, "images"), spec.state_shape);
         const Array& expected = array(one, "states");
         const std::string sampler = string(one, "sampler");
         const bool is_ddim = sampler == "ddim";
@@ -289,7 +289,7 @@ void check_plans(const std::string& folder) {
             gaussian_model(spec, number(data, "mean"), number(data, "std"),
                            static_cast<float>(number(data, "variance_fraction"))), spec);
         const ddpm::Noise noise = ddpm::noise_stream(std::stoll(string(data, "seed")),
-                                                     numbers<std::int64_t>(data, "images"), spec.image_shape);
+                                                     numbers<std::int64_t>(data, "images"), spec.state_shape);
         const Array& expected = array(one, "states");
         expect_states(ddpm::walk(denoise, noise, plan), expected, 0, tolerance);
         ddpm::States states = ddpm::walk(denoise, noise, plan);
@@ -347,7 +347,7 @@ void check_conditions(const std::string& folder) {
     for (const Value& one : array(data, "cases")) {
         ddpm::ModelSpec spec = spec_of(data, one);
         for (const Value& input : array(one, "inputs")) {
-            spec.inputs.push_back(ddpm::detail::input_from_json(input, spec.image_shape));
+            spec.inputs.push_back(ddpm::detail::input_from_json(input, spec.state_shape));
         }
         const ddpm::Guidance guidance = ddpm::detail::guidance_from_json(at(one, "guidance"));
         const bool is_learned = string(one, "sampler") == "ddpm";
@@ -357,7 +357,7 @@ void check_conditions(const std::string& folder) {
         const auto labels = numbers<std::int64_t>(one, "y");
         const ddpm::Denoiser denoise = ddpm::denoiser(std::ref(model), spec, {{"y", labels}}, guidance);
         const ddpm::Noise noise = ddpm::noise_stream(std::stoll(string(data, "seed")),
-                                                     numbers<std::int64_t>(data, "images"), spec.image_shape);
+                                                     numbers<std::int64_t>(data, "images"), spec.state_shape);
         const ddpm::Plan plan = ddpm::plan(
             spec, string(one, "sampler"), static_cast<std::int64_t>(number(data, "num_steps")), {}, {},
             is_learned ? std::nullopt : std::optional(number(one, "eta")),
@@ -382,7 +382,7 @@ void check_given(const std::string& folder) {
     for (const Value& one : array(data, "cases")) {
         const std::string name = string(one, "name");
         const ddpm::ModelSpec spec = spec_of(data, one);
-        const ddpm::Shape& shape = spec.image_shape;
+        const ddpm::Shape& shape = spec.state_shape;
         const std::vector<std::int64_t> images = numbers<std::int64_t>(data, "images");
         const std::int64_t seed = std::stoll(string(data, "seed"));
         const ddpm::Noise noise = ddpm::noise_stream(seed, images, shape);
@@ -464,7 +464,7 @@ void check_given(const std::string& folder) {
     }
     EXPECT(walked == 10, "every case");
     const std::size_t size = numbers<float>(data, "levels").size() / 2;
-    const ddpm::Shape shape = fixed<std::int64_t, 3>(data, "shape");
+    const ddpm::Shape shape = numbers<std::int64_t>(data, "shape");
     std::vector<float> ends[2], z(2 * size);
     const std::vector<float> levels = numbers<float>(data, "levels");
     for (std::size_t k = 0; k < 2 * size; ++k) {
@@ -493,7 +493,7 @@ void check_pixels(const std::string& folder) {
 
 ddpm::ModelSpec small_spec() {
     ddpm::ModelSpec spec;
-    spec.image_shape = {1, 5, 3};
+    spec.state_shape = {1, 5, 3};
     for (int t = 0; t < 40; ++t) {
         spec.alphas_cumprod.push_back(0.999 - 0.025 * t);
     }
@@ -521,7 +521,7 @@ ddpm::Plan third_order(const ddpm::ModelSpec& spec) {
 void check_identities() {
     ddpm::ModelSpec spec = small_spec();
     const ddpm::Denoiser denoise = ddpm::denoiser(gaussian_model(spec, 0.3, 0.5), spec);
-    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
+    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.state_shape);
     const auto picture = [&](const ddpm::Plan& plan) { return last(ddpm::walk(denoise, noise, plan)); };
     EXPECT(picture(ddpm::plan(spec, "ddpm", 9)) == picture(ddpm::plan(spec, "ddim", 9, {}, {}, 1.0)),
            "ddpm is eta = 1");
@@ -532,7 +532,7 @@ void check_identities() {
            "eta");
     const ddpm::Plan plan = ddpm::plan(spec, "ddpm", 9);
     const std::vector<float> both = picture(plan),
-                             alone = last(ddpm::walk(denoise, ddpm::noise_stream(5, {4}, spec.image_shape), plan));
+                             alone = last(ddpm::walk(denoise, ddpm::noise_stream(5, {4}, spec.state_shape), plan));
     EXPECT(std::equal(alone.begin(), alone.end(), both.begin() + static_cast<std::ptrdiff_t>(alone.size())), "alone");
 
     spec.defaults.times = {30, 12, 3};
@@ -564,7 +564,7 @@ void check_identities() {
             },
             clipped);
         std::vector<float> x_t(spec.image_size());
-        ddpm::noise_stream(5, {3}, spec.image_shape)(0, x_t.data());
+        ddpm::noise_stream(5, {3}, spec.state_shape)(0, x_t.data());
         ddpm::Denoised found;
         loud(x_t, plan.rows[4], nullptr, found);
         const auto [low, high] = std::minmax_element(found.x_0.begin(), found.x_0.end());
@@ -624,7 +624,7 @@ void check_inputs() {
     };
     using Labels = std::vector<std::int64_t>;
     using Floats = std::vector<float>;
-    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
+    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.state_shape);
     const auto walked = [&](const ddpm::Inputs& inputs) {
         ddpm::States states = ddpm::walk(ddpm::denoiser(model, spec, inputs), noise, ddpm::plan(spec, {}, 2));
         states.next();
@@ -697,7 +697,7 @@ void check_guidance() {
     const Labels given = {2, 0};
     const Floats two = {1.0f, 2.0f, 3.0f, 4.0f};
     const ddpm::Inputs inputs = {{"y", given}, {"strength", two}};
-    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
+    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.state_shape);
     const ddpm::Guidance middle{3.0, {{10.0, 20.0}}};
     EXPECT(middle.at(10.0) == 3.0 && middle.at(20.0) == 3.0, "both ends");
     EXPECT(middle.at(9.5) == 1.0 && middle.at(20.5) == 1.0, "beyond them");
@@ -829,8 +829,8 @@ void check_edits() {
     const ddpm::ModelSpec spec = small_spec();
     const ddpm::Model model = gaussian_model(spec, 0.3, 0.5);
     const std::vector<std::uint8_t> pixels = {0, 255, 7, 1, 2, 3, 4, 5, 6, 100, 101, 102, 103, 104, 105};
-    const std::vector<float> picture = ddpm::from_uint8(pixels, spec.image_shape);
-    EXPECT(ddpm::to_uint8(picture, spec.image_shape) == pixels, "to a picture and back");
+    const std::vector<float> picture = ddpm::from_uint8(pixels, spec.state_shape);
+    EXPECT(ddpm::to_uint8(picture, spec.state_shape) == pixels, "to a picture and back");
     const std::vector<float> colours = ddpm::from_uint8({0, 10, 20, 30, 40, 50}, {3, 1, 2});  // two pixels
     EXPECT((ddpm::to_uint8(colours, {3, 1, 2}) == std::vector<std::uint8_t>{0, 10, 20, 30, 40, 50}), "layout");
     EXPECT(std::abs(colours[1] - (30 / 127.5 - 1.0)) < 1e-6, "channels first");
@@ -919,7 +919,7 @@ void check_edits() {
 
 void check_allocations() {
     const ddpm::ModelSpec spec = small_spec();
-    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.image_shape);
+    const ddpm::Noise noise = ddpm::noise_stream(5, {3, 4}, spec.state_shape);
     const auto of_ddpm = [&](ddpm::Variance one) { return ddpm::plan(spec, "ddpm", 40, {}, {}, {}, one); };
     const ddpm::Plan plans[] = {ddpm::plan(spec, "ddim", 40, {}, {}, 0.5), of_ddpm(ddpm::Variance::fixed_large),
                                 of_ddpm(ddpm::Variance::learned), third_order(spec)};
@@ -978,7 +978,7 @@ void check_refusals() {
     ddpm::ModelSpec spec = small_spec();
     const ddpm::Model model = gaussian_model(spec, 0.3, 0.5);
     const ddpm::Denoiser denoise = ddpm::denoiser(model, spec);
-    const ddpm::Noise noise = ddpm::noise_stream(0, {0}, spec.image_shape);
+    const ddpm::Noise noise = ddpm::noise_stream(0, {0}, spec.state_shape);
     constexpr std::int64_t many = std::int64_t{1} << 32;
     EXPECT(code_of([&] { (void)ddpm::noise_stream(-1, {0}, {1, 1, 1}); }) == 2, "seed");
     EXPECT(code_of([&] { (void)ddpm::noise_stream(0, {0, many}, {1, 1, 1}); }) == 2, "image");
@@ -1075,7 +1075,7 @@ void check_refusals() {
 void check_sick_numbers() {
     const ddpm::ModelSpec spec = small_spec();
     const ddpm::Model model = gaussian_model(spec, 0.3, 0.5);
-    const ddpm::Noise noise = ddpm::noise_stream(0, {6, 7}, spec.image_shape);
+    const ddpm::Noise noise = ddpm::noise_stream(0, {6, 7}, spec.state_shape);
     for (const float sick : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
         for (const bool is_fraction : {false, true}) {
             std::size_t evaluations = 0;
