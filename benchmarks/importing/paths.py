@@ -265,7 +265,6 @@ def ours_of(x: Tensor, made: Any) -> Iterator[Array]:
 CFM: list[tuple[str, Options]] = [
     *((solver, {}) for solver in ("euler", "midpoint", "rk4")),
     ("euler", {"class_cond": True, "num_classes": 10}),
-    ("rk4", {"num_heads": 2, "attention_resolutions": "14,7"}),
 ]
 
 

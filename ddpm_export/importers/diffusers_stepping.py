@@ -76,7 +76,9 @@ def plan_from_scheduler(
         except NotCarriedError:
             raise
         except Exception as exc:  # whatever a class makes of a number of steps that is not for it
-            raise NotCarriedError(f"cannot take {num_steps} steps: {first_line(exc)}") from exc
+            raise NotCarriedError(
+                f"cannot take {num_steps} steps: diffusers' own code fails with {type(exc).__name__}: {first_line(exc)}"
+            ) from exc
         plan = Plan(rows_from_weights(evaluations, _shortened(weights), noisiest, spec, num_steps), start)
         return _tested(begun, plan, spec)
 
