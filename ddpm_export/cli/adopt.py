@@ -56,7 +56,7 @@ def adopt(
         str | None, what("What it predicts: eps, x_0 or v. [default: eps; x_0 if it takes a sigma]")
     ] = None,
     clip: Annotated[
-        str | None, what("The bound on x_0, or none. [default: 1; none with --set path= or preconditioner=]")
+        str | None, what("The bound on x_0, or none. [default: 1; none with a path or a preconditioner]")
     ] = None,
     inputs: Annotated[
         list[str] | None,

@@ -1,5 +1,6 @@
 // one_call - the whole sampler is in the file: one_call unet.sampler.onnx N SEED grid.png [CLASS]
-// Of numbers that are no pictures grid.png is an .npy, float32 (N, *shape). CLASS is a number, of a model with classes. The file is one of ddpm-export --format sampler, without --open.
+// CLASS is a number, of a model with classes. The file is one of ddpm-export --format sampler, without --open.
+// A model of numbers that are no pictures writes values.npy, float32 (N, *shape), in place of grid.png.
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdio>
@@ -28,19 +29,18 @@ int main(int argc, char** argv) {
     try {
         std::int64_t n = std::stoll(argv[2]), seed = std::stoll(argv[3]), first = 0;
         std::vector<std::int64_t> labels(n > 0 ? n : 0, argc > 5 ? std::stoll(argv[5]) : 0);  // of each image
+        const bool is_numbers = std::filesystem::path(argv[4]).extension() == ".npy";
+        const char* result = is_numbers ? "values" : "images";
         Ort::Env env(ORT_LOGGING_LEVEL_FATAL);
         Ort::Session session(env, std::filesystem::path(argv[1]).c_str(), Ort::SessionOptions());
         const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
         const auto scalar = [&](auto& value) { return Ort::Value::CreateTensor(memory, &value, 1, nullptr, 0); };
         Ort::Value given[] = {scalar(seed), scalar(first), scalar(n),
                               Ort::Value::CreateTensor(memory, labels.data(), labels.size(), &n, 1)};
-        const char *inputs[] = {"seed", "first", "n", "y"}, *outputs[] = {"images"};
-        Ort::AllocatorWithDefaultOptions allocator;
-        const std::string result = session.GetOutputNameAllocated(0, allocator).get();  // images or values
-        outputs[0] = result.c_str();
+        const char *inputs[] = {"seed", "first", "n", "y"}, *outputs[] = {result};
         const auto images = session.Run(Ort::RunOptions(), inputs, given, argc > 5 ? 4 : 3, outputs, 1);
         const auto shape = images[0].GetTensorTypeAndShapeInfo().GetShape();  // n, H, W, C
-        if (result == "values") {
+        if (is_numbers) {
             write_npy(argv[4], images[0].GetTensorData<float>(), shape);
             return 0;
         }

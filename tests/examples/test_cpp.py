@@ -769,7 +769,8 @@ def test_c_tells_errors_by_code_and_line(library):
     assert library.ddpm_spacing(ctypes.c_int64(10), ctypes.c_int64(3), times, ctypes.byref(message)) == 0
     assert str(message) == ""
     assert list(times[:3]) == [9, 5, 2]
-    assert library.ddpm_noise_stream(ctypes.c_int64(-1), times, ctypes.c_size_t(1), times, 0, 0, None, None) == 2
+    one = ctypes.c_size_t(1)
+    assert library.ddpm_noise_stream(ctypes.c_int64(-1), times, one, times, one, 0, 0, None, None) == 2
 
 
 def test_c_words_and_normals(library):
