@@ -70,8 +70,7 @@ def make_images(
         )
     text = {"model": spec.name, "model_sha256": sha256_of(model), **request.describe()}
     since = time.perf_counter()
-    shape = spec.picture_shape if spec.is_picture else spec.state_shape
-    where = (place, request.numbers, shape, request.num_rows, text, request.label_names)
+    where = (place, request.numbers, spec.result_shape, request.num_rows, text, request.label_names)
     with (
         open_output(*where, is_picture=spec.is_picture, in_rows=in_rows, in_line=in_line) as output,
         progress(request.num_batches if is_one_run else request.evaluations, "sampling") as advance,

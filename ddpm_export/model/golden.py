@@ -31,13 +31,9 @@ MAX_POSITIONS = 4096
 FINITE = number(-1e30, 1e30)
 
 
-@dataclass(frozen=True)
-class GoldenResult:
-    """The result of one case; error is relative to the largest value promised, absolute where that is 0."""
+class Promised:
+    """What the results of all golden cases have: an error, and the tolerance that was promised."""
 
-    seed: int
-    image: int
-    t: int
     error: float
     tolerance: float
 
@@ -45,6 +41,17 @@ class GoldenResult:
     def passed(self) -> bool:
         """Return whether the error keeps the promise; no number never does."""
         return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class GoldenResult(Promised):
+    """The result of one case; error is relative to the largest value promised, absolute where that is 0."""
+
+    seed: int
+    image: int
+    t: int
+    error: float
+    tolerance: float
 
     @property
     def place(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpm_export.model.codec import OBJECT, Form, MisfitError, array, choice, integer, nullable, number, record, rule
 from ddpm_export.model.examples import example_of_inputs
-from ddpm_export.model.golden import cases_of, golden_vectors, places_form
+from ddpm_export.model.golden import Promised, cases_of, golden_vectors, places_form
 from ddpm_export.model.guidance import GUIDANCE_FORM, Guidance, json_from_guidance
 from ddpm_export.model.spec import GUIDANCE, OPENABLE, PLAN, TIMES, ModelSpec, times_form
 from ddpm_export.process.equations import Array
@@ -86,7 +86,7 @@ CASES = (Draw(0, 0, 1, 1, 0.0), Draw(0, 0, 2, 10, 0.0), Draw(1, 5, 1, 7, 1.0))  
 
 
 @dataclass(frozen=True)
-class PictureResult:
+class PictureResult(Promised):
     """The result of one case; error is the largest difference in levels, or ten times that of the means.
 
     Of numbers that are no pixels it is the largest difference, or ten times that of the means, over the largest number.
@@ -95,11 +95,6 @@ class PictureResult:
     draw: Draw
     error: float
     tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Return whether the error keeps the promise; no number never does."""
-        return self.error <= self.tolerance
 
     @property
     def place(self) -> str:

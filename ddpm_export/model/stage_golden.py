@@ -10,7 +10,7 @@ import numpy as np
 from ddpm_export.errors import BadFileError, NonFiniteError
 from ddpm_export.model.codec import array, integer, number, record
 from ddpm_export.model.examples import example_of_inputs
-from ddpm_export.model.golden import FINITE, NUM_POSITIONS, SEED, cases_of, golden_vectors, places_form
+from ddpm_export.model.golden import FINITE, NUM_POSITIONS, SEED, Promised, cases_of, golden_vectors, places_form
 from ddpm_export.model.inputs import Input
 from ddpm_export.process.equations import Array
 
@@ -18,18 +18,13 @@ STAGE_TOLERANCE = 1e-3  # promised, relative to the largest value
 
 
 @dataclass(frozen=True)
-class StageResult:
+class StageResult(Promised):
     """The result of one case; error is relative to the largest value promised, absolute where that is 0."""
 
     stage: str
     image: int
     error: float
     tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Return whether the error keeps the promise; no number never does."""
-        return self.error <= self.tolerance
 
     @property
     def place(self) -> str:

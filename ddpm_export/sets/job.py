@@ -130,7 +130,7 @@ def _about(
         "n": request.n,
         "shards": shards,
         "format": file_format,
-        "image_shape": list(spec.picture_shape if spec.is_picture else spec.state_shape),
+        "image_shape": list(spec.result_shape),
         "machine": machine_of(model, provider),
     }
     if not spec.is_picture:
