@@ -14,7 +14,6 @@ import typer
 from ddpm_export.cli.console import entry_point, print_json
 from ddpm_export.cli.options import Debug, Json
 from ddpm_export.errors import EnvironmentProblem, UsageError, not_installed, pair_of
-from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import sha256_of, sole_writer
 
 if TYPE_CHECKING:
@@ -41,6 +40,9 @@ def command(
     weaker: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="Guide the teacher away from this one: see autoguidance.")
     ] = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Train on the latents of this one of train.autoencoder.")
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where there is any.")
     ] = "auto",
@@ -54,13 +56,14 @@ def command(
     # whatever loads torch comes after this line
     from train.config import load_config
     from train.distributed import joined_world
+    from train.latents import Latents, open_data
     from train.loop import SAMPLES, check_classes, spec_from_config, steps_per_epoch, train
     from train.pictures import draw_loss, draw_samples
     from train.teacher import Teacher, taught
 
-    chosen = taught(load_config(config, changes), teacher, weaker)
+    chosen = taught(load_config(config, changes), teacher, weaker, autoencoder)
     place = _usable_device(device)
-    dataset = open_dataset(chosen.dataset, data, image_shape=chosen.network.image_shape)
+    dataset = open_data(chosen, data, autoencoder)
     check_classes(chosen, dataset)
     batches = steps_per_epoch(chosen, dataset)
     if epochs is not None:
@@ -70,11 +73,12 @@ def command(
     rank = int(os.environ.get("RANK", "0"))  # torchrun's
     if rank == 0:
         print(f"device: {place}", file=sys.stderr)
+    decode = dataset.decoder(place) if isinstance(dataset, Latents) else None
     inputs = 0 if rank == 0 else len(dataset.broken)  # what every rank found when it opened the data, rank 0 tells
 
     def draw(ema: dict, step: int) -> None:  # type: ignore[type-arg]
         draw_loss(out / "loss.png", out / "log.jsonl")
-        draw_samples(out / SAMPLES, chosen.network, ema, spec, place, step)
+        draw_samples(out / SAMPLES, chosen.network, ema, spec, place, step, decode)
 
     teaching = None if teacher is None else Teacher(teacher, weaker, chosen, place)
     reports: list[Progress] = []

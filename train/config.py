@@ -35,7 +35,8 @@ class TrainConfig:
     `network.num_classes` there are no labels to drop.
     `teacher` and `weaker` are SHA-256 of checkpoints that are learned from in place of data, and `autoguidance` says
     how far beyond the teacher: by `scale` from the time `since`, where that is said up to it in a line from not at all
-    at 0, to the time `until`, from there in a line to not at all at `gone`.
+    at 0, to the time `until`, from there in a line to not at all at `gone`. `autoencoder` is the SHA-256 of the
+    checkpoint of `train.autoencoder` whose latents are trained on, network.image_shape their shape.
     """
 
     name: str = "unnamed"
@@ -50,6 +51,7 @@ class TrainConfig:
     times_parameters: dict[str, float] = field(default_factory=dict)
     teacher: str = ""
     weaker: str = ""
+    autoencoder: str = ""
     autoguidance: dict[str, float] = field(default_factory=dict)
     variance: str = "fixed_small"
     label_dropout: float = 0.1

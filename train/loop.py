@@ -26,6 +26,7 @@ from ddpm_export.scoring.datasets.dataset import Dataset
 from train.compiled import compiled, keep_memory
 from train.config import TrainConfig, config_from_dict
 from train.distributed import ALONE, World
+from train.latents import Latents
 from train.losses import LOSSES, noised, shares_of_times, target
 from train.pages import write_text
 from train.teacher import Teacher
@@ -47,7 +48,7 @@ class Progress:
 def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     """Return the spec of the network that this training makes."""
     betas = betas_from_name(config.schedule, config.num_train_timesteps, **config.schedule_parameters)
-    return ModelSpec(
+    spec = ModelSpec(
         name=config.name,
         prediction=config.prediction,
         state_shape=config.network.image_shape,
@@ -60,6 +61,7 @@ def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
             "schedule": {"name": config.schedule, **config.schedule_parameters},
         },
     )
+    return dataset.spec_with_stages(spec) if isinstance(dataset, Latents) else spec
 
 
 def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
@@ -138,6 +140,7 @@ def train(
             config=_stored(config),
             spec=json_from_spec(spec),
             **({"classes": list(dataset.classes or ())} if config.network.num_classes else {}),
+            **({"autoencoder": dataset.network} if isinstance(dataset, Latents) else {}),
         )
 
     if draw is not None and world.rank == 0 and step > 0 and _pictures_due(config, step) and _is_undrawn(out):
@@ -211,18 +214,25 @@ class Stepper:
         """Take the step of a number, counted from 0, and return the loss of this process's share."""
         config, device = self.config, self.device
         draws = _Draws(config, step, self._share, self.world.rank, self._shares)
-        images, labels = self.dataset.batch(self._order.batch(step)[self._share])
-        pixels = images.transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
-        x_0 = torch.from_numpy(pixels).to(device).float() / 127.5 - 1.0
+        x_0, labels = self._clean(self._order.batch(step)[self._share], draws.flips)
         y = None if draws.unlabelled is None else _classes_told(config, labels, draws.unlabelled).to(device)
-        if draws.flips is not None:
-            x_0 = torch.where(draws.flips.to(device), x_0.flip(3), x_0)
         with _torch_problems():
             loss = _update(
                 config, self._forward, self.network, self.optimizer, x_0, y, draws, self._alphas, step, self._teacher
             )
         _update_ema(self.ema, self.network, config, step + 1)
         return loss
+
+    def _clean(self, chosen: NDArray[np.int64], flips: Tensor | None) -> tuple[Tensor, NDArray[np.int64] | None]:
+        """Return x_0 (B, C, H, W) of the images chosen, mirrored where flips (B, 1, 1, 1) say so, and their labels."""
+        data = self.dataset
+        if isinstance(data, Latents):
+            mirrored = torch.zeros(len(chosen), dtype=torch.long) if flips is None else flips.flatten().long()
+            return data.states[mirrored, chosen].to(self.device), None if data.labels is None else data.labels[chosen]
+        images, labels = data.batch(chosen)
+        pixels = images.transpose(0, 3, 1, 2).copy()  # (B, C, H, W) uint8
+        x_0 = torch.from_numpy(pixels).to(self.device).float() / 127.5 - 1.0
+        return x_0 if flips is None else torch.where(flips.to(self.device), x_0.flip(3), x_0), labels
 
 
 def _pictures_due(config: TrainConfig, step: int) -> bool:
@@ -241,7 +251,7 @@ def _stored(config: TrainConfig) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     if config.times == "uniform":
         del values["times"], values["times_parameters"]
-    for name in ("cooldown_steps", "teacher", "weaker", "autoguidance"):
+    for name in ("cooldown_steps", "teacher", "weaker", "autoencoder", "autoguidance"):
         if not values[name]:
             del values[name]
     if not config.network.num_classes:

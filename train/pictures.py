@@ -1,7 +1,7 @@
 """Pictures of a training as it goes: samples of the EMA weights, and the loss. Draws no random number of torch's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from ddpm_export.importers.unet import UNet, UNetConfig
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.model.steps import plan
-from ddpm_export.process.equations import Model
+from ddpm_export.process.equations import Array, Model
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.torch_archive import model_from_module
@@ -21,16 +21,25 @@ SEED, NUM_IMAGES = 0, 16
 
 
 def draw_samples(
-    path: Path, config: UNetConfig, weights: Mapping[str, Tensor], spec: ModelSpec, device: str, step: int
+    path: Path,
+    config: UNetConfig,
+    weights: Mapping[str, Tensor],
+    spec: ModelSpec,
+    device: str,
+    step: int,
+    decode: Callable[[Array], Array] | None = None,
 ) -> None:
-    """Write a grid of 16 samples, always of the same noise and classes, by the spec's default steps of DDIM."""
+    """Write a grid of 16 samples, always of the same noise and classes, by the spec's default steps of DDIM.
+
+    decode: from the last states (B, c, h, w) of a latent model to pictures.
+    """
     from ddpm_export.images.write import save_images
     from ddpm_export.process.pixels import to_uint8
 
     denoise = denoiser(model_from_weights(config, weights, spec, device, range(NUM_IMAGES)), spec)
     noise = noise_stream(SEED, range(NUM_IMAGES), spec.state_shape)
     *_, last = walk(denoise, noise, plan(spec, sampler="ddim"))
-    save_images(path, to_uint8(last.x), {"step": str(step), "weights": "ema"})
+    save_images(path, to_uint8(last.x if decode is None else decode(last.x)), {"step": str(step), "weights": "ema"})
 
 
 def model_from_weights(

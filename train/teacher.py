@@ -17,8 +17,10 @@ from train.config import TrainConfig, config_from_dict
 SHARED = ("prediction", "schedule", "schedule_parameters", "num_train_timesteps")
 
 
-def taught(config: TrainConfig, teacher: Path | None, weaker: Path | None) -> TrainConfig:
-    """Return the configuration with the SHA-256 of its teachers: a training goes on with the same ones, or not at all.
+def taught(
+    config: TrainConfig, teacher: Path | None, weaker: Path | None, autoencoder: Path | None = None
+) -> TrainConfig:
+    """Return the configuration with the SHA-256 of the checkpoints it learns from: the same ones when it goes on.
 
     Raises UsageError for a weaker network without a teacher, ConfigError where it has no scale, or a scale no network,
     and where the configuration names other ones.
@@ -30,7 +32,7 @@ def taught(config: TrainConfig, teacher: Path | None, weaker: Path | None) -> Tr
             "--weaker and autoguidance belong together: --weaker CHECKPOINT --set autoguidance.scale=2 --set "
             "autoguidance.until=300 --set autoguidance.gone=400."
         )
-    paths = {"teacher": teacher, "weaker": weaker}
+    paths = {"teacher": teacher, "weaker": weaker, "autoencoder": autoencoder}
     digests = {name: "" if path is None else sha256_of(path) for name, path in paths.items()}
     for name, digest in digests.items():
         meant = getattr(config, name)

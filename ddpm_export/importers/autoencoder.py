@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm_export.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -20,6 +22,12 @@ class AutoencoderConfig:
     encoder_blocks: int = 1
     decoder_blocks: int = 2
     groups: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.widths or any(width < 1 or width % self.groups for width in self.widths):
+            raise ConfigError(f"widths must be multiples of groups={self.groups}, got {list(self.widths)}.")
+        if any(side % self.factor for side in self.picture_shape[1:]):
+            raise ConfigError(f"picture_shape must be multiples of {self.factor}, got {list(self.picture_shape)}.")
 
     @property
     def factor(self) -> int:

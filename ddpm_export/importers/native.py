@@ -4,15 +4,41 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor, nn
+
 from ddpm_export.errors import BadFileError, ConfigError, UsageError
+from ddpm_export.importers.autoencoder import AutoencoderConfig, Decoder, Encoder
 from ddpm_export.importers.checkpoint import CHECKPOINT_FORMAT
 from ddpm_export.importers.choices import read_options
-from ddpm_export.importers.layout import MAX_BLOCKS, MAX_LEVELS, MAX_SIZE, Found, Imported, built, misfit
+from ddpm_export.importers.layout import (
+    MAX_BLOCKS,
+    MAX_LEVELS,
+    MAX_SIZE,
+    Found,
+    Imported,
+    built,
+    misfit,
+    without_prefix,
+)
 from ddpm_export.importers.unet import UNet, UNetConfig
+from ddpm_export.model.codec import bad_file, integer, record, tuple_of
 from ddpm_export.model.inputs import Input
-from ddpm_export.model.spec import INPUTS
+from ddpm_export.model.spec import INPUTS, ModelSpec
 from ddpm_export.model.spec_json import spec_from_json
+from ddpm_export.model.stages import AFTER, ENCODE
 
+SIDE = integer(1, MAX_SIZE)
+AUTOENCODER = record(
+    {
+        "picture_shape": tuple_of(SIDE, 3, 3),
+        "widths": tuple_of(SIDE, 1, MAX_LEVELS),
+        "latent_channels": SIDE,
+        "encoder_blocks": integer(1, MAX_BLOCKS),
+        "decoder_blocks": integer(1, MAX_BLOCKS),
+        "groups": SIDE,
+    },
+    into=AutoencoderConfig,
+)
 STATE_DICTS = {"ema": "ema", "raw": "network"}
 
 
@@ -47,7 +73,41 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     if STATE_DICTS[weights] not in contents:
         raise UsageError("weights must be 'ema', got 'raw': the checkpoint has only averaged ones.", "weights")
     network = built(lambda: UNet(network_config), contents[STATE_DICTS[weights]], STATE_DICTS[weights])
-    return Imported(network, model_spec, {"step": step, "weights": weights})
+    stages = _stages(contents["autoencoder"], model_spec) if "autoencoder" in contents else {}
+    if stages.keys() != model_spec.stages.keys():
+        raise misfit("autoencoder", sorted(stages), f"what the spec has, {sorted(model_spec.stages)}")
+    return Imported(network, model_spec, {"step": step, "weights": weights}, stages=stages)
+
+
+class Means(nn.Module):
+    """An encoder's latents (B, c, h, w) of pictures (B, C, H, W) in [-1, 1]: the means of their distributions."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode."""
+        mean: Tensor = self.encoder(images)[0]
+        return mean
+
+
+def _stages(autoencoder: Any, spec: ModelSpec) -> dict[str, nn.Module]:
+    """Return the decoder and the encoder of a latent model."""
+    if not isinstance(autoencoder, dict) or not isinstance(autoencoder.get("weights"), dict):
+        raise misfit("autoencoder", type(autoencoder).__name__, "an autoencoder's configuration and weights")
+    try:
+        with bad_file("the checkpoint"):
+            config: AutoencoderConfig = AUTOENCODER(autoencoder.get("config"), "autoencoder.config")
+    except ConfigError as exc:
+        raise BadFileError(str(exc)) from exc
+    if (config.latent_shape, config.picture_shape) != (spec.state_shape, spec.result_shape):
+        raise misfit("autoencoder", config, f"one from {spec.result_shape} to {spec.state_shape}, as the spec says")
+    weights = autoencoder["weights"]
+    decoder = built(lambda: Decoder(config), without_prefix(weights, "decoder."), "autoencoder.weights.decoder")
+    encoder = built(lambda: Encoder(config), without_prefix(weights, "encoder."), "autoencoder.weights.encoder")
+    assert isinstance(encoder, Encoder)
+    return {AFTER: decoder, ENCODE: Means(encoder)}
 
 
 def _label(count: int, names: Any, dropout: Any) -> Input:
