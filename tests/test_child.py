@@ -266,24 +266,32 @@ def test_check_of_a_file_that_crashes_is_one_line_and_3(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [crashing_model(), endless_model()], ids=["crashing", "endless"])
-def test_adoption_of_a_hostile_file_is_one_line_and_3(tmp_path, content):
+def foreign(folder, content):
+    """Write a file as others make it, without our metadata, into a folder of its own."""
     model = onnx.ModelProto.FromString(content)
     del model.metadata_props[:]
-    path = write(tmp_path, model.SerializeToString())
-    arguments = [path, "--schedule", "linear", "--timesteps", 40, "--untrusted", "4s", "--out", tmp_path / "out"]
-    words = (
-        "crashes what opens it (SIGFPE)" if content == crashing_model() else "than 4 s"
-    )  # of wall or of processor time
-    assert_refused(run_apart(*arguments, code=ADOPT), 3, "m.onnx", words)
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "f.onnx").write_bytes(model.SerializeToString())
+    return folder / "theirs" / "f.onnx"
+
+
+@pytest.mark.parametrize("content", [crashing_model(), endless_model()], ids=["crashing", "endless"])
+def test_a_hostile_file_of_others_is_one_line_and_3(tmp_path, content):
+    path, ours = foreign(tmp_path, content), write(tmp_path, mix_model())
+    adopting = [path, "--schedule", "linear", "--timesteps", 40, "--out", tmp_path / "out"]
+    # of wall or of processor time
+    words = "crashes what opens it (SIGFPE)" if content == crashing_model() else "than 4 s"
+    for code, arguments in ((ADOPT, adopting), (CHECK, [ours, "--against", path])):
+        assert_refused(run_apart(*arguments, "--untrusted", "4s", code=code), 3, "f.onnx", words)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_check_says_what_held_the_child(tmp_path):
     arguments = [write(tmp_path, mix_model()), "--json", "--untrusted", "60s,8GiB"]
-    ending = run_apart(*arguments, code=CHECK)
-    assert (ending.code, ending.err) == (0, "")
-    assert json.loads(ending.out)["confined"][:2] == ["60 s", "8 GiB"]
+    for more in ([], ["--against", foreign(tmp_path, mix_model())]):
+        ending = run_apart(*arguments, *more, code=CHECK)
+        assert (ending.code, ending.err) == (0, "")
+        assert json.loads(ending.out)["confined"][:2] == ["60 s", "8 GiB"]
     assert json.loads(run_apart(*arguments, "--trust", code=CHECK).out)["confined"] == ["60 s"]
 
 

@@ -57,8 +57,11 @@ def check(
     """
     guards, limits, provider = list[str](), limits_of(runtime.untrusted), runtime.provider
     if is_child():
-        fully = provider == "cpu" and against is None and not runtime.trust
-        guards = confine(model, **limits._asdict(), fully=fully).guards
+        is_torch = network is not None or (against is not None and Path(against).suffix != ".onnx")
+        reads = [*([] if config is None else [config]), *([] if against is None else [Path(against).parent])]
+        fully = provider == "cpu" and not is_torch and not runtime.trust
+        names = " or ".join(filter(None, (str(model), against)))
+        guards = confine(model, **limits._asdict(), what=names, reads=reads, fully=fully).guards
     from ddpm_export.runtimes.accepted import replayed
     from ddpm_export.runtimes.external_data import check_weights
     from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
@@ -115,7 +118,7 @@ def _reference(
     from ddpm_export.importers import load
 
     spec, storage = opened.spec, exporting.storage_of(model)
-    if exporting.is_foreign(Path(against)):
+    if Path(against).suffix == ".onnx" and network is None:
         from ddpm_export.exporting.foreign import model_from_foreign
 
         if spec.graph is not None or storage != "float32":

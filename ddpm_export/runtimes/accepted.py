@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpm_export.errors import ModelRefusedError
+from ddpm_export.errors import ModelRefusedError, NonFiniteError
 from ddpm_export.model.codec import OBJECT, bad_file, parse_json, record
 from ddpm_export.model.golden import GoldenResult, replay_golden
 from ddpm_export.model.golden_pictures import PictureResult, given_in, inputs_in, replay_golden_pictures
@@ -18,14 +18,20 @@ Results = Sequence[GoldenResult | PictureResult | StageResult]
 
 
 def replayed(opened: DenoiserFile | OneCallFile, precision: str, path: Path) -> Results:
-    """Return a result for each golden case of a file and its stages, as `replay_golden` and its like do."""
+    """Return a result for each golden case of a file and its stages, as `replay_golden` and its like do.
+
+    Raises what they raise, and ModelRefusedError for a one-call file that gives NaN or infinity.
+    """
     if isinstance(opened, DenoiserFile):
         stages = replay_stages(opened.model, path) if isinstance(opened.model, Network) else []
         return [*replay_golden(opened.model, opened.spec, precision=precision), *stages]
     end, spec = opened.end, opened.spec
-    return replay_golden_pictures(
-        lambda draw: end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))[1], spec
-    )
+    try:
+        return replay_golden_pictures(
+            lambda draw: end(*draw.settings, **inputs_in(spec, draw), **given_in(spec, draw))[1], spec
+        )
+    except NonFiniteError as exc:
+        raise ModelRefusedError(f"{path} gives NaN or infinity for plain noise. Export the model again.") from exc
 
 
 def replay_stages(model: Network, path: Path) -> list[StageResult]:

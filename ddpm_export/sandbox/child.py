@@ -267,6 +267,7 @@ def is_child() -> bool:
 def confine(
     model: Path,
     *,
+    what: str = "",
     timeout_s: float | None = TIMEOUT_S,
     memory_gib: float = MEMORY_GIB,
     out: Path | None = None,
@@ -278,11 +279,12 @@ def confine(
 ) -> Confined:
     """Bind this process for good, before it opens the model and before it starts a thread.
 
-    timeout_s: how long it may go on, and how much processor time each core may spend; None where each answer of a
-    worker has a limit. memory_gib: of addresses. out: an output, file or folder, to write in the place that is
-    returned. reads, writes: what else it uses. scratch: whether `writes` are folders to make, the first of which holds
-    temporary files in a folder that the parent removes. fully: not only limits of time, but of memory, files, sockets
-    and processes as well; a GPU, PyTorch and the hub need those. remedy: where time is up.
+    what: the names of all it opens, where the model is not alone. timeout_s: how long it may go on, and how much
+    processor time each core may spend; None where each answer of a worker has a limit. memory_gib: of addresses. out:
+    an output, file or folder, to write in the place that is returned. reads, writes: what else it uses. scratch:
+    whether `writes` are folders to make, the first of which holds temporary files in a folder that the parent removes.
+    fully: not only limits of time, but of memory, files, sockets and processes as well; a GPU, PyTorch and the hub need
+    those. remedy: where time is up.
 
     Raises UsageError for limits that are none and where no parent waits, EnvironmentProblem where the output cannot be
     written.
@@ -293,7 +295,7 @@ def confine(
     for name, value in (("timeout", timeout_s), ("memory", memory_gib)):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be a number above 0, got {value!r}.")
-    terms: dict[str, Any] = {"what": str(model), "remedy": remedy}
+    terms: dict[str, Any] = {"what": what or str(model), "remedy": remedy}
     guards = []
     if timeout_s is not None:
         terms |= {"timeout_s": timeout_s, "cpu_s": math.ceil(timeout_s * cores())}

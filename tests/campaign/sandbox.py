@@ -1,6 +1,6 @@
 """Hostile graphs and the child: patterns that a runtime writes to the terminal, foreign files in adoption."""
 
-from models import crashing_model, endless_model, greedy_model, text_model
+from models import crashing_model, endless_model, greedy_model, mix_model, text_model
 from onnx import ModelProto
 
 from .cases import REFUSED, Case, check, evaluate, family, files_of_eval, flips, run, truncations
@@ -34,6 +34,8 @@ def foreign(content):
 def adopted(noise):
     for name, content in {"crashing": crashing_model(), "endless": endless_model(), "greedy": greedy_model(40)}.items():
         yield Case(name, {"theirs.onnx": foreign(content)}, ADOPT, apart=True)
+        against = check("--against", "theirs.onnx", "--untrusted", "8s")
+        yield Case(f"{name}, against", {"theirs.onnx": foreign(content), "m.onnx": mix_model()}, against, apart=True)
     sound = foreign(crashing_model())
     for name, content in [*truncations(sound, 10), *flips(sound, 20, noise)]:
         yield Case(name, {"theirs.onnx": content}, ADOPT, REFUSED | {0}, apart=True)

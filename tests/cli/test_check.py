@@ -174,8 +174,8 @@ def test_the_help_of_every_command_names_the_providers(command):
 
 
 @representative("graph", ["sampler", "slice"])
-def test_precision_does_not_apply_to_a_one_call_file(tmp_path, command, graph):
-    pytest.importorskip("onnx")
+def test_precision_does_not_apply_to_a_one_call_file_and_one_that_gives_nan_is_4(tmp_path, command, graph):
+    onnx = pytest.importorskip("onnx")
     from ddpm_export.exporting.export import export
 
     (tmp_path / "m.onnx").write_bytes(mix_model())
@@ -183,6 +183,15 @@ def test_precision_does_not_apply_to_a_one_call_file(tmp_path, command, graph):
     assert command("check", path)[0] == 0
     code, out, err = command("check", path, "--precision", "float16")
     assert (code, out, "--precision does not apply to a one-call file" in err) == (2, "", True)
+    made = onnx.load(path)
+    for entry in made.graph.initializer:
+        if entry.data_type == onnx.TensorProto.FLOAT:
+            entry.CopyFrom(constant(entry.name, np.full(entry.dims, np.nan)))
+    spec = json.loads(made.metadata_props[0].value)
+    made.metadata_props[0].value = json.dumps({name: spec[name] for name in spec.keys() - {"golden", "weights_sha256"}})
+    onnx.save(made, path)
+    code, out, err = command("check", path)
+    assert (code, out, "s.onnx gives NaN or infinity" in err) == (4, "", True)
 
 
 SPEC = ModelSpec("s", "eps", (1, 2, 3), (0.9, 0.5, 0.1), defaults=Defaults(num_steps=3))
