@@ -18,7 +18,7 @@ from ddpm_export.process.equations import Array
 BEFORE, AFTER, ENCODE = "before", "after", "encode"
 STAGES = (BEFORE, AFTER, ENCODE)
 RESULTS = ("images", "values")  # what `after` may give
-MAX_NUMBERS = 2**28  # in what a stage gives of one image
+MAX_NUMBERS = 2**26  # in what a stage gives of one image
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,14 @@ int ddpm_noise_stream(int64_t seed, const int64_t* images, size_t n, const int64
 
 int ddpm_spec_from_json(const char* json, size_t length, ddpm_spec** spec, ddpm_error* error) {
     *spec = nullptr;
-    return guarded(error, [&] { *spec = new ddpm_spec{ddpm::spec_from_json({json, length})}; });
+    return guarded(error, [&] {
+        ddpm::ModelSpec read = ddpm::spec_from_json({json, length});
+        if (read.units || !read.stages.empty()) {
+            throw ddpm::Error(ddpm::Code::refused, "The model has stages or units, which this interface does not know. "
+                                                   "Use its one-call file, or ddpm.hpp.");
+        }
+        *spec = new ddpm_spec{std::move(read)};
+    });
 }
 
 void ddpm_spec_free(ddpm_spec* spec) { delete spec; }

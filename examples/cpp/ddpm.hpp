@@ -232,6 +232,18 @@ struct Defaults {
     std::optional<Guidance> guidance{};                // of a network that takes any; without it the scale is 1
 };
 
+// The value of a state: scale x + shift, each one number or one for each place along an axis (section 6).
+struct Units {
+    std::vector<float> scale, shift;
+    std::size_t axis = 0;
+};
+
+// A graph that runs once for each image, in a file beside the denoiser that names it by digest (section 6).
+struct Stage {
+    std::map<std::string, Shape> outputs;
+    std::string file, sha256;
+};
+
 // All that sampling needs to know of a network. What `spec_from_json` returns is valid; one made by hand is unchecked.
 struct ModelSpec {
     std::string name;  // UTF-8, for people
@@ -246,6 +258,8 @@ struct ModelSpec {
     bool has_guidance = true;            // a one-call graph combines only where it says so
     std::vector<Input> inputs;           // in the graph's order
     std::map<std::string, Plan> plans;   // solvers as tables, by name
+    std::optional<Units> units{};        // of what `after` takes, or else of what is made
+    std::map<std::string, Stage> stages{};  // after and encode, by name
 
     // Return the input that says which class is wanted, null where the network is told none.
     const Input* label() const;
@@ -254,12 +268,17 @@ struct ModelSpec {
     // Return whether the scale of guidance is an input of the network, which then combines by itself.
     bool guides_itself() const;
     std::int64_t num_train_timesteps() const { return static_cast<std::int64_t>(alphas_cumprod.size()); }
-    bool is_picture() const { return state_shape.size() == 3; }
+    // Return whether what is made are pictures, or else numbers, and its shape: that of a state unless a stage follows.
+    bool is_picture() const;
+    const Shape& result_shape() const;
     std::size_t image_size() const {
         const auto size = std::accumulate(state_shape.begin(), state_shape.end(), std::int64_t{1}, std::multiplies<>());
         return static_cast<std::size_t>(size);
     }
 };
+
+// Return the values of states (B, *state_shape): x itself without units.
+std::vector<float> values_of(const ModelSpec& spec, std::vector<float> x);
 
 // Read and check a spec. Unknown keys are ignored. Throws Error: bad_file for what is missing, out of range, longer
 // than 256 KiB, nested deeper than 32 levels or no JSON at all; refused for a later format, noise or requirement.
@@ -1703,6 +1722,34 @@ inline bool ModelSpec::takes_guidance() const {
     return has_guidance && (guides_itself() || (label() != nullptr && label()->none));
 }
 
+inline const Shape& ModelSpec::result_shape() const {
+    const auto after = stages.find("after");
+    return after == stages.end() ? state_shape : after->second.outputs.begin()->second;
+}
+
+inline bool ModelSpec::is_picture() const {
+    const auto after = stages.find("after");
+    return after == stages.end() ? state_shape.size() == 3 && !units : after->second.outputs.count("images") > 0;
+}
+
+inline std::vector<float> values_of(const ModelSpec& spec, std::vector<float> x) {
+    if (!spec.units) {
+        return x;
+    }
+    const auto& [scale, shift, axis] = *spec.units;
+    std::size_t inner = 1;
+    for (std::size_t k = axis + 1; k < spec.state_shape.size(); ++k) {
+        inner *= static_cast<std::size_t>(spec.state_shape[k]);
+    }
+    const auto size = static_cast<std::size_t>(spec.state_shape[axis]);
+    for (std::size_t k = 0; k < x.size(); ++k) {
+        const std::size_t place = k / inner % size;
+        const volatile float product = scale[scale.size() == 1 ? 0 : place] * x[k];  // rounded before the sum
+        x[k] = product + shift[shift.size() == 1 ? 0 : place];
+    }
+    return x;
+}
+
 inline Guidance guidance_for(const ModelSpec& spec, const std::optional<Guidance>& given) {
     if (!given) {
         return spec.defaults.guidance.value_or(Guidance());
@@ -2952,8 +2999,8 @@ inline std::set<std::string> requirements(const json::Value& value) {
     if (!names) {
         throw bad_spec("requires", "a list of names", value);
     }
-    const std::set<std::string> understood = {"variance_fraction", "inputs",   "times",   "plan",
-                                              "fractional_t",      "guidance", "raw_eps", "shape"};
+    const std::set<std::string> understood = {"variance_fraction", "inputs",  "times", "plan",   "fractional_t",
+                                              "guidance",          "raw_eps", "shape", "stages", "units"};
     for (const std::string& name : *names) {
         if (understood.count(name) == 0) {
             throw too_new("a reader of", in_quotes(name), several(understood));
@@ -3140,6 +3187,68 @@ inline Plan plan_from_json(const std::string& name, const json::Value& value, co
     return plan;
 }
 
+// Return the units of a state.
+inline Units units_from_json(const json::Value& value, const Shape& state_shape) {
+    Units units;
+    const auto axis = integer(member(value, "axis"), 0.0, static_cast<double>(state_shape.size() - 1));
+    if (!axis) {
+        throw bad_spec("units.axis", "a dimension of the state", member(value, "axis"));
+    }
+    units.axis = static_cast<std::size_t>(*axis);
+    for (const auto& [key, numbers] : {std::pair("scale", &units.scale), std::pair("shift", &units.shift)}) {
+        const auto read = list_of<double>(member(value, key), finite_number);
+        const auto places = static_cast<std::size_t>(state_shape[units.axis]);
+        const bool fits = read && (read->size() == 1 || read->size() == places) &&
+                          std::all_of(read->begin(), read->end(), [&, is_scale = numbers == &units.scale](double one) {
+                              return std::abs(one) <= 1e6 && !(is_scale && one == 0.0);
+                          });
+        if (!fits) {
+            throw bad_spec(std::string("units.") + key, "1 or " + std::to_string(places) + " numbers", member(value, key));
+        }
+        numbers->assign(read->begin(), read->end());
+    }
+    return units;
+}
+
+// Return the stage of a name: what it gives must be what such a stage may give.
+inline Stage stage_from_json(const std::string& name, const json::Value& value, const Shape& state_shape) {
+    if (name == "before") {
+        throw too_new("the stage", in_quotes(name), "after and encode");
+    }
+    const json::Value& outputs = member(value, "outputs");
+    const auto* members = outputs.as<json::Object>();
+    Stage stage;
+    for (std::size_t k = 0; members != nullptr && k < members->size(); ++k) {
+        if (const auto shape = extents((*members)[k].value); shape && !shape->empty() && shape->size() <= max_dimensions) {
+            stage.outputs[(*members)[k].key] = *shape;
+        }
+    }
+    const auto the_only = [&](const char* key) { return stage.outputs.size() == 1 && stage.outputs.count(key) > 0; };
+    const bool is_after = name == "after" && ((the_only("images") && stage.outputs["images"].size() == 3) || the_only("values"));
+    if (!is_after && !(name == "encode" && the_only("x") && stage.outputs["x"] == state_shape)) {
+        throw bad_spec("stages." + name, "after, which gives images or values, or encode, which gives a state", outputs);
+    }
+    const json::Value *file = given(value, "file"), *digest = given(value, "sha256");
+    stage.file = file ? string_in(*file).value_or("/") : "";
+    stage.sha256 = digest ? string_in(*digest).value_or("?") : "";
+    const std::string ending = ".onnx";
+    const bool is_plain = stage.file.size() > ending.size() && std::string(" .+").find(stage.file[0]) == std::string::npos &&
+                          stage.file.compare(stage.file.size() - ending.size(), ending.size(), ending) == 0 &&
+                          std::all_of(stage.file.begin(), stage.file.end(), [](unsigned char c) {
+                              return c >= 0x80 || std::string_view("_ .+-").find(static_cast<char>(c)) != std::string::npos ||
+                                     (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+                          });
+    const bool is_hex = stage.sha256.size() == 64 &&
+                        stage.sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
+    if (file == nullptr && digest == nullptr) {
+        return stage;
+    }
+    if (!is_plain || !is_hex) {
+        throw bad_spec("stages." + name, "a plain file name and 64 hexadecimal digits", value);
+    }
+    return stage;
+}
+
 }  // namespace detail
 
 inline ModelSpec spec_from_json(std::string_view text) {
@@ -3269,7 +3378,21 @@ inline ModelSpec spec_from_json(std::string_view text) {
                                         "has none.");
         }
     }
-    const std::pair<const char*, bool> used[] = {{"times", spec.defaults.times.has_value()},
+    if (const json::Value* units = given(root, "units")) {
+        spec.units = units_from_json(*units, spec.state_shape);
+    }
+    if (const json::Value* stages = root.find("stages")) {
+        const auto* members = stages->as<json::Object>();
+        if (members == nullptr) {
+            throw bad_spec("stages", "an object", *stages);
+        }
+        for (const json::Member& one : *members) {
+            spec.stages[one.key] = stage_from_json(one.key, one.value, spec.state_shape);
+        }
+    }
+    const std::pair<const char*, bool> used[] = {{"units", spec.units.has_value()},
+                                                 {"stages", spec.stages.count("after") > 0},
+                                                 {"times", spec.defaults.times.has_value()},
                                                  {"plan", spec.defaults.plan.has_value()},
                                                  {"guidance", spec.defaults.guidance.has_value()}};
     for (const auto& [what, is_used] : used) {

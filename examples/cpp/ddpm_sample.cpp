@@ -325,7 +325,8 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
     OnnxModel model(options.model);
     const double seconds_load = seconds_since(before_load);
     const ddpm::ModelSpec& spec = model.spec();
-    const auto channels = static_cast<std::size_t>(spec.state_shape[0]);
+    const ddpm::Shape& shape = spec.result_shape();
+    const auto channels = static_cast<std::size_t>(shape[0]);
     const std::string ending = ".npy";
     const bool is_npy = options.out.size() > ending.size() &&
                         options.out.compare(options.out.size() - ending.size(), ending.size(), ending) == 0;
@@ -348,6 +349,9 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
                                                  " with --between, got " + std::to_string(all.n) + ".");
     }
     const bool is_given = options.is_given();
+    if (is_given && (spec.units || !spec.stages.empty())) {
+        throw ddpm::Error(ddpm::Code::usage, "A model with stages or units takes no picture to begin with here. Use ddpm-edit.");
+    }
     const ddpm::Given given = is_given ? given_from(options, spec) : ddpm::Given();
     const bool is_watched = isatty(fileno(stderr)) != 0;
     std::vector<std::uint8_t> pixels;
@@ -370,22 +374,22 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
             }
             return interrupted == 0;
         };
-        const std::vector<float> x = is_given ? ddpm::edit(std::ref(model), spec, of_part, part, progress)
-                                              : ddpm::sample(std::ref(model), spec, part, progress);
+        const std::vector<float> last = is_given ? ddpm::edit(std::ref(model), spec, of_part, part, progress)
+                                                 : ddpm::sample(std::ref(model), spec, part, progress);
+        const std::vector<float> x = model.decoded(last);
         if (!spec.is_picture()) {
             numbers.insert(numbers.end(), x.begin(), x.end());
             continue;
         }
-        const std::vector<std::uint8_t> images = ddpm::to_uint8(x, spec.state_shape);
+        const std::vector<std::uint8_t> images = ddpm::to_uint8(x, shape);
         pixels.insert(pixels.end(), images.begin(), images.end());
     }
     const double seconds = seconds_since(start);
     if (spec.is_picture()) {
         write_grid_png(options.out, pixels.data(), static_cast<std::size_t>(all.n),
-                       static_cast<std::size_t>(spec.state_shape[1]), static_cast<std::size_t>(spec.state_shape[2]),
-                       channels);
+                       static_cast<std::size_t>(shape[1]), static_cast<std::size_t>(shape[2]), channels);
     } else {
-        write_npy(options.out, numbers.data(), OnnxModel::with_batch(static_cast<std::size_t>(all.n), spec.state_shape));
+        write_npy(options.out, numbers.data(), OnnxModel::with_batch(static_cast<std::size_t>(all.n), shape));
     }
     std::printf("{\"images\": %lld, \"seconds_load\": %.6f, \"seconds\": %.6f}\n", static_cast<long long>(all.n),
                 seconds_load, seconds);

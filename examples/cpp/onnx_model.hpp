@@ -8,12 +8,15 @@
 #endif
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "ddpm.hpp"
 #include "external_data.hpp"
+#include "sha256.hpp"
 
 // Not to be moved or copied while in use: pass it to ddpm::denoiser or ddpm::sample by std::ref.
 class OnnxModel {
@@ -23,21 +26,7 @@ public:
     // folder; see also
     // ddpm::spec_from_json.
     explicit OnnxModel(const std::string& path, int threads = 0) : path_(path) {
-        if (!std::filesystem::is_regular_file(path)) {
-            throw bad_file("no such file.");
-        }
-        if (const std::string trouble = external_data::trouble(path); !trouble.empty()) {
-            throw bad_file("it has " + trouble + ". Do not use this file unless you made it.");
-        }
-        Ort::SessionOptions options;
-        options.SetIntraOpNumThreads(threads > 0 ? threads : usable_cores());
-        options.SetDeterministicCompute(true);
-        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // what matters is thrown and translated below
-        try {
-            session_ = Ort::Session(env_, std::filesystem::path(path).c_str(), options);
-        } catch (const Ort::Exception& problem) {
-            throw bad_file("ONNX Runtime cannot load it, it says " + first_line(problem) + ".");
-        }
+        session_ = opened(threads);
         const auto metadata = session_.GetModelMetadata().LookupCustomMetadataMapAllocated("ddpm_export", allocator_);
         if (metadata == nullptr) {
             throw bad_file("not a file of ddpm-export, since it has no metadata 'ddpm_export'. Export the checkpoint "
@@ -45,9 +34,38 @@ public:
         }
         spec_ = ddpm::spec_from_json(metadata.get());
         check_signature();
+        if (const auto after = spec_.stages.find("after"); after != spec_.stages.end()) {
+            open_decoder(after->second, threads);
+        }
     }
 
     const ddpm::ModelSpec& spec() const { return spec_; }
+
+    // Return what states (B, *state_shape) are, (B, *result_shape): themselves without units and stages.
+    // Throws ddpm::Error (not_finite) where a decoder gives NaN or infinity.
+    std::vector<float> decoded(std::vector<float> x) {
+        x = ddpm::values_of(spec_, std::move(x));
+        if (!decoder_) {
+            return x;
+        }
+        const std::size_t from = spec_.image_size(), to = ddpm::detail::size_of(spec_.result_shape());
+        std::vector<float> result(x.size() / from * to);
+        const char *input = "x", *output = spec_.is_picture() ? "images" : "values";
+        for (std::size_t image = 0; image < x.size() / from; ++image) {
+            Ort::Value value = tensor(x.data() + image * from, with_batch(1, spec_.state_shape)),
+                       found = tensor(result.data() + image * to, with_batch(1, spec_.result_shape()));
+            try {
+                decoder_.Run(Ort::RunOptions(), &input, &value, 1, &output, &found, 1);
+            } catch (const Ort::Exception& problem) {
+                throw bad_file("its decoder does not run, ONNX Runtime says " + first_line(problem) + ".");
+            }
+        }
+        if (!std::all_of(result.begin(), result.end(), [](float one) { return std::isfinite(one); })) {
+            throw ddpm::Error(ddpm::Code::not_finite, path_ + ": its decoder gives NaN or infinity. Run ddpm-check on the "
+                                                              "model.");
+        }
+        return result;
+    }
 
     // Let the network write its outputs straight to where they are wanted.
     void operator()(const ddpm::Evaluation& asked) {
@@ -87,6 +105,48 @@ public:
     }
 
 private:
+    // Return a session of the file at path_, which is there and whose weights are in its folder.
+    Ort::Session opened(int threads) const {
+        if (!std::filesystem::is_regular_file(path_)) {
+            throw bad_file("no such file.");
+        }
+        if (const std::string trouble = external_data::trouble(path_); !trouble.empty()) {
+            throw bad_file("it has " + trouble + ". Do not use this file unless you made it.");
+        }
+        Ort::SessionOptions options;
+        options.SetIntraOpNumThreads(threads > 0 ? threads : usable_cores());
+        options.SetDeterministicCompute(true);
+        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // what matters is thrown and translated below
+        try {
+            return Ort::Session(env_, std::filesystem::path(path_).c_str(), options);
+        } catch (const Ort::Exception& problem) {
+            throw bad_file("ONNX Runtime cannot load it, it says " + first_line(problem) + ".");
+        }
+    }
+
+    // Open the file of a stage beside this one, where it is the one that the spec names.
+    void open_decoder(const ddpm::Stage& stage, int threads) {
+        const std::string model = path_;
+        path_ = std::filesystem::path(model).replace_filename(stage.file).string();  // for what is said of it
+        std::ifstream file(path_, std::ios::binary);
+        const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+        if (stage.file.empty() || bytes.empty()) {
+            throw bad_file("no such file, which is the decoder of " + model + ". Copy it beside that.");
+        }
+        if (sha256::digest(bytes) != stage.sha256) {
+            throw bad_file("it is not the decoder of " + model + ", whose SHA-256 begins with " +
+                           stage.sha256.substr(0, 12) + ". Copy that beside it.");
+        }
+        decoder_ = opened(threads);
+        if (decoder_.GetInputCount() != 1 || decoder_.GetOutputCount() != 1 ||
+            tail_of(decoder_.GetInputTypeInfo(0)) != spec_.state_shape ||
+            tail_of(decoder_.GetOutputTypeInfo(0)) != spec_.result_shape()) {
+            throw bad_file("graph and spec disagree: the decoder must lead from " + text_of(spec_.state_shape) + " to " +
+                           text_of(spec_.result_shape()) + ". Export the model again.");
+        }
+        path_ = model;
+    }
+
     ddpm::Error bad_file(const std::string& rest) const { return {ddpm::Code::bad_file, path_ + ": " + rest}; }
 
     // Return how many cores this process may use, not those of the machine; 0 leaves it to ONNX Runtime.
@@ -180,7 +240,7 @@ private:
     Ort::Env env_{ORT_LOGGING_LEVEL_FATAL, "ddpm"};
     Ort::AllocatorWithDefaultOptions allocator_;
     Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
-    Ort::Session session_{nullptr};
+    Ort::Session session_{nullptr}, decoder_{nullptr};
     ddpm::ModelSpec spec_;
     std::vector<std::int64_t> times_;
     std::vector<float> fractional_times_;

@@ -143,6 +143,23 @@ export type ModelSpec = {
     requires: readonly string[];
     inputs: readonly Input[];
     plans: Record<string, Plan>;
+    /**
+     * value = scale x + shift, along an axis
+     */
+    units?: {
+        scale: number[];
+        shift: number[];
+        axis: number;
+    } | null;
+    /**
+     * graphs
+     * that run once for each image, beside the model: after, which gives images or values, and encode
+     */
+    stages?: Record<string, {
+        outputs: Record<string, number[]>;
+        file?: string;
+        sha256?: string;
+    }>;
 };
 export type Settings = {
     /**
@@ -264,6 +281,22 @@ export declare function noiseStream(seed: number | bigint, images: Iterable<numb
  * @returns {ModelSpec}
  */
 export declare function specFromJson(text: string): ModelSpec;
+/**
+ * Return the shape of what is made of one state, and whether it is a picture, or else numbers.
+ * @param {ModelSpec} spec
+ * @returns {{ shape: Shape, isPicture: boolean }}
+ */
+export declare function resultOf({ state_shape, units, stages }: ModelSpec): {
+    shape: Shape;
+    isPicture: boolean;
+};
+/**
+ * Return the values of states (n, ...shape): x itself without units.
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x
+ * @returns {Float32Array}
+ */
+export declare function valuesOf({ state_shape, units }: ModelSpec, x: Float32Array): Float32Array;
 /**
  * Return the spec in an ONNX file: a walk over the protobuf's top-level fields to metadata_props, without a schema,
  * since ONNX Runtime shows no metadata to JavaScript.
@@ -461,7 +494,7 @@ export declare function toUint8(x: Float32Array, shape: Shape): Uint8Array<Array
  */
 export declare function fromUint8(pixels: ArrayLike<number>, shape: Shape): Float32Array<ArrayBuffer>;
 /**
- * Return a batch of images, uint8 [n, H, W, C], null where the states are no pictures, and the floats x [n, ...shape]
+ * Return a batch of images, uint8 [n, H, W, C], null where the states are no pictures (`decode` of model.js), the floats x [n, ...shape]
  * that they are of; null in place of all where progress returned false.
  * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
  * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.

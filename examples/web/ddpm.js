@@ -84,6 +84,9 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly string[]} requires
  * @property {readonly Input[]} inputs
  * @property {Record<string, Plan>} plans
+ * @property {{ scale: number[], shift: number[], axis: number } | null} [units] value = scale x + shift, along an axis
+ * @property {Record<string, { outputs: Record<string, number[]>, file?: string, sha256?: string }>} [stages] graphs
+ *   that run once for each image, beside the model: after, which gives images or values, and encode
  */
 /**
  * What, besides the model, decides a batch of images; what is left out comes from the spec.
@@ -118,7 +121,9 @@ const RAW_EPS = "raw_eps";
 const NO_CLASS = "none"; // as users call it, unless a class has that name
 const OWN_GUIDANCE = "guidance"; // the input of a network that guides itself: the scale, whose none is 1
 const MAX_GUIDANCE = 100;
-const UNDERSTOOD = [FRACTIONAL_T, "guidance", "inputs", "plan", RAW_EPS, "shape", "times", VARIANCE_FRACTION];
+const UNDERSTOOD = [
+  ...[FRACTIONAL_T, "guidance", "inputs", "plan", RAW_EPS, "shape", "stages", "times", "units", VARIANCE_FRACTION],
+];
 const REQUIRED = "name prediction alphas_cumprod clip_x_0 variance value_range defaults noise requires";
 const KINDS = ["label", "vector", "image", "previous"]; // of inputs
 const RESERVED = { label: "y", previous: "x_0_prev" }; // the names that belong to a kind
@@ -429,8 +434,9 @@ function needIntegers(spec, text, shapeKey) {
   const isFloat = (/** @type {string} */ token) => token[0] !== '"' && /[.eE]/.test(token);
   const tokens = /"(?:[^"\\]+|\\.)*"|-?\d[\d.eE+-]*/g;
   const withoutFloats = JSON.parse(text.replace(tokens, (token) => (isFloat(token) ? "null" : token)));
-  const integersOf = (/** @type {any} */ { [shapeKey]: shape, defaults, inputs = [], plans = {}, requires }) => [
-    ...[...shape, defaults.num_steps, ...(defaults.times ?? [])],
+  const integersOf = (/** @type {any} */ { [shapeKey]: shape, defaults, inputs = [], plans = {}, requires, ...rest }) => [
+    ...[...shape, defaults.num_steps, ...(defaults.times ?? []), rest.units?.axis],
+    ...Object.values(rest.stages ?? {}).flatMap((/** @type {any} */ { outputs }) => Object.values(outputs).flat()),
     ...inputs.flatMap((/** @type {any} */ { kind, shape, none }) => (kind === "label" ? [none] : shape)),
     ...Object.values(requires.includes(FRACTIONAL_T) ? {} : plans).flatMap(({ rows }) =>
       rows.map((/** @type {any} */ row) => (Array.isArray(row) ? row[0] : row.t)),
@@ -504,10 +510,76 @@ function validate(spec, shapeKey) {
     const trouble = troubleOf(guidance);
     need(trouble === null, trouble ?? "");
   }
-  for (const [name, needed] of Object.entries({ times, plan, guidance })) {
+  const { units = null, stages } = spec;
+  if (units !== null) checkUnits(units, shape);
+  must(stages === undefined || isObject(stages), "stages", "an object", stages);
+  for (const [name, stage] of Object.entries(stages ?? {})) checkStage(name, stage, shape);
+  const after = stages?.after ?? null;
+  for (const [name, needed] of Object.entries({ times, plan, guidance, units, stages: after })) {
     if (needed === null || requires.includes(name)) continue;
     throw new BadFileError(`In the model's spec, requires must name '${name}', got ${shown(requires)}.`);
   }
+}
+
+/**
+ * @param {any} units
+ * @param {Shape} shape of a state
+ */
+function checkUnits(units, shape) {
+  const isAxis = isObject(units) && Number.isInteger(units.axis) && units.axis >= 0 && units.axis < shape.length;
+  must(isAxis, "units.axis", "a dimension of the state", units?.axis);
+  for (const key of ["scale", "shift"]) {
+    const fits = (/** @type {any} */ one) => isNumber(one) && Math.abs(one) <= 1e6 && !(key === "scale" && one === 0);
+    const isSound = isListOf(units[key], fits) && [1, shape[units.axis]].includes(units[key].length);
+    must(isSound, `units.${key}`, `1 or ${shape[units.axis]} numbers`, units[key]);
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {any} stage
+ * @param {Shape} stateShape
+ */
+function checkStage(name, stage, stateShape) {
+  understand(name !== "before", "the stage", name, "after and encode");
+  must(isObject(stage), `stages.${name}`, "an object", stage);
+  const entries = isObject(stage.outputs) ? Object.entries(stage.outputs) : [];
+  const [key, shape] = entries[0] ?? [];
+  const isSound = entries.length === 1 && isListOf(shape, isSize) && shape.length > 0 && shape.length <= MAX_DIMENSIONS;
+  const isAfter = name === "after" && (key === "values" || (key === "images" && shape.length === 3));
+  const isEncoder = name === "encode" && key === "x" && String(shape) === String(stateShape);
+  const expected = "after, which gives images or values, or encode, which gives a state";
+  must(isSound && sizeOf(shape) <= MAX_PIXELS && (isAfter || isEncoder), `stages.${name}`, expected, stage.outputs);
+  const { file = null, sha256 = null } = stage;
+  const isPlain = file === null ? sha256 === null : /^[\p{L}\p{N}_-][\p{L}\p{N}_ .+-]*\.onnx$/u.test(file) && /^[0-9a-f]{64}$/.test(sha256);
+  must(isPlain, `stages.${name}`, "a plain file name and 64 hexadecimal digits", stage);
+}
+
+/**
+ * Return the shape of what is made of one state, and whether it is a picture, or else numbers.
+ * @param {ModelSpec} spec
+ * @returns {{ shape: Shape, isPicture: boolean }}
+ */
+export function resultOf({ state_shape, units, stages }) {
+  const outputs = stages?.after?.outputs;
+  if (!outputs) return { shape: state_shape, isPicture: state_shape.length === 3 && !units };
+  return { shape: outputs.images ?? outputs.values, isPicture: "images" in outputs };
+}
+
+/**
+ * Return the values of states (n, ...shape): x itself without units.
+ * @param {ModelSpec} spec
+ * @param {Float32Array} x
+ * @returns {Float32Array}
+ */
+export function valuesOf({ state_shape, units }, x) {
+  if (!units) return x;
+  const [scale, shift] = [units.scale, units.shift].map((numbers) => Float32Array.from(numbers));
+  const inner = sizeOf(state_shape.slice(units.axis + 1));
+  return x.map((value, k) => {
+    const place = Math.floor(k / inner) % state_shape[units.axis];
+    return fround(scale[scale.length === 1 ? 0 : place] * value) + shift[shift.length === 1 ? 0 : place];
+  });
 }
 
 /**
@@ -1343,7 +1415,7 @@ export function fromUint8(pixels, shape) {
 }
 
 /**
- * Return a batch of images, uint8 [n, H, W, C], null where the states are no pictures, and the floats x [n, ...shape]
+ * Return a batch of images, uint8 [n, H, W, C], null where the states are no pictures (`decode` of model.js), the floats x [n, ...shape]
  * that they are of; null in place of all where progress returned false.
  * progress(row's number from 1, number of rows, x, x_0) is awaited after every row; it must not change the arrays it is
  * given. Throws UsageError for settings no image can be made from, NonFiniteError where a number is no longer finite.
@@ -1407,5 +1479,6 @@ export async function pictured(states, plan, spec, numbers, progress) {
     const image = numbers[Math.floor(error.at / sizeOf(spec.state_shape))];
     throw new NonFiniteError(error.where, error.at, `image ${image}`);
   }
-  return { images: spec.state_shape.length === 3 ? toUint8(x, spec.state_shape) : null, x };
+  const isPicture = spec.state_shape.length === 3 && !spec.units && !spec.stages?.after;
+  return { images: isPicture ? toUint8(x, spec.state_shape) : null, x };
 }

@@ -3,14 +3,26 @@
  * is the namespace of onnxruntime-web or of onnxruntime-node.
  */
 
-import { BadFileError, ModelRefusedError, outputNames, specFromOnnx } from "./ddpm.js";
+import {
+  BadFileError,
+  ModelRefusedError,
+  NonFiniteError,
+  outputNames,
+  resultOf,
+  sizeOf,
+  specFromOnnx,
+  toUint8,
+  valuesOf,
+} from "./ddpm.js";
 
 /**
- * Return { model, spec, release }: what `denoiser` and `sample` of ddpm.js take, and a function that frees the memory.
+ * Return { model, spec, decode, release }: what `denoiser` and `sample` of ddpm.js take, what turns states (n, ...shape)
+ * into { images, values }, of which one is null, and a function that frees the memory.
  * Throws BadFileError for what is no model of this project or has a graph that its spec does not fit, ModelRefusedError
- * for a one-call file. options are ONNX Runtime's session options, as { executionProviders: ["wasm"] }.
+ * for a one-call file. readBeside(name) returns the bytes of a file beside the model, which has its decoder there, or
+ * null. options are ONNX Runtime's session options, as { executionProviders: ["wasm"] }.
  */
-export async function openModel(ort, bytes, options = {}) {
+export async function openModel(ort, bytes, options = {}, readBeside = async () => null) {
   const spec = specFromOnnx(bytes);
   if (spec.graph) {
     throw new ModelRefusedError(
@@ -47,7 +59,53 @@ export async function openModel(ort, bytes, options = {}) {
     return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, data]));
   }
 
-  return { model, spec, release: () => session.release() };
+  const after = spec.stages?.after;
+  const decoder = after && (await openStage(ort, after, options, readBeside).catch(async (error) => {
+    await session.release();
+    throw error;
+  }));
+
+  async function decode(x) {
+    const { shape, isPicture } = resultOf(spec);
+    let values = valuesOf(spec, x);
+    if (decoder) {
+      const [from, to] = [sizeOf(spec.state_shape), sizeOf(shape)];
+      const made = new Float32Array((x.length / from) * to);
+      for (let image = 0; image < x.length / from; image++) {
+        const state = new ort.Tensor("float32", values.slice(image * from, (image + 1) * from), [1, ...spec.state_shape]);
+        const { data } = Object.values(await decoder.run({ x: state }))[0];
+        const at = data.findIndex((value) => !Number.isFinite(value));
+        if (at >= 0) throw new NonFiniteError("the decoder", image * from, `image ${image} of the batch`);
+        made.set(data, image * to);
+      }
+      values = made;
+    }
+    return isPicture ? { images: toUint8(values, shape), values: null } : { images: null, values };
+  }
+
+  const release = async () => {
+    await decoder?.release();
+    await session.release();
+  };
+  return { model, spec, decode, release };
+}
+
+/** Open the file of a stage, which must be there and have the digest that the model names. */
+async function openStage(ort, { file, sha256 }, options, readBeside) {
+  const bytes = file && (await readBeside(file));
+  if (!bytes) throw new BadFileError(`${file ?? "the decoder"}: no such file, which is the model's decoder. Copy it beside the model.`);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (found !== sha256) {
+    throw new BadFileError(
+      `${file}: it is not the model's decoder, whose SHA-256 begins with ${sha256.slice(0, 12)}. Copy that beside it.`,
+    );
+  }
+  try {
+    return await ort.InferenceSession.create(bytes, options);
+  } catch (error) {
+    throw new BadFileError(`${file}: ONNX Runtime cannot open it: ${oneLine(error)}. Export the model again.`);
+  }
 }
 
 /** Return what a runtime's error says, without its line breaks. */

@@ -12,10 +12,11 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import * as os from "node:os";
+import { dirname, join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { parseArgs } from "node:util";
 
-import { BadFileError, DdpmError, labelOf, pictureShape, sample, UsageError } from "./ddpm.js";
+import { BadFileError, DdpmError, labelOf, pictureShape, resultOf, sample, UsageError } from "./ddpm.js";
 import { edit } from "./given.js";
 import { flattened, grid, npy } from "./images.js";
 import { oneLine, openModel } from "./model.js";
@@ -131,13 +132,17 @@ async function main(args) {
   const bytes = await read(path);
   const beforeLoad = performance.now();
   const intraOpNumThreads = os.availableParallelism?.() ?? os.cpus().length;
-  const { model, spec } = await openModel(ort, bytes, { intraOpNumThreads });
+  const readBeside = async (name) => readFile(join(dirname(path), name)).then((found) => new Uint8Array(found), () => null);
+  const { model, spec, decode } = await openModel(ort, bytes, { intraOpNumThreads }, readBeside);
   const seconds_load = (performance.now() - beforeLoad) / 1000;
 
   // one class, whose name may have commas, or several with commas between them
   settings.label = labelOf(spec)?.classes.includes(label) ? label : label?.split(",").map((name) => name.trim());
-  const shape = spec.state_shape;
-  const isPicture = shape.length === 3;
+  const { shape, isPicture } = resultOf(spec);
+  const isStaged = spec.units || spec.stages?.after;
+  if (image && isStaged) {
+    throw new UsageError("A model with stages or units takes no --image here. Use ddpm-edit.");
+  }
   if (!isPicture && !out.endsWith(".npy")) {
     throw new UsageError(`--out must be such as x.npy for numbers that are no pictures, got ${JSON.stringify(out)}.`);
   }
@@ -148,8 +153,9 @@ async function main(args) {
   for (let start = 0; start === 0 || start < n; start += BATCH) {
     const batch = { ...settings, first: first + start, n: Math.min(BATCH, n - start) };
     const made = picture ? edit(model, spec, picture, { ...batch, ...given }) : sample(model, spec, batch);
-    const { images, x } = await made;
-    batches.push(images ?? new Uint8Array(x.buffer));
+    const { x } = await made;
+    const { images, values } = await decode(x);
+    batches.push(images ?? new Uint8Array(values.buffer));
   }
   const seconds = performance.now() / 1000; // since the program started
   const all = Buffer.concat(batches);

@@ -105,6 +105,44 @@ def shape_changes():
     yield from ({**both, "inputs": [one]} for one in (*inputs, LABEL, VECTOR, {**VECTOR, "shape": [2, 2]}))
 
 
+def stage_changes():
+    """Units and stages without `before`, which not every reader takes; the first five are sound."""
+    shape, named = [3, 8, 16], {"file": "a.onnx", "sha256": "0" * 64}
+    after, encode = {"outputs": {"images": [3, 16, 32]}}, {"outputs": {"x": shape}}
+    units = {"scale": [0.5, 2, -1], "shift": [0.1], "axis": 0}
+    both = {"stages": {"after": {**after, **named}, "encode": encode}, "units": units}
+    yield {**both, "requires": ["stages", "units"]}
+    yield from ({"stages": {"after": {"outputs": {"values": size}}}, "requires": ["stages"]} for size in ([4], [2] * 4))
+    yield from ({"stages": {"encode": encode}}, {"stages": None, "units": None})
+    yield from ({**both, "requires": names} for names in ([], ["stages"], ["units"]))
+    for name, changed in (("scale", [0, 1, 1]), ("scale", []), ("shift", [1, 2]), ("shift", ["1"]), ("shift", [1e7])):
+        yield {"units": {**units, name: changed}, "requires": ["units"]}
+    for axis in (-1, 3, 1.0, True, None, 1):
+        yield {"units": {**units, "axis": axis}, "requires": ["units"]}
+    yield from ({"units": value, "requires": ["units"]} for value in ([], 1, {}, {"scale": [1], "shift": [0]}))
+    outputs = (
+        {},
+        [],
+        None,
+        {"images": [16, 32]},
+        {"images": [1, 16, 0]},
+        {"values": [2] * 5},
+        {"x": shape},
+        {"y": [2]},
+    )
+    outputs += ({"images": [3, 16, 32], "values": [2]}, {"values": [1.0]}, {"values": [2**27]}, {"values": [True]})
+    yield from ({"stages": {"after": {"outputs": value}}, "requires": ["stages"]} for value in outputs)
+    yield from ({"stages": value, "requires": ["stages"]} for value in ([], 1, {"after": None}, {"other": after}))
+    yield from ({"stages": {"encode": {"outputs": {"x": size}}}} for size in ([3, 8], [3, 8, 8], [3.0, 8, 16]))
+    for change in ({"file": "../a.onnx"}, {"file": "a.txt"}, {"file": 1}, {"sha256": "0"}, {"sha256": "X" * 64}):
+        yield {"stages": {"after": {**after, **named, **change}}, "requires": ["stages"]}
+
+
+def all_changes():
+    """Return every change of SPEC but those of guidance."""
+    return [*INVALID, *new_changes(), *shape_changes(), *stage_changes()]
+
+
 def guided_specs():
     """Yield the texts of specs with guidance."""
     yield from (json.dumps(values(**changes)) for changes in guidance_changes())
@@ -161,7 +199,9 @@ def specs():
     yield from (sound, sound.replace(":", " :\t").replace("{", "{\r\n"))
     yield from (sound.encode().decode("unicode_escape"), "", " ", "{", "null", "1", "[]", "{}", "\x00", "\ufeff{}")
     yield from (sound[:-1], sound + "}", "1" * 100_000)
-    yield from (json.dumps(values(**changes)) for changes in (*INVALID, *new_changes(), *shape_changes()))
+    yield from (
+        json.dumps(values(**changes)) for changes in (*INVALID, *new_changes(), *shape_changes(), *stage_changes())
+    )
     yield from (json.dumps(values(format=f"ddpm-export/{version}")) for version in ("1.7", "1/x", "2", "10", "1x", ""))
     yield from (
         json.dumps(values(noise=tag)) for tag in (None, 1, "", "philox4x32-10/icdf-q20/2", "\x1b]0;owned\x07\n")
@@ -230,7 +270,7 @@ def case_of(change):
 
 def files_of_attacks():
     """Return the contents of the folder of attacks by name, as `tests/golden/README.md` says."""
-    changes = [*INVALID, *new_changes(), *shape_changes()]
+    changes = all_changes()
     known = {json.dumps(values(**change)) for change in changes}
     texts = [text for text in specs() if text not in known and len(text) <= MAX_CHARACTERS]
     texts = [*texts[:-1000], *texts[-1000::EVERY]]
