@@ -356,18 +356,23 @@ def test_untrusted_and_trust_contradict_each_other_and_a_caller_is_told_of_the_c
     assert_refused(run_apart(model, "--untrusted=60", code=RUN), 2, "--untrusted takes limits such as 600s,16GiB")
 
 
+@pytest.mark.parametrize("code", [RUN, ADOPT], ids=["run", "adopt"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_to_the_parent_ends_the_child(tmp_path, number):
-    arguments = [write(tmp_path, endless_model()), "--untrusted", "--n", 1, "--out", tmp_path / "out" / "a.npy"]
+def test_a_signal_to_the_parent_ends_the_child(tmp_path, number, code):
+    model, out = write(tmp_path, endless_model()), tmp_path / "out"
+    arguments, begun = [model, "--untrusted", "--n", 1, "--out", out / "a.npy"], "out/.*/.*"  # it writes, samples next
+    if code == ADOPT:
+        model, begun = foreign(tmp_path, endless_model()), "out/.*"
+        arguments = [model, "--schedule", "linear", "--timesteps", 40, "--out", out]
     process = subprocess.Popen(
-        command_line(*arguments, code=RUN),
+        command_line(*arguments, code=code),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heeding_interrupts,
     )
     try:
-        while process.poll() is None and not list(tmp_path.glob("out/.*/.*")):  # it writes, and samples next
+        while process.poll() is None and not list(tmp_path.glob(begun)):
             time.sleep(0.02)
         assert process.poll() is None
         since = time.monotonic()
@@ -379,4 +384,7 @@ def test_a_signal_to_the_parent_ends_the_child(tmp_path, number):
     assert time.monotonic() - since < 5  # half a second on an idle machine
     killed = number == signal.SIGKILL
     assert (process.returncode, printed, asked) == ((-number, "", "") if killed else (130, "", "stopped.\n"))
-    assert killed or list((tmp_path / "out").iterdir()) == []
+    if killed and code == ADOPT:  # the next one clears away, however it ends
+        model.write_bytes(b"x")
+        assert run_apart(*arguments, code=code).code == 3
+    assert (killed and code == RUN) or list(out.iterdir()) == []

@@ -382,16 +382,26 @@ def test_a_full_disk_is_5_and_the_files_before_stay(tmp_path):
     assert sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file()) == sorted(kept)
 
 
+# a million images, one at a time, and a proof by 1,000 steps: it is still at it when something is on the disk
+STOPPED = {
+    "run": ("a.npy", ["--n", 10**6, "--batch", 1, "--steps", 1]),
+    "export": ("a.onnx", ["--format", "sampler", "--steps", 1000]),
+}
+
+
 @representative("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_stopped_while_sampling_the_file_before_is_whole(tmp_path, number):
-    (tmp_path / "m.onnx").write_bytes(mix_model())
-    out = tmp_path / "out" / "a.npy"
-    assert run_here(main, tmp_path / "m.onnx", "--n", 2, "--out", out).code == 0
-    before = out.read_bytes()
-    # a million images, one at a time: it is still at it when the first are on the disk
-    arguments = [tmp_path / "m.onnx", "--n", 10**6, "--batch", 1, "--steps", 1, "--out", out]
+@pytest.mark.parametrize("command", STOPPED)
+def test_stopped_at_work_the_file_before_is_whole(tmp_path, number, command):
+    spec = tiny_spec(alphas_cumprod=tuple(np.linspace(0.999, 0.01, 1000).tolist()))
+    (tmp_path / "m.onnx").write_bytes(mix_model(spec))
+    name, options = STOPPED[command]
+    out, before = tmp_path / "out" / name, b"the one before"
+    out.parent.mkdir()
+    out.write_bytes(before)
     process = subprocess.Popen(
-        command_line(*arguments),
+        command_line(
+            tmp_path / "m.onnx", *options, "--out", out, code=f"from ddpm_export.cli.{command} import main; main()"
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

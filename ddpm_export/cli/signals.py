@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any
 
 from ddpm_export.cli.stops import end, heed
@@ -20,8 +22,10 @@ def interruptible() -> Iterator[None]:
     """
     asked: list[int] = []
 
-    def interrupt(number: int, _frame: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         asked.append(number)
+        if len(asked) == 1 and _is_loading(frame):
+            return later()
         if len(asked) == 1:
             raise KeyboardInterrupt
         import threading
@@ -60,3 +64,10 @@ def interruptible() -> Iterator[None]:
         sys.excepthook, sys.unraisablehook = shown, ignored
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_loading(frame: FrameType | None) -> bool:
+    """Say whether a frame lies within the start of an extension module: its C++ may crash where something is raised."""
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+        frame = frame.f_back
+    return frame is not None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_export import errors
 from ddpm_export.errors import BadFileError, DdpmExportError, EnvironmentProblem, UsageError
-from ddpm_export.sandbox.places import place_for, share, take
+from ddpm_export.sandbox.places import folder_in, place_for, share, take
 from ddpm_export.system.processor import cores
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ def _scratch_in(folders: Sequence[Path]) -> str:
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        tempfile.tempdir = tempfile.mkdtemp(prefix=".ddpm-", suffix=".part", dir=folders[0])
+        tempfile.tempdir = str(folder_in(folders[0], "scratch"))
     except OSError as exc:
         raise EnvironmentProblem(f"{folders[0]} cannot be written: {exc.strerror}. Choose another `out`.") from exc
     return tempfile.tempdir

@@ -12,22 +12,27 @@ PICTURE = re.compile(r"\d{6,}\.(png|npy)")
 
 def place_for(out: Path) -> Path:
     """Return a place in a new folder, beside an output or within an existing folder, that the parent moves to it."""
-    import tempfile
-
     try:
         if out.exists() and not (out.is_file() or out.is_dir()):  # a device such as /dev/null would be replaced, too
             raise FileExistsError(None, "something that is not a file")
         within = out if out.is_dir() else out.parent
         within.mkdir(parents=True, exist_ok=True)
-        _clear_after_killed(within, out.stem)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.stem}.ddpm-", suffix=".part", dir=within))
-        share(folder)
-        place = folder / (out.name or "pictures")
+        place = folder_in(within, out.stem) / (out.name or "pictures")
         if out.is_dir():
             place.mkdir()
     except OSError as exc:
         raise EnvironmentProblem(f"{out} cannot be written: {exc.strerror or exc}. Choose another `out`.") from exc
     return place
+
+
+def folder_in(within: Path, stem: str) -> Path:
+    """Make a folder of a child's own for this stem, and clear away those of the killed. Raises OSError."""
+    import tempfile
+
+    _clear_after_killed(within, stem)
+    folder = Path(tempfile.mkdtemp(prefix=f".{stem}.ddpm-", suffix=".part", dir=within))
+    share(folder)
+    return folder
 
 
 def share(folder: Path) -> int:

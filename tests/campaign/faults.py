@@ -28,7 +28,9 @@ STRACE = ("strace", "-f", "--seccomp-bpf", "-qq")
 KINDS = ("error=EIO", "error=ENOSPC", "signal=KILL", "signal=INT")
 KILLS = {"run": 600, "eval": 200, "train": 100, "export": 100}
 ENTRY = "from ddpm_export.cli import start; "
-CALLS = {name: f"start.{name}()" for name in ("run", "dataset", "export", "check")} | {"eval": "start.evaluate()"}
+CALLS = {name: f"start.{name}()" for name in ("run", "dataset", "export", "check", "adopt")} | {
+    "eval": "start.evaluate()"
+}
 CALLS |= {"train": "import runpy; runpy.run_module('train', run_name='__main__')"}
 MODULES = {
     "run": "ddpm_export.cli.run",

@@ -15,6 +15,7 @@ from models import mix_model
 
 from . import ROOT
 from .faults import CALLS, ENTRY, Work, fault_of_next, learnt, start, works
+from .sandbox import foreign
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES, SOON_S, LATE_S = 8, 1.0, 4.0  # a busy machine takes its time: what is late is counted, what hangs falls
@@ -37,6 +38,11 @@ def all_works():
     sampling = ["m.onnx", "--n", "3", "--steps", "2", "--seed", "0", "--untrusted", "--out", "out/a.npy"]
     yield Work("run --untrusted", "run", sampling, ["out/a.npy"], {"m.onnx": model})
     yield Work("check", "check", ["m.onnx"], [], {"m.onnx": model})
+    adopting = ["theirs.onnx", "--schedule", "linear", "--timesteps", "40", "--out", "out"]
+    yield Work("adopt", "adopt", adopting, ["out/unet.onnx"], {"theirs.onnx": foreign(model)})
+    (of_tar,) = (work for work in works() if work.name == "run to shards of tar")
+    line = [*of_tar.arguments, "--engine", "ray:workers=1"]
+    yield Work("run to shards on Ray", "dataset", line, of_tar.outputs, of_tar.files, is_replaced=False)
 
 
 def interrupted(folder, work, after_s, numbers, pause_s):
@@ -76,7 +82,7 @@ def verdict(work, code, err, seconds, folder):
     told = [
         line
         for line in err.splitlines()
-        if not line.startswith(("device: ", "starting", "going on", "step ", "already"))
+        if not line.startswith(("device: ", "starting", "going on", "step ", "already", "note: "))
     ]
     if "Traceback" in err or len(told) > (2 if work.command == "train" else 1):  # training says where it goes on
         return f"more than a line: {err[-300:]!r}"

@@ -112,9 +112,27 @@ def command() -> None:
     raise ImportError("numpy failed to import")
 main = entry_point(command)
 """
+# what the C++ of an extension module does where it starts
+LOADING = """
+import os, signal, time
+from importlib.machinery import ExtensionFileLoader
+from ddpm_export.cli.console import entry_point
+class Loader(ExtensionFileLoader):
+    def exec_module(self, module):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        except KeyboardInterrupt:
+            os.abort()
+def command() -> None:
+    print("begun", flush=True)
+    Loader("x", "x").exec_module(None)
+    time.sleep(SECONDS)
+main = entry_point(command)
+"""
 
 
-@pytest.mark.parametrize("text", [DEAF, PRINTING])
+@pytest.mark.parametrize("text", [DEAF, PRINTING, LOADING])
 def test_a_signal_that_comes_where_nothing_can_be_raised_is_130_and_one_line(begun, text):
     assert ending(begun(text, 10)) == (130, "", "stopped.\n")
 
