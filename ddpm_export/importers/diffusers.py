@@ -83,12 +83,13 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
 
     schedule = read_schedule(package, scheduler, entries)
     is_learned = schedule.variance == "learned"
-    channels, outputs = config["in_channels"], config["out_channels"]
-    if outputs != channels * (1 + is_learned):
+    taken, outputs = config["in_channels"], config["out_channels"]
+    channels, rest = divmod(outputs, 1 + is_learned)
+    if rest or not 0 < channels <= taken:
         raise misfit(
             "out_channels",
             f"{outputs} with variance_type {schedule.source['scheduler'].get('variance_type', 'none')}",
-            f"in_channels, {channels}, or twice as many and variance_type learned_range",
+            f"in_channels, {taken}, or fewer for a picture behind x_t, or twice as many and variance_type learned_range",
         )
     shape = (channels, *_height_and_width(sample_size, "sample_size" in ours))
     latents = None if found.autoencoder is None else latents_of(package, *found.autoencoder, shape)
@@ -102,7 +103,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
         defaults=schedule.defaults,
-        inputs=_inputs(config, ours.get("classes"), ours.get("none")),
+        inputs=(*_inputs(config, ours.get("classes"), ours.get("none")), *_picture(taken - channels, shape)),
     )
     _check_fourier(config, schedule.path)
     network = _network(package, config, spec, found.contents)
@@ -129,12 +130,20 @@ class UNet2D(nn.Module):
         self.is_learned = is_learned
 
     def forward(
-        self, x_t: Tensor, t: Tensor, *, y: Tensor | None = None, class_labels: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        y: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        low_res: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict: x_t (B, C, H, W) float32 and t (B,) -> the shape of x_t, twice where variances are learned.
 
-        y: classes (B,) int64; class_labels: (B, 1) numbers to be embedded as times are, or (B, D) embeddings.
+        y: classes (B,) int64; class_labels: (B, 1) numbers to be embedded as times are, or (B, D) embeddings; low_res:
+        a picture (B, C', H, W) whose channels the network takes behind those of x_t.
         """
+        x_t = x_t if low_res is None else torch.cat([x_t, low_res], dim=1)
         if class_labels is not None and self.labels_are_times:
             class_labels = class_labels[:, 0]
         out: Tensor = self.network(x_t, t, class_labels=class_labels if y is None else y, return_dict=False)[0]
@@ -195,6 +204,11 @@ def _inputs(config: Mapping[str, Any], classes: Any, none: Any) -> tuple[Input, 
     if kind is None:
         return ()
     return (Input("class_labels", "vector", (1 if kind == "timestep" else _embedding_size(config),), none=none),)
+
+
+def _picture(channels: int, shape: tuple[int, ...]) -> tuple[Input, ...]:
+    """Return the input for a picture behind x_t, as that of LDMSuperResolutionPipeline."""
+    return (Input("low_res", "image", (channels, *shape[1:])),) if channels else ()
 
 
 def _embedding_size(config: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddpm_export import generate, open_model
-from ddpm_export.errors import BadFileError
+from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.exporting.export import export
 from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.process.noise import noise_stream
@@ -27,11 +27,11 @@ def random_weights(module, seed):
     return module.eval()
 
 
-def pipeline(kind):
+def pipeline(kind, in_channels=4):
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
         sample_size=4,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=(16,),
         layers_per_block=1,
@@ -117,6 +117,25 @@ def test_a_transformer_of_latents_gives_the_pictures_of_its_pipeline(tmp_path):
     made = generate(path, n=2, seed=7, label=["crane 2", "tench"])
     assert expected.std() > 10
     assert np.abs(made - expected).max() <= 1
+
+
+def test_a_picture_behind_the_latents_is_an_input_as_in_super_resolution(tmp_path):
+    parts = unet, autoencoder, scheduler = pipeline("VQModel", in_channels=7)
+    folder, path = saved(tmp_path / "pipeline", "VQModel", parts), tmp_path / "unet.onnx"
+    export(load_checkpoint(folder, steps=[STEPS]), path)
+    low_res = noise_stream(3, range(2), (3, 4, 4))(1).clip(-1, 1)
+    scheduler.set_timesteps(STEPS)
+    x = torch.from_numpy(noise_stream(7, range(2), (4, 4, 4))(0))
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            x = scheduler.step(unet(torch.cat([x, torch.from_numpy(low_res)], 1), t).sample, t, x).prev_sample
+        pictures = autoencoder.decode(x / autoencoder.config.scaling_factor).sample
+    expected = ((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round()
+    made = generate(path, n=2, seed=7, inputs={"low_res": low_res})
+    assert expected.std() > 10
+    assert np.abs(made - expected).max() <= 1
+    with pytest.raises(UsageError, match="low_res"):
+        generate(path, n=2, seed=7)
 
 
 def test_an_autoencoder_of_another_class_is_refused_by_its_name(tmp_path):
