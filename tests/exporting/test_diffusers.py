@@ -369,7 +369,7 @@ def test_a_pipeline_of_more_parts_is_refused(pipeline, place):
         ({"time_embedding_type": "learned", "num_train_timesteps": 99}, "num_train_timesteps"),
         ({"time_embedding_type": "learned"}, "config.json"),
         ({"out_channels": 6}, "out_channels"),
-        ({"in_channels": 6}, "out_channels"),
+        ({"in_channels": 2}, "out_channels"),
         ({"in_channels": "3"}, "in_channels"),
         ({"in_channels": True, "out_channels": True}, "in_channels"),
         ({"surprise": 1}, "surprise"),
