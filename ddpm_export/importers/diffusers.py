@@ -1,4 +1,4 @@
-"""Networks of diffusers, alone or in a pipeline, built by the user's installed package; here UNet2DModel."""
+"""Networks of diffusers, alone or in a pipeline, built by the user's installed package; here its UNets of pictures."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ from ddpm_export.importers.choices import ask_for, misused
 from ddpm_export.importers.diffusers_autoencoder import latents_of
 from ddpm_export.importers.diffusers_parts import fill_constants, free_the_batch, import_diffusers
 from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
-from ddpm_export.importers.folders import AUTOENCODERS, INDEX, MODEL, SCHEDULER, read_json
+from ddpm_export.importers.folders import AUTOENCODERS, CLASSES, INDEX, MODEL, SCHEDULER, read_json
 from ddpm_export.importers.layout import (
     MAX_BLOCKS,
     MAX_LEVELS,
@@ -43,14 +43,14 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 
 
 def signs(found: Found) -> dict[str, bool]:
-    """Return what diffusers' UNet2DModel is known by, and whether it is there."""
+    """Return what diffusers' UNets are known by, and whether it is there."""
     config = found.config.get(MODEL, {})
     if config.get("_class_name") == diffusers_transformer.NAME:
         return diffusers_transformer.signs(found)
     names = ("conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight")
     return {
         f"{MODEL} beside the weights (name the folder, not a file in it)": bool(config),
-        f"_class_name UNet2DModel in {MODEL}": config.get("_class_name") == "UNet2DModel",
+        f"_class_name {' or '.join(CLASSES[:2])} in {MODEL}": config.get("_class_name") in CLASSES[:2],
         **{name: name in found.keys for name in names},
     }
 
@@ -61,7 +61,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     options: `sample_size` where the configuration has none; `scheduler`, the path of a scheduler_config.json or its
     folder; any entry of that file, `_class_name` too, to replace it; `eta` and `use_clipped_model_output`, which a
     pipeline passes to every step of its scheduler; `classes`, the names of a label's values, and `none`, the one of
-    them, or the number, that training took for no class.
+    them, or the number, that training took for no class; `tokens`, how many vectors a UNet2DConditionModel attends to.
     """
     if found.config[MODEL].get("_class_name") == diffusers_transformer.NAME:
         return diffusers_transformer.load(found, weights, options)
@@ -71,11 +71,16 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         if name[:1] != "_" and name not in parts and part not in (None, [None, None]):
             raise misfit(f"{INDEX}.{name}", part, "a pipeline of a unet, a scheduler and perhaps a vae or vqvae")
     config = _network_config(package, found.config[MODEL])
-    ours = {name: options[name] for name in ("sample_size", "scheduler", "classes", "none") if name in options}
+    ours = {
+        name: options[name] for name in ("sample_size", "scheduler", "classes", "none", "tokens") if name in options
+    }
     entries = {name: value for name, value in options.items() if name not in ours}
     scheduler = _scheduler_config(ours["scheduler"]) if "scheduler" in ours else found.config.get(SCHEDULER, {})
     sample_size = ours.get("sample_size", config["sample_size"])
     asked: dict[str, Any] = {} if sample_size is not None else {"sample_size": 32}
+    attends = "cross_attention_dim" in config and any("CrossAttn" in str(name) for name in config["down_block_types"])
+    if attends and "tokens" not in ours:
+        asked["tokens"] = 1
     if "_class_name" not in {*scheduler, *entries}:
         asked |= {"_class_name": "DDPMScheduler"} if entries else {"scheduler": f"scheduler/{SCHEDULER}"}
     if asked:
@@ -103,11 +108,15 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
         defaults=schedule.defaults,
-        inputs=(*_inputs(config, ours.get("classes"), ours.get("none")), *_picture(taken - channels, shape)),
+        inputs=(
+            *_inputs(config, ours.get("classes"), ours.get("none")),
+            *_picture(taken - channels, shape),
+            *_context(config, ours.get("tokens"), attends),
+        ),
     )
     _check_fourier(config, schedule.path)
-    network = _network(package, config, spec, found.contents)
-    counts_t = config["time_embedding_type"] == "learned"
+    network = _network(package, found.config[MODEL]["_class_name"], config, spec, found.contents)
+    counts_t = config["time_embedding_type"] == "learned"  # of UNet2DModel alone
 
     def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
         return with_stepping(spec, schedule, counts or (spec.defaults.num_steps,), counts_t=counts_t)
@@ -126,6 +135,7 @@ class UNet2D(nn.Module):
         super().__init__()
         self.network = network
         self.labels_are_times = network.config.class_embed_type == "timestep"
+        self.context_size = getattr(network.config, "cross_attention_dim", None)
         self.channels = channels
         self.is_learned = is_learned
 
@@ -137,16 +147,23 @@ class UNet2D(nn.Module):
         y: Tensor | None = None,
         class_labels: Tensor | None = None,
         low_res: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict: x_t (B, C, H, W) float32 and t (B,) -> the shape of x_t, twice where variances are learned.
 
         y: classes (B,) int64; class_labels: (B, 1) numbers to be embedded as times are, or (B, D) embeddings; low_res:
-        a picture (B, C', H, W) whose channels the network takes behind those of x_t.
+        a picture (B, C', H, W) whose channels the network takes behind those of x_t; context: (B, tokens x D), the
+        vectors that a UNet2DConditionModel attends to, one after another.
         """
+        attended = () if self.context_size is None else (context,)
+        if context is not None:
+            attended = (context.reshape(context.shape[0], -1, self.context_size),)
         x_t = x_t if low_res is None else torch.cat([x_t, low_res], dim=1)
         if class_labels is not None and self.labels_are_times:
             class_labels = class_labels[:, 0]
-        out: Tensor = self.network(x_t, t, class_labels=class_labels if y is None else y, return_dict=False)[0]
+        out: Tensor = self.network(x_t, t, *attended, class_labels=class_labels if y is None else y, return_dict=False)[
+            0
+        ]
         if not self.is_learned:
             return out
         return out[:, : self.channels], (out[:, self.channels :] + 1.0) / 2.0
@@ -164,11 +181,12 @@ def _network_config(package: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
     What UNet2DModel does not know, what cannot be exported, and immense sizes are refused by name.
     """
-    values = {key: p.default for key, p in inspect.signature(package.UNet2DModel).parameters.items()}
+    name = str(config["_class_name"])
+    values = {key: p.default for key, p in inspect.signature(getattr(package, name)).parameters.items()}
     stated = {key: value for key, value in config.items() if key[:1] != "_" and key not in EMA_ENTRIES}
     unknown = sorted(stated.keys() - values.keys())
     if unknown:
-        raise misfit(MODEL, f"unknown {unknown[:5]!r}", f"options of UNet2DModel of diffusers {package.__version__}")
+        raise misfit(MODEL, f"unknown {unknown[:5]!r}", f"options of {name} of diffusers {package.__version__}")
     values.update(stated)
     if values["class_embed_type"] not in (None, "timestep", "identity"):  # diffusers would leave it out, silently
         raise misfit("class_embed_type", values["class_embed_type"], "null, timestep or identity")
@@ -211,6 +229,18 @@ def _picture(channels: int, shape: tuple[int, ...]) -> tuple[Input, ...]:
     return (Input("low_res", "image", (channels, *shape[1:])),) if channels else ()
 
 
+def _context(config: Mapping[str, Any], tokens: Any, attends: bool) -> tuple[Input, ...]:
+    """Return the input for the vectors that a UNet2DConditionModel attends to; none where it attends to nothing."""
+    if not attends:
+        if tokens is not None:
+            raise misused("tokens", "left out for a network that attends to no vectors", tokens)
+        return ()
+    size = config["cross_attention_dim"]
+    if type(tokens) is not int or type(size) is not int or not 1 <= tokens * size <= MAX_SIZE:
+        raise misused("tokens", f"an integer from 1 to {MAX_SIZE} / cross_attention_dim, {size}", tokens)
+    return (Input("context", "vector", (tokens * size,)),)
+
+
 def _embedding_size(config: Mapping[str, Any]) -> int:
     """Return how many numbers the time is embedded in."""
     size, widths = config["time_embedding_dim"], config["block_out_channels"]
@@ -238,13 +268,16 @@ def _height_and_width(sample_size: Any, is_option: bool) -> tuple[int, int]:
     raise misfit("sample_size", sample_size, "a size such as 32, or a height and a width")
 
 
-def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Mapping[str, Any]) -> nn.Module:
+def _network(
+    package: Any, name: str, config: Mapping[str, Any], spec: ModelSpec, state: Mapping[str, Any]
+) -> nn.Module:
     """Build the network on no device, try it there on the image's shape, and only then give it its weights."""
     channels, height, width = spec.state_shape
+    kind = getattr(package, name)
     try:
         with warnings.catch_warnings(), torch.no_grad(), torch.device("meta"):
             warnings.simplefilter("ignore")  # the package's, of its own code: not for the user
-            network: nn.Module = package.UNet2DModel(**config).eval()
+            network: nn.Module = kind(**config).eval()
             x_t, t = torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)
             given_inputs = {
                 entry.name: torch.zeros(1, *entry.shape, dtype=getattr(torch, entry.dtype)) for entry in spec.inputs
@@ -253,11 +286,11 @@ def _network(package: Any, config: Mapping[str, Any], spec: ModelSpec, state: Ma
     except Exception as exc:  # whatever the package makes of options that are not for one another
         expected = f"options that go together, and sides, {height} and {width}, that halve at every level"
         raise misfit(MODEL, first_line(exc), expected) from exc
-    times = config["num_train_timesteps"]
+    times = config.get("num_train_timesteps")
     if config["time_embedding_type"] == "learned" and times < spec.num_train_timesteps:
         raise misfit("num_train_timesteps", times, f"{spec.num_train_timesteps}, as the scheduler says")
     assign_weights(network, dict(_renamed(state)), "weights")
-    fill_constants(network, lambda: package.UNet2DModel(**config))
+    fill_constants(network, lambda: kind(**config))
     free_the_batch(network)
     return network
 

@@ -13,6 +13,7 @@ from ddpm_export.importers.apart import TorchFile
 
 MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
+CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")  # of diffusers, that have an importer
 NETWORKS = ("unet", "transformer")  # the folders of a pipeline that may hold one
 AUTOENCODERS = ("vae", "vqvae")  # the folders of a pipeline that may hold one
 ENDINGS = (".safetensors", ".bin")  # the first is preferred

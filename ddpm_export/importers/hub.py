@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, first_line, several, shown
-from ddpm_export.importers.folders import INDEX, MODEL, SCHEDULER, pick_weights, read_json
+from ddpm_export.importers.folders import (
+    AUTOENCODERS,
+    CLASSES,
+    INDEX,
+    MODEL,
+    NETWORKS,
+    SCHEDULER,
+    pick_weights,
+    read_json,
+)
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-][\w./-]*)?", re.ASCII)
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json", ".zip", ".onnx", ".ts", ".pt2")
-CONFIGS = tuple(place + name for place in ("", "unet/", "scheduler/") for name in (INDEX, MODEL, SCHEDULER))
+PLACES = ("", *(f"{name}/" for name in ("scheduler", *NETWORKS, *AUTOENCODERS)))
+CONFIGS = tuple(place + name for place in PLACES for name in (INDEX, MODEL, SCHEDULER))
 
 
 def is_hub_name(path: str | Path) -> bool:
@@ -25,7 +35,7 @@ def is_hub_name(path: str | Path) -> bool:
 
 
 def download(path: str | Path) -> tuple[Path, str]:
-    """Return the folder of a UNet2DModel or its pipeline in the cache, and its commit.
+    """Return the folder of a network or its pipeline in the cache, and its commit.
 
     Fetches only configurations and the weights to be read, and nothing that is in the cache already. Raises
     BadFileError where the hub has no such model, EnvironmentProblem where neither hub nor cache has it.
@@ -81,12 +91,22 @@ def _cached(hub: Any, path: str | Path, name: str, revision: str | None, problem
 
 def _wanted(path: str | Path, folder: Path, names: list[str]) -> list[str]:
     """Return which of a model's files are needed, by its configurations, which are in the folder already."""
-    place = "unet/" if "unet/config.json" in names else ""
-    config = read_json(folder / place / "config.json") if f"{place}config.json" in names else {}
-    if config.get("_class_name") != "UNet2DModel":  # refused before gigabytes of another model arrive
+    place = next((f"{name}/" for name in NETWORKS if f"{name}/{MODEL}" in names), "")
+    config = read_json(folder / place / MODEL) if f"{place}{MODEL}" in names else {}
+    kind = config.get("_class_name")
+    if kind not in CLASSES or any(name.startswith("text_encoder") for name in names):
+        # refused before gigabytes of another model arrive
         raise BadFileError(
-            f"{path} must be a UNet2DModel, but {place}config.json says {shown(config.get('_class_name'))}."
+            f"{path} must be a {several(CLASSES)} that is told no text, but {place}{MODEL} says {shown(kind)}."
         )
+    wanted = [name for name in names if name in CONFIGS] + _weights(path, place, names)
+    for name in AUTOENCODERS:
+        wanted += _weights(path, f"{name}/", names) if f"{name}/{MODEL}" in names else []
+    return wanted
+
+
+def _weights(path: str | Path, place: str, names: list[str]) -> list[str]:
+    """Return the files of the weights in a folder of a model, of all its files by name."""
     try:
         weights = pick_weights([n.removeprefix(place) for n in names if n.startswith(place)])
     except BadFileError as exc:
@@ -95,4 +115,4 @@ def _wanted(path: str | Path, folder: Path, names: list[str]) -> list[str]:
         raise BadFileError(f"{path} has no weights on the hub, only {several(names)}.")
     ending = ".safetensors" if ".safetensors" in weights else ".bin"
     shards = [n for n in names if n.startswith(place) and "-of-" in n and n.endswith(ending)]
-    return [n for n in names if n in CONFIGS] + [place + weights] + (shards if weights.endswith(".json") else [])
+    return [place + weights] + (shards if weights.endswith(".json") else [])

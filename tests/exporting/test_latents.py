@@ -138,6 +138,35 @@ def test_a_picture_behind_the_latents_is_an_input_as_in_super_resolution(tmp_pat
         generate(path, n=2, seed=7)
 
 
+@pytest.mark.parametrize("attends", [True, False])
+def test_a_conditioned_unet_takes_its_vectors_or_classes(attends, tmp_path):
+    torch.manual_seed(0)
+    name = "CrossAttn" if attends else ""
+    blocks = {"down_block_types": (f"{name}DownBlock2D",), "up_block_types": (f"{name}UpBlock2D",)}
+    blocks |= {"mid_block_type": f"UNetMidBlock2D{name}", "num_class_embeds": 3, "cross_attention_dim": 6}
+    blocks |= {"block_out_channels": (16,), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
+    unet = random_weights(diffusers.UNet2DConditionModel(sample_size=4, **blocks), 1)
+    _, autoencoder, scheduler = pipeline("AutoencoderKL")
+    folder, path = saved(tmp_path / "pipeline", "AutoencoderKL", (unet, autoencoder, scheduler)), tmp_path / "unet.onnx"
+    if attends:
+        with pytest.raises(UsageError, match="tokens"):
+            load_checkpoint(folder, steps=[STEPS])
+    export(load_checkpoint(folder, steps=[STEPS], options={"tokens": 2} if attends else {}), path)
+    context = noise_stream(3, range(2), (2, 6))(1) if attends else None
+    scheduler.set_timesteps(STEPS)
+    x, y = torch.from_numpy(noise_stream(7, range(2), (4, 4, 4))(0)), torch.tensor([2, 0])
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            told = torch.from_numpy(context) if attends else None
+            x = scheduler.step(unet(x, t, told, class_labels=y).sample, t, x).prev_sample
+        pictures = autoencoder.decode(x / autoencoder.config.scaling_factor + autoencoder.config.shift_factor).sample
+    expected = ((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round()
+    inputs = {"context": context.reshape(2, 12)} if attends else {}
+    made = generate(path, n=2, seed=7, label=["2", "0"], inputs=inputs)
+    assert expected.std() > 10
+    assert np.abs(made - expected).max() <= 1
+
+
 def test_an_autoencoder_of_another_class_is_refused_by_its_name(tmp_path):
     folder = saved(tmp_path / "pipeline", "AutoencoderKL", pipeline("AutoencoderKL"))
     config = json.loads((folder / "vae" / "config.json").read_text())

@@ -282,7 +282,11 @@ def hub(tmp_path, monkeypatch):
     write_model(models / "me" / "flat", f"{NAME}.bin")
     write_json(models / "me" / "flat" / "scheduler_config.json", SCHEDULER)
     write_shards(models / "me" / "sharded")
-    write_pipeline(models / "me" / "other", config={"_class_name": "UNet2DConditionModel"})
+    write_pipeline(models / "me" / "other", config={"_class_name": "UNet3DConditionModel"})
+    write_pipeline(models / "me" / "text", config={"_class_name": "UNet2DConditionModel"})
+    write_json(models / "me" / "text" / "text_encoder" / "config.json", {})
+    write_pipeline(models / "me" / "latents")
+    write_model(models / "me" / "latents" / "vqvae", state={"a": torch.ones(3)}, config={"_class_name": "VQModel"})
     write_json(models / "me" / "empty" / "config.json", MODEL)
     constants = importlib.import_module("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -314,6 +318,12 @@ def test_a_model_of_the_hub(hub, capfd):
         f"unet/{NAME}.safetensors",
     ]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_autoencoder_of_a_pipeline_comes_along(hub):
+    found, _ = read_source("me/latents")
+    assert found.autoencoder[0] == {"_class_name": "VQModel"}
+    assert {"vqvae/config.json", f"vqvae/{NAME}.safetensors"} < set(fetched(hub))
 
 
 @pytest.mark.parametrize(("name", "num_weights"), [("flat", 1), ("sharded", 3)])
@@ -357,7 +367,8 @@ def test_a_name_that_the_hub_does_not_know(hub, name):
 
 
 def test_another_model_is_told_before_its_weights_come(hub):
-    assert "UNet2DConditionModel" in told_in_one_line("me/other")
+    assert "UNet3DConditionModel" in told_in_one_line("me/other")
+    assert "told no text" in told_in_one_line("me/text")
     assert not any(NAME in file for file in fetched(hub))
 
 
