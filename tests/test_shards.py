@@ -332,7 +332,8 @@ def test_workers_and_drivers_of_ray_that_are_killed_lose_nothing(scoring, tmp_pa
 
 
 @pytest.mark.long
-def test_a_set_on_ray_that_is_interrupted_leaves_no_file_and_no_process(scoring, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_set_on_ray_that_is_interrupted_leaves_no_file_and_no_process(scoring, tmp_path, monkeypatch, number):
     place, _ = scoring
     out = tmp_path / "a"
     monkeypatch.setenv("RAY_worker_niceness", "0")
@@ -341,7 +342,7 @@ def test_a_set_on_ray_that_is_interrupted_leaves_no_file_and_no_process(scoring,
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for(lambda: list(out.glob(".*part*")))
         workers = wait_for(lambda: ray_workers(process.pid))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.splitlines()[-1]) == (130, b"stopped.")
     assert not list(out.rglob("*part*"))

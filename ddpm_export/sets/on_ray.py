@@ -92,12 +92,7 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
         }
         others = _descendants()
         try:
-            with _quiet_stderr():
-                ray.init(address or "local", **quiet, **({} if address else here))
-        except Exception as exc:
-            where = f"at {address}" if address else "here"
-            raise EnvironmentProblem(f"Ray does not start {where}: {first_line(exc)}.") from exc
-        try:
+            _begin(ray, address, quiet if address else {**quiet, **here})
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = context.print_on_execution_start = False
@@ -108,6 +103,21 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, int]]:
             for pid in started:  # its workers would go on for two seconds more
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _begin(ray: Any, address: str | None, settings: dict[str, Any]) -> None:
+    """Start Ray here or join a cluster, and take back SIGTERM, of which Ray's own handlers make other exit codes."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with _quiet_stderr():
+            ray.init(address or "local", **settings)
+        with suppress(ValueError):  # in another thread than the first, where Ray sets no handler either
+            signal.signal(signal.SIGTERM, before)
+    except SystemExit as exc:
+        raise KeyboardInterrupt from exc
+    except Exception as exc:
+        where = f"at {address}" if address else "here"
+        raise EnvironmentProblem(f"Ray does not start {where}: {first_line(exc)}.") from exc
 
 
 def _descendants() -> set[int]:

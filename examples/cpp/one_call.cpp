@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdio>
+#include <iostream>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 
 int main(int argc, char** argv) {
     turn_off_telemetry();
+    std::cerr.setstate(std::ios::failbit);  // where Debian's ONNX Runtime writes 1,134 lines; this program does not
     const auto failed = [](int code, std::string reason) {
         std::fprintf(stderr, "error: one_call needs a *.sampler.onnx and numbers that it takes, got %s. See line 1 of "
                              "one_call.cpp.\n", printable(reason.substr(0, reason.find('\n'))).c_str());
