@@ -94,7 +94,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         raise misfit(
             "out_channels",
             f"{outputs} with variance_type {schedule.source['scheduler'].get('variance_type', 'none')}",
-            f"in_channels, {taken}, or fewer for a picture behind x_t, or twice as many and variance_type learned_range",
+            f"in_channels, {taken}, or fewer for a picture behind x_t, or twice that with learned_range",
         )
     shape = (channels, *_height_and_width(sample_size, "sample_size" in ours))
     latents = None if found.autoencoder is None else latents_of(package, *found.autoencoder, shape)
@@ -135,7 +135,7 @@ class UNet2D(nn.Module):
         super().__init__()
         self.network = network
         self.labels_are_times = network.config.class_embed_type == "timestep"
-        self.context_size = getattr(network.config, "cross_attention_dim", None)
+        self.context_size: int = getattr(network.config, "cross_attention_dim", 0)
         self.channels = channels
         self.is_learned = is_learned
 
@@ -155,7 +155,7 @@ class UNet2D(nn.Module):
         a picture (B, C', H, W) whose channels the network takes behind those of x_t; context: (B, tokens x D), the
         vectors that a UNet2DConditionModel attends to, one after another.
         """
-        attended = () if self.context_size is None else (context,)
+        attended = (context,) if self.context_size else ()
         if context is not None:
             attended = (context.reshape(context.shape[0], -1, self.context_size),)
         x_t = x_t if low_res is None else torch.cat([x_t, low_res], dim=1)
@@ -286,7 +286,7 @@ def _network(
     except Exception as exc:  # whatever the package makes of options that are not for one another
         expected = f"options that go together, and sides, {height} and {width}, that halve at every level"
         raise misfit(MODEL, first_line(exc), expected) from exc
-    times = config.get("num_train_timesteps")
+    times = config.get("num_train_timesteps") or 0
     if config["time_embedding_type"] == "learned" and times < spec.num_train_timesteps:
         raise misfit("num_train_timesteps", times, f"{spec.num_train_timesteps}, as the scheduler says")
     assign_weights(network, dict(_renamed(state)), "weights")
