@@ -28,8 +28,8 @@ from ddpm_export.importers.load import load_checkpoint
 from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.guidance import Guidance
 from ddpm_export.model.spec import ModelSpec
-from ddpm_export.process.equations import Model
 from ddpm_export.process.pixels import to_uint8
+from ddpm_export.runtimes.opened import Network
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.sampling.generate import sample
 from ddpm_export.sampling.request import Request, request_for
@@ -95,7 +95,7 @@ def ship(
     report = export(checkpoint, out / "unet.onnx")
 
     model, spec = open_model(out / "unet.onnx")
-    dataset = _training_set(contents["config"], data)
+    dataset = _training_set(contents, data)
     background = 255 if (dataset.images == 255).mean() > (dataset.images == 0).mean() else 0
     shares = {"training set": _share_of(background, dataset.images)}
     for name, how in GRIDS.items():
@@ -144,7 +144,7 @@ def say_what_no_longer_ships(pages: Iterable[Path], digests: set[str]) -> Iterat
 
 
 def _sampled(
-    model: Model, spec: ModelSpec, settings: Request, out: Path, name: str, *, in_rows: bool = False
+    model: Network, spec: ModelSpec, settings: Request, out: Path, name: str, *, in_rows: bool = False
 ) -> NDArray[np.uint8]:
     """Return the images of the settings, which then lie in a grid in `out` as well; in_rows: with a row a class."""
     done = []
@@ -163,14 +163,23 @@ def _sampled(
     ):
         for numbers, state in sample(model, spec, settings):
             if output.wants(state.row.i):
-                done.append(to_uint8(state.x))
+                done.append(to_uint8(model.decode(state.x)))
                 output.add(numbers, state.row.i, done[-1])
             advance(f"t = {state.row.t:g}")
     return np.concatenate(done)
 
 
-def _training_set(config: dict[str, Any], data: Path | None) -> Dataset:
-    return open_dataset(config["dataset"], data, image_shape=tuple(config["network"]["image_shape"]))
+def _training_set(contents: dict[str, Any], data: Path | None) -> Dataset:
+    return open_dataset(contents["config"]["dataset"], data, image_shape=_picture_shape(contents))
+
+
+def _picture_shape(contents: dict[str, Any]) -> tuple[int, int, int]:
+    """Return the shape of the pictures that a checkpoint's training saw, of latents those of the autoencoder."""
+    latents = contents.get("autoencoder")
+    channels, height, width = (
+        contents["config"]["network"]["image_shape"] if latents is None else latents["config"]["picture_shape"]
+    )
+    return channels, height, width
 
 
 def _share_of(background: int, images: Any) -> tuple[float, float]:
@@ -214,6 +223,17 @@ def _card(
         width=CARD_WIDTH,
         break_on_hyphens=False,
     )
+    shape = "x".join(map(str, _picture_shape(contents)))
+    if "autoencoder" in contents:
+        latent = "x".join(map(str, config["network"]["image_shape"]))
+        decoding = f"{sum(p.numel() for p in checkpoint.stages['after'].parameters()):,}"
+        shape = f"{shape} images from latents of {latent}; besides the decoder's {decoding},"
+    else:
+        shape += " images,"
+    stages = "".join(
+        f"| `{report.path.stem}.{name}.onnx` | onnx | its stage `{name}`, proven as well |\n"
+        for name in checkpoint.stages
+    )
     kind, labels, classes, strength, by_class = "Unconditional", "No labels used.", "", "", ""
     if label is not None:
         kind, labels = "Class-conditional", "Its labels are used."
@@ -227,7 +247,7 @@ def _card(
     )
     return f"""# Model card: {config["name"]}
 
-{kind} {"x".join(map(str, config["network"]["image_shape"]))} images, {parameters:,} parameters.
+{kind} {shape} {parameters:,} parameters.
 
 - **Data**: {data}, {len(dataset.images):,} training images, licence {dataset.license or "not stated"}. {labels}
 - **Licence** of the weights: MIT, as the project.
@@ -241,7 +261,7 @@ def _card(
 | file | format | largest relative error against eager PyTorch |
 |---|---|---|
 | `{report.path.name}` | {report.format} | {report.proof.error:.1e} |
-| `checkpoint.pt` | EMA weights, step, config: what another training begins with (`--start`) | |
+{stages}| `checkpoint.pt` | EMA weights, step, config: what another training begins with (`--start`) | |
 
 ## Samples
 
@@ -319,7 +339,9 @@ def _config_options(config: dict[str, Any]) -> str:
         return "--config FILE"  # a user's own, which holds the fields that the card shows
     named = _flat(asdict(load_config(config["name"])))
     changed = {field: value for field, value in _flat(config).items() if named.get(field) != value}
-    files = "".join(f" --{name} {name.upper()}" for name in ("teacher", "weaker") if changed.pop(name, ""))
+    files = "".join(
+        f" --{name} {name.upper()}" for name in ("teacher", "weaker", "autoencoder") if changed.pop(name, "")
+    )
     changes = "".join(f" --set {field}={json.dumps(value)}" for field, value in sorted(changed.items()))
     return f"--config {config['name']}{files}{changes}"
 

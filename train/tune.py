@@ -129,17 +129,20 @@ class Fit(NamedTuple):
     held_out: list[float]
 
 
-def pixels(x: Array) -> Array:
-    """Return pixels as a picture shows them, of which a distance is the RMS in levels, (B, C * H * W)."""
-    flat = np.clip(x, -1.0, 1.0).reshape(len(x), -1)
+def pixels(x: Array, bound: float = 1.0) -> Array:
+    """Return pixels as a picture shows them, of which a distance is the RMS in levels, (B, C * H * W).
+
+    bound: beyond which nothing shows; infinity for states that are no pictures, where a level is 1 / 127.5.
+    """
+    flat = np.clip(x, -bound, bound).reshape(len(x), -1)
     result: Array = flat * np.float32(LEVELS / math.sqrt(flat.shape[1]))
     return result
 
 
-def pixels_and_edges(x: Array) -> Array:
+def pixels_and_edges(x: Array, bound: float = 1.0) -> Array:
     """Return pixels, and EDGES times the differences of neighbours, where noise shows and shades hardly do, (B, K)."""
-    picture = np.clip(x, -1.0, 1.0)
-    seen = [picture, *(np.float32(EDGES) * np.diff(picture, axis=axis) for axis in (2, 3))]
+    picture = np.clip(x, -bound, bound)
+    seen = [picture, *(np.float32(EDGES) * np.diff(picture, axis=axis) for axis in range(2, x.ndim))]
     scale = np.float32(LEVELS / math.sqrt(picture[0].size))
     return scale * np.concatenate([part.reshape(len(x), -1) for part in seen], axis=1)
 
@@ -154,6 +157,11 @@ class Walker:
     model: Model
     spec: ModelSpec
     guidance: Guidance | float | None = None
+
+    @property
+    def bound(self) -> float:
+        """Return beyond which value of a state nothing shows."""
+        return 1.0 if self.spec.state_is_picture else math.inf
 
     def lessons(self, numbers: range, seed: int, num_steps: int, batch: int) -> Iterator[Lesson]:
         """Yield lessons of the numbers, `batch` at a time: where a solver of second order ends after num_steps."""
@@ -186,13 +194,13 @@ class Walker:
         """Return where a plan without noise ends."""
         return self.states(lesson, rows)[-1].x
 
-    def distance(self, rows: Plan, lessons: list[Lesson], look: Callable[[Array], Array] = pixels) -> float:
+    def distance(self, rows: Plan, lessons: list[Lesson], look: Callable[[Array, float], Array] = pixels) -> float:
         """Return the mean over images of the distance to where they shall come.
 
         Not the root of the mean square: the few that become another picture, which no table can prevent, would count
         for more than all others.
         """
-        differences = [look(self.end(lesson, rows)) - look(lesson.end) for lesson in lessons]
+        differences = [look(self.end(lesson, rows), self.bound) - look(lesson.end, self.bound) for lesson in lessons]
         return float(np.mean(_lengths(np.concatenate(differences))))
 
     def normal_equations(self, table: Table, lessons: list[Lesson], times_move: bool) -> tuple[Float64, Float64]:
@@ -204,8 +212,8 @@ class Walker:
         rows = table.plan(self.spec.alphas_cumprod)
         for lesson in lessons:
             states = self.states(lesson, rows)
-            seen = pixels_and_edges(states[-1].x)
-            r = seen - pixels_and_edges(lesson.end)
+            seen = pixels_and_edges(states[-1].x, self.bound)
+            r = seen - pixels_and_edges(lesson.end, self.bound)
             w = (1.0 / np.sqrt(np.maximum(_lengths(r), NEAR)))[:, None].astype(np.float32)
             J = np.stack([(w * column).ravel() for column in self.derivatives(table, states, lesson, seen, times_move)])
             square, slope = square + (J @ J.T).astype(np.float64), slope + (J @ (w * r).ravel()).astype(np.float64)
@@ -224,7 +232,7 @@ class Walker:
         def onward(k: int, x: Array, rows: Plan) -> Array:
             """Return what is seen of the end where the state after row k, from 0 on, is x."""
             state = states[k]._replace(x=x)
-            return pixels_and_edges([state, *self.states(lesson, rows, state)][-1].x)
+            return pixels_and_edges([state, *self.states(lesson, rows, state)][-1].x, self.bound)
 
         for k, t in enumerate(table.times):
             below, above = t - (table.times[k + 1] if k + 1 < N else -1), (table.times[k - 1] if k else len(a)) - t
@@ -234,7 +242,7 @@ class Walker:
                 continue
             other = replace(table, times=(*table.times[:k], t + by, *table.times[k + 1 :])).plan(a)
             if k == 0:
-                moved = pixels_and_edges(self.end(lesson, other))
+                moved = pixels_and_edges(self.end(lesson, other), self.bound)
             else:
                 row = other.rows[k - 1]
                 moved = onward(k - 1, weighted_sum(row.x_0, row.eps, _found(states, k - 1)), other)
