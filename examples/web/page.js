@@ -36,13 +36,14 @@ function ask(task, details, onNews = () => {}, transfer = []) {
 // --- the model ---
 
 let spec = null;
+let shape = null; // of a picture that it makes, [C, H, W]
 let ready = null; // a promise that rejects where there is no model
 
 /** Open a model and say whether it is open; if not, the one before it, if any, stays. */
 function open(source, provider = "wasm") {
   tell("Loading the network …");
   const opening = ask("open", { ...source, provider }).then((opened) => {
-    spec = opened.spec;
+    ({ spec, shape } = opened);
     $("steps").max = spec.alphas_cumprod.length;
     $("steps").defaultValue = spec.defaults.num_steps; // shows as long as nobody has typed another
     $("times").defaultValue = spec.defaults.times?.join(", ") ?? "";
@@ -51,7 +52,7 @@ function open(source, provider = "wasm") {
     offerInputs();
     useFields();
     usePaint();
-    const [channels, height, width] = spec.state_shape;
+    const [channels, height, width] = shape;
     const by =
       opened.provider === "webgpu"
         ? "the graphics card"
@@ -199,14 +200,21 @@ function inputField(name, hint, none, properties) {
 
 let source = () => ({ url: new URL(MODEL_URL, location.href).href });
 
+/** Open another model; what is open stays where that one cannot be. */
+async function change(next) {
+  const before = source;
+  source = next;
+  if (await reopen()) return true;
+  source = before;
+  return false;
+}
+
 $("file").addEventListener("change", async ({ target }) => {
   const [file] = target.files;
-  if (!file) return;
-  const before = source;
-  source = async () => ({ bytes: await file.arrayBuffer() });
-  if (await reopen()) return;
-  source = before;
-  target.value = "";
+  if (file && !(await change(async () => ({ bytes: await file.arrayBuffer() })))) target.value = "";
+});
+$("shipped").addEventListener("change", async ({ target }) => {
+  if (!(await change(() => ({ url: new URL(target.value, location.href).href })))) target.value = MODEL_URL;
 });
 
 async function reopen() {
@@ -265,7 +273,7 @@ function classOf({ label: chosen }, number) {
 /** Show what the pictures will begin with, as long as there is nothing better to see. */
 function showNoise() {
   const { seed, first, n } = settingsFromForm();
-  if (spec === null || shown !== null || !$("cancel").hidden || !$("form").checkValidity()) return;
+  if (!isPainter() || shown !== null || !$("cancel").hidden || !$("form").checkValidity()) return;
   const noise = noiseStream(
     seed,
     Array.from({ length: n }, (_, k) => first + k),
@@ -310,7 +318,7 @@ async function make(settings, pictures = null) {
     $("count").textContent = `Step ${step} of ${numSteps}`;
     // a screen reader hears the quarters; who wants little motion sees only them
     if (quarterNow > quarter && quarterNow < 4) tell(`${quarterNow * 25} % done`);
-    if (!calm.matches || quarterNow > quarter) draw($("preview"), grid(pixels, spec.state_shape));
+    if (pixels && (!calm.matches || quarterNow > quarter)) draw($("preview"), grid(pixels, shape));
     quarter = quarterNow;
   });
   if (done === null) {
@@ -325,7 +333,7 @@ async function make(settings, pictures = null) {
   if (pictures !== null) told.unshift("filled-");
   const way = `${told.join("")}${sampler}-${plan ?? times?.join("-") ?? numSteps}`.slice(0, 80);
   shown = {
-    page: grid(done.images, spec.state_shape),
+    page: grid(done.images, shape),
     name: `seed-${seed}-picture-${first}${n > 1 ? `-to-${first + n - 1}` : ""}-${way}.png`,
   };
   draw($("preview"), shown.page);
@@ -445,17 +453,18 @@ const paint = painting($("paint"), () => Number($("brush").value), usePaint);
 
 /** Offer what can be done with the painting as it is. */
 function usePaint() {
-  const isOurs = paint.page()?.data.length === sizeOf(spec); // else of a model that was open before
+  const isOurs = size() !== undefined && paint.page()?.data.length === size(); // else of a model that was open before
   const isPainted = isOurs && paint.mask().some((level) => level > 0);
-  $("take").disabled = justMade?.length !== sizeOf(spec);
+  $("take").disabled = justMade?.length !== size();
   for (const id of ["right-half", "lower-half"]) $(id).disabled = !isOurs;
   $("clear").disabled = !isPainted;
   $("fill").disabled = !isPainted || !$("cancel").hidden;
   $("paint").setAttribute("aria-label", `${isOurs ? "A" : "No"} picture${isPainted ? ", painted over in part" : ""}`);
 }
 
-const sizeOf = (spec) => spec?.state_shape.reduce((product, length) => product * length, 1);
-const paintOver = (pixels) => paint.show(grid(pixels, spec.state_shape));
+const isPainter = () => spec !== null && !spec.stages?.after && !spec.units; // it begins with pictures as they are
+const size = () => (isPainter() ? shape.reduce((product, length) => product * length, 1) : undefined);
+const paintOver = (pixels) => paint.show(grid(pixels, shape));
 
 $("take").addEventListener("click", () => paintOver(justMade));
 $("clear").addEventListener("click", () => paint.show(paint.page()));
@@ -467,7 +476,7 @@ $("picture").addEventListener("change", async ({ target }) => {
   $("problem").hidden = true;
   try {
     await ready;
-    paintOver(await pixelsFromFile(file, spec.state_shape));
+    paintOver(await pixelsFromFile(file, shape));
   } catch (error) {
     tellProblem(error);
   }
@@ -522,7 +531,7 @@ async function addToGallery(images, settings) {
 /** Return a list item: one picture, what it is, and the first digits of the SHA-256 of its pixels. */
 async function figure(pixels, caption) {
   const item = document.createElement("li");
-  const canvas = draw(document.createElement("canvas"), grid(pixels, spec.state_shape));
+  const canvas = draw(document.createElement("canvas"), grid(pixels, shape));
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", caption);
   const text = document.createElement("figcaption");

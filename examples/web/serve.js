@@ -112,7 +112,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       isolate: { type: "boolean", default: false },
     },
   });
-  const extra = { "/unet.onnx": values.model, "/unet.slice.onnx": values.slice };
+  const emoji = ["unet.onnx", "unet.after.onnx"].map((name) => [`/emoji/${name}`, join(HERE, "..", "..", "emoji", name)]);
+  const extra = { "/unet.onnx": values.model, "/unet.slice.onnx": values.slice, ...Object.fromEntries(emoji) };
   const packed = await packFirstVisit(values.model);
   const site = server(HERE, { extra, isolate: values.isolate, packed });
   site.listen(Number(values.port), "127.0.0.1", () => console.log(`http://localhost:${site.address().port}/`));

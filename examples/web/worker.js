@@ -4,7 +4,7 @@
  * { task: "cancel" } has no answer.
  */
 
-import { denoiser, isTold, noiseStream, NonFiniteError, pictureShape, plan, sample, sizeOf, toUint8 } from "./ddpm.js";
+import { denoiser, isTold, noiseStream, NonFiniteError, pictureShape, plan, resultOf, sample, sizeOf } from "./ddpm.js";
 import { edit } from "./given.js";
 import { oneLine, openModel } from "./model.js";
 
@@ -14,6 +14,7 @@ const RUNTIMES = {
 };
 const MAX_THREADS = 4;
 const QUIET = { logSeverityLevel: 3 }; // errors alone: that some nodes stay off the GPU is meant
+const PREVIEW_MS = 1000; // a decoder runs no more often for a preview
 const MAX_GPU_ERROR = 1e-3; // relative, of one network evaluation; float32 in another order of sums stays below 1e-5
 
 // The runtime is fetched and compiled while the page and the model load. No call does only that: one that fails will do.
@@ -29,7 +30,7 @@ async function startRuntime(url) {
   return ort;
 }
 
-let opened = null; // { model, spec, release }
+let opened = null; // what openModel returns
 let cancelled = false;
 
 const tasks = {
@@ -38,13 +39,19 @@ const tasks = {
     const begin = performance.now();
     const file = bytes ? new Uint8Array(bytes) : await download(url);
     const ort = await start(provider);
-    const next = await openModel(ort, file, { ...QUIET, executionProviders: ["wasm"] });
-    pictureShape(next.spec.state_shape); // the page shows pictures
+    const readBeside = async (name) => (url ? download(new URL(name, url)) : null);
+    const next = await openModel(ort, file, { ...QUIET, executionProviders: ["wasm"] }, readBeside);
+    const { shape, isPicture } = resultOf(next.spec);
+    if (!isPicture) {
+      await next.release();
+      pictureShape([]); // throws: the page shows pictures
+    }
     await opened?.release();
     opened = next;
-    const warning = provider === "webgpu" ? await moveToGpu(ort, file) : null;
+    const warning = provider === "webgpu" ? await moveToGpu(ort, file, readBeside) : null;
     return {
       spec: opened.spec,
+      shape,
       bytes: file.length,
       threads: ort.env.wasm.numThreads,
       provider: provider === "webgpu" && warning === null ? "webgpu" : "wasm",
@@ -58,17 +65,21 @@ const tasks = {
     if (opened === null) throw new Error("No model is open. Choose a file below More settings.");
     cancelled = false;
     const begin = performance.now();
-    const shape = opened.spec.state_shape;
+    const { model, spec, decode } = opened;
+    let due = spec.stages?.after ? begin + PREVIEW_MS : 0;
     const progress = async (step, numSteps, _, x_0) => {
-      tell({ step, numSteps, pixels: toUint8(x_0, shape) });
+      const isDue = performance.now() >= due;
+      tell({ step, numSteps, pixels: isDue ? (await decode(x_0)).images : null });
+      if (isDue && due > 0) due = performance.now() + PREVIEW_MS;
       await breathe();
       return !cancelled;
     };
-    const { model, spec } = opened;
     const batch = await (pictures === null
       ? sample(model, spec, settings, progress)
       : edit(model, spec, pictures, settings, progress));
-    return batch && { images: batch.images, seconds: (performance.now() - begin) / 1000 };
+    if (batch === null) return null;
+    const { images } = batch.images ? batch : await decode(batch.x);
+    return { images, seconds: (performance.now() - begin) / 1000 };
   },
 
   cancel() {
@@ -85,11 +96,11 @@ async function download(url) {
 }
 
 /** Put the model on the GPU if it says there what it says here, at the first and the middle time; or return why not. */
-async function moveToGpu(ort, file) {
+async function moveToGpu(ort, file, readBeside) {
   const { model, spec } = opened;
   let gpu = null;
   try {
-    gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] });
+    gpu = await openModel(ort, file, { ...QUIET, executionProviders: ["webgpu"] }, readBeside);
     const x = noiseStream(0, [0], spec.state_shape)(0);
     const needed = spec.inputs.filter((one) => isTold(one) && (one.kind === "label" || one.none === null));
     // any class will do, and anything else

@@ -11,7 +11,7 @@ from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.model.stages import Stage, Units
 
 from .test_cpp import complaints, programs, run, sampled  # noqa: F401  # a fixture among them
-from .test_web import needs, node
+from .test_web import needs, node, seen_in_page
 
 pytestmark = pytest.mark.torch
 HOW = ("--n", "18", "--seed", "7", "--steps", "4")
@@ -97,3 +97,16 @@ def refused(path, tmp_path, program):
         if other is not None:
             shutil.copy(other, tmp_path / name / "net.after.onnx")
         yield program(tmp_path / name / "net.onnx", "--n", 1), 3
+
+
+def test_the_page_offers_a_model_of_latents(staged):
+    path, is_picture = staged
+    if not is_picture:
+        return  # the page shows pictures
+    how = {"n": 4, "steps": 4, "seed": 7}
+    seen = seen_in_page(
+        "latents", model=str(path), decoder=str(path.with_name("net.after.onnx")), name="latents", **how
+    )
+    assert (seen["problem"], seen["painting"]) == ("", [True, True])
+    expected = generate(path, n=4, seed=7, num_steps=4).reshape(2, 2, 8, 12, 3).swapaxes(1, 2).reshape(16, 24, 3)
+    assert np.abs(np.reshape(seen["shown"]["rgba"], (16, 24, 4))[..., :3] - expected).max() <= 1

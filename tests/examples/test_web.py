@@ -497,7 +497,19 @@ def test_the_keyboard_is_enough() -> None:
     asked = ["INPUT"] if SPEC.label is not None else []  # a radio button, the first of its group
     guided = ["guidance"] if SPEC.takes_guidance else []
     steps = [] if SPEC.defaults.plan else ["steps"]  # a plan fixes them
-    assert seen["order"] == ["seed", "fresh", "n", *steps, *tuned, *asked, *guided, "SUMMARY", "start", "picture"]
+    assert seen["order"] == [
+        "shipped",
+        "seed",
+        "fresh",
+        "n",
+        *steps,
+        *tuned,
+        *asked,
+        *guided,
+        "SUMMARY",
+        "start",
+        "picture",
+    ]
     assert seen["sampler"] == "ddpm"
     assert seen["whileRunning"] == "cancel"
     assert seen["after"] == "start"

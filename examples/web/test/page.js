@@ -412,6 +412,20 @@ const scenarios = {
       return { offered: await Promise.all(all.map((each) => page.isVisible(each))) };
     }),
 
+  /** Another model that the page offers, of latents, whose decoder lies beside it. */
+  latents: ({ model, decoder, ...settings }) =>
+    visit({ extra: { "/emoji/unet.onnx": model, "/emoji/net.after.onnx": decoder } }, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await page.selectOption("#shipped", "emoji/unet.onnx");
+      await until(page, (name) => document.getElementById("facts").textContent.includes(name), settings.name);
+      await make(page, settings);
+      await settled(page);
+      await shoot(page, "latents");
+      const painting = await Promise.all(["#take", "#fill"].map((each) => page.isDisabled(each)));
+      return { problem: await text(page, "problem"), painting, shown: await page.$eval("#preview", pixelsOf) };
+    }),
+
   /** README.md's page: as it stands there. */
   embed: ({ html }) =>
     // a page without an icon of its own asks for /favicon.ico: any answer will do
