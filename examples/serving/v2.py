@@ -18,12 +18,17 @@ MOST_WAITING = 1000  # requests; more are told to come again
 
 
 def _arrays(payload):
-    """Return the inputs of a request by name; MLServer would take the last of two, and cut 1.5 to 1."""
+    """Return the inputs of a request by name; MLServer would take the last of two, and cut 1.5 to 1.
+
+    What it cannot send back as a header, it would answer with nothing.
+    """
+    if not f"{payload.id}".isascii() or not f"{payload.id}".isprintable():
+        raise ValueError("id must be printable ASCII.")
     names = [entry.name for entry in payload.inputs]
     if len(set(names)) < len(names):
         raise ValueError(f"each input may be given once, got {', '.join(names)}.")
     for entry in payload.inputs:
-        if "INT" in entry.datatype and np.asarray(entry.data.root).dtype.kind == "f":
+        if "INT" in entry.datatype and np.asarray(entry.data.root).dtype.kind not in "iuS":  # S: bytes of a client
             raise ValueError(f"{entry.name} must be integers.")
     return {entry.name: NumpyCodec.decode_input(entry) for entry in payload.inputs}
 

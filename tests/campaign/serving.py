@@ -1,4 +1,4 @@
-"""Requests that a client should not send, to `ddpm-serve`: each gets an answer of one line, none a traceback."""
+"""Requests that a client should not send, to `ddpm-serve` and the v2 server: each gets an answer, none a traceback."""
 
 import json
 import re
@@ -120,7 +120,57 @@ def crowd(port, path="/?n=16&steps=40"):
     return [status for status, _ in ends], max(refused, default=0.0), max(seconds for _, seconds in ends)
 
 
+def entries(**changes):
+    """Return a sound request of the v2 protocol with changes of its seed."""
+    seed = {"name": "seed", "datatype": "INT64", "shape": [1, 1], "data": [0], **changes}
+    others = {"image": "INT64", "y": "INT64", "guidance": "FP32"}
+    return [seed, *({**seed, "name": name, "datatype": kind, "data": [1]} for name, kind in others.items())]
+
+
+SHAPES = ([2, 1], [2**31, 2**31], [0, 1], [1.5, 1], [], [1] * 99, None, "x", [True], [-1, -1])
+DATA = ("x", None, {}, [], [None], [True], ["1"], [0.5], [10**30], [2**63], [-1], [[0], [0, 1]], [0] * 17)
+V2_BODIES = [
+    *({"inputs": entries(shape=shape)} for shape in SHAPES),
+    *({"inputs": entries(data=data)} for data in DATA),
+    *({"inputs": entries(datatype=kind)} for kind in ("X", None, 7, "BOOL", "BYTES", "FP16", "FP32", "UINT8")),
+    *({"inputs": entries(name=name)} for name in ("", None, "x", "\x1b[2J", "image", "x" * 10_000, 7)),
+    *({"inputs": inputs} for inputs in (None, [], {}, 7, entries()[1:], [*entries(), *entries()], [7])),
+    *({"inputs": entries(), **more} for more in ({"id": "\x1b\n"}, {"id": "ü"}, {"id": 7}, {"outputs": 7})),
+    *({"inputs": entries(shape=[17, 1], data=[0] * 17)}, {"inputs": entries(parameters=7)}),
+]
+OF_HTTP = {text: status for text, status in HEADS.items() if status != 413 and len(text) < 2**16}  # uvicorn's limits
+
+
+def v2(tally):
+    """Ask the v2 server; what it says is MLServer's, but that it says something of the client's fault is ours."""
+    from examples.test_serving import SERVING, answering, served_model
+
+    if not SERVING.exists():
+        tally.notes.append("\nWithout .venv-serving: nobody asked the v2 server.")
+        return
+    bodies = [*BODIES, *map(json.dumps, V2_BODIES)]
+    with tempfile.TemporaryDirectory() as folder:
+        _, model = served_model(Path(folder))
+        with answering(model, Path(folder)) as (port, _, server):
+            path = f"/v2/models/{model.name}/infer"
+            asking = POST.replace("POST /", f"POST {path}").replace(
+                "\r\n\r\n", "\r\nContent-Type: application/json\r\n\r\n"
+            )
+            queries = [GET.format(query).replace("GET /", f"GET {path}") for query in QUERIES]
+            for text in (*OF_HTTP, *queries, *(asking.format(len(body), body) for body in bodies)):
+                head, _, body = say(port, text.encode("latin-1")).partition(b"\r\n\r\n")
+                is_wrong = not head.startswith(b"HTTP/1.1 4") or re.search(rb"Traceback|0x[0-9a-f]{6}|Errno", body)
+                tally.count(
+                    "serving", "malformed requests, v2", text[-300:], f"{head} {body}"[:300] if is_wrong else None
+                )
+            sound = json.dumps({"inputs": entries()})
+            status = ask(port, path, sound, **{"Content-Type": "application/json"}).status
+            why = None if status == 200 and server.poll() is None else f"{status}, {server.poll()}"
+            tally.count("serving", "v2, sound in the end", "", why)
+
+
 def run(tally, seed, *, names=None):
+    v2(tally)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "m.onnx")
         model.write_bytes(mix_model())

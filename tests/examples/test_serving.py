@@ -1,9 +1,11 @@
 """A model for inference servers: what Triton reads of it, and MLServer with it, asked by Triton's own client."""
 
+import contextlib
 import json
 import re
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -70,7 +72,10 @@ print(json.dumps({"errors": {k: one for k, one in enumerate(told) if isinstance(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """(denoiser, folder of its served model, which has classes and is guided)."""
-    place = tmp_path_factory.mktemp("served")
+    return served_model(tmp_path_factory.mktemp("served"))
+
+
+def served_model(place):
     path = place / "m.onnx"
     path.write_bytes(told_model(tiny_spec((3, 4, 6), inputs=(LABEL,), requires=("inputs",))))
     report = export(path, place / "models", format="triton")
@@ -100,7 +105,24 @@ def free_port():
         return entry.getsockname()[1]
 
 
-def refusal_of(port, model, *inputs):
+@contextlib.contextmanager
+def answering(folder, place):
+    """Yield the ports of HTTP and gRPC of a server of v2.py, and its process; `place` has its log."""
+    ports, said = (free_port(), free_port()), place / "log"
+    line = [SERVING, ROOT / "examples" / "serving" / "v2.py", folder, "--http", ports[0], "--grpc", ports[1]]
+    with said.open("w") as log, subprocess.Popen(list(map(str, line)), stdout=log, stderr=log, cwd=place) as server:
+        try:
+            for _ in range(1200):
+                if "gRPC server running" in said.read_text():
+                    break
+                assert server.poll() is None, said.read_text()
+                time.sleep(0.1)
+            yield *ports, server
+        finally:
+            server.kill()
+
+
+def refusal_of(port, model, *inputs, **more):
     """Return the body of the server's 400 to a request of these inputs, each {name: data}, and of the usual others."""
     usual = {"image": [0], "y": [0], "guidance": [1.0]}
     entries = [
@@ -110,7 +132,7 @@ def refusal_of(port, model, *inputs):
     ]
     url = f"http://127.0.0.1:{port}/v2/models/{model}/infer"
     request = urllib.request.Request(
-        url, json.dumps({"inputs": entries}).encode(), {"Content-Type": "application/json"}
+        url, json.dumps({"inputs": entries, **more}).encode(), {"Content-Type": "application/json"}
     )
     with pytest.raises(urllib.error.HTTPError) as ending:
         urllib.request.urlopen(request, timeout=60)
@@ -120,31 +142,20 @@ def refusal_of(port, model, *inputs):
 
 def test_every_request_of_a_crowd_gets_its_own_pictures_or_its_own_error(model, tmp_path):
     path, folder = model
-    http, grpc = free_port(), free_port()
-    line = [SERVING, ROOT / "examples" / "serving" / "v2.py", folder, "--http", http, "--grpc", grpc]
-    with (tmp_path / "log").open("w+") as log:
-        server = subprocess.Popen(list(map(str, line)), stdout=log, stderr=log, cwd=tmp_path)
-        try:
-            for _ in range(600):
-                if "gRPC server running" in (tmp_path / "log").read_text():
-                    break
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                with pytest.raises(subprocess.TimeoutExpired):
-                    server.wait(0.1)
-            places = [f"127.0.0.1:{port}" for port in (http, grpc)]
-            done = subprocess.run(
-                [SERVING, "-c", CLIENT, folder.name, *places, str(server.pid), str(REQUESTS), tmp_path / "a.npz"],
-                capture_output=True,
-                text=True,
-                timeout=240,
-                cwd=ROOT,
-            )
-            assert done.returncode == 0, done.stderr
-            assert "seed must be integers" in refusal_of(http, folder.name, {"seed": [1.5]})
-            assert "each input may be given once" in refusal_of(http, folder.name, {"seed": [1]}, {"seed": [2]})
-        finally:
-            server.kill()
-            server.wait()
+    with answering(folder, tmp_path) as (http, grpc, server):
+        places = [f"127.0.0.1:{port}" for port in (http, grpc)]
+        done = subprocess.run(
+            [SERVING, "-c", CLIENT, folder.name, *places, str(server.pid), str(REQUESTS), tmp_path / "a.npz"],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stderr
+        for bad in (1.5, True, "1", None):
+            assert "seed must be integers" in refusal_of(http, folder.name, {"seed": [bad]})
+        assert "each input may be given once" in refusal_of(http, folder.name, {"seed": [1]}, {"seed": [2]})
+        assert "id must be printable" in refusal_of(http, folder.name, {"seed": [1]}, id="\x1b\n")
     asked = json.loads(done.stdout)
     with np.load(tmp_path / "a.npz") as file:
         found = dict(file)
