@@ -12,4 +12,4 @@ ROOT = TESTS.parent
 sys.path[:0] = [
     place for place in (str(ROOT), str(TESTS)) if place not in sys.path
 ]  # `models` and `commands` are there
-PARTS = ("files", "fuzz", "faults", "signals", "numbers", "load", "serving", "soak")
+PARTS = ("files", "fuzz", "faults", "signals", "numbers", "load", "serving", "soak", "traces")

@@ -33,6 +33,7 @@ READABLE = (
     sys.prefix,
     sys.base_prefix,
     str(ROOT),
+    *filter(None, sys.path),
     "/usr/",
     "/lib",
     "/etc/ld.so.cache",
