@@ -92,6 +92,12 @@ def load_onnx(path: str | Path, spec: ModelSpec, options: Mapping[str, Any]) -> 
     notes = [f"golden vectors record what {path} gives in ONNX Runtime, the only reference there is."]
     if network.one_by_one:
         notes.append(f"{path} takes a single image or time: batches are evaluated image by image.")
+    shape = network.spec.state_shape
+    if len(shape) == 3 and not network.is_nhwc and shape[2] in (1, 3, 4) and shape[0] > shape[2]:
+        notes.append(
+            f"{path} was read as {shape[0]} channels of {shape[1]} x {shape[2]} pixels. If its channels come last, add "
+            "`layout=NHWC`."
+        )
     left = [name for name in outputs if name != network.output.name]
     if left:
         notes.append(f"left out: the output {several(left)}.")

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -255,13 +255,15 @@ def _refuse_other_shapes(network: ForeignNetwork) -> None:
         ) from exc
 
 
-def model_from_foreign(network: ForeignNetwork) -> Model:
+def model_from_foreign(network: ForeignNetwork, run: Callable[[str, dict[str, Array]], Array] | None = None) -> Model:
     """Return what a foreign file itself says, run in ONNX Runtime image by image, as the Model of its spec.
 
     What lies between its inputs and ours is worked out here, and again in the graph: the proof compares both. One
-    thread, so that golden values do not depend on the number of cores.
+    thread, so that golden values do not depend on the number of cores. run: the file itself, where it is not to be
+    opened: from the name of an output and inputs by name to that output.
     """
-    run, spec, levels = open_graph(network.path, threads=1), network.spec, network.levels
+    spec, levels = network.spec, network.levels
+    run = run or open_graph(network.path, threads=1)
 
     def at(table: Array | None, t: int, otherwise: float) -> np.float32:
         return np.float32(otherwise if table is None else table[t])

@@ -1,13 +1,28 @@
 """The graph of a foreign .onnx: what it takes and gives, and the denoiser of our format around its nodes. No torch."""
 
+from collections import defaultdict
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.defs
 import onnx.inliner
+import onnx.shape_inference
 import onnx.version_converter
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import (
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from ddpm_export.errors import BadFileError, ModelRefusedError, first_line, several
 from ddpm_export.exporting.builder import Builder, Value, value
@@ -15,11 +30,16 @@ from ddpm_export.exporting.denoiser_graph import graph_from_model
 from ddpm_export.exporting.foreign import ForeignNetwork, Place, model_from_foreign
 from ddpm_export.exporting.onnx_file import IR_VERSION, OPSET, fits_inline, graphs_of, rename, tensors_of
 from ddpm_export.exporting.original import Original, with_rounded_graph
-from ddpm_export.process.equations import Array
+from ddpm_export.model.examples import example_of_inputs
+from ddpm_export.process.equations import Array, Model
+from ddpm_export.process.noise import noise_stream
 from ddpm_export.runtimes.external_data import check_external_data
+from ddpm_export.runtimes.onnx import evaluate_from_bytes
 
 OWN = ("", "ai.onnx")  # the domain of ONNX's own operators, by its two names
 THEIRS = "theirs/"  # before every name of the foreign graph: ours cannot meet one of them
+HALF, MAX_HALF_ERROR = TensorProto.FLOAT16, 0.02
+DEFINITIONS_DEEP = 4  # operators whose definitions use operators that have definitions
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
@@ -53,13 +73,14 @@ def _read(path: Path, *, weights: bool) -> ModelProto:
         raise BadFileError(f"{path}: cannot be read as ONNX: {first_line(exc)}. Copy it again.") from exc
 
 
-def denoiser_from_foreign(network: ForeignNetwork) -> ModelProto:
+def denoiser_from_foreign(network: ForeignNetwork, portable: ModelProto) -> ModelProto:
     """Return the denoiser that a foreign network is: its nodes as they are, and around them what is missing.
 
     That is: the time as it is told it, the scale of the state, layouts, dtypes and shapes, and image by image where it
-    takes no more. Raises ModelRefusedError for what cannot be brought to opset 18 and operators of ONNX's own.
+    takes no more. portable: of `_portable`, which this changes.
+    Raises ModelRefusedError for what is no valid graph then.
     """
-    theirs, spec = _portable(network.path).graph, network.spec
+    theirs, spec = portable.graph, network.spec
     g = Builder(scope="import")
     ours = {name: g.input(name, dtype.type, ["batch", *shape]) for name, (dtype, shape) in spec.input_types.items()}
     x_t, t, levels = ours["x_t"], ours["t"], network.levels
@@ -167,9 +188,81 @@ def _portable(path: Path) -> ModelProto:
                 f"{path}: cannot be brought from opset {opset} to {OPSET}: {first_line(exc)}. Export it with "
                 "that opset."
             ) from exc
-    # one from above is taken for what it says: few operators changed, and the proof sees to that
+    elif opset > OPSET:
+        model = _defined(path, model, opset)
     _tidy(model.graph)
     return model
+
+
+def _defined(path: Path, model: ModelProto, opset: int) -> ModelProto:
+    """Return a model of a later opset with the operators that came since replaced by their definitions in ONNX.
+
+    The others are taken for what they say: most changed but the types that they take, and the proof sees to that.
+    """
+    for _ in range(DEFINITIONS_DEEP):
+        types = _types(model)
+        functions: dict[str, FunctionProto] = {}
+        for graph in graphs_of(model.graph):
+            for node in graph.node:
+                try:
+                    definition = _definition(node, opset, [types[name] for name in node.input if name])
+                except Exception as exc:  # a type that is not known, or what onnx makes of a node that is none
+                    raise ModelRefusedError(
+                        f"{path}: its {node.op_type[:80]} of opset {opset} has no definition for opset {OPSET}: "
+                        f"{first_line(exc)}. Export it with opset {OPSET}."
+                    ) from exc
+                if definition is not None:
+                    definition.name, definition.domain = f"{node.op_type}_{len(functions)}", THEIRS
+                    node.op_type, node.domain = definition.name, THEIRS
+                    functions[definition.name] = definition
+        if not functions:
+            break
+        model.functions.extend(functions.values())
+        model.opset_import.append(helper.make_opsetid(THEIRS, 1))
+        model = onnx.inliner.inline_local_functions(model)
+    for graph in graphs_of(model.graph):
+        for node in graph.node:
+            if onnx.defs.has(node.op_type, OPSET):  # what it was not asked then, and is asked nothing new by now
+                now, then = (onnx.defs.get_schema(node.op_type, version, "").attributes for version in (opset, OPSET))
+                kept = [a for a in node.attribute if a.name in then or a != now[a.name].default_value]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+    return model
+
+
+def _types(model: ModelProto) -> defaultdict[str, TypeProto]:
+    """Return what is known of the type of every value, by name."""
+    known: defaultdict[str, TypeProto] = defaultdict(TypeProto)
+    if fits_inline(model):
+        model = onnx.shape_inference.infer_shapes(model)
+    for graph in graphs_of(model.graph):
+        for entry in (*graph.input, *graph.output, *graph.value_info):
+            known[entry.name] = entry.type
+        for tensor in graph.initializer:
+            known[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+    return known
+
+
+def _definition(node: NodeProto, opset: int, inputs: list[TypeProto]) -> Any:
+    """Return the FunctionProto of an operator that came after OPSET; None for one that was there, or has none."""
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
+    versions = (*schema.function_opset_versions, *schema.context_dependent_function_opset_versions)
+    if schema.since_version <= OPSET or not versions:
+        return None
+    stated = {attribute.name for attribute in node.attribute}
+    defaults = {name: entry.default_value for name, entry in schema.attributes.items() if entry.default_value.name}
+    node.attribute.extend(entry for name, entry in defaults.items() if name not in stated)
+    if schema.has_function:
+        content = schema.get_function_with_opset_version(min(versions)).SerializeToString()
+    else:
+        known = [entry.SerializeToString() for entry in inputs]
+        content = schema.get_context_dependent_function_with_opset_version(
+            min(versions), node.SerializeToString(), known
+        )
+    definition = FunctionProto.FromString(content)
+    del definition.opset_import[:]
+    definition.opset_import.append(helper.make_opsetid("", opset))  # the inliner passes over others than the model's
+    return definition
 
 
 def _tidy(graph: GraphProto) -> None:
@@ -189,7 +282,54 @@ def _tidy(graph: GraphProto) -> None:
 
 def original_from_foreign(network: ForeignNetwork, storage: str, stack: ExitStack) -> Original:
     """Return a foreign .onnx as it runs by itself, which is all that there is to compare with."""
-    graph = graph_from_model(denoiser_from_foreign(network), "float32", stack)
-    exact = model_from_foreign(network)
+    portable, exact = _portable(network.path), None
+    if any(tensor.data_type == HALF for tensor in tensors_of(portable.graph)):
+        own, network = model_from_foreign(network), _in_float32(network, portable)
+        exact = _as_it_runs(network, portable)
+        _compare(network, own, exact)
+    graph = graph_from_model(denoiser_from_foreign(network, portable), "float32", stack)
+    exact = exact or model_from_foreign(network)
     original = Original(network.spec, exact, exact, storage, None, lambda _: graph, nullcontext, remedy=network.remedy)
     return original if storage == "float32" else with_rounded_graph(original, str(network.path), stack)
+
+
+def _in_float32(network: ForeignNetwork, model: ModelProto) -> ForeignNetwork:
+    """Let a model of float16 compute in float32, and return its network with what it takes and gives by then."""
+    nodes = [node for graph in graphs_of(model.graph) for node in graph.node]
+    constants = [attribute.t for node in nodes for attribute in node.attribute if attribute.HasField("t")]
+    for tensor in (*tensors_of(model.graph), *constants):
+        if tensor.data_type == HALF:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for graph in graphs_of(model.graph):
+        for entry in (*graph.input, *graph.output):
+            if entry.type.tensor_type.elem_type == HALF:
+                entry.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype", "stash_type") and attribute.i == HALF:
+                attribute.i = TensorProto.FLOAT
+    wide = {"float16": "float32"}
+    places = {key: replace(place, dtype=wide.get(place.dtype, place.dtype)) for key, place in network.places.items()}
+    return replace(network, places=places, output=replace(network.output, dtype="float32"))
+
+
+def _as_it_runs(network: ForeignNetwork, model: ModelProto) -> Model:
+    """Return what a model in memory says, as the Model of its network's spec."""
+    if not fits_inline(model):
+        raise ModelRefusedError(f"{network.path}: one of float16 must be below 1 GB. Export it as float32.")
+    evaluate = evaluate_from_bytes(model.SerializeToString(), [network.output.name], threads=1)
+    return model_from_foreign(network, lambda _, feeds: np.asarray(evaluate(feeds)[0]))
+
+
+def _compare(network: ForeignNetwork, own: Model, wide: Model) -> None:
+    """Raise ModelRefusedError where a network in float32 is another than in float16."""
+    t = np.array([0, network.spec.num_train_timesteps - 1])
+    feeds = {"x_t": noise_stream(0, range(2), network.spec.state_shape)(0), "t": t.astype(network.spec.t_dtype)}
+    feeds |= example_of_inputs(network.spec.inputs, 0, (0, 1))
+    found, expected = (model(**feeds)[network.spec.prediction] for model in (wide, own))
+    error = float(np.abs(found - expected).max() / (np.abs(expected).max() or 1.0))
+    if not error <= MAX_HALF_ERROR:
+        raise ModelRefusedError(
+            f"{network.path}: computes in float16, and in float32 gives something else (relative error {error:.3g}, at "
+            f"most {MAX_HALF_ERROR}). Export it as float32."
+        )

@@ -11,11 +11,12 @@ from representative import representative
 from ddpm_export import generate, open_model
 from ddpm_export.model.golden import replay_golden
 from ddpm_export.model.inputs import Input
+from ddpm_export.runtimes.onnx import open_graph
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import TensorProto, helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 FLOAT, HALF, INT32, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64
 SHAPE = (2, 6, 5)
@@ -195,6 +196,58 @@ def test_a_foreign_network_says_in_our_file_what_it_says_itself(tmp_path, comman
     assert [entry.name for entry in proto.graph.output] == [spec.prediction]
 
 
+def of_our_time(path, kind, opset, middle):
+    """Write tanh of a convolution, and behind it what opset 18 has not: nodes from `mixed` to `late`."""
+    shape, zeros = ["batch", *SHAPE], np.dtype("float16" if kind == HALF else "float32")
+    nodes = [
+        node("Conv", ["sample", "w"], "mixed", pads=[1, 1, 1, 1]),
+        *middle,
+        node("Cast", ["timestep"], "t", to=kind),
+        node("Mul", ["t", "hundredth"], "scaled"),
+        node("Reshape", ["scaled", "column"], "shift"),
+        node("Add", ["late", "shift"], "noise"),
+    ]
+    places = [("sample", kind, shape), ("timestep", INT64, ["batch"])]
+    weights = {"w": WEIGHTS.astype(zeros), "hundredth": np.array(0.01, zeros), "column": np.array([-1, 1, 1, 1])}
+    weights |= {"scale": np.array([0.5, 2.0], zeros), "bias": np.array([0.1, -0.2], zeros)}
+    graph = helper.make_graph(
+        nodes,
+        "main",
+        [helper.make_tensor_value_info(*place) for place in places],
+        [helper.make_tensor_value_info("noise", kind, shape)],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8 if opset < 21 else 10), path)
+    return path
+
+
+NORM = node("GroupNormalization", ["mixed", "scale", "bias"], "late", num_groups=1)
+LATER = {
+    "a group norm of opset 21": (FLOAT, 21, [NORM]),
+    "a Gelu within one of opset 23": (FLOAT, 23, [node("Gelu", ["mixed"], "bent"), node("Identity", ["bent"], "late")]),
+    "half precision": (HALF, 18, [node("Tanh", ["mixed"], "late")]),
+    "a group norm in half precision": (HALF, 21, [NORM]),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_later_operators_are_written_out_and_half_precision_computes_in_float32(tmp_path, command, rng, name):
+    kind, opset, middle = LATER[name]
+    source, path = of_our_time(tmp_path / "theirs.onnx", kind, opset, middle), tmp_path / "ours.onnx"
+    code, _, err = command("adopt", source, *USUAL, *T_IS, "--out", path)
+    assert code == 0, err
+    model, _ = open_model(path)
+    x_t, t = rng.standard_normal((3, *SHAPE)).astype(np.float32), np.array([0, 39, 20])
+    run = open_graph(source)
+    expected = run("noise", {"sample": x_t.astype(np.float16 if kind == HALF else np.float32), "timestep": t})
+    tolerance = 5e-3 if kind == HALF else 3e-6
+    np.testing.assert_allclose(model(x_t, t)["eps"], expected.astype(np.float32), atol=tolerance)
+    proto = onnx.load(path)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+    assert not {"GroupNormalization", "Gelu"} & {entry.op_type for entry in proto.graph.node}
+
+
 FURTHER = (("y class", INT32, ["batch"]), ("strength", FLOAT, ["batch"]), ("mask", FLOAT, ["batch", 4, 4, 1]))
 DECLARED = (
     *("--input", "y:label:cat,dog:none=2", "--set", "y=y class"),
@@ -371,3 +424,14 @@ def test_it_is_not_written_over_itself(tmp_path, command):
     code, _, err = command("adopt", source, *USUAL, *T_IS, "--out", source)
     assert (code, "is the source itself" in err) == (2, True)
     assert source.read_bytes() == content
+
+
+def test_channels_that_seem_to_come_last_are_pointed_out(tmp_path, command):
+    source = of_our_time(tmp_path / "theirs.onnx", FLOAT, 18, [node("Tanh", ["mixed"], "late")])
+    model = onnx.load(source)
+    for place in (model.graph.input[0], model.graph.output[0]):
+        place.type.tensor_type.shape.dim[3].dim_value = 1  # (batch, 2, 6, 1)
+    onnx.save(model, source)
+    _, _, err = command("adopt", source, *USUAL, *T_IS, "--out", tmp_path / "ours.onnx")
+    assert "was read as 2 channels of 6 x 1 pixels" in err
+    assert "layout=NHWC" in err
