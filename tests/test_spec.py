@@ -40,6 +40,14 @@ def is_one_line(error):
     return text.isprintable() and len(text) < 500 and text.endswith(".") and text.count(". ") <= 1 and "model" in text
 
 
+def test_a_spec_of_few_times_takes_a_step_for_each_unless_told():
+    few = {"name": "few", "prediction": "x_0", "state_shape": (1, 8, 8), "alphas_cumprod": (0.9, 0.5, 0.1)}
+    assert ModelSpec(**few).defaults.num_steps == 3
+    assert ModelSpec(**{**few, "alphas_cumprod": tuple(1 / k for k in range(2, 99))}).defaults.num_steps == 50
+    with pytest.raises(BadFileError, match="num_steps"):
+        ModelSpec(**few, defaults=Defaults(num_steps=50))
+
+
 def test_round_trip():
     text = json_from_spec(SPEC)
     again = spec_from_json(text)

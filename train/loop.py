@@ -19,7 +19,7 @@ from ddpm_export.cli.stops import heed
 from ddpm_export.errors import BadFileError, ConfigError, EnvironmentProblem, NonFiniteError, UsageError, several, shown
 from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
 from ddpm_export.importers.unet import UNet
-from ddpm_export.model.spec import Defaults, ModelSpec
+from ddpm_export.model.spec import ModelSpec
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.scoring.datasets.dataset import Dataset
@@ -54,7 +54,6 @@ def spec_from_config(config: TrainConfig, dataset: Dataset) -> ModelSpec:
         state_shape=config.network.image_shape,
         alphas_cumprod=tuple(alphas_cumprod_from_betas(betas).tolist()),
         variance=config.variance,
-        defaults=Defaults(num_steps=min(Defaults.num_steps, config.num_train_timesteps)),
         source={
             "dataset": dataset.name,
             "license": dataset.license,

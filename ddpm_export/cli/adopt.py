@@ -124,7 +124,7 @@ def spec_of(
     gaussian_path: "GaussianPath | None" = None,
 ) -> "ModelSpec":
     """Return the spec of a network that cannot describe itself, as the options describe it."""
-    from ddpm_export.model.spec import INPUTS, SHAPE, Defaults, ModelSpec
+    from ddpm_export.model.spec import INPUTS, SHAPE, ModelSpec
     from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 
     if gaussian_path is not None and schedule is not None:
@@ -155,7 +155,6 @@ def spec_of(
             state_shape=state_shape,
             alphas_cumprod=alphas_cumprod,
             clip_x_0=bound,
-            defaults=Defaults(num_steps=min(Defaults.num_steps, timesteps)),
             source=levels,
             inputs=tuple(input_from_text(text, state_shape) for text in inputs),
             requires=(*((INPUTS,) if inputs else ()), *((SHAPE,) if len(state_shape) != 3 else ())),

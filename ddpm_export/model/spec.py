@@ -66,6 +66,9 @@ class Defaults:
     guidance: Guidance | None = None
 
 
+UNSAID = Defaults()  # of a spec of fewer than 50 times, one step for each
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Hold all that sampling needs to know of a network.
@@ -91,7 +94,7 @@ class ModelSpec:
     clip_x_0: float | None = 1.0
     variance: str = "fixed_small"
     value_range: tuple[float, float] = (-1.0, 1.0)
-    defaults: Defaults = field(default_factory=Defaults)
+    defaults: Defaults = UNSAID
     noise: str = NOISE_TAG
     golden: dict[str, Any] | None = None
     source: dict[str, Any] = field(default_factory=dict)
@@ -211,6 +214,9 @@ class ModelSpec:
             if self.noise != NOISE_TAG:
                 raise too_new("the noise", self.noise, NOISE_TAG)
             self._read(PLAIN)
+            if self.defaults is UNSAID:
+                least = min(UNSAID.num_steps, self.num_train_timesteps)
+                object.__setattr__(self, "defaults", Defaults(num_steps=least))
             plans = plans_form(self.num_train_timesteps, fractional_t=FRACTIONAL_T in self.requires)
             self._read({"plans": plans, "inputs": tuple_of(input_form(self.state_shape))})
             self._read({"defaults": _defaults_form(self), "units": nullable(units_form(self.state_shape))})
