@@ -6,8 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ddpm_export.errors import BadFileError, several
+from ddpm_export.errors import BadFileError, several, shown
 from ddpm_export.importers import diffusers, lucidrains, lucidrains_classes, native, openai, tqch
+from ddpm_export.importers.folders import CLASSES, MODEL
 from ddpm_export.importers.layout import Found, Imported
 
 # each module has
@@ -42,10 +43,16 @@ def import_network(
     matching = [name for name, seen in signs.items() if all(seen.values())]
     if len(matching) != 1:
         names = sorted(found.keys) or sorted(map(str, found.contents))
+        kind = found.config.get(MODEL, {}).get("_class_name")
+        if not matching and isinstance(kind, str) and kind not in CLASSES:
+            raise BadFileError(
+                f"{path} holds a {shown(kind)}, which has no importer; of diffusers there are {several(CLASSES)}. Adopt "
+                "it with its class: see 'Your own class' in docs/importing.md."
+            )
         got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
             f"{path} has {'an ambiguous' if matching else 'an unknown'} checkpoint layout, with {got}; known are "
-            f"{', '.join(IMPORTERS)}: {_verdict(signs, matching)}. See docs/importing.md, also for a class of your own."
+            f"{', '.join(IMPORTERS)}: {_verdict(signs, matching)}. See 'Your own class' in docs/importing.md."
         )
     name = matching[0]
     try:

@@ -389,7 +389,7 @@ def test_a_pipeline_of_more_parts_is_refused(pipeline, place):
         ({"act_fn": "surprise"}, "config.json"),
         ({"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}, "config.json"),
         ({"down_block_types": ["DownEncoderBlock2D", "DownBlock2D"]}, "config.json"),
-        ({"_class_name": "UNet3DConditionModel"}, "_class_name UNet2DModel"),
+        ({"_class_name": "UNet3DConditionModel"}, "holds a 'UNet3DConditionModel', which has no importer"),
         ({"_class_name": ["UNet2DModel"]}, "_class_name UNet2DModel"),
     ],
     ids=lambda value: str(value)[:60],
