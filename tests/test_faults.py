@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 from commands import assert_refused, command_line, heeding_interrupts, run_apart, run_here
+from external_data import OUTSIDE, TWICE, folder_with_secret
 from models import constant, external, mix_model, node, onnx_file, scale_model, text_model, tiny_spec
 from onnx import TensorProto
 from representative import representative
@@ -138,19 +139,7 @@ def test_a_name_that_is_not_utf_8_is_told_as_such(tmp_path):
     refused(tmp_path, scale_model(), 3, r"\udcff.onnx: its name must be UTF-8 for ONNX Runtime. Rename it.", name=name)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder to open models in, beside a secret that they must not reach."""
-    numbers = np.full(30, 0.5, np.float32).tobytes()
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    (tmp_path / "secret").write_bytes(numbers)
-    (inside / "m.onnx.data").write_bytes(numbers)
-    (inside / "short").write_bytes(numbers[:50])
-    (inside / "link").symlink_to(tmp_path / "secret")
-    (inside / "up").symlink_to(tmp_path)
-    (inside / "circle").symlink_to("circle")
-    return inside
+folder = pytest.fixture(folder_with_secret)
 
 
 def test_weights_in_a_file_beside_are_read(folder, tmp_path):
@@ -176,21 +165,6 @@ def nowhere():
     return weight
 
 
-# names that a runtime, a system or a URL library takes for something other than a file of the model's folder
-OUTSIDE = [
-    *("../secret", "up/secret", "link", "{absolute}", "/dev/zero", "circle", "a\0b", "", "data/..", "../inside/data"),
-    *("*/_ORT_MEM_ADDR_/*", "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*", "C:\\secret", "C:secret", "\\\\host\\share"),
-    *(
-        "..\\secret",
-        "file:///etc/passwd",
-        "http://127.0.0.1/x",
-        "data:stream",
-        ".. /secret",
-        "data.",
-        "a\nb",
-        "x" * 5000,
-    ),
-]
 BEYOND = [(120, 10**18), (10**18, 0), (120, 4), (2**63, 2**63)]
 NO_NUMBERS = [(120, 2**64 - 4), (120, -40), (-1, 0), ("0x10", 0), ("1e2", 0), (" 120", 0), ("", 0)]
 PLAINLY = "weights do not say plainly where they are"
@@ -223,23 +197,6 @@ def test_weights_elsewhere_are_refused_before_the_runtime_sees_them(folder, weig
 
 def test_weights_outside_the_folder_are_3(folder):
     refused(folder, scale_model(weight=external("../secret")), 3, "weights lie outside the model's folder")
-
-
-def field(number, content):
-    """Return a short field of bytes as protobuf writes it."""
-    return bytes([number << 3 | 2, len(content)]) + content
-
-
-PLACE = field(1, b"location") + field(2, b"m.onnx.data")
-TWICE = {  # protobuf merges them, or takes the last: nobody would have looked at what comes out
-    "graphs": field(7, b"") * 2,
-    "keys": field(7, field(5, field(13, field(1, b"offset") + PLACE))),
-    "values": field(7, field(5, field(13, PLACE + field(2, b"../secret")))),
-    "tensors of an attribute": field(7, field(1, field(5, field(5, b"") * 2))),
-    "graphs of an attribute": field(7, field(1, field(5, field(6, b"") * 2))),
-    "values of a sparse tensor": field(7, field(15, field(1, b"") * 2)),
-    "trainings' graphs": b"\xa2\x01\x04" + field(1, b"") * 2,
-}
 
 
 @pytest.mark.parametrize("content", TWICE.values(), ids=TWICE)

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from external_data import TWICE, varint
 from models import (
     constant,
     crashing_model,
@@ -88,14 +89,6 @@ def truncated(noise):
 def flipped(noise):
     yield from (one(name, part, ANY) for name, part in flips(mix_model(), 40, noise))
     yield from (one(f"one-call, {name}", part, ANY) for name, part in flips(one_call(), 20, noise))
-
-
-def varint(value):
-    parts = []
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
 
 
 @family("lying lengths and tags of the protobuf")
@@ -193,10 +186,6 @@ def tagged(noise):
         yield Case(f"{raw!r}", beside(whole.replace(b"x" * len(raw), raw)), run(model="in/m.onnx"))
 
 
-def bytes_field(number, content):
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
 @family("external data said twice")
 def said_twice(noise):
     """Of two entries a runtime takes the last, or the last that is not empty; protobuf merges messages."""
@@ -231,17 +220,8 @@ def said_twice(noise):
             weight.external_data.add(key=one_key, value=one_value)
         codes = BAD if key == "location" else ANY
         yield Case(f"no {key}", beside(weight), run(model="in/m.onnx"), codes)
-    place = bytes_field(1, b"location") + bytes_field(2, b"data")
-    for name, field in {
-        "two graphs": bytes_field(7, b"") * 2,
-        "two keys": bytes_field(7, bytes_field(5, bytes_field(13, bytes_field(1, b"offset") + place))),
-        "two values": bytes_field(7, bytes_field(5, bytes_field(13, place + bytes_field(2, b"../secret")))),
-        "two tensors of an attribute": bytes_field(7, bytes_field(1, bytes_field(5, bytes_field(5, b"") * 2))),
-        "two graphs of an attribute": bytes_field(7, bytes_field(1, bytes_field(5, bytes_field(6, b"") * 2))),
-        "two values of a sparse tensor": bytes_field(7, bytes_field(15, bytes_field(1, b"") * 2)),
-        "two graphs of a training": bytes_field(20, bytes_field(2, b"") * 2),
-    }.items():
-        yield Case(name, beside(scale_model() + field), run(model="in/m.onnx"))
+    for name, more in TWICE.items():
+        yield Case(f"two {name}", beside(scale_model() + more), run(model="in/m.onnx"))
 
 
 @family("external data that lies")

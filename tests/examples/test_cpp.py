@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from external_data import OUTSIDE, TWICE, field, folder_with_secret
 from models import (
     COLOUR,
     GREY,
@@ -1583,18 +1584,7 @@ def test_one_call_refuses(programs, sampler_file, tmp_path):
         assert not out.exists()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder to open models in, beside a secret that they must not reach."""
-    numbers = np.full(30, 0.5, np.float32).tobytes()
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    (tmp_path / "secret").write_bytes(numbers)
-    (inside / "m.onnx.data").write_bytes(numbers)
-    (inside / "link").symlink_to(tmp_path / "secret")
-    (inside / "up").symlink_to(tmp_path)
-    (inside / "loop").symlink_to(inside / "loop")
-    return inside
+folder = pytest.fixture(folder_with_secret)
 
 
 @pytest.fixture(scope="module", params=BUILDS)
@@ -1629,23 +1619,9 @@ def test_weights_in_a_file_beside_are_read(programs, folder, tmp_path):
     assert (tmp_path / "m.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
 
-OUTSIDE = [
-    *("../secret", "up/secret", "link", "ABSOLUTE", "/etc/passwd", "loop", "loop/x", "x\0/../../../secret", ""),
-    *(
-        "*/_ORT_MEM_ADDR_/*",
-        "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*",
-        "C:\\secret",
-        "C:secret",
-        "\\\\host\\share",
-        "..\\secret",
-    ),
-    *("file:///etc/passwd", "data:stream", ".. /secret", "data.", "a/..", "../inside/m.onnx.data"),
-]
-
-
 @pytest.mark.parametrize("location", [*OUTSIDE, "../\x1b[31m\n\u00e9"])
 def test_weights_outside_the_folder_are_found(trouble, folder, location):
-    location = location.replace("ABSOLUTE", str(folder.parent / "secret"))
+    location = location.replace("{absolute}", str(folder.parent / "secret"))
     (folder / "m.onnx").write_bytes(scale_model(weight=external(location)))
     given_inputs = trouble(folder / "m.onnx")
     assert given_inputs.startswith("weights outside the model's folder, in '")
@@ -1697,16 +1673,6 @@ def test_programs_refuse_weights_outside_the_folder(programs, folder, location):
     assert_refused_as_unsafe(programs, folder / "m.onnx", folder / "a.png", words)
 
 
-def field(number, content):
-    """Return a field of bytes as protobuf writes it."""
-    head = b""
-    for value in (number << 3 | 2, len(content)):
-        while value >= 0x80:
-            head, value = head + bytes([value & 0x7F | 0x80]), value >> 7
-        head += bytes([value])
-    return head + content
-
-
 def ways(message, goal):
     """Yield the field numbers on the way from one message to another, the shortest way first."""
     waiting = [(message, ())]
@@ -1729,18 +1695,6 @@ def test_weights_are_found_wherever_onnx_may_have_them(trouble, folder, message,
     assert trouble(folder / "m.onnx") == "weights outside the model's folder, in '../secret'"
 
 
-PLACE = field(1, b"location") + field(2, b"m.onnx.data")
-MERGED = [  # protobuf makes one of two, or takes the last
-    field(7, b"") * 2,
-    field(7, field(5, field(13, field(1, b"offset") + PLACE))),
-    field(7, field(5, field(13, PLACE + field(2, b"../secret")))),
-    field(7, field(1, field(5, field(5, b"") * 2))),
-    field(7, field(1, field(5, field(6, b"") * 2))),
-    field(7, field(15, field(2, b"") * 2)),
-    field(20, field(1, b"") * 2),
-]
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -1752,7 +1706,7 @@ MERGED = [  # protobuf makes one of two, or takes the last
         b"\x09x",
         b"\x08" + b"\xff" * 11,
         field(7, b"\x0a\x09x"),
-        *MERGED,
+        *TWICE.values(),
     ],
 )
 def test_what_cannot_be_read_is_refused_too(trouble, folder, content):
