@@ -145,6 +145,18 @@ def act():
     assert (out / "a.npy").read_bytes() == b"whole"
 
 
+def test_ended_before_it_told_of_its_folder_it_tells_first(tmp_path, stranger):
+    text = """
+from ddpm_export.sandbox import places
+def act():
+    places._clear_after_killed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    child.confine(model, out=Path("out/a.npy"))
+"""
+    with pytest.raises(BadFileError, match="SIGTERM"):
+        child.run_in_child(stranger(text), [])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_only_what_python_says_is_printed_and_memory_is_limited(stranger, capfd):
     text = """
 def act():

@@ -301,12 +301,13 @@ def confine(
         terms |= {"timeout_s": timeout_s, "cpu_s": math.ceil(timeout_s * cores())}
         guards.append(f"{timeout_s:g} s")
     place = None
-    if out is not None:
-        place = place_for(out)
-        terms |= {"out": str(out), "place": str(place), "folder": str(place.parent)}
-    if scratch:
-        terms["folder"] = _scratch_in(writes)
-    os.write(_terms, json.dumps(terms).encode() + b"\n")
+    with _undisturbed():
+        if out is not None:
+            place = place_for(out)
+            terms |= {"out": str(out), "place": str(place), "folder": str(place.parent)}
+        if scratch:
+            terms["folder"] = _scratch_in(writes)
+        os.write(_terms, json.dumps(terms).encode() + b"\n")
     os.close(_terms)
     _terms = None
     _mute()
@@ -323,6 +324,16 @@ def confine(
         files = no_other_files(readable, [*writes, *([] if place is None else [place.parent])])
         guards += [f"{memory_gib:g} GiB", *filter(None, (files, no_other_calls()))]
     return Confined(place, guards)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let SIGTERM wait: a parent removes only a folder that it was told of."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _scratch_in(folders: Sequence[Path]) -> str:
