@@ -46,8 +46,8 @@ def import_network(
         kind = found.config.get(MODEL, {}).get("_class_name")
         if not matching and isinstance(kind, str) and kind not in CLASSES:
             raise BadFileError(
-                f"{path} holds a {shown(kind)}, which has no importer; of diffusers there are {several(CLASSES)}. Adopt "
-                "it with its class: see 'Your own class' in docs/importing.md."
+                f"{path} holds a {shown(kind)}, which has no importer; of diffusers there are {several(CLASSES)}. "
+                "Adopt it with its class: see 'Your own class' in docs/importing.md."
             )
         got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
