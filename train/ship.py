@@ -47,6 +47,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "ddim-50": {"sampler": "ddim", "num_steps": 50, "eta": 0.0},
     "ddpm-1000": {"sampler": "ddpm", "num_steps": 1000},
 }
+OF_LATENTS = {"ddim-50": GRIDS["ddim-50"], "sde-24": {"sampler": "dpmpp_2m_sde", "num_steps": 24, "grid": "quadratic"}}
 OF_EACH_CLASS = 10  # of a grid more, where there are classes
 RESUMED_WITH = ("network", "optimizer")  # three quarters of a checkpoint, which only the same training needs
 DIGITS = 12  # of a digest that a page names, at least
@@ -98,12 +99,13 @@ def ship(
     dataset = _training_set(contents, data)
     background = 255 if (dataset.images == 255).mean() > (dataset.images == 0).mean() else 0
     shares = {"training set": _share_of(background, dataset.images)}
-    for name, how in GRIDS.items():
+    grids = OF_LATENTS if spec.stages else GRIDS
+    for name, how in grids.items():
         settings = request_for(spec, n=64, seed=seed, **how)
         shares[name] = _share_of(background, _sampled(model, spec, settings, out, name))
     if spec.label is not None:
         count = OF_EACH_CLASS * len(spec.label.classes)
-        settings = request_for(spec, n=count, seed=seed, **GRIDS[next(iter(GRIDS))])
+        settings = request_for(spec, n=count, seed=seed, **grids[next(iter(grids))])
         _sampled(model, spec, settings, out, "classes", in_rows=True)
     copy_file(run / "log.jsonl", out / "log.jsonl")
     draw_loss(out / "loss.png", out / "log.jsonl")
@@ -240,10 +242,11 @@ def _card(
         strength = f", guidance {checkpoint.spec.defaults.guidance or Guidance()}, the classes in turn"
         classes = "\n" + _item(f"- **Classes**: {', '.join(label.classes)}. {_guidance(config, checkpoint.spec)}")
         by_class = "\n\nA row for each class, 50 steps of DDIM:\n\n![samples of each class](samples-classes.png)"
+    second, stated = "ddpm-1000", "1000 steps of ancestral sampling (ddpm, fixed_small)"
+    if "autoencoder" in contents:
+        second, stated = "sde-24", "24 steps of dpmpp_2m_sde on a quadratic grid"
     samples = textwrap.fill(
-        f"64 samples each, seed {seed}{strength}: 50 steps of DDIM, then 1000 steps of ancestral sampling (ddpm, "
-        "fixed_small).",
-        width=CARD_WIDTH,
+        f"64 samples each, seed {seed}{strength}: 50 steps of DDIM, then {stated}.", width=CARD_WIDTH
     )
     return f"""# Model card: {config["name"]}
 
@@ -267,7 +270,7 @@ def _card(
 
 {samples}
 
-![50 DDIM steps](samples-ddim-50.png) ![1000 ancestral steps](samples-ddpm-1000.png){by_class}
+![50 DDIM steps](samples-ddim-50.png) ![{stated}](samples-{second}.png){by_class}
 
 | share of pixels and channels | at exactly {background}, the background | within 3 of it |
 |---|---|---|
