@@ -296,7 +296,9 @@ def test_every_digest_is_of_a_file_that_ships_or_said_not_to_ship() -> None:
     )  # docs/format.md has that of the table of normals
     # a network's teachers, which its configuration knows by their digests
     configs = [config_on(card) for card in CARDS[:2]]
-    known |= {str(config[name]) for config in configs for name in ("teacher", "weaker") if name in config}
+    known |= {
+        str(config[name]) for config in configs for name in ("teacher", "weaker", "autoencoder") if name in config
+    }
     seen = 0
     for page in [*PAGES, ROOT / "exported" / "extractor.md"]:
         text = page.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.options import Debug
@@ -71,6 +72,9 @@ def ship(
     start: Annotated[Path | None, typer.Option(help="The checkpoint that the training began with.")] = None,
     note: Annotated[str, typer.Option(help="A sentence for the card on how the training went.")] = "",
     data: Annotated[Path | None, typer.Option(help="The data set's files, where training was told of them.")] = None,
+    storage: Annotated[
+        str, typer.Option(help="Of the weights, float32 or float16, also of the checkpoint.")
+    ] = "float32",
     debug: Debug = False,
 ) -> None:
     """Export a training, sample two grids, one more of classes, and write a model card and SHA-256 digests.
@@ -81,19 +85,19 @@ def ship(
     """
     contents = load_torch_file(run / "checkpoint.pt")
     began = None if start is None else load_torch_file(start)  # before it is replaced
-    checkpoint = load_checkpoint(run / "checkpoint.pt")
+    out.mkdir(parents=True, exist_ok=True)
+    before = _digests(out)
+    kept = {k: v for k, v in contents.items() if k not in RESUMED_WITH}
+    save_checkpoint(out / "checkpoint.pt", **(kept if storage == "float32" else _halved(kept)))
+    checkpoint = load_checkpoint(out / "checkpoint.pt")
     spec = checkpoint.spec if plans is None else with_plans(checkpoint.spec, [str(plans)])
     guided = guidance_from_text(spec, guidance)
     spec = with_defaults(spec, plan=plan, sampler=sampler, num_steps=steps, eta=eta, guidance=guided)
-    before = _digests(out)
-    out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(out / "checkpoint.pt", **{k: v for k, v in contents.items() if k not in RESUMED_WITH})
-    source = {**spec.source, "checkpoint_sha256": sha256_of(out / "checkpoint.pt")}
-    checkpoint = replace(checkpoint, spec=replace(spec, source=source))
+    checkpoint = replace(checkpoint, spec=spec)
     if plans is not None:
         copy_file(plans, out / "plans.json")
     print("exporting unet.onnx", file=sys.stderr)
-    report = export(checkpoint, out / "unet.onnx")
+    report = export(checkpoint, out / "unet.onnx", storage=storage)
 
     model, spec = open_model(out / "unet.onnx")
     dataset = _training_set(contents, data)
@@ -123,6 +127,13 @@ def ship(
         for page in say_what_no_longer_ships(pages, before - _digests(out)):
             print(f"{page.relative_to(ROOT)}: has numbers of the model before", file=sys.stderr)
     print(f"{out}: ready")
+
+
+def _halved(value: Any) -> Any:
+    """Return contents of a checkpoint whose tensors of floats are float16."""
+    if isinstance(value, dict):
+        return {key: _halved(entry) for key, entry in value.items()}
+    return value.half() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _digests(out: Path) -> set[str]:
