@@ -91,9 +91,7 @@ def test_without_classes_every_bit_is_as_in_the_first_release(toy_config, toy_da
 
 
 def test_without_classes_a_checkpoint_says_what_it_said_before():
-    before = json.loads(
-        (ROOT / "tests" / "data" / "config-without-classes.json").read_text()
-    )  # of the first emoji model
+    before = json.loads((ROOT / "tests" / "data" / "config-without-classes.json").read_text())
     assert _stored(config_from_dict(before)) == before
 
 
