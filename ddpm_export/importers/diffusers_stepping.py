@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from ddpm_export.errors import first_line
 from ddpm_export.importers.paths import Path
 from ddpm_export.model.denoiser import denoiser
-from ddpm_export.model.spec import Defaults, ModelSpec
+from ddpm_export.model.spec import SHAPE, Defaults, ModelSpec
 from ddpm_export.process.equations import VARIANCE_FRACTION
 from ddpm_export.process.rows import MAX_REACH, MAX_ROWS, Plan, Row
 from ddpm_export.process.walk import walk
@@ -329,7 +329,7 @@ def errors_of(
 
     drawn: Any = noise.__getitem__  # in float64, unlike a noise_stream
     # a class and other inputs do not matter to a scheduler
-    known = tuple(entry for entry in spec.requires if entry == VARIANCE_FRACTION)
+    known = tuple(entry for entry in spec.requires if entry in (VARIANCE_FRACTION, SHAPE))
     spec = replace(spec, inputs=(), stages={}, units=None, requires=known, defaults=Defaults(num_steps=1))
     for state, x in zip(walk(denoiser(model, spec), drawn, plan), expected, strict=True):
         size = max(1.0, float(np.abs(x).max()), float(np.abs(state.x_0).max()))

@@ -14,6 +14,7 @@ from ddpm_export.importers.apart import TorchFile
 MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")  # of diffusers, that have an importer
+POLICY, PROCESSORS = "model.safetensors", ("policy_preprocessor.json", "policy_postprocessor.json")  # of lerobot
 NETWORKS = ("unet", "transformer")  # the folders of a pipeline that may hold one
 AUTOENCODERS = ("vae", "vqvae")  # the folders of a pipeline that may hold one
 ENDINGS = (".safetensors", ".bin")  # the first is preferred
@@ -34,11 +35,13 @@ class Folder(NamedTuple):
 
 
 def read_folder(folder: Path) -> Folder:
-    """Return a pipeline's UNet, or a lone UNet, and its scheduler's configuration where there is one.
+    """Return a pipeline's UNet, or a lone UNet, and its scheduler's configuration where there is one; or a policy.
 
     Where a pipeline has no folder `unet`, its parts lie side by side. Raises BadFileError for any other folder, and
     for files that are missing, broken or hostile.
     """
+    if (folder / MODEL).is_file() and (folder / POLICY).is_file():
+        return _read_policy(folder)
     real = folder.resolve()
     pipeline = real.parent if real.name in NETWORKS and (real.parent / INDEX).is_file() else folder
     config = {INDEX: read_json(pipeline / INDEX)} if (pipeline / INDEX).is_file() else {}
@@ -151,6 +154,28 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
             )
         state.update(tensors)
     return state, files
+
+
+def _read_policy(folder: Path) -> Folder:
+    """Return a policy as lerobot writes it: its weights, and its processors with the statistics beside them, by file."""
+    config, files = {MODEL: read_json(folder / MODEL)}, [folder / POLICY]
+    state: dict[str, Any] = {POLICY: load_safetensors(folder / POLICY)}
+    for name in PROCESSORS:
+        if not (folder / name).is_file():
+            raise BadFileError(
+                f"{folder} has no {name}, so the statistics of observations and actions are missing. Save the policy "
+                "with lerobot 0.4 or later; of an older one make it with lerobot's migrate_policy_normalization."
+            )
+        config[name], state[name] = read_json(folder / name), {}
+        steps = config[name].get("steps")
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise BadFileError(f"{folder / name} must have a list of steps, got {shown(steps)}.")
+        for file in (step["state_file"] for step in steps if step.get("state_file") is not None):
+            if not _is_plain_name(file):
+                raise BadFileError(f"{folder / name} must name files beside it, got {shown(file)}.")
+            files.append(folder / file)
+            state[name] |= load_safetensors(folder / file)
+    return Folder(folder.resolve().name, state, config, files)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddpm_export.errors import BadFileError, shown
 from ddpm_export.importers.choices import misused
 from ddpm_export.model.inputs import MAX_CLASSES, Input
-from ddpm_export.model.spec import GUIDANCE, INPUTS, STAGED, TIMES, UNITS, Defaults, ModelSpec
+from ddpm_export.model.spec import GUIDANCE, INPUTS, SHAPE, STAGED, TIMES, UNITS, Defaults, ModelSpec
 from ddpm_export.process.equations import VARIANCE_FRACTION
 from ddpm_export.process.schedules import spacing
 
@@ -82,6 +82,7 @@ def spec_of(found: Found, *, inputs: tuple[Input, ...] = (), defaults: Defaults,
         GUIDANCE: defaults.guidance is not None,
         STAGED: bool(fields.get("stages")),
         UNITS: fields.get("units") is not None,
+        SHAPE: len(fields["state_shape"]) != 3,
     }
     requires = tuple(name for name, is_needed in needed.items() if is_needed)
     return ModelSpec(name=found.name[:200], inputs=inputs, defaults=defaults, requires=requires, **fields)

@@ -32,7 +32,8 @@ class Input:
     kind: label, an int64 index for each image; vector, (D,) float32; image, (C', H', W') float32; previous, the clean
     image of the evaluation before, zeros at first, in the state's shape. shape: without the batch, () for a label.
     none: the number that fills it where no value is given, for a label the index of "no class"; None where a value is
-    required. classes: the names of a label's values, from 0 on.
+    required. classes: the names of a label's values, from 0 on. limits: the least and the largest that a user may give,
+    each one number or one for each place of the last axis; () for any.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Input:
     shape: tuple[int, ...] = ()
     none: float | None = None
     classes: tuple[str, ...] = ()
+    limits: tuple[tuple[float, ...], ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -70,6 +72,19 @@ class Input:
         Raises UsageError as `batch_of` does.
         """
         return self._checked(given, None).reshape(-1, *self.shape)
+
+    def check_limits(self, values: Array) -> None:
+        """Raise UsageError for values (K, *shape) beyond the limits, which are far outside of what training saw."""
+        if not self.limits:
+            return
+        low, high = (np.broadcast_to(np.array(numbers), values.shape) for numbers in self.limits)
+        beyond = np.argwhere((values < low) | (values > high))
+        if len(beyond):
+            at = tuple(beyond[0])
+            raise UsageError(
+                f"Input {self.name!r} must be from {low[at]:g} to {high[at]:g} at {list(map(int, at[1:]))}, got "
+                f"{values[at]:g}. What the network was trained on lies well within that."
+            )
 
     def name_of(self, label: int) -> str:
         """Return what a label's value is called."""
@@ -142,23 +157,26 @@ def bound_inputs(
 
 
 def json_from_input(entry: Input) -> dict[str, Any]:
-    """Return an input as JSON values; classes only where it has any."""
+    """Return an input as JSON values; classes and limits only where it has any."""
     values = {"name": entry.name, "kind": entry.kind, "shape": list(entry.shape), "none": entry.none}
-    return {**values, "classes": list(entry.classes)} if entry.classes else values
+    lists = {"classes": list(entry.classes), "limits": [list(numbers) for numbers in entry.limits]}
+    return {**values, **{name: value for name, value in lists.items() if value}}
 
 
 def _can_be_a_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isascii() and value.isidentifier() and value not in ("x_t", "t")
+    if not isinstance(value, str) or value in ("x_t", "t"):
+        return False
+    return value.isascii() and all(part.isidentifier() for part in value.split("."))
 
 
 INPUT: Form = record(
     {
-        "name": rule(_can_be_a_name, "an identifier other than x_t and t"),
+        "name": rule(_can_be_a_name, "an identifier, or several with dots between, other than x_t and t"),
         "kind": choice(tuple(KINDS)),
         "shape": tuple_of(integer(1, MAX_NUMBERS)),
         "none": nullable(number()),
     },
-    {"classes": tuple_of(TEXT)},
+    {"classes": tuple_of(TEXT), "limits": tuple_of(tuple_of(number(), 1, MAX_NUMBERS), 0, 2)},
     into=Input,
 )
 
@@ -188,6 +206,9 @@ def input_form(state_shape: tuple[int, ...]) -> Form:
             require(len(set(classes)) == len(classes), "classes", "different names")
             is_index = type(none) is int and 0 <= none <= len(classes)
             require(none is None or is_index, "none", f"null or an index from 0 to {len(classes)}")
+        ends = {len(numbers) for numbers in entry.limits}
+        of_last = len(entry.limits) in (0, 2) and ends <= {1, shape[-1] if shape else 1} and len(ends) < 2
+        require(of_last and (kind != "label" or not ends), "limits", "two lists, of one number or the last axis's")
         require(kind == "label" or not classes, "classes", f"absent from a {kind}")
         return entry
 

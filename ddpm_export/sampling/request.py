@@ -216,6 +216,8 @@ def _cycles(spec: ModelSpec, label: Any, given: Mapping[str, Any]) -> dict[str, 
         given = {spec.label.name: range(len(spec.label.classes)), **given}
     known = {entry.name: entry for entry in spec.asked_inputs if entry.is_given}
     cycles = {name: known[name].cycle_of(values) for name, values in given.items() if name in known}
+    for name, values in cycles.items():
+        known[name].check_limits(values)
     bound_inputs(
         spec.asked_inputs, {**given, **{name: values[0] for name, values in cycles.items()}}, 1
     )  # unknown, missing
