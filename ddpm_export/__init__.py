@@ -25,6 +25,7 @@ _HOME = {
     "generate": "sampling.generate",
     "edit": "sampling.edit",
     "invert": "sampling.edit",
+    "open_policy": "sampling.policy",
     "save_images": "images.write",
     "to_uint8": "process.pixels",
     "DdpmExportError": "errors",
@@ -50,6 +51,7 @@ __all__ = [
     "load_network",
     "noise_stream",
     "open_model",
+    "open_policy",
     "plan",
     "save_images",
     "to_uint8",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from ddpm_export.runtimes.opening import open_model
     from ddpm_export.sampling.edit import edit, invert
     from ddpm_export.sampling.generate import generate
+    from ddpm_export.sampling.policy import open_policy
 
 
 def __getattr__(name: str) -> object:

@@ -157,7 +157,7 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _read_policy(folder: Path) -> Folder:
-    """Return a policy as lerobot writes it: its weights, and its processors with the statistics beside them, by file."""
+    """Return a policy as lerobot writes it: its weights, and its processors with their statistics, by file."""
     config, files = {MODEL: read_json(folder / MODEL)}, [folder / POLICY]
     state: dict[str, Any] = {POLICY: load_safetensors(folder / POLICY)}
     for name in PROCESSORS:

@@ -43,7 +43,9 @@ PAIR = choices.Option(
 )
 WIDTHS = choices.Option(
     f"2 to {MAX_BLOCKS} counts of channels",
-    lambda v: isinstance(v, list) and 2 <= len(v) <= MAX_BLOCKS and all(type(n) is int and 1 <= n < MAX_SIZE for n in v),
+    lambda v: (
+        isinstance(v, list) and 2 <= len(v) <= MAX_BLOCKS and all(type(n) is int and 1 <= n < MAX_SIZE for n in v)
+    ),
 )
 # what the network follows from, by lerobot's defaults
 ENTRIES: dict[str, choices.Option] = {
@@ -264,7 +266,9 @@ def _network(config: Mapping[str, Any], spec: ModelSpec, state: Mapping[str, Any
             x_t, t = torch.empty(1, horizon, actions), torch.zeros(1, dtype=torch.int64)
             out = network(x_t, t, global_cond=torch.empty(1, condition))
     except Exception as exc:  # whatever torch makes of sizes that are not for one another
-        raise misfit(MODEL, first_line(exc), "sizes that go together, and a horizon that halves at every level") from exc
+        raise misfit(
+            MODEL, first_line(exc), "sizes that go together, and a horizon that halves at every level"
+        ) from exc
     if out.shape != x_t.shape:
         raise misfit("horizon", horizon, f"a multiple of {2 ** (len(config['down_dims']) - 1)}")
     assign_weights(network, without_prefix(state, "diffusion.unet."), POLICY)

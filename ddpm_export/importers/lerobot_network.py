@@ -63,11 +63,11 @@ class Embedding(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.half = size // 2
+        self.count = size // 2
 
     def forward(self, t: Tensor) -> Tensor:
         """Map (B,) to (B, size)."""
-        rates = torch.exp(torch.arange(self.half, device=t.device) * (-math.log(10000) / (self.half - 1)))
+        rates = torch.exp(torch.arange(self.count, device=t.device) * (-math.log(10000) / (self.count - 1)))
         angles = t.to(torch.float32)[:, None] * rates
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -86,7 +86,9 @@ class UNet1d(nn.Module):
         self.diffusion_step_encoder = nn.Sequential(
             Embedding(size), nn.Linear(size, 4 * size), nn.Mish(), nn.Linear(4 * size, size)
         )
-        last, down, up = widths[-1], [], []
+        last = widths[-1]
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
         for ins, outs in zip([actions, *widths[:-1]], widths, strict=True):
             resize = nn.Identity() if len(down) == len(widths) - 1 else nn.Conv1d(outs, outs, 3, 2, 1)
             down.append(nn.ModuleList([residual(ins, outs), residual(outs, outs), resize]))
@@ -102,13 +104,15 @@ class UNet1d(nn.Module):
         """Predict: x_t (B, horizon, actions) float32, t (B,), global_cond (B, D) -> the shape of x_t."""
         condition = torch.cat([self.diffusion_step_encoder(t), global_cond], dim=-1)
         x, skips = x_t.transpose(1, 2), []
-        for first, second, resize in self.down_modules:  # type: ignore[misc]
+        for level in self.down_modules:
+            first, second, resize = level.children()
             x = second(first(x, condition), condition)
             skips.append(x)
             x = resize(x)
         for residual in self.mid_modules:
             x = residual(x, condition)
-        for first, second, resize in self.up_modules:  # type: ignore[misc]
+        for level in self.up_modules:
+            first, second, resize = level.children()
             x = torch.cat([x, skips.pop()], dim=1)
             x = resize(second(first(x, condition), condition))
         out: Tensor = self.final_conv(x)

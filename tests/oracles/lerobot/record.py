@@ -21,7 +21,9 @@ sys.path.insert(0, str(HERE.parent))
 
 from weights import weights_of  # noqa: E402
 
-STATE, ENV, TOP, WRIST = ("observation." + name for name in ("state", "environment_state", "images.top", "images.wrist"))
+STATE, ENV, TOP, WRIST = (
+    "observation." + name for name in ("state", "environment_state", "images.top", "images.wrist")
+)
 BATCH = 2
 SMALL = {"down_dims": (16, 32), "diffusion_step_embed_dim": 16, "spatial_softmax_num_keypoints": 8}
 DDIM = {"noise_scheduler_type": "DDIM", "num_inference_steps": 10}
@@ -59,7 +61,13 @@ CASES = {
         {
             **modes("MEAN_STD", "MEAN_STD"),
             **{"down_dims": (24, 32, 40), "n_groups": 4, "kernel_size": 3, "diffusion_step_embed_dim": 10},
-            **{"n_obs_steps": 3, "horizon": 24, "n_action_steps": 5, "num_inference_steps": 12, "clip_sample_range": 3.0},
+            **{
+                "n_obs_steps": 3,
+                "horizon": 24,
+                "n_action_steps": 5,
+                "num_inference_steps": 12,
+                "clip_sample_range": 3.0,
+            },
         },
     ),
     "unclipped": ({STATE: (3,), ENV: (2,)}, 2, {**DDIM, **modes("MIN_MAX", "IDENTITY"), "clip_sample": False}),
@@ -153,7 +161,9 @@ def record(case):
         file.unlink()
 
     observations = observations_of(rng, config, statistics)
-    given = {name: values / np.float32(255) if values.dtype == np.uint8 else values for name, values in observations.items()}
+    given = {
+        name: values / np.float32(255) if values.dtype == np.uint8 else values for name, values in observations.items()
+    }
     batch = processors[0]({name: torch.from_numpy(np.float32(values)) for name, values in given.items()})
     batch = {name: value for name, value in batch.items() if name in observations}
     if config.image_features:

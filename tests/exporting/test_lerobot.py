@@ -1,0 +1,149 @@
+"""Diffusion policies of lerobot: from the same observations and noise to the chunk that its own code recorded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from safetensors.torch import save_file
+
+from ddpm_export import export, generate, load_checkpoint, open_model, open_policy, walk
+from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, UsageError
+from ddpm_export.model.denoiser import denoiser
+from ddpm_export.model.steps import plan
+from tests.oracles.weights import ORACLES, weights_of
+
+pytestmark = pytest.mark.torch
+STATE = "observation.state"
+CASES = sorted(path.parent.name for path in (ORACLES / "lerobot").glob("*/expected.npz"))
+NEEDED = ("camera", "odd", "state-ddpm", "sample-ddim")
+
+
+def policy(case: str, folder: Path) -> dict:
+    """Write a recorded policy as `save_pretrained` does, and return its recording."""
+    shutil.copytree(ORACLES / "lerobot" / case, folder)
+    recorded = dict(np.load(folder / "expected.npz"))
+    weights = {name: torch.from_numpy(value) for name, value in weights_of(f"lerobot/{case}").items()}
+    weights |= {name[8:]: torch.from_numpy(value) for name, value in recorded.items() if name.startswith("weights/")}
+    save_file(weights, folder / "model.safetensors")
+    statistics = {
+        k[11:]: torch.from_numpy(np.atleast_1d(v)) for k, v in recorded.items() if k.startswith("statistics/")
+    }
+    for processor in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        for step in json.loads((folder / processor).read_text())["steps"]:
+            if "state_file" in step:
+                save_file(statistics, folder / step["state_file"])
+    return recorded
+
+
+def observed(recorded: dict) -> dict:
+    given = {name[13:]: values for name, values in recorded.items() if name.startswith("observations/")}
+    return {name: v / np.float32(255) if v.dtype == np.uint8 else v for name, v in given.items()}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.long] * (c not in NEEDED)) for c in CASES])
+def test_a_policy_gives_the_chunk_that_its_own_code_gives(case, tmp_path):
+    if "camera" in case:
+        pytest.importorskip("torchvision")
+    recorded = policy(case, tmp_path / "policy")
+    export(load_checkpoint(tmp_path / "policy"), tmp_path / "policy.onnx")
+    network, spec = open_model(tmp_path / "policy.onnx")
+    inputs = network.prepare(observed(recorded))
+    rows = plan(spec)
+    noise = recorded["noise"]
+    *_, last = walk(denoiser(network, spec, **inputs), lambda draw: noise[draw], rows)
+    chunk = network.decode(last.x)
+    size = np.ptp(recorded["chunk"])
+    assert chunk.shape == recorded["chunk"].shape
+    assert size > 0.5
+    np.testing.assert_allclose(chunk, recorded["chunk"], rtol=0, atol=1e-5 * size)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Return the path of a policy that took two observations and gives eight actions, and its recording."""
+    folder = tmp_path_factory.mktemp("policy")
+    recorded = policy("state-ddim", folder / "policy")
+    checkpoint = load_checkpoint(folder / "policy")
+    export(checkpoint, folder / "policy.onnx")
+    export(checkpoint, folder / "policy.sampler.onnx", format="sampler")
+    return folder / "policy.onnx", {name: values[0] for name, values in observed(recorded).items()}
+
+
+def test_a_policy_plans_when_no_action_is_left_and_the_same_in_any_process(opened):
+    path, given = opened
+    run = open_policy(path)
+    first = {name: values[0] for name, values in given.items()}
+    actions = [run(first) for _ in range(9)]
+    assert run.plans == 2
+    same = {name: np.stack([value] * 2) for name, value in first.items()}
+    chunks = [generate(path, n=1, seed=0, first=k, inputs=same)[0] for k in range(2)]
+    np.testing.assert_array_equal(actions, [*chunks[0], chunks[1][0]])
+    run.reset(seed=7)
+    moved = {name: values[1] for name, values in given.items()}
+    later = [run(first), *(run(moved) for _ in range(8))]
+    np.testing.assert_array_equal(later[0], generate(path, n=1, seed=7, inputs=same)[0, 0])
+    both = {name: np.stack([value] * 2) for name, value in moved.items()}
+    np.testing.assert_array_equal(later[8], generate(path, n=1, seed=7, first=1, inputs=both)[0, 0])
+    one_call = open_policy(path.with_suffix(".sampler.onnx"))
+    np.testing.assert_allclose([one_call(first) for _ in range(8)], chunks[0], atol=1e-5)
+
+
+def test_what_is_wrong_with_an_observation_is_named_and_changes_nothing(opened):
+    path, given = opened
+    first = {name: values[0] for name, values in given.items()}
+    run = open_policy(path)
+    expected = run(first)
+    far = {**first, STATE: first[STATE] + 1e4}
+    wrong = {
+        "lacks 'observation.state'": {k: v for k, v in first.items() if k != STATE},
+        "has 'other'": {**first, "other": 1.0},
+        "must have shape": {**first, STATE: np.zeros(5)},
+        "must be finite": {**first, STATE: first[STATE] * np.nan},
+        "must be from": far,
+    }
+    run.reset()
+    for message, observation in wrong.items():
+        with pytest.raises(UsageError, match=message):
+            run(observation)
+    np.testing.assert_array_equal(run(first), expected)
+    with pytest.raises(EnvironmentProblem, match="longer than"):
+        open_policy(path, deadline_s=0.0)(first)
+    with pytest.raises(UsageError, match="must be from"):
+        generate(path, n=1, inputs={name: np.stack([value] * 2) for name, value in far.items()})
+    with pytest.raises(ModelRefusedError, match="Use `generate`"):
+        open_policy(Path(__file__).parents[2] / "exported" / "unet.onnx")
+
+
+def change(path, edit):
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("config.json", lambda c: c.update(rtc_config={"enabled": True}), "real-time chunking"),
+        ("config.json", lambda c: c.update(n_action_steps=40), "n_action_steps"),
+        ("config.json", lambda c: c.update(down_dims=[16]), "down_dims"),
+        ("config.json", lambda c: c.update(down_dims=[16, 64]), "model.safetensors"),
+        ("policy_preprocessor.json", lambda p: p["steps"][-1].pop("state_file"), "Save the policy again with the stat"),
+        ("policy_preprocessor.json", lambda p: p["steps"].append({"registry_name": "other"}), "other"),
+        ("policy_preprocessor.json", lambda p: p["steps"][-1].update(state_file="../x"), "files beside it"),
+        ("policy_postprocessor.json", None, "policy_postprocessor.json"),
+    ],
+)
+def test_policies_that_are_refused(file, edit, message, tmp_path):
+    policy("state-ddim", tmp_path / "policy")
+    if edit is None:
+        (tmp_path / "policy" / file).unlink()
+    else:
+        change(tmp_path / "policy" / file, edit)
+    with pytest.raises(BadFileError, match=message):
+        load_checkpoint(tmp_path / "policy")
