@@ -1,4 +1,4 @@
-"""How far each method of docs/given.md is from the truth, where the truth is known: two pixels, normal, correlated.
+"""How far each method of docs/editing-methods.md is from the truth, for two correlated normal pixels.
 
 The best denoiser is linear there, so walks are affine in their noise: mean and variance follow without sampling.
 """

@@ -1,4 +1,4 @@
-"""The pictures of docs/given.md, from the first test images of Fashion-MNIST and the exported file.
+"""The pictures of docs/editing-methods.md, from the first test images of Fashion-MNIST and the exported file.
 
 `--only filled` makes one of them; `--write PAGE` puts the tables of inversion and of coding between their marks.
 """

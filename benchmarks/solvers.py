@@ -1,4 +1,4 @@
-"""Solvers and tuned plans at few network evaluations, by the quality of their images: docs/solvers.md.
+"""Quality of solvers and tuned plans at few network evaluations: docs/benchmarks-few-evaluations.md.
 
 First the distance of every solver on every grid to what 500 steps of DDIM give from the same noise, then KID by every
 judge of those that come nearest, beside many steps with noise and without. All that was found lies in a JSON file,

@@ -340,7 +340,7 @@ def test_inversion_begins_at_time_0_and_ends_where_the_plan_begins():
 
 
 def test_the_docs_show_the_bias_that_is_computed():
-    page = Path(__file__).parent.parent / "docs" / "given.md"
+    page = Path(__file__).parent.parent / "docs" / "editing-methods.md"
     rows = {
         cells[1].strip(): cells[2:4] for line in page.read_text().splitlines() if len(cells := line.split("|")) == 7
     }
