@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-long check bench examples format clean
+.PHONY: docs run test test-all test-long check bench examples format clean
 
 run: $(VENV)/.light  ## sample 16 pictures from the shipped model, without torch
 	@$(BIN)/ddpm-run exported/unet.onnx --out samples.png
@@ -31,6 +31,9 @@ check: $(VENV)/.dev  ## format, lint, strict types
 
 bench: $(VENV)/.dev  ## measure again what docs/performance.md says
 	$(BIN)/python -m benchmarks --write docs/performance.md
+
+docs: $(VENV)/.docs  ## build the site in build/site; warnings and broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 examples: $(VENV)/.dev examples/web/node_modules  ## build and run the sampler in every language there is a toolchain for
 	$(BIN)/python -m examples
@@ -62,6 +65,11 @@ $(VENV)/.dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
 	touch $@ $(VENV)/.light
+
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-serving examples/web/node_modules examples/cpp/build examples/ios/.build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
