@@ -137,6 +137,17 @@ def test_the_pictures_are_the_graphs(sample, files, tmp_path, graph, opens, argu
     np.testing.assert_array_equal(picture, expected)
 
 
+def test_emoji_of_latents_are_the_graphs(sample, made_once, tmp_path):
+    emoji = ROOT / "emoji" / "unet.onnx"
+    make = lambda folder: export(emoji, folder / "emoji.onnx", format="sampler")  # noqa: E731
+    path = made_once("emoji.sampler", make, emoji, ROOT / "ddpm_export") / "emoji.onnx"
+    code, stated, picture = sample(tmp_path / "colour.png", path, "--n", 2, "--seed", 7, "--label", 2)
+    assert (code, stated) == (0, [])
+    np.testing.assert_array_equal(picture, grid(generate(path, n=2, seed=7, label="animals")))
+    denoiser = grid(generate(emoji, n=2, seed=7, label="animals"))
+    assert np.abs(picture.astype(int) - denoiser).max() <= 1
+
+
 @representative("strength", [0.6, None])
 def test_a_picture_is_filled_in(sample, files, tmp_path, strength):
     path = files("edit")

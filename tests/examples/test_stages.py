@@ -1,6 +1,7 @@
 """Stages in C++ and JavaScript: the decoder beside the model runs after the walk, and no other file in its place."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from .test_cpp import complaints, programs, run, sampled  # noqa: F401  # a fixt
 from .test_web import needs, node, seen_in_page
 
 pytestmark = pytest.mark.torch
+EMOJI = Path(__file__).parents[2] / "emoji" / "unet.onnx"
 HOW = ("--n", "18", "--seed", "7", "--steps", "4")
 
 
@@ -110,3 +112,15 @@ def test_the_page_offers_a_model_of_latents(staged):
     assert (seen["problem"], seen["painting"]) == ("", [True, True])
     expected = generate(path, n=4, seed=7, num_steps=4).reshape(2, 2, 8, 12, 3).swapaxes(1, 2).reshape(16, 24, 3)
     assert np.abs(np.reshape(seen["shown"]["rgba"], (16, 24, 4))[..., :3] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("language", ["C++", "JavaScript"])
+def test_the_shipped_emoji_are_the_same(language, request, tmp_path):
+    how, out = ("--n", "2", "--seed", "7", "--label", "animals"), tmp_path / "x.png"
+    if language == "C++":
+        sampled(request.getfixturevalue("programs"), EMOJI, out, *how)
+    else:
+        needs("onnxruntime-node", "fast-png")
+        assert node("sample.js", EMOJI, *how, "--out", out).returncode == 0
+    expected = np.concatenate(list(generate(EMOJI, n=2, seed=7, label="animals")), axis=1)
+    assert np.abs(made(out, is_picture=True).astype(int) - expected).max() <= 1
