@@ -217,7 +217,11 @@ def test_the_command_of_a_card_gives_the_configuration_that_it_shows(card: Path)
     arguments = re.findall(r"`python -m train (--[^`]+)`", text)[0].split()
     (config,), changes = values_after("--config", arguments), values_after("--set", arguments)
     given = json.loads(json.dumps(asdict(load_config(config, dict(change.split("=", 1) for change in changes)))))
-    for name in ("teacher", "weaker"):  # which a configuration knows by their digests, and a command by their files
+    for name in (
+        "teacher",
+        "weaker",
+        "autoencoder",
+    ):  # which a configuration knows by their digests, and a command by their files
         assert len(values_after(f"--{name}", arguments)) == bool(shown.get(name))
         given[name] = shown.get(name, "")
     # fields that came later have defaults which change nothing for what was trained before
