@@ -88,7 +88,10 @@ def test_examples_have_every_label_and_noise_of_their_own():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (Input("x_t", "vector", (2,)), "name must be an identifier other than x_t and t"),
+        (
+            Input("x_t", "vector", (2,)),
+            "name must be an identifier, or several with dots between, other than x_t and t",
+        ),
         (Input("a b", "vector", (2,)), "name must be an identifier"),
         (Input("ä", "vector", (2,)), "name must be an identifier"),
         (Input("v", ["vector"], (2,)), r"inputs\[0\].kind must be one of"),
@@ -106,6 +109,9 @@ def test_examples_have_every_label_and_noise_of_their_own():
         (Input("y", "label", none=2, classes=("a",)), "none must be null or an index from 0 to 1"),
         (Input("y", "label", none=0.5, classes=("a",)), "none must be null or an index"),
         (Input("v", "vector", (2,), classes=("a",)), "classes must be absent from a vector"),
+        (Input("a..b", "vector", (2,)), "name must be an identifier, or several with dots"),
+        (Input("v", "vector", (2,), limits=((0.0, 1.0), (2.0,))), "limits must be two lists"),
+        (Input("v", "vector", (2,), limits=((0.0,),)), "limits must be two lists"),
         (Input("v", "vector", (2,), none=math.nan), "none must be a finite number"),
         (Input("v", "vector", (2,), none=10**400), "none must be a finite number"),
     ],

@@ -3060,7 +3060,11 @@ inline Guidance guidance_from_json(const json::Value& value) {
 }
 
 // A name is letters, digits and _, without a digit first. What is not ASCII counts as a letter.
+// Return whether a name is an identifier, or several with dots between.
 inline bool is_identifier(const std::string& name) {
+    if (const std::size_t dot = name.find('.'); dot != std::string::npos) {
+        return is_identifier(name.substr(0, dot)) && is_identifier(name.substr(dot + 1));
+    }
     const auto is_letter = [](char c) {
         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
     };

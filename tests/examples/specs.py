@@ -53,6 +53,7 @@ def input_changes():
     yield from (
         [{**VECTOR, "name": name}] for name in ("y", "x_0_prev", "t", "_1", "Az_9", "größe", "w\u0000", "a" * 300, "²")
     )
+    yield from ([{**VECTOR, "name": name}] for name in ("a.b", "a.b_2.c", ".a", "a.", "a..b", "a.1"))
     yield from ([{**VECTOR, "kind": kind}] for kind in (None, 1, "", "label", "image", "previous", "Vector"))
     yield from ([{**LABEL, "shape": shape}] for shape in (None, 1, [1], [2, 2]))
     shapes = (None, [], [0], [-1], [2.0], [True], ["2"], [2, 2], [2**26], [2**26 + 1], [HUGE], [1, 1, 1])
