@@ -75,7 +75,7 @@ def test_a_font_that_is_not_there_is_asked_for(tmp_path):
         open_dataset("noto-font", tmp_path, image_shape=(3, 16, 16))
 
 
-@pytest.mark.parametrize("name", ["emoji-64", "emoji-128"])
+@pytest.mark.parametrize("name", ["emoji-64", "emoji-128", "stanford-cars"])
 def test_the_configurations_that_come_along_are_read(name):
     from train.autoencoder import CONFIGS
     from train.config import dataclass_from_dict

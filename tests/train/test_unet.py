@@ -129,6 +129,8 @@ def test_time_embedding_is_the_formula(channels):
         ("fashion-mnist-conditional", 3_832_897),
         ("emoji", 4_437_699),
         ("stanford-cars", 74_051_331),
+        ("stanford-cars-latent", 64_145_924),
+        ("emoji-64-latent", 2_614_708),
         ("cifar10", 35_746_307),  # Ho et al. 2020, appendix B: 35.7 million
         ("lsun-256", 113_673_219),  # the same: 114 million
         ("celeba-hq-256", 113_673_219),
