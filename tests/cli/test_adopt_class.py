@@ -192,7 +192,7 @@ def test_an_input_is_declared_in_few_words(text, declared):
         ("scale:vector:0", "inputs[0].shape"),
         ("scale:vector:2,3", "inputs[0].shape"),
         ("scale:number:2", "inputs[0].kind"),
-        ("x_t:vector:2", "inputs[0].name must be an identifier other than x_t and t"),
+        ("x_t:vector:2", "inputs[0].name must be an identifier, or several with dots between, other than x_t and t"),
         ("x_0_prev:previous:2,8,8", "inputs[0].shape"),
     ],
 )
