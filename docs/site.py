@@ -1,7 +1,10 @@
 """What mkdocs needs for pages that are read in the repository too: links and pictures outside of docs/ still work."""
 
+import os
 import posixpath
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,28 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted([*ROOT.glob("exported/*.png"), *ROOT.glob("emoji/*.png")]):
         name = f"repository/{path.relative_to(ROOT).as_posix()}"
         files.append(File.generated(config, name, abs_src_path=str(path)))
+    files.append(File.generated(config, "commands.md", content=commands()))
     return files
+
+
+def commands() -> str:
+    """Return a page with what each command says of itself."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    scripts = re.findall(r'^(ddpm-\w+) = "ddpm_export\.cli\.start:(\w+)"', pyproject, re.MULTILINE)
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+
+    def help_of(name: str, function: str, *subcommand: str) -> str:
+        code = f"import sys; sys.argv[0] = {name!r}; import ddpm_export.cli.start as start; start.{function}()"
+        command = [sys.executable, "-c", code, *subcommand, "--help"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    parts = ["# Commands\n\nWhat each command prints for `--help`."]
+    for name, function in scripts:
+        texts = {name: help_of(name, function)}
+        for sub in re.findall(r"^  ([a-z]+)  ", texts[name].partition("Commands:")[2], re.MULTILINE):
+            texts[f"{name} {sub}"] = help_of(name, function, sub)
+        parts += [f"## {title}\n\n```text\n{text}\n```" for title, text in texts.items()]
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, config: Any, **_: object) -> str:
