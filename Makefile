@@ -32,11 +32,15 @@ check: $(VENV)/.dev  ## format, lint, strict types
 bench: $(VENV)/.dev  ## measure again what docs/performance.md says
 	$(BIN)/python -m benchmarks --write docs/performance.md
 
-docs: $(VENV)/.docs  ## build the site in build/site; warnings and broken links are errors
+docs: $(VENV)/.docs build/mathjax/package.json  ## build the site in build/site; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 examples: $(VENV)/.dev examples/web/node_modules  ## build and run the sampler in every language there is a toolchain for
 	$(BIN)/python -m examples
+
+build/mathjax/package.json:  # draws the formulas of the site
+	mkdir -p build/mathjax
+	npm install --prefix build/mathjax --ignore-scripts --no-audit --no-fund --loglevel=error "mathjax@>=3 <4"
 
 examples/web/node_modules: examples/web/package.json  ## what the web example needs of npm, none of its scripts run
 	@if command -v npm > /dev/null; then \

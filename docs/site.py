@@ -11,6 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
+MATHJAX = "build/mathjax/node_modules/mathjax/es5/tex-svg.js"  # of npm, by `make docs`: one file, no network later
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -19,6 +20,7 @@ def on_files(files: Files, config: Any) -> Files:
         name = f"repository/{path.relative_to(ROOT).as_posix()}"
         files.append(File.generated(config, name, abs_src_path=str(path)))
     files.append(File.generated(config, "commands.md", content=commands()))
+    files.append(File.generated(config, "mathjax.js", abs_src_path=str(ROOT / MATHJAX)))
     return files
 
 
