@@ -174,12 +174,21 @@ class Camera(nn.Module):
         return F.relu(self.out(self.pool(x).flatten(1)))
 
 
-class _Norm(nn.BatchNorm2d):
-    """A batch norm without its count of batches, which is no weight."""
+class _Norm(nn.Module):
+    """A batch norm as it is after training, without its count of batches, which is no weight."""
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.num_batches_tracked = None
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
 
 
 def _in_groups(channels: int) -> nn.Module:
