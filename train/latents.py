@@ -1,7 +1,7 @@
 """A data set as the latents of its pictures: what a latent model trains on, and what turns states into pictures again.
 
-Latents are standardised by channel over the data set (Rombach et al. 2022, section D.1, scale by one number); the spec
-carries that as units, and the checkpoint the autoencoder, so that exporting needs nothing else.
+Latents are standardised by channel over the data set (Rombach et al. 2022, section D.1, scale by one number). The spec
+stores that as units and the checkpoint stores the autoencoder, so an export reads one file.
 """
 
 from collections.abc import Callable

@@ -27,12 +27,13 @@ class Policy:
 
     def __init__(self, opened: DenoiserFile | OneCallFile, how: Mapping[str, Any], deadline_s: float | None) -> None:
         self.spec, self._opened, self._how, self._deadline_s = opened.spec, opened, dict(how), deadline_s
-        self._shapes = {entry.name: entry.shape for entry in self.spec.asked_inputs if entry.kind != "label"}
-        lengths = {shape[0] for shape in self._shapes.values() if len(shape) > 1}
-        if len(self.spec.result_shape) != 2 or len(lengths) != 1 or any(len(s) < 2 for s in self._shapes.values()):
+        self._entries = {entry.name: entry for entry in self.spec.asked_inputs if entry.kind != "label"}
+        shapes = {name: entry.shape for name, entry in self._entries.items()}
+        lengths = {shape[0] for shape in shapes.values() if len(shape) > 1}
+        if len(self.spec.result_shape) != 2 or len(lengths) != 1 or any(len(s) < 2 for s in shapes.values()):
             raise ModelRefusedError(
                 f"A policy takes observations of [steps, ...] and gives actions [steps, actions], got "
-                f"{several(f'{name} {list(shape)}' for name, shape in self._shapes.items()) or 'no inputs'} and "
+                f"{several(f'{name} {list(shape)}' for name, shape in shapes.items()) or 'no inputs'} and "
                 f"{list(self.spec.result_shape)}. Use `generate` for this model."
             )
         self._observed: deque[dict[str, Array]] = deque(maxlen=lengths.pop())
@@ -52,10 +53,10 @@ class Policy:
         UsageError for names and shapes other than the file's, for NaN, and for numbers far from what training saw;
         EnvironmentProblem for a plan that took longer than the deadline. Then nothing has changed.
         """
-        wrong = sorted({*observation} ^ {*self._shapes})
+        wrong = sorted({*observation} ^ {*self._entries})
         if wrong:
-            kind = "lacks" if wrong[0] in self._shapes else "has"
-            raise UsageError(f"The observation {kind} {wrong[0]!r}. The policy takes {several(self._shapes)}.")
+            kind = "lacks" if wrong[0] in self._entries else "has"
+            raise UsageError(f"The observation {kind} {wrong[0]!r}. The policy takes {several(self._entries)}.")
         own = {name: self._checked(name, values) for name, values in observation.items()}
         before = list(self._observed) or [own] * (self._observed.maxlen or 1)
         window = [*before, own][-len(before) :]
@@ -66,16 +67,16 @@ class Policy:
         return self._actions.popleft()
 
     def _checked(self, name: str, values: Any) -> Array:
-        shape, got = self._shapes[name][1:], np.asarray(values)
-        if got.shape != shape:
-            raise UsageError(f"Observation {name!r} must have shape {shape}, got {got.shape}.")
-        entry = next(entry for entry in self.spec.asked_inputs if entry.name == name)
-        entry.check_limits(entry.cycle_of(np.stack([got] * self._shapes[name][0])))
+        entry, got = self._entries[name], np.asarray(values)
+        steps, *shape = entry.shape
+        if got.shape != tuple(shape):
+            raise UsageError(f"Observation {name!r} must have shape {tuple(shape)}, got {got.shape}.")
+        entry.check_limits(entry.cycle_of(np.stack([got] * steps)))
         return got.astype(np.float32)
 
     def _plan(self, window: list[dict[str, Array]]) -> Array:
         """Return a chunk of actions, float32 (steps, actions)."""
-        inputs = {name: np.stack([observed[name] for observed in window]) for name in self._shapes}
+        inputs = {name: np.stack([observed[name] for observed in window]) for name in self._entries}
         begun = time.perf_counter()
         chunk: Array = generate(self._opened, n=1, seed=self.seed, first=self.plans, inputs=inputs, **self._how)[0]
         taken = time.perf_counter() - begun

@@ -282,6 +282,11 @@ export declare function noiseStream(seed: number | bigint, images: Iterable<numb
  */
 export declare function specFromJson(text: string): ModelSpec;
 /**
+ * Return whether a state is a picture by itself, without a decoder or units.
+ * @param {Pick<ModelSpec, "state_shape" | "units" | "stages">} spec
+ */
+export declare const stateIsPicture: ({ state_shape, units, stages }: Pick<ModelSpec, "state_shape" | "units" | "stages">) => boolean;
+/**
  * Return the shape of what is made of one state, and whether it is a picture, or else numbers.
  * @param {ModelSpec} spec
  * @returns {{ shape: Shape, isPicture: boolean }}

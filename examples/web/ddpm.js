@@ -556,13 +556,19 @@ function checkStage(name, stage, stateShape) {
 }
 
 /**
+ * Return whether a state is a picture by itself, without a decoder or units.
+ * @param {Pick<ModelSpec, "state_shape" | "units" | "stages">} spec
+ */
+export const stateIsPicture = ({ state_shape, units, stages }) => state_shape.length === 3 && !units && !stages?.after;
+
+/**
  * Return the shape of what is made of one state, and whether it is a picture, or else numbers.
  * @param {ModelSpec} spec
  * @returns {{ shape: Shape, isPicture: boolean }}
  */
 export function resultOf({ state_shape, units, stages }) {
   const outputs = stages?.after?.outputs;
-  if (!outputs) return { shape: state_shape, isPicture: state_shape.length === 3 && !units };
+  if (!outputs) return { shape: state_shape, isPicture: stateIsPicture({ state_shape, units, stages }) };
   return { shape: outputs.images ?? outputs.values, isPicture: "images" in outputs };
 }
 
@@ -1479,6 +1485,5 @@ export async function pictured(states, plan, spec, numbers, progress) {
     const image = numbers[Math.floor(error.at / sizeOf(spec.state_shape))];
     throw new NonFiniteError(error.where, error.at, `image ${image}`);
   }
-  const isPicture = spec.state_shape.length === 3 && !spec.units && !spec.stages?.after;
-  return { images: isPicture ? toUint8(x, spec.state_shape) : null, x };
+  return { images: stateIsPicture(spec) ? toUint8(x, spec.state_shape) : null, x };
 }

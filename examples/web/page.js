@@ -1,6 +1,6 @@
 /** The page: reads the form, asks the worker, shows what comes. All computing is in worker.js. */
 
-import { fromUint8, isTold, labelOf, noiseStream, takesGuidance, toUint8 } from "./ddpm.js";
+import { fromUint8, isTold, labelOf, noiseStream, stateIsPicture, takesGuidance, toUint8 } from "./ddpm.js";
 import { flattened, grid, rgba } from "./images.js";
 import { painting, pictureFromFile } from "./paint.js";
 import { worker } from "./start.js";
@@ -462,7 +462,7 @@ function usePaint() {
   $("paint").setAttribute("aria-label", `${isOurs ? "A" : "No"} picture${isPainted ? ", painted over in part" : ""}`);
 }
 
-const isPainter = () => spec !== null && !spec.stages?.after && !spec.units; // it begins with pictures as they are
+const isPainter = () => spec !== null && stateIsPicture(spec); // it begins with pictures as they are
 const size = () => (isPainter() ? shape.reduce((product, length) => product * length, 1) : undefined);
 const paintOver = (pixels) => paint.show(grid(pixels, shape));
 
