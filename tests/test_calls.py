@@ -85,7 +85,10 @@ def denied(folder):
     return None if done.returncode else json.loads(done.stdout)
 
 
-@pytest.mark.skipif(not hasattr(os, "uname") or os.uname().machine not in calls.ARCHITECTURES, reason="the filter of calls knows no other processor, nor Windows")
+@pytest.mark.skipif(
+    not hasattr(os, "uname") or os.uname().machine not in calls.ARCHITECTURES,
+    reason="the filter of calls knows no other processor, nor Windows",
+)
 def test_what_is_not_needed_is_denied_and_changes_nothing(tmp_path):
     found = denied(tmp_path)
     if found is None:
