@@ -332,8 +332,8 @@ def test_what_is_said_of_the_proof_is_what_it_does() -> None:
     assert small.num_steps == above.num_steps == learned.num_steps
     options = re.compile(
         rf"at {len(small.times)} times in {len(small.batches)} batch sizes "
-        rf"\({len(above.times)} times where images have more than 64x64x3 values\).* a trajectory of {small.num_steps} "
-        r"steps, of DDIM or, where the variance is learned, of DDPM,"
+        rf"\({len(above.times)} times for images of more than 64x64x3 values\).* a trajectory of {small.num_steps} "
+        r"steps, with DDIM or, where the variance is learned, DDPM:"
     )
     assert options.search(" ".join((ROOT / "docs" / "importing.md").read_text(encoding="utf-8").split()))
 

@@ -73,7 +73,7 @@ def load_onnx(path: str | Path, spec: ModelSpec, options: Mapping[str, Any]) -> 
     """Read a network that is an .onnx already, of whoever made it; needs no torch.
 
     options: which of its inputs is x_t, t (or sigma, or c_noise) and each of the spec's inputs, by name, and the rest
-    of docs/importing.md. Raises BadFileError for what is no ONNX file, UsageError for options that do not fit,
+    of docs/importing-modules.md. Raises BadFileError for what is no ONNX file, UsageError for options that do not fit,
     ModelRefusedError for what cannot become a network of (x_t, t).
     """
     path = Path(path)

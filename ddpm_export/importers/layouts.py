@@ -48,12 +48,12 @@ def import_network(
         if not matching and isinstance(kind, str) and kind not in CLASSES:
             raise BadFileError(
                 f"{path} holds a {shown(kind)}, which has no importer; of diffusers there are {several(CLASSES)}. "
-                "Adopt it with its class: see 'Your own class' in docs/importing.md."
+                "Adopt it with its class: see 'Your own class' in docs/importing-modules.md."
             )
         got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
             f"{path} has {'an ambiguous' if matching else 'an unknown'} checkpoint layout, with {got}; known are "
-            f"{', '.join(IMPORTERS)}: {_verdict(signs, matching)}. See 'Your own class' in docs/importing.md."
+            f"{', '.join(IMPORTERS)}: {_verdict(signs, matching)}. See 'Your own class' in docs/importing-modules.md."
         )
     name = matching[0]
     try:

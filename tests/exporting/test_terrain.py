@@ -19,7 +19,7 @@ pytestmark = [
         found is None, reason="needs: pip install --no-deps adaptive-terrain-diffusion (39 MB; .ci/run does)"
     ),
 ]
-OPTIONS = (  # those of docs/importing.md
+OPTIONS = (  # those of docs/importing-modules.md
     "--set x_t=noisy --set sigma=sigma --input difficulty:vector:1 --schedule karras,sigma_min=0.002,sigma_max=80 "
     "--sampler consistency --steps 1 --plans consistency:2,4"
 )
