@@ -29,8 +29,8 @@ check: $(VENV)/.dev  ## format, lint, strict types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## measure again what docs/performance.md says
-	$(BIN)/python -m benchmarks --write docs/performance.md
+bench: $(VENV)/.dev  ## measure again what docs/benchmarks-step.md says
+	$(BIN)/python -m benchmarks --write docs/benchmarks-step.md
 
 docs: $(VENV)/.docs build/mathjax/package.json  ## build the site in build/site; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run all, each in a process of its own, and print the Markdown of docs/performance.md."""
+"""`python -m benchmarks`: run all, each in a process of its own, and print the Markdown of docs/benchmarks-step.md."""
 
 import argparse
 import json

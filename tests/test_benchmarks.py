@@ -59,7 +59,7 @@ def test_numbers_replace_only_what_stands_between_the_marks(tmp_path):
 
 
 def test_the_page_has_its_marks():
-    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/benchmarks-step.md").read_text(encoding="utf-8")
     assert page.index(BEGIN) < page.index(END)
 
 

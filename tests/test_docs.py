@@ -340,7 +340,7 @@ def test_what_is_said_of_the_proof_is_what_it_does() -> None:
 
 def test_same_bits_are_promised_only_where_they_were_measured() -> None:
     sampling = " ".join((ROOT / "docs" / "sampling.md").read_text(encoding="utf-8").split())
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmarks-step.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (batch|threads) +\| +([\d, ]+) \| +bit-equal \|", page, re.M))
     batches, threads = (rows[name].split(", ") for name in ("batch", "threads"))
     cpu, cores = re.findall(r"^Machine: ([\w ]+) \(.*?, (\d+) cores", page, re.M)[0]

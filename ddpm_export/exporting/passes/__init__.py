@@ -1,6 +1,6 @@
 """Graph passes: an exported network rewritten in standard operators, so that ONNX Runtime has less to do on a CPU.
 
-Each file has one pass and says what it gives; docs/performance.md has the figures. A pass changes how a number is
+Each file has one pass and says what it gives; docs/benchmarks-graph.md has the figures. A pass changes how a number is
 computed, never which: to some 1e-7 of the largest output, and the proof of an export holds what was rewritten. To add
 one, name it here.
 """
