@@ -1,7 +1,8 @@
 """Networks of other Gaussian paths, trained for a few hundred steps, in their projects' own loops and as files.
 
-`python -m benchmarks.importing.paths --write docs/benchmarks-importing-samplers.md`. Each family's network is trained on Fashion-MNIST of
-14x14 pixels by its own loss, written here without the scales that the importers apply, so that a wrong one shows.
+`python -m benchmarks.importing.paths --write docs/benchmarks-importing-samplers.md`. Each family's network is trained
+on Fashion-MNIST at 14x14 pixels by its own loss, written here without the scales that the importers apply, so that a
+wrong scale shows.
 """
 
 import argparse

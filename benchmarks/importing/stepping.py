@@ -1,7 +1,7 @@
 """diffusers' schedulers beside the plans that they become, on a trained network: every step, and the picture.
 
-`python -m benchmarks.importing.stepping --write docs/benchmarks-importing-samplers.md`; the network is the shipped one, whose prediction of
-v is turned into what a scheduler is told that it predicts.
+`python -m benchmarks.importing.stepping --write docs/benchmarks-importing-samplers.md`; the network is the shipped one,
+with its v converted to the scheduler's prediction type.
 """
 
 import argparse

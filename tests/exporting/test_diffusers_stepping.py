@@ -32,7 +32,7 @@ pytestmark = [
 ]  # NumPy 2 of diffusers
 TINY = {**SMALL, "sample_size": 8, "block_out_channels": (4, 8), "norm_num_groups": 2}
 SHAPE = (1, 28, 28)
-WAYS = [(name, way) for name, ways in OPTIONS.items() for way in ways[::3]]  # the table of docs/benchmarks-importing-samplers.md has all
+WAYS = [(name, way) for name, ways in OPTIONS.items() for way in ways[::3]]  # docs has the table of all
 
 
 def smooth(x_t, t):
