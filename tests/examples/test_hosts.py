@@ -341,7 +341,7 @@ def test_each_step_is_shown_and_can_be_the_last(request, files, tmp_path, host):
     assert len(ran(*command, path, 99).stdout.splitlines()) == 8
 
 
-# --- what the READMEs and docs/embedding.md show ---
+# --- what the READMEs and docs/embedding-mobile.md show ---
 
 
 def blocks(page, language):
