@@ -275,7 +275,9 @@ def test_code_in_other_languages_is_that_of_a_tested_file() -> None:
     """docs/embedding-*.md show parts of the examples, which tests/examples compiles and runs; nothing of their own."""
     seen = 0
     for page in (ROOT / "docs").glob("embedding-*.md"):
-        parts = re.split(r"^```(py|cpp|js|kotlin|swift)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+        parts = re.split(
+            r"^```(py|cpp|js|kotlin|swift)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M
+        )
         for before, code in zip(parts[:-1:3], parts[2::3], strict=True):
             source = re.findall(r"\]\(([^)\s]+)\)", before)[-1]  # the last file named before the block
             assert code in (page.parent / source).read_text(encoding="utf-8"), f"{source}: not in it: {code[:80]}"
