@@ -15,7 +15,8 @@ from PIL import Image
 from ddpm_export.system.files import sha256_of
 
 ROOT = Path(__file__).parent.parent
-EXTRACTOR = "ddpm_export/extractor.onnx"
+EXTRACTOR = "ddpm_export/exported/extractor.onnx"
+OF_A_CLONE = {"LOG.md", "ship.py", "ablation.py", "ablation_page.py"}  # of train/
 
 
 def ran(*command, **changes):
@@ -55,12 +56,14 @@ def installed(wheel, tmp_path_factory):
     return run
 
 
-def test_a_wheel_holds_the_package_its_extractor_and_nothing_else(wheel, tmp_path):
+def test_a_wheel_holds_the_package_training_the_extractor_and_nothing_else(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (tmp_path / "extractor.onnx").write_bytes(archive.read(EXTRACTOR))
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddpm_export").rglob("*.py")}
-    assert names == package | {"ddpm_export/py.typed", EXTRACTOR}
+    training = {p.relative_to(ROOT).as_posix() for p in (ROOT / "train").rglob("*.*") if p.name not in OF_A_CLONE}
+    training = {f"ddpm_export/{name}" for name in training if not name.endswith(".pyc")}
+    assert names == package | training | {"ddpm_export/py.typed", EXTRACTOR}
     assert sha256_of(tmp_path / "extractor.onnx") == sha256_of(ROOT / "exported" / "extractor.onnx")
 
 
@@ -100,3 +103,18 @@ def test_the_commands_do_their_jobs_away_from_the_clone(installed, tmp_path):
         Image.fromarray(image[..., 0].astype(np.uint8)).save(real / f"{k}.png")
     scored = installed("ddpm-eval", model, "--data", real, "--n", 3, "--steps", 2, "--metrics", "fid,bits")
     assert sha256_of(ROOT / "exported" / "extractor.onnx") in scored.out
+
+
+@pytest.mark.torch
+def test_a_wheel_trains(installed, tmp_path):
+    small = (
+        "batch_size=2",
+        "network.base_channels=8",
+        "network.channel_multipliers=[1]",
+        "network.attention_levels=[]",
+    )
+    settings = [word for setting in small for word in ("--set", setting)]
+    trained = installed("ddpm-train", "--config", "fashion-mnist-small", *settings, "--steps", 1, "--out", tmp_path)
+    assert "checkpoint" in trained.out
+    assert "--config" in installed("python", "-m", "ddpm_export.train", "--help").out
+    installed("python", "-c", "import importlib.util as u; assert u.find_spec('train') is None")

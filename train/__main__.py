@@ -3,4 +3,4 @@
 from ddpm_export.cli.start import begin
 
 if __name__ == "__main__":
-    begin("train.cli")
+    begin(f"{__package__}.cli")

@@ -36,9 +36,10 @@ from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.scoring.metrics.bits import bits_per_dimension, strided_times
 from ddpm_export.system.files import cache_folder, sha256_of
 from ddpm_export.system.processor import cores
-from train.ablation_page import Cell, Result, draw_chart, draw_samples, markdown
-from train.config import CHOICES, TrainConfig, load_config
-from train.pages import copy_file, write_between_marks, write_json
+
+from .ablation_page import Cell, Result, draw_chart, draw_samples, markdown
+from .config import CHOICES, TrainConfig, load_config
+from .pages import copy_file, write_between_marks, write_json
 
 STAGES = ("train", "score", "report")
 ROOT = Path(__file__).parents[1]

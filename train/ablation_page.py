@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from ddpm_export.images.write import grid
 from ddpm_export.process.schedules import SCHEDULES
 from ddpm_export.system.files import replacing
-from train.config import CHOICES, TrainConfig
-from train.pages import markdown_from_table
+
+from .config import CHOICES, TrainConfig
+from .pages import markdown_from_table
 
 LOSSES = CHOICES["loss"]
 STUDY = {  # its Inception Scores, by (schedule, loss); huber with delta 1 is its smooth-L1

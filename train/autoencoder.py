@@ -28,7 +28,8 @@ from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoin
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import sole_writer
-from train.config import dataclass_from_dict
+
+from .config import dataclass_from_dict
 
 CONFIGS = Path(__file__).parent / "autoencoders"
 RESUMABLE = ("steps", "adversarial_from", "log_every", "checkpoint_every")

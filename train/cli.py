@@ -17,7 +17,7 @@ from ddpm_export.errors import EnvironmentProblem, UsageError, not_installed, pa
 from ddpm_export.system.files import sha256_of, sole_writer
 
 if TYPE_CHECKING:
-    from train.loop import Progress
+    from .loop import Progress
 
 SHOWN_BROKEN = 10
 
@@ -54,12 +54,12 @@ def command(
     for package in ("torch", "matplotlib"):
         _require(package)
     # whatever loads torch comes after this line
-    from train.config import load_config
-    from train.distributed import joined_world
-    from train.latents import Latents, open_data
-    from train.loop import SAMPLES, check_classes, spec_from_config, steps_per_epoch, train
-    from train.pictures import draw_loss, draw_samples
-    from train.teacher import Teacher, taught
+    from .config import load_config
+    from .distributed import joined_world
+    from .latents import Latents, open_data
+    from .loop import SAMPLES, check_classes, spec_from_config, steps_per_epoch, train
+    from .pictures import draw_loss, draw_samples
+    from .teacher import Teacher, taught
 
     chosen = taught(load_config(config, changes), teacher, weaker, autoencoder)
     place = _usable_device(device)

@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 from ddpm_export.errors import BadFileError, ConfigError, first_line, several, shown
 from ddpm_export.importers.unet import UNetConfig
 from ddpm_export.process.schedules import betas_from_name
-from train.losses import TIMES
+
+from .losses import TIMES
 
 MAX_COUNT = 2**53
 CONFIG_FOLDER = Path(__file__).parent / "configs"

@@ -41,9 +41,10 @@ from ddpm_export.process.schedules import times_from_grid
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.system.files import replacing, sha256_of, sole_writer
-from train.compiled import compiled, keep_memory
-from train.config import config_from_dict
-from train.pages import write_text
+
+from .compiled import compiled, keep_memory
+from .config import config_from_dict
+from .pages import write_text
 
 Float16 = NDArray[np.float16]
 

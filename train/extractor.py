@@ -25,7 +25,8 @@ from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.idx import fashion_mnist
 from ddpm_export.system.files import replacing, sha256_of
-from train.pages import write_text
+
+from .pages import write_text
 
 WIDTHS = (32, 64, 128)
 BATCH = 128

@@ -18,7 +18,8 @@ from ddpm_export.cli.options import Debug
 from ddpm_export.errors import not_installed
 from ddpm_export.importers.checkpoint import load_torch_file
 from ddpm_export.system.files import cache_folder, sha256_of
-from train.extractor import write_extractor
+
+from .extractor import write_extractor
 
 NAME = "efficientnet-lite2"
 # pixels: of 28x28 a fourfold enlargement, which leaves the last level 4x4 where the network's own 260 leaves it 9x9

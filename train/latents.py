@@ -21,7 +21,8 @@ from ddpm_export.model.stages import AFTER, ENCODE, Stage, Units
 from ddpm_export.process.equations import Array
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
-from train.config import TrainConfig, dataclass_from_dict
+
+from .config import TrainConfig, dataclass_from_dict
 
 ENCODED_TOGETHER = 16
 

@@ -23,13 +23,14 @@ from ddpm_export.model.spec import ModelSpec
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.scoring.datasets.dataset import Dataset
-from train.compiled import compiled, keep_memory
-from train.config import TrainConfig, config_from_dict
-from train.distributed import ALONE, World
-from train.latents import Latents
-from train.losses import LOSSES, noised, shares_of_times, target
-from train.pages import write_text
-from train.teacher import Teacher
+
+from .compiled import compiled, keep_memory
+from .config import TrainConfig, config_from_dict
+from .distributed import ALONE, World
+from .latents import Latents
+from .losses import LOSSES, noised, shares_of_times, target
+from .pages import write_text
+from .teacher import Teacher
 
 MAX_STEP = 2**53
 SAMPLES = "samples.png"  # the last that is drawn

@@ -37,9 +37,10 @@ from ddpm_export.sampling.request import Request, request_for
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import sha256_of
-from train.config import CONFIG_FOLDER, load_config
-from train.pages import copy_file, write_text
-from train.pictures import draw_loss
+
+from .config import CONFIG_FOLDER, load_config
+from .pages import copy_file, write_text
+from .pictures import draw_loss
 
 ROOT = Path(__file__).parents[1]
 CARD_WIDTH = 120

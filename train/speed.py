@@ -16,8 +16,9 @@ from ddpm_export.cli.console import entry_point, print_json
 from ddpm_export.cli.options import Debug
 from ddpm_export.importers.unet import UNet
 from ddpm_export.scoring.datasets.dataset import Dataset
-from train.config import TrainConfig, load_config
-from train.loop import Stepper
+
+from .config import TrainConfig, load_config
+from .loop import Stepper
 
 
 def stepper(config: TrainConfig) -> Callable[[int], object]:

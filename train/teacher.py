@@ -11,8 +11,9 @@ from ddpm_export.errors import BadFileError, ConfigError, UsageError, shown
 from ddpm_export.importers.checkpoint import load_own_checkpoint
 from ddpm_export.importers.unet import UNet
 from ddpm_export.system.files import sha256_of
-from train.compiled import compiled
-from train.config import TrainConfig, config_from_dict
+
+from .compiled import compiled
+from .config import TrainConfig, config_from_dict
 
 SHARED = ("prediction", "schedule", "schedule_parameters", "num_train_timesteps")
 

@@ -37,7 +37,8 @@ from ddpm_export.process.schedules import GRIDS
 from ddpm_export.process.walk import State, walk, weighted_sum
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.sampling.request import request_for
-from train.pages import write_json
+
+from .pages import write_json
 
 Float64 = NDArray[np.float64]
 

@@ -33,6 +33,12 @@ export = _command("export")
 adopt = _command("adopt", lambda: not any(word.partition("=")[0] == "--network" for word in sys.argv))  # own code
 
 
+def train() -> None:
+    """Begin a training: its code is `ddpm_export.train` in a wheel, `train` in a clone."""
+    package = os.path.dirname(os.path.dirname(__file__))
+    begin("ddpm_export.train.cli" if os.path.isdir(os.path.join(package, "train")) else "train.cli")
+
+
 def begin(module: str, *, in_child: bool = False) -> None:
     """Import a command's module and run its `main`, here or in a child; a signal ends it with 130 and one line.
 

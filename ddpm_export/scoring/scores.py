@@ -116,8 +116,8 @@ def shipped_extractor() -> Path:
     Raises EnvironmentProblem where it is in neither.
     """
     package = Path(__file__).parent.parent
-    for path in (package / "extractor.onnx", package.parent / "exported" / "extractor.onnx"):
-        if path.is_file():
+    for place in (package, package.parent):
+        if (path := place / "exported" / "extractor.onnx").is_file():
             return path
     raise EnvironmentProblem("The shipped extractor is missing. Reinstall ddpm-export, or pass `extractor`.")
 
