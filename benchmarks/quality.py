@@ -93,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     if arguments.write is not None:
         page: Path = arguments.write
         _draw_chart(page.parent / page.stem / "chart.png", judge.rows, cases, real, seconds)
-        picture = f"![KID over steps, and over the time a picture takes]({page.stem}/chart.png)"
+        picture = f"![KID over steps, and over the time an image takes]({page.stem}/chart.png)"
         write_between_marks(page, f"{markdown_from_reports([asdict(found)])}\n\n{picture}")
     return found
 
@@ -218,11 +218,11 @@ def _run_of(model: Model, settings: Request, spec: ModelSpec) -> Callable[[], No
     return call
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
 def _case_table(rows: Rows, cases: list[Case], real: dict[int, str], seconds: dict[str, dict[int, float]]) -> Table:
-    columns = ["sampler", "steps", "images", "KID x 1000", "FID", *(f"ms a picture, batch {size}" for size in BATCHES)]
+    columns = ["sampler", "steps", "images", "KID x 1000", "FID", *(f"ms an image, batch {size}" for size in BATCHES)]
     lines = []
     for case in cases:
         times = [f"{1e3 * seconds[case.sampler][size] * case.num_steps / size:.1f}" for size in BATCHES]
@@ -256,9 +256,9 @@ def _notes(rows: Rows, cases: list[Case], arguments: argparse.Namespace) -> list
     notes = [
         f"{Path(arguments.model).name} (SHA-256 {sha256_of(arguments.model)[:12]}) by {Path(arguments.extractor).name} "
         f"(SHA-256 {sha256_of(arguments.extractor)[:12]}) against the 60,000 training images, seed {SEED}. KID has its "
-        "standard error. FID depends on the number of images, and is left out where they are few.",
-        f"The time of a picture is that of a step times the steps: {TIMED_STEPS} steps of each sampler and batch took "
-        f"turns ({ROUNDS} rounds, medians), with all that a run does besides the network.",
+        "standard error. FID depends on the number of images and is left out where there are few.",
+        f"An image's time is a step's times the number of steps: {TIMED_STEPS} steps of each sampler and batch took "
+        f"turns ({ROUNDS} rounds, medians), including what a run does outside the network.",
     ]
     for n in sorted({case.n for case in cases}, reverse=True):
         notes.append(_cheapest_as_text(rows, [case for case in cases if case.n == n]))
@@ -311,7 +311,7 @@ def _draw_chart(
     left.set_xticks(counts, [str(count) for count in counts], minor=False)
     left.minorticks_off()
     left.set(xlabel="steps", ylabel="KID x 1000, lower is better", title="by steps")
-    right.set(xlabel=f"ms a picture, batch {size}", title="by time")
+    right.set(xlabel=f"ms an image, batch {size}", title="by time")
     left.legend(fontsize=8)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=110)
@@ -323,7 +323,9 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--n", type=int, default=2000, help="images of a row [%(default)s]")
     options.add_argument("--n-slow", type=int, default=300, help=f"the same from {SLOW_FROM} steps on [%(default)s]")
     options.add_argument("--steps", default="5,10,20,50,100,250,1000", help="[%(default)s]")
-    options.add_argument("--results", default="docs/samplers/results.json", help="finished rows [%(default)s]")
+    options.add_argument(
+        "--results", default="docs/benchmarks-samplers/results.json", help="finished rows [%(default)s]"
+    )
     options.add_argument("--cache", help="where images and features are kept [the user's cache]")
     options.add_argument(
         "--write", type=Path, metavar="PAGE", help="rewrite this page between its marks, and its chart"

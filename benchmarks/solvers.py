@@ -150,8 +150,8 @@ def measure(arguments: argparse.Namespace) -> Report:
             + " and ".join(f"{name} (SHA-256 {sha256_of(path)[:8]})" for name, path in judges.items())
             + f". Levels: the root of the mean square of the distance to {LIMIT['num_steps']} steps of DDIM from the "
             f"same noise, {LIMIT_IMAGES} images.",
-            "Differences are those of KID x 1000 over the images that both rows have, the first ones, with the error "
-            "that pairs from the same noise leave. Below 0 is better.",
+            "Differences of KID x 1000 are over the first images, which both rows have, with the error of pairs from "
+            "the same noise. Below 0 is better.",
             *_note_of_times(found),
         ],
         found.values,
@@ -341,7 +341,7 @@ def _less(case: Case, anchor: Case) -> str:
 
 
 def _seconds_a_run(model: Model, spec: ModelSpec, cases: list[Case]) -> Values:
-    """Return the median seconds of a run by row and batch, told and guided; TIMED steps stand for more of them."""
+    """Return the median seconds of a run by row and batch, with classes and guidance; from TIMED steps where longer."""
 
     def timed(case: Case) -> Plan:
         if case.solver not in LONG or len(case.plan.rows) <= TIMED:
@@ -365,7 +365,7 @@ def _seconds_a_run(model: Model, spec: ModelSpec, cases: list[Case]) -> Values:
     }
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
 def _table(found: _Found, cases: list[Case], judges: list[str]) -> Table:
@@ -380,7 +380,7 @@ def _table(found: _Found, cases: list[Case], judges: list[str]) -> Table:
     real = [_kid_as_text(kids[name]) if name in kids else "-" for name in judges]
     lines.append(["-", "real test images", "-", str(n), "-", *real, *("-" for _ in batches)])
     columns = ["evaluations", "solver", "grid", "images", "levels", *(f"KID x 1000, {name}" for name in judges)]
-    return Table("Few evaluations", [*columns, *(f"ms a picture, batch {batch}" for batch in batches)], lines)
+    return Table("Few evaluations", [*columns, *(f"ms an image, batch {batch}" for batch in batches)], lines)
 
 
 def _named(case: Case) -> list[str]:
@@ -391,8 +391,8 @@ def _note_of_times(found: _Found) -> list[str]:
     if not found.values["seconds"]:
         return []
     return [
-        f"Times are of whole runs, told and guided as the pictures are, that took turns ({ROUNDS} rounds, medians); "
-        f"of more than {TIMED} steps, the time of {TIMED} in proportion."
+        f"Times are of whole runs with the same classes and guidance, taking turns ({ROUNDS} rounds, medians); "
+        f"beyond {TIMED} steps they are extrapolated from {TIMED}."
     ]
 
 
@@ -413,8 +413,8 @@ def _difference_table(found: _Found, cases: list[Case], anchors: list[Case], jud
             cells.append(f"{_kid_as_text(kids[judge])} ({n})" if judge in kids else "-")
         if set(cells) != {"-"}:
             lines.append([*_named(case), *cells])
-    columns = [f"less {anchor.solver}'s {anchor.evaluations}" for anchor in compared]
-    title = f"Differences of KID x 1000 by {judge} (of how many images)"
+    columns = [f"minus {anchor.solver} {anchor.evaluations}" for anchor in compared]
+    title = f"Differences of KID x 1000 by {judge} (number of images)"
     return Table(title, ["evaluations", "solver", "grid", *columns], lines)
 
 
@@ -441,7 +441,7 @@ def _draw_chart(path: Path, found: _Found, cases: list[Case], judges: list[str])
     batch = BATCHES[-1]
     measures: dict[str, Callable[[Case], float | None]] = {"network evaluations": lambda case: case.evaluations}
     if found.values["seconds"]:
-        measures[f"ms a picture, batch {batch}"] = lambda case: _ms_a_picture(found, case, batch)
+        measures[f"ms an image, batch {batch}"] = lambda case: _ms_a_picture(found, case, batch)
     figure = Figure(figsize=(4.5 * len(judges), 3.8 * len(measures)), layout="constrained")
     panels = figure.subplots(len(measures), len(judges), squeeze=False)
     counts = sorted({case.evaluations for case in cases})
@@ -498,7 +498,9 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--kept", action="store_true", help="only tell what lies in --results, and compute nothing")
     options.add_argument("--time", action="store_true", help="time the rows, on an idle machine")
     options.add_argument("--threads", type=int, help="of ONNX Runtime [all]")
-    options.add_argument("--results", default="docs/solvers/results.json", help="what was found [%(default)s]")
+    options.add_argument(
+        "--results", default="docs/benchmarks-few-evaluations/results.json", help="what was found [%(default)s]"
+    )
     options.add_argument("--cache", help="where images and features are kept [the user's cache]")
     options.add_argument(
         "--write", type=Path, metavar="PAGE", help="rewrite this page between its marks, and its chart"

@@ -1,4 +1,4 @@
-r"""The page docs/derivation.md is what the code computes: its displayed formulas are read, evaluated and compared.
+r"""The derivation (docs/derivation*.md) is what the code computes: its formulas are read, evaluated and compared.
 
 A formula with a \tag{name} is tested, and every name has its truth here: a function of the package, or where the page
 claims an identity, the same number by another way. The other displays say what densities and averages are.
@@ -24,7 +24,8 @@ from ddpm_export.process.solvers import Grid, ddim, ddim_weights, ddpm
 from ddpm_export.process.walk import walk
 from ddpm_export.scoring.metrics.bits import bits_per_dimension
 
-PAGE = (Path(__file__).parent.parent / "docs" / "derivation.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = "".join((DOCS / f"derivation{part}.md").read_text(encoding="utf-8") for part in ("", "-sampling"))
 # Blocks in a row share the line under them that names the code.
 GROUPS = re.findall(r"((?:^```math\n.*?^```\n)+)(?:Code: (.*?)\n)?", PAGE, re.S | re.M)
 FORMULAS = {tag: formula for formula, tag in re.findall(r"^```math\n([^`]*?) \\tag\{([^}]*)\}\n```$", PAGE, re.M)}

@@ -94,7 +94,7 @@ def test_rows_are_compared_with_ddim_and_with_many_steps(place):
     assert images["40", "ddim"] == images["40", "ancestral"] == "20"
     assert images["2", "tuned-2"] == images["5", "dpmpp_2m_sde"] == images["-", "real test images"] == "30"
     assert all(float(line[-1]) >= 0 for line in table.rows if line[0] != "-")
-    assert by_f.columns[3:] == ["less ddim's 3", "less ddim's 40", "less ancestral's 40"]  # 4 is none of --steps
+    assert by_f.columns[3:] == ["minus ddim 3", "minus ddim 40", "minus ancestral 40"]  # 4 is none of --steps
     cells = {tuple(line[:2]): line[3:] for line in by_f.rows}
     assert [cell.rpartition(" ")[2] for cell in cells["2", "tuned-2"]] == ["(30)", "(20)", "(20)"]
     assert cells["3", "ddim"][0] == "-"

@@ -135,11 +135,11 @@ def markdown(
     parts.append("\n".join(f"- {note}" for note in _notes(results, real, config, seeds, num_steps)))
     if count == len(STUDY):
         parts.append(_comparison(scored, real))
-        parts.append(markdown_from_table("What the study found, and whether it holds here", *_verdict_table(scored)))
+        parts.append(markdown_from_table("The study's findings, and whether they hold here", *_verdict_table(scored)))
     else:
-        parts.append(f"Scored so far: {count} of {len(STUDY)} cells; the study's conclusions wait for the rest.")
+        parts.append(f"Scored so far: {count} of {len(STUDY)} cells; the study's conclusions need all of them.")
     parts.append(f"![Inception Score beside the study's, and FID, of each cell]({pictures}/chart.png)")
-    parts.append(f"![Sixteen samples of each cell, of the same noise]({pictures}/samples.png)")
+    parts.append(f"![Sixteen samples of each cell, from the same noise]({pictures}/samples.png)")
     return "\n\n".join(parts)
 
 
@@ -192,11 +192,11 @@ def _notes(
     n = "" if real is None else f" of {real['of']['n']:,} images by {num_steps} steps of DDIM, seed 0,"
     notes = [
         f"`python -m train.ablation --config {config.name} --seeds {seeds}`: predicts {config.prediction}, "
-        f"T = {config.num_train_timesteps}, {config.steps:,} steps of {config.batch_size} a cell, the same images in "
-        "the same order, the same t and the same noise; the averaged weights, exported.",
-        f"IS, FID and KID{n} against the training images: IS is the mean over 10 splits with its spread, KID has its "
-        "standard error. Bits per dimension with fixed_small, of the same test images, times and noise in every cell: "
-        "its error is mostly the choice of images, which all cells share. Of several seeds: the mean, and the range.",
+        f"T = {config.num_train_timesteps}, {config.steps:,} steps of {config.batch_size} a cell. Every cell sees the "
+        "same images in the same order, the same t and the same noise. The exported, averaged weights are scored.",
+        f"IS, FID and KID{n} against the training images. IS is the mean over 10 splits with its spread; KID has its "
+        "standard error. Bits per dimension use fixed_small and the same test images, times and noise in every cell, "
+        "so most of their error is common to all cells. Several seeds give the mean and the range.",
     ]
     for cell, result in results.items():
         if result.failed is not None:
@@ -222,7 +222,7 @@ def _comparison(scored: Mapping[str, dict[tuple[str, str], float]], real: dict[s
         for name, metric in METRICS.items()
     ]
     lines.append(
-        "Spearman's correlation of the study's Inception Score with ours over the cells, 1 being the same order: "
+        "Spearman's correlation of the study's Inception Score with our scores over the cells (1 is the same order): "
         f"{', '.join(correlations)}."
     )
     return "\n".join(lines)

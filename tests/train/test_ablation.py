@@ -63,7 +63,7 @@ def test_scores_in_the_studys_order_uphold_all_it_found(toy_config):
     assert list(table) == [*(f"{schedule}, {loss}" for schedule, loss in STUDY), "real test images"]
     assert table["quadratic, huber"] == ["3.878", "7.756 ± 0.050", "12.24", "12.24 ± 1.00", "1.244 ± 0.100"]
     assert table["real test images"] == ["4.088", "8.000 ± 0.050", "12.00", "12.00 ± 1.00", "-"]
-    verdict = rows_of(text, "What the study found, and whether it holds here")
+    verdict = rows_of(text, "The study's findings, and whether they hold here")
     assert len(verdict) == 6
     assert all(answer.startswith("yes (") for answers in verdict.values() for answer in answers)
     assert "IS 1.00, FID 1.00, KID 1.00, bits/dim 1.00" in text
@@ -94,7 +94,7 @@ def test_a_failed_and_a_missing_cell_are_shown_and_nothing_is_concluded(toy_conf
     assert table["linear, l1"][1] == "not scored"
     assert "- cosine-l1 failed in train: step 3: bad." in text
     assert "Scored so far: 10 of 12 cells" in text
-    assert "whether it holds" not in text
+    assert "whether they hold" not in text
 
 
 def test_several_seeds_show_mean_and_range(toy_config):
