@@ -1,7 +1,7 @@
 """`python -m train.extractor`: a small classifier whose features and logits score samples (docs/scoring.md).
 
 Heusel et al. 2017 and Salimans et al. 2016 take features and class probabilities from a network trained on ImageNet;
-grey 28x28 clothes are far from its world. This one is trained on the data set itself and says so in its file.
+grey 28x28 clothes and emoji are far from its world. This one is trained on the data set itself and says so in its file.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 import typer
 from torch import Tensor, nn
@@ -17,13 +18,13 @@ from torch.nn import functional as F
 
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.options import Debug
-from ddpm_export.errors import ModelRefusedError
+from ddpm_export.errors import ModelRefusedError, UsageError
 from ddpm_export.exporting.onnx import model_from_network
 from ddpm_export.importers.checkpoint import load_torch_file, save_checkpoint
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.scoring.datasets.dataset import Dataset
-from ddpm_export.scoring.datasets.idx import fashion_mnist
+from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import replacing, sha256_of
 
 from .pages import write_text
@@ -34,16 +35,17 @@ PEAK_LEARNING_RATE = 0.1
 MAX_RELATIVE_ERROR = 1e-5
 CARD = """# The extractor
 
-`extractor.onnx` scores 28x28 grey images in the range [-1, 1]: input `images` (B, 1, 28, 28) float32, outputs
-`features` (B, 128) and `logits` (B, 10). It is a small residual network (He et al. 2016; widths 32, 64, 128) trained on
-the 60,000 training images of Fashion-MNIST (Xiao et al. 2017, MIT) by `python -m train.extractor --epochs {epochs}`
-and names {accuracy:.2%} of the 10,000 test images correctly.
+`extractor.onnx` scores images of {shape} (channels, height, width) in the range [-1, 1]: input `images` (B, C, H, W)
+float32, outputs `features` (B, 128) and `logits` (B, {classes}). It is a small residual network (He et al. 2016; widths
+32, 64, 128), trained by `python -m train.extractor --dataset {name} --epochs {epochs}` on the training images of
+{name} (licence {license}), and names {accuracy:.2%} of the test images correctly.
 
 SHA-256 {sha256}
 
 Its scores compare with those of the same extractor, the same number of images and the same reference set, and with
 nothing else: not with Inception's on ImageNet.
 """
+SHAPES = {"fashion-mnist": (1, 28, 28), "noto-font": (3, 64, 64)}
 SHIFT = 2  # pixels by which an image is moved, at most, in training
 
 
@@ -67,11 +69,15 @@ class Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Give features (B, 128) and logits (B, 10) of images (B, 1, 28, 28) in [-1, 1]."""
+    """Give features (B, 128) and logits (B, classes) of images (B, channels, H, W) in [-1, 1].
 
-    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+    is_large: of 64x64, which the first convolution halves.
+    """
+
+    def __init__(self, channels: int = 1, classes: int = 10, *, is_large: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(channels, WIDTHS[0], 3, 2 if is_large else 1, 1, bias=False)
+        self.outside = 1.0 if is_large else -1.0  # around the image: emoji lie on white
         blocks, width = [], WIDTHS[0]
         for level, wider in enumerate(WIDTHS):
             blocks.append(Residual(width, wider, 1 if level == 0 else 2))
@@ -114,7 +120,7 @@ def train(network: Classifier, data: Dataset, path: Path, epochs: int, *, test: 
         for place in range(per_epoch):
             step = epoch * per_epoch + place
             chosen = order[place * BATCH : (place + 1) * BATCH]
-            x = _shifted(images[chosen].float() / 127.5 - 1.0, generator)
+            x = _shifted(images[chosen].float() / 127.5 - 1.0, generator, network.outside)
             _, logits = network(x.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.05)
             for group in optimizer.param_groups:
@@ -130,10 +136,10 @@ def train(network: Classifier, data: Dataset, path: Path, epochs: int, *, test: 
         )
 
 
-def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Move each image of a batch by up to SHIFT pixels each way, with black from outside."""
+def _shifted(x: Tensor, generator: torch.Generator, outside: float) -> Tensor:
+    """Move each image of a batch by up to SHIFT pixels each way, with one value from outside."""
     size = x.shape[-1]
-    padded = F.pad(x, (SHIFT,) * 4, value=-1.0)
+    padded = F.pad(x, (SHIFT,) * 4, value=outside)
     offsets = torch.randint(0, 2 * SHIFT + 1, (2, len(x)), generator=generator)
     pixels = torch.arange(size)
     rows, columns = (offset[:, None] + pixels for offset in offsets)  # (B, size) each
@@ -163,7 +169,7 @@ def write_extractor(
     example = torch.zeros(2, *image_shape)
     model = model_from_network(network, (example,), ["images"], ["features", "logits"], "extractor", metadata)
     with replacing(path) as beside:
-        beside.write_bytes(model.SerializeToString(deterministic=True))
+        beside.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         extract = open_extractor(beside, image_shape, "cpu", None)
         images = torch.from_numpy(noise_stream(0, range(7), image_shape)(0)).clamp(-1.0, 1.0)
         with torch.no_grad():
@@ -177,33 +183,48 @@ def write_extractor(
                 )
 
 
-def ship(network: Classifier, folder: Path, test_accuracy: float, epochs: int) -> Path:
+def ship(network: Classifier, data: Dataset, folder: Path, test_accuracy: float, epochs: int) -> Path:
     """Write the classifier as `extractor.onnx`, checked against torch, with a card; return its path.
 
-    Input `images` (B, 1, 28, 28) float32 in [-1, 1]; outputs `features` (B, 128) and `logits` (B, 10).
+    Input `images` (B, C, H, W) float32 in [-1, 1]; outputs `features` (B, 128) and `logits` (B, classes).
     """
     network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    facts = {"name": "fashion-mnist classifier", "test_accuracy": test_accuracy, "epochs": epochs, "license": "MIT"}
+    height, width, channels = data.images.shape[1:]
+    shape = (channels, height, width)
+    facts = {"name": f"{data.name} classifier", "test_accuracy": test_accuracy, "epochs": epochs, "license": "MIT"}
     path = folder / "extractor.onnx"
-    write_extractor(network, (1, 28, 28), facts, path, MAX_RELATIVE_ERROR)
-    card = CARD.format(accuracy=test_accuracy, epochs=epochs, sha256=sha256_of(path))
+    write_extractor(network, shape, facts, path, MAX_RELATIVE_ERROR)
+    card = CARD.format(
+        shape=shape,
+        classes=network.head.out_features,
+        name=data.name,
+        license=data.license,
+        accuracy=test_accuracy,
+        epochs=epochs,
+        sha256=sha256_of(path),
+    )
     write_text(folder / "extractor.md", card)
     return path
 
 
 def command(
-    epochs: Annotated[int, typer.Option(help="Passes over the 60,000 training images.")] = 12,
+    dataset: Annotated[str, typer.Option(help=f"What it learns to name: {' or '.join(SHAPES)}.")] = "fashion-mnist",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 12,
     run: Annotated[Path, typer.Option(help="The folder for its checkpoint.")] = Path("runs/extractor"),
     out: Annotated[Path, typer.Option(help="The folder for extractor.onnx and its card.")] = Path("exported"),
     data: Annotated[Path | None, typer.Option(help="The data set's files.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Train the classifier on Fashion-MNIST, export it, and print its accuracy on the 10,000 test images."""
+    """Train the classifier on a data set, export it, and print its accuracy on the test images."""
+    if dataset not in SHAPES:
+        raise UsageError(f"dataset must be one of {', '.join(SHAPES)}, got {dataset!r}.")
     torch.manual_seed(0)
-    network, test = Classifier(), fashion_mnist(data, train=False)
-    train(network, fashion_mnist(data), run / "checkpoint.pt", epochs, test=test)
+    shape = SHAPES[dataset]
+    images, test = (open_dataset(dataset, data, image_shape=shape, train=side) for side in (True, False))
+    network = Classifier(shape[0], int(np.max(images.labels)) + 1, is_large=shape[1] > 32)
+    train(network, images, run / "checkpoint.pt", epochs, test=test)
     reached = accuracy(network, test)
-    path = ship(network, out, reached, epochs)
+    path = ship(network, images, out, reached, epochs)
     print(json.dumps({"extractor": str(path), "sha256": sha256_of(path), "test_accuracy": reached, "epochs": epochs}))
 
 

@@ -10,9 +10,9 @@ import warnings
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxscript  # noqa: F401  (torch.onnx needs it once it is called: its absence shall be told before any work)
 import torch
-from onnx import numpy_helper
 from onnx_ir.passes import InPlacePass
 from torch import Tensor, nn
 
@@ -42,7 +42,8 @@ def model_from_checkpoint(
     spec = checkpoint.spec
     metadata = {METADATA_KEY: json_from_spec(spec)}
     inputs, outputs = list(spec.input_types), list(spec.outputs)
-    return rewritten(model_from_network(checkpoint.network, (), inputs, outputs, "denoiser", metadata, program), passes)
+    network = model_from_network(checkpoint.network, (), inputs, outputs, "denoiser", metadata, program)
+    return rewritten(network, passes)
 
 
 def model_from_network(
@@ -53,17 +54,18 @@ def model_from_network(
     name: str,
     metadata: dict[str, str],
     program: torch.export.ExportedProgram | None = None,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """Return any network as an ONNX model in the form of this file, with these names and metadata.
+
+    Its weights lie where the network has them: they are copied once, when `rewritten` makes a message of the model.
 
     example: inputs of two images, of which only shapes and types count, to trace it with where `program` is None. The
     first dimension of all is the batch. Raises ModelRefusedError where torch cannot express the network in ONNX.
     """
     if program is None:
         program = program_from_network(network, example)
-    model = _torch_export(program, inputs, outputs)
+    model, constants = _torch_export(program, inputs, outputs)
     graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     scopes = _scopes(graph)
     _make_shapes_static(graph, constants)
     _drop_unused(graph, scopes)
@@ -73,8 +75,11 @@ def model_from_network(
     used = dict.fromkeys(value for node in graph.node for value in node.input if value in names)
     state = {key: k for k, key in enumerate(network.state_dict())}
     order = sorted(used, key=lambda key: state.get(key, len(state)))  # stable: the others by first use
-    del graph.initializer[:]
-    graph.initializer.extend(numpy_helper.from_array(names[key].copy(order="C"), key) for key in order)
+    for key in order:
+        kind = onnx.helper.np_dtype_to_tensor_dtype(names[key].dtype)
+        weight = graph.initializer.add(name=key, dims=names[key].shape, data_type=kind)
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value="the network")
 
     for carrier in (model, graph, *graph.node, *graph.input, *graph.output):
         carrier.doc_string = ""
@@ -86,10 +91,16 @@ def model_from_network(
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "ddpm-export", ""
     onnx.helper.set_model_props(model, metadata)
-    return model
+    result = ir.from_proto(model)
+    for key in order:
+        result.graph.initializers[key].const_value = ir.tensor(names[key], name=key)
+    return result
 
 
-def _torch_export(traced: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+def _torch_export(
+    traced: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Return torch's graph without its constants, and those by name."""
     with quiet_torch():
         warnings.filterwarnings("ignore", r"# The axis name: batch", UserWarning)  # x_t and t share one: that is meant
         try:
@@ -106,9 +117,13 @@ def _torch_export(traced: torch.export.ExportedProgram, inputs: list[str], outpu
             raise ModelRefusedError(
                 f"torch cannot write the network as ONNX of opset {OPSET}: {first_line(exc)}. Try `format=pt2`."
             ) from exc
-    assert program is not None  # dynamo=True gives a program
-    model: onnx.ModelProto = program.model_proto
-    return model
+        assert program is not None  # dynamo=True gives a program
+        constants = {}
+        for name, weight in program.model.graph.initializers.items():
+            assert weight.const_value is not None
+            constants[name] = weight.const_value.numpy()
+            weight.const_value = None
+        return program.model_proto, constants
 
 
 def _scopes(graph: onnx.GraphProto) -> list[str]:

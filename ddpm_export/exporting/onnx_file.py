@@ -23,22 +23,28 @@ MAX_INLINE_BYTES = 2**31 - 2**24  # protobuf ends at 2 GB; some of it is the gra
 
 
 @contextmanager
-def writing_model(model: ModelProto, path: Path, *, max_inline_bytes: int | None = None) -> Iterator[Path]:
+def writing_model(
+    model: ModelProto, path: Path, *, weights_in: Path | None = None, max_inline_bytes: int | None = None
+) -> Iterator[Path]:
     """Write a model beside `path` and give it that name if no error follows.
+
+    weights_in: the folder of the files that hold weights of the model, which are copied from there.
 
     Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling named by their digest: however
     this ends, the model that is there has the weights that it was written with. Those of the one before are removed.
     """
     if fits_inline(model, max_inline_bytes):
+        if weights_in is not None:
+            read_weights(model, weights_in)
         with replacing(path) as beside:
             _seal(model)
             beside.write_bytes(model.SerializeToString(deterministic=True))
             onnx.checker.check_model(str(beside), full_check=True)
             yield beside
         return
-    weights = path.with_name(f"{path.name}.{_digest_of_weights(model)}.data")
+    weights = path.with_name(f"{path.name}.{_digest_of_weights(model, weights_in)}.data")
     with replacing(path) as beside, replacing(weights) as data:
-        _move_weights(model, data)
+        _move_weights(model, data, weights_in)
         beside.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(beside), full_check=True)
         yield beside
@@ -58,18 +64,31 @@ def _seal(model: ModelProto, *files: Path) -> None:
             entry.value = metadata_from({**json.loads(entry.value), WEIGHTS_SHA256: digest})
 
 
-def _digest_of_weights(model: ModelProto) -> str:
+def _digest_of_weights(model: ModelProto, weights_in: Path | None) -> str:
     digest = hashlib.sha256()
     for tensor in tensors_of(model.graph):
-        digest.update(tensor.raw_data)
+        digest.update(_bytes_of(tensor, weights_in))
     return digest.hexdigest()[:16]
+
+
+def _place_of(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _bytes_of(tensor: TensorProto, folder: Path | None) -> bytes:
+    """Return a weight's bytes, from the folder where they lie in a file."""
+    if folder is None or tensor.data_location != TensorProto.EXTERNAL:
+        return tensor.raw_data
+    place = _place_of(tensor)
+    with (folder / place["location"]).open("rb") as file:
+        file.seek(int(place.get("offset", 0)))
+        return file.read(int(place.get("length", -1)))
 
 
 def fits_inline(model: ModelProto, most: int | None = None) -> bool:
     """Return whether a model's weights, together, are small enough to lie in the message itself."""
-    return sum(len(tensor.raw_data) for tensor in tensors_of(model.graph)) <= (
-        MAX_INLINE_BYTES if most is None else most
-    )
+    sizes = (int(_place_of(tensor).get("length", len(tensor.raw_data))) for tensor in tensors_of(model.graph))
+    return sum(sizes) <= (MAX_INLINE_BYTES if most is None else most)
 
 
 def graphs_within(node: NodeProto) -> Iterator[GraphProto]:
@@ -121,16 +140,18 @@ def read_weights(model: ModelProto, folder: Path) -> None:
             del tensor.external_data[:]
 
 
-def _move_weights(model: ModelProto, data: Path) -> None:
+def _move_weights(model: ModelProto, data: Path, weights_in: Path | None) -> None:
     """Move every weight's bytes into a file, each at a page's start, so that a runtime can map it."""
     with data.open("wb") as file:
         for tensor in tensors_of(model.graph):
-            if len(tensor.raw_data) < 1024:  # shapes: a reader wants them with the graph
+            content = _bytes_of(tensor, weights_in)
+            if len(content) < 1024:  # shapes: a reader wants them with the graph
                 continue
             file.write(b"\0" * (-file.tell() % 4096))
-            place = {"location": data.name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
-            file.write(tensor.raw_data)
+            place = {"location": data.name, "offset": str(file.tell()), "length": str(len(content))}
+            file.write(content)
             tensor.ClearField("raw_data")
+            tensor.ClearField("external_data")
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=value)

@@ -104,11 +104,12 @@ class Original:
         with installed("onnx"):
             from ddpm_export.exporting.onnx_file import read_weights, writing_model
             from ddpm_export.exporting.stored_weights import store_weights
-        if self.graph.path is not None:
-            read_weights(model, self.graph.path.parent)
+        folder = self.graph.path.parent if self.graph.path else None
         if self.storage != "float32":
+            if folder is not None:
+                read_weights(model, folder)
             store_weights(model.graph, self.storage)
-        with writing_model(model, path) as beside:
+        with writing_model(model, path, weights_in=folder) as beside:
             yield beside
 
     def prove_file(self, beside: Path, path: Path) -> Proof:

@@ -50,6 +50,11 @@ def import_network(
                 f"{path} holds a {shown(kind)}, which has no importer; of diffusers there are {several(CLASSES)}. "
                 "Adopt it with its class: see 'Your own class' in docs/importing-modules.md."
             )
+        if not matching and any(".diffusion_model." in f".{name}" for name in names):
+            raise BadFileError(
+                f"{path} has the layout of latent-diffusion, whose configuration lies in another file. Convert it with "
+                "diffusers' scripts/conversion_ldm_uncond.py and export the folder."
+            )
         got = f"keys {several((repr(name[:60]) for name in names), 4)}" if names else "no tensors"
         raise BadFileError(
             f"{path} has {'an ambiguous' if matching else 'an unknown'} checkpoint layout, with {got}; known are "

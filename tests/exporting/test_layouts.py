@@ -121,6 +121,11 @@ def test_a_file_of_no_layout(tmp_path, contents):
     assert_refused(export(tmp_path, contents), 3, "an unknown checkpoint layout", *IMPORTERS)
 
 
+def test_latent_diffusions_own_layout_names_the_script_that_converts_it(tmp_path):
+    contents = {"state_dict": {"model.diffusion_model.out.0.weight": torch.zeros(3), "betas": torch.zeros(3)}}
+    assert_refused(export(tmp_path, contents), 3, "layout of latent-diffusion", "conversion_ldm_uncond.py")
+
+
 def test_a_folder_of_no_layout(tmp_path):
     for content in ({}, [], {"_class_name": "VQModel"}):
         (tmp_path / "config.json").write_text(json.dumps(content))

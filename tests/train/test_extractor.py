@@ -7,7 +7,7 @@ from ddpm_export.scoring.datasets.dataset import Dataset
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from train.extractor import BATCH, Classifier, accuracy, ship, train  # noqa: E402
+from train.extractor import BATCH, Classifier, _shifted, accuracy, ship, train  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_accuracy_is_the_share_named_rightly(stripes):
 @pytest.mark.long
 def test_it_ships_as_onnx_with_its_card(stripes, tmp_path):
     network = made()
-    path = ship(network, tmp_path, 0.5, 3)
+    path = ship(network, stripes, tmp_path, 0.5, 3)
     extract = open_extractor(path, (1, 28, 28), "cpu", None)
     images = stripes.images[:3].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
     features, logits = extract(images)
@@ -70,3 +70,12 @@ def test_it_ships_as_onnx_with_its_card(stripes, tmp_path):
     card = (tmp_path / "extractor.md").read_text()
     assert "50.00%" in card
     assert "--epochs 3" in card
+
+
+def test_images_of_64x64_are_halved_first_and_shifted_over_white():
+    torch.manual_seed(0)
+    network = Classifier(3, 9, is_large=True)
+    features, logits = network(torch.zeros(2, 3, 64, 64))
+    assert (features.shape, logits.shape) == ((2, 128), (2, 9))
+    images = torch.full((8, 3, 64, 64), network.outside)
+    assert torch.equal(_shifted(images, torch.Generator().manual_seed(0), network.outside), images)

@@ -17,9 +17,10 @@ PASSES = (NormAffine(), UpsampledRows())
 WEIGHTS_KEPT = PASSES[:1]
 
 
-def rewritten(model: ModelProto, passes: tuple[ir.passes.InPlacePass, ...] = PASSES) -> ModelProto:
-    """Return a denoiser's graph, in the form of docs/format.md section 1, after the passes; the model itself stays."""
-    graph = ir.passes.Sequential(ShapeInferencePass(), *passes, RemoveUnusedNodesPass())(ir.from_proto(model)).model
+def rewritten(model: ModelProto | ir.Model, passes: tuple[ir.passes.InPlacePass, ...] = PASSES) -> ModelProto:
+    """Return a denoiser's graph, in the form of docs/format.md section 1, after the passes; a message itself stays."""
+    own = model if isinstance(model, ir.Model) else ir.from_proto(model)
+    graph = ir.passes.Sequential(ShapeInferencePass(), *passes, RemoveUnusedNodesPass())(own).model
     result: ModelProto = ir.to_proto(graph)
     del result.graph.value_info[:]  # whoever needs shapes infers them
     return result
