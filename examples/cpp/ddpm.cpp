@@ -20,6 +20,10 @@ struct ddpm_states {
     ddpm_state state;
 };
 
+struct ddpm_policy {
+    ddpm::Policy policy;
+};
+
 namespace {
 
 int told(ddpm_error* error, int code, std::string_view line) {
@@ -120,21 +124,45 @@ ddpm::Settings settings_of(const ddpm_settings& from) {
     return settings;
 }
 
+void check_answer(const char* whose, int answer) {
+    if (answer != 0) {
+        throw ddpm::Error(ddpm::Code::environment,
+                          std::string("The ") + whose + " callback must return 0, got " + std::to_string(answer) + ".");
+    }
+}
+
+void write(const std::vector<ddpm::InputArray>& from, std::size_t batch, std::vector<ddpm_input>& inputs) {
+    inputs.clear();
+    for (const ddpm::InputArray& one : from) {
+        inputs.push_back({one.input->name.c_str(), one.labels, one.numbers, batch * one.input->size(),
+                          one.input->shape.data(), one.input->shape.size()});
+    }
+}
+
 ddpm::Model model_of(ddpm_model model, void* context) {
     std::vector<ddpm_input> inputs;
     return [=](const ddpm::Evaluation& asked) mutable {
-        inputs.clear();
-        for (const ddpm::InputArray& one : asked.inputs) {
-            inputs.push_back({one.input->name.c_str(), one.labels, one.numbers, asked.batch * one.input->size(),
-                              one.input->shape.data(), one.input->shape.size()});
-        }
+        write(asked.inputs, asked.batch, inputs);
         const ddpm_evaluation evaluation = {asked.batch,      asked.x_t,        asked.t, inputs.data(), inputs.size(),
                                             asked.prediction, asked.variance_fraction};
-        const int answer = model(context, &evaluation);
-        if (answer != 0) {
-            throw ddpm::Error(ddpm::Code::environment,
-                              "The model's callback must return 0, got " + std::to_string(answer) + ".");
+        check_answer("model's", model(context, &evaluation));
+    };
+}
+
+ddpm::Stages stages_of(ddpm_stages stages, void* context, const ddpm::ModelSpec& spec) {
+    if (stages == nullptr) {
+        return {};
+    }
+    return [=](const ddpm::StageCall& asked) {
+        std::vector<ddpm_input> inputs;
+        std::vector<ddpm_output> outputs;
+        write(asked.inputs, 1, inputs);
+        for (const auto& [name, numbers] : asked.outputs) {
+            const ddpm::Shape& shape = spec.stages.at(asked.name).outputs.at(name);
+            outputs.push_back({name.c_str(), numbers, ddpm::detail::size_of(shape)});
         }
+        check_answer("stages'", stages(context, asked.name.c_str(), inputs.data(), inputs.size(), outputs.data(),
+                                       outputs.size()));
     };
 }
 
@@ -365,5 +393,34 @@ int ddpm_edit(const ddpm_spec* spec, ddpm_model model, void* model_context, cons
         const auto images = ddpm::edit(model_of(model, model_context), spec->spec, given_of(*given),
                                        settings_of(*settings), progress_of(progress, progress_context));
         std::copy(images.begin(), images.end(), x);
+    });
+}
+
+int ddpm_policy_from_json(const char* json, size_t length, ddpm_model model, ddpm_stages stages, void* context,
+                          double deadline_s, const ddpm_settings* settings, ddpm_policy** policy, ddpm_error* error) {
+    *policy = nullptr;
+    return guarded(error, [&] {
+        const ddpm::ModelSpec spec = ddpm::spec_from_json({json, length});
+        const ddpm::Settings said = settings != nullptr ? settings_of(*settings) : ddpm::Settings();
+        *policy = new ddpm_policy{ddpm::Policy(model_of(model, context), stages_of(stages, context, spec), spec,
+                                               deadline_s, said)};
+    });
+}
+
+void ddpm_policy_free(ddpm_policy* policy) { delete policy; }
+
+void ddpm_policy_reset(ddpm_policy* policy, int64_t seed) { policy->policy.reset(seed); }
+
+size_t ddpm_policy_num_actions(const ddpm_policy* policy) { return policy->policy.num_actions(); }
+
+int ddpm_policy_act(ddpm_policy* policy, const ddpm_input* observation, size_t num_inputs, float* action,
+                    ddpm_error* error) {
+    return guarded(error, [&] {
+        ddpm::Observation observed;
+        for (const ddpm_input* one = observation; one != observation + num_inputs; ++one) {
+            observed[one->name].assign(one->numbers, one->numbers + one->count);
+        }
+        const auto numbers = policy->policy.act(observed);
+        std::copy(numbers.begin(), numbers.end(), action);
     });
 }

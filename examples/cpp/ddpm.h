@@ -2,7 +2,7 @@
 
    The same functions under the same names; of given pictures ddpm_edit, which does it all in one. Every function that can fail returns a code, DDPM_OK or what a program
    should exit with, and writes one line about it to `error`, which may be null. Nothing is kept between calls but a
-   ddpm_spec, a ddpm_plan and ddpm_states, each to be freed; freeing null does nothing.
+   ddpm_spec, a ddpm_plan, ddpm_states and a ddpm_policy, each to be freed; freeing null does nothing.
    Arrays of images are (n, C, H, W) of float, those of other numbers (n, *shape); a callback gets its `context` back. Callbacks must return: no exception
    and no longjmp may leave them.
 
@@ -49,6 +49,7 @@ typedef struct ddpm_error {
 typedef struct ddpm_spec ddpm_spec; /* what the file says; immutable, any number of threads may read it */
 typedef struct ddpm_plan ddpm_plan; /* the rows from noise to picture; immutable, too */
 typedef struct ddpm_states ddpm_states; /* a walk along them */
+typedef struct ddpm_policy ddpm_policy; /* what a robot observed last, and the actions that are left */
 
 #define DDPM_MAX_REACH 16
 
@@ -89,6 +90,17 @@ typedef struct ddpm_evaluation {
 
 /* Ask the network. Returns 0, or anything else where it could not answer: sampling then ends with DDPM_ENVIRONMENT. */
 typedef int (*ddpm_model)(void *context, const ddpm_evaluation *evaluation);
+
+/* Where what a stage gives of one image is to be written. */
+typedef struct ddpm_output {
+    const char *name;
+    float *numbers;
+    size_t count;
+} ddpm_output;
+
+/* Run the stage "before" or "after" of a file on one image. Returns 0, or anything else as a ddpm_model does. */
+typedef int (*ddpm_stages)(void *context, const char *stage, const ddpm_input *inputs, size_t num_inputs,
+                           const ddpm_output *outputs, size_t num_outputs);
 
 /* Called after each row, 1 to num_steps, with the images and the guess at the clean ones. Returns 0 to go on. */
 typedef int (*ddpm_progress)(void *context, size_t step, size_t num_steps, const float *x, const float *x_0);
@@ -196,6 +208,20 @@ DDPM_API void ddpm_given_init(ddpm_given *given);
 DDPM_API int ddpm_edit(const ddpm_spec *spec, ddpm_model model, void *model_context, const ddpm_given *given,
                        const ddpm_settings *settings, ddpm_progress progress, void *progress_context, float *x,
                        ddpm_error *error);
+
+/* Policies: from what a robot observes, step by step, to what it does. `json` may have stages and units; stages is null
+   where it has none. settings say the steps, sampler or plan, null nothing; a plan may take deadline_s, INFINITY any time. */
+DDPM_API int ddpm_policy_from_json(const char *json, size_t length, ddpm_model model, ddpm_stages stages, void *context,
+                                   double deadline_s, const ddpm_settings *settings, ddpm_policy **policy,
+                                   ddpm_error *error);
+DDPM_API void ddpm_policy_free(ddpm_policy *policy);
+/* Begin an episode, whose plans follow from the seed: it is the same on any machine. */
+DDPM_API void ddpm_policy_reset(ddpm_policy *policy, int64_t seed);
+DDPM_API size_t ddpm_policy_num_actions(const ddpm_policy *policy); /* numbers in an action */
+/* Write the next action of an observation, the numbers of each input without its steps. After an error nothing has
+   changed. */
+DDPM_API int ddpm_policy_act(ddpm_policy *policy, const ddpm_input *observation, size_t num_inputs, float *action,
+                             ddpm_error *error);
 
 #ifdef __cplusplus
 }

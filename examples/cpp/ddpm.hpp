@@ -27,7 +27,8 @@
 //   }
 //
 //   or, the same in one call with checks and a callback after each row: ddpm::sample(network, spec, settings, ...); and
-//   of a picture and a mask, a strength or a measurement: ddpm::edit(network, spec, given, settings, ...).
+//   of a picture and a mask, a strength or a measurement: ddpm::edit(network, spec, given, settings, ...). A robot's
+//   actions, step by step, are those of a ddpm::Policy.
 //
 // WHAT TO KNOW
 //
@@ -53,9 +54,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <limits>
@@ -187,6 +190,8 @@ struct Input {
     std::vector<std::int64_t> shape;   // without the batch
     std::optional<double> none{};      // fills it where nothing is said; where that is nothing, it must be given
     std::vector<std::string> classes;  // of a label, from 0 on
+    // the least and the largest that a user may give, each one number or one for each place of the last axis; or empty
+    std::array<std::vector<double>, 2> limits{};
 
     // Return how many numbers it has for an image.
     std::size_t size() const;
@@ -242,6 +247,7 @@ struct Units {
 struct Stage {
     std::map<std::string, Shape> outputs;
     std::string file, sha256;
+    std::vector<Input> inputs{};  // of `before`: what the user gives
 };
 
 // All that sampling needs to know of a network. What `spec_from_json` returns is valid; one made by hand is unchecked.
@@ -259,8 +265,10 @@ struct ModelSpec {
     std::vector<Input> inputs;           // in the graph's order
     std::map<std::string, Plan> plans;   // solvers as tables, by name
     std::optional<Units> units{};        // of what `after` takes, or else of what is made
-    std::map<std::string, Stage> stages{};  // after and encode, by name
+    std::map<std::string, Stage> stages{};  // before, after and encode, by name
 
+    // Return the inputs that a user gives: those of the network that no stage makes, and those of `before`.
+    std::vector<Input> asked_inputs() const;
     // Return the input that says which class is wanted, null where the network is told none.
     const Input* label() const;
     // Return whether its predictions can be guided: it knows "no class", or takes guidance in its graph.
@@ -297,6 +305,23 @@ struct Evaluation {
 };
 
 using Model = std::function<void(const Evaluation&)>;
+
+// What a stage is asked of one image: its inputs, and where what it gives is to be written, by name.
+struct StageCall {
+    const std::string& name;  // before, or after, whose input is x
+    const std::vector<InputArray>& inputs;
+    const std::map<std::string, float*>& outputs;
+};
+
+using Stages = std::function<void(const StageCall&)>;  // runs those of a file
+
+// Return the network's inputs, of those that a user gives, for all images or for each one. Throws Error: usage for what
+// does not fit, not_finite where `before` gives NaN or infinity.
+Inputs prepared(const ModelSpec& spec, const Stages& stages, const Inputs& given);
+
+// Return what states (B, *state_shape) are, (B, *result_shape): themselves without units and stages. Throws Error
+// (not_finite) where `after` gives NaN or infinity.
+std::vector<float> decoded(const ModelSpec& spec, const Stages& stages, std::vector<float> x);
 
 // Where the outputs of a network are, each (batch, *state_shape); variance_fraction is null where the spec has none.
 struct Outputs {
@@ -488,6 +513,7 @@ struct Settings {
     std::optional<InputValue> label{};
     std::optional<Guidance> guidance{};
     Inputs inputs{};  // the others, by name
+    Stages stages{};  // where there are any, inputs are those that a user gives; else the network's own
 };
 
 // Called after each row (1 to num_steps) with the images and the current guess at the clean ones; false cancels.
@@ -512,6 +538,40 @@ struct Given {
 // knows that. Throws what `sample` throws, and Error (usage) for what does not fit or goes with nothing.
 std::vector<float> edit(const Model& model, const ModelSpec& spec, const Given& given, Settings settings,
                         const Progress& progress = {});
+
+// -------------------------------------------------------------------------------------------------------------- policy
+
+using Observation = std::map<std::string, std::vector<float>>;  // by the names of asked_inputs
+
+// From what a robot observes, step by step, to what it does: the receding horizon of Chi et al. 2023. A plan is made of
+// the last few observations, all of its actions are taken, and then the next one is made. Plan k of a seed is image k of
+// that seed: the same on any machine.
+class Policy {
+public:
+    // settings: the steps, sampler or plan; deadline_s: how long a plan may take. Throws Error (refused) for a model
+    // that takes no observations [steps, ...] or gives no actions [steps, actions], and (usage) without its stages.
+    Policy(Model model, Stages stages, ModelSpec spec, double deadline_s = std::numeric_limits<double>::infinity(),
+           Settings settings = {});
+    // Forget what was observed and planned: an episode begins, whose plans follow from the seed.
+    void reset(std::int64_t seed = 0);
+    // Return the next action of an observation; the first one stands for those before it. Costs a plan where no action is
+    // left, else nothing. Throws Error: usage for names and sizes other than the file's, for NaN, and for numbers far
+    // from what training saw; environment for a plan that took longer than the deadline. Then nothing has changed.
+    std::vector<float> act(const Observation& observation);
+    std::int64_t plans() const { return settings_.first; }  // made since the reset
+    std::size_t num_actions() const { return static_cast<std::size_t>(spec_.result_shape()[1]); }  // numbers in one
+
+private:
+    void check(const Observation& observation) const;
+    std::vector<float> planned(const std::deque<Observation>& window) const;
+    Model model_;
+    ModelSpec spec_;
+    double deadline_s_;
+    Settings settings_;
+    std::vector<Input> inputs_;
+    std::deque<Observation> observed_;
+    std::deque<float> actions_;
+};
 
 // ---------------------------------------------------------------------------------------------------------------- JSON
 
@@ -1586,6 +1646,24 @@ inline std::vector<float> numbers_of(const Input& input, const InputValue& given
     return *numbers;
 }
 
+// Throw Error (usage) for numbers beyond the limits, which are far outside of what training saw.
+inline void check_limits(const Input& input, const std::vector<float>& numbers) {
+    const auto& [low, high] = input.limits;
+    for (std::size_t k = 0; !low.empty() && k < numbers.size(); ++k) {
+        const double least = low[k % low.size()], largest = high[k % high.size()];
+        if (numbers[k] < least || numbers[k] > largest) {
+            std::vector<std::int64_t> place;
+            auto rest = static_cast<std::int64_t>(k % input.size());
+            for (auto extent = input.shape.rbegin(); extent != input.shape.rend(); rest /= *extent++) {
+                place.insert(place.begin(), rest % *extent);
+            }
+            throw usage("Input " + in_quotes(input.name) + " must be from " + text_of(least) + " to " + text_of(largest) +
+                        " at [" + several(place) + "], got " + text_of(static_cast<double>(numbers[k])) +
+                        ". What the network was trained on lies well within that.");
+        }
+    }
+}
+
 inline Error bad_count(const Input& input, const std::string& batch, std::size_t got) {
     const std::string wanted = input.shape.empty() ? "," : ", " + several(input.shape);
     return usage("Input " + in_quotes(input.name) + " must have shape " + shape_text(input.shape) + " or (" + batch +
@@ -1707,6 +1785,23 @@ inline std::string trouble_of(const Guidance& guidance) {
 }
 
 }  // namespace detail
+
+inline std::vector<Input> ModelSpec::asked_inputs() const {
+    const auto before = stages.find("before");
+    if (before == stages.end()) {
+        return inputs;
+    }
+    std::vector<Input> asked;
+    const auto add = [&](const Input& one) {
+        const auto is_it = [&](const Input& other) { return other.name == one.name; };
+        if (before->second.outputs.count(one.name) == 0 && std::none_of(asked.begin(), asked.end(), is_it)) {
+            asked.push_back(one);
+        }
+    };
+    std::for_each(inputs.begin(), inputs.end(), add);
+    std::for_each(before->second.inputs.begin(), before->second.inputs.end(), add);
+    return asked;
+}
 
 inline const Input* ModelSpec::label() const {
     const auto is_label = [](const Input& one) { return one.kind == Kind::label; };
@@ -2494,15 +2589,22 @@ inline Inputs told(const ModelSpec& spec, const Settings& settings, const std::v
         std::iota(classes.begin(), classes.end(), std::int64_t{0});
         result.emplace(label->name, std::move(classes));
     }
-    for (const Input& input : spec.inputs) {
+    for (const Input& input : settings.stages ? spec.asked_inputs() : spec.inputs) {
         const auto value = result.find(input.name);
-        if (value != result.end() && input.is_told()) {
-            value->second = input.kind == Kind::label
-                                ? InputValue(in_turn(input, labels_of(input, value->second), numbers))
-                                : InputValue(in_turn(input, numbers_of(input, value->second), numbers));
+        if (value == result.end() || !input.is_told()) {
+            continue;
+        }
+        if (input.kind == Kind::label) {
+            value->second = in_turn(input, labels_of(input, value->second), numbers);
+            continue;
+        }
+        const std::vector<float> given = numbers_of(input, value->second);
+        check_limits(input, given);
+        if (given.size() != input.size()) {  // else one for all images, of which `before` is asked once
+            value->second = in_turn(input, given, numbers);
         }
     }
-    return result;
+    return settings.stages ? prepared(spec, settings.stages, result) : result;
 }
 
 // Return where a walk of `size` rows ends. Throws Error (cancelled) where `progress` says false.
@@ -2534,6 +2636,77 @@ inline void check(const Given& given) {
 }
 
 }  // namespace detail
+
+namespace detail {
+
+// Return what a stage gives, by name: it runs image by image, so that memory stays that of one.
+inline std::map<std::string, std::vector<float>> results_of(const ModelSpec& spec, const Stages& stages,
+                                                            const std::string& name, const std::vector<Input>& inputs,
+                                                            const std::vector<Bound>& bound, std::size_t batch) {
+    std::map<std::string, std::vector<float>> results;
+    for (const auto& [key, shape] : spec.stages.at(name).outputs) {
+        results[key].resize(batch * size_of(shape));
+    }
+    for (std::size_t image = 0; image < batch; ++image) {
+        std::vector<InputArray> arrays;
+        std::map<std::string, float*> outputs;
+        for (std::size_t k = 0; k < inputs.size(); ++k) {
+            const auto& [labels, numbers] = bound[k];
+            const std::size_t from = image * inputs[k].size();
+            arrays.push_back({&inputs[k], labels.empty() ? nullptr : labels.data() + from,
+                              labels.empty() ? numbers.data() + from : nullptr});
+        }
+        for (auto& [key, values] : results) {
+            outputs[key] = values.data() + image * (values.size() / batch);
+        }
+        stages({name, arrays, outputs});
+    }
+    for (const auto& [key, values] : results) {
+        if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
+            throw Error(Code::not_finite, "The stage " + in_quotes(name) + " gives NaN or infinity in " + in_quotes(key) +
+                                              ". Run ddpm-check on the model.");
+        }
+    }
+    return results;
+}
+
+}  // namespace detail
+
+inline Inputs prepared(const ModelSpec& spec, const Stages& stages, const Inputs& given) {
+    const auto before = spec.stages.find("before");
+    if (before == spec.stages.end()) {
+        return given;
+    }
+    const auto& [outputs, file, sha256, inputs] = before->second;
+    Inputs result, taken = given;
+    for (const Input& own : spec.inputs) {
+        const auto is_it = [&](const Input& one) { return one.name == own.name; };
+        const auto value = given.find(own.name);
+        if (value != given.end() && outputs.count(own.name) == 0) {
+            result.insert(*value);
+            if (std::none_of(inputs.begin(), inputs.end(), is_it)) {
+                taken.erase(own.name);
+            }
+        }
+    }
+    const std::size_t batch = detail::batch_given(inputs, taken);
+    const auto bound = detail::bound_inputs(inputs, taken, batch);  // which refuses what nothing takes
+    for (auto& [name, values] : detail::results_of(spec, stages, "before", inputs, bound, batch)) {
+        result[name] = std::move(values);
+    }
+    return result;
+}
+
+inline std::vector<float> decoded(const ModelSpec& spec, const Stages& stages, std::vector<float> x) {
+    x = values_of(spec, std::move(x));
+    if (spec.stages.count("after") == 0) {
+        return x;
+    }
+    const std::vector<Input> inputs = {{"x", Kind::image, spec.state_shape, {}, {}}};
+    const std::size_t batch = x.size() / spec.image_size();
+    const std::vector<detail::Bound> bound = {{{}, std::move(x)}};
+    return detail::results_of(spec, stages, "after", inputs, bound, batch).begin()->second;
+}
 
 inline std::vector<float> sample(const Model& model, const ModelSpec& spec, const Settings& settings,
                                  const Progress& progress) {
@@ -2614,6 +2787,112 @@ inline std::vector<float> edit(const Model& model, const ModelSpec& spec, const 
     }
     return detail::end_of(walk(std::move(denoise), noise, rows, std::move(x), {}, std::move(keep)), rows.rows.size(),
                           progress);
+}
+
+// -------------------------------------------------------------------------------------------------------------- policy
+
+inline Policy::Policy(Model model, Stages stages, ModelSpec spec, double deadline_s, Settings settings)
+    : model_(std::move(model)), spec_(std::move(spec)), deadline_s_(deadline_s), settings_(std::move(settings)) {
+    settings_.n = 1;
+    settings_.stages = std::move(stages);
+    std::vector<std::string> shapes;
+    std::set<std::int64_t> lengths;
+    bool fits = spec_.result_shape().size() == 2;
+    for (const Input& input : spec_.asked_inputs()) {
+        if (input.kind != Kind::label) {
+            inputs_.push_back(input);
+            shapes.push_back(input.name + " [" + detail::several(input.shape) + "]");
+            lengths.insert(input.shape[0]);
+            fits = fits && input.shape.size() > 1;
+        }
+    }
+    if (!fits || lengths.size() != 1) {
+        throw Error(Code::refused, "A policy takes observations of [steps, ...] and gives actions [steps, actions], got " +
+                                       (shapes.empty() ? "no inputs" : detail::several(shapes)) + " and [" +
+                                       detail::several(spec_.result_shape()) + "]. Use `sample` for this model.");
+    }
+    if (!settings_.stages && spec_.stages.count("before") + spec_.stages.count("after") > 0) {
+        throw detail::usage("The model has stages. Pass what runs them.");
+    }
+    reset();
+}
+
+inline void Policy::reset(std::int64_t seed) {
+    settings_.seed = seed;
+    settings_.first = 0;
+    observed_.clear();
+    actions_.clear();
+}
+
+inline std::vector<float> Policy::act(const Observation& observation) {
+    check(observation);
+    std::deque<Observation> window = observed_;
+    if (window.empty()) {
+        window.assign(static_cast<std::size_t>(inputs_[0].shape[0]), observation);
+    }
+    window.pop_front();
+    window.push_back(observation);
+    if (actions_.empty()) {
+        const std::vector<float> chunk = planned(window);
+        actions_.assign(chunk.begin(), chunk.end());
+        ++settings_.first;
+    }
+    observed_ = std::move(window);
+    const auto end = actions_.begin() + static_cast<std::ptrdiff_t>(num_actions());
+    const std::vector<float> action(actions_.begin(), end);
+    actions_.erase(actions_.begin(), end);
+    return action;
+}
+
+inline void Policy::check(const Observation& observation) const {
+    std::set<std::string> names, wrong;
+    for (const Input& input : inputs_) {
+        names.insert(input.name);
+    }
+    for (const auto& [name, values] : observation) {
+        if (names.count(name) == 0) {
+            wrong.insert(name);
+        }
+    }
+    for (const std::string& name : names) {
+        if (observation.count(name) == 0) {
+            wrong.insert(name);
+        }
+    }
+    if (!wrong.empty()) {
+        throw detail::usage(std::string("The observation ") + (names.count(*wrong.begin()) > 0 ? "lacks " : "has ") +
+                            detail::in_quotes(*wrong.begin()) + ". The policy takes " + detail::several(names) + ".");
+    }
+    for (const Input& input : inputs_) {
+        const std::vector<float>& values = observation.at(input.name);
+        const Shape shape(input.shape.begin() + 1, input.shape.end());
+        if (values.size() != detail::size_of(shape)) {
+            throw detail::usage("Observation " + detail::in_quotes(input.name) + " must have shape " +
+                                detail::shape_text(shape) + ", got " + std::to_string(values.size()) + " numbers.");
+        }
+        detail::check_limits(input, detail::numbers_of(input, values));
+    }
+}
+
+// Return a chunk of actions, (steps, actions).
+inline std::vector<float> Policy::planned(const std::deque<Observation>& window) const {
+    Settings settings = settings_;
+    for (const Input& input : inputs_) {
+        std::vector<float> values;
+        for (const Observation& observed : window) {
+            values.insert(values.end(), observed.at(input.name).begin(), observed.at(input.name).end());
+        }
+        settings.inputs[input.name] = std::move(values);
+    }
+    const auto begun = std::chrono::steady_clock::now();
+    const std::vector<float> chunk = decoded(spec_, settings.stages, sample(model_, spec_, settings));
+    const double taken = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    if (taken > deadline_s_) {
+        throw Error(Code::environment, "Plan " + std::to_string(plans()) + " took " + detail::text_of(taken) +
+                                           " s, longer than the deadline of " + detail::text_of(deadline_s_) +
+                                           " s. Take fewer steps, or a larger deadline.");
+    }
+    return chunk;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- JSON
@@ -3119,6 +3398,19 @@ inline Input input_from_json(const json::Value& value, const Shape& state_shape)
                        (is_label ? "an index from 0 to " + std::to_string(names->size()) : "a finite number") +
                        ", got " + shown(none));
     }
+    if (const json::Value* limits = value.find("limits")) {
+        const auto read = list_of<std::vector<double>>(
+            *limits, [](const json::Value& ends) { return list_of<double>(ends, finite_number); });
+        const bool is_pair = read && read->size() == 2 && !is_label && (*read)[0].size() == (*read)[1].size() &&
+                             ((*read)[0].size() == 1 ||
+                              (!found->empty() && (*read)[0].size() == static_cast<std::size_t>(found->back())));
+        if (!read || !(read->empty() || is_pair)) {
+            throw unusable("limits of " + where + " must be two lists, of one number or the last axis's");
+        }
+        if (is_pair) {
+            input.limits = {(*read)[0], (*read)[1]};
+        }
+    }
     return input;
 }
 
@@ -3215,10 +3507,7 @@ inline Units units_from_json(const json::Value& value, const Shape& state_shape)
 }
 
 // Return the stage of a name: what it gives must be what such a stage may give.
-inline Stage stage_from_json(const std::string& name, const json::Value& value, const Shape& state_shape) {
-    if (name == "before") {
-        throw too_new("the stage", in_quotes(name), "after and encode");
-    }
+inline Stage stage_from_json(const std::string& name, const json::Value& value, const ModelSpec& spec) {
     const json::Value& outputs = member(value, "outputs");
     const auto* members = outputs.as<json::Object>();
     Stage stage;
@@ -3227,10 +3516,25 @@ inline Stage stage_from_json(const std::string& name, const json::Value& value, 
             stage.outputs[(*members)[k].key] = *shape;
         }
     }
+    const bool is_before = name == "before" && members != nullptr && !members->empty() && members->size() <= 64 &&
+                           std::all_of(members->begin(), members->end(), [&](const json::Member& one) {
+                               return std::any_of(spec.inputs.begin(), spec.inputs.end(), [&](const Input& input) {
+                                   return input.name == one.key && input.is_told() && input.kind != Kind::label &&
+                                          extents(one.value) == input.shape;
+                               });
+                           });
+    const json::Value* inputs = value.find("inputs");
+    const auto read = [](const json::Value& one) { return std::optional(input_from_json(one, {1, 1})); };
+    auto taken = inputs ? list_of<Input>(*inputs, read) : std::vector<Input>();
+    if (!taken || taken->empty() == (name == "before")) {
+        throw bad_spec("stages." + name + ".inputs", "a list, there for before and for no other", inputs ? *inputs : value);
+    }
+    stage.inputs = std::move(*taken);
     const auto the_only = [&](const char* key) { return stage.outputs.size() == 1 && stage.outputs.count(key) > 0; };
     const bool is_after = name == "after" && ((the_only("images") && stage.outputs["images"].size() == 3) || the_only("values"));
-    if (!is_after && !(name == "encode" && the_only("x") && stage.outputs["x"] == state_shape)) {
-        throw bad_spec("stages." + name, "after, which gives images or values, or encode, which gives a state", outputs);
+    if (!is_before && !is_after && !(name == "encode" && the_only("x") && stage.outputs["x"] == spec.state_shape)) {
+        throw bad_spec("stages." + name, "before, which gives inputs of the network, after, which gives images or values, "
+                                         "or encode, which gives a state", outputs);
     }
     const json::Value *file = given(value, "file"), *digest = given(value, "sha256");
     stage.file = file ? string_in(*file).value_or("/") : "";
@@ -3391,11 +3695,11 @@ inline ModelSpec spec_from_json(std::string_view text) {
             throw bad_spec("stages", "an object", *stages);
         }
         for (const json::Member& one : *members) {
-            spec.stages[one.key] = stage_from_json(one.key, one.value, spec.state_shape);
+            spec.stages[one.key] = stage_from_json(one.key, one.value, spec);
         }
     }
     const std::pair<const char*, bool> used[] = {{"units", spec.units.has_value()},
-                                                 {"stages", spec.stages.count("after") > 0},
+                                                 {"stages", spec.stages.count("before") + spec.stages.count("after") > 0},
                                                  {"times", spec.defaults.times.has_value()},
                                                  {"plan", spec.defaults.plan.has_value()},
                                                  {"guidance", spec.defaults.guidance.has_value()}};

@@ -272,10 +272,11 @@ std::vector<std::uint8_t> pixels_from(const std::string& path, std::int64_t chan
 
 // Return the numbers of a picture for an input of the network, of the size that the input has.
 std::vector<float> told_picture(const std::string& name, const std::string& path, const ddpm::ModelSpec& spec) {
-    const auto known = std::find_if(spec.inputs.begin(), spec.inputs.end(), [&](const ddpm::Input& one) {
+    const std::vector<ddpm::Input> asked = spec.asked_inputs();
+    const auto known = std::find_if(asked.begin(), asked.end(), [&](const ddpm::Input& one) {
         return one.name == name && one.kind == ddpm::Kind::image && one.shape.size() == 3 && (one.shape[0] == 1 || one.shape[0] == 3);
     });
-    if (known == spec.inputs.end()) {
+    if (known == asked.end()) {
         throw ddpm::Error(ddpm::Code::usage, "--input " + ddpm::detail::in_quotes(name) +
                                                  " must be an image of 1 or 3 channels to be given as a picture.");
     }
@@ -339,6 +340,7 @@ void run(const Options& options, std::chrono::steady_clock::time_point start) {
                                                  std::to_string(channels) + ". Use ddpm-run with .npy.");
     }
     ddpm::Settings all = options.settings;
+    all.stages = std::ref(model);
     all.label = labels_from(options.label, spec);
     all.guidance = guidance_from(options, spec);
     for (const auto& [name, path] : options.pictures) {

@@ -34,37 +34,36 @@ public:
         }
         spec_ = ddpm::spec_from_json(metadata.get());
         check_signature();
-        if (const auto after = spec_.stages.find("after"); after != spec_.stages.end()) {
-            open_decoder(after->second, threads);
+        for (const char* name : {"before", "after"}) {
+            if (const auto stage = spec_.stages.find(name); stage != spec_.stages.end()) {
+                open_stage(name, stage->second, threads);
+            }
         }
     }
 
     const ddpm::ModelSpec& spec() const { return spec_; }
 
-    // Return what states (B, *state_shape) are, (B, *result_shape): themselves without units and stages.
-    // Throws ddpm::Error (not_finite) where a decoder gives NaN or infinity.
-    std::vector<float> decoded(std::vector<float> x) {
-        x = ddpm::values_of(spec_, std::move(x));
-        if (!decoder_) {
-            return x;
+    // Return what states (B, *state_shape) are, as ddpm::decoded does.
+    std::vector<float> decoded(std::vector<float> x) { return ddpm::decoded(spec_, std::ref(*this), std::move(x)); }
+
+    // Run a stage of the file: a std::ref to this is also a ddpm::Stages.
+    void operator()(const ddpm::StageCall& asked) {
+        std::vector<Ort::Value> inputs, outputs;
+        std::vector<const char*> input_names, output_names;
+        for (const ddpm::InputArray& one : asked.inputs) {
+            input_names.push_back(one.input->name.c_str());
+            inputs.push_back(tensor_of(one, 1));
         }
-        const std::size_t from = spec_.image_size(), to = ddpm::detail::size_of(spec_.result_shape());
-        std::vector<float> result(x.size() / from * to);
-        const char *input = "x", *output = spec_.is_picture() ? "images" : "values";
-        for (std::size_t image = 0; image < x.size() / from; ++image) {
-            Ort::Value value = tensor(x.data() + image * from, with_batch(1, spec_.state_shape)),
-                       found = tensor(result.data() + image * to, with_batch(1, spec_.result_shape()));
-            try {
-                decoder_.Run(Ort::RunOptions(), &input, &value, 1, &output, &found, 1);
-            } catch (const Ort::Exception& problem) {
-                throw bad_file("its decoder does not run, ONNX Runtime says " + first_line(problem) + ".");
-            }
+        for (const auto& [name, shape] : spec_.stages.at(asked.name).outputs) {
+            output_names.push_back(name.c_str());
+            outputs.push_back(tensor(asked.outputs.at(name), with_batch(1, shape)));
         }
-        if (!std::all_of(result.begin(), result.end(), [](float one) { return std::isfinite(one); })) {
-            throw ddpm::Error(ddpm::Code::not_finite, path_ + ": its decoder gives NaN or infinity. Run ddpm-check on the "
-                                                              "model.");
+        try {
+            stages_.at(asked.name).Run(Ort::RunOptions(), input_names.data(), inputs.data(), inputs.size(),
+                                       output_names.data(), outputs.data(), outputs.size());
+        } catch (const Ort::Exception& problem) {
+            throw bad_file("its stage '" + asked.name + "' does not run, ONNX Runtime says " + first_line(problem) + ".");
         }
-        return result;
     }
 
     // Let the network write its outputs straight to where they are wanted.
@@ -79,9 +78,8 @@ public:
         inputs.push_back(spec_.has_fractional_t ? tensor(fractional_times_.data(), batch)
                                                 : tensor(times_.data(), batch));
         for (const ddpm::InputArray& one : asked.inputs) {
-            const auto its_shape = with_batch(asked.batch, one.input->shape);
             input_names.push_back(one.input->name.c_str());
-            inputs.push_back(one.labels ? tensor(one.labels, its_shape) : tensor(one.numbers, its_shape));
+            inputs.push_back(tensor_of(one, asked.batch));
         }
         for (float* answer : {asked.prediction, asked.variance_fraction}) {
             if (answer != nullptr) {
@@ -125,25 +123,39 @@ private:
     }
 
     // Open the file of a stage beside this one, where it is the one that the spec names.
-    void open_decoder(const ddpm::Stage& stage, int threads) {
+    void open_stage(const std::string& name, const ddpm::Stage& stage, int threads) {
         const std::string model = path_;
         path_ = std::filesystem::path(model).replace_filename(stage.file).string();  // for what is said of it
         std::ifstream file(path_, std::ios::binary);
         const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
         if (stage.file.empty() || bytes.empty()) {
-            throw bad_file("no such file, which is the decoder of " + model + ". Copy it beside that.");
+            throw bad_file("no such file, which is the stage '" + name + "' of " + model + ". Copy it beside that.");
         }
         if (sha256::digest(bytes) != stage.sha256) {
-            throw bad_file("it is not the decoder of " + model + ", whose SHA-256 begins with " +
+            throw bad_file("it is not the stage '" + name + "' of " + model + ", whose SHA-256 begins with " +
                            stage.sha256.substr(0, 12) + ". Copy that beside it.");
         }
-        decoder_ = opened(threads);
-        if (decoder_.GetInputCount() != 1 || decoder_.GetOutputCount() != 1 ||
-            tail_of(decoder_.GetInputTypeInfo(0)) != spec_.state_shape ||
-            tail_of(decoder_.GetOutputTypeInfo(0)) != spec_.result_shape()) {
-            throw bad_file("graph and spec disagree: the decoder must lead from " + text_of(spec_.state_shape) + " to " +
-                           text_of(spec_.result_shape()) + ". Export the model again.");
+        Ort::Session session = opened(threads);
+        std::map<std::string, ddpm::Shape> inputs, outputs;
+        for (const ddpm::Input& one : stage.inputs) {
+            inputs[one.name] = one.shape;
         }
+        if (name == "after") {
+            inputs["x"] = spec_.state_shape;
+        }
+        for (std::size_t k = 0; k < session.GetOutputCount(); ++k) {
+            outputs[session.GetOutputNameAllocated(k, allocator_).get()] = tail_of(session.GetOutputTypeInfo(k));
+        }
+        bool fits = session.GetInputCount() == inputs.size() && outputs == stage.outputs;
+        for (std::size_t k = 0; fits && k < session.GetInputCount(); ++k) {
+            const auto at = inputs.find(session.GetInputNameAllocated(k, allocator_).get());
+            fits = at != inputs.end() && tail_of(session.GetInputTypeInfo(k)) == at->second;
+        }
+        if (!fits) {
+            throw bad_file("graph and spec disagree: the stage '" + name + "' must have the inputs and outputs that the "
+                           "spec says. Export the model again.");
+        }
+        stages_.emplace(name, std::move(session));
         path_ = model;
     }
 
@@ -185,6 +197,11 @@ private:
         }
         // inputs are not written to; the interface has no word for that
         return Ort::Value::CreateTensor(memory_, const_cast<T*>(values), size, shape.data(), shape.size());
+    }
+
+    Ort::Value tensor_of(const ddpm::InputArray& one, std::size_t batch) const {
+        const auto shape = with_batch(batch, one.input->shape);
+        return one.labels ? tensor(one.labels, shape) : tensor(one.numbers, shape);
     }
 
     static bool has_type(const Ort::TypeInfo& info, ONNXTensorElementDataType type) {
@@ -240,7 +257,8 @@ private:
     Ort::Env env_{ORT_LOGGING_LEVEL_FATAL, "ddpm"};
     Ort::AllocatorWithDefaultOptions allocator_;
     Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
-    Ort::Session session_{nullptr}, decoder_{nullptr};
+    Ort::Session session_{nullptr};
+    std::map<std::string, Ort::Session> stages_;
     ddpm::ModelSpec spec_;
     std::vector<std::int64_t> times_;
     std::vector<float> fractional_times_;

@@ -99,6 +99,11 @@ export type Input = {
      * the names of a label's values, from 0 on
      */
     classes: readonly string[];
+    /**
+     * the least and the largest that a user may give, each one number or
+     * one for each place of the last axis; [] for any
+     */
+    limits?: readonly (readonly number[])[];
 };
 export type Guidance = {
     /**
@@ -152,15 +157,18 @@ export type ModelSpec = {
         axis: number;
     } | null;
     /**
-     * graphs
-     * that run once for each image, beside the model: after, which gives images or values, and encode
+     * graphs that run once for each image, beside the model: before, which gives
+     * inputs of the network, after, which gives images or values, and encode
      */
-    stages?: Record<string, {
-        outputs: Record<string, number[]>;
-        file?: string;
-        sha256?: string;
-    }>;
+    stages?: Record<string, Stage>;
 };
+export type Stage = {
+    outputs: Record<string, number[]>;
+    inputs: Input[];
+    file?: string;
+    sha256?: string;
+};
+export type Stages = (name: string, inputs: Inputs) => Promise<Outputs>;
 export type Settings = {
     /**
      * 0 to 2^63 - 1; as a number only up to 2^53 - 1
@@ -209,6 +217,10 @@ export type Settings = {
      * several, which images take in turn as well
      */
     inputs?: Record<string, unknown>;
+    /**
+     * runs the file's: inputs are then those that a user gives, else the network's own
+     */
+    stages?: Stages;
 };
 /** Something that stops the work and is told in one line; exitCode is what a command ends with. */
 export declare class DdpmError extends Error {
@@ -481,6 +493,37 @@ export declare function outputNames(spec: ModelSpec): ("eps" | "v" | "variance_f
  */
 export declare const isTold: ({ kind, name }: Input) => boolean;
 /**
+ * Return the inputs that a user gives: those of the network that no stage makes, and those of `before`.
+ * @param {ModelSpec} spec
+ * @returns {Input[]}
+ */
+export declare function askedInputs({ inputs, stages }: ModelSpec): Input[];
+/**
+ * Return flat numbers of an input that a user gives. Throws UsageError where they are not finite or beyond its limits, which
+ * are far outside of what training saw.
+ * @param {Input} one
+ * @param {Float32Array} values
+ */
+export declare function withinLimits(one: Input, values: Float32Array): Float32Array<ArrayBufferLike>;
+/**
+ * Return the network's inputs, of those that a user gives, for all images or for each one. Throws UsageError for what does
+ * not fit, NonFiniteError where `before` gives NaN or infinity.
+ * @param {ModelSpec} spec
+ * @param {Stages} stages
+ * @param {Record<string, any>} given
+ * @returns {Promise<Record<string, any>>}
+ */
+export declare function prepared(spec: ModelSpec, stages: Stages, given: Record<string, any>): Promise<Record<string, any>>;
+/**
+ * Return what states (n, ...shape) are: themselves without units and stages. Throws NonFiniteError where `after` gives NaN
+ * or infinity.
+ * @param {ModelSpec} spec
+ * @param {Stages} stages
+ * @param {Float32Array} x
+ * @returns {Promise<Float32Array>}
+ */
+export declare function decoded(spec: ModelSpec, stages: Stages, x: Float32Array): Promise<Float32Array>;
+/**
  * Return [C, H, W]. Throws UsageError for the shape of what is no picture.
  * @param {Shape} shape
  */
@@ -527,12 +570,12 @@ export declare function numbersOf({ first, n }: {
  * @param {ModelSpec} spec
  * @param {Omit<Settings, "seed">} settings
  * @param {readonly number[]} numbers
- * @returns {{ rows: Plan, denoise: Denoiser }}
+ * @returns {Promise<{ rows: Plan, denoise: Denoiser }>}
  */
-export declare function chosen(model: Model, spec: ModelSpec, settings: Omit<Settings, "seed">, numbers: readonly number[]): {
+export declare function chosen(model: Model, spec: ModelSpec, settings: Omit<Settings, "seed">, numbers: readonly number[]): Promise<{
     rows: Plan;
     denoise: Denoiser;
-};
+}>;
 /**
  * Walk to the end and return the pictures, as `sample` does.
  * @param {AsyncIterable<State>} states

@@ -60,6 +60,8 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly number[]} shape without the batch, [] of a label
  * @property {number | null} none what fills it where nothing is said; null where it has to be given
  * @property {readonly string[]} classes the names of a label's values, from 0 on
+ * @property {readonly (readonly number[])[]} [limits] the least and the largest that a user may give, each one number or
+ *   one for each place of the last axis; [] for any
  */
 /**
  * How strongly a network follows its label: u + scale (c - u), u and c its predictions without and with it.
@@ -85,9 +87,12 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {readonly Input[]} inputs
  * @property {Record<string, Plan>} plans
  * @property {{ scale: number[], shift: number[], axis: number } | null} [units] value = scale x + shift, along an axis
- * @property {Record<string, { outputs: Record<string, number[]>, file?: string, sha256?: string }>} [stages] graphs
- *   that run once for each image, beside the model: after, which gives images or values, and encode
+ * @property {Record<string, Stage>} [stages] graphs that run once for each image, beside the model: before, which gives
+ *   inputs of the network, after, which gives images or values, and encode
  */
+/** @typedef {{ outputs: Record<string, number[]>, inputs: Input[], file?: string, sha256?: string }} Stage inputs: what
+ * `before` takes of the user */
+/** @typedef {(name: string, inputs: Inputs) => Promise<Outputs>} Stages runs a stage of the file on one image */
 /**
  * What, besides the model, decides a batch of images; what is left out comes from the spec.
  * @typedef {object} Settings
@@ -105,6 +110,7 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {number | Guidance | null} [guidance] as of `denoiser`
  * @property {Record<string, unknown>} [inputs] what else the network is told, by name: values for one image or for
  *   several, which images take in turn as well
+ * @property {Stages} [stages] runs the file's: inputs are then those that a user gives, else the network's own
  */
 
 const { fround, sqrt } = Math;
@@ -415,8 +421,10 @@ export function specFromJson(text) {
       "In the model's spec, inputs must have different names, and requires must name inputs if there are any.",
     );
   }
+  const readStage = (/** @type {any} */ [name, stage]) => [name, stageFromJson(name, stage, inputs, spec.state_shape)];
+  const stages = Object.fromEntries(Object.entries(spec.stages ?? {}).map(readStage));
   const plans = Object.entries(spec.plans ?? {}).map(([name, plan]) => [name, planFromJson(name, plan, spec)]);
-  const read = { ...spec, inputs, plans: Object.fromEntries(plans) };
+  const read = { ...spec, inputs, stages, plans: Object.fromEntries(plans) };
   if (spec.defaults.guidance && !takesGuidance(read)) {
     throw new BadFileError("In the model's spec, defaults.guidance needs a label that may be none, and has none.");
   }
@@ -437,7 +445,7 @@ function needIntegers(spec, text, shapeKey) {
   const integersOf = (/** @type {any} */ { [shapeKey]: shape, defaults, inputs = [], plans = {}, requires, ...rest }) => [
     ...[...shape, defaults.num_steps, ...(defaults.times ?? []), rest.units?.axis],
     ...Object.values(rest.stages ?? {}).flatMap((/** @type {any} */ { outputs }) => Object.values(outputs).flat()),
-    ...inputs.flatMap((/** @type {any} */ { kind, shape, none }) => (kind === "label" ? [none] : shape)),
+    ...[...inputs, ...(rest.stages?.before?.inputs ?? [])].flatMap((/** @type {any} */ { kind, shape, none }) => (kind === "label" ? [none] : shape)),
     ...Object.values(requires.includes(FRACTIONAL_T) ? {} : plans).flatMap(({ rows }) =>
       rows.map((/** @type {any} */ row) => (Array.isArray(row) ? row[0] : row.t)),
     ),
@@ -513,9 +521,8 @@ function validate(spec, shapeKey) {
   const { units = null, stages } = spec;
   if (units !== null) checkUnits(units, shape);
   must(stages === undefined || isObject(stages), "stages", "an object", stages);
-  for (const [name, stage] of Object.entries(stages ?? {})) checkStage(name, stage, shape);
-  const after = stages?.after ?? null;
-  for (const [name, needed] of Object.entries({ times, plan, guidance, units, stages: after })) {
+  const asked = stages?.before ?? stages?.after ?? null;
+  for (const [name, needed] of Object.entries({ times, plan, guidance, units, stages: asked })) {
     if (needed === null || requires.includes(name)) continue;
     throw new BadFileError(`In the model's spec, requires must name '${name}', got ${shown(requires)}.`);
   }
@@ -538,21 +545,33 @@ function checkUnits(units, shape) {
 /**
  * @param {string} name
  * @param {any} stage
+ * @param {Input[]} inputs of the network
  * @param {Shape} stateShape
+ * @returns {Stage}
  */
-function checkStage(name, stage, stateShape) {
-  understand(name !== "before", "the stage", name, "after and encode");
+function stageFromJson(name, stage, inputs, stateShape) {
   must(isObject(stage), `stages.${name}`, "an object", stage);
   const entries = isObject(stage.outputs) ? Object.entries(stage.outputs) : [];
-  const [key, shape] = entries[0] ?? [];
-  const isSound = entries.length === 1 && isListOf(shape, isSize) && shape.length > 0 && shape.length <= MAX_DIMENSIONS;
-  const isAfter = name === "after" && (key === "values" || (key === "images" && shape.length === 3));
-  const isEncoder = name === "encode" && key === "x" && String(shape) === String(stateShape);
-  const expected = "after, which gives images or values, or encode, which gives a state";
-  must(isSound && sizeOf(shape) <= MAX_PIXELS && (isAfter || isEncoder), `stages.${name}`, expected, stage.outputs);
+  const isSound = entries.every(([_, shape]) => {
+    return isListOf(shape, isSize) && shape.length > 0 && shape.length <= MAX_DIMENSIONS && sizeOf(shape) <= MAX_PIXELS;
+  });
+  const [[key, shape], isOne] = [entries[0] ?? [], entries.length === 1];
+  const made = (/** @type {[string, any]} */ [key, shape]) => {
+    const isIt = (/** @type {Input} */ one) => one.name === key && isTold(one) && one.kind !== "label";
+    return inputs.some((one) => isIt(one) && String(one.shape) === String(shape));
+  };
+  const isBefore = name === "before" && entries.length > 0 && entries.length <= 64 && isSound && entries.every(made);
+  const isAfter = name === "after" && isOne && (key === "values" || (key === "images" && shape?.length === 3));
+  const isEncoder = name === "encode" && isOne && key === "x" && String(shape) === String(stateShape);
+  const expected = "before, which gives inputs of the network, after, which gives images or values, or encode, a state";
+  must(isSound && (isBefore || isAfter || isEncoder), `stages.${name}`, expected, stage.outputs);
+  const taken = stage.inputs === undefined ? [] : stage.inputs;
+  const fits = Array.isArray(taken) && taken.length > 0 === isBefore;
+  must(fits, `stages.${name}.inputs`, "a list, there for before and for no other", taken);
   const { file = null, sha256 = null } = stage;
   const isPlain = file === null ? sha256 === null : /^[\p{L}\p{N}_-][\p{L}\p{N}_ .+-]*\.onnx$/u.test(file) && /^[0-9a-f]{64}$/.test(sha256);
   must(isPlain, `stages.${name}`, "a plain file name and 64 hexadecimal digits", stage);
+  return { ...stage, inputs: taken.map((/** @type {any} */ one) => inputFromJson(one, [1, 1])) };
 }
 
 /**
@@ -596,7 +615,7 @@ export function valuesOf({ state_shape, units }, x) {
 function inputFromJson(one, stateShape) {
   const isWhole = isObject(one) && ["name", "kind", "shape", "none"].every((key) => Object.hasOwn(one, key));
   need(isWhole, "an input must be an object with name, kind, shape and none");
-  const { name, kind, shape, none, classes = [] } = one;
+  const { name, kind, shape, none, classes = [], limits = [] } = one;
   need(Array.isArray(shape) && Array.isArray(classes), "shape and classes of an input must be lists");
   const isName = typeof name === "string" && IDENTIFIER.test(name) && name !== "x_t" && name !== "t";
   need(isName, `an input's name must be an identifier other than x_t and t, not ${shown(name)}`);
@@ -626,7 +645,11 @@ function inputFromJson(one, stateShape) {
     need(classes.length === 0, `only a label has classes, ${where} is a ${kind}`);
     need(none === null || isNumber(none), `none of ${where} must be null or a finite number`);
   }
-  return { name, kind, shape, none, classes };
+  const [low, high] = isListOf(limits, (ends) => isListOf(ends, isNumber)) ? limits : [null];
+  const isPair = limits?.length === 2 && low?.length === high?.length && [1, shape.at(-1)].includes(low?.length);
+  const areLimits = limits?.length === 0 || (isPair && kind !== "label");
+  need(Array.isArray(limits) && areLimits, `limits of ${where} must be two lists, of one number or the last axis's`);
+  return { name, kind, shape, none, classes, limits };
 }
 
 /**
@@ -1242,6 +1265,17 @@ const isList = (value) => Array.isArray(value) || (ArrayBuffer.isView(value) && 
 export const isTold = ({ kind, name }) => kind !== "previous" && name !== OWN_GUIDANCE;
 
 /**
+ * Return the inputs that a user gives: those of the network that no stage makes, and those of `before`.
+ * @param {ModelSpec} spec
+ * @returns {Input[]}
+ */
+export function askedInputs({ inputs, stages }) {
+  const all = [...inputs, ...(stages?.before?.inputs ?? [])];
+  const made = Object.keys(stages?.before?.outputs ?? {});
+  return all.filter(({ name }, k) => !made.includes(name) && all.findIndex((one) => one.name === name) === k);
+}
+
+/**
  * Return the arrays of a network's inputs for a batch: what was given, and what stands for nothing.
  * @param {readonly Input[]} inputs
  * @param {Record<string, unknown>} given
@@ -1320,9 +1354,37 @@ function checked(one, value, count) {
     throw new UsageError(`Input ${shown(one.name)} must have shape ${shown(one.shape)} or ${several}, got ${got}.`);
   }
   if (isLabel) return BigInt64Array.from(numbers, (label) => BigInt(indexOf(one, label)));
-  const values = Float32Array.from(/** @type {number[]} */ (numbers));
-  if (!values.every(isNumber)) throw new UsageError(`Input ${shown(one.name)} must be finite, got NaN or infinity.`);
-  return values;
+  return finite(one, Float32Array.from(/** @type {number[]} */ (numbers)));
+}
+
+/**
+ * @param {Input} one
+ * @param {Float32Array} values
+ */
+function finite(one, values) {
+  if (values.every(isNumber)) return values;
+  throw new UsageError(`Input ${shown(one.name)} must be finite, got NaN or infinity.`);
+}
+
+/**
+ * Return flat numbers of an input that a user gives. Throws UsageError where they are not finite or beyond its limits, which
+ * are far outside of what training saw.
+ * @param {Input} one
+ * @param {Float32Array} values
+ */
+export function withinLimits(one, values) {
+  finite(one, values);
+  const [low, high] = one.limits ?? [];
+  if (!low) return values;
+  const at = values.findIndex((value, k) => value < low[k % low.length] || value > high[k % high.length]);
+  if (at < 0) return values;
+  const [least, largest, got] = [low[at % low.length], high[at % high.length], values[at]].map((number) => Number(number.toPrecision(6)));
+  let rest = at % sizeOf(one.shape);
+  const place = [...one.shape].reverse().map((size) => [rest % size, (rest = Math.floor(rest / size))][0]);
+  throw new UsageError(
+    `Input ${shown(one.name)} must be from ${least} to ${largest} at ${shown(place.reverse())}, got ${got}. ` +
+      "What the network was trained on lies well within that.",
+  );
 }
 
 /**
@@ -1353,7 +1415,7 @@ function indexOf({ name, none, classes }, value) {
  * @param {Omit<Settings, "seed">} settings
  * @param {readonly number[]} numbers
  */
-function toldOf(spec, { label = null, inputs = {} }, numbers) {
+async function toldOf(spec, { label = null, inputs = {}, stages }, numbers) {
   const own = labelOf(spec);
   let given = { ...inputs };
   if (label !== null) {
@@ -1365,10 +1427,76 @@ function toldOf(spec, { label = null, inputs = {} }, numbers) {
   } else if (own !== null) {
     given = { [own.name]: own.classes.map((_, k) => k), ...given };
   }
-  return mapped(given, (name, value) => {
-    const one = spec.inputs.find((input) => input.name === name && isTold(input));
-    return one ? spread(checked(one, value, null), numbers, sizeOf(one.shape)) : value; // which denoiser refuses
+  const asked = stages ? askedInputs(spec) : spec.inputs;
+  const told = mapped(given, (name, value) => {
+    const one = asked.find((input) => input.name === name && isTold(input));
+    if (!one) return value; // which denoiser refuses
+    const values = checked(one, value, null);
+    if (values instanceof Float32Array) withinLimits(one, values);
+    const isForAll = one.kind !== "label" && values.length === sizeOf(one.shape); // of which `before` is asked once
+    return isForAll ? values : spread(values, numbers, sizeOf(one.shape));
   });
+  return stages ? prepared(spec, stages, told) : told;
+}
+
+// --- stages (docs/format.md, section 6) ---
+
+/**
+ * Return the network's inputs, of those that a user gives, for all images or for each one. Throws UsageError for what does
+ * not fit, NonFiniteError where `before` gives NaN or infinity.
+ * @param {ModelSpec} spec
+ * @param {Stages} stages
+ * @param {Record<string, any>} given
+ * @returns {Promise<Record<string, any>>}
+ */
+export async function prepared(spec, stages, given) {
+  const before = spec.stages?.before;
+  if (!before) return given;
+  const isOwn = (/** @type {string} */ key) => spec.inputs.some(({ name }) => name === key) && !Object.hasOwn(before.outputs, key);
+  const isTaken = (/** @type {string} */ key) => before.inputs.some(({ name }) => name === key);
+  const [own, taken] = [isOwn, (/** @type {string} */ key) => isTaken(key) || !isOwn(key)].map((isIt) =>
+    Object.fromEntries(Object.entries(given).filter(([key]) => isIt(key))),
+  );
+  const counts = before.inputs.map(({ name, shape }) => (isList(taken[name]) ? taken[name].length / sizeOf(shape) : 1));
+  const batch = Math.max(1, ...counts.map(Math.floor));
+  return { ...own, ...(await resultsOf(spec, stages, "before", boundInputs(before.inputs, taken, batch, null), batch)) };
+}
+
+/**
+ * Return what states (n, ...shape) are: themselves without units and stages. Throws NonFiniteError where `after` gives NaN
+ * or infinity.
+ * @param {ModelSpec} spec
+ * @param {Stages} stages
+ * @param {Float32Array} x
+ * @returns {Promise<Float32Array>}
+ */
+export async function decoded(spec, stages, x) {
+  const values = valuesOf(spec, x);
+  if (!spec.stages?.after) return values;
+  return Object.values(await resultsOf(spec, stages, "after", { x: values }, x.length / sizeOf(spec.state_shape)))[0];
+}
+
+/**
+ * Return what a stage gives, by name: it runs image by image, so that memory stays that of one.
+ * @param {ModelSpec} spec
+ * @param {Stages} stages
+ * @param {string} name
+ * @param {Inputs} inputs
+ * @param {number} batch
+ */
+async function resultsOf(spec, stages, name, inputs, batch) {
+  const { outputs } = /** @type {Record<string, Stage>} */ (spec.stages)[name];
+  const results = mapped(outputs, (_, shape) => new Float32Array(batch * sizeOf(shape)));
+  for (let image = 0; image < batch; image++) {
+    const ofOne = (/** @type {string} */ _, /** @type {Float32Array | BigInt64Array} */ values) =>
+      values.slice((image * values.length) / batch, ((image + 1) * values.length) / batch);
+    const found = await stages(name, mapped(inputs, ofOne));
+    for (const [key, values] of Object.entries(results)) {
+      if (!found[key].every(isNumber)) throw new NonFiniteError(`the stage '${name}'`, image, `${shown(key)} of image ${image}`);
+      values.set(found[key], (image * values.length) / batch);
+    }
+  }
+  return results;
 }
 
 // --- pixels, and all of it in one call ---
@@ -1433,7 +1561,7 @@ export function fromUint8(pixels, shape) {
  */
 export async function sample(model, spec, settings, progress = () => true) {
   const numbers = numbersOf(settings);
-  const { rows, denoise } = chosen(model, spec, settings, numbers);
+  const { rows, denoise } = await chosen(model, spec, settings, numbers);
   const noise = noiseStream(settings.seed, numbers, spec.state_shape);
   return pictured(walk(denoise, noise, rows), rows, spec, numbers, progress);
 }
@@ -1456,12 +1584,12 @@ export function numbersOf({ first = 0, n = 1 }) {
  * @param {ModelSpec} spec
  * @param {Omit<Settings, "seed">} settings
  * @param {readonly number[]} numbers
- * @returns {{ rows: Plan, denoise: Denoiser }}
+ * @returns {Promise<{ rows: Plan, denoise: Denoiser }>}
  */
-export function chosen(model, spec, settings, numbers) {
+export async function chosen(model, spec, settings, numbers) {
   const { sampler, numSteps, times, plan: name, eta, variance, guidance = null } = settings;
   const rows = plan(spec, { sampler, numSteps, times, name, eta, variance });
-  return { rows, denoise: denoiser(model, spec, toldOf(spec, settings, numbers), guidanceFor(spec, guidance)) };
+  return { rows, denoise: denoiser(model, spec, await toldOf(spec, settings, numbers), guidanceFor(spec, guidance)) };
 }
 
 /**

@@ -339,12 +339,12 @@ export async function edit(model, spec, images, settings, progress = () => true)
   const m = levels && each(isPicture ? eachChannel(levels, shape) : levels, size);
 
   const settled = tellingNothing(spec, others);
-  let { rows, denoise } = chosen(model, spec, settled, whose);
+  let { rows, denoise } = await chosen(model, spec, settled, whose);
   const isNamed = [others.sampler, others.times, others.plan].some((value) => (value ?? null) !== null);
   const isBeyond = strength !== null && looksBack(rowsBelow(rows, strength, T));
   if (!isNamed && (isBeyond || (returns > 0 && looksBack(rows, true)))) { // what ddim can do
     const numSteps = others.numSteps ?? spec.defaults.num_steps;
-    ({ rows, denoise } = chosen(model, spec, { ...settled, sampler: "ddim", numSteps }, whose));
+    ({ rows, denoise } = await chosen(model, spec, { ...settled, sampler: "ddim", numSteps }, whose));
   }
   if (strength !== null) rows = planBelow(rows, strength, T);
   if (returns !== 0) rows = withReturns(rows, returns, jump);

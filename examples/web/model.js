@@ -5,22 +5,20 @@
 
 import {
   BadFileError,
+  decoded,
   ModelRefusedError,
-  NonFiniteError,
   outputNames,
   resultOf,
-  sizeOf,
   specFromOnnx,
   toUint8,
-  valuesOf,
 } from "./ddpm.js";
 
 /**
- * Return { model, spec, decode, release }: what `denoiser` and `sample` of ddpm.js take, what turns states (n, ...shape)
- * into { images, values }, of which one is null, and a function that frees the memory.
- * Throws BadFileError for what is no model of this project or has a graph that its spec does not fit, ModelRefusedError
- * for a one-call file. readBeside(name) returns the bytes of a file beside the model, which has its decoder there, or
- * null. options are ONNX Runtime's session options, as { executionProviders: ["wasm"] }.
+ * Return { model, spec, stages, decode, release }: what `denoiser` and `sample` of ddpm.js take, what runs the file's
+ * stages, what turns states (n, ...shape) into { images, values }, of which one is null, and a function that frees the
+ * memory. Throws BadFileError for what is no model of this project or has a graph that its spec does not fit,
+ * ModelRefusedError for a one-call file. readBeside(name) returns the bytes of a file beside the model, which has its
+ * stages there, or null. options are ONNX Runtime's session options, as { executionProviders: ["wasm"] }.
  */
 export async function openModel(ort, bytes, options = {}, readBeside = async () => null) {
   const spec = specFromOnnx(bytes);
@@ -47,10 +45,7 @@ export async function openModel(ort, bytes, options = {}, readBeside = async () 
   }
 
   async function model(x_t, t, values) {
-    const tensor = (data, shape) => {
-      const type = data instanceof BigInt64Array ? "int64" : "float32"; // as int64, an Int32Array is refused
-      return new ort.Tensor(type, data, [t.length, ...shape]);
-    };
+    const tensor = (data, shape) => tensorOf(ort, data, [t.length, ...shape]);
     const told = spec.inputs.map(({ name, shape }) => [name, tensor(values[name], shape)]);
     const feeds = { x_t: tensor(x_t, spec.state_shape), t: tensor(t, []), ...Object.fromEntries(told) };
     const outputs = await session.run(feeds).catch((error) => {
@@ -59,53 +54,66 @@ export async function openModel(ort, bytes, options = {}, readBeside = async () 
     return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, data]));
   }
 
-  const after = spec.stages?.after;
-  const decoder = after && (await openStage(ort, after, options, readBeside).catch(async (error) => {
-    await session.release();
+  const opened = {};
+  const release = async () => {
+    for (const one of [session, ...Object.values(opened)]) await one.release();
+  };
+  try {
+    for (const name of ["before", "after"].filter((name) => spec.stages[name])) {
+      opened[name] = await openStage(ort, name, spec, options, readBeside);
+    }
+  } catch (error) {
+    await release();
     throw error;
-  }));
+  }
+
+  async function stages(name, inputs) {
+    const shapes = name === "after" ? { x: spec.state_shape } : shapesOf(spec.stages[name].inputs);
+    const feeds = Object.entries(inputs).map(([key, data]) => [key, tensorOf(ort, data, [1, ...shapes[key]])]);
+    const outputs = await opened[name].run(Object.fromEntries(feeds)).catch((error) => {
+      throw new BadFileError(`ONNX Runtime cannot run the stage '${name}': ${oneLine(error)}. Export the model again.`);
+    });
+    return Object.fromEntries(Object.entries(outputs).map(([key, { data }]) => [key, data]));
+  }
 
   async function decode(x) {
     const { shape, isPicture } = resultOf(spec);
-    let values = valuesOf(spec, x);
-    if (decoder) {
-      const [from, to] = [sizeOf(spec.state_shape), sizeOf(shape)];
-      const made = new Float32Array((x.length / from) * to);
-      for (let image = 0; image < x.length / from; image++) {
-        const state = new ort.Tensor("float32", values.slice(image * from, (image + 1) * from), [1, ...spec.state_shape]);
-        const { data } = Object.values(await decoder.run({ x: state }))[0];
-        const at = data.findIndex((value) => !Number.isFinite(value));
-        if (at >= 0) throw new NonFiniteError("the decoder", image * from, `image ${image} of the batch`);
-        made.set(data, image * to);
-      }
-      values = made;
-    }
+    const values = await decoded(spec, stages, x);
     return isPicture ? { images: toUint8(values, shape), values: null } : { images: null, values };
   }
 
-  const release = async () => {
-    await decoder?.release();
-    await session.release();
-  };
-  return { model, spec, decode, release };
+  return { model, spec, stages, decode, release };
 }
 
-/** Open the file of a stage, which must be there and have the digest that the model names. */
-async function openStage(ort, { file, sha256 }, options, readBeside) {
+const tensorOf = (ort, data, shape) => // as int64, an Int32Array is refused
+  new ort.Tensor(data instanceof BigInt64Array ? "int64" : "float32", data, shape);
+
+const shapesOf = (inputs) => Object.fromEntries(inputs.map(({ name, shape }) => [name, shape]));
+
+/** Open the file of a stage, which must be there, have the digest that the model names, and lead from what to what it says. */
+async function openStage(ort, name, spec, options, readBeside) {
+  const { file, sha256, inputs, outputs } = spec.stages[name];
   const bytes = file && (await readBeside(file));
-  if (!bytes) throw new BadFileError(`${file ?? "the decoder"}: no such file, which is the model's decoder. Copy it beside the model.`);
+  const what = `the model's stage '${name}'`;
+  if (!bytes) throw new BadFileError(`${file ?? what}: no such file, which is ${what}. Copy it beside the model.`);
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (found !== sha256) {
     throw new BadFileError(
-      `${file}: it is not the model's decoder, whose SHA-256 begins with ${sha256.slice(0, 12)}. Copy that beside it.`,
+      `${file}: it is not ${what}, whose SHA-256 begins with ${sha256.slice(0, 12)}. Copy that beside it.`,
     );
   }
+  let session;
   try {
-    return await ort.InferenceSession.create(bytes, options);
+    session = await ort.InferenceSession.create(bytes, options);
   } catch (error) {
     throw new BadFileError(`${file}: ONNX Runtime cannot open it: ${oneLine(error)}. Export the model again.`);
   }
+  const names = name === "after" ? ["x"] : inputs.map((one) => one.name);
+  const isSame = (one, other) => [...one].sort().join() === [...other].sort().join();
+  if (isSame(session.inputNames, names) && isSame(session.outputNames, Object.keys(outputs))) return session;
+  await session.release();
+  throw new BadFileError(`${file}: it has other inputs or outputs than the model says. Export the model again.`);
 }
 
 /** Return what a runtime's error says, without its line breaks. */

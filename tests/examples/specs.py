@@ -107,7 +107,7 @@ def shape_changes():
 
 
 def stage_changes():
-    """Units and stages without `before`, which not every reader takes; the first five are sound."""
+    """Units, stages and limits; the first five are sound."""
     shape, named = [3, 8, 16], {"file": "a.onnx", "sha256": "0" * 64}
     after, encode = {"outputs": {"images": [3, 16, 32]}}, {"outputs": {"x": shape}}
     units = {"scale": [0.5, 2, -1], "shift": [0.1], "axis": 0}
@@ -135,6 +135,24 @@ def stage_changes():
     yield from ({"stages": {"after": {"outputs": value}}, "requires": ["stages"]} for value in outputs)
     yield from ({"stages": value, "requires": ["stages"]} for value in ([], 1, {"after": None}, {"other": after}))
     yield from ({"stages": {"encode": {"outputs": {"x": size}}}} for size in ([3, 8], [3, 8, 8], [3.0, 8, 16]))
+    before = {"outputs": {"w": [5]}, "inputs": [{**VECTOR, "name": "s"}, {**IMAGE, "name": "c", "shape": [2, 3, 8, 8]}]}
+
+    def given(change=(), requires=("inputs", "stages")):
+        stage = {key: value for key, value in {**before, **dict(change)}.items() if value is not ...}
+        return {"inputs": [VECTOR, LABEL], "stages": {"before": stage}, "requires": [*requires]}
+
+    yield from (given(), given({"file": "b.onnx", "sha256": "0" * 64}), given({"later": 1}), given(requires=["inputs"]))
+    outputs = ({}, [], ..., {"w": [4]}, {"w": [5.0]}, {"y": []}, {"v": [5]}, {"w": [5], "v": [5]}, {"w": 5})
+    yield from (given({"outputs": value}) for value in outputs)
+    yield from (given({"inputs": value}) for value in (..., [], None, {}, [{}], [{**VECTOR, "shape": [5.0]}], [VECTOR]))
+    yield from (
+        {"stages": {"after": {**after, "inputs": [*value]}}, "requires": ["stages"]} for value in ([], [VECTOR])
+    )
+    ends = ([[0], [1]], [[0] * 5, [1] * 5], [], [[0]], [[0], [1] * 5], [[0] * 4, [1] * 4], [[], []], [[0], [None]])
+    for limits in (*ends, [[0], [True]], [[0], [HUGE]], [0, 1], None, {}, "ab", [[0], [1], [2]], [[1], [0]]):
+        yield {"inputs": [{**VECTOR, "limits": limits}], "requires": ["inputs"]}
+        yield given({"inputs": [{**VECTOR, "limits": limits}]})
+    yield from ({"inputs": [{**LABEL, "limits": limits}], "requires": ["inputs"]} for limits in ([], [[0], [1]]))
     for change in ({"file": "../a.onnx"}, {"file": "a.txt"}, {"file": 1}, {"sha256": "0"}, {"sha256": "X" * 64}):
         yield {"stages": {"after": {**after, **named, **change}}, "requires": ["stages"]}
 
