@@ -122,7 +122,7 @@ def test_the_types_are_those_of_the_code(tmp_path: Path) -> None:
     needs("typescript")
     done = node("node_modules/typescript/bin/tsc", "--project", "tsconfig.json", "--outDir", tmp_path)
     assert done.returncode == 0, done.stdout
-    for name in ("ddpm.d.ts", "given.d.ts"):
+    for name in ("ddpm.d.ts", "given.d.ts", "policy.d.ts"):
         assert (tmp_path / name).read_text() == (WEB / name).read_text(), "run: npm run types"
 
 
