@@ -61,11 +61,8 @@ def test_a_wheel_holds_the_package_training_the_extractor_and_nothing_else(wheel
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (tmp_path / "extractor.onnx").write_bytes(archive.read(EXTRACTOR))
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddpm_export").rglob("*.py")}
-<<<<<<< HEAD
     training = {p.relative_to(ROOT).as_posix() for p in (ROOT / "train").rglob("*.*") if p.name not in OF_A_CLONE}
     training = {f"ddpm_export/{name}" for name in training if not name.endswith(".pyc")}
-    assert names == package | training | {"ddpm_export/py.typed", EXTRACTOR}
-=======
     golden = (
         "normals",
         "noise",
@@ -77,8 +74,7 @@ def test_a_wheel_holds_the_package_training_the_extractor_and_nothing_else(wheel
         "trajectories",
     )
     cases = {f"ddpm_export/golden/{name}.json" for name in golden}
-    assert names == package | {"ddpm_export/py.typed", EXTRACTOR} | cases
->>>>>>> 192cf60 (A conformance kit for programs in any language, three of them, and where our noise equals ONNX's proposal 8161)
+    assert names == package | training | {"ddpm_export/py.typed", EXTRACTOR} | cases
     assert sha256_of(tmp_path / "extractor.onnx") == sha256_of(ROOT / "exported" / "extractor.onnx")
 
 
