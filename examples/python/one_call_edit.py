@@ -15,7 +15,7 @@ shape = (int(n), *next(one.shape[1:] for one in session.get_inputs() if one.name
 pixels = np.asarray(Image.open(picture).convert("L" if shape[1] == 1 else "RGB"), dtype=np.float32)
 levels = np.asarray(Image.open(mask).convert("L"), dtype=np.float32)  # 0 is known, 255 made
 given = {name: np.array(value, np.int64) for name, value in {"seed": seed, "first": 0, "y": [label] * shape[0]}.items()}
-given["strength"] = np.array(0, np.float32)  # begin with noise; 0.5 with the picture and half of the noise
+given["strength"] = np.array(0, np.float32)  # start from noise; 0.5: from the image and half the noise
 given["image"] = np.broadcast_to(np.atleast_3d(pixels).transpose(2, 0, 1) / np.float32(127.5) - 1, shape)
 given["mask"] = np.broadcast_to(levels / 255, shape)
 np.save(out, session.run(["images"], given)[0])  # uint8 (n, H, W, C)

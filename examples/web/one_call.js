@@ -7,6 +7,6 @@ const [model, n, seed, label, out] = process.argv.slice(2);
 const session = await ort.InferenceSession.create(model); // ddpm-export exported/unet.onnx --format sampler
 const int64 = (values, shape = []) => new ort.Tensor("int64", values.map(BigInt), shape);
 const given = { seed: int64([seed]), first: int64([0]), n: int64([n]) };
-given.y = int64(Array(Number(n)).fill(label), [Number(n)]); // the class of each image, of a model with classes
+given.y = int64(Array(Number(n)).fill(label), [Number(n)]); // the class of each image, if the model has classes
 const { images, values } = await session.run(given);
-await writeFile(out, (images ?? values).data); // uint8 [n, H, W, C], of what is no picture float32 [n, ...shape]
+await writeFile(out, (images ?? values).data); // uint8 [n, H, W, C]; float32 [n, ...shape] if not an image

@@ -50,7 +50,7 @@ struct GenerationView: View {
                     Button("Cancel", role: .cancel) { generation.cancel() }
                 } else {
                     Button("Generate") {
-                        var settings = Settings()  // what stays nil is fixed in the file
+                        var settings = Settings()  // nil: fixed in the file
                         (settings.seed, settings.labels) = (Int64(seed), [Int64(label)])
                         settings.guidance = Float(guidance)
                         generation.start(settings)

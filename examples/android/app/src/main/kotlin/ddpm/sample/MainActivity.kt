@@ -58,7 +58,7 @@ class MainActivity : Activity() {
             status.text = getString(if (wantedSeed == null) R.string.no_seed else R.string.no_guidance)
             return
         }
-        val settings = OneCall.Settings() // what stays null is fixed in the file
+        val settings = OneCall.Settings() // null: fixed in the file
         settings.seed = wantedSeed
         settings.labels = longArrayOf(label.selectedItemPosition.toLong())
         settings.guidance = scale
