@@ -10,7 +10,7 @@ import onnxruntime
 
 model, n, seed, label, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model)  # ddpm-export exported/unet.onnx --format sampler
-given = {"seed": seed, "first": 0, "n": n, "y": [label] * int(n)}  # y: the class of each image, if the model has classes
+given = {"seed": seed, "first": 0, "n": n, "y": [label] * int(n)}  # y: each image's class, if the model has classes
 given = {one.name: np.array(given[one.name], dtype=np.int64) for one in session.get_inputs()}
 images = session.run(["images"], given)[0]
 np.save(out, images)  # uint8 (n, H, W, C)
