@@ -221,6 +221,14 @@ export type Settings = {
      * runs the file's: inputs are then those that a user gives, else the network's own
      */
     stages?: Stages;
+    /**
+     * another seed, and how far the noise that images begin
+     * with is turned to its, 0 to 1
+     */
+    toward?: {
+        seed: number | bigint;
+        share: number;
+    };
 };
 /** Something that stops the work and is told in one line; exitCode is what a command ends with. */
 export declare class DdpmError extends Error {

@@ -111,6 +111,8 @@ import { NORMAL_TABLE } from "./normal_table.js";
  * @property {Record<string, unknown>} [inputs] what else the network is told, by name: values for one image or for
  *   several, which images take in turn as well
  * @property {Stages} [stages] runs the file's: inputs are then those that a user gives, else the network's own
+ * @property {{ seed: number | bigint, share: number }} [toward] another seed, and how far the noise that images begin
+ *   with is turned to its, 0 to 1
  */
 
 const { fround, sqrt } = Math;
@@ -1562,8 +1564,27 @@ export function fromUint8(pixels, shape) {
 export async function sample(model, spec, settings, progress = () => true) {
   const numbers = numbersOf(settings);
   const { rows, denoise } = await chosen(model, spec, settings, numbers);
-  const noise = noiseStream(settings.seed, numbers, spec.state_shape);
-  return pictured(walk(denoise, noise, rows), rows, spec, numbers, progress);
+  return pictured(walk(denoise, noiseOf(spec, settings, numbers), rows), rows, spec, numbers, progress);
+}
+
+/**
+ * Return the noise of images: of their seed, or of two at a right angle between which the first noise is turned, as
+ * Python's `seeds` (Song et al. 2020, appendix D.5).
+ * @param {ModelSpec} spec
+ * @param {Settings} settings
+ * @param {readonly number[]} numbers
+ */
+function noiseOf({ state_shape: shape }, { seed, toward }, numbers) {
+  const own = noiseStream(seed, numbers, shape);
+  if (toward === undefined) return own;
+  if (!(toward.share >= 0 && toward.share <= 1)) {
+    throw new UsageError(`toward.share must be from 0 to 1, got ${shown(toward.share)}.`);
+  }
+  const other = noiseStream(toward.seed, numbers, shape)(0);
+  const angle = (toward.share * Math.PI) / 2;
+  const [near, far] = [fround(Math.cos(angle)), fround(Math.sin(angle))];
+  return (/** @type {number} */ draw) =>
+    draw > 0 ? own(draw) : own(0).map((z, k) => fround(near * z) + fround(far * other[k]));
 }
 
 /**

@@ -95,11 +95,13 @@ function offerPlans() {
     fast === undefined ? "Fast" : `Fast: ${spec.plans[fast].rows.length} steps that were tuned for this model (${fast})`;
 }
 
-/** Return the name of the longest of the plans that were tuned for the model: all are short. */
-function fastPlan() {
-  const tuned = Object.keys(spec.plans).filter((name) => name.startsWith("tuned-"));
-  return tuned.sort((a, b) => spec.plans[b].rows.length - spec.plans[a].rows.length)[0];
+/** Return the names of the plans that were tuned for the model, or it for them, the longest first: all are short. */
+function shortPlans() {
+  const short = Object.keys(spec.plans).filter((name) => /^(tuned|fast)-/.test(name));
+  return short.sort((a, b) => spec.plans[b].rows.length - spec.plans[a].rows.length);
 }
+
+const fastPlan = () => shortPlans()[0];
 
 /** A button for every class, where the network is told one, and how closely to follow it. */
 function offerLabels() {
@@ -355,11 +357,12 @@ async function busy(task) {
   $("problem").hidden = true;
   $("start").hidden = true;
   $("cancel").hidden = false;
-  $("prove").disabled = true;
+  $("prove").disabled = $("share").disabled = true;
   usePaint();
   for (const field of [...document.getElementsByName("provider"), $("file")]) field.disabled = true;
   if ([$("start"), $("prove"), $("fill")].includes(from)) $("cancel").focus();
   try {
+    await turning;
     await ready;
     await task();
   } catch (error) {
@@ -368,7 +371,7 @@ async function busy(task) {
   const hadFocus = document.activeElement === $("cancel");
   $("start").hidden = false;
   $("cancel").hidden = true;
-  $("prove").disabled = false;
+  $("prove").disabled = $("share").disabled = false;
   usePaint();
   for (const field of [...document.getElementsByName("provider"), $("file")]) field.disabled = false;
   $("progress").value = 0;
@@ -445,6 +448,37 @@ $("prove").addEventListener("click", () =>
         : `They differ by up to ${difference} of 255 levels of brightness.`;
   }),
 );
+
+// --- from one seed to the next: a picture wherever the slider is ---
+
+let wanted = null; // where it is, until that is being drawn
+let turning = null; // a promise, while pictures follow it
+
+$("share").addEventListener("input", ({ target }) => {
+  wanted = Number(target.value);
+  turning ??= follow().catch(tellProblem).finally(() => (turning = null));
+});
+
+async function follow() {
+  await ready;
+  const begin = performance.now();
+  for (let made = 1; wanted !== null && $("cancel").hidden; made++) {
+    const { seed, first, label, guidance, inputs } = settingsFromForm();
+    const toward = { seed: seed < MAX_SEED ? seed + 1n : 0n, share: wanted };
+    wanted = null;
+    const plan = shortPlans().findLast((name) => spec.plans[name].rows.length > 1);
+    const way = plan === undefined ? { numSteps: 10, sampler: "ddim" } : { plan };
+    const told = { seed, first, n: 1, label, guidance, inputs, toward };
+    const { images } = await ask("sample", { settings: { ...told, ...way } });
+    draw($("turned"), grid(images, shape));
+    const percent = Math.round(100 * toward.share);
+    $("turned").setAttribute("aria-label", `${percent} % of the way from seed ${seed} to seed ${toward.seed}`);
+    const rate = (1000 * made) / (performance.now() - begin);
+    $("rate").textContent = `${percent} % of the way to seed ${toward.seed}; ${rate.toFixed(0)} pictures a second`;
+    await new Promise(requestAnimationFrame);
+  }
+  wanted = null;
+}
 
 // --- paint over a picture, have it filled ---
 

@@ -42,6 +42,10 @@ export declare class Policy {
         guidance?: number | import("./ddpm.js").Guidance | null;
         inputs?: Record<string, unknown>;
         stages?: import("./ddpm.js").Stages;
+        toward?: {
+            seed: number | bigint;
+            share: number;
+        };
     };
     inputs: import("./ddpm.js").Input[];
     plans: number;

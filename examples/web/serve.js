@@ -112,8 +112,14 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       isolate: { type: "boolean", default: false },
     },
   });
-  const emoji = ["unet.onnx", "unet.after.onnx"].map((name) => [`/emoji/${name}`, join(HERE, "..", "..", "emoji", name)]);
-  const extra = { "/unet.onnx": values.model, "/unet.slice.onnx": values.slice, ...Object.fromEntries(emoji) };
+  const shipped = (...path) => join(HERE, "..", "..", ...path);
+  const extra = {
+    "/unet.onnx": values.model,
+    "/unet.fast.onnx": shipped("exported", "unet.fast.onnx"),
+    "/unet.slice.onnx": values.slice,
+    "/emoji/unet.onnx": shipped("emoji", "unet.onnx"),
+    "/emoji/unet.after.onnx": shipped("emoji", "unet.after.onnx"),
+  };
   const packed = await packFirstVisit(values.model);
   const site = server(HERE, { extra, isolate: values.isolate, packed });
   site.listen(Number(values.port), "127.0.0.1", () => console.log(`http://localhost:${site.address().port}/`));

@@ -611,6 +611,16 @@ def test_what_is_not_there_is_not_offered(tmp_path: Path) -> None:
     assert seen_in_page("plain")["offered"] == [False, *has]
 
 
+@pytest.mark.torch
+def test_pictures_follow_the_slider_between_two_seeds() -> None:
+    fast = ROOT / "exported" / "unet.fast.onnx"
+    seen = seen_in_page("turning", model=str(fast), seed=7, label=5)
+    assert seen["problem"] == ""
+    assert seen["frames"] > 0
+    expected = edit(fast, seeds=(7, 8), n=5, label=5, plan="fast-2")[1]
+    assert_same_pictures(page_of(seen["shown"]), expected)
+
+
 @pytest.mark.long
 @pytest.mark.torch
 @representative("factor, chosen", [(1, "webgpu"), (1.01, "wasm"), (float("nan"), "wasm")])

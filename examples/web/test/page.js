@@ -426,6 +426,34 @@ const scenarios = {
       return { problem: await text(page, "problem"), painting, shown: await page.$eval("#preview", pixelsOf) };
     }),
 
+  /** The slider between two seeds, dragged for a while, then left in the middle. */
+  turning: ({ model, seed, label }) =>
+    visit({ extra: { "/unet.fast.onnx": model } }, async ({ page, go }) => {
+      await go();
+      await ready(page);
+      await page.selectOption("#shipped", "unet.fast.onnx");
+      await until(page, () => document.getElementById("plan").value.startsWith("fast-"));
+      await page.fill("#seed", String(seed));
+      await page.click(`#classes label:has(input[value="${label}"])`);
+      const frames = await page.evaluate(async () => {
+        const slider = document.getElementById("share");
+        const rate = document.getElementById("rate");
+        let seen = 0;
+        new MutationObserver(() => seen++).observe(rate, { childList: true });
+        const begin = performance.now();
+        while (performance.now() < begin + 2000) {
+          slider.value = (performance.now() - begin) / 2000;
+          slider.dispatchEvent(new Event("input", { bubbles: true }));
+          await new Promise(requestAnimationFrame);
+        }
+        return seen / 2;
+      });
+      await page.fill("#share", "0.25");
+      await until(page, () => document.getElementById("rate").textContent.startsWith("25 %"));
+      await shoot(page, "turning");
+      return { frames, problem: await text(page, "problem"), shown: await page.$eval("#turned", pixelsOf) };
+    }),
+
   /** README.md's page: as it stands there. */
   embed: ({ html }) =>
     // a page without an icon of its own asks for /favicon.ico: any answer will do
