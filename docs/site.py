@@ -35,6 +35,14 @@ Here `…` stands for a value. Messages are the library's: commands show its arg
 | 130 | interrupted by Ctrl-C, SIGTERM or SIGHUP |"""
 
 
+def on_config(config: Any) -> Any:
+    """Set the address of the repository, which pyproject.toml alone names."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    config["repo_url"] = re.findall(r'^Repository = "(.*)"', pyproject, re.MULTILINE)[0]
+    config["repo_name"] = config["site_name"]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the shipped models' pictures and the pages that the program itself gives."""
     for path in sorted([*ROOT.glob("exported/*.png"), *ROOT.glob("emoji/*.png")]):

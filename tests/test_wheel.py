@@ -16,6 +16,11 @@ from ddpm_export.system.files import sha256_of
 
 ROOT = Path(__file__).parent.parent
 EXTRACTOR = "ddpm_export/exported/extractor.onnx"
+SHIPPED = {
+    EXTRACTOR,
+    *(f"ddpm_export/{name}" for name in ("exported/unet.fast.onnx", "exported/SHA256SUMS", "emoji/SHA256SUMS")),
+}
+MAX_WHEEL_MB = 6
 OF_A_CLONE = {"LOG.md", "ship.py", "ablation.py", "ablation_page.py"}  # of train/
 
 
@@ -56,7 +61,7 @@ def installed(wheel, tmp_path_factory):
     return run
 
 
-def test_a_wheel_holds_the_package_training_the_extractor_and_nothing_else(wheel, tmp_path):
+def test_a_wheel_holds_the_package_training_two_models_and_nothing_else(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (tmp_path / "extractor.onnx").write_bytes(archive.read(EXTRACTOR))
@@ -74,7 +79,8 @@ def test_a_wheel_holds_the_package_training_the_extractor_and_nothing_else(wheel
         "trajectories",
     )
     cases = {f"ddpm_export/golden/{name}.json" for name in golden}
-    assert names == package | training | {"ddpm_export/py.typed", EXTRACTOR} | cases
+    assert names == package | training | {"ddpm_export/py.typed"} | SHIPPED | cases
+    assert wheel.stat().st_size < MAX_WHEEL_MB * 1e6
     assert sha256_of(tmp_path / "extractor.onnx") == sha256_of(ROOT / "exported" / "extractor.onnx")
 
 
@@ -95,6 +101,7 @@ def test_the_commands_do_their_jobs_away_from_the_clone(installed, tmp_path):
     assert "site-packages" in home
     assert not Path(home).is_relative_to(ROOT)
     weights, model, real = tmp_path / "weights.pt", tmp_path / "unet.onnx", tmp_path / "real"
+    assert "2 images (fast-4, 4 steps" in installed("ddpm-run", "fashion-mnist-fast", "--n", 2).out  # without a network
     networks = {"PYTHONPATH": str(ROOT / "tests" / "exporting")}
     save = "import sys, torch; from networks_of_ones_own import Net; torch.save(Net().state_dict(), sys.argv[1])"
     installed("python", "-c", save, weights, **networks)

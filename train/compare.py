@@ -20,12 +20,13 @@ from ddpm_export.model.steps import plan
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.walk import walk
+from ddpm_export.runtimes.named import shipped
 from ddpm_export.runtimes.onnx import open_extractor
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.sampling.request import request_for
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.scoring.metrics.kernel import kernel_distance
-from ddpm_export.scoring.scores import CHUNK, Report, features_of, sampled_images, shipped_extractor
+from ddpm_export.scoring.scores import CHUNK, Report, features_of, sampled_images
 from ddpm_export.system.files import cache_folder, sha256_of
 
 from .config import config_from_dict
@@ -72,7 +73,7 @@ def compare(
 
     The first line is of the first n test images; all are compared with the others.
     """
-    chosen = extractors or [shipped_extractor(), cache_folder() / "judge.onnx"]
+    chosen = extractors or [shipped("exported/extractor.onnx"), cache_folder() / "judge.onnx"]
     real = np.asarray(open_dataset("fashion-mnist", image_shape=(1, 28, 28), train=False).images)
     with phases() as report:
         rows: dict[str, Pixels] = {f"the first {n} test images": real[:n]}

@@ -12,7 +12,7 @@ import typer
 
 from ddpm_export.cli.console import entry_point, print_json
 from ddpm_export.cli.help import HELP, SAFETY, WHAT, WHERE, what, where
-from ddpm_export.cli.options import Json, Threads, Trust
+from ddpm_export.cli.options import Json, Threads, Trust, file_of
 from ddpm_export.cli.texts import numbers_from_text
 from ddpm_export.errors import EnvironmentProblem, UsageError, printable
 
@@ -43,9 +43,17 @@ EXAMPLES = {
 }
 
 
+def files_of(context: typer.Context, models: list[Path]) -> list[Path]:
+    """Return the files of models that are named."""
+    return [file_of(context, model) for model in models]
+
+
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Exported models of one network, such as float32 and int8.")
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help="Exported models of one network, such as float32 and int8.", callback=files_of
+        ),
     ],
     *,
     checkpoint: Annotated[

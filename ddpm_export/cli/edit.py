@@ -7,7 +7,7 @@ import typer
 
 from ddpm_export.cli.console import APP, print_json, script_of
 from ddpm_export.cli.help import HELP, HOW, SAFETY, WHAT, WHERE, add_command, how, what, where
-from ddpm_export.cli.options import Batch, Choices, Confinable, Json
+from ddpm_export.cli.options import Batch, Choices, Confinable, Json, Model
 from ddpm_export.cli.progress import phases
 from ddpm_export.cli.sampling import ImageOptions, make_images, opened_model
 from ddpm_export.cli.texts import numbers_from_text
@@ -15,7 +15,6 @@ from ddpm_export.errors import UsageError, printable
 
 MODEL, PICTURE = "exported/unet.onnx", "docs/given/pictures/00.png"
 
-Model = Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call edit.")]
 Picture = Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")]
 OfEach = Annotated[int | None, what("Number of images from each picture. [default: 1]", "--n")]
 Strength = Annotated[float | None, how("How much noise to start from, above 0 to 1. [default: pure noise]")]

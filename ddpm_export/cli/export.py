@@ -1,6 +1,5 @@
 """`ddpm-export`: write a checkpoint as files that run without torch, each proven against it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,8 +48,9 @@ def export(
     from ddpm_export.exporting.export import export_all, is_foreign
     from ddpm_export.exporting.formats import FORMATS
     from ddpm_export.importers.load import load_checkpoint
+    from ddpm_export.runtimes.named import NAMED, model_path
 
-    path = Path(checkpoint)
+    path = model_path(checkpoint)
     if is_foreign(path):
         raise UsageError(f"{checkpoint} is an .onnx of another project. Use ddpm-adopt.")
     if path.suffix != ".onnx":
@@ -59,7 +59,7 @@ def export(
         loaded = load_checkpoint(checkpoint, weights=weights or "ema", options=options, steps=steps)
         write_files(checkpoint, loaded, paths, output, defaults, weights or "ema", write=export_all, imported=True)
         return
-    paths = output.paths(checkpoint, path.stem)
+    paths = output.paths("" if checkpoint in NAMED else checkpoint, path.stem)
     given = {"--weights": weights, "--config": config, "--set": settings or None, "--plans": defaults.plans}
     flags = [name for name, value in given.items() if value is not None]
     if set(output.names) & set(FORMATS):  # the others take new defaults

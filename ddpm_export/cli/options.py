@@ -19,6 +19,7 @@ from ddpm_export.cli.texts import (
     steps_from_text,
 )
 from ddpm_export.errors import UsageError
+from ddpm_export.runtimes.named import NAMED, model_path
 from ddpm_export.runtimes.providers import PROVIDERS
 from ddpm_export.sandbox.child import MEMORY_GIB, TIMEOUT_S, confine
 
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 
 USUAL_LIMITS = Limits(TIMEOUT_S, MEMORY_GIB)
 
-Model = Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx.")]
+
+def file_of(context: typer.Context, model: Path) -> Path:
+    """Return the file of a model that is named; a shell that completes the line downloads nothing."""
+    return model if context.resilient_parsing else model_path(model)
+
+
+MODEL_HELP = f"An exported model, such as exported/unet.onnx, or a name: {', '.join(NAMED)}."
+Model = Annotated[Path, typer.Argument(help=MODEL_HELP, callback=file_of)]
 Json = Annotated[bool, where("Print the result as JSON.", "--json")]
 Provider = Annotated[str, where(f"Where the model runs: {', '.join(PROVIDERS)}.")]
 Threads = Annotated[int | None, where("CPU threads. [default: one per core]")]

@@ -109,11 +109,11 @@ class Judge(NamedTuple):
 
 def open_judge(options: ScoreOptions, picture_shape: tuple[int, int, int], report: Report) -> Judge:
     """Open an extractor, the package's own by default."""
+    from ddpm_export.runtimes.named import shipped
     from ddpm_export.runtimes.onnx import open_extractor
-    from ddpm_export.scoring.scores import shipped_extractor
     from ddpm_export.system.files import cache_folder, sha256_of
 
-    path, provider = options.extractor or shipped_extractor(), options.runtime.provider
+    path, provider = options.extractor or shipped("exported/extractor.onnx"), options.runtime.provider
     extract = open_extractor(path, picture_shape, provider, options.runtime.threads)
     return Judge(extract, path, sha256_of(path), options.cache or cache_folder(), report, provider)
 

@@ -9,7 +9,7 @@ import typer
 
 from ddpm_export.cli.console import entry_point
 from ddpm_export.cli.help import HOW, SAFETY, WHAT, WHERE
-from ddpm_export.cli.options import Debug, Runtime, Untrusted, limits_of
+from ddpm_export.cli.options import Debug, Model, Runtime, Untrusted, limits_of
 from ddpm_export.errors import UsageError, not_installed
 from ddpm_export.serving.asked import Limits
 
@@ -59,7 +59,7 @@ class Bounds:
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="An exported model, such as exported/unet.onnx, or a one-call file.")],
+    model: Model,
     *,
     host: Annotated[str, typer.Option(help="The address to listen on.", rich_help_panel=WHERE)] = "127.0.0.1",
     port: Annotated[

@@ -8,6 +8,7 @@ from ddpm_export.errors import BadFileError, ModelRefusedError, UsageError
 from ddpm_export.model.spec import ModelSpec
 from ddpm_export.process.equations import Model
 from ddpm_export.runtimes.accepted import check_device
+from ddpm_export.runtimes.named import model_path
 from ddpm_export.runtimes.opened import DenoiserFile, OneCallFile
 from ddpm_export.runtimes.providers import provider_from_name
 from ddpm_export.runtimes.stages import with_stages
@@ -20,8 +21,9 @@ def open_model(
 ) -> tuple[Model, ModelSpec]:
     """Open an exported file: (model, spec), where model(x_t (B, *shape) float32, t (B,) int64) gives outputs by name.
 
-    provider: a name of PROVIDERS; every node that computes runs there, or the file is refused. threads: of one
-    evaluation, None for one a core. trust: allow TorchScript (.ts) and torch.export (.pt2) files, which can run code.
+    path: a file, or a name of `named.NAMED`. provider: a name of PROVIDERS; every node that computes runs there, or the
+    file is refused. threads: of one evaluation, None for one a core. trust: allow TorchScript (.ts) and torch.export
+    (.pt2) files, which can run code.
     An output may alias a buffer of the runtime. The model raises UsageError for inputs that are not those of the spec,
     BadFileError where the graph does not run.
     Raises BadFileError for a file that is no model of ours, ModelRefusedError for one this version cannot honour, for
@@ -49,7 +51,7 @@ def open_file(
 
     timeout_s: how long one run of a one-call file's graph may take, None for as long as it likes; BadFileError then.
     """
-    path, device = Path(path), provider_from_name(provider)
+    path, device = model_path(path), provider_from_name(provider)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads must be between 1 and {MAX_THREADS}, got {threads}.")
     if timeout_s is not None and not 0 < timeout_s < math.inf:

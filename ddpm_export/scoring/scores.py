@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_export import __version__
-from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError
+from ddpm_export.errors import BadFileError, UsageError
 from ddpm_export.images.write import save_array
 from ddpm_export.model.denoiser import results_of
 from ddpm_export.model.spec import ModelSpec
@@ -108,18 +108,6 @@ def features_of(
         save_array(folder / "features.npy", features)
         save_array(folder / "logits.npy", logits)
     return features, logits
-
-
-def shipped_extractor() -> Path:
-    """Return the path of the shipped extractor: in the installed package, or in `exported/` of a clone.
-
-    Raises EnvironmentProblem where it is in neither.
-    """
-    package = Path(__file__).parent.parent
-    for place in (package, package.parent):
-        if (path := place / "exported" / "extractor.onnx").is_file():
-            return path
-    raise EnvironmentProblem("The shipped extractor is missing. Reinstall ddpm-export, or pass `extractor`.")
 
 
 def scores(metrics: tuple[str, ...], fake: Scored, real: Scored, labels: Labels | None = None) -> dict[str, Any]:

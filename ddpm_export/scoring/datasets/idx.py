@@ -2,13 +2,10 @@
 
 import gzip
 import hashlib
-import http.client
 import io
 import math
 import os
 import struct
-import urllib.error
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem, first_line
 from ddpm_export.scoring.datasets.dataset import Dataset
+from ddpm_export.system.download import downloaded
 from ddpm_export.system.files import cache_folder, open_plain, replacing
 
 # Xiao et al. 2017. The digests are of the unpacked files: mirrors pack them anew.
@@ -125,13 +123,10 @@ def _downloaded(name: str, home: str, timeout_s: float) -> Path:
         return path
     url = f"{home}/{name}"
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:
-            raw = response.read(MAX_DOWNLOAD_BYTES)
-    except (OSError, http.client.HTTPException, ValueError) as exc:
-        if isinstance(exc, urllib.error.HTTPError):
-            exc.close()  # it holds the connection
+        raw = downloaded(url, MAX_DOWNLOAD_BYTES, timeout_s)
+    except OSError as exc:
         raise EnvironmentProblem(
-            f"{url} cannot be downloaded: {first_line(exc)}. Pass `data=DIR` (ddpm-eval: --data "
+            f"{url} cannot be downloaded: {exc}. Pass `data=DIR` (ddpm-eval: --data "
             f"fashion-mnist:DIR) with the four files, set {FOLDER_VARIABLE} to that folder, or install Debian's "
             "dataset-fashion-mnist."
         ) from exc
