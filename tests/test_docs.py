@@ -397,7 +397,7 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)  # code is no prose
         for target in re.findall(r"\]\(([^)#\s]+)", text):
-            if "://" not in target:
+            if "://" not in target and not target.startswith("../../actions/"):  # a badge of GitHub's, on its own page
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
