@@ -3,7 +3,7 @@
 Names are loaded when they are first used: `import ddpm_export` brings in neither torch nor onnx nor onnxruntime.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Checkpoint": "importers.checkpoint",

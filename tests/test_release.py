@@ -15,8 +15,9 @@ def text_of(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_one_file_has_the_version():
+def test_one_file_has_the_version_and_the_changelog_describes_it():
     assert f'__version__ = "{__version__}"' in text_of("ddpm_export/__init__.py")
+    assert re.search(rf"^## {re.escape(__version__)} - \d{{4}}-\d\d-\d\d$", text_of("CHANGELOG.md"), re.M)
     assert __version__ not in text_of("pyproject.toml") + text_of("CITATION.cff") + text_of("mkdocs.yml")
 
 
