@@ -67,9 +67,10 @@ def _download(name: str, url: str, path: Path, wanted: str, own: str | None) -> 
         content = downloaded(url, MAX_BYTES, TIMEOUT_S)
     except OSError as exc:
         folder = Path(own) / path.parent.name if own else path.parent
+        files = ", ".join(Path(place).name for place in NAMED[name])
         raise EnvironmentProblem(
             f"{name} is not on this machine, and {url} cannot be downloaded: {exc}. Go online once, or put "
-            f"{path.name} into {folder}."
+            f"{files} into {folder}."
         ) from exc
     if (digest := hashlib.sha256(content).hexdigest()) != wanted:
         raise _other(url, wanted, digest)

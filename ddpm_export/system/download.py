@@ -16,4 +16,5 @@ def downloaded(url: str, most: int, timeout_s: float) -> bytes:
     except (OSError, http.client.HTTPException, ValueError) as exc:
         if isinstance(exc, HTTPError):
             exc.close()  # it holds the connection
-        raise OSError(first_line(exc)) from exc
+        reason = exc if isinstance(exc, HTTPError) else getattr(exc, "reason", exc)
+        raise OSError(getattr(reason, "strerror", None) or first_line(reason)) from exc
