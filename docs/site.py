@@ -17,9 +17,9 @@ MATHJAX = "build/mathjax/node_modules/mathjax/es5/tex-svg.js"  # of npm, by `mak
 
 LIBRARY = """# Library
 
-The public names of `ddpm_export`, from their docstrings. Import them from the package: `from ddpm_export import generate`.
-None of them loads torch or ONNX Runtime before it is needed. [Making images](sampling.md), [importing](importing.md)
-and [policies](policies.md) show them in use."""
+The public names of `ddpm_export`, from their docstrings. Import them from the package, as in
+`from ddpm_export import generate`. None of them loads torch or ONNX Runtime before it is needed.
+[Making images](sampling.md), [importing](importing.md) and [policies](policies.md) show them in use."""
 ERRORS = """# Errors
 
 A command that fails prints one line on stderr, `error: ` and a sentence, and ends with an exit code; `--debug` adds the

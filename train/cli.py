@@ -72,11 +72,12 @@ def command(
     spec = spec_from_config(chosen, dataset)
     rank = int(os.environ.get("RANK", "0"))  # torchrun's
     if rank == 0:
-        print(f"device: {place}", file=sys.stderr)
+        print(f"device: {place}", file=sys.stderr, flush=True)
     decode = dataset.decoder(place) if isinstance(dataset, Latents) else None
     inputs = 0 if rank == 0 else len(dataset.broken)  # what every rank found when it opened the data, rank 0 tells
 
     def draw(ema: dict, step: int) -> None:  # type: ignore[type-arg]
+        print(f"step {step}: drawing {out / SAMPLES}", file=sys.stderr, flush=True)
         draw_loss(out / "loss.png", out / "log.jsonl")
         draw_samples(out / SAMPLES, chosen.network, ema, spec, place, step, decode)
 

@@ -49,7 +49,13 @@ N = Annotated[int | None, what("Number of images. [default: 16]")]
 Seed = Annotated[int | None, what("The same seed gives the same images. [default: a fresh one, printed]")]
 FixedSeed = Annotated[int, what("The same seed gives the same images.")]
 First = Annotated[int, what("Number of the first image. Image 7 is the same in every run.")]
-Label = Annotated[str | None, what("A class by name or index, none, or several: 0,1,2. [default: each class in turn]")]
+Label = Annotated[
+    str | None,
+    what(
+        "A class by name or index, none, or several: 0,1,2. In an edit, name the picture's class for the best result. "
+        "[default: each class in turn; in an edit, none]"
+    ),
+]
 InputValues = Annotated[
     list[str] | None,
     what(

@@ -134,7 +134,8 @@ def source_from_text(option: str, text: str) -> Source:
     name, _, place = text.partition(":")
     split = None
     if name not in READERS:
-        name, place = "folder", text
+        has_idx = (Path(text) / "train-images-idx3-ubyte.gz").exists()
+        name, place = "fashion-mnist" if has_idx else "folder", text
     elif place.rpartition(":")[2] in SPLITS:
         place, _, split = place.rpartition(":")
     reader = READERS[name]

@@ -11,6 +11,7 @@ from models import GREY, extractor_file, mix_model, tiny_spec, told_model
 from PIL import Image
 
 from ddpm_export.cli.eval import main
+from ddpm_export.cli.scores import Source, source_from_text
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.steps import plan
 from ddpm_export.runtimes.onnx import open_extractor
@@ -323,3 +324,9 @@ def test_a_reference_of_other_classes_is_refused(classed):
     (classed / "real" / "bag").rename(classed / "real" / "cap")
     ending = evaluated(classed, "--n", 6, "--steps", 2, "--metrics", "class_fid")
     assert_refused(ending, 2, "The classes of real must be the images' bag, coat, shoe, got cap, coat, shoe.")
+
+
+def test_a_folder_of_the_idx_files_is_that_data_set(tmp_path):
+    assert source_from_text("--data", str(tmp_path)) == Source("folder", str(tmp_path), None)
+    (tmp_path / "train-images-idx3-ubyte.gz").touch()
+    assert source_from_text("--data", str(tmp_path)) == Source("fashion-mnist", str(tmp_path), "train")

@@ -487,6 +487,7 @@ def test_the_gallery_shows_that_the_same_seed_gives_the_same_picture() -> None:
     assert re.search(r"[0-9a-f]{12}", alone).group() == re.search(r"[0-9a-f]{12}", among).group()
     assert "784 numbers are equal" in seen["verdict"]
     assert seen["wide"] <= 390  # nothing sticks out on a phone
+    assert seen["button"] < 900  # seen without scrolling
 
 
 @pytest.mark.long

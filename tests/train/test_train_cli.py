@@ -37,7 +37,9 @@ def test_a_training_ends_with_its_checkpoint_and_digest(run, tmp_path):
         ["sha256", sha256_of(path)],
     ]
     assert err.startswith("device: cpu\nstarting at step 0\n")
-    assert [line.split(",")[0] for line in err.splitlines()[2:]] == [f"step {i}/6" for i in range(1, 7)]
+    *steps, drawing = err.splitlines()[2:]
+    assert [line.split(",")[0] for line in steps] == [f"step {i}/6" for i in range(1, 7)]
+    assert drawing == f"step 6: drawing {path.parent / 'samples.png'}"
     assert "loss " in err
     assert " images/s" in err
     assert " left" in err

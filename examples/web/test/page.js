@@ -172,6 +172,8 @@ const scenarios = {
     visit({}, async ({ page, go }) => {
       await go();
       await ready(page);
+      await page.setViewportSize({ width: 1200, height: 900 });
+      const button = await page.$eval("#start", (found) => found.getBoundingClientRect().bottom + scrollY);
       await shoot(page, "before");
       await make(page, settings);
       await make(page, { ...settings, first: 1, n: 1 });
@@ -194,6 +196,7 @@ const scenarios = {
         proof: await captions(page, "proof"),
         verdict: await text(page, "verdict"),
         wide,
+        button,
       };
     }),
 
