@@ -509,6 +509,7 @@ def test_the_keyboard_is_enough() -> None:
         *guided,
         "SUMMARY",
         "start",
+        "share",
         "picture",
     ]
     assert seen["sampler"] == "ddpm"
