@@ -31,7 +31,7 @@ def main() -> None:
             command += ["--checkpoint", arguments.checkpoint]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            sys.exit(done.returncode)  # it has told why
+            sys.exit(done.returncode)  # its own error line says why
         reports.append(json.loads(done.stdout))
     markdown = markdown_from_reports(reports)
     print(json.dumps(reports, sort_keys=True) if arguments.json else markdown)

@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace) -> Report:
 def _options() -> argparse.ArgumentParser:
     options = parser("From nothing to images.", rounds=7, checkpoint=True)
     options.add_argument("--pictures", type=int, default=1, help="images of a run, in one batch [%(default)s]")
-    options.add_argument("--how", action="append", help="what else ddpm-run is told, one run each [--steps 1]")
+    options.add_argument("--how", action="append", help="options of ddpm-run, one run each [--steps 1]")
     options.add_argument("--pipeline-steps", type=int, default=1, help="of DDPMPipeline [%(default)s]")
     return options
 

@@ -106,13 +106,13 @@ def _carried(x: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
 
 def table() -> str:
     """Return the table of all methods over the number of steps, as Markdown."""
-    rows = [["truth", *([_told(TRUTH)] * len(STEPS))]]
+    rows = [["truth", *([_text(TRUTH)] * len(STEPS))]]
     for name, method in METHODS.items():
-        rows.append([name, *(_told(moments(method, n)) if n > method.jump else "-" for n in STEPS)])
+        rows.append([name, *(_text(moments(method, n)) if n > method.jump else "-" for n in STEPS)])
     return markdown_from_table("Mean / variance of the second pixel", ["method", *(f"{n} steps" for n in STEPS)], rows)
 
 
-def _told(found: Moments) -> str:
+def _text(found: Moments) -> str:
     return f"{found.mean:.2f} / {found.variance:.2f}"
 
 

@@ -33,7 +33,7 @@ REPAINT: dict[str, Any] = {**HOW, "eta": 1.0, "num_steps": 15, "returns": 4}
 
 
 def filled(model: Any, images: Any, mask: Any) -> Any:
-    """Return a row a picture: what is known of it, eight ways to go on, and the picture."""
+    """Return a row for each picture: the known part, eight completions, and the picture."""
     made = edit(model, images, mask=mask, n=WAYS, **REPAINT)
     ways = made.reshape(-1, WAYS, *images.shape[1:])
     known = np.broadcast_to(mask[..., None] == 0, images.shape[1:])
@@ -103,7 +103,7 @@ PICTURES: dict[str, tuple[Callable[[Any, Any, Any], Any], int]] = {  # and how m
 
 
 def _without_classes(model: Model, spec: ModelSpec) -> tuple[Model, ModelSpec]:
-    """Return the network as one that is told no class: pictures of all classes are given to it."""
+    """Return the network without a class, since pictures of all classes are given to it."""
     label = spec.label
     if label is None:
         return model, spec

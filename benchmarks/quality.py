@@ -266,7 +266,7 @@ def _notes(rows: Rows, cases: list[Case], arguments: argparse.Namespace) -> list
 
 
 def _cheapest_as_text(rows: Rows, cases: list[Case]) -> str:
-    """Say which case is best, and which of fewest steps cannot be told from it."""
+    """Return which case is best, and which with the fewest steps is within two errors."""
     kids = {case: rows[case.label]["kid"] for case in cases}
     best = min(cases, key=lambda case: kids[case]["mean"])
 

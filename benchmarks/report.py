@@ -68,7 +68,7 @@ def run(measure: Callable[[argparse.Namespace], Report], options: argparse.Argum
 
 
 def markdown_from_reports(reports: list[dict[str, Any]]) -> str:
-    """Return reports, as their JSON values, as one piece of Markdown; the machine is told once, its load each time."""
+    """Return reports, as their JSON values, as one piece of Markdown: the machine once, its load with each."""
     parts = [_machine_line(reports[0]["machine"])] if reports else []
     for report in reports:
         parts.append(f"`{report['command']}`; {_load(report['machine']['others_busy_share'])}.")

@@ -247,7 +247,7 @@ class _Found:
         return result
 
     def most(self, kind: str, label: str) -> tuple[int, Values]:
-        """Return of how many images a value is, of the most there are, and the value by judge; (0, {}) for none."""
+        """Return the largest number of images with a value, and the value by judge; (0, {}) for none."""
         by_count = {}
         for name, value in self.values[kind].items():
             own, _, count = name.rpartition("; ")
