@@ -5,7 +5,6 @@ holds numbers that a person typed. C++ has them in its one header, between two m
 """
 
 import hashlib
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +29,8 @@ def digest() -> str:
 
 
 def numbers(indent: str) -> str:
-    """Return the numbers, separated by commas, row after row."""
-    rows = [", ".join(map(str, row)) for row in normal_table().tolist()]
-    return ",\n".join(textwrap.fill(row, 118, initial_indent=indent, subsequent_indent=indent) for row in rows)
+    """Return the numbers, separated by commas, a row of the table a line."""
+    return ",\n".join(indent + ", ".join(map(str, row)) for row in normal_table().tolist())
 
 
 def cpp() -> str:

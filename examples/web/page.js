@@ -3,7 +3,7 @@
 import { fromUint8, isTold, labelOf, noiseStream, stateIsPicture, takesGuidance, toUint8 } from "./ddpm.js";
 import { flattened, grid, rgba } from "./images.js";
 import { painting, pictureFromFile } from "./paint.js";
-import { worker } from "./start.js";
+import { keepForOffline, worker } from "./start.js";
 
 const MODEL_URL = "unet.onnx";
 const MAX_GALLERY = 48;
@@ -609,10 +609,6 @@ function tellProblem(error) {
 $("form").reset(); // some browsers keep what was chosen before a reload
 open(source());
 if (await navigator.gpu?.requestAdapter()) $("engine").hidden = false;
-if ("serviceWorker" in navigator) {
-  await ready.catch(() => {});
-  await underWay; // keeping files comes after using them
-  navigator.serviceWorker.register(new URL("sw.js", import.meta.url)).catch(() => {}); // only offline use is lost
-  await navigator.serviceWorker.ready;
-  document.documentElement.dataset.offline = "ready";
-}
+await ready.catch(() => {});
+await underWay; // keeping files comes after using them
+await keepForOffline();

@@ -18,12 +18,22 @@ const FILES = [
   `${RUNTIME}ort.wasm.bundle.min.mjs`,
   `${RUNTIME}ort-wasm-simd-threaded.wasm`,
 ];
+const PLANS = [
+  "policy.html",
+  "policy_page.js",
+  "two-ways.onnx",
+  "two-ways.before.onnx",
+  "two-ways.after.onnx",
+];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(
     caches
       .open(CACHE)
-      .then((cache) => cache.addAll(FILES))
+      .then(async (cache) => {
+        await cache.addAll(FILES);
+        await cache.addAll(PLANS).catch(() => {}); // where the page of plans is not served
+      })
       .then(() => self.skipWaiting()),
   );
 });

@@ -34,15 +34,18 @@ let opened = null; // what openModel returns
 let cancelled = false;
 
 const tasks = {
-  /** Open a model, of bytes or from a URL; `warning` says why another provider than the wanted one is used. */
-  async open({ bytes, url, provider }) {
+  /**
+   * Open a model, of bytes or from a URL, of pictures unless isAny; `warning` says why another provider than the wanted one
+   * is used.
+   */
+  async open({ bytes, url, provider, isAny = false }) {
     const begin = performance.now();
     const file = bytes ? new Uint8Array(bytes) : await download(url);
     const ort = await start(provider);
     const readBeside = async (name) => (url ? download(new URL(name, url)) : null);
     const next = await openModel(ort, file, { ...QUIET, executionProviders: ["wasm"] }, readBeside);
     const { shape, isPicture } = resultOf(next.spec);
-    if (!isPicture) {
+    if (!isPicture && !isAny) {
       await next.release();
       pictureShape([]); // throws: the page shows pictures
     }
@@ -60,14 +63,23 @@ const tasks = {
     };
   },
 
-  /** Sample a batch, or edit pictures where there are any; null where it was cancelled. */
-  async sample({ settings, pictures = null }, tell) {
+  /**
+   * Sample a batch, or edit pictures where there are any; null where it was cancelled. With a pause after each row, in
+   * milliseconds, what the state is there is told.
+   */
+  async sample({ settings: given, pictures = null, pause = 0 }, tell) {
     if (opened === null) throw new Error("No model is open. Choose a file below More settings.");
     cancelled = false;
     const begin = performance.now();
-    const { model, spec, decode } = opened;
+    const { model, spec, stages, decode } = opened;
+    const settings = { ...given, stages };
     let due = spec.stages?.after ? begin + PREVIEW_MS : 0;
-    const progress = async (step, numSteps, _, x_0) => {
+    const progress = async (step, numSteps, x, x_0) => {
+      if (pause > 0) {
+        tell({ step, numSteps, values: (await decode(x)).values });
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        return !cancelled;
+      }
       const isDue = performance.now() >= due;
       tell({ step, numSteps, pixels: isDue ? (await decode(x_0)).images : null });
       if (isDue && due > 0) due = performance.now() + PREVIEW_MS;
@@ -78,8 +90,8 @@ const tasks = {
       ? sample(model, spec, settings, progress)
       : edit(model, spec, pictures, settings, progress));
     if (batch === null) return null;
-    const { images } = batch.images ? batch : await decode(batch.x);
-    return { images, seconds: (performance.now() - begin) / 1000 };
+    const { images, values } = batch.images ? batch : await decode(batch.x);
+    return { images, values, seconds: (performance.now() - begin) / 1000 };
   },
 
   cancel() {

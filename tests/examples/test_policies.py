@@ -1,13 +1,14 @@
-"""Policies of lerobot in C++, C and JavaScript: a control loop takes the actions that Python's takes, or stops."""
+"""Policies in C++, C, JavaScript and on the page: a control loop takes the actions that Python's takes, or stops."""
 
 import ctypes
+import re
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ddpm_export import export, load_checkpoint, open_model, open_policy
+from ddpm_export import export, generate, load_checkpoint, open_model, open_policy
 from ddpm_export.model.spec_json import json_from_spec
 from tests.exporting.test_lerobot import observed, policy
 
@@ -23,9 +24,10 @@ from .test_cpp import (  # noqa: F401  # fixtures among them
     programs,
     run,
 )
-from .test_web import WEB, needs
+from .test_web import WEB, needs, seen_in_page
 
 pytestmark = pytest.mark.torch
+TWO_WAYS = WEB / "two-ways.onnx"
 GIVEN = (ctypes.POINTER(CInput), ctypes.c_size_t)
 STAGES = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, *GIVEN, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -170,3 +172,25 @@ def test_the_c_interface_takes_pythons_actions(library, episode):  # noqa: F811
     text = json_from_spec(open_model(UNET)[1]).encode()
     assert made(stages) == 4
     assert "A policy takes observations" in str(error)
+
+
+PAGE_SIZES = [{"width": 1200, "height": 900}, {"width": 390, "height": 844}]
+
+
+@pytest.mark.parametrize("viewport", PAGE_SIZES, ids=["desk", "phone"])
+def test_the_page_shows_pythons_plans_and_the_dot_follows_one(viewport):
+    """At first the dot, the disc and the goal are in a line: the disc 0.4 ahead, the goal 0.8."""
+    seen = seen_in_page("plans", seconds=12, viewport=viewport)
+    assert seen["problem"] == ""
+    given = {"observation.state": [[0.8]], "observation.environment_state": [[0.4, 0.0]]}
+    expected = generate(TWO_WAYS, n=32, seed=7, inputs=given) + np.float32([0.1, 0.5])
+    plans = np.array(seen["plans"])
+    np.testing.assert_array_equal(plans[:, 0], np.full((32, 2), (0.1, 0.5)))
+    np.testing.assert_allclose(plans[:, 1:], expected, rtol=0, atol=1e-5)
+    sides = plans[np.arange(32), np.abs(plans[:, :, 0] - 0.5).argmin(axis=1), 1] > 0.5
+    assert 5 < sides.sum() < 27  # both ways
+    np.testing.assert_allclose(seen["dragged"], [(0.45, 0.62), (0.8, 0.2)], atol=0.02)
+    np.testing.assert_allclose(seen["goal"], np.add(seen["dragged"][1], (0.02, 0)), atol=1e-6)
+    assert np.hypot(*np.subtract(seen["dot"], seen["goal"])) < 0.05
+    assert re.fullmatch(r"Planned anew [\d.]+ times a second\.", seen["status"])
+    assert seen["contrast"]["ratio"] >= 4.5

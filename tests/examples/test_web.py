@@ -647,15 +647,15 @@ def test_the_readmes_page_runs(tmp_path: Path) -> None:
 def test_the_service_worker_keeps_every_file_of_the_page() -> None:
     kept = set(re.findall(r'^  ["`](.+?)["`],$', (WEB / "sw.js").read_text(encoding="utf-8"), re.M))
     kept = {name.replace("${RUNTIME}", "node_modules/onnxruntime-web/dist/") for name in kept} - {"./"}
-    found, reading = set(), ["index.html"]
+    found, reading = set(), ["index.html", "policy.html"]
     while reading:
         text = (WEB / reading.pop()).read_text(encoding="utf-8")
         names = set(re.findall(r'(?:src=|href=|from |URL\()"(?:\./)?([\w./-]+\.(?:js|css))"', text)) - found - {"sw.js"}
         found |= names
         reading += [each for each in names if each.endswith(".js")]
     assert {"page.js", "worker.js", "normal_table.js", "style.css"} <= found
-    assert found == {name for name in kept if not name.startswith("node_modules") and name != "unet.onnx"}
-    assert "unet.onnx" in kept
+    assert found == {name for name in kept if name.endswith((".js", ".css")) and not name.startswith("node_modules")}
+    assert {"unet.onnx", "policy.html", "two-ways.onnx"} < kept
 
 
 # --- files with the sampler inside, and small ones ---

@@ -457,6 +457,42 @@ const scenarios = {
       return { frames, problem: await text(page, "problem"), shown: await page.$eval("#turned", pixelsOf) };
     }),
 
+  /** The page of plans: the first ones, drags and keys, the dot's arrival, how often it plans, and once more without a server. */
+  plans: ({ seconds = 5, ...context }) =>
+    visit({ path: "policy.html", ...context }, async ({ page, go, shut }) => {
+      const place = (name) => page.$eval(`#${name}`, (each) => [each.getAttribute("cx"), each.getAttribute("cy")].map(Number));
+      const drag = async (name, x, y) => {
+        const [box, from] = [await page.locator("#scene").boundingBox(), await page.locator(`#${name}`).boundingBox()];
+        await page.mouse.move(from.x + from.width / 2, from.y + from.height / 2);
+        await page.mouse.down();
+        await page.mouse.move(box.x + x * box.width, box.y + y * box.height, { steps: 5 });
+        await page.mouse.up();
+        return place(name);
+      };
+      await go();
+      await page.uncheck("#onward");
+      await page.check("#slowly");
+      await until(page, () => document.documentElement.dataset.made === "1");
+      const plans = await page.evaluate(() => JSON.parse(document.documentElement.dataset.plans));
+      await shoot(page, `plans-${page.viewportSize().width}`);
+      await page.uncheck("#slowly");
+      const dragged = [await drag("disc", 0.45, 0.62), await drag("goal", 0.8, 0.2)];
+      await page.focus("#goal");
+      await page.keyboard.press("ArrowRight");
+      const goal = await place("goal");
+      await page.waitForTimeout(1000 * seconds);
+      const status = await text(page, "status");
+      const dot = await place("dot");
+      const contrast = await page.evaluate(lowestContrast);
+      await until(page, () => document.documentElement.dataset.offline === "ready");
+      await shut();
+      await page.reload();
+      await until(page, () => document.documentElement.dataset.made > 3);
+      await page.waitForTimeout(500);
+      await shoot(page, `plans-offline-${page.viewportSize().width}`);
+      return { plans, dragged, goal, dot, status, contrast, problem: await text(page, "problem") };
+    }),
+
   /** README.md's page: as it stands there. */
   embed: ({ html }) =>
     // a page without an icon of its own asks for /favicon.ico: any answer will do
