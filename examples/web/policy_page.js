@@ -62,7 +62,10 @@ const times = []; // when the last plans came
 
 worker.onmessage = ({ data: { result, error, values } }) => {
   if (error !== undefined) return tellProblem(error);
-  if (values) return show(plansOf(values)); // on the way there
+  if (values) {
+    if (made < 2) $("status").textContent = "Noise becomes plans …";
+    return show(plansOf(values)); // on the way there
+  }
   if (result?.spec) {
     const { plans, defaults } = result.spec;
     evaluations = plans[defaults.plan]?.rows.length ?? defaults.num_steps;

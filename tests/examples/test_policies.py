@@ -189,7 +189,7 @@ def test_the_page_shows_pythons_plans_and_the_dot_follows_one(viewport):
     np.testing.assert_allclose(plans[:, 1:], expected, rtol=0, atol=1e-5)
     sides = plans[np.arange(32), np.abs(plans[:, :, 0] - 0.5).argmin(axis=1), 1] > 0.5
     assert 5 < sides.sum() < 27  # both ways
-    np.testing.assert_allclose(seen["dragged"], [(0.45, 0.62), (0.8, 0.2)], atol=0.02)
+    np.testing.assert_allclose(seen["dragged"], [(0.45, 0.88), (0.8, 0.2)], atol=0.02)
     np.testing.assert_allclose(seen["goal"], np.add(seen["dragged"][1], (0.02, 0)), atol=1e-6)
     assert np.hypot(*np.subtract(seen["dot"], seen["goal"])) < 0.05
     assert re.fullmatch(r"Planned anew [\d.]+ times a second\.", seen["status"])

@@ -476,7 +476,7 @@ const scenarios = {
       const plans = await page.evaluate(() => JSON.parse(document.documentElement.dataset.plans));
       await shoot(page, `plans-${page.viewportSize().width}`);
       await page.uncheck("#slowly");
-      const dragged = [await drag("disc", 0.45, 0.62), await drag("goal", 0.8, 0.2)];
+      const dragged = [await drag("disc", 0.45, 0.88), await drag("goal", 0.8, 0.2)];
       await page.focus("#goal");
       await page.keyboard.press("ArrowRight");
       const goal = await place("goal");
