@@ -86,9 +86,9 @@ worker.postMessage({ id: "open", task: "open", url: new URL("two-ways.onnx", loc
 
 function ask() {
   const distance = Math.max(away(at.dot, at.goal), 1e-6);
-  asked = { from: at.dot, ahead: at.goal.map((value, k) => (value - at.dot[k]) / distance) };
-  const [[c, s], [x, y]] = [asked.ahead, at.disc.map((value, k) => value - at.dot[k])];
   const seen = Math.min(Math.max(distance, NEAR), FAR);
+  const [[c, s], [x, y]] = [at.goal.map((value, k) => (value - at.dot[k]) / distance), at.disc.map((value, k) => value - at.dot[k])];
+  asked = { from: at.dot, ahead: [c, s].map((value) => value * Math.min(1, distance / seen)) }; // a nearer one by a smaller plan
   const inputs = { "observation.state": [seen], "observation.environment_state": [c * x + s * y, c * y - s * x] };
   const pause = $("slowly").checked || made === 0 ? SLOW_MS : 0;
   worker.postMessage({ id: "plan", task: "sample", settings: { seed: 7, first: PLANS * made, n: PLANS, inputs }, pause });

@@ -180,7 +180,7 @@ PAGE_SIZES = [{"width": 1200, "height": 900}, {"width": 390, "height": 844}]
 @pytest.mark.parametrize("viewport", PAGE_SIZES, ids=["desk", "phone"])
 def test_the_page_shows_pythons_plans_and_the_dot_follows_one(viewport):
     """At first the dot, the disc and the goal are in a line: the disc 0.4 ahead, the goal 0.8."""
-    seen = seen_in_page("plans", seconds=12, viewport=viewport)
+    seen = seen_in_page("plans", viewport=viewport)
     assert seen["problem"] == ""
     given = {"observation.state": [[0.8]], "observation.environment_state": [[0.4, 0.0]]}
     expected = generate(TWO_WAYS, n=32, seed=7, inputs=given) + np.float32([0.1, 0.5])
@@ -191,6 +191,6 @@ def test_the_page_shows_pythons_plans_and_the_dot_follows_one(viewport):
     assert 5 < sides.sum() < 27  # both ways
     np.testing.assert_allclose(seen["dragged"], [(0.45, 0.88), (0.8, 0.2)], atol=0.02)
     np.testing.assert_allclose(seen["goal"], np.add(seen["dragged"][1], (0.02, 0)), atol=1e-6)
-    assert np.hypot(*np.subtract(seen["dot"], seen["goal"])) < 0.05
+    assert np.hypot(*np.subtract(seen["dot"], seen["goal"])) < 0.03  # it arrived, and stays
     assert re.fullmatch(r"Planned anew [\d.]+ times a second\.", seen["status"])
     assert seen["contrast"]["ratio"] >= 4.5

@@ -458,9 +458,12 @@ const scenarios = {
     }),
 
   /** The page of plans: the first ones, drags and keys, the dot's arrival, how often it plans, and once more without a server. */
-  plans: ({ seconds = 5, ...context }) =>
+  plans: ({ seconds = 2, ...context }) =>
     visit({ path: "policy.html", ...context }, async ({ page, go, shut }) => {
-      const place = (name) => page.$eval(`#${name}`, (each) => [each.getAttribute("cx"), each.getAttribute("cy")].map(Number));
+      const place = async (name) => {
+        await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+        return page.$eval(`#${name}`, (each) => [each.getAttribute("cx"), each.getAttribute("cy")].map(Number));
+      };
       const drag = async (name, x, y) => {
         const [box, from] = [await page.locator("#scene").boundingBox(), await page.locator(`#${name}`).boundingBox()];
         await page.mouse.move(from.x + from.width / 2, from.y + from.height / 2);
@@ -480,6 +483,10 @@ const scenarios = {
       await page.focus("#goal");
       await page.keyboard.press("ArrowRight");
       const goal = await place("goal");
+      await until(page, () => {
+        const [x, y, u, v] = ["dot", "goal"].flatMap((id) => ["cx", "cy"].map((key) => document.getElementById(id).getAttribute(key)));
+        return Math.hypot(x - u, y - v) < 0.015;
+      });
       await page.waitForTimeout(1000 * seconds);
       const status = await text(page, "status");
       const dot = await place("dot");
