@@ -134,7 +134,7 @@ def source_from_text(option: str, text: str) -> Source:
     name, _, place = text.partition(":")
     split = None
     if name not in READERS:
-        has_idx = (Path(text) / "train-images-idx3-ubyte.gz").exists()
+        has_idx = any((Path(text) / f"train-images-idx3-ubyte{ending}").exists() for ending in ("", ".gz"))
         name, place = "fashion-mnist" if has_idx else "folder", text
     elif place.rpartition(":")[2] in SPLITS:
         place, _, split = place.rpartition(":")

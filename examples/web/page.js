@@ -228,6 +228,7 @@ for (const choice of document.getElementsByName("provider")) choice.addEventList
 
 // --- making pictures ---
 
+let isFirst = location.hash !== "#wait"; // a visit begins with a picture that nobody had to ask for
 let shown = null; // { page, name }: the finished pictures in sight, which Save as PNG saves
 
 function settingsFromForm() {
@@ -313,7 +314,8 @@ async function make(settings, pictures = null) {
   shown = null;
   $("download").hidden = true;
   $("preview").setAttribute("aria-label", "The picture as it emerges");
-  $("preview").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+  if (!isFirst) $("preview").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+  isFirst = false;
   const done = await ask("sample", { settings, pictures }, ({ step, numSteps, pixels }) => {
     const quarterNow = Math.floor((4 * step) / numSteps);
     $("progress").value = step / numSteps;
@@ -608,6 +610,7 @@ function tellProblem(error) {
 
 $("form").reset(); // some browsers keep what was chosen before a reload
 open(source());
+if (isFirst) $("form").requestSubmit();
 if (await navigator.gpu?.requestAdapter()) $("engine").hidden = false;
 await ready.catch(() => {});
 await underWay; // keeping files comes after using them

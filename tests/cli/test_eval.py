@@ -326,7 +326,8 @@ def test_a_reference_of_other_classes_is_refused(classed):
     assert_refused(ending, 2, "The classes of real must be the images' bag, coat, shoe, got cap, coat, shoe.")
 
 
-def test_a_folder_of_the_idx_files_is_that_data_set(tmp_path):
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_folder_of_the_idx_files_is_that_data_set(tmp_path, ending):
     assert source_from_text("--data", str(tmp_path)) == Source("folder", str(tmp_path), None)
-    (tmp_path / "train-images-idx3-ubyte.gz").touch()
+    (tmp_path / f"train-images-idx3-ubyte{ending}").touch()
     assert source_from_text("--data", str(tmp_path)) == Source("fashion-mnist", str(tmp_path), "train")
