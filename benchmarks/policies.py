@@ -1,15 +1,15 @@
-"""lerobot's own policy beside the exported one: time to a chunk, and the same trajectory in gym-pusht.
+"""lerobot's own policy beside the exported one: time to a chunk, to the first action, and episodes of gym-pusht.
 
 `python benchmarks/policies.py make FOLDER` writes an untrained policy; export it, and then
-`python benchmarks/policies.py measure FOLDER policy.onnx [--compiled]`. Needs lerobot 0.4.4, gym-pusht and onnxruntime.
+`python benchmarks/policies.py time FOLDER policy.onnx`, or `starts`, or `episodes`.
+Needs lerobot 0.4.4, gym-pusht and onnxruntime.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
-import gym_pusht  # noqa: F401  (registers its environments)
-import gymnasium
 import numpy as np
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -18,11 +18,20 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
 from safetensors.torch import load_file
 
+from ddpm_export.measuring.timing import PAUSE_S, launched_in_turns
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.sampling.policy import open_policy
 
 STATE, AROUND = "observation.state", "observation.environment_state"
-STEPS, ROUNDS, PAUSE_S, STARTS = 10, 30, 0.15, 10
+STEPS, ROUNDS, STARTS, PROCESSES = 10, 300, 50, 7
+NEAR = (6.0, 0.06)  # of the goal, in pixels and radians: where `--near` has the block
+FIRST = """
+import sys, numpy
+from ddpm_export import open_policy
+policy = open_policy(sys.argv[1], threads=1)
+policy({"observation.state": numpy.float32([200, 300]),
+        "observation.environment_state": numpy.linspace(100, 400, 16, dtype=numpy.float32)})
+"""
 
 
 def policy_of(compiled=False):
@@ -48,73 +57,81 @@ def policy_of(compiled=False):
     return DiffusionPolicy(config).eval(), make_diffusion_pre_post_processors(config, statistics)
 
 
-def make(folder):
-    """Write the policy as lerobot does."""
+def make(folder, demonstrations, minutes):
+    """Write the policy as lerobot does; trained for so long, by lerobot's own loss, where there are demonstrations."""
     policy, processors = policy_of()
+    if demonstrations is not None:
+        train(policy, np.load(demonstrations), 60 * minutes)
     policy.save_pretrained(folder)
     for processor in processors:
         processor.save_pretrained(folder)
 
 
-def given_of(observation):
-    """Return what a policy is given of an observation of the environment."""
-    return {
-        STATE: np.float32(observation["agent_pos"]),
-        AROUND: np.float32(observation["environment_state"]).reshape(-1),
-    }
+def train(policy, recorded, seconds):
+    """Train on windows of demonstrations: states (N, 18), actions (N, 2) and where episodes end."""
+    rng, begun, share, losses = np.random.default_rng(0), time.monotonic(), 0.0, []
+    states, actions = (torch.from_numpy(recorded[key]) / 256 - 1 for key in ("states", "actions"))
+    last = np.repeat(recorded["ends"] - 1, np.diff(recorded["ends"], prepend=0))
+    first = np.repeat(np.concatenate([[0], recorded["ends"][:-1]]), np.diff(recorded["ends"], prepend=0))
+    optimizer = torch.optim.AdamW(policy.train().parameters(), lr=1e-3)
+    while share < 1:
+        now = rng.integers(0, len(states), 64)[:, None]
+        seen = np.maximum(now + np.arange(-1, 1), first[now])
+        taken = np.clip(now + np.arange(-1, 15), first[now], last[now])
+        batch = {STATE: states[seen, :2], AROUND: states[seen, 2:], "action": actions[taken]}
+        batch["action_is_pad"] = torch.zeros(taken.shape, dtype=torch.bool)
+        loss = policy.forward(batch)[0]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = 1e-3 * np.cos(np.pi / 2 * share) ** 2
+        optimizer.step()
+        share, losses = (time.monotonic() - begun) / seconds, [*losses, loss.item()]
+    policy.eval()
+    print(f"{len(losses)} steps, loss {np.mean(losses[:100]):.3f} to {np.mean(losses[-100:]):.3f}")
 
 
-def trajectories(theirs, processors, ours, seed):
-    """Return the places of the agent in 300 steps of each, from one start, their plans from the same noise."""
-    before, after = processors
-    found = []
-    for is_ours in (False, True):
-        env = gymnasium.make("gym_pusht/PushT-v0", obs_type="environment_state_agent_pos", max_episode_steps=300)
-        observation, _ = env.reset(seed=seed)
-        theirs.reset()
-        ours.reset(seed=seed)
-        plans, places = 0, []
-        for step in range(300):
-            given = given_of(observation)
-            if is_ours:
-                action = ours(given)
-            else:
-                plans = step // theirs.config.n_action_steps
-                x_T = noise_stream(seed, [plans], (theirs.config.horizon, 2))(0)
-                batch = before({name: torch.from_numpy(value) for name, value in given.items()})
-                batch = {name: batch[name] for name in given}
-                action = after(theirs.select_action(batch, noise=torch.from_numpy(x_T)))[0].numpy()
-            observation, *_ = env.step(action)
-            places.append(observation["agent_pos"])
-        found.append(np.array(places))
-    return found
-
-
-def measure(folder, path, compiled):
-    """Print the time to a chunk of each, and how far their trajectories are from each other."""
-    torch.set_num_threads(1)
+def loaded(folder, compiled=False):
+    """Return the policy in a folder, and its processors."""
+    policy, processors = policy_of(compiled)
+    own = {key.replace("_orig_mod.", ""): key for key in policy.state_dict()}
     weights = load_file(folder / "model.safetensors")
-    policies = {}
-    for name, is_compiled in {"eager": False, **({"compiled": True} if compiled else {})}.items():
-        policy, processors = policy_of(is_compiled)
-        own = {key.replace("_orig_mod.", ""): key for key in policy.state_dict()}
-        policy.load_state_dict({own[key]: value for key, value in weights.items()})
-        policies[name] = (policy, processors)
+    policy.load_state_dict({own[key]: value for key, value in weights.items()})
+    return policy, processors
+
+
+def chunk_of(policy, processors, given, noise):
+    """Return lerobot's next action, float32 (2,)."""
+    before, after = processors
+    batch = before({key: torch.from_numpy(value) for key, value in given.items()})
+    batch = {key: batch[key] for key in given}  # it takes any other entry for an observation
+    return after(policy.select_action(batch, noise=torch.from_numpy(noise)))[0].numpy()
+
+
+def example():
+    """Return an observation and the noise of a plan."""
+    return {STATE: np.float32([200, 300]), AROUND: np.linspace(100, 400, 16, dtype=np.float32)}, noise_of(0, 0)
+
+
+def noise_of(seed, plan):
+    """Return the noise that plan `plan` of a seed begins from."""
+    return noise_stream(seed, [plan], (16, 2))(0)
+
+
+def measure_time(folder, path):
+    """Print the time to a chunk of each."""
+    given, noise = example()
+    policies = {"eager": loaded(folder), "compiled": loaded(folder, compiled=True)}
     ours = open_policy(path, threads=1)
-    noise = noise_stream(0, [0], (16, 2))(0)
-    given = {STATE: np.float32([200, 300]), AROUND: np.linspace(100, 400, 16, dtype=np.float32)}
 
     def theirs(name):
-        policy, (before, after) = policies[name]
-        policy.reset()
-        batch = before({key: torch.from_numpy(value) for key, value in given.items()})
-        return after(policy.select_action({key: batch[key] for key in given}, noise=torch.from_numpy(noise)))
+        policies[name][0].reset()
+        return chunk_of(*policies[name], given, noise)
 
     def exported():
         ours.reset(seed=0)
         return ours(given)
 
-    contenders = {**{name: lambda name=name: theirs(name) for name in policies}, "exported": exported}
+    contenders = {"eager": lambda: theirs("eager"), "compiled": lambda: theirs("compiled"), "exported": exported}
     seconds = {name: [] for name in contenders}
     for turn in range(ROUNDS + 2):
         for name, run in contenders.items():
@@ -123,25 +140,102 @@ def measure(folder, path, compiled):
             run()
             if turn > 1:
                 seconds[name].append(time.perf_counter() - begun)
+    worst = np.percentile(seconds["exported"], 99)
     for name, taken in seconds.items():
-        ratio = np.median(np.array(taken) / seconds["exported"])
-        print(f"{name}: median {1e3 * np.median(taken):.1f} ms, worst {1e3 * max(taken):.1f}, {ratio:.2f} of exported")
+        ratio, high = np.median(np.array(taken) / seconds["exported"]), np.percentile(taken, 99)
+        print(
+            f"{name}: median {1e3 * np.median(taken):.1f} ms, {ratio:.2f} of exported; 99th percentile "
+            f"{1e3 * high:.1f} ms, {high / worst:.2f} of exported's"
+        )
+
+
+def measure_starts(folder, path):
+    """Print the time from the start of a process to its first action of each."""
+    own = [sys.executable, "-W", "ignore", __file__, "first", str(folder), str(path)]
+    programs = {"eager": own, "compiled": [*own, "--compiled"], "exported": [sys.executable, "-c", FIRST, str(path)]}
+    starts = {k: [run["seconds"] for run in runs] for k, runs in launched_in_turns(programs, PROCESSES).items()}
+    for name, taken in starts.items():
+        ratio = np.median(np.array(taken) / starts["exported"])
+        print(f"{name}: to the first action {np.median(taken):.2f} s, {ratio:.1f} of exported")
+
+
+def episode(act, seed, near):
+    """Return the places of the agent, the best coverage and whether the environment called it a success."""
+    import gym_pusht  # noqa: F401  (registers its environments; a robot's process has no need of them)
+    import gymnasium
+
+    env = gymnasium.make("gym_pusht/PushT-v0", obs_type="environment_state_agent_pos", max_episode_steps=300)
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    if near:
+        block, goal = env.unwrapped.block, env.unwrapped.goal_pose
+        block.angle = float(goal[2] + rng.uniform(-1, 1) * NEAR[1])
+        block.position = tuple(goal[:2] + rng.uniform(-1, 1, 2) * NEAR[0])
+        env.unwrapped.space.reindex_shapes_for_body(block)
+        observation = env.unwrapped.get_obs()
+    places, best = [], 0.0
+    for step in range(300):
+        given = {STATE: np.float32(observation["agent_pos"])}
+        given[AROUND] = np.float32(observation["environment_state"]).reshape(-1)
+        observation, _, terminated, _, info = env.step(act(given, step))
+        places.append(observation["agent_pos"])
+        best = max(best, info["coverage"])
+        if terminated:
+            break
+    return np.array(places), best, terminated
+
+
+def measure_episodes(folder, path, near):
+    """Print how far the episodes of both are from each other, and how they ended, from the same starts and noise."""
+    theirs, processors = loaded(folder)
+    ours = open_policy(path, threads=1)
+    chunk = theirs.config.n_action_steps
+    found = []
     for seed in range(STARTS):
-        a, b = trajectories(*policies["eager"], ours, seed)
-        size = np.ptp(a, axis=0).max()
-        off = np.abs(a - b).max(axis=1) / size
-        beyond = [*np.flatnonzero(off > 1e-4), "none"][0]
-        print(f"start {seed}: within {off.max():.1e} of its range; first step beyond 1e-4: {beyond}")
+        theirs.reset()
+        ours.reset(seed=seed)
+        a = episode(
+            lambda given, step, seed=seed: chunk_of(theirs, processors, given, noise_of(seed, step // chunk)),
+            *(seed, near),
+        )
+        b = episode(lambda given, _: ours(given), seed, near)
+        size, length = max(np.ptp(a[0], axis=0).max(), 1.0), min(len(a[0]), len(b[0]))  # pixels
+        off = np.abs(a[0][:length] - b[0][:length]).max(axis=1) / size
+        first = int([*np.flatnonzero(off > 1e-4), 300][0])
+        found.append((first, off.max(), len(a[0]) == len(b[0]), a[1], b[1], a[2], b[2]))
+        print(near, seed, *(f"{value:.6g}" for value in found[-1]), file=sys.stderr, flush=True)
+    firsts, offs, same, best, our_best, success, our_success = map(np.array, zip(*found, strict=True))
+    starts = "block near the goal" if near else "starts of the environment"
+    print(f"{starts}: {np.sum(firsts == 300)} of {STARTS} within 1e-4 throughout, {np.sum(offs < 1e-5)} within 1e-5")
+    print(f"  the others for {sorted(firsts[firsts < 300].tolist())} steps; as long in {np.sum(same)}")
+    print(f"  success {np.sum(success)} and {np.sum(our_success)}, the same in {np.sum(success == our_success)}")
+    apart = np.abs(best - our_best).max()
+    print(f"  mean best coverage {np.mean(best):.4f} and {np.mean(our_best):.4f}, at most {apart:.1e} apart")
+
+
+def first_action(folder, compiled=False):
+    """Do what a process does that runs lerobot's policy: start, load, and one action."""
+    chunk_of(*loaded(folder, compiled), *example())
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("what", choices=("make", "measure"))
+    options.add_argument("what", choices=("make", "time", "starts", "episodes", "first"))
     options.add_argument("folder", type=Path)
     options.add_argument("path", type=Path, nargs="?")
     options.add_argument("--compiled", action="store_true")
+    options.add_argument(
+        "--demonstrations", type=Path, help=".npz to train it on: states (N, 18), actions (N, 2), ends"
+    )
+    options.add_argument("--minutes", type=float, default=10)
+    options.add_argument("--near", action="store_true", help="begin with the block near its goal")
     asked = options.parse_args()
     if asked.what == "make":
-        make(asked.folder)
+        make(asked.folder, asked.demonstrations, asked.minutes)
+    elif asked.what == "first":
+        first_action(asked.folder, asked.compiled)
+    elif asked.what == "episodes":
+        measure_episodes(asked.folder, asked.path, asked.near)
     else:
-        measure(asked.folder, asked.path, asked.compiled)
+        {"time": measure_time, "starts": measure_starts}[asked.what](asked.folder, asked.path)

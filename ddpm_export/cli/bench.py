@@ -4,6 +4,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 STARTS = 5
+PLANS_A_ROUND = 12  # so that the usual rounds have a 99th percentile
 MB = 1e6
 RUN = "from ddpm_export.cli.start import run; run()"
 EAGER_RUN = """
@@ -65,15 +67,16 @@ def bench(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Time one step of exported models on every engine installed, in turns, and the start of a process.
+    """Time one step of exported models on every engine installed, in turns, a policy's plans, and a process's start.
 
     Speeds are ratios within a round, their median and quartiles, above 1 is faster: against eager PyTorch and
     torch.compile with --checkpoint, else against the first model on the CPU.
 
     Exit codes: 0 done, 2 usage, 3 bad file, 4 model refused, 5 environment, 130 interrupted.
     """
-    from ddpm_export.measuring.steps import opened_engines, timed_steps
+    from ddpm_export.measuring.steps import opened_engines, timed_plans, timed_steps
     from ddpm_export.measuring.timing import machine
+    from ddpm_export.model.stages import BEFORE
     from ddpm_export.runtimes.providers import PROVIDERS
     from ddpm_export.system.processor import cores
 
@@ -101,6 +104,10 @@ def bench(
         tolerances = {name: engine.tolerance for name, engine in names.items()}
         steps = timed_steps(calls, rounds, tolerances=tolerances, report=partial(_say, size))
         inputs["steps"][size] = _described(steps, names, original is not None)
+    policies = {name: engine for name, engine in names.items() if BEFORE in engine.spec.stages}
+    inputs["plans"] = {
+        name: timed_plans(_planner(engine, threads), PLANS_A_ROUND * rounds) for name, engine in policies.items()
+    }
     inputs["starts"] = _starts(names, checkpoint, threads, trust) if hasattr(os, "posix_spawn") else {}
     if as_json:
         print_json(inputs)
@@ -143,13 +150,28 @@ def _described(steps: "Steps", names: dict[str, "Engine"], with_torch: bool) -> 
     return rows + [{"engine": name, "reason": reason} for name, reason in steps.failures.items()]
 
 
+def _planner(engine: "Engine", threads: int) -> Callable[[int], Any]:
+    """Return what makes plan k of a policy by the file's own steps, of an observation in the middle of its limits."""
+    from ddpm_export.measuring.steps import observed_at_the_middle
+    from ddpm_export.sampling.generate import generate, opened_file
+
+    opened, given = opened_file(engine.path, engine.provider, threads), observed_at_the_middle(engine.spec)
+    return lambda k: generate(opened, n=1, first=k, inputs=given)
+
+
 def _starts(names: dict[str, "Engine"], checkpoint: Path | None, threads: int, trust: bool) -> dict[str, Any]:
     """Return what a fresh process costs until it has written one image of one step: seconds and peak memory."""
+    import numpy as np
+
+    from ddpm_export.measuring.steps import observed_at_the_middle
     from ddpm_export.measuring.timing import launched_in_turns
 
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/image.npy"
         options = ["--n", "1", "--steps", "1", "--threads", str(threads), "--out", out, *(["--trust"] if trust else [])]
+        for name, values in observed_at_the_middle(next(iter(names.values())).spec).items():
+            np.save(f"{folder}/{name}.npy", values)
+            options += ["--input", f"{name}={folder}/{name}.npy"]
         python = [sys.executable, "-c"]
         programs = {
             name: [*python, RUN, str(engine.path), *options, "--provider", engine.provider]
@@ -188,6 +210,13 @@ def _print(inputs: dict[str, Any]) -> None:
             speeds = [spread_of(row["speed_against"][peer]) for peer in peers]
             cells.append([row["engine"], row["precision"], f"{row['ms']:.2f}", *speeds, f"{row['error']:.1e}"])
         _table(f"One step, batch {size}", cells)
+    if inputs["plans"]:
+        cells = [["engine", "plans a second", "ms", "99th percentile"]]
+        cells += [
+            [name, f"{plan['per_second']:.1f}", f"{plan['ms']:.2f}", f"{plan['ms_99']:.2f}"]
+            for name, plan in inputs["plans"].items()
+        ]
+        _table("A plan of one observation, by the file's own steps", cells)
     if inputs["starts"]:
         cells = [["engine", "seconds", "peak MB"]]
         cells += [

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 
 PICKLES = 5  # in a file of torch before 1.6: magic, version, system, contents, names of storages; their bytes follow
+APART = (  # of a checkpoint of diffusion_policy
+    "import dill, json, os, torch; from omegaconf import OmegaConf; from safetensors.torch import save_file; "
+    "OmegaConf.register_new_resolver('eval', eval); os.makedirs('policy'); "
+    "c = torch.load({!r}, map_location='cpu', pickle_module=dill); s = c['state_dicts']; "
+    "save_file({{k: v.contiguous() for k, v in s.get('ema_model', s['model']).items()}}, 'policy/model.safetensors'); "
+    "json.dump(OmegaConf.to_container(c['cfg'].policy, resolve=True), open('policy/config.json', 'w'))"
+)
 CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
 
 
@@ -114,6 +121,11 @@ def load_torch_file(path: str | Path) -> Any:
         unsafe: list[str] = []
         with suppress(Exception):  # it reads what torch.load has just failed to
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_archive else []
+        if any(name.startswith("omegaconf.") for name in unsafe):
+            raise BadFileError(
+                f"{path} is a pickle of a workspace, which runs code when it is read. Where it was trained, take its "
+                f'weights and configuration out into a folder, and name that: python -c "{APART.format(str(path))}"'
+            ) from exc
         raise refused_by_torch(path, exc, unsafe) from exc
 
 

@@ -15,6 +15,7 @@ MODEL, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.j
 WEIGHTS = "diffusion_pytorch_model"
 CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")  # of diffusers, that have an importer
 POLICY, PROCESSORS = "model.safetensors", ("policy_preprocessor.json", "policy_postprocessor.json")  # of lerobot
+TARGET = "_target_"  # of a configuration of hydra, as diffusion_policy has
 NETWORKS = ("unet", "transformer")  # the folders of a pipeline that may hold one
 AUTOENCODERS = ("vae", "vqvae")  # the folders of a pipeline that may hold one
 ENDINGS = (".safetensors", ".bin")  # the first is preferred
@@ -157,10 +158,13 @@ def _read_weights(model: Path) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _read_policy(folder: Path) -> Folder:
-    """Return a policy as lerobot writes it: its weights, and its processors with their statistics, by file."""
+    """Return a policy as lerobot writes it: its weights, and its processors with their statistics, by file.
+
+    Or one of diffusion_policy, taken out of its checkpoint: its weights, its statistics among them.
+    """
     config, files = {MODEL: read_json(folder / MODEL)}, [folder / POLICY]
     state: dict[str, Any] = {POLICY: load_safetensors(folder / POLICY)}
-    for name in PROCESSORS:
+    for name in () if TARGET in config[MODEL] else PROCESSORS:  # one of diffusion_policy has them in its weights
         if not (folder / name).is_file():
             raise BadFileError(
                 f"{folder} has no {name}, so the statistics of observations and actions are missing. Save the policy "

@@ -7,7 +7,16 @@ from types import ModuleType
 from typing import Any
 
 from ddpm_export.errors import BadFileError, several, shown
-from ddpm_export.importers import diffusers, lerobot, lucidrains, lucidrains_classes, native, openai, tqch
+from ddpm_export.importers import (
+    diffusers,
+    diffusion_policy,
+    lerobot,
+    lucidrains,
+    lucidrains_classes,
+    native,
+    openai,
+    tqch,
+)
 from ddpm_export.importers.folders import CLASSES, MODEL
 from ddpm_export.importers.layout import Found, Imported
 
@@ -18,6 +27,7 @@ from ddpm_export.importers.layout import Found, Imported
 #       for contents that do not fit.
 IMPORTERS: dict[str, ModuleType] = {
     "diffusers": diffusers,
+    "diffusion_policy": diffusion_policy,
     "lerobot": lerobot,
     "lucidrains": lucidrains,
     "lucidrains_classes": lucidrains_classes,

@@ -1,6 +1,7 @@
 """Diffusion policies of lerobot, as its `save_pretrained` writes them: from observations to a chunk of actions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ddpm_export.errors import BadFileError, first_line, several
 from ddpm_export.importers import choices
 from ddpm_export.importers.diffusers_parts import import_diffusers
-from ddpm_export.importers.diffusers_scheduler import read_schedule, with_stepping
+from ddpm_export.importers.diffusers_scheduler import Schedule, read_schedule, with_stepping
 from ddpm_export.importers.folders import MODEL, POLICY, PROCESSORS
 from ddpm_export.importers.layout import (
     MAX_BLOCKS,
@@ -103,36 +104,71 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     steps, taken = config["n_obs_steps"], config["n_action_steps"]
     size = sum(shape[0] for shape in shapes.values() if len(shape) == 1)
     size += sum(len(shape) == 3 for shape in shapes.values()) * 2 * config["spatial_softmax_num_keypoints"]
-    condition = steps * size
     if config["horizon"] < steps - 1 + taken:
         raise misfit("n_action_steps", taken, f"at most horizon - n_obs_steps + 1, {config['horizon'] - steps + 1}")
-    inputs = tuple(
-        Input(name, "image", (steps, *shape), limits=_limits(scalings[name], shape)) for name, shape in shapes.items()
+    state = parts_of(found.contents[POLICY])[0]
+    strays = sorted(key for key in state if not key.startswith("diffusion.unet."))
+    if strays:
+        raise BadFileError(f"{POLICY} has {several(strays, 3)}, which no diffusion policy has. Save it again.")
+    others = ("down_dims", "diffusion_step_embed_dim", "kernel_size", "n_groups", "use_film_scale_modulation")
+    sizes: list[Any] = [*action, steps * size, *(config[key] for key in others)]
+    kept = ("n_obs_steps", "n_action_steps", "horizon", "down_dims", "use_film_scale_modulation", "vision_backbone")
+    return imported_policy(
+        found,
+        schedule,
+        Input(CONDITION, "vector", (steps * size,)),
+        (config["horizon"], *action),
+        partial(UNet1d, *sizes),
+        without_prefix(state, "diffusion.unet."),
+        observed={name: (steps, *shape) for name, shape in shapes.items()},
+        scalings=scalings,
+        cameras=cameras,
+        after=After(after(ACTION, action)[0], steps - 1, taken, *action),
+        num_steps=config["num_inference_steps"],
+        source={key: config[key] for key in kept},
     )
+
+
+def imported_policy(
+    found: Found,
+    schedule: Schedule,
+    condition: Input,
+    state_shape: tuple[int, ...],
+    build: Callable[[], nn.Module],
+    weights: Mapping[str, Any],
+    *,
+    observed: Mapping[str, tuple[int, ...]],
+    scalings: Mapping[str, tuple[Scaling, float]],
+    cameras: Sequence[nn.Module],
+    after: After,
+    num_steps: int | None,
+    source: Mapping[str, Any],
+) -> Imported:
+    """Put a policy together: its network, with the condition made of what is observed, and the actions of a plan."""
+    inputs = tuple(
+        Input(name, "image", shape, limits=_limits(*scalings[name], shape[1:])) for name, shape in observed.items()
+    )
+    taken = {"values": (after.end - after.first, after.actions)}
     spec = spec_of(
         found,
         prediction=schedule.prediction,
-        state_shape=(config["horizon"], *action),
+        state_shape=state_shape,
         alphas_cumprod=schedule.alphas_cumprod,
         clip_x_0=schedule.clip_x_0,
         variance=schedule.variance,
         defaults=schedule.defaults,
-        inputs=(Input(CONDITION, "vector", (condition,)),),
-        stages={BEFORE: Stage({CONDITION: (condition,)}, inputs), AFTER: Stage({"values": (taken, *action)})},
+        inputs=(condition,),
+        stages={BEFORE: Stage({condition.name: condition.shape}, inputs), AFTER: Stage(taken)},
     )
-    network = _network(config, spec, parts_of(found.contents[POLICY])[0])
-    stages = {
-        BEFORE: Before({name: scaling for name, (scaling, _) in scalings.items()}, cameras),
-        AFTER: After(after(ACTION, action)[0], steps - 1, taken),
-    }
-    kept = ("n_obs_steps", "n_action_steps", "horizon", "down_dims", "use_film_scale_modulation", "vision_backbone")
-    count = config["num_inference_steps"] or spec.num_train_timesteps
+    rows = condition.shape[0] if len(condition.shape) > 1 else 0
+    before = Before({name: scaling for name, (scaling, _) in scalings.items()}, cameras, rows)
 
     def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
-        return with_stepping(spec, schedule, counts or (count,), counts_t=False)
+        return with_stepping(spec, schedule, counts or (num_steps or spec.num_train_timesteps,), counts_t=False)
 
-    source = {"policy": {key: config[key] for key in kept}, **schedule.source}
-    return Imported(network, spec, source, schedule.notes, stepping, stages)
+    source = {"policy": dict(source), **schedule.source}
+    network = _network(build, spec, weights)
+    return Imported(network, spec, source, schedule.notes, stepping, {BEFORE: before, AFTER: after})
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +177,13 @@ def _config(config: Mapping[str, Any]) -> dict[str, Any]:
     if chunking:
         remedy = "Train or save it without real-time chunking"
         raise misfit(chunking[0], "real-time chunking, which has a time for each action", "one t for a plan", remedy)
-    values = {key: config.get(key, entry.default) for key, entry in ENTRIES.items()}
-    for key, entry in ENTRIES.items():
+    return read_entries(config, ENTRIES)
+
+
+def read_entries(config: Mapping[str, Any], table: Mapping[str, choices.Option]) -> dict[str, Any]:
+    """Return the entries of a table, by its defaults where a configuration has none. Raises BadFileError for others."""
+    values = {key: config.get(key, entry.default) for key, entry in table.items()}
+    for key, entry in table.items():
         if not entry.fits(values[key]):
             raise misfit(key, values[key], entry.expected)
     return values
@@ -197,7 +238,7 @@ def _normalised(found: Found, processor: str) -> Any:
         if mode not in MODES:
             raise misfit(f"{processor}.norm_map", mode, f"IDENTITY, {', '.join(MODES)}")
         first, second, furthest = MODES[mode]
-        low, other = (_statistic(statistics, processor, f"{name}.{key}", shape) for key in (first, second))
+        low, other = (statistic(statistics, processor, f"{name}.{key}", shape) for key in (first, second))
         eps = float(config.get("eps", 1e-8))
         if mode == "MEAN_STD":
             return Scaling(low, other + eps, 0.0, other), furthest
@@ -208,7 +249,8 @@ def _normalised(found: Found, processor: str) -> Any:
     return of
 
 
-def _statistic(statistics: Mapping[str, Any], processor: str, key: str, shape: tuple[int, ...]) -> Tensor:
+def statistic(statistics: Mapping[str, Any], processor: str, key: str, shape: tuple[int, ...]) -> Tensor:
+    """Return a statistic for each number of a shape's first axis, float32 (*shape[:1], 1, ...), finite."""
     value = statistics.get(key)
     expected = f"{shape[0]} finite numbers"
     remedy = "Save the policy again with the statistics of its data set"
@@ -220,9 +262,11 @@ def _statistic(statistics: Mapping[str, Any], processor: str, key: str, shape: t
     return value.float().reshape(-1, *(1,) * (len(shape) - 1)).expand(shape[0], *(1,) * (len(shape) - 1)).clone()
 
 
-def _limits(normalised: tuple[Scaling, float], shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    """Return the least and the largest that an observation may be; of a camera 0 and 1, the units that lerobot has."""
-    scaling, furthest = normalised
+def _limits(scaling: Scaling, furthest: float, shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    """Return the least and the largest that an observation may be; of a camera 0 and 1.
+
+    furthest: how far from the middle of what training saw, in units of the normalised number.
+    """
     if len(shape) == 3:
         return (0.0,), (1.0,)
     if furthest == float("inf"):
@@ -254,25 +298,21 @@ def _cameras(config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]], state
     return list(cameras)
 
 
-def _network(config: Mapping[str, Any], spec: ModelSpec, state: Mapping[str, Any]) -> nn.Module:
-    """Build the network on no device, try it there on a plan's shape, and only then give it its weights."""
-    horizon, actions = spec.state_shape
-    (condition,) = spec.inputs[0].shape
-    size, groups = config["diffusion_step_embed_dim"], config["n_groups"]
-    others = (config["down_dims"], size, config["kernel_size"], groups, config["use_film_scale_modulation"])
+def _network(build: Callable[[], nn.Module], spec: ModelSpec, weights: Mapping[str, Any]) -> nn.Module:
+    """Build a network on no device, try it there on a plan's shape, and only then give it its weights.
+
+    Raises BadFileError for sizes that do not go together, and for weights that are not the network's.
+    """
     try:
         with torch.no_grad(), torch.device("meta"):
-            network = UNet1d(actions, condition, *others).eval()
-            x_t, t = torch.empty(1, horizon, actions), torch.zeros(1, dtype=torch.int64)
-            out = network(x_t, t, global_cond=torch.empty(1, condition))
+            network = build().eval()
+            x_t, t = torch.empty(1, *spec.state_shape), torch.zeros(1, dtype=torch.int64)
+            out = network(x_t, t, **{entry.name: torch.empty(1, *entry.shape) for entry in spec.inputs})
     except Exception as exc:  # whatever torch makes of sizes that are not for one another
         raise misfit(
             MODEL, first_line(exc), "sizes that go together, and a horizon that halves at every level"
         ) from exc
     if out.shape != x_t.shape:
-        raise misfit("horizon", horizon, f"a multiple of {2 ** (len(config['down_dims']) - 1)}")
-    assign_weights(network, without_prefix(state, "diffusion.unet."), POLICY)
-    strays = sorted(key for key in state if not key.startswith("diffusion.unet."))
-    if strays:
-        raise BadFileError(f"{POLICY} has {several(strays, 3)}, which no diffusion policy has. Save it again.")
+        raise misfit("horizon", spec.state_shape[0], "a number that halves evenly at every level")
+    assign_weights(network, weights, POLICY)
     return network

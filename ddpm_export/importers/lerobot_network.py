@@ -73,10 +73,21 @@ class Embedding(nn.Module):
 
 
 class UNet1d(nn.Module):
-    """A plan (B, horizon, actions) at noise level t, and a condition (B, D), to what is predicted of the plan."""
+    """A plan (B, horizon, actions) at noise level t, and conditions, to what is predicted of the plan.
+
+    local: how many numbers of a condition there are for each moment of the plan.
+    """
 
     def __init__(
-        self, actions: int, condition: int, widths: Sequence[int], size: int, kernel: int, groups: int, scales: bool
+        self,
+        actions: int,
+        condition: int,
+        widths: Sequence[int],
+        size: int,
+        kernel: int,
+        groups: int,
+        scales: bool,
+        local: int = 0,
     ) -> None:
         super().__init__()
 
@@ -86,6 +97,7 @@ class UNet1d(nn.Module):
         self.diffusion_step_encoder = nn.Sequential(
             Embedding(size), nn.Linear(size, 4 * size), nn.Mish(), nn.Linear(4 * size, size)
         )
+        self.local_cond_encoder = nn.ModuleList([residual(local, widths[0])] if local else [])
         last = widths[-1]
         down: list[nn.Module] = []
         up: list[nn.Module] = []
@@ -100,13 +112,21 @@ class UNet1d(nn.Module):
         # whatever the groups elsewhere, here there are eight
         self.final_conv = nn.Sequential(Convolved(widths[0], widths[0], kernel, 8), nn.Conv1d(widths[0], actions, 1))
 
-    def forward(self, x_t: Tensor, t: Tensor, *, global_cond: Tensor) -> Tensor:
-        """Predict: x_t (B, horizon, actions) float32, t (B,), global_cond (B, D) -> the shape of x_t."""
-        condition = torch.cat([self.diffusion_step_encoder(t), global_cond], dim=-1)
-        x, skips = x_t.transpose(1, 2), []
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, global_cond: Tensor | None = None, local_cond: Tensor | None = None
+    ) -> Tensor:
+        """Predict: x_t (B, horizon, actions) float32, t (B,), global_cond (B, D), local_cond (B, horizon, E)."""
+        condition = self.diffusion_step_encoder(t)
+        if global_cond is not None:
+            condition = torch.cat([condition, global_cond], dim=-1)
+        x = x_t.transpose(1, 2)
+        skips: list[Tensor] = []
         for level in self.down_modules:
             first, second, resize = level.children()
-            x = second(first(x, condition), condition)
+            x = first(x, condition)
+            if local_cond is not None and not skips:
+                x = x + self.local_cond_encoder[0](local_cond.transpose(1, 2), condition)
+            x = second(x, condition)
             skips.append(x)
             x = resize(x)
         for residual in self.mid_modules:
@@ -135,7 +155,10 @@ class Points(nn.Module):
 
 
 class Camera(nn.Module):
-    """See pictures (B, C, H, W): resize, cut out the middle, ResNet, points, and one linear layer to (B, 2 count)."""
+    """See pictures (B, C, H, W): resize, cut out the middle, ResNet, points, and one linear layer to (B, 2 count).
+
+    count: 0 for the mean of the ResNet's features instead. size: how many numbers come out.
+    """
 
     def __init__(
         self,
@@ -163,15 +186,33 @@ class Camera(nn.Module):
             slice(first := round((side - size) / 2), first + size) for side, size in zip(sides, window, strict=True)
         ]
         channels, height, width = self.backbone(torch.empty(1, shape[0], *window, device="meta")).shape[1:]
-        self.pool = Points(channels, height, width, count)
-        self.out = nn.Linear(2 * count, 2 * count)
+        self.size = 2 * count or channels
+        self.pool = Points(channels, height, width, count) if count else None
+        self.out = nn.Linear(self.size, self.size) if count else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W), normalised, to (B, 2 count)."""
+        """Map (B, C, H, W), normalised, to (B, size)."""
         if self.resizes:
             x = self.rows @ x @ self.columns.T  # type: ignore[operator]
         x = self.backbone(x[:, :, self.window[0], self.window[1]])
+        if self.pool is None or self.out is None:
+            return x.mean((2, 3))
         return F.relu(self.out(self.pool(x).flatten(1)))
+
+
+class Known(nn.Module):
+    """A network whose state has observations after the actions: those that are known are set before it looks."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, t: Tensor, *, known: Tensor) -> Tensor:
+        """Predict: x_t (B, horizon, actions + E) float32, t (B,), known (B, S, E) -> the shape of x_t."""
+        steps, width = known.shape[1:]
+        begin = torch.cat([x_t[:, :steps, :-width], known], dim=-1)
+        out: Tensor = self.network(torch.cat([begin, x_t[:, steps:]], dim=1), t)
+        return out
 
 
 class _Norm(nn.Module):
@@ -205,11 +246,13 @@ def _resizing(before: int, after: int) -> Tensor:
 class Before(nn.Module):
     """Turn observations, each (B, S, ...), into the network's condition: normalised, seen, and in a row.
 
-    cameras: one for all, or one for each. The observations are in the order of `scalings`.
+    cameras: one for all, or one for each. The observations are in the order of `scalings`. length: of a condition that
+    has a row for each moment, with zeros after those observed; 0 for one row of all.
     """
 
-    def __init__(self, scalings: Mapping[str, Scaling], cameras: Sequence[nn.Module]) -> None:
+    def __init__(self, scalings: Mapping[str, Scaling], cameras: Sequence[nn.Module], length: int = 0) -> None:
         super().__init__()
+        self.length = length
         self.bases = [scaling.base for scaling in scalings.values()]
         for k, scaling in enumerate(scalings.values()):
             self.register_buffer(f"low_{k}", scaling.low)
@@ -217,7 +260,7 @@ class Before(nn.Module):
         self.cameras = nn.ModuleList(cameras)
 
     def forward(self, *observations: Tensor) -> Tensor:
-        """Map observations to (B, S numbers of all)."""
+        """Map observations to (B, S numbers of all), or (B, length, numbers of all)."""
         parts, seen = [], 0
         for k, x in enumerate(observations):
             x = (x - self.get_buffer(f"low_{k}")) / self.get_buffer(f"width_{k}") + self.bases[k]
@@ -225,21 +268,23 @@ class Before(nn.Module):
                 x = self.cameras[seen % len(self.cameras)](x.flatten(0, 1)).unflatten(0, (-1, x.shape[1]))
                 seen += 1
             parts.append(x)
-        return torch.cat(parts, dim=-1).flatten(1)
+        x = torch.cat(parts, dim=-1)
+        return F.pad(x, (0, 0, 0, self.length - x.shape[1])) if self.length else x.flatten(1)
 
 
 class After(nn.Module):
-    """Cut the actions to be taken out of a plan (B, horizon, actions), in the robot's units."""
+    """Cut the actions to be taken out of a plan (B, horizon, actions and more), in the robot's units."""
 
-    def __init__(self, scaling: Scaling, first: int, count: int) -> None:
+    def __init__(self, scaling: Scaling, first: int, count: int, actions: int) -> None:
         super().__init__()
         self.register_buffer("low", scaling.low)
         self.register_buffer("width", scaling.width_back)
-        self.base, self.first, self.end = scaling.base, first, first + count
+        self.base, self.first, self.end, self.actions = scaling.base, first, first + count, actions
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, horizon, actions) to (B, count, actions)."""
-        actions: Tensor = (x[:, self.first : self.end] - self.base) * self.width + self.low  # type: ignore[operator]
+        """Map (B, horizon, actions and more) to (B, count, actions)."""
+        taken = x[:, self.first : self.end, : self.actions]
+        actions: Tensor = (taken - self.base) * self.width + self.low  # type: ignore[operator]
         return actions
 
 

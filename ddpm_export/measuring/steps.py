@@ -1,5 +1,6 @@
 """One network evaluation on every engine available: checked by golden vectors, compared, and timed in turns."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ddpm_export.errors import EnvironmentProblem, ModelRefusedError, UsageError, first_line
-from ddpm_export.measuring.timing import Timings, interleaved, warm_up
+from ddpm_export.measuring import timing
+from ddpm_export.measuring.timing import WARM_UP_CALLS, Timings, interleaved, warm_up
 from ddpm_export.model.examples import example_of_inputs
 from ddpm_export.model.golden import promised_tolerance, replay_golden
 from ddpm_export.model.spec import ModelSpec
@@ -56,6 +58,30 @@ def inputs_at_the_middle(spec: ModelSpec, batch: int) -> tuple[Array, Array, dic
     asked = example_of_inputs(spec.inputs, 0, range(batch))
     times = np.full(batch, middle, dtype=spec.t_dtype)
     return noised(x_0, noise(0), spec.alphas_cumprod[middle]), times, asked
+
+
+def observed_at_the_middle(spec: ModelSpec) -> dict[str, Array]:
+    """Return a value of every input that a user must give, in the middle of its limits: 0 without any; no labels."""
+    return {
+        entry.name: np.broadcast_to(np.mean(entry.limits or [[0.0]], axis=0), entry.shape).astype(np.float32)
+        for entry in spec.asked_inputs
+        if entry.is_given and entry.kind != "label" and entry.none is None
+    }
+
+
+def timed_plans(make: Callable[[int], Any], plans: int) -> dict[str, float]:
+    """Return how long it takes to make plans 0, 1, ... of a policy, with a rest before each; warm.
+
+    ms and ms_99: their median and 99th percentile. per_second: of the median.
+    """
+    taken = []
+    for k in range(plans + WARM_UP_CALLS):
+        time.sleep(timing.PAUSE_S)
+        begun = time.perf_counter()
+        make(k)
+        taken.append(time.perf_counter() - begun)
+    middle, high = map(float, np.percentile(taken[WARM_UP_CALLS:], (50, 99)))
+    return {"plans": plans, "per_second": 1 / middle, "ms": 1e3 * middle, "ms_99": 1e3 * high}
 
 
 def opened_engines(

@@ -49,9 +49,10 @@ class Policy:
     def __call__(self, observation: Mapping[str, Any]) -> Array:
         """Return the next action, float32 (actions,), of an observation: numbers by the names of `spec.asked_inputs`.
 
-        Costs a plan where no action is left, else nothing. The first observation stands for those before it. Raises
-        UsageError for names and shapes other than the file's, for NaN, and for numbers far from what training saw;
-        EnvironmentProblem for a plan that took longer than the deadline. Then nothing has changed.
+        Costs a plan where no action is left, else nothing. The first observation stands for those before it. A camera's
+        picture is (C, H, W) from 0 to 1, or uint8 (H, W, C). Raises UsageError for names and shapes other than the
+        file's, for NaN, and for numbers far from what training saw; EnvironmentProblem for a plan that took longer than
+        the deadline. Then nothing has changed.
         """
         wrong = sorted({*observation} ^ {*self._entries})
         if wrong:
@@ -69,8 +70,14 @@ class Policy:
     def _checked(self, name: str, values: Any) -> Array:
         entry, got = self._entries[name], np.asarray(values)
         steps, *shape = entry.shape
+        picture = (*shape[1:], shape[0]) if len(shape) == 3 else None
+        if got.dtype == np.uint8 and got.shape == picture:
+            got = got.transpose(2, 0, 1) / np.float32(255)
         if got.shape != tuple(shape):
-            raise UsageError(f"Observation {name!r} must have shape {tuple(shape)}, got {got.shape}.")
+            other = "" if picture is None else f" or, as uint8, {picture}"
+            raise UsageError(
+                f"Observation {name!r} must have shape {tuple(shape)}{other}, got {got.dtype} {got.shape}."
+            )
         entry.check_limits(entry.cycle_of(np.stack([got] * steps)))
         return got.astype(np.float32)
 

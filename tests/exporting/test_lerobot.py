@@ -10,12 +10,17 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from commands import run_here
 from safetensors.torch import save_file
 
 from ddpm_export import export, generate, load_checkpoint, open_model, open_policy, walk
+from ddpm_export.cli import bench
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, UsageError
+from ddpm_export.measuring import timing
+from ddpm_export.measuring.steps import observed_at_the_middle
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.steps import plan
+from ddpm_export.runtimes import providers
 from tests.oracles.weights import ORACLES, weights_of
 
 pytestmark = pytest.mark.torch
@@ -118,6 +123,24 @@ def test_what_is_wrong_with_an_observation_is_named_and_changes_nothing(opened):
         generate(path, n=1, inputs={name: np.stack([value] * 2) for name, value in far.items()})
     with pytest.raises(ModelRefusedError, match="Use `generate`"):
         open_policy(Path(__file__).parents[2] / "exported" / "unet.onnx")
+
+
+def test_its_plans_are_timed_and_its_process_gets_an_observation(opened, monkeypatch):
+    for name in ("PAUSE_S", "TURN_S", "WARM_UP_S", "BUSY_LOOK_S"):
+        monkeypatch.setattr(timing, name, 0.0)
+    programs = {}
+    monkeypatch.setattr(timing, "launched_in_turns", lambda given, _: programs.update(given) or {})
+    monkeypatch.setattr(providers, "PROVIDERS", {"cpu": providers.PROVIDERS["cpu"]})
+    ending = run_here(bench.main, opened[0], "--batches", 1, "--rounds", 2, "--json")
+    assert ending.code == 0, ending
+    ((name, plans),) = json.loads(ending.out)["plans"].items()
+    assert (name, plans["plans"]) == ("policy.onnx, cpu", 24)
+    assert 0 < plans["ms"] <= plans["ms_99"]
+    assert plans["per_second"] == pytest.approx(1e3 / plans["ms"])
+    assert any(word.startswith(f"{STATE}=") for word in programs[name])
+    middle = observed_at_the_middle(open_model(opened[0])[1])
+    low, high = open_model(opened[0])[1].stages["before"].inputs[0].limits
+    np.testing.assert_allclose(middle[STATE], np.tile(np.mean([low, high], axis=0), (2, 1)), rtol=1e-6)
 
 
 def change(path, edit):
