@@ -124,7 +124,6 @@ CASES = {
         "limits",
     ),
     "images": (images(2, shared=False), "limits"),
-    "images-known": (images(2, shared=True, obs_as_global_cond=False), "limits"),
 }
 
 
