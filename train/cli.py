@@ -18,6 +18,7 @@ from ddpm_export.system.files import sha256_of, sole_writer
 
 if TYPE_CHECKING:
     from .loop import Progress
+    from .policies.config import PolicyConfig
 
 SHOWN_BROKEN = 10
 
@@ -54,14 +55,21 @@ def command(
     for package in ("torch", "matplotlib"):
         _require(package)
     # whatever loads torch comes after this line
-    from .config import load_config
+    from .config import config_from_dict, read_config
     from .distributed import joined_world
     from .latents import Latents, open_data
     from .loop import SAMPLES, check_classes, spec_from_config, steps_per_epoch, train
     from .pictures import draw_loss, draw_samples
+    from .policies.config import policy_from_dict
     from .teacher import Teacher, taught
 
-    chosen = taught(load_config(config, changes), teacher, weaker, autoencoder)
+    values = read_config(config, changes)
+    policy = policy_from_dict(values)
+    if policy is not None:
+        others = {"--epochs": epochs, "--start": start, "--teacher": teacher, "--autoencoder": autoencoder}
+        _train_policy(policy, data, Path("runs") / policy.name if out is None else out, others, json)
+        return
+    chosen = taught(config_from_dict(values), teacher, weaker, autoencoder)
     place = _usable_device(device)
     dataset = open_data(chosen, data, autoencoder)
     check_classes(chosen, dataset)
@@ -115,6 +123,22 @@ def command(
 
 
 main = entry_point(command)
+
+
+def _train_policy(config: "PolicyConfig", data: Path | None, out: Path, others: dict[str, object], json: bool) -> None:
+    """Train a policy, on the CPU: its networks are small."""
+    from .policies.demonstrations import open_demonstrations
+    from .policies.training import train_policy
+
+    if given := [name for name, value in others.items() if value is not None]:
+        raise UsageError(f"{given[0]} does not apply to a policy.")
+    with sole_writer(out), _reporter(config.batch_size) as show:
+        folder = train_policy(config, open_demonstrations(config, data), out, show)
+    result = {"policy": str(folder), "steps": config.steps}
+    if json:
+        print_json(result)
+    else:
+        print(*(f"{name:10} {value}" for name, value in result.items()), sep="\n")
 
 
 def _changes_from_options(settings: list[str], steps: int | None, epochs: int | None) -> dict[str, str]:

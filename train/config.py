@@ -126,9 +126,14 @@ class TrainConfig:
 
 
 def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig:
+    """Read a configuration as `read_config` does; raises ConfigError for unknown fields and values that do not fit."""
+    return config_from_dict(read_config(name, changes))
+
+
+def read_config(name: str, changes: dict[str, str] | None = None) -> dict[str, Any]:
     """Read `configs/<name>.json`, or a file by its path, and apply `--set` changes: dotted field -> value as text.
 
-    Raises BadFileError for a file that is none, ConfigError for unknown fields and values that do not fit.
+    Raises BadFileError for a file that is none, ConfigError for a change within what is no group.
     """
     path = CONFIG_FOLDER / f"{name}.json"
     if not os.path.exists(path):  # unlike Path, it takes a name that is too long for one that is not there
@@ -154,7 +159,7 @@ def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {key} names no field: {parent!r} is no group.")
         place[leaf] = value
-    return config_from_dict({"name": path.stem, **values})
+    return {"name": path.stem, **values}
 
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
