@@ -16,6 +16,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
+from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
 
 from ddpm_export.measuring.timing import PAUSE_S, launched_in_turns
@@ -91,7 +92,10 @@ def train(policy, recorded, seconds):
 
 
 def loaded(folder, compiled=False):
-    """Return the policy in a folder, and its processors."""
+    """Return the policy in a folder, and its processors; compiled, one that `make` has written."""
+    if not compiled:
+        policy = DiffusionPolicy.from_pretrained(folder).eval()
+        return policy, make_pre_post_processors(policy.config, pretrained_path=str(folder))
     policy, processors = policy_of(compiled)
     own = {key.replace("_orig_mod.", ""): key for key in policy.state_dict()}
     weights = load_file(folder / "model.safetensors")
@@ -185,13 +189,16 @@ def episode(act, seed, near):
     return np.array(places), best, terminated
 
 
-def measure_episodes(folder, path, near):
-    """Print how far the episodes of both are from each other, and how they ended, from the same starts and noise."""
+def measure_episodes(folder, path, near, first):
+    """Print how far the episodes of both are from each other, and how they ended, from the same starts and noise.
+
+    first: the seed of the first start.
+    """
     theirs, processors = loaded(folder)
     ours = open_policy(path, threads=1)
     chunk = theirs.config.n_action_steps
     found = []
-    for seed in range(STARTS):
+    for seed in range(first, first + STARTS):
         theirs.reset()
         ours.reset(seed=seed)
         a = episode(
@@ -201,8 +208,8 @@ def measure_episodes(folder, path, near):
         b = episode(lambda given, _: ours(given), seed, near)
         size, length = max(np.ptp(a[0], axis=0).max(), 1.0), min(len(a[0]), len(b[0]))  # pixels
         off = np.abs(a[0][:length] - b[0][:length]).max(axis=1) / size
-        first = int([*np.flatnonzero(off > 1e-4), 300][0])
-        found.append((first, off.max(), len(a[0]) == len(b[0]), a[1], b[1], a[2], b[2]))
+        parted = int([*np.flatnonzero(off > 1e-4), 300][0])
+        found.append((parted, off.max(), len(a[0]) == len(b[0]), a[1], b[1], a[2], b[2]))
         print(near, seed, *(f"{value:.6g}" for value in found[-1]), file=sys.stderr, flush=True)
     firsts, offs, same, best, our_best, success, our_success = map(np.array, zip(*found, strict=True))
     starts = "block near the goal" if near else "starts of the environment"
@@ -229,6 +236,7 @@ if __name__ == "__main__":
         "--demonstrations", type=Path, help=".npz to train it on: states (N, 18), actions (N, 2), ends"
     )
     options.add_argument("--minutes", type=float, default=10)
+    options.add_argument("--first-start", type=int, default=0, help="the seed of the first start of `episodes`")
     options.add_argument("--near", action="store_true", help="begin with the block near its goal")
     asked = options.parse_args()
     if asked.what == "make":
@@ -236,6 +244,6 @@ if __name__ == "__main__":
     elif asked.what == "first":
         first_action(asked.folder, asked.compiled)
     elif asked.what == "episodes":
-        measure_episodes(asked.folder, asked.path, asked.near)
+        measure_episodes(asked.folder, asked.path, asked.near, asked.first_start)
     else:
         {"time": measure_time, "starts": measure_starts}[asked.what](asked.folder, asked.path)

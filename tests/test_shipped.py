@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ddpm_export import denoiser, generate, noise_stream, open_model, plan, to_uint8, walk
+from ddpm_export import denoiser, generate, noise_stream, open_model, open_policy, plan, to_uint8, walk
 from ddpm_export.exporting.plans import with_plans
 from ddpm_export.model.golden import replay_golden
 from ddpm_export.runtimes.onnx import open_extractor
@@ -25,13 +25,13 @@ ROOT = Path(__file__).parent.parent
 EXPORTED = ROOT / "exported"
 GOLDEN = Path(__file__).parent / "golden"
 SHIPPED = ("exported/unet.onnx", "exported/unet.fast.onnx", "emoji/unet.onnx")
-MAX_TRACKED_MB = 54  # of a clone's files, without what git keeps of them itself
+MAX_TRACKED_MB = 58  # of a clone's files, without what git keeps of them itself
 
 
-@pytest.mark.parametrize("folder", ["exported", "emoji"])
-def test_digests(folder: str) -> None:
+@pytest.mark.parametrize(("folder", "least"), [("exported", 6), ("emoji", 6), ("policies", 3)])
+def test_digests(folder: str, least: int) -> None:
     lines = (ROOT / folder / "SHA256SUMS").read_text().splitlines()
-    assert len(lines) >= 6
+    assert len(lines) >= least
     for line in lines:
         digest, name = line.split()
         assert hashlib.sha256((ROOT / folder / name).read_bytes()).hexdigest() == digest, name
@@ -44,6 +44,18 @@ def test_a_clone_is_light() -> None:
     sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0")[:-1] if (ROOT / name).is_file()}
     assert len(sizes) > 100
     assert sum(sizes.values()) < MAX_TRACKED_MB * 1e6, sorted(sizes, key=sizes.__getitem__)[-10:]
+
+
+def test_the_policy_is_light_and_plans_within_the_room() -> None:
+    path = ROOT / "policies" / "push-t.onnx"
+    assert path.stat().st_size <= 4_000_000
+    policy = open_policy(path)
+    policy.reset(seed=7)
+    block = np.array([256, 330, 196, 330, 196, 300, 316, 300, 316, 330, 271, 330, 271, 420, 241, 420], np.float32)
+    given = {"observation.state": np.float32([256, 200]), "observation.environment_state": block}
+    actions = np.array([policy(given) for _ in range(8)])
+    assert ((actions > 16) & (actions < 496)).all()
+    assert np.abs(np.diff(actions, axis=0)).max() < 60.0  # the places follow each other
 
 
 def test_the_few_step_file_is_light_and_draws_in_one_two_and_four_evaluations() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from ddpm_export.errors import BadFileError, ConfigError, first_line
 from ddpm_export.process.equations import Array
 
-from . import two_ways
 from .config import PolicyConfig
+from .two_ways import demonstrations
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def open_demonstrations(config: PolicyConfig, data: Path | None) -> Demonstratio
     """
     if config.demonstrations == "two-ways":
         count = config.examples
-        inputs, plans = two_ways.demonstrations(np.random.default_rng([config.seed, count]), count, config.horizon)
+        inputs, plans = demonstrations(np.random.default_rng([config.seed, count]), count, config.horizon)
         return Demonstrations(inputs, plans)
     if data is None:
         raise ConfigError(f"The demonstrations of {config.demonstrations} are a file: give it with --data.")
