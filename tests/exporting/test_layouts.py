@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torch
 
 # of every layout: what it is known by and nothing else, for a file that cannot be loaded but is recognised
 BY_WORD = {"native": {"format": "ddpm-export-checkpoint/1", "network": {}, "ema": {}, "config": {}, "spec": ""}}
-IN_A_FOLDER = {"diffusers", "lerobot"}
+IN_A_FOLDER = {"diffusers", "diffusion_policy", "lerobot"}
 FILES = sorted(IMPORTERS.keys() - IN_A_FOLDER)
 
 
