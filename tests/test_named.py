@@ -28,6 +28,7 @@ def bare(tmp_path, monkeypatch):
         (tmp_path / "package" / folder).mkdir(parents=True)
         shutil.copy(ROOT / folder / "SHA256SUMS", tmp_path / "package" / folder)
     monkeypatch.setattr(named, "PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("DDPM_EXPORT_HOME", raising=False)
     return tmp_path / "cache" / "ddpm-export" / __version__
@@ -57,6 +58,11 @@ def test_a_clone_has_every_model():
     for name, places in NAMED.items():
         assert model_path(name) == ROOT / places[0]
     assert model_path("some/where.onnx") == Path("some/where.onnx")
+
+
+def test_a_clone_that_one_is_in_has_every_model(bare, monkeypatch):
+    monkeypatch.chdir(ROOT)  # as after `pip install .`, which copies the package away from its clone
+    assert model_path("emoji").resolve() == ROOT / "emoji" / "unet.onnx"
 
 
 def test_a_model_is_downloaded_once_with_its_stages(bare, home):

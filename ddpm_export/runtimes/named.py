@@ -26,8 +26,8 @@ def model_path(model: str | Path, home: str | None = None) -> Path:
     """Return the file of a named model, such as "emoji", downloaded once if need be, or else the path as it is.
 
     Its files come from the folder in the environment variable DDPM_EXPORT_HOME, else from the package or its clone,
-    else from the user's cache, into which they are downloaded from `home`, the repository by default. Each must have
-    the SHA-256 that ships. Raises BadFileError for another, EnvironmentProblem where a file cannot be had.
+    else from the clone that is the working folder, else from the user's cache, into which they are downloaded from
+    `home`, the repository by default. Each must have the SHA-256 that ships. Raises BadFileError for another, EnvironmentProblem where a file cannot be had.
     """
     name, own = os.fspath(model), os.environ.get(HOME_VARIABLE)
     if name not in NAMED:
@@ -36,7 +36,7 @@ def model_path(model: str | Path, home: str | None = None) -> Path:
     folder = Path(places[0]).parent
     lines = shipped(f"{folder}/{SUMS}").read_text(encoding="utf-8").splitlines()
     sums = {f"{folder}/{file}": digest for digest, file in map(str.split, lines)}
-    for base in (*([Path(own)] if own else []), PACKAGE, PACKAGE.parent, cache):
+    for base in (*([Path(own)] if own else []), PACKAGE, PACKAGE.parent, Path(), cache):
         if all((base / place).is_file() for place in places):
             for place in places:
                 if (digest := sha256_of(base / place)) != sums[place]:
