@@ -140,8 +140,9 @@ def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, 
     _, inline = exported("grey", "onnx")  # before the limit falls
     monkeypatch.setattr(file, "MAX_INLINE_BYTES", 10_000)
     checkpoint = load_checkpoint(checkpoint_path)
-    traced = writer._torch_export(program_from_checkpoint(checkpoint), ["x_t", "t"], ["eps"])
-    monkeypatch.setattr(writer, "_torch_export", lambda *_: onnx.ModelProto.FromString(traced.SerializeToString()))
+    graph, constants = writer._torch_export(program_from_checkpoint(checkpoint), ["x_t", "t"], ["eps"])
+    traced = graph.SerializeToString()
+    monkeypatch.setattr(writer, "_torch_export", lambda *_: (onnx.ModelProto.FromString(traced), dict(constants)))
     report = export(checkpoint, tmp_path / "unet.onnx")
     (weights,) = set(tmp_path.iterdir()) - {report.path}
     assert re.fullmatch(r"unet\.onnx\.[0-9a-f]{16}\.data", weights.name)
@@ -150,9 +151,11 @@ def test_weights_too_large_for_one_file_go_beside_it(checkpoint_path, exported, 
     outputs = [open_model(path)[0](x_t, t)["eps"] for path in (report.path, inline.path)]
     np.testing.assert_array_equal(*outputs)
 
-    def move_wrongly(model, data, move=file._move_weights):
+    def move_wrongly(model, data, weights_in, move=file._move_weights):
+        if weights_in is not None:
+            file.read_weights(model, weights_in)
         model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
-        move(model, data)
+        move(model, data, None)
 
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(file, "_move_weights", move_wrongly)
