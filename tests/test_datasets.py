@@ -1,8 +1,6 @@
 import contextlib
-import functools
 import gzip
 import hashlib
-import http.server
 import io
 import os
 import pickle
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from local_site import served
 from python2_pickle import python2_pickle
 
 from ddpm_export.errors import BadFileError, EnvironmentProblem
@@ -214,18 +213,8 @@ def home(tmp_path, no_debian, monkeypatch):
     digests = {p.name: hashlib.sha256(gzip.decompress(p.read_bytes())).hexdigest() for p in folder.iterdir()}
     monkeypatch.setattr(idx_files, "FASHION_MNIST_SHA256", digests)
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            server.asked.append(self.path)
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-    server.asked, server.folder, server.url = [], folder, f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(folder) as server:
+        yield server
 
 
 def test_downloaded_once(home, no_debian):

@@ -1,15 +1,13 @@
 """Models by name: from a folder, the package or a clone, the cache, or one download whose digest is checked."""
 
-import functools
-import http.server
 import re
 import shutil
 import socket
-import threading
 from pathlib import Path
 
 import pytest
 from commands import assert_refused, run_here
+from local_site import served
 
 from ddpm_export import __version__, generate
 from ddpm_export.cli import bench, check, export, run
@@ -40,18 +38,8 @@ def home(tmp_path):
     folder = tmp_path / "home"
     shutil.copytree(ROOT / "emoji", folder / "raw" / f"v{__version__}" / "emoji")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            server.asked.append(self.path)
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-    server.asked, server.url, server.folder = [], f"http://127.0.0.1:{server.server_port}", folder
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(folder) as server:
+        yield server
 
 
 def test_a_clone_has_every_model():

@@ -21,15 +21,15 @@ from torch.nn import functional as F
 
 from ddpm_export.cli.console import entry_point, print_json
 from ddpm_export.cli.options import Debug
-from ddpm_export.errors import BadFileError, ConfigError, NonFiniteError
+from ddpm_export.errors import BadFileError, NonFiniteError
 from ddpm_export.images.write import save_images
 from ddpm_export.importers.autoencoder import AutoencoderConfig, Decoder, Encoder
-from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
+from ddpm_export.importers.checkpoint import save_checkpoint
 from ddpm_export.scoring.datasets.dataset import Dataset
 from ddpm_export.scoring.datasets.readers import open_dataset
 from ddpm_export.system.files import sole_writer
 
-from .config import dataclass_from_dict
+from .config import dataclass_from_dict, resumed_contents
 
 CONFIGS = Path(__file__).parent / "autoencoders"
 RESUMABLE = ("steps", "adversarial_from", "log_every", "checkpoint_every")
@@ -101,11 +101,7 @@ class Training:
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint; raises ConfigError for another configuration, BadFileError for another file."""
-        contents = load_own_checkpoint(path, " Choose another --out.")
-        now = json.loads(json.dumps(asdict(self.config)))
-        before = json.loads(json.dumps(contents.get("config", {})))
-        if differing := [name for name in now if name not in RESUMABLE and now[name] != before.get(name)]:
-            raise ConfigError(f"{path} was trained with another {', '.join(differing)}. Choose another --out.")
+        contents = resumed_contents(path, self.config, RESUMABLE)
         try:
             self.networks.load_state_dict(contents["networks"])
             self.critic.load_state_dict(contents["critic"])

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ddpm_export.errors import BadFileError, ConfigError, first_line, several, shown
+from ddpm_export.importers.checkpoint import load_own_checkpoint
 from ddpm_export.importers.unet import UNetConfig
 from ddpm_export.process.schedules import betas_from_name
 
@@ -86,9 +88,7 @@ class TrainConfig:
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         at_least_1 = ("steps", "batch_size", "log_every", "checkpoint_every", "constant_steps")
-        for name in at_least_1:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {shown(getattr(self, name))}.")
+        check_at_least_1(self, at_least_1)
         for name in ("seed", "warmup_steps", "cooldown_steps", "picture_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {shown(getattr(self, name))}.")
@@ -123,6 +123,25 @@ class TrainConfig:
                 f"{', '.join(f'{name} {value:g}' for name, value in options.items())}."
             )
         betas_from_name(self.schedule, self.num_train_timesteps, **self.schedule_parameters)
+
+
+def check_at_least_1(config: Any, names: Iterable[str]) -> None:
+    """Raise ConfigError for the first of these counts that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {shown(getattr(config, name))}.")
+
+
+def resumed_contents(path: Path, config: Any, resumable: Collection[str]) -> dict[str, Any]:
+    """Return what a checkpoint holds of a training with this configuration, a dataclass.
+
+    resumable: the fields that may differ. Raises ConfigError where another does, BadFileError for another file.
+    """
+    contents = load_own_checkpoint(path, " Choose another --out.")
+    now, before = (json.loads(json.dumps(values)) for values in (asdict(config), contents.get("config", {})))
+    if differing := [name for name in now if name not in resumable and now[name] != before.get(name)]:
+        raise ConfigError(f"{path} was trained with another {', '.join(differing)}. Choose another --out.")
+    return contents
 
 
 def load_config(name: str, changes: dict[str, str] | None = None) -> TrainConfig:

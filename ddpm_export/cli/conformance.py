@@ -9,7 +9,6 @@ import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from ddpm_export.cli.console import entry_point, print_json
 from ddpm_export.cli.help import HELP, what
 from ddpm_export.cli.options import Json
-from ddpm_export.errors import EnvironmentProblem, ModelRefusedError, UsageError, shown
+from ddpm_export.errors import ModelRefusedError, UsageError, shown
+from ddpm_export.runtimes.named import shipped
 
 EXAMPLES = {HELP: "python -m ddpm_export.conformance --families words,noise -- ./their-program"}
 TIMEOUT_S = 120.0  # for all cases of a family
@@ -43,15 +43,8 @@ class Score(NamedTuple):
 
 
 def golden_file(name: str) -> dict[str, Any]:
-    """Return a golden file: of the installed package, or of `tests/golden/` in a clone.
-
-    Raises EnvironmentProblem where it is in neither.
-    """
-    package = Path(__file__).parent.parent
-    for folder in (package / "golden", package.parent / "tests" / "golden"):
-        if (folder / name).is_file():
-            return dict(json.loads((folder / name).read_text(encoding="ascii")))
-    raise EnvironmentProblem("The golden cases are missing. Reinstall ddpm-export.")
+    """Return a golden file: of the installed package, or of `tests/golden/` in a clone."""
+    return dict(json.loads(shipped(f"golden/{name}", f"tests/golden/{name}").read_text(encoding="ascii")))
 
 
 def _exact(expected: Sequence[object], words: Sequence[str], start: int = 0) -> str | None:

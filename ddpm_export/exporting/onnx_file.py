@@ -28,10 +28,9 @@ def writing_model(
 ) -> Iterator[Path]:
     """Write a model beside `path` and give it that name if no error follows.
 
-    weights_in: the folder of the files that hold weights of the model, which are copied from there.
-
     Weights of more than max_inline_bytes (2 GB, where it is not given) go into a sibling named by their digest: however
     this ends, the model that is there has the weights that it was written with. Those of the one before are removed.
+    weights_in: the folder of the files that hold weights of the model, which are copied from there.
     """
     if fits_inline(model, max_inline_bytes):
         if weights_in is not None:

@@ -27,7 +27,8 @@ def model_path(model: str | Path, home: str | None = None) -> Path:
 
     Its files come from the folder in the environment variable DDPM_EXPORT_HOME, else from the package or its clone,
     else from the clone that is the working folder, else from the user's cache, into which they are downloaded from
-    `home`, the repository by default. Each must have the SHA-256 that ships. Raises BadFileError for another, EnvironmentProblem where a file cannot be had.
+    `home`, the repository by default. Each must have the SHA-256 that ships. Raises BadFileError for another,
+    EnvironmentProblem where a file cannot be had.
     """
     name, own = os.fspath(model), os.environ.get(HOME_VARIABLE)
     if name not in NAMED:
@@ -47,11 +48,14 @@ def model_path(model: str | Path, home: str | None = None) -> Path:
     return cache / places[0]
 
 
-def shipped(place: str) -> Path:
-    """Return a file of a clone, where the package has it or else the clone; EnvironmentProblem where neither does."""
-    for folder in (PACKAGE, PACKAGE.parent):
-        if (folder / place).is_file():
-            return folder / place
+def shipped(place: str, in_clone: str | None = None) -> Path:
+    """Return a file that ships, of the package or else of its clone, where it may have another place.
+
+    Raises EnvironmentProblem where neither has it.
+    """
+    for path in (PACKAGE / place, PACKAGE.parent / (in_clone or place)):
+        if path.is_file():
+            return path
     raise EnvironmentProblem(f"{place} is missing from the package. Reinstall ddpm-export.")
 
 

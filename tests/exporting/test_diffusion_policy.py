@@ -20,6 +20,8 @@ from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.steps import plan
 from tests.oracles.weights import ORACLES, weights_of
 
+from .test_lerobot import observed
+
 pytestmark = pytest.mark.torch
 CASES = sorted(path.parent.name for path in (ORACLES / "diffusion_policy").glob("*/expected.npz"))
 NEEDED = ("unet-local", "unet-known", "transformer")
@@ -34,11 +36,6 @@ def policy(case: str, folder: Path) -> dict:
     weights |= {name[8:]: torch.from_numpy(value) for name, value in recorded.items() if name.startswith("weights/")}
     save_file(weights, folder / "model.safetensors")
     return recorded
-
-
-def observed(recorded: dict) -> dict:
-    given = {name[13:]: values for name, values in recorded.items() if name.startswith("observations/")}
-    return {name: v / np.float32(255) if v.dtype == np.uint8 else v for name, v in given.items()}
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.long] * (c not in NEEDED)) for c in CASES])

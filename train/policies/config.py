@@ -5,7 +5,7 @@ from typing import Any
 
 from ddpm_export.errors import ConfigError, shown
 
-from ..config import dataclass_from_dict
+from ..config import check_at_least_1, dataclass_from_dict
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,8 @@ class PolicyConfig:
     RESUMABLE = ("steps", "learning_rate", "warmup_steps", "cooldown_steps", "log_every", "checkpoint_every")
 
     def __post_init__(self) -> None:
-        for name in (
-            "actions",
-            "examples",
-            "batch_size",
-            "steps",
-            "ema_halflife_steps",
-            "log_every",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {shown(getattr(self, name))}.")
+        counts = ("actions", "examples", "batch_size", "steps", "ema_halflife_steps", "log_every", "checkpoint_every")
+        check_at_least_1(self, counts)
         if self.prediction_type not in ("epsilon", "sample"):
             raise ConfigError(f"prediction_type must be epsilon or sample, got {shown(self.prediction_type)}.")
         if not self.low < self.high:

@@ -34,7 +34,7 @@ class Simulator:
 
     def __init__(self, env):
         self.env = env
-        env.collision_handeler.post_solve = lambda *_: None  # it counts contacts, and nothing else
+        env.collision_handeler.post_solve = lambda *_: None  # it only counts contacts
 
     @staticmethod
     def corners(x, y, angle):

@@ -16,13 +16,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_export.errors import BadFileError, ConfigError, NonFiniteError
-from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
+from ddpm_export.errors import BadFileError, NonFiniteError
+from ddpm_export.importers.checkpoint import save_checkpoint
 from ddpm_export.importers.folders import MODEL, POLICY, PROCESSORS
 from ddpm_export.importers.lerobot_network import UNet1d
 from ddpm_export.process.schedules import alphas_cumprod_from_betas, betas_from_name
 from ddpm_export.system.files import replacing
 
+from ..config import resumed_contents
 from ..loop import Progress
 from ..losses import noised
 from .config import PolicyConfig
@@ -127,10 +128,7 @@ def _update(
 def _resume(
     path: Path, config: PolicyConfig, network: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
-    contents = load_own_checkpoint(path, " Choose another --out.")
-    now, before = json.loads(json.dumps(asdict(config))), json.loads(json.dumps(contents.get("config", {})))
-    if other := [name for name in now if name not in config.RESUMABLE and now[name] != before.get(name)]:
-        raise ConfigError(f"{path} was trained with another {', '.join(other)}. Choose another --out.")
+    contents = resumed_contents(path, config, config.RESUMABLE)
     try:
         network.load_state_dict(contents["network"])
         optimizer.load_state_dict(contents["optimizer"])
