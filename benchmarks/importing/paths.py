@@ -310,9 +310,13 @@ class _Field(nn.Module):
 
 def main() -> None:
     """Compare every configuration, print, and with `--write` put the table on a page; 1 where one is off."""
+    from benchmarks.importing import paths_edm  # which takes most of it from here
+
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--steps", type=int, default=300, help="of training")
-    options.add_argument("--only", metavar="PACKAGE", help="diffusers, denoising_diffusion_pytorch or torchcfm")
+    options.add_argument(
+        "--only", metavar="PACKAGE", help="diffusers, denoising_diffusion_pytorch, torchcfm, torch_utils (EDM)"
+    )
     options.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the marks of this page")
     arguments = options.parse_args()
     rows: dict[str, list[Compared]] = {}
@@ -322,6 +326,7 @@ def main() -> None:
             "diffusers": lambda: diffusers_cases(place, DIFFUSERS, steps),
             "denoising_diffusion_pytorch": lambda: elucidated_cases(place, ELUCIDATED, steps),
             "torchcfm": lambda: torchcfm_cases(place, CFM, steps),
+            "torch_utils": lambda: paths_edm.edm_cases(place, paths_edm.EDM, steps),
         }
         installed = [name for name in families if importlib.util.find_spec(name) and arguments.only in (None, name)]
         for case in itertools.chain.from_iterable(families[name]() for name in installed):

@@ -25,13 +25,25 @@ if TYPE_CHECKING:
 
 
 PICKLES = 5  # in a file of torch before 1.6: magic, version, system, contents, names of storages; their bytes follow
-APART = (  # of a checkpoint of diffusion_policy
-    "import dill, json, os, torch; from omegaconf import OmegaConf; from safetensors.torch import save_file; "
-    "OmegaConf.register_new_resolver('eval', eval); os.makedirs('policy'); "
-    "c = torch.load({!r}, map_location='cpu', pickle_module=dill); s = c['state_dicts']; "
-    "save_file({{k: v.contiguous() for k, v in s.get('ema_model', s['model']).items()}}, 'policy/model.safetensors'); "
-    "json.dump(OmegaConf.to_container(c['cfg'].policy, resolve=True), open('policy/config.json', 'w'))"
-)
+# how the weights get out of pickles that need their project's code, by what they ask for
+APART = {
+    "omegaconf.": (
+        "a pickle of a workspace",
+        "Where it was trained, take its weights and configuration out into a folder",
+        "import dill, json, os, torch; from omegaconf import OmegaConf; from safetensors.torch import save_file; "
+        "OmegaConf.register_new_resolver('eval', eval); os.makedirs('policy'); "
+        "c = torch.load({!r}, map_location='cpu', pickle_module=dill); s = c['state_dicts']; "
+        "save_file({{k: v.contiguous() for k, v in s.get('ema_model', s['model']).items()}}, "
+        "'policy/model.safetensors'); "
+        "json.dump(OmegaConf.to_container(c['cfg'].policy, resolve=True), open('policy/config.json', 'w'))",
+    ),
+    "torch_utils.persistence": (
+        "a pickle of EDM",
+        "In a clone of its repository, take weights and options of a network-snapshot out into a file",
+        "import pickle, torch; n = pickle.load(open({!r}, 'rb'))['ema']; torch.save({{'options': {{'class_name': "
+        "type(n).__name__, **n.init_kwargs}}, 'state_dict': n.state_dict()}}, 'edm.pt')",
+    ),
+}
 CHECKPOINT_FORMAT = "ddpm-export-checkpoint/1"
 
 
@@ -104,6 +116,9 @@ def load_torch_file(path: str | Path) -> Any:
                 _check_contents(path, archive, torch._C.PyTorchFileReader(str(path)))
         else:
             with open(path, "rb") as file:
+                head = file.read(4096)
+                _refuse_apart(path, [name for name in APART if name.encode() in head])
+                file.seek(0)
                 for _ in range(PICKLES):
                     check_pickle(file)
             if _is_tar(path):
@@ -121,12 +136,18 @@ def load_torch_file(path: str | Path) -> Any:
         unsafe: list[str] = []
         with suppress(Exception):  # it reads what torch.load has just failed to
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_archive else []
-        if any(name.startswith("omegaconf.") for name in unsafe):
-            raise BadFileError(
-                f"{path} is a pickle of a workspace, which runs code when it is read. Where it was trained, take its "
-                f'weights and configuration out into a folder, and name that: python -c "{APART.format(str(path))}"'
-            ) from exc
+        _refuse_apart(path, unsafe, exc)
         raise refused_by_torch(path, exc, unsafe) from exc
+
+
+def _refuse_apart(path: str | Path, asked: list[str], cause: Exception | None = None) -> None:
+    """Raise BadFileError where a pickle asks for what one of APART does; it says how the weights get out of it."""
+    for name, (kind, remedy, code) in APART.items():
+        if any(one.startswith(name) for one in asked):
+            raise BadFileError(
+                f"{path} is {kind}, which runs code when it is read. {remedy}, and name that: "
+                f'python -c "{code.format(str(path))}"'
+            ) from cause
 
 
 def _check_contents(path: str | Path, archive: zipfile.ZipFile, reader: Any) -> None:

@@ -138,8 +138,7 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
     Raises BadFileError, naming the first, for names or shapes that are missing, left over or other than the network's,
     and for tensors that are no floats or claim more than their file holds.
     """
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise misfit(where, type(state).__name__, "a state dict of tensors")
+    check_dense(state, where)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     got = {key: tuple(value.shape) for key, value in state.items()}
     wrong = sorted(str(key) for key in expected.keys() | got.keys() if expected.get(key) != got.get(key))
@@ -148,6 +147,15 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
         raise misfit(
             where, f"{shapes} ({len(wrong)} such)", f"{expected.get(wrong[0], 'nothing of that name')} by its config"
         )
+    # contiguous: training may have left them channels_last, and the same weights shall give the same files
+    plain = {key: value.detach().float().contiguous() for key, value in state.items()}
+    network.load_state_dict(plain, assign=True)
+
+
+def check_dense(state: Any, where: str) -> None:
+    """Raise BadFileError, naming the first, for tensors that are no floats or claim more than their file holds."""
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise misfit(where, type(state).__name__, "a state dict of tensors")
     for key, value in state.items():
         if value.layout != torch.strided:
             raise misfit(f"{where}.{key}", f"a tensor {value.layout}", "a dense one")
@@ -158,9 +166,6 @@ def assign_weights(network: nn.Module, state: Any, where: str) -> None:
                 f"{value.dtype} of {value.untyped_storage().nbytes()} bytes",
                 "as many float values as its shape says",
             )
-    # contiguous: training may have left them channels_last, and the same weights shall give the same files
-    plain = {key: value.detach().float().contiguous() for key, value in state.items()}
-    network.load_state_dict(plain, assign=True)
 
 
 def misfit(where: str, got: Any, expected: str, remedy: str = "Save it again", *fields: str) -> BadFileError:

@@ -10,6 +10,7 @@ from ddpm_export.errors import BadFileError, several, shown
 from ddpm_export.importers import (
     diffusers,
     diffusion_policy,
+    edm,
     lerobot,
     lucidrains,
     lucidrains_classes,
@@ -28,6 +29,7 @@ from ddpm_export.importers.layout import Found, Imported
 IMPORTERS: dict[str, ModuleType] = {
     "diffusers": diffusers,
     "diffusion_policy": diffusion_policy,
+    "edm": edm,
     "lerobot": lerobot,
     "lucidrains": lucidrains,
     "lucidrains_classes": lucidrains_classes,

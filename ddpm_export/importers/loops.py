@@ -6,6 +6,7 @@ gives to the network are then the weights. A run on random numbers proves that i
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -196,6 +197,44 @@ def flow_loop(method: str, num_steps: int, path: Path) -> Loop:
                 given = x + h * sum((share * slope for share, slope in zip(shares, slopes, strict=False)), 0.0 * x)
                 slopes.append(sign * network(given, (1.0 - s if path.reverse else s) * path.time_scale))
             x = x + h * sum((weight * slope for weight, slope in zip(weights, slopes, strict=True)), 0.0 * x)
+        return x
+
+    return loop
+
+
+def karras_loop(
+    num_steps: int,
+    path: Path,
+    sigma_min: float,
+    sigma_max: float,
+    *,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = math.inf,
+    S_noise: float = 1.0,
+) -> Loop:
+    """Return Heun's method with churn (Karras et al. 2022, algorithm 2), from sigma_max by way of sigma_min to 0."""
+    low, high = (sigma ** (1.0 / path.rho) for sigma in (sigma_min, sigma_max))
+    sigmas = [float(root**path.rho) for root in np.linspace(high, low, num_steps)] + [0.0]
+
+    def loop(network: Callable[..., Tensor], size: int) -> Tensor:
+        def eps(x: Tensor, sigma: float) -> Tensor:
+            alpha, noise, length = map(float, path.level_of(np.float64(sigma)))
+            told, scale, skip, out = map(float, path.numbers(alpha, noise))
+            predicted = skip * x / length + out * network(scale * x / length, told)
+            return predicted if path.form.prediction == "eps" else noise * x / length + alpha * predicted
+
+        x = sigma_max * torch.randn(size, 1, 1, 1)
+        for sigma, after in pairwise(sigmas):
+            churned = sigma
+            if S_churn > 0.0 and S_min <= sigma <= S_max:
+                churned = sigma * (1.0 + min(S_churn / num_steps, math.sqrt(2.0) - 1.0))
+                x = x + math.sqrt(churned**2 - sigma**2) * S_noise * torch.randn_like(x)
+            slope = eps(x, churned)
+            end = x + (after - churned) * slope
+            if after > 0.0:
+                end = x + (after - churned) * (slope + eps(end, after)) / 2.0
+            x = end
         return x
 
     return loop

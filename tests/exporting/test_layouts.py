@@ -16,6 +16,7 @@ from ddpm_export.importers.layouts import IMPORTERS  # noqa: E402
 from ddpm_export.importers.load import load_checkpoint  # noqa: E402
 from tests.oracles.weights import ORACLES, contents_of  # noqa: E402
 
+from . import test_edm  # noqa: E402
 from .conftest import CONFIGS, save  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -47,6 +48,10 @@ def tqch(folder):
     return contents_of("tqch-b")["ema"]["shadow"], json.loads((ORACLES / "tqch-b" / "config.json").read_text())
 
 
+def edm(folder):
+    return test_edm.contents_of("ddpmpp")[0]["state_dict"], {"preconditioner": "edm"}
+
+
 def lucidrains(folder):
     package = importlib.import_module("denoising_diffusion_pytorch")
     unet = package.Unet(dim=4, dim_mults=(1, 2), channels=1, attn_heads=1, attn_dim_head=2)
@@ -62,6 +67,7 @@ def lucidrains_classes(folder):
 
 
 REAL = {
+    "edm": edm,
     "native": native,
     "openai": openai,
     "tqch": tqch,

@@ -1,0 +1,194 @@
+"""Networks of EDM (NVlabs), whose weights and options were taken out of its pickles, with the steps of its sampler.
+
+The pickles themselves run code; docs/importing-paths.md has the line that takes the weights out.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_export.importers import choices
+from ddpm_export.importers.edm_unet import Kind, UNet, name_of
+from ddpm_export.importers.layout import (
+    Found,
+    Imported,
+    built,
+    check_dense,
+    label_of,
+    misfit,
+    shape_of,
+    spec_of,
+)
+from ddpm_export.importers.loops import Loop, karras_loop, with_loops
+from ddpm_export.importers.path_network import wrapped
+from ddpm_export.importers.paths import OPTIONS as PATH_OPTIONS
+from ddpm_export.importers.paths import Path
+from ddpm_export.model.inputs import Input
+from ddpm_export.model.spec import Defaults, ModelSpec
+
+SIGNS = ("map_layer0.weight", "map_layer1.weight")
+STEM = re.compile(r"enc\.(\d+)x\d+_conv\.weight")
+CLASSES = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}  # of EDM -> our names of the preconditioners
+SUPPORTED = {"edm": (0.0, math.inf), "vp": (1e-3, 152.2), "ve": (0.02, 100.0)}  # the sigmas at which they are called
+FIXED = {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5}  # of VP, as its formulas here have them
+CHURN = {
+    "S_churn": choices.within(0.0, 1e9, 0.0),
+    "S_min": choices.within(0.0, 1e9, 0.0),
+    "S_max": choices.within(0.0, 1e9, 1e9),
+    "S_noise": choices.within(0.0, 1e9, 1.0),
+}
+OPTIONS: dict[str, choices.Option] = {
+    "preconditioner": choices.one_of(CLASSES.values(), "edm"),
+    "num_steps": choices.within(2, 1000, 18),
+    **{name: PATH_OPTIONS[name] for name in ("sigma_data", "sigma_min", "sigma_max", "rho")},
+    **CHURN,
+    "label_dropout": choices.within(0.0, 1.0, 0.0),
+    "classes": choices.like(None),  # ours: the names of the classes
+}
+
+
+def signs(found: Found) -> dict[str, bool]:
+    """Return what a state dict of EDM is known by, and whether it is there."""
+    return {name: name in _state(found.contents) for name in SIGNS}
+
+
+def _state(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of the network itself, from under its preconditioner or alone."""
+    state = contents.get("state_dict", contents)
+    return (
+        {str(key).removeprefix("model."): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    )
+
+
+def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
+    """Return the network with its weights, whichever are asked for, wrapped, and the steps of EDM's sampler.
+
+    Raises BadFileError for weights that are no such network, UsageError for options that are missing or do not fit.
+    """
+    given = found.contents.get("options", {})
+    if not isinstance(given, Mapping):
+        raise misfit("options", type(given).__name__, "arguments by name")
+    stated = {"preconditioner": CLASSES.get(str(given.get("class_name")))}
+    stated |= {name: given[name] for name in ("sigma_data", "label_dropout") if name in given}
+    chosen = choices.read_options({**stated, **options}, OPTIONS)
+    choices.require(["preconditioner"], chosen, OPTIONS)
+    choices.check_agrees({name: given.get(name) for name in FIXED}, FIXED)
+    low, high = SUPPORTED[chosen["preconditioner"]]
+    ends = (
+        max(chosen["sigma_min"], float(given.get("sigma_min", low))),
+        min(chosen["sigma_max"], float(given.get("sigma_max", high))),
+    )
+    if ends[0] >= ends[1]:
+        raise choices.misused("sigma_min", f"below sigma_max, {ends[1]:g}", ends[0])
+    churn = {name: float(chosen[name]) for name in CHURN}
+    # a step that churns begins above its own sigma
+    raised = ends[1] * (1.0 + min(churn["S_churn"] / 2, math.sqrt(2.0) - 1.0))
+    path = Path(
+        chosen["preconditioner"],
+        sigma_data=float(chosen["sigma_data"]),
+        sigma_min=ends[0],
+        sigma_max=raised if churn["S_churn"] else ends[1],
+        rho=float(chosen["rho"]),
+    )
+    network, label, shape = _network(_state(found.contents), chosen)
+    spec = spec_of(
+        found,
+        prediction=path.form.prediction,
+        state_shape=shape,
+        alphas_cumprod=path.alphas_cumprod(1000),
+        clip_x_0=None,
+        inputs=label,
+        defaults=Defaults("ddim", chosen["num_steps"], 0.0),
+    )
+
+    def loop_of(num_steps: int) -> Loop:
+        return karras_loop(num_steps, path, *ends, **churn)
+
+    def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
+        numbers = counts or (chosen["num_steps"],)
+        return with_loops(spec, path, "edm", {num_steps: loop_of(num_steps) for num_steps in numbers})
+
+    network, spec = wrapped(network, spec, path)
+    source = {name: value for name, value in chosen.items() if name != "classes"}
+    return Imported(network, spec, {"edm": source}, (), stepping)
+
+
+def _network(
+    state: dict[str, Any], chosen: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[Input, ...], tuple[int, int, int]]:
+    """Return the network, its inputs and the shape of its state."""
+    check_dense(state, "weights")
+    stem = next(filter(STEM.fullmatch, state), "enc.NxN_conv.weight")
+    channels, size = shape_of(state, "weights", stem, 4)[1], int(re.findall(r"\d+", stem)[0])
+    shape = (channels, size, size)
+    state.pop("map_augment.weight", None)  # sampling augments nothing, and so it adds nothing
+    taps = _taps(state)
+    is_adm = "out_norm.weight" in state
+    inputs: tuple[Input, ...] = ()
+    if "map_label.weight" in state:
+        dim, count = shape_of(state, "weights", "map_label.weight", 2)
+        none = count if chosen["label_dropout"] > 0.0 else None
+        inputs = (label_of(count, "weights.map_label.weight", chosen["classes"], none=none),)
+        # a class is a row; none of them leaves the bias
+        bias = state.pop("map_label.bias", torch.zeros(dim))
+        rows = state["map_label.weight"].t() * (1.0 if is_adm else math.sqrt(count))
+        rows = rows if none is None else torch.cat([rows, torch.zeros(1, dim)])
+        state["map_label.weight"] = rows + bias
+    elif chosen["classes"] is not None:
+        raise choices.misused("classes", "left out for a network without classes", chosen["classes"])
+    sizes = sorted({int(size) for name in state for size in re.findall(r"^enc\.(\d+)x", name)}, reverse=True)
+    ours = {_inner(name_of(name, sizes)): _ordered(name, value) for name, value in state.items()}
+    if "freqs" in ours:
+        ours["freqs"] = 2.0 * math.pi * ours["freqs"]
+    shapes = {name: tuple(value.shape) for name, value in ours.items() if isinstance(value, Tensor)}
+
+    def build() -> nn.Module:
+        if any(0 in sizes for sizes in shapes.values()):
+            raise ValueError("a weight without values")
+        network = UNet(shapes, Kind(is_adm, taps))
+        y = torch.zeros(1, dtype=torch.int64) if inputs else None
+        network(torch.zeros(1, *shape), torch.zeros(1), y)  # shapes only
+        return network
+
+    try:
+        return built(build, ours, "weights"), inputs, shape
+    except (LookupError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as exc:
+        raise misfit("weights", f"{type(exc).__name__}: {exc}", "DDPM++, NCSN++ or ADM as EDM builds it") from exc
+
+
+def _taps(state: dict[str, Any]) -> tuple[float, ...]:
+    """Take the filters that resample out of the weights; return the one that all of them are, along one side."""
+    parts = {".".join(name.split(".")[:2]) for name in state}
+    alone = [part for part in parts if part.endswith(("_aux_down", "_aux_up", "_aux_residual"))]
+    blocks = [part for part in parts.difference(alone) if part.endswith(("_down", "_up"))]
+    names = [*alone, *(f"{part}.{name}" for part in blocks for name in ("conv0", "skip"))]
+    names = [f"{name}.resample_filter" for name in names]
+    missing = sorted(set(names) - set(state))
+    if missing:
+        raise misfit(f"weights.{missing[0]}", "no tensor", "the filter that resamples")
+    if not names:
+        return 0.5, 0.5
+    shape_of(state, "weights", names[0], 4)
+    first, *others = (state.pop(name).double() for name in names)
+    line = first.sum(dim=(0, 1, 2))
+    if not all(torch.equal(first, other) for other in (torch.outer(line, line)[None, None], *others)):
+        raise misfit("weights.*.resample_filter", "others", "one separable filter for all levels")
+    return tuple(line.tolist())
+
+
+def _inner(name: str) -> str:
+    """Return the name of an attention's weight by the module that it is in here."""
+    for theirs, ours in (("norm2", "norm"), ("qkv", "qkv"), ("proj", "out")):
+        name = re.sub(rf"(^|\.){theirs}\.(weight|bias)$", rf"\1attention.{ours}.\2", name)
+    return name
+
+
+def _ordered(name: str, value: Any) -> Any:
+    """Return q, k and v one after the other, as ours are; EDM's take turns."""
+    if ".qkv." not in name or value.shape[0] % 3:
+        return value
+    return value.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
