@@ -1,16 +1,11 @@
 """Networks of other Gaussian paths, trained for a few hundred steps, in their projects' own loops and as files.
 
-`python -m benchmarks.importing.paths --write docs/benchmarks-importing-samplers.md`. Each family's network is trained
+`loops.py` prints the table. Each family's network is trained
 on Fashion-MNIST at 14x14 pixels by its own loss, written here without the scales that the importers apply, so that a
 wrong scale shows.
 """
 
-import argparse
-import importlib.util
-import itertools
 import logging
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +28,6 @@ from ddpm_export.process.pixels import to_uint8
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.scoring.datasets.readers import open_dataset
-from train.pages import markdown_from_table, write_between_marks
 
 SHAPE, STEPS, IMAGES = (1, 14, 14), 20, 4
 SIGMA_DATA = 0.5
@@ -112,6 +106,7 @@ class Case(NamedTuple):
     name: str
     opened: tuple[Model, Any]
     loop: Callable[[Tensor], Tensor]
+    guidance: float | None = None
 
 
 class Compared(NamedTuple):
@@ -132,7 +127,7 @@ def compare(case: Case) -> Compared:
     with torch.no_grad(), Fed(iter(noises[1:])):
         theirs = to_uint8(case.loop(torch.from_numpy(noises[0])).float().numpy())
     label = {} if spec.label is None else {"y": 3}
-    *_, last = walk(denoiser(model, spec, **label), lambda draw: noises[draws[draw]], rows)
+    *_, last = walk(denoiser(model, spec, guidance=case.guidance, **label), lambda draw: noises[draws[draw]], rows)
     difference = np.abs(to_uint8(last.x).astype(int) - theirs.astype(int))
     return Compared(len(rows.rows), float((difference == 0).mean()), int(difference.max()))
 
@@ -308,49 +303,6 @@ class _Field(nn.Module):
         return self.network(t, x, **self.y)
 
 
-def main() -> None:
-    """Compare every configuration, print, and with `--write` put the table on a page; 1 where one is off."""
-    from benchmarks.importing import paths_edm  # which takes most of it from here
-
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--steps", type=int, default=300, help="of training")
-    options.add_argument(
-        "--only", metavar="PACKAGE", help="diffusers, denoising_diffusion_pytorch, torchcfm, torch_utils (EDM)"
-    )
-    options.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the marks of this page")
-    arguments = options.parse_args()
-    rows: dict[str, list[Compared]] = {}
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        place, steps = Path(folder), arguments.steps
-        families = {
-            "diffusers": lambda: diffusers_cases(place, DIFFUSERS, steps),
-            "denoising_diffusion_pytorch": lambda: elucidated_cases(place, ELUCIDATED, steps),
-            "torchcfm": lambda: torchcfm_cases(place, CFM, steps),
-            "torch_utils": lambda: paths_edm.edm_cases(place, paths_edm.EDM, steps),
-        }
-        installed = [name for name in families if importlib.util.find_spec(name) and arguments.only in (None, name)]
-        for case in itertools.chain.from_iterable(families[name]() for name in installed):
-            compared = compare(case)
-            print(case.project, case.name, compared, file=sys.stderr, flush=True)
-            rows.setdefault(f"{case.project}, {case.name.partition(' ')[0]}", []).append(compared)
-    text = markdown_from_table("Trained for a few hundred steps", COLUMNS, [_line(*row) for row in rows.items()])
-    print(text)
-    if arguments.write:
-        write_between_marks(arguments.write, text, "<!-- paths: begin -->", "<!-- paths: end -->")
-    sys.exit(any(entry.levels > 1 for compared in rows.values() for entry in compared))
-
-
-def _line(name: str, compared: list[Compared]) -> list[str]:
-    evaluations = sorted({entry.rows for entry in compared})
-    return [
-        name,
-        str(len(compared)),
-        "-".join(map(str, dict.fromkeys((evaluations[0], evaluations[-1])))),
-        f"{min(entry.equal for entry in compared):.2%}",
-        str(max(entry.levels for entry in compared)),
-    ]
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what the packages say of their own code."""
@@ -358,7 +310,3 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-if __name__ == "__main__":
-    main()

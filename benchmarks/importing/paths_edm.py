@@ -1,6 +1,6 @@
 """EDM's networks, where its repository is on PYTHONPATH, trained by its losses and sampled by its sampler.
 
-Run by `benchmarks.importing.paths`. The repository is for non-commercial use; nothing of it is here.
+Run by `benchmarks.importing.loops`. The repository is for non-commercial use; nothing of it is here.
 """
 
 import math

@@ -109,8 +109,10 @@ def adopt(
     else:
         weights = weights or "ema"
         print(f"note: running the code of {printable(network)}", file=sys.stderr)
-        loaded = load_network(file, network, spec, arguments=options, weights=weights)
-    write_files(file, loaded, paths, output, defaults, weights, write=exporting.export_all)
+        steps = defaults.steps_to_import()
+        loaded = load_network(file, network, spec, arguments=options, weights=weights, steps=steps)
+    has_loop = "loop" in options
+    write_files(file, loaded, paths, output, defaults, weights, write=exporting.export_all, imported=has_loop)
 
 
 def spec_of(

@@ -128,7 +128,7 @@ def _reference(
         checkpoint = load.load_checkpoint(against, weights=weights, options=options, steps=())
         _refuse_other_spec(model, spec, against, checkpoint.spec)
     else:  # a class does not contain the spec: the file's own is taken
-        checkpoint = load.load_network(against, network, spec, arguments=options, weights=weights)
+        checkpoint = load.load_network(against, network, spec, arguments=options, weights=weights, steps=())
     return exporting.stored_model(checkpoint, storage), checkpoint.spec
 
 

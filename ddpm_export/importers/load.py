@@ -60,26 +60,39 @@ def load_network(
     *,
     arguments: Mapping[str, Any] | None = None,
     weights: str = "ema",
+    steps: Sequence[int] | None = None,
 ) -> Checkpoint:
     """Read the weights of a network of your own class, `package.module:Class`, which is called with the arguments.
 
     This runs the module's code. The network maps (x_t, t, inputs by name) to the spec's outputs; its source then
     names the class and the digest of the file. arguments: `path` or `preconditioner` among them, and what goes with it
     (importers/paths.py), are not the class's: they say how it is called, and decide the spec's prediction and levels.
+    Nor are `loop` and what goes with it (importers/named_loops.py), whose steps become the file's; steps: as of
+    `load_checkpoint`.
     Raises UsageError for a class that cannot be made, BadFileError for weights that do not fit.
     """
     _check_weights(weights)
     with reading(path) as begun:
         with installed("export"):
+            from ddpm_export.importers.loops import widened
+            from ddpm_export.importers.named_loops import loop_from_options
             from ddpm_export.importers.own_network import network_from_class
             from ddpm_export.importers.path_network import on_path
             from ddpm_export.importers.sources import read_source
         found, source = read_source(path, begun)
     gaussian_path, arguments = path_from_options(arguments or {})
+    loop, arguments = loop_from_options(arguments, gaussian_path)
     network = network_from_class(reference, arguments, found.contents, weights)
+    network = (network if loop is None else loop.project.called(network)).eval().requires_grad_(False)
     source = {**spec.source, "importer": "own", "network": reference, "weights": weights, **source}
-    checkpoint = Checkpoint(network.eval().requires_grad_(False), dataclasses.replace(spec, source=source))
-    return checkpoint if gaussian_path is None else on_path(checkpoint, gaussian_path)
+    checkpoint = Checkpoint(network, dataclasses.replace(spec, source=source))
+    if gaussian_path is None:
+        return checkpoint
+    if loop is None:
+        return on_path(checkpoint, gaussian_path)
+    gaussian_path = widened(gaussian_path, loop.by_steps(steps).values())
+    checkpoint = on_path(checkpoint, gaussian_path)
+    return checkpoint if steps == () else loop.stepped(checkpoint, gaussian_path, steps)
 
 
 def _check_weights(weights: str) -> None:

@@ -7,7 +7,7 @@ gives to the network are then the weights. A run on random numbers proves that i
 import contextlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -29,12 +29,13 @@ from ddpm_export.importers.diffusers_stepping import (
     errors_of,
     rows_from_weights,
 )
-from ddpm_export.importers.paths import Path
+from ddpm_export.importers.paths import MOST, Path
 from ddpm_export.model.spec import PLAN, ModelSpec
 from ddpm_export.process.rows import MAX_ROWS, Plan
 
 # (a network: (what it is given (N, 1, 1, 1), what it is told) -> what it says; N) -> the last state, (N, 1, 1, 1)
 Loop = Callable[[Callable[..., Tensor], int], Tensor]
+Parts = list[tuple[float, float]]  # for each evaluation, the weights of its state and of its prediction in something
 
 
 class _Draws(TorchFunctionMode):
@@ -87,10 +88,6 @@ def plan_from_loop(loop: Loop, path: Path, spec: ModelSpec) -> Plan:
         basis[place] = SMALL
         return basis
 
-    _, given, _ = _ran(loop, size, element, lambda k, _: element(count + k))
-    start, weights, mixed = _weights(np.stack(given)[:, :, 0, 0, 0] / SMALL / scales, evaluations, count)
-    plan = Plan(rows_from_weights(evaluations, weights, weights, spec, len(times)), start)
-
     rng = np.random.default_rng(0)
     noises = [rng.standard_normal((PIXELS, 1, 1, 1)) for _ in range(count)]
     predicted = [rng.standard_normal((PIXELS, 1, 1, 1)) for _ in times]
@@ -101,11 +98,39 @@ def plan_from_loop(loop: Loop, path: Path, spec: ModelSpec) -> Plan:
 
     _, given, _ = _ran(loop, PIXELS, lambda k: torch.from_numpy(noises[k]), said)
     expected = [x / scale for x, scale in zip(given[1:], scales[1:, 0], strict=True)]
-    drawn = [sum(share * noise for share, noise in zip(shares, noises, strict=True)) for shares in mixed]
-    worst = max(errors_of(plan, spec, drawn, predicted, zeros.numpy(), expected))
-    if worst > TOLERANCE:
-        raise NotCarriedError(f"does something in its steps that is not linear: they differ by {worst:.1e}")
-    return plan
+    found, errors = list[Plan](), list[NotCarriedError]()
+    for parts in _parts(evaluations, spec.prediction):
+
+        def answer(k: int, x: Tensor, parts: Parts = parts) -> Tensor:
+            of_state, of_prediction = parts[k]
+            at, state = evaluations[k], x / evaluations[k].scale
+            return ((element(count + k) - of_state * state) / of_prediction - at.skip * state) / at.out
+
+        try:
+            states = np.stack(_ran(loop, size, element, answer)[1])[:, :, 0, 0, 0] / SMALL / scales
+            start, weights, mixed = _weights(states, parts, count)
+            plan = Plan(rows_from_weights(evaluations, weights, weights, spec, len(times)), start)
+            drawn = [sum(share * noise for share, noise in zip(shares, noises, strict=True)) for shares in mixed]
+            worst = max(errors_of(plan, spec, drawn, predicted, zeros.numpy(), expected))
+            if worst > TOLERANCE:
+                raise NotCarriedError(f"does something in its steps that is not linear: they differ by {worst:.1e}")
+            found.append(plan)
+        except NotCarriedError as exc:
+            errors.append(exc)
+    if not found:
+        raise errors[0]
+    return min(found, key=lambda plan: max(row.reach for row in plan.rows))
+
+
+def widened(path: Path, loops: Iterable[Loop]) -> Path:
+    """Return a path whose levels reach as far as loops go that add noise to the first state, or have their own grid."""
+    if path.name in MOST:
+        return path
+    zeros = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    wide = replace(path, sigma_max=100.0 * path.sigma_max)
+    told = {time for loop in loops for time in _ran(loop, 1, lambda _: zeros, lambda *_: zeros)[0]}
+    most = max(float(wide.number_at(_evaluation(wide, time, 1000).t, 1000)) for time in told)
+    return replace(path, sigma_max=max(path.sigma_max, most))
 
 
 def _evaluation(path: Path, told: float, T: int) -> Evaluation:
@@ -130,30 +155,52 @@ def _evaluation(path: Path, told: float, T: int) -> Evaluation:
     return Evaluation(t, a, *others)
 
 
-def _weights(states: Float64, evaluations: list[Evaluation], count: int) -> tuple[float, Float64, list[Float64]]:
+def _parts(evaluations: list[Evaluation], prediction: str) -> Iterator[Parts]:
+    """Yield, of each thing that a loop may look back at, how much of it are the state and the prediction.
+
+    What the network said, then the clean images, then the noises: a multistep method weighs one of these.
+    """
+    yield [(-at.skip / at.out, 1.0 / at.out) for at in evaluations]
+    for name in ("x_0", "eps"):
+        parts = []
+        for at in evaluations:
+            signal, noise = math.sqrt(at.a), math.sqrt(1.0 - at.a)
+            kinds = {"v": {"x_0": (signal, -noise), "eps": (noise, signal)}, name: {name: (0.0, 1.0)}}
+            own, other = (signal, noise) if name == "eps" else (noise, signal)
+            parts.append(kinds.get(prediction, {name: (1.0 / (other or math.nan), -own / (other or math.nan))})[name])
+        if all(math.isfinite(part) and of_prediction for part, of_prediction in parts):
+            yield parts
+
+
+def _weights(states: Float64, parts: Parts, count: int) -> tuple[float, Float64, list[Float64]]:
     """Return the first state's weight of noise, the weights of each row, and how its noise mixes those drawn, (count,).
 
-    states: (evaluations and the picture, noises and answers). A row weighs its own state, answers of the network and a
-    new noise, in threes of (state, prediction, noise).
+    states: (evaluations and the picture, noises and what parts are of). A row weighs its own state, what the network
+    said and a new noise, in threes of (state, prediction, noise).
     """
     if not states[0, :count].any() or states[0, count:].any():
         raise NotCarriedError("does not begin with noise")
     start = float(np.linalg.norm(states[0, :count]))
-    mixed, weights = [states[0, :count] / start], np.zeros((len(evaluations), 3 * len(evaluations)))
-    for k, (before, after) in enumerate(pairwise(states)):
-        carrier = int(np.abs(before[:count]).argmax())
-        kept = after[carrier] / before[carrier]
-        rest = after - kept * before
-        # a loop that ends in [0, 1] has rounded its weights to some 1e-10
-        rest[np.abs(rest) < 10 * ROUNDING * (np.abs(after) + np.abs(kept * before)) + ROUNDING / 100] = 0.0
-        if rest[:count][before[:count] != 0.0].any():
+    mixed, weights = [states[0, :count] / start], np.zeros((len(parts), 3 * len(parts)))
+    for k, after in enumerate(states[1:]):
+        for own in range(k, max(-1, k - 2), -1):  # the state, or that of the step before, begun again
+            carrier = int(np.abs(states[own, :count]).argmax())
+            kept = after[carrier] / states[own, carrier] if states[own, carrier] else 0.0
+            rest = after - kept * states[own]
+            # a loop that ends in [0, 1] has rounded its weights to some 1e-10
+            rest[np.abs(rest) < 10 * ROUNDING * (np.abs(after) + np.abs(kept * states[own])) + ROUNDING / 100] = 0.0
+            if not rest[:count][states[k, :count] != 0.0].any():
+                break
+        else:
             raise NotCarriedError("weighs noise of earlier steps")
         fresh = float(np.linalg.norm(rest[:count]))
         mixed.append(rest[:count] / (fresh or 1.0))
-        weights[k, 3 * k], weights[k, 3 * k + 2] = kept, fresh
+        weights[k, 3 * own], weights[k, 3 * k + 2] = kept, fresh
         for j, weight in enumerate(rest[count:][: k + 1]):
-            weights[k, 3 * j] -= weight * evaluations[j].skip / evaluations[j].out
-            weights[k, 3 * j + 1] += weight / evaluations[j].out
+            weights[k, 3 * j] += weight * parts[j][0]
+            weights[k, 3 * j + 1] += weight * parts[j][1]
+    if not np.isfinite(weights).all():
+        raise NotCarriedError("gives NaN or infinity")
     return 1.0 if abs(start - 1.0) < ROUNDING else start, weights, mixed
 
 

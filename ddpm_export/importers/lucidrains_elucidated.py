@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ddpm_export.importers import choices
@@ -31,8 +32,8 @@ OPTIONS: dict[str, choices.Option] = {
 }
 
 
-class _Net(nn.Module):
-    """Stand for the Unet in the package's loop."""
+class Net(nn.Module):
+    """Stand for a network in a package's loop."""
 
     random_or_learned_sinusoidal_cond, self_condition = True, False
 
@@ -40,9 +41,28 @@ class _Net(nn.Module):
         super().__init__()
         self.network, self.anything = network, nn.Linear(1, 1)  # whose device the package asks for
 
-    def forward(self, *given: Any) -> Tensor:
-        """Return what the network says."""
-        return self.network(*given)
+    def forward(self, x: Tensor, *given: Any, times: Tensor | None = None) -> Tensor:
+        """Return what the network says; times: how rectified-flow-pytorch tells it."""
+        return self.network(x, *(given if times is None else (times,)))
+
+
+def sample(
+    network: Callable[..., Tensor],
+    x: Tensor,
+    num_steps: int = 32,
+    *,
+    path: Path,
+    S_churn: float = 80.0,
+    S_tmin: float = 0.05,
+    S_tmax: float = 50.0,
+    S_noise: float = 1.003,
+) -> Tensor:
+    """Return the picture of `sample`, which clips."""
+    package = importlib.import_module("denoising_diffusion_pytorch.elucidated_diffusion")
+    values = {**{name: getattr(path, name) for name in LEVELS}, "S_churn": S_churn, "S_tmin": S_tmin, "S_tmax": S_tmax}
+    made = package.ElucidatedDiffusion(Net(network), image_size=1, channels=1, S_noise=S_noise, **values)
+    pictures: Tensor = made.sample(batch_size=len(x), num_sample_steps=num_steps)
+    return pictures * 2.0 - 1.0
 
 
 def imported(
@@ -62,20 +82,14 @@ def imported(
         clip_x_0=1.0,
         defaults=Defaults("ddim", chosen["num_sample_steps"], 0.0),
     )
-    values = {name: chosen[name] for name in (*LEVELS, *CHURN)}
-    package = importlib.import_module("denoising_diffusion_pytorch.elucidated_diffusion")
+    churn = {name: chosen[name] for name in CHURN}
 
     def loop_of(num_steps: int) -> Loop:
-        def loop(network: Callable[..., Tensor], size: int) -> Tensor:
-            made = package.ElucidatedDiffusion(_Net(network), image_size=1, channels=1, **values)
-            pictures: Tensor = made.sample(batch_size=size, num_sample_steps=num_steps)
-            return pictures * 2.0 - 1.0
-
-        return loop
+        return lambda network, size: sample(network, torch.empty(size), num_steps, path=path, **churn)
 
     def stepping(spec: ModelSpec, counts: Sequence[int] | None) -> ModelSpec:
         numbers = counts or (chosen["num_sample_steps"],)
         return with_loops(spec, path, "sample", {num_steps: loop_of(num_steps) for num_steps in numbers})
 
     network, spec = wrapped(unet, spec, path)
-    return Imported(network, spec, {**parts.source, "elucidated": values}, (), stepping)
+    return Imported(network, spec, {**parts.source, "elucidated": levels | churn}, (), stepping)

@@ -21,30 +21,45 @@ def network_from_class(
     """Import `package.module:Class`, call it with the arguments and give it the weights of a file's contents.
 
     contents: a state dict, or a dict that holds some, of which "ema" or "raw" chooses; a prefix that all names share,
-    such as `module.`, is left out. The module is looked for in the current folder first.
+    such as `module.`, is left out, and so is a diffusion around them. The module is looked for in the current folder
+    first.
     Raises UsageError where the class cannot be made, BadFileError for missing and left-over weights.
     """
     network = _made(reference, arguments)
     state, name = _state_dict(contents, weights)
-    assign_weights(network, _without_shared_prefix(state, network), name)
+    assign_weights(network, _without_prefix(state, network, weights), name)
     return network
 
 
-def _made(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
-    module_name, colon, class_name = reference.partition(":")
-    if not (module_name and colon and class_name):
-        raise UsageError(f"network must be package.module:Class, got {reference!r}.", "network")
-    sys.path.insert(0, str(Path.cwd()))  # as python -m has it
+def named_in(reference: str, argument: str) -> Any:
+    """Import what `package.module:name` names, looking in the current folder first, as python -m does.
+
+    Raises UsageError for another text, and whatever the module raises.
+    """
+    module_name, colon, name = reference.partition(":")
+    if not (module_name and colon and name):
+        raise UsageError(
+            f"{argument} must be package.module:{'Class' if argument == 'network' else 'function'}, got {reference!r}.",
+            argument,
+        )
+    sys.path.insert(0, str(Path.cwd()))
     try:
-        made = getattr(importlib.import_module(module_name), class_name)(**arguments)
+        return getattr(importlib.import_module(module_name), name)
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _made(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        made = named_in(reference, "network")(**arguments)
+    except UsageError:
+        raise
     except Exception as exc:  # their module, their class: anything may be raised
         raise UsageError(
             f"network {reference} cannot be made with ({', '.join(arguments)}): {type(exc).__name__}: "
             f"{first_line(exc)}. Correct the class or its arguments.",
             "network",
         ) from exc
-    finally:
-        sys.path.remove(str(Path.cwd()))
     if not isinstance(made, nn.Module):
         raise UsageError(f"network {reference} must be a torch.nn.Module, got a {type(made).__name__}.", "network")
     return made
@@ -71,10 +86,12 @@ def _state_dict(contents: Mapping[str, Any], weights: str) -> tuple[Mapping[str,
     return state, str(name)
 
 
-def _without_shared_prefix(state: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
+def _without_prefix(state: Mapping[str, Any], network: nn.Module, weights: str) -> Mapping[str, Any]:
+    """Return the weights behind the one prefix that all have, without what lies around them."""
     expected = network.state_dict().keys()
     first = next(iter(expected), "")
-    for prefix in sorted({key[: -len(first)] for key in state if first and key.endswith(f".{first}")}):
-        if expected == without_prefix(state, prefix).keys() and len(state) == len(expected):
-            return without_prefix(state, prefix)
-    return state
+    prefixes = {key[: -len(first)] for key in state if first and key.endswith(f".{first}")}
+    prefixes = {prefix for prefix in prefixes if all(f"{prefix}{name}" in state for name in expected)}
+    averaged = {prefix for prefix in prefixes if "ema" in prefix}
+    chosen = averaged if averaged and weights == "ema" else prefixes - averaged
+    return without_prefix(state, *chosen) if len(chosen) == 1 else state

@@ -15,7 +15,8 @@ from ddpm_export.importers import choices
 from ddpm_export.process.equations import Array
 
 LEAST = 1e-5  # of a flow's and TrigFlow's time: at 0 itself there is no noise to weigh
-MOST = {"flow": 1.0, "trigflow": math.pi / 2.0}  # the ends without any picture; all others have a sigma_max
+FLOWS = ("flow", "flow_x_0", "flow_eps")  # by what the network says: the velocity, the picture, the noise
+MOST = {"flow": 1.0, "flow_x_0": 1.0, "flow_eps": 1.0 - LEAST, "trigflow": math.pi / 2.0}  # all others have a sigma_max
 VP_BETA_D, VP_BETA_MIN, VP_TIMES = 19.9, 0.1, 1000  # Karras et al. 2022, table 1
 OPTIONS: dict[str, choices.Option] = {
     "sigma_data": choices.above_0(0.5),
@@ -107,6 +108,8 @@ FORMS: dict[str, Form] = {
         lambda at: (at.alpha - at.sigma) / (at.alpha + at.sigma),
         lambda at: (-1.0 if at.path.reverse else 1.0) / (at.alpha + at.sigma),
     ),
+    "flow_x_0": Form("x_0", _flow_time, lambda at: 1.0 / (at.alpha + at.sigma), _none, _one),
+    "flow_eps": Form("eps", _flow_time, lambda at: 1.0 / (at.alpha + at.sigma), _none, _one),
     # Karras et al. 2022, table 1; edm with a negated output is diffusers' v_prediction
     "edm": _preconditioned(lambda at: at.quarter_log, -1.0),
     "vp": Form("eps", _vp_time, _one, _none, _one),
@@ -124,6 +127,7 @@ FORMS: dict[str, Form] = {
     # k-diffusion's VDenoiser: v itself, told the angle as a share of a right one
     "v": Form("v", lambda at: at.xp.arctan2(at.sigma, at.alpha) * (2.0 / math.pi), _one, _none, _one),
     "denoiser": Form("x_0", lambda at: at.ratio, lambda at: 1.0 / at.alpha, _none, _one),
+    "noise": Form("eps", lambda at: at.ratio, lambda at: 1.0 / at.alpha, _none, _one),
     # edm by what it says of the picture
     "c_noise": Form(
         "x_0",
@@ -133,7 +137,10 @@ FORMS: dict[str, Form] = {
         lambda at: at.sigma * at.path.sigma_data / at.length,
     ),
 }
-NAMES = {"path": ("flow",), "preconditioner": ("edm", "vp", "ve", "trigflow", "consistency", "v", "denoiser")}
+NAMES = {
+    "path": FLOWS,
+    "preconditioner": ("edm", "vp", "ve", "trigflow", "consistency", "v", "denoiser", "noise"),
+}
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ class Path:
 
     def weights(self, number: Any, xp: Any = np) -> tuple[Any, Any]:
         """Return what x_0 and eps weigh in the path's own state, at a number of its own."""
-        if self.name == "flow":
+        if self.name in FLOWS:
             return 1.0 - number, number
         if self.name == "trigflow":
             return xp.sin(math.pi / 2.0 - number), self.sigma_data * xp.sin(number)

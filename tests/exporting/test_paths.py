@@ -57,6 +57,8 @@ def vp_time(sigma):
 IDEAL = {
     "flow": (Path("flow", time_scale=1000.0), lambda s, x_0, e: (e - x_0, (1 - s) * x_0 + s * e, 1000 * s)),
     "flow in reverse": (Path("flow", reverse=True), lambda s, x_0, e: (x_0 - e, (1 - s) * x_0 + s * e, 1 - s)),
+    "flow, picture": (Path("flow_x_0"), lambda s, x_0, e: (x_0, (1 - s) * x_0 + s * e, s)),
+    "flow, noise": (Path("flow_eps", reverse=True), lambda s, x_0, e: (e, (1 - s) * x_0 + s * e, 1 - s)),
     "edm": (Path("edm", SIGMA_DATA), lambda s, x_0, e: edm(s, x_0 + s * e, x_0)),
     "edm, negated": (Path("edm", SIGMA_DATA, reverse=True), lambda s, x_0, e: edm(s, x_0 + s * e, x_0, -1.0)),
     "c_noise": (Path("c_noise", SIGMA_DATA), lambda s, x_0, e: edm(s, x_0 + s * e, x_0)),
@@ -76,6 +78,7 @@ IDEAL = {
         ),
     ),
     "denoiser": (Path("denoiser"), lambda s, x_0, e: (x_0, x_0 + s * e, s)),
+    "noise": (Path("noise"), lambda s, x_0, e: (e, x_0 + s * e, s)),
 }
 
 
@@ -110,7 +113,8 @@ def test_levels_fall_strictly_and_end_where_the_path_does():
     for name in FORMS:
         levels = np.array(Path(name).alphas_cumprod(T))
         assert (np.diff(levels) < 0).all()
-        assert levels[-1] == (0.0 if name in ("flow", "trigflow") else pytest.approx(1 / (1 + 80**2)))
+        ends = {**dict.fromkeys(("flow", "flow_x_0", "trigflow"), 0.0), "flow_eps": pytest.approx(1e-10, rel=1e-4)}
+        assert levels[-1] == ends.get(name, pytest.approx(1 / (1 + 80**2)))
 
 
 @pytest.mark.parametrize(
