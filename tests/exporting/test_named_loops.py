@@ -141,7 +141,7 @@ def no_loop(network, x, num_steps=3, *, path):
     ("options", "error", "words"),
     [
         ({"loop": "flow"}, UsageError, "'loop' needs the network's path"),
-        ({"path": "flow", "loop": "dopri5"}, UsageError, "'loop' must be flow, elucidated, "),
+        ({"path": "flow", "loop": "dopri5"}, UsageError, "'loop' must be flow, karras, elucidated, "),
         ({"path": "flow", "loop": "rectified_flow"}, UsageError, "'reverse' must be True for the loop rectified_flow"),
         ({"preconditioner": "edm", "loop": "smalldiffusion"}, UsageError, "one for edm, which is none of noise, flow"),
         ({"path": "flow", "loop": "nowhere:loop"}, UsageError, "cannot be imported: ModuleNotFoundError"),
