@@ -56,9 +56,7 @@ def karras_unet() -> nn.Module:
     from denoising_diffusion_pytorch import KarrasUnet
 
     sizes = {"dim": 8, "dim_max": 16, "num_downsamples": 1, "num_blocks_per_stage": 1, "fourier_dim": 8}
-    made = KarrasUnet(image_size=14, channels=1, attn_res=(7,), attn_dim_head=8, **sizes)
-    made.random_or_learned_sinusoidal_cond = True
-    return made
+    return KarrasUnet(image_size=14, channels=1, attn_res=(7,), attn_dim_head=8, **sizes)
 
 
 def karras_cases(folder: Path, ways: Sequence[Options], steps: int) -> Iterator[Case]:
@@ -68,6 +66,7 @@ def karras_cases(folder: Path, ways: Sequence[Options], steps: int) -> Iterator[
     for way in ways:
         torch.manual_seed(4)
         unet = karras_unet()
+        unet.random_or_learned_sinusoidal_cond = True
         made = ElucidatedDiffusion(unet, image_size=14, channels=1, num_sample_steps=paths.STEPS, **way)
         train(made, unet, lambda _, x_0, __, made=made: made((x_0 + 1) / 2), steps if not way else steps // 3)
         options = {"preconditioner": "edm", "loop": "elucidated", **way}

@@ -125,11 +125,16 @@ def compare(case: Case) -> Compared:
     noise = noise_stream(0, range(IMAGES), spec.state_shape)
     noises = [noise(k) for k in range(len(draws) + 2 * len(rows.rows))]
     with torch.no_grad(), Fed(iter(noises[1:])):
-        theirs = to_uint8(case.loop(torch.from_numpy(noises[0])).float().numpy())
+        theirs = _levels(case.loop(torch.from_numpy(noises[0])).float().numpy())
     label = {} if spec.label is None else {"y": 3}
     *_, last = walk(denoiser(model, spec, guidance=case.guidance, **label), lambda draw: noises[draws[draw]], rows)
-    difference = np.abs(to_uint8(last.x).astype(int) - theirs.astype(int))
+    difference = np.abs(_levels(last.x) - theirs)
     return Compared(len(rows.rows), float((difference == 0).mean()), int(difference.max()))
+
+
+def _levels(x: Array) -> Array:
+    """Return pictures, or sequences, in levels."""
+    return to_uint8(x.reshape(len(x), -1, *x.shape[-2:]) if x.ndim > 3 else x[:, None]).astype(int)
 
 
 # --- diffusers: one network for each loss, and every scheduler over it ---

@@ -134,7 +134,14 @@ def k_diffusion(
     fixed = choices.one_of(name for name in known if name != "dpm_adaptive")  # whose steps follow from the state
     choices.read_options({"solver": solver}, {"solver": fixed})
     run = getattr(sampling, f"sample_{solver}")
-    stated = {"eta": eta, "s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise, "order": order}
+    stated: dict[str, Any] = {
+        "eta": eta,
+        "s_churn": s_churn,
+        "s_tmin": s_tmin,
+        "s_tmax": s_tmax,
+        "s_noise": s_noise,
+        "order": order,
+    }
     stated |= {"solver_type": solver_type, "r": r, "sigma_min": path.sigma_min, "sigma_max": path.sigma_max}
     stated |= {"n": num_steps, "noise_sampler": lambda *_: torch.randn(x.shape)}
     make = getattr(sampling, f"get_sigmas_{grid}")
@@ -147,9 +154,14 @@ def k_diffusion(
         told, scale, skip, out = path.numbers(alpha, sigma[0] * alpha, torch)
         y = x * alpha
         predicted = skip * y + out * network(y * scale, told)
-        weights = {"x_0": (0.0, 1.0), "eps": (1.0 / alpha, -sigma[0]), "v": (alpha, -sigma[0] * alpha)}
+        weights: dict[str, tuple[Any, Any]] = {
+            "x_0": (0.0, 1.0),
+            "eps": (1.0 / alpha, -sigma[0]),
+            "v": (alpha, -sigma[0] * alpha),
+        }
         of_state, of_predicted = weights[path.form.prediction]
-        return of_state * y + of_predicted * predicted
+        result: Tensor = of_state * y + of_predicted * predicted
+        return result
 
     result: Tensor = run(denoised, x * sigmas[0], disable=True, **taken)
     return result
@@ -169,13 +181,14 @@ class _Called(nn.Module):
 def _of_rectified_flow(network: nn.Module) -> nn.Module:
     """Have einx, which fixes the size of a batch, out of the embeddings of time."""
 
-    def embedded(dim: int, theta: float, x: Tensor) -> Tensor:
-        angles = x[:, None] * torch.exp(torch.arange(dim // 2) * (-math.log(theta) / (dim // 2 - 1)))
+    def embedded(made: Any, x: Tensor) -> Tensor:
+        half = made.dim // 2
+        angles = x[:, None] * torch.exp(torch.arange(half) * (-math.log(made.theta) / (half - 1)))
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
     for module in network.modules():
         if type(module).__name__ == "SinusoidalPosEmb":
-            module.forward = functools.partial(embedded, module.dim, module.theta)  # type: ignore[assignment]
+            module.forward = functools.partial(embedded, module)
     return network
 
 
