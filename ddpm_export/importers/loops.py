@@ -127,7 +127,7 @@ def widened(path: Path, loops: Iterable[Loop]) -> Path:
     if path.name in MOST:
         return path
     zeros = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    wide = replace(path, sigma_max=100.0 * path.sigma_max)
+    wide = replace(path, sigma_max=1e4 * path.sigma_max)
     told = {time for loop in loops for time in _ran(loop, 1, lambda _: zeros, lambda *_: zeros)[0]}
     most = max(float(wide.number_at(_evaluation(wide, time, 1000).t, 1000)) for time in told)
     return replace(path, sigma_max=max(path.sigma_max, most))

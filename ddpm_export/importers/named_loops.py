@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddpm_export.errors import UsageError, first_line
+from ddpm_export.errors import EnvironmentProblem, UsageError, first_line
 from ddpm_export.importers import choices, loops
 from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.importers.lucidrains_elucidated import Net, sample
@@ -46,6 +46,14 @@ def karras(
     return loops.karras_loop(num_steps, path, path.sigma_min, path.sigma_max, **churn)(network, len(x))
 
 
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        command = f"pip install {name.replace('_', '-')}"
+        raise EnvironmentProblem(f"{exc.name} is not installed, which the loop needs. Run: {command}.") from exc
+
+
 def rectified_flow(
     network: Called,
     x: Tensor,
@@ -58,7 +66,7 @@ def rectified_flow(
     """Return the picture of rectified-flow-pytorch's `sample`: num_steps times from 0 to 1, both among them."""
     fixed = ("euler", "midpoint", "heun2", "heun3", "rk4")
     choices.read_options({"solver": solver}, {"solver": choices.one_of(fixed)})
-    made = importlib.import_module("rectified_flow_pytorch").RectifiedFlow(
+    made = _package("rectified_flow_pytorch").RectifiedFlow(
         Net(network),
         predict={"v": "flow", "x_0": "clean", "eps": "noise"}[path.form.prediction],
         odeint_kwargs={"method": solver},
@@ -86,7 +94,9 @@ def smalldiffusion(
     t_max: float | None = None,
 ) -> Tensor:
     """Return the picture of smalldiffusion's `samples` over one of its schedules."""
-    package = importlib.import_module("smalldiffusion")
+    package = _package("smalldiffusion")
+    names = (name for name in vars(package) if name.startswith("Schedule") and name != "Schedule")
+    choices.read_options({"schedule": schedule}, {"schedule": choices.one_of(names)})
     made = getattr(package, schedule)
     stated = {"N": N, "sigma_min": path.sigma_min, "sigma_max": path.sigma_max, "beta_start": beta_start}
     stated |= {"beta_end": beta_end, "max_beta": max_beta, "t_min": t_min, "t_max": t_max}
@@ -129,10 +139,11 @@ def k_diffusion(
     r: float | None = None,
 ) -> Tensor:
     """Return the picture of one of k-diffusion's samplers, over any network of a sigma; noise of each step anew."""
-    sampling = importlib.import_module("k_diffusion").sampling
+    sampling = _package("k_diffusion").sampling
     known = tuple(name.removeprefix("sample_") for name in vars(sampling) if name.startswith("sample_"))
     fixed = choices.one_of(name for name in known if name != "dpm_adaptive")  # whose steps follow from the state
-    choices.read_options({"solver": solver}, {"solver": fixed})
+    grids = choices.one_of(("karras", "exponential", "polyexponential"))
+    choices.read_options({"solver": solver, "grid": grid}, {"solver": fixed, "grid": grids})
     run = getattr(sampling, f"sample_{solver}")
     stated: dict[str, Any] = {
         "eta": eta,

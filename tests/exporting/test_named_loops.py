@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from representative import representative
 torch = pytest.importorskip("torch")
 
 from benchmarks.importing import loops, paths  # noqa: E402
-from ddpm_export.errors import BadFileError, UsageError  # noqa: E402
+from ddpm_export.errors import BadFileError, EnvironmentProblem, UsageError  # noqa: E402
 from ddpm_export.importers.load import load_network  # noqa: E402
 from ddpm_export.importers.loops import plan_from_loop  # noqa: E402
 from ddpm_export.importers.named_loops import loop_from_options  # noqa: E402
@@ -135,6 +136,15 @@ def test_ones_own_loop_becomes_a_plan(tmp_path):
 
 def no_loop(network, x, num_steps=3, *, path):
     return network(x, 1.0).abs()
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "k_diffusion", None)
+    torch.save(Recorded().state_dict(), tmp_path / "w.pt")
+    spec = ModelSpec("x", "eps", SHAPE, Path("edm").alphas_cumprod(T), clip_x_0=None)
+    options = {"preconditioner": "edm", "loop": "k_diffusion"}
+    with pytest.raises(EnvironmentProblem, match=r"k_diffusion is not installed.*pip install k-diffusion"):
+        load_network(tmp_path / "w.pt", f"{__name__}:Recorded", spec, arguments=options)
 
 
 @pytest.mark.parametrize(
