@@ -302,7 +302,7 @@ FAMILIES: dict[str, list[Callable[[Path, int], Iterator[Case]]]] = {
     "smalldiffusion": [lambda place, steps: small_cases(place, SMALL, steps)],
     "k_diffusion": [lambda place, steps: k_cases(place, K, steps)],
     "torchcfm": [lambda place, steps: paths.torchcfm_cases(place, paths.CFM, steps)],
-    "torch_utils": [lambda place, steps: paths_edm.edm_cases(place, paths_edm.EDM, steps)],
+    "torch_utils": [paths_edm.edm_cases],
 }
 
 

@@ -1,10 +1,12 @@
-"""EDM's networks, where its repository is on PYTHONPATH, trained by its losses and sampled by its sampler.
+"""Networks of EDM or EDM2, whichever repository is on PYTHONPATH, trained by its losses and sampled by its sampler.
 
-Run by `benchmarks.importing.loops`. The repository is for non-commercial use; nothing of it is here.
+Run by `benchmarks.importing.loops`. The repositories are for non-commercial use; nothing of them is here.
 """
 
+import importlib
+import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +35,35 @@ EDM: list[tuple[str, str, Options, Options]] = [
     ("NCSN++", "EDM", NCSNPP, {}),
     ("NCSN++", "EDM", {**NCSNPP, **CLASSES}, CHURN),
     ("NCSN++", "VE", NCSNPP, {"rho": 5.0}),
-    ("ADM", "EDM", {**ADM, "model_type": "DhariwalUNet"}, {}),
+    ("ADM", "EDM", ADM, {}),
     ("ADM", "EDM", {**ADM, **CLASSES}, {"sigma_min": 0.01, "sigma_max": 60.0}),
     ("ADM", "EDM", {**ADM, **CLASSES}, CHURN),
 ]
 
 
-def edm_cases(folder: Path, ways: Sequence[tuple[str, str, Options, Options]], steps: int) -> Iterator[Case]:
+EDM2_UNET = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [7]}
+EDM2: list[tuple[str, str, Options, Options]] = [
+    ("UNet", "", EDM2_UNET, {}),
+    ("UNet", "", {**EDM2_UNET, "label_dim": 10, "concat_balance": 0.3}, {"rho": 5.0}),
+    ("UNet", "", {**EDM2_UNET, "label_dim": 10, "concat_balance": 0.3}, CHURN),
+]
+
+
+def edm_cases(folder: Path, steps: int) -> Iterator[Case]:
     """Yield a case for each network and way of sampling; a network is trained once."""
-    from generate import edm_sampler  # type: ignore[import-not-found]
-    from training import loss, networks  # type: ignore[import-not-found]
+    is_edm2 = importlib.util.find_spec("training.networks_edm2") is not None
+    networks = importlib.import_module("training.networks_edm2" if is_edm2 else "training.networks")
+    losses = importlib.import_module("training.training_loop" if is_edm2 else "training.loss")
+    edm_sampler = importlib.import_module("generate_images" if is_edm2 else "generate").edm_sampler
 
     trained: dict[str, Any] = {}
-    for name, kind, way, asked in ways:
+    for name, kind, way, asked in EDM2 if is_edm2 else EDM:
         key = str((kind, way))
         if key not in trained:
             torch.manual_seed(4)
-            made = getattr(networks, f"{kind}Precond")(
-                img_resolution=14, img_channels=1, **{"model_type": "SongUNet", **way}
-            )
-            own = getattr(loss, f"{kind}Loss")()
+            given = {"label_dim": 0, **way} if is_edm2 else {"model_type": "SongUNet", **way}
+            made = getattr(networks, f"{kind}Precond")(img_resolution=14, img_channels=1, **given)
+            own = getattr(losses, "EDM2Loss" if is_edm2 else f"{kind}Loss")()
             train(made, made, lambda net, x_0, _, own=own: own(net, x_0, classes_of(net, x_0)).mean(), steps)
             trained[key] = made
         made = trained[key]
@@ -64,9 +75,10 @@ def edm_cases(folder: Path, ways: Sequence[tuple[str, str, Options, Options]], s
         def loop(x: Tensor, made: Any = made, asked: Options = asked) -> Tensor:
             y = torch.eye(10)[[3] * IMAGES] if made.label_dim else None
             noises = draws_of(x, made, asked)
-            return edm_sampler(made, next(noises), y, num_steps=STEPS, randn_like=lambda _: next(noises), **asked)
+            draw = {"randn_like": lambda _: next(z for z in noises if not is_edm2 or z.any())}  # only where it churns
+            return edm_sampler(made, next(noises), y, num_steps=STEPS, **draw, **asked)
 
-        yield Case("EDM", f"{name} {kind} {asked}", opened, loop)
+        yield Case("EDM2" if is_edm2 else "EDM", f"{name} {kind} {asked}", opened, loop)
 
 
 def classes_of(net: Any, x_0: Tensor) -> Tensor | None:
@@ -81,7 +93,10 @@ def draws_of(x: Tensor, made: Any, asked: Options) -> Iterator[Tensor]:
     Where the first step churns, the sum of both is as long as x at the sigma after.
     """
     way = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_churn": 0.0, "S_min": 0.0, "S_max": math.inf, **asked}
-    ends = min(way["sigma_max"], made.sigma_max), max(way["sigma_min"], made.sigma_min)
+    ends = (
+        min(way["sigma_max"], getattr(made, "sigma_max", math.inf)),
+        max(way["sigma_min"], getattr(made, "sigma_min", 0.0)),
+    )
     high, low = (end ** (1 / way["rho"]) for end in ends)
     more = math.sqrt((1.0 + min(way["S_churn"] / STEPS, math.sqrt(2.0) - 1.0)) ** 2 - 1.0) * way.get("S_noise", 1.0)
     for k in range(STEPS):

@@ -1,4 +1,4 @@
-"""Networks of EDM (NVlabs), whose weights and options were taken out of its pickles, with the steps of its sampler.
+"""Networks of EDM and EDM2 (NVlabs), whose weights and options were taken out of pickles, with their sampler's steps.
 
 The pickles themselves run code; docs/importing-paths.md has the line that takes the weights out.
 """
@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ddpm_export.importers import choices
+from ddpm_export.importers.edm2_unet import Balance, MPUNet, preserving
 from ddpm_export.importers.edm_unet import Kind, UNet, name_of
 from ddpm_export.importers.layout import (
     Found,
@@ -30,9 +31,10 @@ from ddpm_export.importers.paths import Path
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults, ModelSpec
 
-SIGNS = ("map_layer0.weight", "map_layer1.weight")
+SIGNS, SIGNS_2 = ("map_layer0.weight", "map_layer1.weight"), ("emb_fourier.freqs", "emb_noise.weight")  # of EDM2
 STEM = re.compile(r"enc\.(\d+)x\d+_conv\.weight")
-CLASSES = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}  # of EDM -> our names of the preconditioners
+# of both -> our names of the preconditioners
+CLASSES = {"EDMPrecond": "edm", "Precond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
 SUPPORTED = {"edm": (0.0, math.inf), "vp": (1e-3, 152.2), "ve": (0.02, 100.0)}  # the sigmas at which they are called
 FIXED = {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5}  # of VP, as its formulas here have them
 CHURN = {
@@ -42,26 +44,33 @@ CHURN = {
     "S_noise": choices.within(0.0, 1e9, 1.0),
 }
 OPTIONS: dict[str, choices.Option] = {
-    "preconditioner": choices.one_of(CLASSES.values(), "edm"),
-    "num_steps": choices.within(2, 1000, 18),
+    "preconditioner": choices.one_of(SUPPORTED, "edm"),
+    "num_steps": choices.within(2, 1000),
     **{name: PATH_OPTIONS[name] for name in ("sigma_data", "sigma_min", "sigma_max", "rho")},
     **CHURN,
     "label_dropout": choices.within(0.0, 1.0, 0.0),
+    **{name: choices.like(value) for name, value in Balance()._asdict().items()},
     "classes": choices.like(None),  # ours: the names of the classes
 }
+LIMIT = choices.within(0.0, math.inf)
 
 
 def signs(found: Found) -> dict[str, bool]:
     """Return what a state dict of EDM is known by, and whether it is there."""
-    return {name: name in _state(found.contents) for name in SIGNS}
+    state = _state(found.contents)
+    return {name: name in state for name in (SIGNS_2 if _is_edm2(state) else SIGNS)}
+
+
+def _is_edm2(state: Mapping[str, Any]) -> bool:
+    return any(name in state for name in SIGNS_2)
 
 
 def _state(contents: Mapping[str, Any]) -> dict[str, Any]:
     """Return the weights of the network itself, from under its preconditioner or alone."""
     state = contents.get("state_dict", contents)
-    return (
-        {str(key).removeprefix("model."): value for key, value in state.items()} if isinstance(state, Mapping) else {}
-    )
+    named = state.items() if isinstance(state, Mapping) else ()
+    names = {re.sub(r"^(model|unet)\.", "", str(key)): value for key, value in named}
+    return {name: value for name, value in names.items() if not name.startswith("logvar_")}  # of training
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
@@ -73,15 +82,18 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
     if not isinstance(given, Mapping):
         raise misfit("options", type(given).__name__, "arguments by name")
     stated = {"preconditioner": CLASSES.get(str(given.get("class_name")))}
-    stated |= {name: given[name] for name in ("sigma_data", "label_dropout") if name in given}
+    stated |= {name: given[name] for name in ("sigma_data", "label_dropout", *Balance._fields) if name in given}
     chosen = choices.read_options({**stated, **options}, OPTIONS)
     choices.require(["preconditioner"], chosen, OPTIONS)
-    choices.check_agrees({name: given.get(name) for name in FIXED}, FIXED)
-    low, high = SUPPORTED[chosen["preconditioner"]]
-    ends = (
-        max(chosen["sigma_min"], float(given.get("sigma_min", low))),
-        min(chosen["sigma_max"], float(given.get("sigma_max", high))),
+    state = _state(found.contents)
+    is_edm2 = _is_edm2(state)
+    choices.check_agrees(given, {**FIXED, "resample_filter": [1, 1]} if is_edm2 else FIXED)
+    chosen["num_steps"] = chosen["num_steps"] or (32 if is_edm2 else 18)  # as their scripts do
+    limits = dict(zip(("sigma_min", "sigma_max"), SUPPORTED[chosen["preconditioner"]], strict=True))
+    limits = choices.read_options(
+        {name: given.get(name, limit) for name, limit in limits.items()}, dict.fromkeys(limits, LIMIT)
     )
+    ends = max(chosen["sigma_min"], limits["sigma_min"]), min(chosen["sigma_max"], limits["sigma_max"])
     if ends[0] >= ends[1]:
         raise choices.misused("sigma_min", f"below sigma_max, {ends[1]:g}", ends[0])
     churn = {name: float(chosen[name]) for name in CHURN}
@@ -94,7 +106,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         sigma_max=raised if churn["S_churn"] else ends[1],
         rho=float(chosen["rho"]),
     )
-    network, label, shape = _network(_state(found.contents), chosen)
+    network, label, shape = _network(state, chosen)
     spec = spec_of(
         found,
         prediction=path.form.prediction,
@@ -122,42 +134,61 @@ def _network(
 ) -> tuple[nn.Module, tuple[Input, ...], tuple[int, int, int]]:
     """Return the network, its inputs and the shape of its state."""
     check_dense(state, "weights")
+    state = {
+        name: value.float() for name, value in state.items() if name != "map_augment.weight"
+    }  # nothing is augmented
+    is_edm2, is_adm = _is_edm2(state), "out_norm.weight" in state
     stem = next(filter(STEM.fullmatch, state), "enc.NxN_conv.weight")
-    channels, size = shape_of(state, "weights", stem, 4)[1], int(re.findall(r"\d+", stem)[0])
+    channels = shape_of(state, "weights", stem, 4)[1] - is_edm2
+    size = int(re.findall(r"\d+", stem)[0])
     shape = (channels, size, size)
-    state.pop("map_augment.weight", None)  # sampling augments nothing, and so it adds nothing
-    taps = _taps(state)
-    is_adm = "out_norm.weight" in state
+    taps = (0.5, 0.5) if is_edm2 else _taps(state)
     inputs: tuple[Input, ...] = ()
-    if "map_label.weight" in state:
-        dim, count = shape_of(state, "weights", "map_label.weight", 2)
+    table = "emb_label.weight" if is_edm2 else "map_label.weight"
+    if table in state:
+        dim, count = shape_of(state, "weights", table, 2)
         none = count if chosen["label_dropout"] > 0.0 else None
-        inputs = (label_of(count, "weights.map_label.weight", chosen["classes"], none=none),)
-        # a class is a row; none of them leaves the bias
-        bias = state.pop("map_label.bias", torch.zeros(dim))
-        rows = state["map_label.weight"].t() * (1.0 if is_adm else math.sqrt(count))
-        rows = rows if none is None else torch.cat([rows, torch.zeros(1, dim)])
-        state["map_label.weight"] = rows + bias
+        inputs = (label_of(count, f"weights.{table}", chosen["classes"], none=none),)
     elif chosen["classes"] is not None:
         raise choices.misused("classes", "left out for a network without classes", chosen["classes"])
-    sizes = sorted({int(size) for name in state for size in re.findall(r"^enc\.(\d+)x", name)}, reverse=True)
-    ours = {_inner(name_of(name, sizes)): _ordered(name, value) for name, value in state.items()}
-    if "freqs" in ours:
-        ours["freqs"] = 2.0 * math.pi * ours["freqs"]
-    shapes = {name: tuple(value.shape) for name, value in ours.items() if isinstance(value, Tensor)}
 
     def build() -> nn.Module:
         if any(0 in sizes for sizes in shapes.values()):
             raise ValueError("a weight without values")
-        network = UNet(shapes, Kind(is_adm, taps))
+        kind = Kind(is_adm, taps)
+        balance = Balance(**{name: chosen[name] for name in Balance._fields})
+        network = MPUNet(shapes, kind, balance) if is_edm2 else UNet(shapes, kind)
         y = torch.zeros(1, dtype=torch.int64) if inputs else None
         network(torch.zeros(1, *shape), torch.zeros(1), y)  # shapes only
         return network
 
     try:
+        if is_edm2:
+            state = _scaled(state)
+        if inputs:  # a class is a row; none of them leaves the bias
+            rows = state[table].t() * (1.0 if is_adm else math.sqrt(count))
+            rows = rows if none is None else torch.cat([rows, torch.zeros(1, dim)])
+            state[table] = rows + state.pop("map_label.bias", torch.zeros(dim))
+        sizes = sorted({int(size) for name in state for size in re.findall(r"^enc\.(\d+)x", name)}, reverse=True)
+        ours = {_inner(name_of(name, sizes)): _ordered(name, value) for name, value in state.items()}
+        if "freqs" in ours and not is_edm2:
+            ours["freqs"] = 2.0 * math.pi * ours["freqs"]
+        shapes = {name: tuple(value.shape) for name, value in ours.items()}
         return built(build, ours, "weights"), inputs, shape
     except (LookupError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as exc:
-        raise misfit("weights", f"{type(exc).__name__}: {exc}", "DDPM++, NCSN++ or ADM as EDM builds it") from exc
+        raise misfit("weights", f"{type(exc).__name__}: {exc}", "a network as EDM or EDM2 builds it") from exc
+
+
+def _scaled(state: dict[str, Any]) -> dict[str, Any]:
+    """Return EDM2's weights as its layers multiply by them, gains included."""
+    gains = {name: value for name, value in state.items() if name.endswith("_gain")}
+    layers = {name: re.sub(r"emb_gain$", "emb_linear.weight", name) for name in gains} | {"out_gain": "out_conv.weight"}
+    by_layer = {layers[name]: gain for name, gain in gains.items()}
+    return {
+        name: preserving(value, by_layer.get(name, 1.0)) if name.endswith(".weight") else value
+        for name, value in state.items()
+        if name not in gains
+    }
 
 
 def _taps(state: dict[str, Any]) -> tuple[float, ...]:
@@ -189,6 +220,6 @@ def _inner(name: str) -> str:
 
 def _ordered(name: str, value: Any) -> Any:
     """Return q, k and v one after the other, as ours are; EDM's take turns."""
-    if ".qkv." not in name or value.shape[0] % 3:
+    if not re.search(r"[._]qkv\.", name) or value.shape[0] % 3:
         return value
     return value.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)

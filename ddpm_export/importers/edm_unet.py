@@ -29,7 +29,7 @@ NAMES = {
     r"dec\.{level}_aux_conv\.": "up.{level}.head.2.",
     r"out_norm\.": "up.0.head.0.",
     r"out_conv\.": "up.0.head.2.",
-    r"map_noise\.": "",
+    r"(?:map_noise|emb_fourier)\.": "",
 }
 PATTERNS = {re.compile(name.format(level=r"(?P<level>\d+)x\d+")): ours for name, ours in NAMES.items()}
 
@@ -68,16 +68,16 @@ def norm(channels: int, kind: Kind) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-5 if kind.is_adm else 1e-6)
 
 
-def convolution(shapes: Shapes, name: str, more: int = 0) -> nn.Conv2d:
+def convolution(shapes: Shapes, name: str, more: int = 0, *, bias: bool = True) -> nn.Conv2d:
     """Return a convolution that keeps the size, or lets it grow by `more` on each side."""
     out, channels, kernel = shapes[f"{name}.weight"][:3]
-    return nn.Conv2d(channels, out, kernel, padding=kernel // 2 + more)
+    return nn.Conv2d(channels, out, kernel, padding=kernel // 2 + more, bias=bias)
 
 
-def linear(shapes: Shapes, name: str) -> nn.Linear:
+def linear(shapes: Shapes, name: str, *, bias: bool = True) -> nn.Linear:
     """Return a linear layer."""
     out, channels = shapes[f"{name}.weight"]
-    return nn.Linear(channels, out)
+    return nn.Linear(channels, out, bias=bias)
 
 
 class Block(nn.Module):
@@ -118,9 +118,9 @@ class Level(nn.Module):
     def __init__(self, shapes: Shapes, network: "UNet", *, is_up: bool) -> None:
         super().__init__()
         first, blocks = without_prefix(shapes, "first."), without_prefix(shapes, "blocks.")
-        self.first = network.block(first, is_up) if first else None
+        self.first = network.block(first, is_up, decodes=is_up) if first else None
         parts = range(len({name.partition(".")[0] for name in blocks}))
-        self.blocks = nn.ModuleList(network.block(without_prefix(blocks, f"{part}.")) for part in parts)
+        self.blocks = nn.ModuleList(network.block(without_prefix(blocks, f"{part}."), decodes=is_up) for part in parts)
         self.aux: nn.Conv2d | None = None
         if "aux.weight" in shapes:
             # of a residual picture the filter comes after, and needs what its own padding would have been
@@ -132,19 +132,20 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """Say what the preconditioner expects, from a scaled state, what it is told of the noise, and a class."""
 
+    has_biases = True
     freqs: Tensor | None
 
     def __init__(self, shapes: Shapes, kind: Kind) -> None:
         super().__init__()
         self.kind = kind
         self.embedding(shapes)
-        self.stem = convolution(shapes, "stem")
+        self.stem = convolution(shapes, "stem", bias=self.has_biases)
         sizes = range(len({name.split(".")[1] for name in shapes if name.startswith("down.")}))
         self.down, self.up = (
             nn.ModuleList(Level(without_prefix(shapes, f"{side}.{k}."), self, is_up=side == "up") for k in sizes)
             for side in ("down", "up")
         )
-        self.middle = nn.ModuleList(self.block(without_prefix(shapes, f"middle.{k}.")) for k in range(2))
+        self.middle = nn.ModuleList(self.block(without_prefix(shapes, f"middle.{k}."), decodes=True) for k in range(2))
 
     def embedding(self, shapes: Shapes) -> None:
         """Build what embeds the time and the class."""
@@ -155,8 +156,9 @@ class UNet(nn.Module):
             self.map_label = nn.Embedding(count, channels)
         self.register_buffer("freqs", torch.empty(shapes["freqs"]) if "freqs" in shapes else None)
 
-    def block(self, shapes: Shapes, is_up: bool | None = None) -> nn.Module:
-        """Return a block; is_up: whether it doubles or halves."""
+    def block(self, shapes: Shapes, is_up: bool | None = None, *, decodes: bool) -> nn.Module:
+        """Return a block; is_up: whether it doubles or halves; decodes: on which side it is, which EDM2 asks for."""
+        del decodes
         return Block(shapes, self.kind, is_up)
 
     def head(self, shapes: Shapes) -> nn.Module:

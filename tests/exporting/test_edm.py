@@ -82,7 +82,7 @@ def test_its_steps_end_in_the_picture_that_edms_sampler_gives(case, tmp_path):
     assert np.abs(to_uint8(last.x).astype(int) - to_uint8(expected["final"])).max() <= 1
 
 
-@representative("case", ["ncsnpp", "ddpmpp-vp-classes", "adm-classes"])
+@representative("case", ["ncsnpp", "edm2-classes", "ddpmpp-vp-classes", "adm-classes"])
 def test_its_file_says_the_same(case, tmp_path):
     checkpoint, expected = saved(case, tmp_path / "edm.pt")
     model, spec = open_model(export(checkpoint, tmp_path / "edm.onnx").path)
@@ -149,3 +149,12 @@ def test_a_pickle_of_edm_is_refused_with_the_line_that_takes_its_weights_out(tmp
     path.write_bytes(pickle.dumps({"ema": "torch_utils.persistence _reconstruct_persistent_obj"}))
     with pytest.raises(BadFileError, match=r"pickle of EDM.*python -c .*'state_dict': n.state_dict\(\)}, 'edm.pt'"):
         load_checkpoint(path)
+
+
+def test_edm2s_default_is_its_scripts_32_steps(tmp_path):
+    contents, *_ = contents_of("edm2")
+    torch.save(contents, tmp_path / "edm2.pt")
+    assert load_checkpoint(tmp_path / "edm2.pt").spec.defaults.plan == "edm-32"
+    torch.save({**contents, "options": {**contents["options"], "resample_filter": [1, 3, 3, 1]}}, tmp_path / "edm2.pt")
+    with pytest.raises(UsageError, match="'resample_filter' must be"):
+        load_checkpoint(tmp_path / "edm2.pt")

@@ -49,7 +49,8 @@ def tqch(folder):
 
 
 def edm(folder):
-    return test_edm.contents_of("ddpmpp")[0]["state_dict"], {"preconditioner": "edm"}
+    state = test_edm.contents_of("ddpmpp")[0]["state_dict"]
+    return {name.removeprefix("model."): value for name, value in state.items()}, {"preconditioner": "edm"}
 
 
 def lucidrains(folder):

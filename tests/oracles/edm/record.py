@@ -1,8 +1,10 @@
-"""Record what EDM's own code gives for small networks: `python record.py [CASE ...]`, its clone on PYTHONPATH.
+"""Record what EDM's or EDM2's code gives for small networks: `python record.py [CASE ...]`, a clone on PYTHONPATH.
 
 Writes the case's folder beside this file. See ../README.md.
 """
 
+import importlib
+import importlib.util
 import json
 import math
 import sys
@@ -10,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from generate import edm_sampler
-from training import networks
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -24,6 +24,8 @@ NCSNPP = {**SONG, "embedding_type": "fourier", "encoder_type": "residual", "chan
 NCSNPP["resample_filter"] = [1, 3, 3, 1]
 ADM = {**SONG, "model_type": "DhariwalUNet", "model_channels": 32}
 CHURN = {"S_churn": 2.0, "S_min": 0.01, "S_max": 50.0, "S_noise": 1.003}
+EDM2 = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
+IS_EDM2 = importlib.util.find_spec("training.networks_edm2") is not None
 # class, arguments of the network, of the sampler
 CASES = {
     "ddpmpp": ("EDMPrecond", {**SONG, "sigma_data": 0.4}, CHURN),
@@ -31,6 +33,8 @@ CASES = {
     "ddpmpp-skip": ("EDMPrecond", {**SONG, "encoder_type": "skip", "decoder_type": "skip", "label_dim": 3}, {}),
     "ncsnpp": ("EDMPrecond", {**NCSNPP, "decoder_type": "skip", "augment_dim": 9}, {"rho": 5.0}),
     "ncsnpp-ve": ("VEPrecond", NCSNPP, CHURN),
+    "edm2": ("Precond", {**EDM2, "label_dim": 0, "res_balance": 0.4, "concat_balance": 0.3}, CHURN),
+    "edm2-classes": ("Precond", {**EDM2, "label_dim": 3, "label_balance": 0.4, "sigma_data": 0.4}, {"rho": 5.0}),
     "adm-classes": ("EDMPrecond", {**ADM, "label_dim": 3, "augment_dim": 9}, {"sigma_min": 0.01, "sigma_max": 60.0}),
 }
 
@@ -39,15 +43,22 @@ def tensors_of(network):
     """Return shape, scale and shift of every weight by its name, by the rule of ../README.md; filters are all 0."""
     tensors = {}
     for name, value in network.state_dict().items():
+        if value.dim() == 0:
+            tensors[name] = [[], 0.1, 0.7]
+            continue
         is_norm = value.dim() == 1 and "norm" in name and name.endswith("weight")
         scale = 0.2 if is_norm else 0.1 if value.dim() == 1 else 0.9 / math.sqrt(value[0].numel())
-        scale = {"freqs": 16.0, "resample_filter": 0.0}.get(name.rpartition(".")[2], scale)
+        scale = {"freqs": 6.0 if IS_EDM2 else 16.0, "phases": 2.0, "resample_filter": 0.0}.get(
+            name.rpartition(".")[2], scale
+        )
         tensors[name] = [list(value.shape), round(scale, 6), 1.0 if is_norm else 0.0]
     return tensors
 
 
 def record(case):
     kind, arguments, asked = CASES[case]
+    networks = importlib.import_module("training.networks_edm2" if IS_EDM2 else "training.networks")
+    edm_sampler = importlib.import_module("generate_images" if IS_EDM2 else "generate").edm_sampler
     network = getattr(networks, kind)(img_resolution=SIZE, img_channels=1, **arguments).eval().requires_grad_(False)
     folder = HERE / case
     folder.mkdir(exist_ok=True)
@@ -67,7 +78,10 @@ def record(case):
     noise = np.round(rng.standard_normal((STEPS + 1, BATCH, 1, SIZE, SIZE)) * 16).astype(np.float32) / 16
     classes = torch.eye(network.label_dim)[y] if network.label_dim else None
     denoised = network(torch.from_numpy(x), torch.from_numpy(sigma), classes)
-    root = [max(asked.get("sigma_min", 0.002), network.sigma_min), min(asked.get("sigma_max", 80.0), network.sigma_max)]
+    root = [
+        max(asked.get("sigma_min", 0.002), getattr(network, "sigma_min", 0.0)),
+        min(asked.get("sigma_max", 80.0), getattr(network, "sigma_max", math.inf)),
+    ]
     root = [end ** (1 / asked.get("rho", 7.0)) for end in root]
     sigmas = np.linspace(root[1], root[0], STEPS) ** asked.get("rho", 7.0)
     drawn = iter(torch.from_numpy(noise[1:]))
@@ -77,7 +91,7 @@ def record(case):
         torch.from_numpy(noise[0]),
         None if classes is None else classes[1:3],
         num_steps=STEPS,
-        randn_like=lambda like: next(drawn) if next(churns) else torch.zeros_like(like),
+        randn_like=lambda like: next(drawn) if IS_EDM2 or next(churns) else torch.zeros_like(like),
         **asked,
     )
     arrays = {"sigma": sigma, "x": x, "y": y, "denoised": denoised.numpy(), "noise": noise}
@@ -87,5 +101,5 @@ def record(case):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or CASES:
+    for name in sys.argv[1:] or [case for case in CASES if case.startswith("edm2") == IS_EDM2]:
         record(name)
