@@ -4,6 +4,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import os
@@ -81,6 +82,19 @@ def read_torch_files_here():
     with pytest.MonkeyPatch.context() as patch:
         for place in (apart, folders):
             patch.setattr(place, "TorchFile", ReadHere)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_of_torch_once():
+    """Keep the table of operators that torch.onnx makes anew for each graph, a third of a second each time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield
 
 

@@ -72,11 +72,25 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def run_as_pasted(code: str, clone: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("code", [marked(name, text) for name, text in blocks("python")])
 def test_python_blocks_run(code: str, clone: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    if "exported/checkpoint.pt" in code:  # a small network in place of the shipped one, whose export takes 20 seconds
+        from tests.exporting.conftest import SMALL, save
+
+        save(clone / "exported" / "checkpoint.pt", SMALL)
+    run_as_pasted(code, clone)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_readmes_first_block_runs_on_the_shipped_checkpoint(clone: Path) -> None:
+    run_as_pasted(blocks("python")[0][1], clone)
 
 
 @pytest.mark.torch

@@ -127,6 +127,7 @@ def test_the_commands_do_their_jobs_away_from_the_clone(installed, tmp_path):
 def test_a_wheel_trains(installed, tmp_path):
     small = (
         "batch_size=2",
+        "picture_every=0",
         "network.base_channels=8",
         "network.channel_multipliers=[1]",
         "network.attention_levels=[]",

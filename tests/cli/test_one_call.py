@@ -369,9 +369,9 @@ def test_a_network_that_goes_bad_ends_with_6(made, command, tmp_path):
 @pytest.mark.torch
 @representative("storage", ["float32", "float16"])
 def test_a_checkpoint_becomes_a_sampler_and_is_checked_against(command, tmp_path, storage):
-    from tests.exporting.conftest import CONFIGS, save
+    from tests.exporting.conftest import SMALL, save
 
-    checkpoint = save(tmp_path / "grey.pt", CONFIGS["grey"])
+    checkpoint = save(tmp_path / "small.pt", SMALL)
     formats = ("--format", "onnx", "--format", "sampler", "--open", "all")
     code, shown, err = command("export", checkpoint, *formats, "--storage", storage, "--json")
     assert code == 0, err

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_export import edit, export, generate, open_model
+from ddpm_export import edit, generate, open_model
 from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export.exporting.export import export_all
 from ddpm_export.images.draw import drawing
+from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.model.golden import replay_golden
 from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.model.spec_json import json_from_spec, spec_from_json
@@ -33,10 +35,8 @@ def exported(request, tmp_path_factory):
     """Return the shape and a folder with the denoiser and its one-call files."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
-    network = NETWORKS[name]()
-    export(network, spec_of(SHAPES[name]), folder / "net.onnx")
-    for graph in ("sampler", "slice", "edit"):
-        export(network, spec_of(SHAPES[name]), folder / f"net.{graph}.onnx", format=graph, opens="all")
+    paths = {"onnx": folder / "net.onnx"} | {kind: folder / f"net.{kind}.onnx" for kind in ("sampler", "slice", "edit")}
+    list(export_all(Checkpoint(NETWORKS[name]().eval(), spec_of(SHAPES[name])), paths, opens="all"))
     return SHAPES[name], folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import Ending
+from representative import representative
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "examples" / "conformance"
@@ -99,7 +100,7 @@ WRONG = [  # what is wrong, the family that shows it, what is said of it
 ]
 
 
-@pytest.mark.parametrize(("right", "wrong", "family", "said"), WRONG)
+@representative(("right", "wrong", "family", "said"), WRONG, by=lambda _right, _wrong, family, _said: family)
 def test_what_is_wrong_is_said_and_fails(right, wrong, family, said):
     assert right in ANSWERS
     ending = scored("--families", family, *program(ANSWERS.replace(right, wrong)))

@@ -384,6 +384,7 @@ def kotlin(out, classpath, *sources):
     return stdlib
 
 
+@pytest.mark.long
 def test_the_kotlin_of_the_readme_runs(java, files, tmp_path):
     one_call, host = blocks(ANDROID / "README.md", "kotlin")
     assert len([line for line in one_call.splitlines() if line]) <= 10

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from representative import representative
 
-from ddpm_export import export, generate, load_checkpoint, open_model, open_policy
+from ddpm_export import generate, open_model, open_policy
 from ddpm_export.model.spec_json import json_from_spec
-from tests.exporting.test_lerobot import observed, policy
+from tests.exporting.test_lerobot import exported_policy, observed  # noqa: F401  # a fixture among them
 
 from .test_cpp import (  # noqa: F401  # fixtures among them
     FLOATS,
@@ -37,14 +38,10 @@ class Output(ctypes.Structure):
 
 
 @pytest.fixture(scope="module", params=["state-ddim", "camera"])
-def episode(request, tmp_path_factory):
+def episode(request, exported_policy):  # noqa: F811
     """Return an exported policy, what was observed over three plans and one step, and Python's actions from seed 7."""
-    if request.param == "camera":
-        pytest.importorskip("torchvision")
-    folder = tmp_path_factory.mktemp(request.param)
-    recorded = observed(policy(request.param, folder / "policy"))
-    export(load_checkpoint(folder / "policy"), folder / "policy.onnx")
-    python = open_policy(folder / "policy.onnx")
+    path, recorded = exported_policy(request.param)
+    recorded, python = observed(recorded), open_policy(path)
     python.reset(seed=7)
     frames = [values.reshape(-1, *values.shape[2:]) for values in recorded.values()]
     names = [entry.name for entry in python.spec.asked_inputs]
@@ -55,7 +52,7 @@ def episode(request, tmp_path_factory):
     actions = np.array([python(step) for step in steps])
     assert python.plans == 4
     assert np.ptp(actions) > 0.5
-    return SimpleNamespace(path=folder / "policy.onnx", steps=steps, actions=actions, spec=python.spec)
+    return SimpleNamespace(path=path, steps=steps, actions=actions, spec=python.spec)
 
 
 def lines_of(steps):
@@ -177,7 +174,7 @@ def test_the_c_interface_takes_pythons_actions(library, episode):  # noqa: F811
 PAGE_SIZES = [{"width": 1200, "height": 900}, {"width": 390, "height": 844}]
 
 
-@pytest.mark.parametrize("viewport", PAGE_SIZES, ids=["desk", "phone"])
+@representative("viewport", PAGE_SIZES, ids=["desk", "phone"])
 def test_the_page_shows_pythons_plans_and_the_dot_follows_one(viewport):
     """At first the dot, the disc and the goal are in a line: the disc 0.4 ahead, the goal 0.8."""
     seen = seen_in_page("plans", viewport=viewport)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from shapes import NETWORKS, SHAPES
 
-from ddpm_export import edit, export, generate
+from ddpm_export import edit, generate
+from ddpm_export.exporting.export import export_all
+from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.process.noise import noise_stream
 
@@ -33,7 +35,9 @@ console.log(JSON.stringify({ noise: [...noise], x: [...made.x], images: made.ima
 """
 
 
-@pytest.fixture(scope="module", params=["vector", "sequence", "volume"])
+@pytest.fixture(
+    scope="module", params=["volume", *(pytest.param(k, marks=pytest.mark.long) for k in ("vector", "sequence"))]
+)
 def exported(request, tmp_path_factory):
     """Return the shape and a folder with a denoiser and its one-call file."""
     torch = pytest.importorskip("torch")
@@ -49,8 +53,8 @@ def exported(request, tmp_path_factory):
         requires=("shape",),
     )
     network = NETWORKS[request.param]()
-    export(network, spec, folder / "net.onnx")
-    export(network, spec, folder / "net.sampler.onnx", format="sampler")
+    paths = {"onnx": folder / "net.onnx", "sampler": folder / "net.sampler.onnx"}
+    list(export_all(Checkpoint(network.eval(), spec), paths))
     return shape, folder
 
 

@@ -37,6 +37,14 @@ CONFIGS = {
         groups=3,
     ),
 }
+SMALL = UNetConfig(
+    image_shape=(1, 8, 8),
+    base_channels=4,
+    channel_multipliers=(1,),
+    blocks_per_level=1,
+    attention_levels=(),
+    groups=2,
+)
 
 
 def spec_of(config, **fields):

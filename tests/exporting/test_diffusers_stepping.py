@@ -181,7 +181,8 @@ def saved(tmp_path_factory):
 
 
 def test_a_pipeline_is_exported_with_fractions_of_times_and_gives_the_pictures_of_its_own_loop(tmp_path):
-    path = save(tmp_path / "pipeline", scheduler="EulerDiscrete", beta_end=0.002)
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False}
+    path = save(tmp_path / "pipeline", plain, "EulerDiscrete", beta_end=0.002)
     checkpoint, network = load_checkpoint(path, steps=(6, 3)), diffusers.UNet2DModel.from_pretrained(path / "unet")
     model, spec = open_model(export(checkpoint, tmp_path / "unet.onnx").path)
     assert set(spec.plans) == {"EulerDiscrete-6", "EulerDiscrete-3"}

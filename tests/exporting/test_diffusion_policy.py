@@ -14,8 +14,8 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file, save_file
 
-from ddpm_export import export, load_checkpoint, open_model, open_policy, walk
-from ddpm_export.errors import BadFileError, UsageError
+from ddpm_export import export, load_checkpoint, open_model, walk
+from ddpm_export.errors import BadFileError
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.steps import plan
 from tests.oracles.weights import ORACLES, weights_of
@@ -24,7 +24,7 @@ from .test_lerobot import observed
 
 pytestmark = pytest.mark.torch
 CASES = sorted(path.parent.name for path in (ORACLES / "diffusion_policy").glob("*/expected.npz"))
-NEEDED = ("unet-local", "unet-known", "transformer")
+NEEDED = ("unet-known", "transformer")
 
 
 def policy(case: str, folder: Path) -> dict:
@@ -54,20 +54,6 @@ def test_a_policy_gives_the_chunk_that_its_own_code_gives(case, tmp_path):
     assert chunk.shape == recorded["chunk"].shape
     assert size > 0.5
     np.testing.assert_allclose(chunk, recorded["chunk"], rtol=0, atol=1e-5 * size)
-
-
-def test_a_camera_takes_pictures_as_cameras_give_them(tmp_path):
-    pytest.importorskip("torchvision")
-    recorded = policy("images", tmp_path / "policy")
-    export(load_checkpoint(tmp_path / "policy", steps=[1]), tmp_path / "policy.onnx")
-    run = open_policy(tmp_path / "policy.onnx")
-    floats = {name: values[0, 0] for name, values in observed(recorded).items()}
-    levels = {name[13:]: v[0, 0] for name, v in recorded.items() if v.dtype == np.uint8}
-    expected = run(floats)
-    run.reset()
-    np.testing.assert_array_equal(run({**floats, **{k: v.transpose(1, 2, 0) for k, v in levels.items()}}), expected)
-    with pytest.raises(UsageError, match=r"or, as uint8, \(40, 44, 3\), got uint8 \(44, 40, 3\)"):
-        run({**floats, **{k: v.T for k, v in levels.items()}})
 
 
 def test_a_checkpoint_of_its_workspace_is_refused_with_the_line_that_takes_it_apart(tmp_path, monkeypatch):

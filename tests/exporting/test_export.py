@@ -20,7 +20,7 @@ from ddpm_export.model.golden import replay_golden
 from ddpm_export.process.noise import noise_stream
 from ddpm_export.runtimes.opening import open_model
 
-from .conftest import CONFIGS, network_of, save, spec_of
+from .conftest import CONFIGS, SMALL, network_of, save, spec_of
 
 torch = pytest.importorskip("torch")
 
@@ -67,7 +67,7 @@ def test_the_report_tells_what_was_proven_and_the_file_carries_its_spec(exported
     assert all(result.error < 1e-5 for result in results)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@representative("kind", FORMATS)
 def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint_path, tmp_path, kind):
     _, report = exported("grey", kind)
     again = export(load_checkpoint(checkpoint_path), tmp_path / f"other-name{FORMATS[kind].ending}", format=kind)
@@ -152,23 +152,22 @@ class Differing(torch.nn.Module):
 
 @representative("kind", FORMATS)
 def test_a_file_that_does_not_reproduce_its_network_is_refused_and_leaves_nothing(tmp_path, kind):
-    config = CONFIGS["grey"]
-    network = Differing(network_of(config), 1.0 + 3e-5).eval()
+    network = Differing(network_of(SMALL), 1.0 + 3e-5).eval()
     path = tmp_path / f"unet{FORMATS[kind].ending}"
     path.write_bytes(b"the previous file")
     with pytest.raises(
         ModelRefusedError, match=r"does not reproduce its network: .* at t=\d+, batch \d, .*error 3\.\d*e-05"
     ):
-        export(Checkpoint(network, spec_of(config)), path, format=kind)
+        export(Checkpoint(network, spec_of(SMALL)), path, format=kind)
     assert path.read_bytes() == b"the previous file"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_an_untrained_network_is_compared_absolutely(tmp_path):
-    network = network_of(CONFIGS["grey"])
+    network = network_of(SMALL)
     network.head.weight.data.zero_()
     network.head.bias.data.zero_()
-    report = export(Checkpoint(network, spec_of(CONFIGS["grey"])), tmp_path / "unet.pt2", format="pt2")
+    report = export(Checkpoint(network, spec_of(SMALL)), tmp_path / "unet.pt2", format="pt2")
     assert not report.proof.relative
     assert report.proof.error == 0.0
     model, spec = open_model(report.path, trust=True)
@@ -176,10 +175,10 @@ def test_an_untrained_network_is_compared_absolutely(tmp_path):
 
 
 def test_a_network_without_numbers_is_not_exported(tmp_path):
-    network = network_of(CONFIGS["grey"])
+    network = network_of(SMALL)
     network.stem.bias.data[0] = math.nan
     with pytest.raises(NonFiniteError, match="gives NaN or infinity"):
-        export(Checkpoint(network, spec_of(CONFIGS["grey"])), tmp_path / "unet.onnx")
+        export(Checkpoint(network, spec_of(SMALL)), tmp_path / "unet.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

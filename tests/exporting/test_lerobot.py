@@ -13,9 +13,10 @@ pytest.importorskip("diffusers")
 from commands import run_here
 from safetensors.torch import save_file
 
-from ddpm_export import export, generate, load_checkpoint, open_model, open_policy, walk
+from ddpm_export import generate, load_checkpoint, open_model, open_policy, walk
 from ddpm_export.cli import bench
 from ddpm_export.errors import BadFileError, EnvironmentProblem, ModelRefusedError, UsageError
+from ddpm_export.exporting.export import export_all
 from ddpm_export.measuring import timing
 from ddpm_export.measuring.steps import observed_at_the_middle
 from ddpm_export.model.denoiser import denoiser
@@ -24,9 +25,10 @@ from ddpm_export.runtimes import providers
 from tests.oracles.weights import ORACLES, weights_of
 
 pytestmark = pytest.mark.torch
+ROOT = Path(__file__).parents[2]
 STATE = "observation.state"
 CASES = sorted(path.parent.name for path in (ORACLES / "lerobot").glob("*/expected.npz"))
-NEEDED = ("camera", "odd", "state-ddpm", "sample-ddim")
+NEEDED = ("camera", "state-ddim")  # both exported for other tests as well
 
 
 def policy(case: str, folder: Path) -> dict:
@@ -51,13 +53,30 @@ def observed(recorded: dict) -> dict:
     return {name: v / np.float32(255) if v.dtype == np.uint8 else v for name, v in given.items()}
 
 
+@pytest.fixture(scope="session")
+def exported_policy(made_once):
+    """Return case -> (path of the exported policy, what was recorded of it); state-ddim also as policy.sampler.onnx."""
+
+    def get(case):
+        if "camera" in case:
+            pytest.importorskip("torchvision")
+
+        def make(folder):
+            policy(case, folder / "policy")
+            names = ("policy.onnx", "policy.sampler.onnx")[: 1 + (case == "state-ddim")]
+            formats = dict(zip(("onnx", "sampler"), (folder / name for name in names), strict=False))
+            assert len(list(export_all(load_checkpoint(folder / "policy"), formats))) == len(names)
+
+        folder = made_once(f"policy-{case}", make, ROOT / "ddpm_export", ORACLES / "lerobot" / case, __file__)
+        return folder / "policy.onnx", dict(np.load(folder / "policy" / "expected.npz"))
+
+    return get
+
+
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.long] * (c not in NEEDED)) for c in CASES])
-def test_a_policy_gives_the_chunk_that_its_own_code_gives(case, tmp_path):
-    if "camera" in case:
-        pytest.importorskip("torchvision")
-    recorded = policy(case, tmp_path / "policy")
-    export(load_checkpoint(tmp_path / "policy"), tmp_path / "policy.onnx")
-    network, spec = open_model(tmp_path / "policy.onnx")
+def test_a_policy_gives_the_chunk_that_its_own_code_gives(case, exported_policy):
+    path, recorded = exported_policy(case)
+    network, spec = open_model(path)
     inputs = network.prepare(observed(recorded))
     rows = plan(spec)
     noise = recorded["noise"]
@@ -69,15 +88,24 @@ def test_a_policy_gives_the_chunk_that_its_own_code_gives(case, tmp_path):
     np.testing.assert_allclose(chunk, recorded["chunk"], rtol=0, atol=1e-5 * size)
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+@pytest.fixture
+def opened(exported_policy):
     """Return the path of a policy that took two observations and gives eight actions, and its recording."""
-    folder = tmp_path_factory.mktemp("policy")
-    recorded = policy("state-ddim", folder / "policy")
-    checkpoint = load_checkpoint(folder / "policy")
-    export(checkpoint, folder / "policy.onnx")
-    export(checkpoint, folder / "policy.sampler.onnx", format="sampler")
-    return folder / "policy.onnx", {name: values[0] for name, values in observed(recorded).items()}
+    path, recorded = exported_policy("state-ddim")
+    return path, {name: values[0] for name, values in observed(recorded).items()}
+
+
+def test_a_camera_takes_pictures_as_cameras_give_them(exported_policy):
+    path, recorded = exported_policy("camera")
+    run = open_policy(path)
+    floats = {name: values[0, 0] for name, values in observed(recorded).items()}
+    levels = {name[13:]: v[0, 0] for name, v in recorded.items() if v.dtype == np.uint8}
+    assert levels
+    expected = run(floats)
+    run.reset()
+    np.testing.assert_array_equal(run({**floats, **{k: v.transpose(1, 2, 0) for k, v in levels.items()}}), expected)
+    with pytest.raises(UsageError, match=r"or, as uint8, \(\d+, \d+, 3\), got uint8 \(\d+, \d+, 3\)"):
+        run({**floats, **{k: v.T for k, v in levels.items()}})
 
 
 def test_a_policy_plans_when_no_action_is_left_and_the_same_in_any_process(opened):
@@ -122,7 +150,7 @@ def test_what_is_wrong_with_an_observation_is_named_and_changes_nothing(opened):
     with pytest.raises(UsageError, match="must be from"):
         generate(path, n=1, inputs={name: np.stack([value] * 2) for name, value in far.items()})
     with pytest.raises(ModelRefusedError, match="Use `generate`"):
-        open_policy(Path(__file__).parents[2] / "exported" / "unet.onnx")
+        open_policy(ROOT / "exported" / "unet.onnx")
 
 
 def test_its_plans_are_timed_and_its_process_gets_an_observation(opened, monkeypatch):

@@ -11,6 +11,8 @@ from torch import nn
 
 from ddpm_export import edit, export, generate, open_model
 from ddpm_export.errors import BadFileError, ModelRefusedError, NonFiniteError, UsageError
+from ddpm_export.exporting.export import export_all
+from ddpm_export.importers.checkpoint import Checkpoint
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults, ModelSpec
 from ddpm_export.model.spec_json import json_from_spec, spec_from_json
@@ -93,9 +95,8 @@ def staged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("staged")
     torch.manual_seed(0)
     network, stages = Latents(), {name: kind() for name, kind in NETWORKS.items()}
-    export(network, spec_of(), folder / "net.onnx", stages=stages)
-    for graph in ("sampler", "slice"):
-        export(network, spec_of(), folder / f"net.{graph}.onnx", format=graph, stages=stages, opens="all")
+    paths = {"onnx": folder / "net.onnx"} | {name: folder / f"net.{name}.onnx" for name in ("sampler", "slice")}
+    list(export_all(Checkpoint(network.eval(), spec_of(), stages=stages), paths, opens="all"))
     return folder, network, stages
 
 

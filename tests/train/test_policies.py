@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from representative import representative
 
 pytest.importorskip("diffusers")
 
@@ -67,7 +68,7 @@ def test_windows_repeat_the_ends_of_an_episode(tmp_path):
     assert data.inputs["observation.environment_state"].shape == (3, 2, 16)
 
 
-@pytest.mark.parametrize("name", ["two-ways", "push-t"])
+@representative("name", ["push-t", "two-ways"])
 def test_a_policy_resumes_to_the_bit_and_opens_exported(name, tmp_path):
     data = pushes(tmp_path / "pushes.npz") if name == "push-t" else None
     config = config_of(name, steps=5)
