@@ -9,14 +9,22 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.sampler import EpisodeAwareSampler
+from lerobot.datasets.utils import cycle
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
 from lerobot.policies.factory import make_pre_post_processors
+from lerobot.scripts.lerobot_train import update_policy
+from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from safetensors.torch import load_file
 
 from ddpm_export.measuring.timing import PAUSE_S, launched_in_turns
@@ -58,37 +66,64 @@ def policy_of(compiled=False):
     return DiffusionPolicy(config).eval(), make_diffusion_pre_post_processors(config, statistics)
 
 
-def make(folder, demonstrations, minutes):
-    """Write the policy as lerobot does; trained for so long, by lerobot's own loss, where there are demonstrations."""
-    policy, processors = policy_of()
-    if demonstrations is not None:
-        train(policy, np.load(demonstrations), 60 * minutes)
+def make(folder, demonstrations, steps):
+    """Write the policy as lerobot does: untrained, or trained by lerobot's own loop where there are demonstrations."""
+    policy, processors = policy_of() if demonstrations is None else trained(np.load(demonstrations), steps)
     policy.save_pretrained(folder)
     for processor in processors:
         processor.save_pretrained(folder)
 
 
-def train(policy, recorded, seconds):
-    """Train on windows of demonstrations: states (N, 18), actions (N, 2) and where episodes end."""
-    rng, begun, share, losses = np.random.default_rng(0), time.monotonic(), 0.0, []
-    states, actions = (torch.from_numpy(recorded[key]) / 256 - 1 for key in ("states", "actions"))
-    last = np.repeat(recorded["ends"] - 1, np.diff(recorded["ends"], prepend=0))
-    first = np.repeat(np.concatenate([[0], recorded["ends"][:-1]]), np.diff(recorded["ends"], prepend=0))
-    optimizer = torch.optim.AdamW(policy.train().parameters(), lr=1e-3)
-    while share < 1:
-        now = rng.integers(0, len(states), 64)[:, None]
-        seen = np.maximum(now + np.arange(-1, 1), first[now])
-        taken = np.clip(now + np.arange(-1, 15), first[now], last[now])
-        batch = {STATE: states[seen, :2], AROUND: states[seen, 2:], "action": actions[taken]}
-        batch["action_is_pad"] = torch.zeros(taken.shape, dtype=torch.bool)
-        loss = policy.forward(batch)[0]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.param_groups[0]["lr"] = 1e-3 * np.cos(np.pi / 2 * share) ** 2
-        optimizer.step()
-        share, losses = (time.monotonic() - begun) / seconds, [*losses, loss.item()]
-    policy.eval()
-    print(f"{len(losses)} steps, loss {np.mean(losses[:100]):.3f} to {np.mean(losses[-100:]):.3f}")
+def trained(recorded, steps):
+    """Return lerobot's policy of the shipped one's size and its processors, after `steps` of batches of 64.
+
+    Dataset, statistics, sampler, loss, optimiser, its schedule and the update are lerobot's, with its defaults; items
+    are read once and kept. recorded: states (N, 18), actions (N, 2) and where episodes end.
+    """
+    torch.manual_seed(0)
+    sizes = {STATE: 2, AROUND: 16, "action": 2}
+    features = {name: {"dtype": "float32", "shape": (n,), "names": None} for name, n in sizes.items()}
+    config = DiffusionConfig(
+        input_features={STATE: PolicyFeature(FeatureType.STATE, (2,)), AROUND: PolicyFeature(FeatureType.ENV, (16,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+        normalization_mapping=dict.fromkeys(("STATE", "ENV", "ACTION"), "MIN_MAX"),
+        down_dims=(64, 96, 128),
+        diffusion_step_embed_dim=64,
+        noise_scheduler_type="DDIM",
+        num_inference_steps=STEPS,
+        device="cpu",
+    )
+    with TemporaryDirectory() as root:
+        written = LeRobotDataset.create("push-t", 10, features, root=Path(root) / "data", use_videos=False)
+        first = 0
+        for last in recorded["ends"]:
+            for state, action in zip(recorded["states"][first:last], recorded["actions"][first:last], strict=True):
+                state, action = np.float32(state), np.float32(action)
+                written.add_frame({STATE: state[:2], AROUND: state[2:], "action": action, "task": "push the T"})
+            written.save_episode()
+            first = last
+        written.finalize()
+        times = resolve_delta_timestamps(config, written.meta)
+        dataset = LeRobotDataset("push-t", root=Path(root) / "data", delta_timestamps=times)
+        bounds = [dataset.meta.episodes[f"dataset_{end}_index"] for end in ("from", "to")]
+        names = (*sizes, "action_is_pad")
+        items = [{name: item[name] for name in names} for item in (dataset[i] for i in range(len(dataset)))]
+        statistics = dataset.meta.stats
+    policy = DiffusionPolicy(config)
+    before, after = make_diffusion_pre_post_processors(config, statistics)
+    sampler = EpisodeAwareSampler(*bounds, drop_n_last_frames=config.drop_n_last_frames, shuffle=True)
+    batches = cycle(torch.utils.data.DataLoader(items, 64, sampler=sampler))
+    optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
+    schedule = config.get_scheduler_preset().build(optimizer, steps)
+    accelerator = Accelerator(cpu=True)
+    meters = {name: AverageMeter(name) for name in ("loss", "grad_norm", "lr", "update_s")}
+    tracker = MetricsTracker(64, len(items), len(recorded["ends"]), meters, accelerator=accelerator)
+    for step in range(1, steps + 1):
+        update_policy(tracker, policy, before(next(batches)), optimizer, 10.0, accelerator, schedule)
+        if step % 1000 == 0:
+            print(step, tracker, file=sys.stderr, flush=True)
+            tracker.reset_averages()
+    return policy.eval(), (before, after)
 
 
 def loaded(folder, compiled=False):
@@ -235,12 +270,12 @@ if __name__ == "__main__":
     options.add_argument(
         "--demonstrations", type=Path, help=".npz to train it on: states (N, 18), actions (N, 2), ends"
     )
-    options.add_argument("--minutes", type=float, default=10)
+    options.add_argument("--steps", type=int, default=24_000, help="of 64, of lerobot's training")
     options.add_argument("--first-start", type=int, default=0, help="the seed of the first start of `episodes`")
     options.add_argument("--near", action="store_true", help="begin with the block near its goal")
     asked = options.parse_args()
     if asked.what == "make":
-        make(asked.folder, asked.demonstrations, asked.minutes)
+        make(asked.folder, asked.demonstrations, asked.steps)
     elif asked.what == "first":
         first_action(asked.folder, asked.compiled)
     elif asked.what == "episodes":

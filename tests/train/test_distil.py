@@ -12,6 +12,7 @@ from ddpm_export.errors import BadFileError, ConfigError, UsageError
 from ddpm_export.exporting.export import eager_model, export
 from ddpm_export.importers.checkpoint import load_own_checkpoint
 from ddpm_export.importers.load import load_checkpoint
+from ddpm_export.model.defaults import with_defaults
 from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.steps import choose, plan
 from ddpm_export.process.noise import noise_stream
@@ -26,12 +27,14 @@ pytestmark = pytest.mark.torch
 
 @pytest.fixture(scope="module")
 def teacher(toy_config, toy_dataset, tmp_path_factory):
-    """An exported file of two classes and its checkpoint, of 40 times."""
+    """An exported file of two classes, whose default is a plan, and its checkpoint, of 40 times."""
     folder = tmp_path_factory.mktemp("teacher")
     labelled = dataclasses.replace(toy_dataset, labels=np.arange(40) % 2, classes=("a", "b"))
     config = toy_config(num_train_timesteps=40, network__num_classes=2, network__dropout=0, steps=30, prediction="v")
     checkpoint = train(config, labelled, folder, "cpu", lambda _: None)
-    export(load_checkpoint(checkpoint), folder / "unet.onnx")
+    loaded = load_checkpoint(checkpoint)
+    tuned = dataclasses.replace(loaded.spec, plans={"tuned-2": plan(loaded.spec, sampler="ddim", num_steps=2)})
+    export(dataclasses.replace(loaded, spec=with_defaults(tuned, plan="tuned-2")), folder / "unet.onnx")
     return folder / "unet.onnx", checkpoint
 
 
