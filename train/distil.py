@@ -207,7 +207,9 @@ class Student:
         self.plans = {f"fast-{len(t)}": plan(spec, sampler="ddim", eta=0.0, times=t) for t in recipe.times}
         source = {**spec.source, "distilled_from_sha256": recipe.model}
         both = dataclasses.replace(spec, plans=spec.plans | self.plans, source=source, golden=None)
-        self.spec = dataclasses.replace(with_defaults(both, plan=next(iter(self.plans)), guidance=1.0), plans=self.plans)
+        self.spec = dataclasses.replace(
+            with_defaults(both, plan=next(iter(self.plans)), guidance=1.0), plans=self.plans
+        )
         self._contents = {name: contents[name] for name in ("config", "classes") if name in contents}
         self.network = UNet(dataclasses.replace(config.network, dropout=0.0))
         self.network.load_state_dict(contents["ema"])
