@@ -109,6 +109,25 @@ def test_a_karras_unet_draws_what_its_own_loop_draws(tmp_path, monkeypatch, way)
     assert (got.rows, got.levels <= 1, case.opened[1].clip_x_0) == (9, True, 1.0)
 
 
+@representative(
+    ("package", "cases", "way"),
+    [
+        *(("rectified_flow_pytorch", loops.rectified_cases, way) for way in loops.RECTIFIED),
+        *(("smalldiffusion", loops.small_cases, way) for way in loops.SMALL),
+        *(("k_diffusion", loops.k_cases, way) for way in loops.K),
+        *(("denoising_diffusion_pytorch", loops.gaussian_cases, way) for way in loops.GAUSSIAN[:2]),
+    ],
+    by=lambda package, *_: package,
+)
+def test_networks_of_a_project_draw_what_its_own_loop_draws(tmp_path, monkeypatch, package, cases, way):
+    pytest.importorskip(package)
+    monkeypatch.setattr(paths, "STEPS", 5)
+    monkeypatch.setattr(paths, "IMAGES", 2)
+    with paths.quiet():
+        (case,) = cases(tmp_path, [way], 30)
+        assert paths.compare(case).levels <= 1
+
+
 def own_loop(network, x, num_steps=3, *, path, share=1.0):
     """Euler's method, a share of the way, as somebody writes it."""
     for k in range(num_steps):
