@@ -6,6 +6,7 @@ Needs lerobot 0.4.4, gym-pusht and onnxruntime.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,8 @@ def make(folder, demonstrations, steps):
     """Write the policy as lerobot does: untrained, or trained by lerobot's own loop where there are demonstrations."""
     policy, processors = policy_of() if demonstrations is None else trained(np.load(demonstrations), steps)
     policy.save_pretrained(folder)
+    config = folder / "config.json"  # without the name that lerobot looks for when it reads it again
+    config.write_text(json.dumps({"type": policy.config.type, **json.loads(config.read_text())}))
     for processor in processors:
         processor.save_pretrained(folder)
 

@@ -292,19 +292,22 @@ def torchcfm_cases(folder: Path, ways: Sequence[tuple[str, Options]], steps: int
         opened = open_model(export(checkpoint, folder / "cfm.onnx").path)
 
         def loop(x: Tensor, network: Any = network, solver: str = solver, y: Any = y) -> Tensor:
-            field = _Field(network, y)
+            field = Field(network, y)
             times = torch.linspace(0, 1, STEPS + 1)
             return odeint(field, x, times, solver=solver)[1][-1]
 
         yield Case("torchcfm", f"UNetModelWrapper {solver} {way}", opened, loop)
 
 
-class _Field(nn.Module):
+class Field(nn.Module):
+    """A network as what torchdyn calls."""
+
     def __init__(self, network: nn.Module, y: dict[str, Tensor]) -> None:
         super().__init__()
         self.network, self.y = network, y
 
     def forward(self, t: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Say the velocity."""
         return self.network(t, x, **self.y)
 
 

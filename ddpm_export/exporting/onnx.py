@@ -7,11 +7,12 @@ path, initializers as in the state dict) and clean (none of the exporter's notes
 import ast
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxscript  # noqa: F401  (torch.onnx needs it once it is called: its absence shall be told before any work)
+import onnxscript
 import torch
 from onnx_ir.passes import InPlacePass
 from torch import Tensor, nn
@@ -97,6 +98,14 @@ def model_from_network(
     return result
 
 
+def _scalar(s: float, dtype: int = 1, layout: str = "", device: str = "", pin_memory: bool = False) -> ir.Value:
+    """Return a number of the dtype it is used in: torch's own makes it a float32, and a float64 of that."""
+    del layout, device, pin_memory
+    constant: Any = onnxscript.opset18.Constant  # typed for protobuf tensors alone
+    value: ir.Value = constant(value=ir.tensor(s, dtype=ir.DataType(dtype)))
+    return value
+
+
 def _torch_export(
     traced: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -108,6 +117,7 @@ def _torch_export(
                 traced,
                 dynamo=True,
                 opset_version=OPSET,
+                custom_translation_table={torch.ops.aten.scalar_tensor.default: _scalar},
                 external_data=False,
                 input_names=inputs,
                 output_names=outputs,

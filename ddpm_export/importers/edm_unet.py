@@ -169,8 +169,8 @@ class UNet(nn.Module):
     def time(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Return what every block sees of the time (B,) and the class (B,)."""
         half = self.map_layer0.in_features // 2
-        places = torch.arange(half, dtype=torch.float32, device=t.device)
-        frequencies = torch.pow(1e-4, places / (half if self.kind.is_adm else half - 1))
+        places = torch.arange(half, dtype=torch.float64, device=t.device)  # runtimes differ in float32's powers
+        frequencies = torch.pow(1e-4, places / (half if self.kind.is_adm else half - 1)).to(torch.float32)
         angles = t[:, None] * (frequencies if self.freqs is None else self.freqs)
         waves = torch.cos(angles), torch.sin(angles)
         time = torch.cat(waves if self.kind.is_adm else waves[::-1], dim=1)

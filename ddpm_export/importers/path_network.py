@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_export.importers.checkpoint import Checkpoint
-from ddpm_export.importers.paths import Path
+from ddpm_export.importers.paths import ANGLES, Path
 from ddpm_export.model.spec import FRACTIONAL_T, ModelSpec
 
 
@@ -27,8 +27,10 @@ class PathNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, **inputs: Any) -> Tensor:
         """Predict: x_t (B, *shape) float32, t (B,) float32, any number from 0 to T - 1 -> the shape of x_t."""
-        alpha, sigma, _ = self.path.level_of(self.path.number_at(t.to(torch.float32), self.T), torch)
-        told, scale, skip, out = self.path.numbers(alpha, sigma, torch)
+        # in float32 a time of 0 to 999 is 1e-4 off, by one runtime's power and logarithm and another's
+        number = self.path.number_at(t.to(torch.float32 if self.path.name in ANGLES else torch.float64), self.T)
+        alpha, sigma, _ = self.path.level_of(number, torch)
+        told, scale, skip, out = (each.to(torch.float32) for each in self.path.numbers(alpha, sigma, torch))
         one_each = (-1, *(1,) * (x_t.dim() - 1))
         said: Tensor = self.network(x_t * scale.reshape(one_each), told, **inputs)
         predicted: Tensor = skip.reshape(one_each) * x_t + out.reshape(one_each) * said

@@ -17,6 +17,7 @@ from ddpm_export.process.equations import Array
 LEAST = 1e-5  # of a flow's and TrigFlow's time: at 0 itself there is no noise to weigh
 FLOWS = ("flow", "flow_x_0", "flow_eps")  # by what the network says: the velocity, the picture, the noise
 MOST = {"flow": 1.0, "flow_x_0": 1.0, "flow_eps": 1.0 - LEAST, "trigflow": math.pi / 2.0}  # all others have a sigma_max
+ANGLES = ("trigflow", "v")  # by sines and arcs, which runtimes have in float32 alone
 VP_BETA_D, VP_BETA_MIN, VP_TIMES = 19.9, 0.1, 1000  # Karras et al. 2022, table 1
 OPTIONS: dict[str, choices.Option] = {
     "sigma_data": choices.above_0(0.5),
@@ -75,8 +76,8 @@ def _flow_time(at: Level) -> Any:
 
 def _vp_time(at: Level) -> Any:
     # (sqrt(beta_min^2 + x) - beta_min) / beta_d, without the difference of nearly equal numbers
-    # log(1 + ratio^2) as an asinh, which ONNX has: of log1p it makes log(1 + x), which is 3 % off at sigma 0.002
-    x = 4.0 * VP_BETA_D * at.xp.arcsinh(at.ratio**2 / (2.0 * at.xp.sqrt(1.0 + at.ratio**2)))
+    # float64 alone has log(1 + ratio^2) at sigma 0.002
+    x = 2.0 * VP_BETA_D * at.xp.log(1.0 + at.ratio**2)
     return (VP_TIMES - 1) / VP_BETA_D * x / (at.xp.sqrt(VP_BETA_MIN**2 + x) + VP_BETA_MIN)
 
 
