@@ -6,6 +6,7 @@ The pickles themselves run code; docs/importing-paths.md has the line that takes
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,16 +28,22 @@ from ddpm_export.importers.layout import (
 from ddpm_export.importers.loops import Loop, karras_loop, with_loops
 from ddpm_export.importers.path_network import wrapped
 from ddpm_export.importers.paths import OPTIONS as PATH_OPTIONS
-from ddpm_export.importers.paths import Path
+from ddpm_export.importers.paths import Path, iddpm_sigmas
 from ddpm_export.model.inputs import Input
 from ddpm_export.model.spec import Defaults, ModelSpec
 
 SIGNS, SIGNS_2 = ("map_layer0.weight", "map_layer1.weight"), ("emb_fourier.freqs", "emb_noise.weight")  # of EDM2
 STEM = re.compile(r"enc\.(\d+)x\d+_conv\.weight")
 # of both -> our names of the preconditioners
-CLASSES = {"EDMPrecond": "edm", "Precond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
-SUPPORTED = {"edm": (0.0, math.inf), "vp": (1e-3, 152.2), "ve": (0.02, 100.0)}  # the sigmas at which they are called
-FIXED = {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5}  # of VP, as its formulas here have them
+CLASSES = {"EDMPrecond": "edm", "Precond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
+SUPPORTED = {  # the sigmas at which they are called
+    "edm": (0.0, math.inf),
+    "vp": (1e-3, 152.2),
+    "ve": (0.02, 100.0),
+    "iddpm": tuple(iddpm_sigmas()[[-2, 0]].tolist()),
+}
+# of VP and improved DDPM, as their formulas here have them
+FIXED = {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5, "C_1": 0.001, "C_2": 0.008}
 CHURN = {
     "S_churn": choices.within(0.0, 1e9, 0.0),
     "S_min": choices.within(0.0, 1e9, 0.0),
@@ -70,7 +77,9 @@ def _state(contents: Mapping[str, Any]) -> dict[str, Any]:
     state = contents.get("state_dict", contents)
     named = state.items() if isinstance(state, Mapping) else ()
     names = {re.sub(r"^(model|unet)\.", "", str(key)): value for key, value in named}
-    return {name: value for name, value in names.items() if not name.startswith("logvar_")}  # of training
+    return {
+        name: value for name, value in names.items() if not name.startswith("logvar_") and name != "u"
+    }  # of training
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
@@ -106,6 +115,7 @@ def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:
         sigma_max=raised if churn["S_churn"] else ends[1],
         rho=float(chosen["rho"]),
     )
+    path = replace(path, sigma_min=path.rounded(path.sigma_min), sigma_max=path.rounded(path.sigma_max))
     network, label, shape = _network(state, chosen)
     spec = spec_of(
         found,
@@ -142,6 +152,8 @@ def _network(
     channels = shape_of(state, "weights", stem, 4)[1] - is_edm2
     size = int(re.findall(r"\d+", stem)[0])
     shape = (channels, size, size)
+    if chosen["preconditioner"] == "iddpm":  # the other half of what it says is a variance, which EDM does not use
+        state |= {name: value[:channels] for name, value in state.items() if name.startswith("out_conv.")}
     taps = (0.5, 0.5) if is_edm2 else _taps(state)
     inputs: tuple[Input, ...] = ()
     table = "emb_label.weight" if is_edm2 else "map_label.weight"

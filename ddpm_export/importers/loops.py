@@ -262,7 +262,7 @@ def karras_loop(
 ) -> Loop:
     """Return Heun's method with churn (Karras et al. 2022, algorithm 2), from sigma_max by way of sigma_min to 0."""
     low, high = (sigma ** (1.0 / path.rho) for sigma in (sigma_min, sigma_max))
-    sigmas = [float(root**path.rho) for root in np.linspace(high, low, num_steps)] + [0.0]
+    sigmas = [path.rounded(float(root**path.rho)) for root in np.linspace(high, low, num_steps)] + [0.0]
 
     def loop(network: Callable[..., Tensor], size: int) -> Tensor:
         def eps(x: Tensor, sigma: float) -> Tensor:
@@ -271,11 +271,11 @@ def karras_loop(
             predicted = skip * x / length + out * network(scale * x / length, told)
             return predicted if path.form.prediction == "eps" else noise * x / length + alpha * predicted
 
-        x = sigma_max * torch.randn(size, 1, 1, 1)
+        x = sigmas[0] * torch.randn(size, 1, 1, 1)
         for sigma, after in pairwise(sigmas):
             churned = sigma
             if S_churn > 0.0 and S_min <= sigma <= S_max:
-                churned = sigma * (1.0 + min(S_churn / num_steps, math.sqrt(2.0) - 1.0))
+                churned = path.rounded(sigma * (1.0 + min(S_churn / num_steps, math.sqrt(2.0) - 1.0)))
                 x = x + math.sqrt(churned**2 - sigma**2) * S_noise * torch.randn_like(x)
             slope = eps(x, churned)
             end = x + (after - churned) * slope

@@ -7,6 +7,7 @@ whose numbers they are given. Knows no network and opens no file.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,25 @@ def _vp_time(at: Level) -> Any:
     return (VP_TIMES - 1) / VP_BETA_D * x / (at.xp.sqrt(VP_BETA_MIN**2 + x) + VP_BETA_MIN)
 
 
+@cache
+def iddpm_sigmas() -> Array:
+    """Return sigma of improved DDPM's times 999 to 0, and 0, (1001,) float64 (Karras et al. 2022, table 1)."""
+    signal = np.sin(0.5 * math.pi * np.arange(1001) / 1000 / 1.008) ** 2
+    sigmas = [0.0]
+    for more, less in zip(signal[:0:-1], signal[-2::-1], strict=True):
+        sigmas.append(math.sqrt((sigmas[-1] ** 2 + 1.0) / max(less / more, 0.001) - 1.0))
+    return np.array(sigmas[::-1])
+
+
+def _iddpm_time(at: Level) -> Any:
+    """Return the time of the nearest sigma, or of NumPy's numbers the time between two, by which levels are found."""
+    sigmas = iddpm_sigmas()
+    if at.xp is np:
+        return 999.0 - np.interp(at.ratio, sigmas[::-1], np.arange(1000.0, -1.0, -1.0))
+    nearest = at.xp.argmin(at.xp.abs(at.ratio[..., None] - at.xp.asarray(sigmas)), -1)
+    return 999.0 - nearest * 1.0
+
+
 def _one(at: Level) -> Any:
     return at.alpha * 0.0 + 1.0
 
@@ -115,6 +135,7 @@ FORMS: dict[str, Form] = {
     "edm": _preconditioned(lambda at: at.quarter_log, -1.0),
     "vp": Form("eps", _vp_time, _one, _none, _one),
     "ve": Form("eps", lambda at: at.xp.log(at.ratio / 2.0), lambda at: 1.0 / at.alpha, _none, lambda at: -_one(at)),
+    "iddpm": Form("eps", _iddpm_time, _one, _none, _one),
     # Lu and Song 2024: cos(t) x_0 + sin(t) eps, eps with a deviation of sigma_data
     "trigflow": _preconditioned(lambda at: at.xp.arctan2(at.sigma, at.path.sigma_data * at.alpha), 1.0),
     # Song et al. 2023, appendix C: the picture itself at sigma_min
@@ -140,7 +161,7 @@ FORMS: dict[str, Form] = {
 }
 NAMES = {
     "path": FLOWS,
-    "preconditioner": ("edm", "vp", "ve", "trigflow", "consistency", "v", "denoiser", "noise"),
+    "preconditioner": ("edm", "vp", "ve", "iddpm", "trigflow", "consistency", "v", "denoiser", "noise"),
 }
 
 
@@ -185,6 +206,13 @@ class Path:
         least, most = self._ends
         number = number if self.name in MOST else number ** (1.0 / self.rho)
         return (number - least) / (most - least) * (T - 1)
+
+    def rounded(self, sigma: float) -> float:
+        """Return the sigma nearest to this one that the network is called at."""
+        if self.name != "iddpm":
+            return sigma
+        sigmas = iddpm_sigmas()
+        return float(sigmas[np.argmin(np.abs(sigmas - sigma))])
 
     def weights(self, number: Any, xp: Any = np) -> tuple[Any, Any]:
         """Return what x_0 and eps weigh in the path's own state, at a number of its own."""

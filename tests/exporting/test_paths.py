@@ -53,6 +53,14 @@ def vp_time(sigma):
     return 999 * (math.sqrt(0.1**2 + 2 * 19.9 * math.log(sigma**2 + 1)) - 0.1) / 19.9
 
 
+def iddpm_time(sigma):
+    sigmas = {1000: 0.0}
+    for j in range(1000, 0, -1):
+        less, more = (math.sin(math.pi / 2 * i / 1000 / 1.008) ** 2 for i in (j - 1, j))
+        sigmas[j - 1] = math.sqrt((sigmas[j] ** 2 + 1) / max(less / more, 0.001) - 1)
+    return 999 - min(sigmas, key=lambda j: abs(sigmas[j] - sigma))
+
+
 # by name: of the path's own number, x_0 and eps, what the network would say, the state it is given, and the time
 IDEAL = {
     "flow": (Path("flow", time_scale=1000.0), lambda s, x_0, e: (e - x_0, (1 - s) * x_0 + s * e, 1000 * s)),
@@ -63,6 +71,7 @@ IDEAL = {
     "edm, negated": (Path("edm", SIGMA_DATA, reverse=True), lambda s, x_0, e: edm(s, x_0 + s * e, x_0, -1.0)),
     "c_noise": (Path("c_noise", SIGMA_DATA), lambda s, x_0, e: edm(s, x_0 + s * e, x_0)),
     "vp": (Path("vp"), lambda s, x_0, e: (e, (x_0 + s * e) / math.sqrt(s**2 + 1), vp_time(s))),
+    "iddpm": (Path("iddpm"), lambda s, x_0, e: (e, (x_0 + s * e) / math.sqrt(s**2 + 1), iddpm_time(s))),
     "ve": (Path("ve"), lambda s, x_0, e: (-e, x_0 + s * e, math.log(s / 2))),
     "trigflow": (Path("trigflow", SIGMA_DATA), trigflow),
     "consistency": (

@@ -33,6 +33,7 @@ CASES = {
     "ddpmpp-skip": ("EDMPrecond", {**SONG, "encoder_type": "skip", "decoder_type": "skip", "label_dim": 3}, {}),
     "ncsnpp": ("EDMPrecond", {**NCSNPP, "decoder_type": "skip", "augment_dim": 9}, {"rho": 5.0}),
     "ncsnpp-ve": ("VEPrecond", NCSNPP, CHURN),
+    "adm-iddpm": ("iDDPMPrecond", {**ADM, "label_dim": 3}, {**CHURN, "S_churn": 40.0}),
     "edm2": ("Precond", {**EDM2, "label_dim": 0, "res_balance": 0.4, "concat_balance": 0.3}, CHURN),
     "edm2-classes": ("Precond", {**EDM2, "label_dim": 3, "label_balance": 0.4, "sigma_data": 0.4}, {"rho": 5.0}),
     "adm-classes": ("EDMPrecond", {**ADM, "label_dim": 3, "augment_dim": 9}, {"sigma_min": 0.01, "sigma_max": 60.0}),
@@ -43,6 +44,8 @@ def tensors_of(network):
     """Return shape, scale and shift of every weight by its name, by the rule of ../README.md; filters are all 0."""
     tensors = {}
     for name, value in network.state_dict().items():
+        if name == "u":  # of iDDPMPrecond, whose own it keeps
+            continue
         if value.dim() == 0:
             tensors[name] = [[], 0.1, 0.7]
             continue
@@ -69,7 +72,7 @@ def record(case):
     own = network.state_dict()
     filters = {name: value for name, value in own.items() if name.endswith("resample_filter")}
     weights = {name: torch.from_numpy(value) for name, value in weights_of(f"edm/{case}").items()}
-    network.load_state_dict({**weights, **filters})
+    network.load_state_dict({**own, **weights, **filters})
 
     rng = np.random.default_rng(0)
     sigma = np.float32([0.02, 0.5, 5.0, 59.0])
