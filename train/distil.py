@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,50 +30,23 @@ from ddpm_export.errors import BadFileError, ConfigError, NonFiniteError, UsageE
 from ddpm_export.importers.checkpoint import load_own_checkpoint, save_checkpoint
 from ddpm_export.importers.unet import UNet
 from ddpm_export.model.defaults import with_defaults
-from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.spec import INPUTS, ModelSpec
 from ddpm_export.model.spec_json import json_from_spec
 from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Level, clean_and_noise
-from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.rows import Plan, Row
-from ddpm_export.process.schedules import times_from_grid
-from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
-from ddpm_export.system.files import replacing, sha256_of, sole_writer
+from ddpm_export.system.files import sha256_of, sole_writer
 
 from .compiled import compiled, keep_memory
 from .config import config_from_dict
+from .matching import Matching
 from .pages import write_text
+from .trajectories import CHUNK, Float16, Recipe, Trajectories, classes_of
 
-Float16 = NDArray[np.float16]
-
-CHUNK = 256  # trajectories in a file
 APART = 15  # how far below the top of one plan the next one starts
 BETAS, MAX_NORM, EMA_DECAY, WARMUP = (0.9, 0.99), 1.0, 0.999, 100
 COOLDOWN = 0.3  # the share of the rounds, at the end, over which the learning rate falls to zero
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hold everything that trajectories and student follow from; a folder is resumed with the same one, or not at all.
-
-    times: those of each plan of the student, longest plan first. model, checkpoint: SHA-256.
-    """
-
-    model: str
-    checkpoint: str
-    times: tuple[tuple[int, ...], ...]
-    teacher_steps: int
-    sampler: str
-    grid: str
-    seed: int
-    batch: int
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """Return all times at which a state is stored, besides the noise and the picture, falling."""
-        return tuple(sorted({t for times in self.times for t in times[1:]}, reverse=True))
 
 
 def student_times(evaluations: Sequence[int], num_train_timesteps: int) -> tuple[tuple[int, ...], ...]:
@@ -99,81 +72,6 @@ def _checked(plans: Sequence[Sequence[int]], num_train_timesteps: int) -> tuple[
             f"{'; '.join(','.join(map(str, plan)) for plan in plans)}."
         )
     return tuple(tuple(plan) for plan in plans)
-
-
-def teacher_times(spec: ModelSpec, stops: Sequence[int], num_steps: int, grid: str) -> list[int]:
-    """Return the teacher's times: a grid's, in which the nearest to each of the student's stops gives way to it."""
-    times = [int(t) for t in times_from_grid(grid, np.array(spec.alphas_cumprod), num_steps)]
-    for stop in stops:
-        free = [i for i, t in enumerate(times) if i and t not in stops]
-        if stop not in times and free:
-            times[min(free, key=lambda i: abs(times[i] - stop))] = stop
-    return sorted({*times, *stops}, reverse=True)
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """Make and keep the teacher's trajectories in a folder, as files of CHUNK trajectories by number.
-
-    Trajectory k follows from the seed and k alone: image k of the seed, of class k mod (K + 1), the last being "none".
-    A file holds the noise, the state at each of the stops and the picture: (2 + stops, CHUNK, C, H, W) float16.
-    """
-
-    folder: Path
-    recipe: Recipe
-
-    def missing(self, count: int) -> list[int]:
-        """Return the numbers of the files that `count` trajectories still need."""
-        return [k for k in range(-(-count // CHUNK)) if not self._path(k).exists()]
-
-    def make(self, path: Path, count: int, batch: int, report: Callable[[int, float], None]) -> None:
-        """Make what is missing of `count` trajectories with one thread of ONNX Runtime; a killed run loses one file."""
-        missing = self.missing(count)
-        model, spec = open_model(path, threads=1) if missing else (None, None)
-        for number in missing:
-            assert model is not None
-            assert spec is not None
-            since = time.perf_counter()
-            stops = self.recipe.stops
-            times = teacher_times(spec, stops, self.recipe.teacher_steps, self.recipe.grid)
-            rows = plan(spec, sampler=self.recipe.sampler, times=times)
-            before = [times.index(t) - 1 for t in stops] + [len(times) - 1]  # the rows that end there
-            parts = []
-            for first in range(number * CHUNK, (number + 1) * CHUNK, batch):
-                images = range(first, min(first + batch, (number + 1) * CHUNK))
-                x = noise_stream(self.recipe.seed, images, spec.state_shape)(0)
-                inputs = {} if spec.label is None else {spec.label.name: classes_of(images, spec)}
-                states = [state.x for state in walk(denoiser(model, spec, **inputs), _no_noise, rows, x=x)]
-                parts.append(np.stack([x, *(states[k] for k in before)]).astype(np.float16))
-            with replacing(self._path(number)) as beside, beside.open("wb") as file:
-                np.save(file, np.concatenate(parts, axis=1))
-            report(number, CHUNK / (time.perf_counter() - since))
-
-    def load(self, count: int) -> Float16:
-        """Return `count` trajectories, (2 + stops, count, C, H, W). Raises BadFileError for files of another shape."""
-        chunks = []
-        for number in range(-(-count // CHUNK)):
-            try:
-                chunks.append(np.load(self._path(number), allow_pickle=False))
-                if chunks[-1].shape != (len(self.recipe.stops) + 2, CHUNK, *chunks[0].shape[2:]):
-                    raise ValueError(f"an array of {chunks[-1].shape}")
-            except (OSError, ValueError, EOFError) as exc:
-                raise BadFileError(f"{self._path(number)} does not hold trajectories: {exc}. Delete it.") from exc
-        return np.concatenate(chunks, axis=1)[:, :count]
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:05}.npy"
-
-
-def classes_of(images: Sequence[int] | NDArray[np.int64], spec: ModelSpec) -> NDArray[np.int64]:
-    """Return the class of each trajectory (B,) int64: all in turn, and "none" where the network knows it."""
-    assert spec.label is not None
-    classes = [*range(len(spec.label.classes)), *(() if spec.label.none is None else (spec.label.none,))]
-    return np.array(classes, dtype=np.int64)[np.asarray(images) % len(classes)]
-
-
-def _no_noise(draw: int) -> Any:
-    raise UsageError(f"The teacher's sampler must add no noise, but it asks for draw {draw}. Choose another --sampler.")
 
 
 def land(row: Row, predicted: Tensor, x: Tensor, spec: ModelSpec) -> Tensor:
@@ -217,7 +115,11 @@ class Student:
         keep_memory()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward = compiled(self.network, channels_last=True) if fused else self.network
-        self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate, BETAS, fused=True)
+        self.optimizer = self.made_optimizer()
+
+    def made_optimizer(self) -> torch.optim.Adam:
+        """Return an optimiser of the weights that remembers nothing."""
+        return torch.optim.Adam(self.network.parameters(), self.learning_rate, BETAS, fused=True)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint that `ddpm-export` reads, plans included, and that the training resumes from."""
@@ -267,25 +169,33 @@ class Student:
 
     def _walk(self, data: Float16, chosen: NDArray[np.int64], rows: Plan, rate: float) -> list[float]:
         """Take an optimiser step at each step of a plan, from where the student's last one ended."""
-        x = torch.from_numpy(data[0, chosen]).float()
+        x, losses = torch.from_numpy(data[0, chosen]).float(), []
         y = () if self.spec.label is None else (torch.from_numpy(classes_of(chosen, self.spec)),)
-        following = [row.t for row in rows.rows[1:]]
-        ends = [1 + self.recipe.stops.index(int(t)) for t in following] + [len(data) - 1]
-        signals = [self.spec.alphas_cumprod[int(t)] ** 0.5 for t in following] + [1.0]
-        losses = []
-        for row, end, signal in zip(rows.rows, ends, signals, strict=True):
-            wanted = torch.from_numpy(data[end, chosen]).float()
-            t = torch.full((len(x),), int(row.t))
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                predicted = self._forward(x.contiguous(memory_format=torch.channels_last), t, *y)
-            landed = land(row, predicted.float(), x, self.spec)
+        for row, wanted, signal in self.steps_of(data, chosen, rows):
+            landed = self.step(row, x, *y)
             loss = F.l1_loss(landed, wanted) / signal  # in units of the picture, so that all steps count alike
-            self._update(loss, rate)
+            self.update(loss, rate)
             losses.append(loss.item())
             x = landed.detach()
         return losses
 
-    def _update(self, loss: Tensor, rate: float) -> None:
+    def steps_of(self, data: Float16, chosen: NDArray[np.int64], rows: Plan) -> list[tuple[Row, Tensor, float]]:
+        """Return each row of a plan, the teacher's states (B, C, H, W) where it should land, and their signal."""
+        following = [int(row.t) for row in rows.rows[1:]]
+        ends = [*(data[1 + self.recipe.stops.index(t)] for t in following), data[-1]]
+        signals = [*(self.spec.alphas_cumprod[t] ** 0.5 for t in following), 1.0]
+        wanted = [torch.from_numpy(end[chosen]).float() for end in ends]
+        return list(zip(rows.rows, wanted, signals, strict=True))
+
+    def step(self, row: Row, x: Tensor, *y: Tensor) -> Tensor:
+        """Return the states after a row, from those before and the classes (B,)."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            t = torch.full((len(x),), int(row.t))
+            predicted = self._forward(x.contiguous(memory_format=torch.channels_last), t, *y)
+        return land(row, predicted.float(), x, self.spec)
+
+    def update(self, loss: Tensor, rate: float) -> None:
+        """Take an optimiser step, and average the weights. Raises NonFiniteError."""
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), MAX_NORM)
@@ -334,6 +244,9 @@ def command(
     grid: Annotated[str, typer.Option(help="Of the teacher; log_snr is dense near the picture.")] = "log_snr",
     batch: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0)] = 2e-4,
+    matching: Annotated[
+        int, typer.Option(min=0, help="Updates of distribution matching after the rounds, which sharpen.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and the batches.")] = 1,
     bf16: Annotated[bool, typer.Option(help="Autocast the network to bfloat16.")] = True,
     fused: Annotated[bool, typer.Option(help="Fused norms, which need a C++ compiler.")] = True,
@@ -373,8 +286,8 @@ def command(
         path = out / "checkpoint.pt"
         if path.exists():
             student.resume(path)
-        since, updates = time.perf_counter(), student.updates
-        for losses in student.train(kept.load(trajectories), rounds):
+        data, since, updates = kept.load(trajectories), time.perf_counter(), student.updates
+        for losses in student.train(data, rounds):
             student.save(path)
             rate = (student.updates - updates) * batch / (time.perf_counter() - since)
             since, updates = time.perf_counter(), student.updates
@@ -382,6 +295,10 @@ def command(
             with (out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), file=sys.stderr, flush=True)
+        if matching:
+            matched = Matching(student, contents, bf16=bf16, fused=fused)
+            matched.run(data, matching, out)
+            student.save(path)
     print_json({"checkpoint": str(path), "round": student.round, "updates": student.updates})
 
 

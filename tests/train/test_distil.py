@@ -19,7 +19,7 @@ from ddpm_export.process.noise import noise_stream
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.system.files import sha256_of
-from train import distil
+from train import distil, matching, trajectories
 from train.loop import train
 
 pytestmark = pytest.mark.torch
@@ -41,13 +41,13 @@ def teacher(toy_config, toy_dataset, tmp_path_factory):
 @pytest.fixture
 def recipe(teacher):
     digests = map(sha256_of, teacher)
-    return distil.Recipe(*digests, ((39, 30, 20, 10), (38, 19), (37,)), 8, "unipc", "log_snr", seed=1, batch=8)
+    return trajectories.Recipe(*digests, ((39, 30, 20, 10), (38, 19), (37,)), 8, "unipc", "log_snr", seed=1, batch=8)
 
 
 @pytest.fixture
 def kept(teacher, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(distil, "CHUNK", 16)
-    return distil.Trajectories(tmp_path / "trajectories", recipe)
+    monkeypatch.setattr(trajectories, "CHUNK", 16)
+    return trajectories.Trajectories(tmp_path / "trajectories", recipe)
 
 
 def silent(*_):
@@ -70,7 +70,7 @@ def test_no_two_plans_share_a_time(T):
 
 def test_the_teacher_stops_where_the_student_does(teacher):
     spec = open_model(teacher[0])[1]
-    times = distil.teacher_times(spec, (30, 20, 10), 8, "log_snr")
+    times = trajectories.teacher_times(spec, (30, 20, 10), 8, "log_snr")
     assert times == sorted(times, reverse=True)
     assert times[0] == 39
     assert {30, 20, 10} <= set(times)
@@ -112,7 +112,7 @@ def test_trajectories_follow_from_the_seed_and_are_the_samplers(teacher, kept):
     np.testing.assert_allclose(kept.load(30), data, atol=2e-3)
     model, spec = open_model(teacher[0])
     x = noise_stream(1, [29], (1, 8, 8))(0)
-    rows = plan(spec, sampler="unipc", times=distil.teacher_times(spec, kept.recipe.stops, 8, "log_snr"))
+    rows = plan(spec, sampler="unipc", times=trajectories.teacher_times(spec, kept.recipe.stops, 8, "log_snr"))
     states = {state.row.t: state.x for state in walk(denoiser(model, spec, y=[2]), silent, rows, x=x)}
     times = [row.t for row in rows.rows]
     np.testing.assert_allclose(data[0, 29:], x, atol=2e-3)
@@ -156,14 +156,14 @@ def run(monkeypatch, capsys, *arguments):
 
 
 def test_the_command_makes_a_checkpoint_that_exports_with_its_plans(teacher, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(distil, "CHUNK", 16)
+    monkeypatch.setattr(trajectories, "CHUNK", 16)
     file, checkpoint = teacher
     out = tmp_path / "run"
     options = ["--checkpoint", checkpoint, "--out", out, "--trajectories", 16, "--batch", 8, "--teacher-steps", 8]
     code, stdout, err = run(monkeypatch, capsys, file, *options, "--no-fused", "--rounds", 2)
     assert code == 0, err
     assert json.loads(stdout)["round"] == 2
-    code, stdout, err = run(monkeypatch, capsys, file, *options, "--no-fused", "--rounds", 3)
+    code, stdout, err = run(monkeypatch, capsys, file, *options, "--no-fused", "--rounds", 3, "--matching", 1)
     assert "trajectories to" not in err
     assert [json.loads(line)["round"] for line in (out / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
     export(load_checkpoint(out / "checkpoint.pt"), tmp_path / "fast.onnx")
@@ -176,3 +176,61 @@ def test_the_command_makes_a_checkpoint_that_exports_with_its_plans(teacher, tmp
     assert spec.label.none == 2
     code, _, err = run(monkeypatch, capsys, file, *options, "--seed", 2)
     assert (code, "begun with another seed" in err) == (ConfigError("").exit_code, True)
+
+
+def matching_of(teacher, recipe, **how):
+    student = student_of(teacher, recipe, **how)
+    return matching.Matching(student, load_own_checkpoint(teacher[1]), fused=False)
+
+
+def test_pictures_that_the_teacher_would_draw_are_not_moved_and_others_are_moved_to_it(teacher, recipe, rng):
+    matched = matching_of(teacher, recipe, bf16=False)
+    pictures, y = torch.from_numpy(np.float32(rng.standard_normal((64, 1, 8, 8)))), torch.zeros(64, dtype=torch.int64)
+    for optimizer in matched.optimizers.values():
+        optimizer.param_groups[0]["lr"] = 0.0  # its denoiser is the teacher: both find the same
+    assert not matched.gradient("fast-1", pictures, (y,), torch.Generator()).any()
+    with torch.no_grad():
+        matched.teacher.head.bias += 0.5 * torch.tensor(-1.0)  # its v is less, so its pictures are brighter
+    gradient = matched.gradient("fast-1", pictures, (y,), torch.Generator().manual_seed(0))
+    assert (gradient < 0).all()  # brighter is downhill
+
+
+def test_the_denoiser_of_a_students_pictures_learns_them(teacher, recipe, rng):
+    matched = matching_of(teacher, recipe, bf16=False)
+    pictures, y = torch.full((32, 1, 8, 8), 0.8), torch.zeros(32, dtype=torch.int64)
+    before, losses = matched.own["fast-2"].head.bias.clone(), []
+    for k in range(60):
+        matched.gradient("fast-2", pictures, (y,), torch.Generator().manual_seed(k))
+        x, t, at, eps = matched._noised(pictures, torch.Generator().manual_seed(1000 + k))
+        with torch.no_grad():
+            said = matched._predicted(matched.own["fast-2"], x, t, y)
+        losses.append((said - (at.signal * eps - at.noise * pictures)).square().mean().item())
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert not torch.equal(before, matched.own["fast-2"].head.bias)
+    assert torch.equal(before, matched.own["fast-1"].head.bias)
+
+
+def test_a_matching_that_was_stopped_ends_the_same(teacher, recipe, kept, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(matching, "WARM", 2)
+    monkeypatch.setattr(matching, "KEPT", 3)
+    kept.make(teacher[0], 16, 16, silent)
+    data = kept.load(16)
+    through = matching_of(teacher, recipe)
+    weights = {name: value.clone() for name, value in through.student.ema.items()}
+    losses = through.train(data, 6)
+    next(losses), next(losses)
+    assert all(torch.equal(value, weights[name]) for name, value in through.student.network.state_dict().items())
+    list(losses)
+    assert not torch.equal(through.student.ema["head.weight"], weights["head.weight"])
+    stopped = matching_of(teacher, recipe)
+    monkeypatch.setattr(stopped, "save", lambda path, save=stopped.save: save(path) if stopped.update == 3 else None)
+    stopped.run(data, 6, tmp_path)
+    again = matching_of(teacher, recipe)
+    again.run(data, 6, tmp_path)
+    assert (again.update, again.student.updates) == (through.update, through.student.updates)
+    for name, value in through.student.ema.items():
+        assert torch.equal(value, again.student.ema[name])
+    assert [json.loads(line)["matching"] for line in capsys.readouterr().err.splitlines()] == [3, 6, 6]
+    (tmp_path / "matching.pt").write_bytes((tmp_path / "trajectories" / "00000.npy").read_bytes())
+    with pytest.raises(BadFileError):
+        again.run(data, 6, tmp_path)
