@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .distil import Student
 
 WARM = 40  # updates in which the student waits for the denoisers of its pictures
-KEPT = 50  # updates between two files
+KEPT = 50  # updates between two saves
 BETAS, RATE = (0.0, 0.99), 2e-4  # of the denoisers of the student's pictures
 L1, COOLDOWN = 0.3, 0.3  # how much the trajectories count beside; the share of the updates in which the rate falls
 TIMES = (0.01, 0.99)  # of T: where pictures are noised
@@ -104,7 +104,7 @@ class Matching:
             yield found
 
     def run(self, data: Float16, updates: int, out: Path) -> None:
-        """Train up to `updates`, resumed from and kept in `out`, with a line a file's time."""
+        """Train up to `updates`; resume from `out`, and after every KEPT updates save there and print a line."""
         path = out / "matching.pt"
         if path.exists():
             self.resume(path)
