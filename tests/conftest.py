@@ -134,7 +134,7 @@ def made_once(request, tmp_path_factory):
         with open(place / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                for old in place.glob(f"{name}-*"):
+                for old in place.glob(f"{name}-{16 * '[0-9a-f]'}"):  # not those of a longer name
                     shutil.rmtree(old)
                 part = place / f"part.{name}"
                 with contextlib.suppress(FileNotFoundError):
