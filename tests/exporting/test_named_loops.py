@@ -115,7 +115,10 @@ def test_a_karras_unet_draws_what_its_own_loop_draws(tmp_path, monkeypatch, way)
         *(("rectified_flow_pytorch", loops.rectified_cases, way) for way in loops.RECTIFIED),
         *(("smalldiffusion", loops.small_cases, way) for way in loops.SMALL),
         *(("k_diffusion", loops.k_cases, way) for way in loops.K),
-        *(("denoising_diffusion_pytorch", loops.gaussian_cases, way) for way in loops.GAUSSIAN[:2]),
+        *(
+            pytest.param("denoising_diffusion_pytorch", loops.gaussian_cases, way, marks=pytest.mark.long)
+            for way in loops.GAUSSIAN[:2]  # a thousand steps each
+        ),
     ],
     by=lambda package, *_: package,
 )
