@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -40,13 +40,13 @@ from ddpm_export.system.files import sha256_of, sole_writer
 
 from .compiled import compiled, keep_memory
 from .config import config_from_dict
-from .matching import Matching
+from .matching import Matching, fitting
 from .pages import write_text
 from .trajectories import CHUNK, Float16, Recipe, Trajectories, classes_of
 
 APART = 15  # how far below the top of one plan the next one starts
 BETAS, MAX_NORM, EMA_DECAY, WARMUP = (0.9, 0.99), 1.0, 0.999, 100
-COOLDOWN = 0.3  # the share of the rounds, at the end, over which the learning rate falls to zero
+COOLDOWN = 0.3  # the share of the rounds or updates, at the end, over which the learning rate falls to zero
 
 
 def student_times(evaluations: Sequence[int], num_train_timesteps: int) -> tuple[tuple[int, ...], ...]:
@@ -127,25 +127,36 @@ class Student:
         save_checkpoint(
             path,
             **self._contents,
-            ema=self.ema,
-            step=self.updates,
+            **self.state(),
             spec=json_from_spec(dataclasses.replace(self.spec, inputs=(), requires=requires)),
-            network=self.network.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            round=self.round,
         )
+
+    def state(self) -> dict[str, Any]:
+        """Return what training goes on from, for `take`."""
+        return {
+            "ema": self.ema,
+            "step": self.updates,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "round": self.round,
+        }
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote; raises BadFileError for anything else."""
-        contents = load_own_checkpoint(path, " Choose another --out.")
-        try:
-            self.network.load_state_dict(contents["network"])
-            self.optimizer.load_state_dict(contents["optimizer"])
-            for name, value in self.ema.items():
-                value.copy_(contents["ema"][name])
-            self.round, self.updates = int(contents["round"]), int(contents["step"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as exc:
-            raise BadFileError(f"{path} does not fit this student: {' '.join(str(exc).split())[:200]}.") from exc
+        with fitting(path):
+            self.take(load_own_checkpoint(path, " Choose another --out."))
+
+    def take(self, contents: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.network.load_state_dict(contents["network"])
+        self.optimizer.load_state_dict(contents["optimizer"])
+        for name, value in self.ema.items():
+            value.copy_(contents["ema"][name])
+        self.round, self.updates = int(contents["round"]), int(contents["step"])
+
+    def rate(self, done: int, total: int) -> float:
+        """Return the learning rate after `done` of `total` rounds or updates."""
+        return self.learning_rate * min(1.0, (total - done) / max(1.0, COOLDOWN * total))
 
     def train(self, data: Float16, rounds: int) -> Iterator[dict[str, list[float]]]:
         """Train up to `rounds`, and yield each round's distances from the teacher, by plan and step.
@@ -159,7 +170,7 @@ class Student:
         order = sorted(((k + 0.5) / n, name) for name, n in turns.items() for k in range(n))
         while self.round < rounds:
             draws = np.random.default_rng([self.recipe.seed, self.round])
-            rate = self.learning_rate * min(1.0, (rounds - self.round) / max(1.0, COOLDOWN * rounds))
+            rate = self.rate(self.round, rounds)
             found: dict[str, list[list[float]]] = {name: [] for name in self.plans}
             for _, name in order:
                 chosen = draws.choice(count, self.recipe.batch, replace=False)
@@ -189,10 +200,12 @@ class Student:
 
     def step(self, row: Row, x: Tensor, *y: Tensor) -> Tensor:
         """Return the states after a row, from those before and the classes (B,)."""
+        return land(row, self.predicted(self._forward, x, torch.full((len(x),), int(row.t)), *y), x, self.spec)
+
+    def predicted(self, network: Callable[..., Tensor], x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
+        """Return what a network predicts, float32, computed as the student's own is."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            t = torch.full((len(x),), int(row.t))
-            predicted = self._forward(x.contiguous(memory_format=torch.channels_last), t, *y)
-        return land(row, predicted.float(), x, self.spec)
+            return network(x.contiguous(memory_format=torch.channels_last), t, *y).float()
 
     def update(self, loss: Tensor, rate: float) -> None:
         """Take an optimiser step, and average the weights. Raises NonFiniteError."""
@@ -296,8 +309,7 @@ def command(
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), file=sys.stderr, flush=True)
         if matching:
-            matched = Matching(student, contents, bf16=bf16, fused=fused)
-            matched.run(data, matching, out)
+            Matching(student, contents, fused=fused).run(data, matching, out)
             student.save(path)
     print_json({"checkpoint": str(path), "round": student.round, "updates": student.updates})
 

@@ -1,7 +1,7 @@
-"""Distribution matching: a student's pictures go where the teacher's noises point and those of its own pictures do not.
+"""Distribution matching: move the distribution of a student's pictures towards that of its teacher's.
 
 DMD (Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", arXiv 2311.18828): the difference
-between two denoisers of a noised picture, the teacher and one that keeps learning from the student's own pictures,
+between two denoisers of a noised picture, the teacher's and one that keeps learning from the student's own pictures,
 is the gradient from the student's distribution to the teacher's (eq. 7, 8). What trajectories teach by L1 blurs, being
 a mean of what may come; this sharpens it. Needs no data.
 """
@@ -9,6 +9,7 @@ a mean of what may come; this sharpens it. Needs no data.
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from ddpm_export.process.equations import Level, clean_and_noise
 from ddpm_export.process.rows import Plan
 
 from .compiled import compiled
+from .losses import noised, target
 from .trajectories import Float16, classes_of
 
 if TYPE_CHECKING:
@@ -33,16 +35,16 @@ if TYPE_CHECKING:
 WARM = 40  # updates in which the student waits for the denoisers of its pictures
 KEPT = 50  # updates between two saves
 BETAS, RATE = (0.0, 0.99), 2e-4  # of the denoisers of the student's pictures
-L1, COOLDOWN = 0.3, 0.3  # how much the trajectories count beside; the share of the updates in which the rate falls
+L1 = 0.3  # how much the trajectories count beside
 TIMES = (0.01, 0.99)  # of T: where pictures are noised
 
 
 class Matching:
     """A student beside its teacher and, for each of its plans, a denoiser of its pictures; `update` is the next one."""
 
-    def __init__(self, student: "Student", contents: dict[str, Any], *, bf16: bool = True, fused: bool = True) -> None:
-        self.student, self.bf16, self.update = student, bf16, 0
-        self.alphas = np.array(student.spec.alphas_cumprod)
+    def __init__(self, student: "Student", contents: dict[str, Any], *, fused: bool = True) -> None:
+        self.student, self.update = student, 0
+        self.alphas = torch.tensor(student.spec.alphas_cumprod, dtype=torch.float64)
 
         def denoiser() -> Any:
             network = UNet(student.network.config)
@@ -58,32 +60,19 @@ class Matching:
 
     def save(self, path: Path) -> None:
         """Write what `resume` goes on from."""
-        student = self.student
-        save_checkpoint(
-            path,
-            update=self.update,
-            step=student.updates,
-            ema=student.ema,
-            network=student.network.state_dict(),
-            optimizer=student.optimizer.state_dict(),
-            own={name: network.state_dict() for name, network in self.own.items()},
-            optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-        )
+        own = {name: network.state_dict() for name, network in self.own.items()}
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        save_checkpoint(path, update=self.update, own=own, optimizers=optimizers, **self.student.state())
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote; raises BadFileError for anything else."""
-        contents, student = load_own_checkpoint(path, " Delete it."), self.student
-        try:
-            student.network.load_state_dict(contents["network"])
-            student.optimizer.load_state_dict(contents["optimizer"])
-            for name, value in student.ema.items():
-                value.copy_(contents["ema"][name])
+        with fitting(path):
+            contents = load_own_checkpoint(path, " Delete it.")
+            self.student.take(contents)
             for name, network in self.own.items():
                 network.load_state_dict(contents["own"][name])
                 self.optimizers[name].load_state_dict(contents["optimizers"][name])
-            student.updates, self.update = int(contents["step"]), int(contents["update"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as exc:
-            raise BadFileError(f"{path} does not fit this student: {' '.join(str(exc).split())[:200]}.") from exc
+            self.update = int(contents["update"])
 
     def train(self, data: Float16, updates: int) -> Iterator[dict[str, list[float]]]:
         """Train up to `updates` of every plan; yield each one's distances from the teacher by L1, by plan and step."""
@@ -95,7 +84,7 @@ class Matching:
             draws = np.random.default_rng([student.recipe.seed, 1, self.update])
             noises = torch.Generator().manual_seed(self.update)
             waits = self.update < WARM
-            rate = 0.5 * student.learning_rate * min(1.0, (updates - self.update) / max(1.0, COOLDOWN * updates))
+            rate = 0.5 * student.rate(self.update, updates)
             found = {}
             for name, rows in student.plans.items():
                 chosen = draws.choice(data.shape[1], max(1, student.recipe.batch // 2), replace=False)
@@ -144,31 +133,35 @@ class Matching:
 
     def gradient(self, name: str, pictures: Tensor, y: tuple[Tensor, ...], noises: torch.Generator) -> Tensor:
         """Teach the denoiser of these pictures (B, C, H, W), and return the gradient of matching at them."""
-        x, t, at, eps = self._noised(pictures, noises)
-        predicted = self._predicted(self.own[name], x, t, *y)
-        targets = {"v": at.signal * eps - at.noise * pictures, "eps": eps, "x_0": pictures}
+        prediction, predicted, own = self.student.spec.prediction, self.student.predicted, self.own[name]
+        x, t, a, eps = self._noised(pictures, noises)
+        wanted = target(prediction, pictures, eps, a).float()
         self.optimizers[name].zero_grad()
-        F.mse_loss(predicted, targets[self.student.spec.prediction]).backward()
+        F.mse_loss(predicted(own, x, t, *y), wanted).backward()
         self.optimizers[name].step()
-        x, t, at, _ = self._noised(pictures, noises)
+        x, t, a, _ = self._noised(pictures, noises)
+        at = Level(a, Tensor.float)
         with torch.no_grad():
-            prediction = self.student.spec.prediction
-            real, own = (
-                clean_and_noise(self._predicted(network, x, t, *y), x, at, prediction, None)[0]
-                for network in (self.teacher, self.own[name])
+            real, fake = (
+                clean_and_noise(predicted(network, x, t, *y), x, at, prediction, None)[0]
+                for network in (self.teacher, own)
             )
         weight = (pictures - real).abs().mean(dim=(1, 2, 3), keepdim=True).clip(min=1e-3)
-        return (own - real) / weight / pictures.numel()
+        return (fake - real) / weight / pictures.numel()
 
-    def _noised(self, pictures: Tensor, noises: torch.Generator) -> tuple[Tensor, Tensor, Level, Tensor]:
-        """Return noised pictures, their times, levels and noise."""
+    def _noised(self, pictures: Tensor, noises: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return noised pictures, their times, alphas_cumprod (B, 1, 1, 1) float64 and noise."""
         low, high = (round(share * len(self.alphas)) for share in TIMES)
         t = torch.randint(low, high, (len(pictures),), generator=noises)
-        at = Level(self.alphas[t.numpy()][:, None, None, None], lambda value: torch.from_numpy(np.float32(value)))
         eps = torch.randn(pictures.shape, generator=noises)
-        return at.signal * pictures + at.noise * eps, t, at, eps
+        a = self.alphas[t][:, None, None, None]
+        return noised(pictures, eps, a).float(), t, a, eps
 
-    def _predicted(self, network: Any, x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            predicted: Tensor = network(x.contiguous(memory_format=torch.channels_last), t, *y)
-        return predicted.float()
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Raise BadFileError where the contents of a file are not a student's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as exc:
+        raise BadFileError(f"{path} does not fit this student: {' '.join(str(exc).split())[:200]}.") from exc

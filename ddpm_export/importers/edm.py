@@ -77,9 +77,8 @@ def _state(contents: Mapping[str, Any]) -> dict[str, Any]:
     state = contents.get("state_dict", contents)
     named = state.items() if isinstance(state, Mapping) else ()
     names = {re.sub(r"^(model|unet)\.", "", str(key)): value for key, value in named}
-    return {
-        name: value for name, value in names.items() if not name.startswith("logvar_") and name != "u"
-    }  # of training
+    unused = re.compile("u|logvar_.*")  # improved DDPM's table of sigmas, and what EDM2's training weighs by
+    return {name: value for name, value in names.items() if not unused.fullmatch(name)}
 
 
 def load(found: Found, weights: str, options: Mapping[str, Any]) -> Imported:

@@ -201,10 +201,10 @@ def test_the_denoiser_of_a_students_pictures_learns_them(teacher, recipe, rng):
     before, losses = matched.own["fast-2"].head.bias.clone(), []
     for k in range(60):
         matched.gradient("fast-2", pictures, (y,), torch.Generator().manual_seed(k))
-        x, t, at, eps = matched._noised(pictures, torch.Generator().manual_seed(1000 + k))
+        x, t, a, eps = matched._noised(pictures, torch.Generator().manual_seed(1000 + k))
         with torch.no_grad():
-            said = matched._predicted(matched.own["fast-2"], x, t, y)
-        losses.append((said - (at.signal * eps - at.noise * pictures)).square().mean().item())
+            said = matched.student.predicted(matched.own["fast-2"], x, t, y)
+        losses.append((said - (a.sqrt() * eps - (1 - a).sqrt() * pictures)).square().mean().item())
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert not torch.equal(before, matched.own["fast-2"].head.bias)
     assert torch.equal(before, matched.own["fast-1"].head.bias)
