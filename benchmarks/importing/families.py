@@ -6,7 +6,6 @@ path: torchcfm with torchdyn, EDM's repository, or diffusers.
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.importing.paths import SIGMA_DATA, Fed, Field, Options
+from benchmarks.importing.paths import SIGMA_DATA, Case, Field, Options, drawn
 from ddpm_export.exporting.export import export
 from ddpm_export.importers.load import load_checkpoint
-from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.steps import plan
-from ddpm_export.process.noise import noise_stream
-from ddpm_export.process.pixels import to_uint8
-from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.scoring.datasets.readers import open_dataset
 
@@ -235,24 +230,15 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     network = trained_network(family, folder, 60.0 * arguments.minutes)
     path, chosen, steps = family.saved(network, folder)
-    model, spec = open_model(export(load_checkpoint(path, options=chosen, steps=(steps,)), folder / "file.onnx").path)
-    rows = plan(spec)
-    places = {draw: k for k, draw in enumerate(rows.draws)}
-    theirs, ours = [], []
-    for first in range(0, arguments.n, 50):
-        drawn = noise_stream(0, range(first, first + 50), spec.state_shape)
-        noises = [drawn(k) for k in range(len(places))]
-        nothing = np.zeros_like(noises[0])  # for what a loop draws and then multiplies by zero
-        with torch.no_grad(), Fed(itertools.chain(noises[1:], itertools.repeat(nothing))):
-            theirs.append(to_uint8(family.loop(network, torch.from_numpy(noises[0])).float().numpy()))
-        *_, last = walk(denoiser(model, spec), lambda draw, noises=noises: noises[places[draw]], rows)
-        ours.append(to_uint8(last.x))
+    opened = open_model(export(load_checkpoint(path, options=chosen, steps=(steps,)), folder / "file.onnx").path)
+    case = Case(arguments.family, "", opened, lambda x: family.loop(network, x))
+    drawings = [drawn(case, range(first, first + 50)) for first in range(0, arguments.n, 50)]
+    theirs, ours = map(np.concatenate, zip(*drawings, strict=True))
     for name, images in (("theirs", theirs), ("ours", ours)):
-        np.save(folder / f"{name}.npy", np.concatenate(images))
-    apart = np.abs(np.concatenate(theirs).astype(int) - np.concatenate(ours))
-    print(
-        f"{len(rows.rows)} evaluations: {(apart == 0).mean():.3%} of pixels equal, at most {apart.max()} levels apart"
-    )
+        np.save(folder / f"{name}.npy", images)
+    apart = np.abs(theirs.astype(int) - ours)
+    evaluations = len(plan(opened[1]).rows)
+    print(f"{evaluations} evaluations: {(apart == 0).mean():.3%} of pixels equal, at most {apart.max()} levels apart")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ddpm_export.model.denoiser import denoiser
 from ddpm_export.model.steps import plan
 from ddpm_export.process.equations import Array, Model
 from ddpm_export.process.noise import noise_stream
-from ddpm_export.process.pixels import to_uint8
+from ddpm_export.process.pixels import Pixels, to_uint8
 from ddpm_export.process.walk import walk
 from ddpm_export.runtimes.opening import open_model
 from ddpm_export.scoring.datasets.readers import open_dataset
@@ -119,22 +119,28 @@ class Compared(NamedTuple):
 
 def compare(case: Case) -> Compared:
     """Run the loop and the file on the same noise."""
+    theirs, ours = drawn(case, range(IMAGES))
+    difference = np.abs(ours.astype(int) - theirs)
+    return Compared(len(plan(case.opened[1]).rows), float((difference == 0).mean()), int(difference.max()))
+
+
+def drawn(case: Case, images: range) -> tuple[Pixels, Pixels]:
+    """Return what the loop and what the file draw from the noise of these images, uint8."""
     model, spec = case.opened
     rows = plan(spec)
     draws = {draw: k for k, draw in enumerate(rows.draws)}
-    noise = noise_stream(0, range(IMAGES), spec.state_shape)
+    noise = noise_stream(0, images, spec.state_shape)
     noises = [noise(k) for k in range(len(draws) + 2 * len(rows.rows))]
     with torch.no_grad(), Fed(iter(noises[1:])):
         theirs = _levels(case.loop(torch.from_numpy(noises[0])).float().numpy())
     label = {} if spec.label is None else {"y": 3}
     *_, last = walk(denoiser(model, spec, guidance=case.guidance, **label), lambda draw: noises[draws[draw]], rows)
-    difference = np.abs(_levels(last.x) - theirs)
-    return Compared(len(rows.rows), float((difference == 0).mean()), int(difference.max()))
+    return theirs, _levels(last.x)
 
 
-def _levels(x: Array) -> Array:
+def _levels(x: Array) -> Pixels:
     """Return pictures, or sequences, in levels."""
-    return to_uint8(x.reshape(len(x), -1, *x.shape[-2:]) if x.ndim > 3 else x[:, None]).astype(int)
+    return to_uint8(x.reshape(len(x), -1, *x.shape[-2:]) if x.ndim > 3 else x[:, None])
 
 
 # --- diffusers: one network for each loss, and every scheduler over it ---
